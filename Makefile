@@ -1,0 +1,44 @@
+# Two commands: `make demo` runs the main job, `make test` checks the project. The rest is for those who develop it.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test story lint coverage constraints clean setup setup-dev
+
+help:
+	@echo "make demo      install, then run the main job on the embedded tiny world (about 5 minutes)"
+	@echo "make test      install with the dev extra, then ruff, mypy and pytest (about 10 minutes)"
+	@echo "make story     what SFT buys and costs on the tiny world, three seeds (about 15 minutes)"
+	@echo "make coverage  tests of sft_core and eval_suites with their coverage"
+	@echo "make clean     remove the workspace .sft (runs, caches, tracking); the environment stays"
+
+setup:
+	@$(PYTHON) infra/bootstrap.py
+
+setup-dev:
+	@$(PYTHON) infra/bootstrap.py dev
+
+demo: setup
+	$(BIN)/sft run flows/configs/demo.yaml
+
+test: setup-dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+story: setup
+	$(BIN)/sft story
+
+lint: setup-dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+coverage: setup-dev
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term-missing --cov-fail-under=90 tests/core tests/evals
+
+constraints: setup-dev
+	@sed -n '/^#/p' constraints.txt > constraints.new
+	@$(BIN)/pip freeze --exclude-editable | sed 's/+cpu//' >> constraints.new
+	@mv constraints.new constraints.txt
+
+clean:
+	rm -rf .sft .pytest_cache .mypy_cache .ruff_cache .hypothesis

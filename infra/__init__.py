@@ -1,0 +1,1 @@
+"""Infrastructure: settings, the doors to MLflow and Optuna, local servers, deployments."""

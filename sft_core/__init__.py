@@ -1,0 +1,26 @@
+"""The core: from raw rows to a trained model folder. Pure: no orchestration, no tracking, no environment variables.
+
+In the order the data walks:
+
+config.py        the frozen sections of one experiment
+configfile.py    YAML with line numbers, `--set`, all problems at once
+stage.py         stage folders, fingerprints, atomic files
+progress.py      bars on a terminal, lines elsewhere
+errors.py        what a user may meet
+conversation.py  the values: Row, Turn, Conversation, Rejected
+sources.py       files and hub ids → rows with their origin
+formats.py       row → Conversation or Rejected
+curate/          duplicates and evaluation items out
+mixture.py       train / validation split
+template.py      chat templates as spans of text, trained or not
+render.py        Conversation → Example: template, mask and shift in one walk
+pack.py          lengths → plan; examples → Batch
+ledger.py        counts of everything read, dropped, cut and trained
+prepare.py       all of the above in one stage
+show.py          the mask viewer
+models.py        base model, tokenizer, adapters
+objective.py     sums of SFT, replay LM and KL over selected positions
+trainer.py       the loop: steps, events, checkpoints, resume
+checkpoint.py    atomic checkpoints
+tiny/            the embedded world: generator, base checkpoint, items
+"""

@@ -1,0 +1,80 @@
+"""The values that walk from a raw row to a conversation: `Origin`, `Row`, `Turn`, `Conversation`, `Rejected`.
+
+Every row ends either as a `Conversation` or as a `Rejected` with a reason, so that
+`len(kept) + len(rejected) == len(rows)` holds in every stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, Literal, NamedTuple
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+class Origin(NamedTuple):
+    """Where a row stands, so that a person can find it again."""
+
+    source: str
+    file: str
+    line: int  # 1-based line of a JSONL or text file, 1-based row number elsewhere
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+class Row(NamedTuple):
+    """One raw row as it was read."""
+
+    origin: Origin
+    data: Mapping[str, Any]
+
+
+class ToolCall(NamedTuple):
+    """A function call by the assistant. `arguments` is JSON text: Arrow would fill missing keys with None."""
+
+    name: str
+    arguments: str
+
+
+class Turn(NamedTuple):
+    """One message."""
+
+    role: Role
+    content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+class Conversation(NamedTuple):
+    """A checked chat: at least one non-empty assistant turn, roles in order. `tools` is JSON text or None."""
+
+    turns: tuple[Turn, ...]
+    origin: Origin
+    tools: str | None = None
+
+
+class Why(StrEnum):
+    """Why a row is not trained on."""
+
+    UNREADABLE = "unreadable"  # not JSON, not an object, wrong encoding
+    MISSING_COLUMN = "missing_column"
+    WRONG_TYPE = "wrong_type"
+    UNKNOWN_ROLE = "unknown_role"
+    ROLE_ORDER = "role_order"
+    EMPTY_ASSISTANT = "empty_assistant"
+    EMPTY_TEXT = "empty_text"
+    EXACT_DUPLICATE = "exact_duplicate"
+    NEAR_DUPLICATE = "near_duplicate"
+    CONTAMINATED = "contaminated"
+    TOO_LONG = "too_long"
+    NO_TRAINED_TOKEN = "no_trained_token"
+    CONTROL_TOKEN = "control_token"  # the text holds the template's own control tokens
+
+
+class Rejected(NamedTuple):
+    """A row that is not used, with the reason and where it stands."""
+
+    why: Why
+    detail: str
+    origin: Origin

@@ -1,0 +1,160 @@
+"""Stage folders: the truth of the platform. `root/<stage>/<fingerprint>/`, complete when its done-mark says so.
+
+A fingerprint covers everything that a stage's output depends on: its own config section, the fingerprints of its
+inputs and the version of the code that makes it. Same fingerprint: reused. A stage without a done-mark that carries
+exactly its fingerprint is redone (or, for training, continued from its last checkpoint). Prefect, MLflow and Optuna
+only show what stands here.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from sft_core.errors import SftError
+
+DONE = "done.json"
+
+
+def canonical(value: object) -> str:
+    """JSON text that is equal for equal values: sorted keys, no spaces, sections as plain data."""
+
+    def plain(item: object) -> object:
+        if isinstance(item, BaseModel):
+            return item.model_dump(mode="json", by_alias=True)
+        if isinstance(item, Path):
+            return str(item)
+        raise TypeError(f"{type(item).__name__} has no canonical form")
+
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=plain, ensure_ascii=False)
+
+
+def fingerprint(*parts: object) -> str:
+    """16 hex digits of SHA-256 over the canonical form of all parts."""
+    return hashlib.sha256(canonical(list(parts)).encode()).hexdigest()[:16]
+
+
+def code_version(*rooms: Path) -> str:
+    """Hash of all Python and YAML files under the given files or folders: a changed room redoes its stages."""
+    digest = hashlib.sha256()
+    for room in rooms:
+        files = [room] if room.is_file() else sorted(p for p in room.rglob("*") if p.suffix in {".py", ".yaml"})
+        for file in files:
+            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old or the new text and never a part, also after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that this platform wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of one run."""
+
+    name: str
+    fingerprint: str
+    folder: Path
+
+    @property
+    def work(self) -> Path:
+        """Where the stage writes; the same folder before and after it is done."""
+        return self.folder / "out"
+
+    def result(self) -> dict[str, Any] | None:
+        """What the finished stage said, or None when it is not finished or its mark is for something else."""
+        try:
+            mark = read_json(self.folder / DONE)
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+        if mark.get("fingerprint") != self.fingerprint or not self.work.is_dir():
+            return None
+        return dict(mark["result"])
+
+    def fresh(self) -> Path:
+        """An empty work folder: what an earlier, unfinished try left is removed."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        return self.resume()
+
+    def resume(self) -> Path:
+        """The work folder with whatever an earlier try left, for stages that can continue."""
+        self.work.mkdir(parents=True, exist_ok=True)
+        return self.work
+
+    def finish(self, result: Mapping[str, object]) -> dict[str, Any]:
+        """Write the done-mark, last of all."""
+        write_json(self.folder / DONE, {"stage": self.name, "fingerprint": self.fingerprint, "result": dict(result)})
+        return dict(result)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep out a second process that wants to make the same stage; it waits and then finds it done.
+
+        The lock belongs to the process and goes with it, also when it is killed.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+
+class StageStore:
+    """All stage folders of a workspace."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def open(self, name: str, stamp: str) -> Stage:
+        """The stage of that name and fingerprint, finished or not.
+
+        Raises:
+            SftError: the folder cannot be made (no space, no permission).
+        """
+        folder = self.root / name / stamp
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SftError(f"cannot make the stage folder {folder}: {error}; free some space, or point SFT_HOME at a "
+                           "folder that can be written") from error
+        return Stage(name, stamp, folder)

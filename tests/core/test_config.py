@@ -1,0 +1,162 @@
+"""Configuration files: all problems at once, with lines and nearest names; typed overrides; frozen sections."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from sft_core.config import ExperimentConfig, LoraSection, Range
+from sft_core.configfile import flatten, load, override
+from sft_core.errors import ConfigError
+
+MINIMAL = """\
+name: demo
+model: {path: tiny}
+data:
+  sources:
+    - path: tiny:sft
+  max_tokens: 128
+train:
+  optim: {lr: 0.001}
+eval:
+  suites: [tiny_mmlu]
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(MINIMAL)
+    return path
+
+
+def message(path: Path, text: str, *overrides: str) -> str:
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(path, overrides)
+    return str(caught.value)
+
+
+def test_minimal_file_loads_and_keeps_its_text(file: Path) -> None:
+    loaded = load(file)
+    assert loaded.config.train.optim.lr == 0.001
+    assert loaded.text == MINIMAL
+
+
+def test_all_problems_are_told_at_once_with_their_lines(file: Path) -> None:
+    text = MINIMAL.replace("model: {path: tiny}", "model: {path: tiny, devise: cpu}").replace("max_tokens: 128", "x: 1")
+    said = message(file, text, "train.optim.lr=fast")
+    assert "has 4 problems" in said
+    assert "line 2: model.devise: unknown key; did you mean device?" in said
+    assert "line 3: data.max_tokens: missing, and has no default" in said
+    assert "line 6: data.x: unknown key; known here: sources, max_tokens" in said
+    assert "--set train.optim.lr=fast: train.optim.lr: Input should be a valid number" in said
+
+
+def test_a_bad_entry_does_not_also_make_its_list_too_short(file: Path) -> None:
+    said = message(file, MINIMAL.replace("- path: tiny:sft", "- paht: tiny:sft"))
+    assert "did you mean path?" in said
+    assert "at least 1 item" not in said
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "it holds nothing"),
+        ("- a\n- b\n", "it holds list"),
+        ("name: [unclosed\n", "not valid YAML"),
+        (MINIMAL + "name: again\n", "config.yaml:11: name is given twice"),
+        (MINIMAL + "gate: {must_improve: [nosuch]}\n", "gate.must_improve names ['nosuch']"),
+        (MINIMAL.replace("{lr: 0.001}", "{lr: 0.001}\n  replay: {lambda: 1}"), "needs replay.sources"),
+    ],
+)
+def test_malformed_files(file: Path, text: str, expected: str) -> None:
+    assert expected in message(file, text)
+
+
+def test_missing_and_binary_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no configuration file"):
+        load(tmp_path / "nosuch.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        load(tmp_path / "binary.yaml")
+
+
+def test_overrides_are_typed_by_the_model(file: Path) -> None:
+    changed = load(file, ["train.optim.lr=2e-3", "train.epochs=3", "eval.suites=[a, b]", "data.sources.0.limit=7",
+                          "train.kl.beta=0.5", "train.kl.on=assistant"]).config
+    assert changed.train.optim.lr == 0.002
+    assert changed.train.epochs == 3
+    assert changed.eval.suites == ("a", "b")
+    assert changed.data.sources[0].limit == 7
+    assert changed.train.kl.beta == 0.5
+
+
+def test_text_of_an_overridden_file_holds_the_override(file: Path) -> None:
+    assert yaml.safe_load(load(file, ["train.optim.lr=2e-3"]).text)["train"]["optim"]["lr"] == 0.002
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("lr", "is not of the form"),
+        ("name.x=1", "name is a value, not a section"),
+        ("data.sources.5.limit=1", "there is no data.sources.5"),
+        ("data.sources.9=1", "index 9 does not exist"),
+        ("train.optim.lr=[", "not valid YAML"),
+    ],
+)
+def test_malformed_overrides(file: Path, text: str, expected: str) -> None:
+    with pytest.raises(ConfigError, match="(?s).*") as caught:
+        load(file, [text])
+    assert expected in str(caught.value)
+
+
+def test_override_of_a_loaded_config_is_checked(file: Path) -> None:
+    config = load(file).config
+    assert override(config, {"train.optim.lr": 0.5}).train.optim.lr == 0.5
+    assert config.train.optim.lr == 0.001
+    with pytest.raises(ConfigError, match="did you mean lr"):
+        override(config, {"train.optim.lrr": 0.5})
+
+
+def test_sections_are_frozen(file: Path) -> None:
+    config = load(file).config
+    with pytest.raises(ValidationError, match="frozen"):
+        config.train.optim.lr = 1.0  # type: ignore[misc]
+
+
+def test_flatten_names_every_set_field(file: Path) -> None:
+    flat = flatten(load(file).config)
+    assert flat["train.optim.lr"] == 0.001
+    assert flat["train.replay.lambda"] == 0.0
+    assert flat["data.sources.0.path"] == "tiny:sft"
+    assert flat["eval.suites"] == ["tiny_mmlu"]
+    assert "search" not in flat
+
+
+@pytest.mark.parametrize("bad", [{}, {"low": 1}, {"low": 1, "high": 2, "choices": (1,)}, {"low": 2, "high": 1},
+                                 {"low": 0, "high": 1, "log": True}])
+def test_range_refuses_what_is_no_range(bad: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Range.model_validate(bad)
+
+
+@given(rank=st.integers(1, 512), alpha=st.floats(0.1, 100), dropout=st.floats(0, 0.99))
+def test_sections_round_trip_through_their_json(rank: int, alpha: float, dropout: float) -> None:
+    section = LoraSection(rank=rank, alpha=alpha, dropout=dropout)
+    assert LoraSection.model_validate_json(section.model_dump_json(by_alias=True)) == section
+
+
+def test_every_field_has_a_description() -> None:
+    def walk(schema: dict[str, object]) -> list[str]:
+        bare = []
+        for name, definition in {"ExperimentConfig": schema, **schema["$defs"]}.items():  # type: ignore[dict-item]
+            bare += [f"{name}.{field}" for field, value in definition["properties"].items()
+                     if "description" not in value]
+        return bare
+
+    assert walk(ExperimentConfig.model_json_schema()) == []

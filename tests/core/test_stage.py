@@ -1,0 +1,107 @@
+"""Stage folders: reuse by fingerprint only, atomic files, locks."""
+
+import json
+import multiprocessing
+import time
+from pathlib import Path
+
+import pytest
+
+from sft_core.config import ReplaySection
+from sft_core.errors import SftError
+from sft_core.stage import StageStore, code_version, file_digest, fingerprint, write_json, write_text
+
+
+def test_finished_stage_is_found_again_and_an_unfinished_one_is_not(tmp_path: Path) -> None:
+    stage = StageStore(tmp_path).open("prepare", "abc")
+    assert stage.result() is None
+    (stage.fresh() / "data.txt").write_text("x")
+    assert stage.result() is None
+    stage.finish({"rows": 3})
+    assert StageStore(tmp_path).open("prepare", "abc").result() == {"rows": 3}
+    assert StageStore(tmp_path).open("prepare", "abd").result() is None
+
+
+def test_done_mark_of_another_fingerprint_is_not_believed(tmp_path: Path) -> None:
+    stage = StageStore(tmp_path).open("train", "abc")
+    stage.fresh()
+    stage.finish({"steps": 1})
+    mark = json.loads((stage.folder / "done.json").read_text())
+    (stage.folder / "done.json").write_text(json.dumps(mark | {"fingerprint": "zzz"}))
+    assert stage.result() is None
+
+
+def test_done_mark_without_its_output_or_half_written_is_not_believed(tmp_path: Path) -> None:
+    stage = StageStore(tmp_path).open("train", "abc")
+    stage.fresh().rmdir()
+    stage.finish({"steps": 1})
+    assert stage.result() is None
+    stage.resume()
+    (stage.folder / "done.json").write_text('{"stage": "tra')
+    assert stage.result() is None
+
+
+def test_fresh_empties_and_resume_keeps(tmp_path: Path) -> None:
+    stage = StageStore(tmp_path).open("train", "abc")
+    (stage.fresh() / "checkpoint").write_text("x")
+    assert (stage.resume() / "checkpoint").exists()
+    assert not (stage.fresh() / "checkpoint").exists()
+
+
+def test_fingerprint_depends_on_values_and_not_on_key_order() -> None:
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+    assert fingerprint("ab", "c") != fingerprint("a", "bc")
+    assert fingerprint(ReplaySection.model_validate({"lambda": 1})) != fingerprint(ReplaySection())
+    with pytest.raises(TypeError, match="object has no canonical form"):
+        fingerprint(object())
+
+
+def test_code_version_follows_an_edit(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("x = 1\n")
+    before = code_version(tmp_path)
+    (tmp_path / "notes.txt").write_text("does not count")
+    assert code_version(tmp_path) == before
+    (tmp_path / "a.py").write_text("x = 2\n")
+    assert code_version(tmp_path) != before
+    assert code_version(tmp_path / "a.py") == code_version(tmp_path / "a.py")
+
+
+def test_failed_write_keeps_the_old_file_and_leaves_no_scrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_json(tmp_path / "a.json", {"x": 1})
+    digest = file_digest(tmp_path / "a.json")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_text(tmp_path / "a.json", "half")
+    assert file_digest(tmp_path / "a.json") == digest
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_unwritable_workspace_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SftError, match="SFT_HOME"):
+        StageStore(tmp_path / "file").open("prepare", "abc")
+
+
+def _hold(root: Path, seconds: float, log: Path) -> None:
+    with StageStore(root).open("prepare", "abc").lock():
+        with log.open("a") as stream:
+            stream.write("in\n")
+        time.sleep(seconds)
+        with log.open("a") as stream:
+            stream.write("out\n")
+
+
+def test_lock_lets_one_process_in_at_a_time(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    context = multiprocessing.get_context("fork")
+    both = [context.Process(target=_hold, args=(tmp_path, 0.2, log)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    assert log.read_text().split() == ["in", "out", "in", "out"]

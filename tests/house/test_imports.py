@@ -1,0 +1,102 @@
+"""HOUSE.md's table of rooms as a test: who may import whom, late imports included."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ROOMS = ("sft_core", "eval_suites", "infra", "tasks", "flows")
+MAY_IMPORT = {
+    "sft_core": set(),
+    "eval_suites": {"sft_core"},
+    "infra": {"sft_core.errors"},
+    "tasks": {"sft_core", "eval_suites", "infra"},
+    "flows": {"tasks", "infra", "sft_core.config", "sft_core.configfile", "sft_core.errors"},
+}
+DOORS = {
+    "mlflow": {"infra/tracking.py"},
+    "optuna": {"infra/study.py"},
+    "lm_eval": {"eval_suites/lm_door.py"},
+}
+ONLY_IN = {"prefect": {"tasks", "flows", "infra"}}
+
+
+def python_files(room: str) -> list[Path]:
+    return sorted((ROOT / room).rglob("*.py"))
+
+
+def imports(file: Path) -> list[tuple[int, str]]:
+    """Every imported dotted name with its line, late imports and `from x import y` as `x.y` included."""
+    found = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: relative import"
+            found += [(node.lineno, f"{node.module}.{alias.name}") for alias in node.names]
+    return found
+
+
+def breaks(room: str, relative: str, name: str) -> str | None:
+    """Why this import is not allowed in this file, or None."""
+    top = name.split(".")[0]
+    if top in ROOMS and top != room and not any(
+        name == allowed or name.startswith(allowed + ".") for allowed in MAY_IMPORT[room]
+    ):
+        return f"{room} may import only {sorted(MAY_IMPORT[room]) or 'nothing'} of ours"
+    doors = {d for d in DOORS.get(top, {relative}) if relative == d or relative.startswith(d.removesuffix(".py") + "/")}
+    if not doors:
+        return f"{top} is imported only by {sorted(DOORS[top])}"
+    if top in ONLY_IN and room not in ONLY_IN[top]:
+        return f"{top} is imported only in {sorted(ONLY_IN[top])}"
+    return None
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_room_imports_only_what_the_table_allows(room: str) -> None:
+    files = python_files(room)
+    assert len(files) > 2
+    problems = []
+    for file in files:
+        relative = file.relative_to(ROOT).as_posix()
+        problems += [
+            f"{relative}:{line}: {name}: {why}" for line, name in imports(file) if (why := breaks(room, relative, name))
+        ]
+    assert not problems, "\n".join(problems)
+
+
+def test_the_rule_itself_can_fail() -> None:
+    assert breaks("sft_core", "sft_core/x.py", "infra.settings")
+    assert breaks("infra", "infra/x.py", "sft_core.config")
+    assert breaks("tasks", "tasks/x.py", "mlflow")
+    assert breaks("eval_suites", "eval_suites/x.py", "prefect.task")
+    assert breaks("infra", "infra/tracking.py", "mlflow") is None
+
+
+@pytest.mark.parametrize("room", ["sft_core", "eval_suites"])
+def test_core_reads_no_environment_variable(room: str) -> None:
+    for file in python_files(room):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            name = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
+            assert name not in {"os.environ", "os.getenv"}, f"{file}:{node.lineno} reads the environment"
+
+
+def test_no_module_hides_the_tasks_package() -> None:
+    assert not (ROOT / "tests" / "tasks").exists()
+    assert not list((ROOT / "tests").rglob("__init__.py"))
+
+
+def test_rooms_are_imported_from_this_checkout(tmp_path: Path) -> None:
+    """The editable finder comes after site-packages: a package of the same name there would win silently."""
+    code = f"import {', '.join(ROOMS)}; print(*[m.__file__ for m in ({', '.join(ROOMS)})], sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert [Path(line).parent for line in done.stdout.split()] == [ROOT / room for room in ROOMS]
+
+
+def test_flows_import_without_torch(tmp_path: Path) -> None:
+    code = "import sys, flows.cli; print([m for m in ('torch', 'transformers', 'mlflow') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
