@@ -1,0 +1,67 @@
+"""Finds conversations that hold an evaluation item: training on a question makes its score worthless."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sft_core.conversation import Conversation, Rejected, Why
+from sft_core.curate.dedupe import Curated
+from sft_core.curate.words import texts, words
+
+GRAM_WORDS = 13
+"""Length of a shared run of words that counts as contamination (Brown et al. 2020, appendix C)."""
+LEAST_WORDS = 5
+"""Shorter items are not looked for: they are everyday phrases."""
+
+
+class EvalItem(NamedTuple):
+    """One question of an evaluation suite."""
+
+    suite: str
+    id: str
+    text: str
+
+
+class _Place(NamedTuple):
+    item: int
+    at: int  # word of the item
+
+
+class ItemIndex:
+    """Looks for evaluation items in texts.
+
+    An item of fewer than 13 words counts when it occurs whole, a longer one when 13 of its words occur in a row.
+    Both begin with five words in a row, which one table finds; the rest is compared word by word.
+    """
+
+    def __init__(self, items: Sequence[EvalItem]) -> None:
+        self._items = items
+        self._words = [words(item.text) for item in items]
+        self._places: dict[tuple[str, ...], list[_Place]] = {}
+        for item, found in enumerate(self._words):
+            for at in range(max(len(found) - GRAM_WORDS, 0) + 1 if len(found) >= LEAST_WORDS else 0):
+                self._places.setdefault(tuple(found[at : at + LEAST_WORDS]), []).append(_Place(item, at))
+
+    def find(self, text: str) -> EvalItem | None:
+        """The first item that the text holds, in the order of the text."""
+        found = words(text)
+        for start in range(len(found) - LEAST_WORDS + 1):
+            for place in self._places.get(tuple(found[start : start + LEAST_WORDS]), ()):
+                run = self._words[place.item][place.at : place.at + GRAM_WORDS]
+                if found[start : start + len(run)] == run:
+                    return self._items[place.item]
+        return None
+
+
+def decontaminate(conversations: Sequence[Conversation], index: ItemIndex) -> Curated:
+    """Drop conversations one of whose turns holds an item; the reason names suite and id."""
+    curated = Curated([], [])
+    for conversation in conversations:
+        item = next((item for text in texts(conversation) if (item := index.find(text))), None)
+        if item is None:
+            curated.kept.append(conversation)
+        else:
+            detail = f"holds item {item.id} of {item.suite}"
+            curated.rejected.append(Rejected(Why.CONTAMINATED, detail, conversation.origin))
+    return curated

@@ -1,0 +1,307 @@
+"""The stage `prepare`: sources → checked, curated, rendered and split examples on disk, and the ledger of all rows."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from sft_core.config import DataSection, SourceSection, TemplateSection
+from sft_core.conversation import Conversation, Origin, Rejected, Row, Why
+from sft_core.curate import dedupe
+from sft_core.curate.decontaminate import EvalItem, ItemIndex, decontaminate
+from sft_core.errors import DataError, ModelError
+from sft_core.formats import format_of, to_conversation, to_text
+from sft_core.ledger import Ledger, SourceCount
+from sft_core.mixture import split
+from sft_core.progress import progress
+from sft_core.render import IGNORE, Example, Fitted, Renderer, fit, pieces, render_text
+from sft_core.show import spans_of
+from sft_core.sources import name_of, read_rows
+from sft_core.template import Template, choose
+
+SAMPLES = 20
+"""Examples shown in `sample.jsonl`."""
+
+_EXAMPLES = pa.schema([("input_ids", pa.list_(pa.int32())), ("targets", pa.list_(pa.int32())),
+                       ("source", pa.string()), ("file", pa.string()), ("line", pa.int64())])
+_REJECTED = pa.schema([("why", pa.string()), ("detail", pa.string()),
+                       ("source", pa.string()), ("file", pa.string()), ("line", pa.int64())])
+
+
+class _Read(NamedTuple):
+    """What the training sources held."""
+
+    conversations: list[Conversation]
+    rejected: list[Rejected]
+    rows: Counter[str]  # by source
+    formats: dict[str, tuple[str, ...]]  # by source
+
+
+class _Replay(NamedTuple):
+    examples: list[Example]
+    rejected: list[Rejected]
+    counts: list[SourceCount]
+
+
+class _Rendered(NamedTuple):
+    fitted: dict[Origin, Fitted]
+    rejected: list[Rejected]
+
+
+def prepare(  # noqa: PLR0913  (the inputs of a stage, all by keyword)
+    data: DataSection, template: TemplateSection, *, tokenizer_folder: Path, replay: tuple[SourceSection, ...],
+    eval_items: Sequence[EvalItem], seed: int, mirror: Path | None, out: Path,
+) -> Ledger:
+    """Prepare training data into the existing, empty folder `out`.
+
+    Written are `train.parquet`, `validation.parquet`, `replay.parquet` (`load_examples` reads them),
+    `rejected.parquet`, `ledger.json`, `template.json`, `sample.jsonl`, and in `sources/` what `tiny:…` stands for.
+
+    Args:
+        data, template: their sections of the configuration.
+        tokenizer_folder: folder with the base model's tokenizer.
+        replay: sources of raw text, none when replay is off.
+        eval_items: what to look for in conversations; dropped when found. In replay text they are only counted.
+        seed: of the split.
+        mirror: folder that stands for the hub, or None.
+
+    Raises:
+        DataError: a source cannot be read; more than `data.max_rejected_share` of the rows cannot be used; an example
+            is too long under `too_long: fail`; no example is left.
+        TemplateError: the template cannot be used with this tokenizer.
+        ModelError: there is no tokenizer in the folder.
+    """
+    tokenizer = load_tokenizer(tokenizer_folder)
+    chosen = choose(template, tokenizer)
+    renderer = Renderer(chosen, tokenizer, template.train_on)
+    items = ItemIndex(eval_items)
+    _refuse_equal_names([*data.sources, *replay])
+
+    read = _load(data.sources, out / "sources", mirror)
+    kept, curated = _curate(read.conversations, data, items)
+    rendered = _render(kept, renderer, data)
+    rejected = [*read.rejected, *curated, *rendered.rejected]
+    halves = split([c for c in kept if c.origin in rendered.fitted], data.validation_share, seed)
+    train, validation = ([rendered.fitted[c.origin] for c in half] for half in halves)
+    texts = _replay(replay, tokenizer, data.max_tokens, items, out / "sources", mirror)
+    ledger = Ledger(
+        tuple(_count(name, read, rejected, train, validation, renderer.stop_id) for name in read.formats),
+        tuple(texts.counts),
+    )
+    _write(out, ledger, chosen, {
+        "train": [f.example for f in train], "validation": [f.example for f in validation], "replay": texts.examples,
+    }, [*rejected, *texts.rejected])
+    _write_samples(out / "sample.jsonl", [f.example for f in train[:SAMPLES]], tokenizer)
+    _check(ledger, data, rejected, out)
+    return ledger
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a local model folder.
+
+    Raises:
+        ModelError: there is none, or it cannot be loaded.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot load a tokenizer from {folder}: {error}; the folder must hold tokenizer.json and "
+                         "tokenizer_config.json (or the files of its kind)") from error
+
+
+def load_examples(path: Path) -> list[Example]:
+    """Examples as `prepare` wrote them.
+
+    Raises:
+        DataError: the file is missing or was not written by `prepare`.
+    """
+    try:
+        table = pq.read_table(path, schema=_EXAMPLES)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"cannot read examples from {path}: {error}; run the stage prepare again") from error
+    columns = [table.column(name).to_pylist() for name in _EXAMPLES.names]
+    return [Example(ids, targets, Origin(*origin)) for ids, targets, *origin in zip(*columns, strict=True)]
+
+
+def _load(sources: Sequence[SourceSection], scratch: Path, mirror: Path | None) -> _Read:
+    read = _Read([], [], Counter(), {})
+    for source in sources:
+        name = name_of(source)
+        rows = list(read_rows(source, scratch=scratch, mirror=mirror))
+        if not rows:
+            raise DataError(f"{source.path} holds no rows; take it out of data.sources, or correct its path or split")
+        read.rows[name] = len(rows)
+        formats = []
+        for _, group in groupby(rows, key=lambda row: row.origin.file):
+            in_file = list(group)
+            read.rejected.extend(row for row in in_file if isinstance(row, Rejected))
+            found = _understand([row for row in in_file if isinstance(row, Row)], source, read)
+            formats.append(found)
+        read.formats[name] = tuple(dict.fromkeys(formats))
+    return read
+
+
+def _understand(rows: Sequence[Row], source: SourceSection, read: _Read) -> str:
+    """Turn the rows of one file into conversations; says which format it was."""
+    if source.format == "text":
+        raise DataError(f"{source.path} has format text and is no conversation; it belongs into train.replay.sources")
+    if not rows:  # a limit can end a file inside its broken lines
+        return source.format
+    form = format_of(rows, source.columns) if source.format == "auto" else source.format
+    for row in rows:
+        found = to_conversation(row, form, source.columns)
+        if isinstance(found, Rejected):
+            read.rejected.append(found)
+        else:
+            read.conversations.append(found)
+    return form
+
+
+def _curate(conversations: Sequence[Conversation], data: DataSection, items: ItemIndex) -> dedupe.Curated:
+    kept, rejected = list(conversations), []
+    steps = [
+        (data.duplicates.exact, dedupe.exact),
+        (data.duplicates.near, lambda rows: dedupe.near(rows, data.duplicates.threshold)),
+        (data.decontaminate, lambda rows: decontaminate(rows, items)),
+    ]
+    for wanted, step in steps:
+        if wanted:
+            kept, gone = step(kept)
+            rejected += gone
+    return dedupe.Curated(kept, rejected)
+
+
+def _render(conversations: Sequence[Conversation], renderer: Renderer, data: DataSection) -> _Rendered:
+    rendered = _Rendered({}, [])
+    with progress("rendering", len(conversations), "conversations") as bar:
+        for conversation in conversations:
+            found = fit(conversation, renderer, data)
+            if isinstance(found, Rejected):
+                rendered.rejected.append(found)
+            else:
+                rendered.fitted[conversation.origin] = found
+            bar.advance()
+    return rendered
+
+
+def _replay(sources: Sequence[SourceSection], tokenizer: PreTrainedTokenizerBase, max_tokens: int, items: ItemIndex,
+            scratch: Path, mirror: Path | None) -> _Replay:
+    replay = _Replay([], [], [])
+    for source in sources:
+        if source.format not in ("auto", "text"):
+            raise DataError(f"replay source {source.path} has format {source.format}; replay is raw text: a .txt file, "
+                            "or rows with a column text (map it: columns: {text: body})")
+        rejected: list[Rejected] = []
+        examples: list[Example] = []
+        documents = held = 0
+        for row in read_rows(source, scratch=scratch, mirror=mirror):
+            text = row if isinstance(row, Rejected) else to_text(row, source.columns)
+            if isinstance(text, Rejected):
+                rejected.append(text)
+                continue
+            documents += 1
+            held += items.find(text) is not None
+            examples += pieces(render_text(text, tokenizer, row.origin), max_tokens)
+        replay.examples.extend(examples)
+        replay.rejected.extend(rejected)
+        replay.counts.append(SourceCount(
+            name_of(source), ("text",), documents + len(rejected), _reasons(rejected), documents, documents, 0,
+            holds_eval_items=held, **_token_counts(examples, int(tokenizer.eos_token_id or -1)),
+        ))
+    return replay
+
+
+def _count(name: str, read: _Read, rejected: Sequence[Rejected], train: Sequence[Fitted], validation: Sequence[Fitted],
+           stop_id: int) -> SourceCount:
+    mine = [f for f in (*train, *validation) if f.example.origin.source == name]
+    return SourceCount(
+        name, read.formats[name], read.rows[name], _reasons(r for r in rejected if r.origin.source == name), len(mine),
+        sum(f.example.origin.source == name for f in train), sum(f.example.origin.source == name for f in validation),
+        truncated=sum(f.turns_dropped > 0 for f in mine), turns_dropped=sum(f.turns_dropped for f in mine),
+        **_token_counts([f.example for f in mine], stop_id),
+    )
+
+
+def _token_counts(examples: Iterable[Example], stop_id: int) -> dict[str, int]:
+    tokens = trained = stops = 0
+    for example in examples:
+        tokens += len(example.input_ids)
+        trained += len(example.targets) - example.targets.count(IGNORE)
+        stops += example.targets.count(stop_id)
+    return {"tokens": tokens, "trained_tokens": trained, "stops_trained": stops}
+
+
+def _reasons(rejected: Iterable[Rejected]) -> Mapping[str, int]:
+    return dict(sorted(Counter(str(r.why) for r in rejected).items()))
+
+
+def _refuse_equal_names(sources: Sequence[SourceSection]) -> None:
+    twice = [name for name, times in Counter(map(name_of, sources)).items() if times > 1]
+    if twice:
+        raise DataError(f"several sources are called {', '.join(twice)}; give each its own name: in the configuration")
+
+
+def _check(ledger: Ledger, data: DataSection, rejected: Sequence[Rejected], out: Path) -> None:
+    where = f"see {out / 'rejected.parquet'}"
+    too_long = [r for r in rejected if r.why is Why.TOO_LONG]
+    if too_long and data.too_long == "fail":
+        raise DataError(f"{len(too_long)} of {ledger.read} rows do not fit data.max_tokens = {data.max_tokens} (first: "
+                        f"{too_long[0].origin}, {too_long[0].detail}); raise it, or set data.too_long to drop or "
+                        f"truncate_left_context; {where}")
+    for counts, what in ((ledger.sources, "rows"), (ledger.replay, "replay rows")):
+        read, unusable = sum(c.read for c in counts), sum(c.unusable for c in counts)
+        if unusable > data.max_rejected_share * read:
+            reasons = sum((Counter(c.rejected) for c in counts), Counter())
+            raise DataError(f"{unusable} of {read} {what} cannot be used, more than data.max_rejected_share = "
+                            f"{data.max_rejected_share:g} allows; all that was rejected: {_listed(reasons)}; {where}, "
+                            "correct the sources or raise the share")
+    if not sum(c.train for c in ledger.sources):
+        raise DataError(f"no training conversation is left of {ledger.read} rows: {_listed(ledger.reasons())}; "
+                        f"validation {sum(c.validation for c in ledger.sources)}; {where}")
+    if ledger.replay and not ledger.replay_tokens:
+        raise DataError(f"the replay sources hold no text; {where}")
+
+
+def _listed(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{why} {number}" for why, number in reasons.items()) or "none"
+
+
+def _write(out: Path, ledger: Ledger, template: Template, examples: Mapping[str, Sequence[Example]],
+           rejected: Sequence[Rejected]) -> None:
+    for name, rows in examples.items():
+        columns = [[e.input_ids for e in rows], [e.targets for e in rows], *_origins([e.origin for e in rows])]
+        pq.write_table(pa.table(columns, schema=_EXAMPLES), out / f"{name}.parquet")
+    columns = [[str(r.why) for r in rejected], [_encodable(r.detail) for r in rejected],
+               *_origins([r.origin for r in rejected])]
+    pq.write_table(pa.table(columns, schema=_REJECTED), out / "rejected.parquet")
+    _write_json(out / "ledger.json", ledger.to_dict())
+    _write_json(out / "template.json", {"name": template.name, "stop": template.stop, "jinja": template.jinja})
+
+
+def _origins(origins: Sequence[Origin]) -> list[list[object]]:
+    return [[o.source for o in origins], [o.file for o in origins], [o.line for o in origins]]
+
+
+def _encodable(text: str) -> str:
+    return text.encode(errors="replace").decode()
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write_samples(path: Path, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> None:
+    """A few training examples as text, for a person to look at the mask."""
+    with path.open("w", encoding="utf-8") as stream:
+        for example in examples:
+            row = {"origin": str(example.origin), "tokens": len(example.input_ids),
+                   "pieces": [list(piece) for piece in spans_of(example, tokenizer)]}
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -1,0 +1,219 @@
+"""The whole stage: files in, examples and an honest ledger out."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from sft_core.config import DataSection, SourceSection, TemplateSection
+from sft_core.conversation import Origin
+from sft_core.curate.decontaminate import EvalItem
+from sft_core.errors import DataError, ModelError, TemplateError
+from sft_core.ledger import Ledger
+from sft_core.prepare import load_examples, prepare
+from sft_core.render import IGNORE
+
+QUESTION = "What is the colour of Bako?"
+
+
+def row(number: int) -> dict[str, str]:
+    return {"prompt": f"{number} is what I ask about number {number}", "completion": f"{number} it is"}
+
+
+def run(out: Path, tokenizer_folder: Path, sources: list[Any], *, items: tuple[EvalItem, ...] = (), **settings: Any
+        ) -> Ledger:
+    """`settings`: fields of the data section; and `replay` (sources), `template` (its name), `seed`."""
+    out.mkdir(exist_ok=True)
+    replay, template, seed = settings.pop("replay", []), settings.pop("template", "chatml"), settings.pop("seed", 0)
+
+    def section(source: Path | dict[str, Any]) -> dict[str, Any]:
+        return source if isinstance(source, dict) else {"path": str(source)}
+
+    data = {"max_tokens": 4096, "validation_share": 0.2, **settings, "sources": [section(s) for s in sources]}
+    return prepare(
+        DataSection.model_validate(data), TemplateSection.model_validate({"name": template}),
+        tokenizer_folder=tokenizer_folder, replay=tuple(SourceSection.model_validate(section(s)) for s in replay),
+        eval_items=items, seed=seed, mirror=None, out=out,
+    )
+
+
+@pytest.fixture
+def messy(write_jsonl) -> Path:
+    """30 good rows, a copy, a near copy, a leak, one too long, a broken one and one with a control token."""
+    long = {"prompt": "w " * 200, "completion": "yes"}
+    many = " ".join(f"word{i}" for i in range(50))
+    copy = {k: v.upper() for k, v in row(3).items()}
+    alike = [{"prompt": text, "completion": "a b c d e"} for text in (many, many + " more")]
+    leak = {"prompt": f"Hm. {QUESTION}", "completion": "red"}
+    rows = [*map(row, range(30)), copy, *alike, leak, long, {"prompt": "say <|im_end|>", "completion": "no"}]
+    path = write_jsonl(rows)
+    path.write_text(path.read_text() + "broken\n")
+    return path
+
+
+def test_every_row_is_accounted_for(tmp_path, tokenizer_folder, messy):
+    ledger = run(tmp_path / "out", tokenizer_folder, [messy], items=(EvalItem("quiz", "7", QUESTION),), too_long="drop",
+                 max_tokens=400, max_rejected_share=0.1)
+    count = ledger.sources[0]
+    assert dict(count.rejected) == {"contaminated": 1, "control_token": 1, "exact_duplicate": 1, "near_duplicate": 1,
+                                    "too_long": 1, "unreadable": 1}
+    assert (count.source, count.formats, count.read, count.kept) == ("rows.jsonl", ("prompt_completion",), 37, 31)
+    assert count.stops_trained == 31
+    assert ledger.unusable == 2
+
+    rejected = pq.read_table(tmp_path / "out" / "rejected.parquet").to_pylist()
+    assert sorted((r["line"], r["why"]) for r in rejected) == [
+        (31, "exact_duplicate"), (33, "near_duplicate"), (34, "contaminated"), (35, "too_long"), (36, "control_token"),
+        (37, "unreadable")]
+    assert next(r["detail"] for r in rejected if r["why"] == "contaminated") == "holds item 7 of quiz"
+
+    halves = {name: load_examples(tmp_path / "out" / f"{name}.parquet") for name in ("train", "validation", "replay")}
+    lines = sorted(e.origin.line for half in halves.values() for e in half)
+    assert lines == sorted({*range(1, 38)} - {r["line"] for r in rejected})
+    assert (len(halves["train"]), len(halves["validation"]), halves["replay"]) == (count.train, count.validation, [])
+    assert count.validation > 0
+    both = [*halves["train"], *halves["validation"]]
+    assert count.tokens == sum(len(e.input_ids) for e in both)
+    assert count.trained_tokens == sum(t != IGNORE for e in both for t in e.targets)
+    assert json.loads((tmp_path / "out" / "ledger.json").read_text()) == json.loads(json.dumps(ledger.to_dict()))
+
+
+def test_examples_come_back_as_they_were(tmp_path, tokenizer_folder, tokenizer, write_jsonl, trained):
+    run(tmp_path / "out", tokenizer_folder, [write_jsonl([row(1)])], validation_share=0.0)
+    (example,) = load_examples(tmp_path / "out" / "train.parquet")
+    assert example.origin == Origin("rows.jsonl", str(tmp_path / "rows.jsonl"), 1)
+    assert tokenizer.decode(example.input_ids) == ("<|im_start|>user\n1 is what I ask about number 1<|im_end|>\n"
+                                                   "<|im_start|>assistant\n1 it is<|im_end|>\n")
+    assert trained(example, tokenizer) == "1 it is<|im_end|>"
+    assert isinstance(example.input_ids[0], int)
+    saved = json.loads((tmp_path / "out" / "template.json").read_text())
+    assert (saved["name"], saved["stop"]) == ("chatml", "<|im_end|>")
+    assert set(saved) == {"name", "stop", "jinja"}
+    sample = json.loads((tmp_path / "out" / "sample.jsonl").read_text())
+    assert ["1 it is<|im_end|>", "trained"] in sample["pieces"]
+
+
+def test_the_same_again(tmp_path, tokenizer_folder, messy):
+    for name in ("one", "two"):
+        run(tmp_path / name, tokenizer_folder, [messy], max_rejected_share=0.1)
+    for file in ("train.parquet", "validation.parquet", "rejected.parquet", "ledger.json", "sample.jsonl"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    run(tmp_path / "other", tokenizer_folder, [messy], max_rejected_share=0.1, seed=1)
+    assert load_examples(tmp_path / "other" / "train.parquet") != load_examples(tmp_path / "one" / "train.parquet")
+
+
+def test_switches_turn_something(tmp_path, tokenizer_folder, messy):
+    off = {"duplicates": {"exact": False, "near": False}, "decontaminate": False, "max_rejected_share": 0.1}
+    ledger = run(tmp_path / "out", tokenizer_folder, [messy], items=(EvalItem("quiz", "7", QUESTION),), **off)
+    assert dict(ledger.sources[0].rejected) == {"control_token": 1, "unreadable": 1}
+
+
+def test_truncation_is_counted(tmp_path, tokenizer_folder, write_jsonl):
+    said = [{"role": role, "content": text} for n in range(6)
+            for role, text in (("user", f"q{n} " * 9), ("assistant", "a" * 9))]
+    ledger = run(tmp_path / "out", tokenizer_folder, [write_jsonl([{"messages": said}])], max_tokens=200,
+                 too_long="truncate_left_context", validation_share=0.0)
+    count = ledger.sources[0]
+    (example,) = load_examples(tmp_path / "out" / "train.parquet")
+    # A question and its answer are 57 tokens: three pairs fit.
+    assert (count.truncated, count.turns_dropped, count.answers_cut, count.stops_trained) == (1, 6, 0, 3)
+    assert len(example.input_ids) == count.tokens <= 200
+
+
+def test_replay(tmp_path, tokenizer_folder, write_jsonl):
+    text = "raw text <|im_end|> " * 10
+    source = write_jsonl([{"text": text}, {"text": " "}, {"text": f"{QUESTION} Red."}], "replay.jsonl")
+    ledger = run(tmp_path / "out", tokenizer_folder, [write_jsonl([row(1)])], replay=[source], validation_share=0.0,
+                 max_tokens=100, items=(EvalItem("quiz", "7", QUESTION),), max_rejected_share=0.5)
+    count = ledger.replay[0]
+    assert (count.read, count.kept, dict(count.rejected), count.holds_eval_items) == (3, 2, {"empty_text": 1}, 1)
+    examples = load_examples(tmp_path / "out" / "replay.parquet")
+    assert all(len(e.input_ids) <= 100 for e in examples)
+    # 201 tokens are two whole pieces; the EOS alone would have no target.
+    assert sum(len(e.input_ids) for e in examples) == ledger.replay_tokens == count.tokens == 200 + 33
+    assert count.trained_tokens == 200 + 32
+    assert count.stops_trained == 2
+    with pytest.raises(DataError, match="1 of 3 replay rows cannot be used"):
+        run(tmp_path / "again", tokenizer_folder, [write_jsonl([row(1)])], replay=[source], validation_share=0.0)
+
+
+def test_two_files_of_a_folder_may_differ_in_format(tmp_path, tokenizer_folder, write_jsonl):
+    (tmp_path / "mix").mkdir()
+    write_jsonl([row(1)], "mix/a.jsonl")
+    write_jsonl([{"instruction": "hi", "output": "yo"}], "mix/b.jsonl")
+    ledger = run(tmp_path / "out", tokenizer_folder, [tmp_path / "mix"], validation_share=0.0)
+    assert ledger.sources[0].formats == ("prompt_completion", "alpaca")
+    assert ledger.sources[0].kept == 2
+
+
+class TestErrors:
+    def test_too_many_unusable_rows(self, tmp_path, tokenizer_folder, messy):
+        with pytest.raises(DataError, match=r"2 of 37 rows cannot be used.*control_token 1.*rejected\.parquet"):
+            run(tmp_path / "out", tokenizer_folder, [messy], max_rejected_share=0.05)
+        why = Counter(pq.read_table(tmp_path / "out" / "rejected.parquet")["why"].to_pylist())
+        assert why["unreadable"] == 1
+
+    def test_too_long(self, tmp_path, tokenizer_folder, messy):
+        said = r"1 of 37 rows do not fit data.max_tokens = 400 \(first: .*rows.jsonl:35, 4\d\d tokens"
+        with pytest.raises(DataError, match=said):
+            run(tmp_path / "out", tokenizer_folder, [messy], max_tokens=400, max_rejected_share=0.1)
+
+    def test_nothing_left(self, tmp_path, tokenizer_folder, write_jsonl):
+        with pytest.raises(DataError, match="no training conversation is left of 1 rows: too_long 1"):
+            run(tmp_path / "out", tokenizer_folder, [write_jsonl([row(1)])], max_tokens=16, too_long="drop")
+
+    def test_no_rows(self, tmp_path, tokenizer_folder):
+        (tmp_path / "x.csv").write_text("a,b\n")
+        with pytest.raises(DataError, match="holds no rows"):
+            run(tmp_path / "out", tokenizer_folder, [tmp_path / "x.csv"])
+
+    def test_equal_names(self, tmp_path, tokenizer_folder, write_jsonl):
+        path = write_jsonl([row(1)])
+        with pytest.raises(DataError, match=r"several sources are called rows\.jsonl"):
+            run(tmp_path / "out", tokenizer_folder, [path, path])
+
+    def test_raw_text_among_the_conversations(self, tmp_path, tokenizer_folder, write_jsonl):
+        with pytest.raises(DataError, match=r"belongs into train\.replay\.sources"):
+            run(tmp_path / "out", tokenizer_folder, [{"path": str(write_jsonl([row(1)])), "format": "text"}])
+
+    def test_conversations_among_the_replay(self, tmp_path, tokenizer_folder, write_jsonl):
+        path = str(write_jsonl([row(1)]))
+        with pytest.raises(DataError, match="replay is raw text"):
+            run(tmp_path / "out", tokenizer_folder, [path and {"path": path}],
+                replay=[{"path": path, "format": "messages", "name": "r"}])
+
+    def test_replay_without_text(self, tmp_path, tokenizer_folder, write_jsonl):
+        with pytest.raises(DataError, match="the replay sources hold no text"):
+            run(tmp_path / "out", tokenizer_folder, [write_jsonl([row(1)])], validation_share=0.0,
+                replay=[write_jsonl([{"text": ""}], "r.jsonl")], max_rejected_share=1.0)
+
+    def test_no_tokenizer(self, tmp_path, write_jsonl):
+        with pytest.raises(ModelError, match="cannot load a tokenizer from"):
+            run(tmp_path / "out", tmp_path, [write_jsonl([row(1)])])
+
+    def test_no_template(self, tmp_path, tokenizer_folder, write_jsonl):
+        with pytest.raises(TemplateError):
+            run(tmp_path / "out", tokenizer_folder, [write_jsonl([row(1)])], template="model")
+
+    def test_examples_of_another_kind(self, tmp_path):
+        with pytest.raises(DataError, match="run the stage prepare again"):
+            load_examples(tmp_path / "train.parquet")
+        (tmp_path / "train.parquet").write_text("hello")
+        with pytest.raises(DataError, match="run the stage prepare again"):
+            load_examples(tmp_path / "train.parquet")
+
+
+@pytest.mark.parametrize(("name", "read", "kept"), [
+    ("llamafactory_demo/identity.json", 91, 91),
+    ("llamafactory_demo/glaive_toolcall_en_demo.json", 300, 261),
+    ("fastchat/dummy_conversation.json", 500, 494),
+])
+def test_real_data(tmp_path, tokenizer_folder, real_data, name, read, kept):
+    ledger = run(tmp_path / "out", tokenizer_folder, [real_data(name)], max_tokens=20_000)
+    assert (ledger.sources[0].read, ledger.sources[0].kept, ledger.unusable) == (read, kept, 0)
+    assert ledger.sources[0].stops_trained >= kept

@@ -1,0 +1,31 @@
+"""The mask viewer shows exactly what is trained."""
+
+from __future__ import annotations
+
+from sft_core.config import TemplateSection
+from sft_core.render import Example, render
+from sft_core.show import Piece, spans_of, to_html, to_rich
+from sft_core.template import choose
+
+
+def example(tokenizer, conversation):
+    found = render(conversation, choose(TemplateSection(name="chatml"), tokenizer), tokenizer)
+    assert isinstance(found, Example)
+    return found
+
+
+def test_pieces(tokenizer, chat):
+    pieces = spans_of(example(tokenizer, chat("u: hi", "a: <b>ö</b>")), tokenizer)
+    assert pieces == [
+        Piece("<|im_start|>", "special"), Piece("user\nhi", "context"), Piece("<|im_end|>", "special"),
+        Piece("\n", "context"), Piece("<|im_start|>", "special"), Piece("assistant\n", "context"),
+        Piece("<b>ö</b><|im_end|>", "trained"), Piece("\n", "context"),
+    ]
+    assert to_rich(pieces).plain == "".join(piece.text for piece in pieces)
+    assert {str(span.style) for span in to_rich(pieces).spans} == {"bold green", "dim", "cyan"}
+
+
+def test_html_is_escaped(tokenizer, chat):
+    page = to_html(spans_of(example(tokenizer, chat("u: <script>", "a: <b>ö</b>")), tokenizer))
+    assert '<span class="trained">&lt;b&gt;ö&lt;/b&gt;&lt;|im_end|&gt;</span>' in page
+    assert "<script>" not in page

@@ -1,0 +1,186 @@
+"""Every kind of file and place, with its broken lines and its lies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sft_core.config import SourceSection
+from sft_core.conversation import Origin, Rejected, Row, Why
+from sft_core.errors import DataError
+from sft_core.sources import read_rows, source_digest
+
+
+def read(path: Path | str, tmp_path: Path, mirror: Path | None = None, **section: Any) -> list[Row | Rejected]:
+    return list(read_rows(SourceSection(path=str(path), **section), scratch=tmp_path / "scratch", mirror=mirror))
+
+
+def data(rows: list[Row | Rejected]) -> list[Any]:
+    assert all(isinstance(row, Row) for row in rows), rows
+    return [dict(row.data) for row in rows if isinstance(row, Row)]
+
+
+def put(folder: Path, name: str, text: str | bytes) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+class TestJson:
+    @pytest.mark.parametrize("text", ['[{"a": 1}, {"a": 2}]', '{"a": 1}\n{"a": 2}', '{"a": 1}\r\n\n{"a": 2}\n',
+                                      '\ufeff[{"a": 1}, {"a": 2}]', '\ufeff{"a": 1}\n{"a": 2}'])
+    @pytest.mark.parametrize("suffix", ["json", "jsonl"])
+    def test_arrays_and_lines(self, tmp_path, text, suffix):
+        if suffix == "jsonl" and "[" in text:
+            text = text.replace("[", "").replace("]", "").replace(", ", "\n")
+        assert data(read(put(tmp_path, f"x.{suffix}", text), tmp_path)) == [{"a": 1}, {"a": 2}]
+
+    def test_origin(self, tmp_path):
+        path = put(tmp_path, "x.jsonl", '\n{"a": 1}\nbroken\n{"a": 2}')
+        rows = read(path, tmp_path, name="mine")
+        assert [row.origin for row in rows] == [Origin("mine", str(path), line) for line in (2, 3, 4)]
+
+    @pytest.mark.parametrize("line", [b"broken", b'{"a": 1', b"[1]", b"3", b'"x"', b'{"a": "\xff"}', b"[" * 100_000])
+    def test_a_broken_line_is_counted_and_the_rest_is_read(self, tmp_path, line):
+        rows = read(put(tmp_path, "x.jsonl", line + b'\n{"a": 1}\n' + line + b'\n{"a": 2}'), tmp_path)
+        assert [isinstance(row, Rejected) for row in rows] == [True, False, True, False]
+        assert isinstance(rows[0], Rejected)
+        assert rows[0].why is Why.UNREADABLE
+        assert rows[0].origin.line == 1
+
+    def test_unusual_separators_inside_a_text(self, tmp_path):
+        path = put(tmp_path, "x.jsonl", json.dumps({"a": "x\u2028y\x85z"}, ensure_ascii=False) + "\n")
+        assert data(read(path, tmp_path)) == [{"a": "x\u2028y\x85z"}]
+
+    def test_an_array_with_other_things(self, tmp_path):
+        rows = read(put(tmp_path, "x.json", '[{"a": 1}, 3]'), tmp_path)
+        assert [isinstance(row, Rejected) for row in rows] == [False, True]
+
+    @pytest.mark.parametrize(("name", "text", "said"), [
+        ("x.json", "", "is empty"), ("x.jsonl", "", "is empty"), ("x.json", "[]", "empty array"),
+        ("x.json", '[{"a": 1}', "not valid JSON"), ("x.json", '{\n"a": 1\n}', "no JSON object"),
+        ("x.jsonl", "hello\nworld", "no JSON object"), ("x.jsonl", "\n\n", "only blank lines"),
+        ("x.csv", b"a,b\n\xff,1", "not a UTF-8 CSV"), ("x.parquet", "hello", "not a Parquet file"),
+        ("x.txt", b"\xff", "not UTF-8 text"), ("x.xlsx", "x", "unknown kind"),
+    ])
+    def test_a_file_that_is_not_what_its_name_says(self, tmp_path, name, text, said):
+        with pytest.raises(DataError, match=said):
+            read(put(tmp_path, name, text), tmp_path)
+
+
+class TestCsv:
+    def test_fields(self, tmp_path):
+        path = put(tmp_path, "x.csv", '\ufeffa,b\n1,"x, ""y""\nz"\n2,\n')
+        assert data(read(path, tmp_path)) == [{"a": "1", "b": 'x, "y"\nz'}, {"a": "2", "b": ""}]
+
+    def test_a_long_field(self, tmp_path):
+        assert len(data(read(put(tmp_path, "x.csv", "a\n" + "x" * 300_000), tmp_path))[0]["a"]) == 300_000
+
+    def test_too_many_or_too_few_fields(self, tmp_path):
+        rows = read(put(tmp_path, "x.csv", "a,b\n1,2,3\n1\n1,2\n"), tmp_path)
+        assert [isinstance(row, Rejected) for row in rows] == [True, True, False]
+
+
+class TestParquet:
+    def test_rows(self, tmp_path):
+        pq.write_table(pa.table({"a": ["x", None]}), tmp_path / "x.parquet")
+        assert data(read(tmp_path / "x.parquet", tmp_path)) == [{"a": "x"}, {"a": None}]
+
+    def test_keys_that_arrow_filled_in_are_gone(self, tmp_path):
+        """Arrow gives every struct all keys; tool schemas must not be changed by that."""
+        rows = [{"m": [{"f": {"x": 1}}]}, {"m": [{"f": {"y": "a"}}]}]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "x.parquet")
+        assert data(read(tmp_path / "x.parquet", tmp_path)) == rows
+
+
+class TestText:
+    def test_paragraphs(self, tmp_path):
+        path = put(tmp_path, "x.txt", "\none\ntwo\n\n \nthree\n")
+        rows = read(path, tmp_path)
+        assert data(rows) == [{"text": "one\ntwo"}, {"text": "three"}]
+        assert [row.origin.line for row in rows] == [2, 6]
+
+    def test_lines_where_no_line_is_blank(self, tmp_path):
+        rows = read(put(tmp_path, "x.txt", "one\ntwo\nthree"), tmp_path)
+        assert data(rows) == [{"text": "one"}, {"text": "two"}, {"text": "three"}]
+        assert [row.origin.line for row in rows] == [1, 2, 3]
+
+
+class TestPlaces:
+    def test_a_folder_in_order(self, tmp_path):
+        for name in ("b/2.json", "a.jsonl", ".hidden/3.json", "note.md"):
+            put(tmp_path / "f", name, json.dumps([{"a": name}]) if name.endswith("json") else json.dumps({"a": name}))
+        assert data(read(tmp_path / "f", tmp_path)) == [{"a": "a.jsonl"}, {"a": "b/2.json"}]
+
+    def test_an_empty_folder(self, tmp_path):
+        (tmp_path / "f").mkdir()
+        with pytest.raises(DataError, match="holds no data file"):
+            read(tmp_path / "f", tmp_path)
+
+    def test_limit_counts_broken_rows_too(self, tmp_path):
+        rows = read(put(tmp_path, "x.jsonl", '{"a": 1}\nbroken\n{"a": 2}'), tmp_path, limit=2)
+        assert [isinstance(row, Rejected) for row in rows] == [False, True]
+
+    def test_nothing_there(self, tmp_path):
+        for path in ("nowhere.jsonl", "not/there.json", "a/b/c"):
+            with pytest.raises(DataError, match="there is no"):
+                read(path, tmp_path, mirror=tmp_path)
+
+    def test_tiny_world(self, tmp_path):
+        assert {row.origin.file.rsplit("/", 1)[1] for row in read("tiny:sft", tmp_path)} == {
+            "alpaca.json", "sharegpt.jsonl", "messages.jsonl", "tools.jsonl"}
+        assert set(data(read("tiny:replay", tmp_path, limit=1))[0]) == {"text"}
+        with pytest.raises(DataError, match="tiny:sft and tiny:replay"):
+            read("tiny:other", tmp_path)
+
+    def test_a_hub_id_through_the_mirror(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+        folder = tmp_path / "mirror" / "org" / "name"
+        put(folder, "README.md", "---\nconfigs:\n- config_name: main\n  data_files:\n  - split: test\n"
+                                 "    path: t.parquet\n---\n")
+        pq.write_table(pa.table({"a": [1, 2]}), folder / "t.parquet")
+        rows = read("org/name", tmp_path, mirror=tmp_path / "mirror", split="test", subset="main")
+        assert data(rows) == [{"a": 1}, {"a": 2}]
+        assert rows[0].origin == Origin("name", "org/name[test]", 1)
+        with pytest.raises(DataError, match=r"cannot load org/name \(split wrong"):
+            read("org/name", tmp_path, mirror=tmp_path / "mirror", split="wrong")
+
+    def test_an_unreachable_hub(self, tmp_path, monkeypatch):
+        def fail(*_: object, **__: object) -> None:
+            raise ConnectionError("Couldn't reach 'org/name' on the Hub")
+
+        monkeypatch.setattr(datasets, "load_dataset", fail)
+        with pytest.raises(DataError, match=r"Couldn't reach .* set SFT_MIRROR"):
+            read("org/name", tmp_path)
+
+
+class TestDigest:
+    def digest(self, path: Path, tmp_path: Path) -> str:
+        return source_digest(SourceSection(path=str(path)), scratch=tmp_path, mirror=None)
+
+    def test_content_and_names_count(self, tmp_path):
+        first = self.digest(put(tmp_path, "a/x.jsonl", '{"a": 1}'), tmp_path)
+        assert self.digest(put(tmp_path, "b/x.jsonl", '{"a": 1}'), tmp_path) == first
+        assert self.digest(put(tmp_path, "b/x.jsonl", '{"a": 2}'), tmp_path) != first
+        assert self.digest(put(tmp_path, "b/y.jsonl", '{"a": 1}'), tmp_path) != first
+
+    def test_a_folder_changes_with_its_files(self, tmp_path):
+        put(tmp_path, "f/x.jsonl", '{"a": 1}')
+        first = self.digest(tmp_path / "f", tmp_path)
+        put(tmp_path, "f/y.jsonl", '{"a": 1}')
+        assert self.digest(tmp_path / "f", tmp_path) != first
+
+    def test_a_hub_data_set_by_its_rows(self, tmp_path, monkeypatch):
+        rows = [{"a": 1}]
+        monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
+        first = self.digest(Path("org/name"), tmp_path)
+        assert self.digest(Path("org/name"), tmp_path) == first
+        rows.append({"a": 2})
+        assert self.digest(Path("org/name"), tmp_path) != first
