@@ -1,0 +1,247 @@
+"""The base model: where it lies, what it is (a content hash), the loaded model and tokenizer, and its adapters.
+
+Only safetensors are read: a pickle can run code. Weights are held in float32 whatever the file holds, because small
+updates vanish in bfloat16; the compute precision is `ModelSection.precision`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils.constants import EMBEDDING_LAYER_NAMES
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sft_core.config import LoraSection, ModelSection
+from sft_core.errors import ModelError
+from sft_core.stage import file_digest
+from sft_core.tiny.paths import BASE_FOLDER
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+KINDS = (".safetensors", ".json", ".jinja", ".model", ".txt", ".py")
+HASH_THREADS = 4
+
+
+class Loaded(NamedTuple):
+    """A base model as training uses it."""
+
+    model: Any  # PreTrainedModel in float32, on the CPU
+    tokenizer: Any  # PreTrainedTokenizerBase
+    folder: Path
+    dtype: torch.dtype  # of the weights in the folder; the trained model is saved in it
+
+
+def locate(section: ModelSection, mirror: Path | None) -> Path:
+    """The local folder of the base: the embedded one, a given folder, `mirror/<hub id>`, or a download.
+
+    Raises:
+        ModelError: there is none, or the hub cannot be reached.
+    """
+    if section.path == "tiny":
+        return BASE_FOLDER
+    local = Path(section.path).expanduser()
+    if local.is_dir():
+        return local
+    if mirror is not None and (mirror / section.path).is_dir():
+        return mirror / section.path
+    if not HUB_ID.fullmatch(section.path) or local.exists():
+        raise ModelError(f"model.path: {section.path!r} is not a folder; give a folder with config.json and "
+                         "*.safetensors, a hub id (org/name), or `tiny`")
+    patterns = [f"*{kind}" for kind in KINDS if kind != ".py" or section.trust_remote_code]
+    try:
+        return Path(snapshot_download(section.path, revision=section.revision, allow_patterns=patterns))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        where = f"; SFT_MIRROR ({mirror}) has no folder {section.path}" if mirror else ""
+        raise ModelError(f"model {section.path!r} (revision {section.revision or 'main'}) is neither a local folder "
+                         f"nor to be had from the hub: {_first_line(error)}{where}. Check the name and the network, or "
+                         f"put the model into SFT_MIRROR/{section.path}, or give model.path a local folder") from error
+
+
+def model_identity(section: ModelSection, mirror: Path | None) -> dict[str, Any]:
+    """What the base is, by content: equal for equal files wherever they lie. Nothing is loaded.
+
+    Returns:
+        `digest` (SHA-256 over all weight, config, tokenizer and code files), `files` (name → first 16 hex digits) and
+        `bytes`. Hashing runs in threads at the speed of the disk and is remembered within the process.
+
+    Raises:
+        ModelError: the folder is missing or incomplete.
+    """
+    folder = locate(section, mirror)
+    _check_complete(folder)
+    files = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in KINDS)
+    with ThreadPoolExecutor(HASH_THREADS) as pool:
+        digests = list(pool.map(_digest, files))
+    whole = hashlib.sha256("".join(f"{p.name} {d}\n" for p, d in zip(files, digests, strict=True)).encode())
+    return {"digest": whole.hexdigest(), "bytes": sum(p.stat().st_size for p in files),
+            "files": {p.name: d[:16] for p, d in zip(files, digests, strict=True)}}
+
+
+def load_model(section: ModelSection, *, mirror: Path | None) -> Loaded:
+    """Load the base with SDPA attention in float32 on the CPU, and its tokenizer.
+
+    Raises:
+        ModelError: missing or incomplete folder, no safetensors, weights that do not fill the model, a tokenizer that
+            knows more tokens than the embedding has rows, or code of its own without trust_remote_code.
+    """
+    folder = locate(section, mirror)
+    _check_complete(folder)
+    tokenizer = load_tokenizer(section, folder)
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="sdpa", use_safetensors=True, output_loading_info=True,
+            trust_remote_code=section.trust_remote_code, local_files_only=True)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"the model in {folder} cannot be loaded: {_first_line(error)}"
+                         + _trust_hint(section, folder)) from error
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(f"{folder}: {len(missing)} weights are missing in its safetensors (first: {missing[0]}); they "
+                         "would start at random; fetch the whole model again")
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ModelError(f"{folder}: the tokenizer knows {len(tokenizer)} tokens, the embedding has {rows} rows; use "
+                         "the tokenizer that belongs to the model, or resize the embedding and save the model first")
+    return Loaded(model, tokenizer, folder, _stored_dtype(folder))
+
+
+def load_tokenizer(section: ModelSection, folder: Path) -> Any:
+    """The tokenizer of a model folder.
+
+    Raises:
+        ModelError: there is none.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=section.trust_remote_code,
+                                             local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise ModelError(f"the tokenizer in {folder} cannot be loaded: {_first_line(error)}; copy the tokenizer files "
+                         "of the base into the folder" + _trust_hint(section, folder)) from error
+
+
+def resolve_device(section: ModelSection) -> torch.device:
+    """The device of this run.
+
+    Raises:
+        ModelError: CUDA is asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if section.device == "cuda" and not available:
+        raise ModelError("model.device: cuda, but torch finds no CUDA device; use `auto` or `cpu`, or install a torch "
+                         "build with CUDA")
+    return torch.device("cuda" if available and section.device != "cpu" else "cpu")
+
+
+def compute_dtype(section: ModelSection, device: torch.device) -> torch.dtype:
+    """The dtype of matrix products: bfloat16 (autocast) or float32."""
+    if section.precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return torch.bfloat16 if section.precision == "bfloat16" else torch.float32
+
+
+def apply_lora(model: Any, section: LoraSection, seed: int) -> PeftModel:
+    """Wrap the model with adapters whose start depends on `seed` alone; the base is frozen.
+
+    An embedding in `modules_to_save` of a model with tied embeddings stays tied, so that it also trains the head.
+
+    Raises:
+        ModelError: a target or a module to save does not exist.
+    """
+    _check_modules(model, section)
+    targets = section.target_modules if isinstance(section.target_modules, str) else list(section.target_modules)
+    touched = {*section.modules_to_save, *([] if isinstance(targets, str) else targets)}
+    tied = bool(getattr(model.config, "tie_word_embeddings", False))
+    config = LoraConfig(
+        r=section.rank, lora_alpha=section.alpha, lora_dropout=section.dropout, target_modules=targets, bias="none",
+        modules_to_save=list(section.modules_to_save) or None, task_type="CAUSAL_LM",
+        ensure_weight_tying=tied and any(name.split(".")[-1] in EMBEDDING_LAYER_NAMES for name in touched))
+    try:
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # peft 0.21 asks for it
+            torch.manual_seed(seed)
+            return get_peft_model(model, config)
+    except ValueError as error:
+        raise ModelError(f"train.lora does not fit {type(model).__name__}: {_first_line(error)}") from error
+
+
+def _check_modules(model: nn.Module, section: LoraSection) -> None:
+    names = {name.split(".")[-1] for name, _ in model.named_modules()}
+    full = {name for name, _ in model.named_modules()}
+    asked = set(section.modules_to_save)
+    if not isinstance(section.target_modules, str):
+        asked |= set(section.target_modules)
+    if unknown := sorted(a for a in asked if a not in names and not any(f.endswith(a) for f in full)):
+        kinds = sorted({n.split(".")[-1] for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Embedding)})
+        raise ModelError(f"train.lora names {unknown}, which {type(model).__name__} does not have; it has {kinds}")
+
+
+def _check_complete(folder: Path) -> None:
+    """Config, and every weight file whole: a truncated download is found by its header, without reading it."""
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} has no config.json; give model.path the folder of a saved model")
+    for file in _weight_files(folder):
+        if not file.is_file():
+            raise ModelError(f"{folder} is incomplete: {file.name} is missing; fetch the model again")
+        with file.open("rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            have = file.stat().st_size
+            header = stream.read(size) if 8 + size <= have else b""
+        if not header or have < 8 + size + _data_end(header, file):
+            raise ModelError(f"{file} is cut off at {have} bytes; fetch the model again")
+
+
+def _weight_files(folder: Path) -> Iterable[Path]:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        return [folder / name for name in sorted(set(shards))]
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    other = sorted(p.name for p in folder.glob("*.bin"))
+    has = f" but {', '.join(other[:3])}; load and save it once with save_pretrained to convert it" if other else ""
+    raise ModelError(f"{folder} has no model.safetensors{has or '; fetch the model again'}")
+
+
+def _data_end(header: bytes, file: Path) -> int:
+    try:
+        tensors = json.loads(header)
+        return max((t["data_offsets"][1] for n, t in tensors.items() if n != "__metadata__"), default=0)
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ModelError(f"{file} is not a safetensors file; fetch the model again") from error
+
+
+def _digest(file: Path) -> str:
+    stat = file.stat()
+    return _digest_once(str(file.resolve()), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _digest_once(path: str, size: int, changed_ns: int) -> str:
+    return file_digest(Path(path))
+
+
+def _stored_dtype(folder: Path) -> torch.dtype:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    found = getattr(torch, str(config.get("dtype", config.get("torch_dtype", "float32"))), torch.float32)
+    return found if isinstance(found, torch.dtype) and found.is_floating_point else torch.float32
+
+
+def _trust_hint(section: ModelSection, folder: Path) -> str:
+    if section.trust_remote_code or "auto_map" not in (folder / "config.json").read_text(encoding="utf-8"):
+        return ""
+    return "; it comes with code of its own: set model.trust_remote_code: true if you trust it"
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,110 @@
+"""A tiny random Llama and prepared data, for everything that trains. Nothing is downloaded."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from sft_core.config import ModelSection, TrainSection
+from sft_core.render import IGNORE
+from sft_core.workbench import TrainInputs
+
+VOCABULARY = 64
+SPECIAL = ["<|end|>", "<|pad|>", "<|im_start|>", "<|im_end|>"]
+JINJA = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def make_llama() -> Callable[..., LlamaForCausalLM]:
+    """A Llama of 2 layers and 64 tokens, the same for the same settings; large enough weights that nothing is flat."""
+
+    def make(**settings: Any) -> LlamaForCausalLM:
+        torch.manual_seed(0)
+        shape = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+                 "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
+                 "tie_word_embeddings": True, "initializer_range": 0.2, "bos_token_id": 0, "eos_token_id": 0,
+                 "pad_token_id": 1, "attn_implementation": "sdpa"}
+        return LlamaForCausalLM(LlamaConfig(**{**shape, **settings}))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    words = SPECIAL + [f"w{i}" for i in range(len(SPECIAL), VOCABULARY)]
+    inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="w4"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=SPECIAL[0], pad_token=SPECIAL[1],
+                                   additional_special_tokens=SPECIAL[2:])
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory, make_llama: Callable[..., LlamaForCausalLM],
+              tiny_tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A saved base model folder."""
+    folder = tmp_path_factory.mktemp("models") / "base"
+    make_llama().save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def write_prepared() -> Callable[..., Path]:
+    """Write a folder as `prepare` leaves it: learnable counting sequences, the second half of each trained."""
+
+    def write(folder: Path, train: int = 24, seed: int = 0) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        rng = random.Random(seed)
+        for name, count, trained_from in (("train", train, 0.5), ("validation", 4, 0.5), ("replay", 16, 0.0)):
+            rows = []
+            for line in range(1, count + 1):
+                length, start, pace = rng.randint(6, 20), rng.randrange(60), rng.choice((1, 3))
+                ids = [4 + (start + i * pace) % 60 for i in range(length)]
+                first = max(1, int(length * trained_from))
+                targets = [IGNORE] * (first - 1) + ids[first:] + [IGNORE]
+                rows.append({"input_ids": ids, "targets": targets, "source": name, "file": f"{name}.jsonl",
+                             "line": line})
+            pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
+        (folder / "template.json").write_text(json.dumps({"name": "chatml", "stop": "<|im_end|>", "jinja": JINJA}))
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory, write_prepared: Callable[..., Path]) -> Path:
+    return write_prepared(tmp_path_factory.mktemp("prepared"))
+
+
+@pytest.fixture(scope="session")
+def train_inputs(tiny_base: Path, prepared: Path) -> TrainInputs:
+    return TrainInputs(prepared, ModelSection(path=str(tiny_base), device="cpu"), max_tokens=32, pack=True, seed=7)
+
+
+@pytest.fixture(scope="session")
+def train_section() -> Callable[..., TrainSection]:
+    """A section from keyword overrides; `lr`, `beta` and `lambda_` are short for their nested fields."""
+
+    def make(*, lr: float = 3e-3, beta: float = 0.0, lambda_: float = 0.0, on: str = "replay",
+             **fields: Any) -> TrainSection:
+        values = {"rows_per_step": 4, "micro_rows": 2, "optim": {"lr": lr},
+                  "replay": {"lambda": lambda_, "sources": [{"path": "tiny:replay"}], "tokens_per_step": 48},
+                  "kl": {"beta": beta, "on": on}}
+        return TrainSection.model_validate({**values, **fields})
+
+    return make

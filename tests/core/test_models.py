@@ -1,0 +1,152 @@
+"""Where a base comes from, what it is, and every way in which a folder can be wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sft_core.config import ModelSection
+from sft_core.errors import ModelError
+from sft_core.models import compute_dtype, load_model, locate, model_identity, resolve_device
+from sft_core.tiny.paths import BASE_FOLDER
+
+
+@pytest.fixture
+def copied(tiny_base: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_base, tmp_path / "copy"))
+
+
+def _section(path: object, **fields: Any) -> ModelSection:
+    return ModelSection(path=str(path), **fields)
+
+
+def test_a_folder_is_loaded_in_float32_with_sdpa(tiny_base: Path) -> None:
+    loaded = load_model(_section(tiny_base), mirror=None)
+    assert loaded.model.dtype == torch.float32
+    assert loaded.dtype == torch.float32
+    assert loaded.model.config._attn_implementation == "sdpa"
+    assert loaded.tokenizer.convert_tokens_to_ids("<|im_end|>") == 3
+
+
+def test_a_half_precision_folder_is_held_in_float32(make_llama: Callable[..., Any], copied: Path) -> None:
+    make_llama().bfloat16().save_pretrained(copied)
+    loaded = load_model(_section(copied), mirror=None)
+    assert (loaded.model.dtype, loaded.dtype) == (torch.float32, torch.bfloat16)
+
+
+def test_the_mirror_stands_in_for_the_hub(tiny_base: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_base, tmp_path / "org" / "name")
+    assert locate(_section("org/name"), tmp_path) == tmp_path / "org" / "name"
+    assert locate(_section("tiny"), tmp_path) == BASE_FOLDER
+    assert locate(_section(tiny_base), tmp_path) == tiny_base
+
+
+def test_identity_is_the_content_not_the_place(tiny_base: Path, copied: Path) -> None:
+    ours, theirs = model_identity(_section(tiny_base), None), model_identity(_section(copied), None)
+    assert ours == theirs
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= set(ours["files"])
+    (copied / "README.md").write_text("words")
+    assert model_identity(_section(copied), None) == ours
+    weights = copied / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(bytes(data))
+    changed = model_identity(_section(copied), None)
+    assert changed["digest"] != ours["digest"]
+    assert changed["files"]["config.json"] == ours["files"]["config.json"]
+    (copied / "chat_template.jinja").write_text("{{ messages }}")
+    assert model_identity(_section(copied), None)["digest"] != changed["digest"]
+
+
+def test_a_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"nowhere' is not a folder; give a folder"):
+        locate(_section(f"{tmp_path}/nowhere"), None)
+
+
+@pytest.mark.parametrize("mirror", [None, "mirror"])
+def test_an_unreachable_hub_says_what_to_do(mirror: str | None, tmp_path: Path,
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*args: object, **kwargs: object) -> str:
+        raise ConnectionError("no route\nsecond line")
+
+    monkeypatch.setattr("sft_core.models.snapshot_download", offline)
+    with pytest.raises(ModelError, match=r"'org/name' .*no route.*SFT_MIRROR/org/name") as found:
+        locate(_section("org/name"), tmp_path if mirror else None)
+    assert ("has no folder" in str(found.value)) == bool(mirror)
+
+
+@pytest.mark.parametrize(("damage", "told"), [
+    (lambda f: (f / "config.json").unlink(), r"no config\.json"),
+    (lambda f: (f / "model.safetensors").unlink(), r"no model\.safetensors; fetch"),
+    (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), r"but pytorch_model\.bin; load and save"),
+    (lambda f: _cut(f / "model.safetensors", 0.7), r"cut off at \d+ bytes"),
+    (lambda f: _cut(f / "model.safetensors", 0.0), "cut off at 0 bytes"),
+    (lambda f: (f / "tokenizer.json").unlink(), "tokenizer"),
+    (lambda f: _change(f / "config.json", model_type="of another world"), "cannot be loaded"),
+])
+def test_an_incomplete_folder_is_named(copied: Path, damage: Callable[[Path], None], told: str) -> None:
+    damage(copied)
+    with pytest.raises(ModelError, match=told):
+        load_model(_section(copied), mirror=None)
+
+
+def _cut(file: Path, share: float) -> None:
+    file.write_bytes(file.read_bytes()[: int(file.stat().st_size * share)])
+
+
+def _change(file: Path, **fields: object) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+
+
+def test_a_missing_shard_is_named(make_llama: Callable[..., Any], copied: Path) -> None:
+    (copied / "model.safetensors").unlink()
+    make_llama().save_pretrained(copied, max_shard_size="30KB")
+    shards = sorted(copied.glob("model-*.safetensors"))
+    assert len(shards) > 1
+    assert load_model(_section(copied), mirror=None).model.num_parameters() == make_llama().num_parameters()
+    shards[1].unlink()
+    with pytest.raises(ModelError, match=shards[1].name):
+        model_identity(_section(copied), None)
+
+
+def test_weights_that_would_start_at_random_are_refused(copied: Path) -> None:
+    _change(copied / "config.json", num_hidden_layers=3)
+    with pytest.raises(ModelError, match=r"weights are missing.*layers\.2.*at random"):
+        load_model(_section(copied), mirror=None)
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_refused(copied: Path, tiny_tokenizer: Any) -> None:
+    larger = type(tiny_tokenizer).from_pretrained(copied)
+    larger.add_tokens(["<|new|>"])
+    larger.save_pretrained(copied)
+    with pytest.raises(ModelError, match=r"knows 65 tokens, the embedding has 64"):
+        load_model(_section(copied), mirror=None)
+
+
+def test_code_of_the_model_runs_only_when_asked(copied: Path) -> None:
+    _change(copied / "config.json", model_type="own", auto_map={"AutoConfig": "own.C", "AutoModelForCausalLM": "own.M"})
+    (copied / "own.py").write_text(f"open({str(copied / 'ran')!r}, 'w')\n")
+    with pytest.raises(ModelError, match=r"model\.trust_remote_code: true"):
+        load_model(_section(copied), mirror=None)
+    assert not (copied / "ran").exists()
+
+
+def test_device_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device(_section("tiny")) == cpu
+    with pytest.raises(ModelError, match="no CUDA device"):
+        resolve_device(_section("tiny", device="cuda"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_device(_section("tiny")) == cuda
+    assert resolve_device(_section("tiny", device="cpu")) == cpu
+    assert compute_dtype(_section("tiny"), cuda) == torch.bfloat16
+    assert compute_dtype(_section("tiny"), cpu) == torch.float32
+    assert compute_dtype(_section("tiny", precision="float32"), cuda) == torch.float32
+    assert compute_dtype(_section("tiny", precision="bfloat16"), cpu) == torch.bfloat16
