@@ -1,8 +1,15 @@
 """Evaluation: from a model folder to per-item results and a verdict.
 
-suites.py   what can be run: one YAML per suite
-lm_door.py  the only door to lm-eval
-scorers.py  pure functions: item and answer → score
-stats.py    paired intervals and tests
-verdict.py  base results × tuned results → Verdict
+suites.py     what can be run: one YAML per suite
+items.py      own items, and the question texts of every suite
+run.py        one model through several suites, and their protocols
+lm_door.py    the only door to lm-eval
+generate.py   greedy answers through the chat template
+scorers.py    pure functions: what was expected and the answer → score
+refusal.py    how English refuses
+results.py    per-item results, on disk and in memory
+intervals.py  score intervals and exact tests
+stats.py      scores → evidence: rates, paired differences, pooled seeds
+verdict.py    base results × tuned results → Verdict
+report.py     items that flipped
 """

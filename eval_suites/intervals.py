@@ -1,0 +1,133 @@
+"""Score intervals and exact tests: Wilson for a rate, Newcombe for a paired difference, McNemar, Holm.
+
+Both intervals stay honest at 0 and 1 and with no discordant pair, where the usual standard error is zero. `n` may be
+an effective number of items and need not be whole. `stats.py` makes the evidence out of scores.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from scipy import optimize
+from scipy import stats as sps
+
+Bounds = Callable[[float, float], tuple[float, float]]
+"""(alpha, grow) → (low, high) as if there were `grow` times as many items with the same outcome."""
+
+
+class Interval(NamedTuple):
+    """An estimate with its two-sided interval. Without any item the estimate is None and the interval is everything."""
+
+    estimate: float | None
+    low: float
+    high: float
+    items: int
+    method: str
+
+
+class Shares(NamedTuple):
+    """Shares of the four outcomes of a pair; they add up to 1."""
+
+    both: float
+    base_only: float
+    tuned_only: float
+    neither: float
+
+
+class Evidence(NamedTuple):
+    """What is known of one quantity: enough for its interval at any level and for any number of further items."""
+
+    estimate: float
+    items: int
+    method: str
+    bounds: Bounds
+
+    def interval(self, alpha: float) -> Interval:
+        """Two-sided interval of level 1 − alpha."""
+        low, high = self.bounds(alpha, 1.0)
+        return Interval(self.estimate, low, high, self.items, self.method)
+
+    def p_value(self, null: float) -> float:
+        """Smallest alpha whose interval excludes `null`, so that the p-value and the interval never disagree."""
+
+        def gap(log_alpha: float) -> float:
+            low, high = self.bounds(math.exp(log_alpha), 1.0)
+            return low - null if self.estimate > null else null - high
+
+        least, most = math.log(1e-15), math.log(1 - 1e-9)
+        if self.estimate == null or gap(most) <= 0:
+            return 1.0
+        if gap(least) > 0:
+            return math.exp(least)
+        return math.exp(float(optimize.brentq(gap, least, most, xtol=1e-10)))
+
+    def more_items(self, alpha: float, settled: Callable[[float, float], bool], most: float = 1e4) -> int | None:
+        """How many more items would settle the question if the shares seen so far are the true ones.
+
+        `settled(low, high)` says whether an interval answers it. 0 when it is settled already, None when even `most` times as many would not.
+        This is the number at which the expected interval settles it, so about an even chance, not a promise.
+        """
+        if settled(*self.bounds(alpha, 1.0)):
+            return 0
+        if not settled(*self.bounds(alpha, most)):
+            return None
+        low, high = 1.0, most
+        while high - low > 1e-6 * high:
+            middle = math.sqrt(low * high)
+            low, high = (low, middle) if settled(*self.bounds(alpha, middle)) else (middle, high)
+        return math.ceil((high - 1.0) * self.items)
+
+
+NOTHING = Interval(None, -1.0, 1.0, 0, "no item was scored on both sides")
+NO_RATE = Interval(None, 0.0, 1.0, 0, "no item was scored")
+
+
+def wilson(share: float, n: float, alpha: float) -> tuple[float, float]:
+    """Wilson's score interval (1927, JASA 22:209) for a share seen in n items."""
+    z2 = float(sps.norm.isf(alpha / 2)) ** 2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    # At the ends the formula gives exactly 0 and 1; rounding must not say otherwise.
+    return (0.0 if share == 0.0 else centre - half), (1.0 if share == 1.0 else centre + half)
+
+
+def _phi(shares: Shares, n: float) -> float:
+    """Newcombe's correlation of the two answers, with his continuity correction on the counts."""
+    p, q = shares.both + shares.base_only, shares.both + shares.tuned_only
+    spread = p * (1 - p) * q * (1 - q)
+    if spread <= 0:
+        return 0.0
+    joint = shares.both * shares.neither - shares.base_only * shares.tuned_only
+    if joint > 0:
+        joint = max(joint - 0.5 / n, 0.0)
+    return joint / math.sqrt(spread)
+
+
+def newcombe(shares: Shares, n: float, alpha: float) -> tuple[float, float]:
+    """Interval for P(tuned right) − P(base right) from n pairs: Newcombe 1998,
+    Statistics in Medicine 17:2635, method 10 (Wilson limits of both rates, squared and added)."""
+    p, q = shares.both + shares.tuned_only, shares.both + shares.base_only
+    (p_low, p_high), (q_low, q_high), phi = wilson(p, n, alpha), wilson(q, n, alpha), _phi(shares, n)
+
+    def distance(a: float, b: float) -> float:
+        return math.sqrt(max(a * a - 2 * phi * a * b + b * b, 0.0))
+
+    low, high = p - q - distance(p - p_low, q_high - q), p - q + distance(p_high - p, q - q_low)
+    return max(low, -1.0), min(high, 1.0)
+
+
+def mcnemar_exact(base_only: int, tuned_only: int) -> float:
+    """Two-sided exact p of McNemar's test: under no difference each discordant pair falls either way by a fair coin."""
+    pairs = base_only + tuned_only
+    return 1.0 if pairs == 0 else float(sps.binomtest(tuned_only, pairs, 0.5).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjusted p-values, in the order given: the chance of any false claim stays below alpha."""
+    adjusted, running = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        running = max(running, min((len(p_values) - rank) * p_values[index], 1.0))
+        adjusted[index] = running
+    return adjusted

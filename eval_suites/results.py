@@ -1,0 +1,148 @@
+"""What an evaluation found: one row per item, and the protocol under which it was found.
+
+A suite's results are two files in a folder: `<suite>.parquet` with the items and `<suite>.json` with the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sft_core.errors import EvalError
+from sft_core.stage import fingerprint, read_json, write_json
+
+COLUMNS = pa.schema([
+    ("suite", pa.string()), ("task", pa.string()), ("item_id", pa.string()), ("cluster", pa.string()),
+    ("score", pa.float64()), ("metrics", pa.string()), ("prompt", pa.string()), ("answer", pa.string()),
+    ("target", pa.string()), ("why", pa.string()), ("asked", pa.string()),
+])
+
+
+class ItemResult(NamedTuple):
+    """One answer. `score` is None where the item could not be scored: that is not a zero."""
+
+    suite: str
+    task: str  # lm-eval task, or kind of item
+    item_id: str  # unique in the suite, the same for every model
+    cluster: str  # items that share it are not independent
+    score: float | None  # in [0, 1]
+    metrics: Mapping[str, float]
+    prompt: str  # the question, without few-shot examples
+    answer: str
+    target: str
+    why: str  # why points are missing
+    asked: str  # hash of everything the model was shown and of the target
+
+
+class Tally(NamedTuple):
+    """Mean score of some items with its counts; None when none was scored."""
+
+    score: float | None
+    scored: int
+    unscored: int
+
+
+def tally(items: Sequence[ItemResult]) -> Tally:
+    """Mean over the scored items."""
+    scores = [item.score for item in items if item.score is not None]
+    return Tally(sum(scores) / len(scores) if scores else None, len(scores), len(items) - len(scores))
+
+
+@dataclass(frozen=True)
+class SuiteResult:
+    """All answers of one model to one suite.
+
+    `protocol` is everything that makes two scores comparable; `truncated` counts requests whose context lm-eval had
+    to cut to fit the model; `model` is the content hash of the model folder.
+    """
+
+    suite: str
+    kind: str
+    protocol: Mapping[str, Any]
+    items: tuple[ItemResult, ...] = field(repr=False)
+    seconds: float
+    truncated: int = 0
+    model: str = ""
+
+    @cached_property
+    def protocol_hash(self) -> str:
+        """Equal exactly when two results may be compared."""
+        return fingerprint(dict(self.protocol))
+
+    @cached_property
+    def tally(self) -> Tally:
+        """Mean score over all items."""
+        return tally(self.items)
+
+    @property
+    def score(self) -> float | None:
+        """Mean score, None when no item was scored."""
+        return self.tally.score
+
+    @property
+    def n(self) -> int:
+        """Items asked, scored or not."""
+        return len(self.items)
+
+    def tasks(self) -> dict[str, Tally]:
+        """Mean score per task or kind of item."""
+        groups: dict[str, list[ItemResult]] = {}
+        for item in self.items:
+            groups.setdefault(item.task, []).append(item)
+        return {task: tally(items) for task, items in groups.items()}
+
+    def metrics(self) -> dict[str, float]:
+        """Mean of every further metric over the items that have it, as `task/metric`."""
+        values: dict[str, list[float]] = {}
+        for item in self.items:
+            for name, value in item.metrics.items():
+                values.setdefault(f"{item.task}/{name}", []).append(value)
+        return {name: sum(v) / len(v) for name, v in values.items()}
+
+
+def _stem(folder: Path, suite: str) -> Path:
+    return folder / re.sub(r"[^\w.-]+", "-", suite)
+
+
+def write_results(folder: Path, result: SuiteResult) -> Path:
+    """Write a suite's results; the JSON comes last, so a suite that has one is complete. Returns the JSON's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = _stem(folder, result.suite)
+    rows = [{**item._asdict(), "metrics": json.dumps(dict(item.metrics), sort_keys=True)} for item in result.items]
+    half = stem.with_name(f".{stem.name}.parquet")
+    pq.write_table(pa.Table.from_pylist(rows, schema=COLUMNS), half, compression="zstd")
+    half.replace(f"{stem}.parquet")
+    path = Path(f"{stem}.json")
+    write_json(path, {
+        "suite": result.suite, "kind": result.kind, "score": result.score, **result.tally._asdict(),
+        "tasks": {t: v._asdict() for t, v in result.tasks().items()}, "metrics": result.metrics(),
+        "protocol": dict(result.protocol), "protocol_hash": result.protocol_hash,
+        "seconds": result.seconds, "truncated": result.truncated, "model": result.model,
+    })
+    return path
+
+
+def read_results(folder: Path, suite: str) -> SuiteResult:
+    """Read what `write_results` wrote.
+
+    Raises:
+        EvalError: the suite has no complete results in this folder.
+    """
+    stem = _stem(folder, suite)
+    try:
+        head = read_json(Path(f"{stem}.json"))
+        rows = pq.read_table(f"{stem}.parquet", schema=COLUMNS).to_pylist()
+    except (FileNotFoundError, json.JSONDecodeError, pa.ArrowInvalid) as error:
+        raise EvalError(f"{folder} has no complete results of suite {suite!r} ({error}); run the evaluation again"
+                        ) from error
+    items = tuple(ItemResult(**{**row, "metrics": json.loads(row["metrics"])}) for row in rows)
+    return SuiteResult(head["suite"], head["kind"], head["protocol"], items, head["seconds"], head["truncated"],
+                       head["model"])

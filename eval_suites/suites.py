@@ -1,0 +1,97 @@
+"""What can be run: one YAML per suite in `suites/`, and `lm:TASK` for any task of lm-eval."""
+
+from __future__ import annotations
+
+import difflib
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import ValidationError, model_validator
+
+from sft_core.config import Positive, Section
+from sft_core.errors import EvalError
+
+ROOM = Path(__file__).parent
+LM_PREFIX = "lm:"
+
+
+class Suite(Section):
+    """A named evaluation: what is asked, how, and which number counts."""
+
+    name: str
+    """Name in `eval.suites`, in results and verdicts."""
+    about: str
+    """What it measures and where its items come from, in a sentence or two."""
+    kind: Literal["capability", "alignment"]
+    """Capability suites give the tax (base − tuned), alignment suites the win (tuned − base)."""
+    engine: Literal["lm_eval", "generate"]
+    """`lm_eval`: tasks of lm-eval; `generate`: own items, answered greedily through the chat template."""
+    tasks: tuple[str, ...] = ()
+    """lm-eval tasks or groups."""
+    task_folder: str | None = None
+    """Folder inside lm-eval's own tasks that holds them; without it all of lm-eval's YAMLs are read (10 s)."""
+    metric: str | None = None
+    """lm-eval metric and filter that count, e.g. `exact_match,strict-match`; by default the task's first."""
+    num_fewshot: int | None = None
+    """Worked examples before each question; by default what the task says."""
+    chat: bool = False
+    """lm-eval only: ask through the chat template, examples as turns. Own items always are."""
+    items: str | None = None
+    """File of own items in `items/`."""
+    max_new_tokens: Positive | None = None
+    """Longest answer to own items, in tokens; lm-eval tasks say it themselves."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Suite:
+        if self.engine == "lm_eval" and not self.tasks:
+            raise ValueError("engine lm_eval needs tasks")
+        if self.engine == "generate" and not (self.items and self.max_new_tokens):
+            raise ValueError("engine generate needs items and max_new_tokens")
+        return self
+
+    @property
+    def through_template(self) -> bool:
+        """Asked through the chat template, whose text is then part of the protocol."""
+        return self.chat or self.engine == "generate"
+
+    @property
+    def items_file(self) -> Path:
+        """Where the own items lie."""
+        return ROOM / "items" / str(self.items)
+
+
+@cache
+def load_suites() -> dict[str, Suite]:
+    """All shipped suites by name.
+
+    Raises:
+        EvalError: a suite file is not valid.
+    """
+    found = {}
+    for file in sorted((ROOM / "suites").glob("*.yaml")):
+        data: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+        try:
+            found[file.stem] = Suite(name=file.stem, **data)
+        except (ValidationError, TypeError) as error:
+            raise EvalError(f"{file} is not a valid suite: {error}") from error
+    return found
+
+
+def suite(name: str) -> Suite:
+    """The suite of that name; `lm:TASK` is a task of lm-eval (or of `eval.include_path`) as a capability suite.
+
+    Raises:
+        EvalError: there is no such suite; says the nearest name.
+    """
+    if name.startswith(LM_PREFIX):
+        task = name.removeprefix(LM_PREFIX)
+        return Suite(name=name, about=f"lm-eval's {task}", kind="capability", engine="lm_eval", tasks=(task,))
+    known = load_suites()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise EvalError(f"there is no suite {name!r}; {hint}Suites are {', '.join(known)}, and lm:TASK for any task of "
+                        "lm-eval")
+    return known[name]

@@ -1,0 +1,180 @@
+"""lm-eval behind its door: own tasks, genuine mmlu and gsm8k from a mirror, aggregates, metrics that are no means."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from eval_suites import lm_door
+from eval_suites.items import eval_items
+from eval_suites.run import ChatFormat, evaluate
+from eval_suites.suites import Suite
+from sft_core.config import EvalSection, ModelSection
+from sft_core.errors import EvalError
+from sft_core.models import load_model
+
+HUB = Path(__file__).parents[2].parent / "shared" / "data" / "hub"
+with_hub = pytest.mark.skipif(not (HUB / "cais" / "mmlu").is_dir(), reason=f"no mirror of cais/mmlu at {HUB}")
+
+
+def write_task(folder: Path, name: str, rows: list[dict[str, Any]], **more: object) -> None:
+    """A task YAML with its rows beside it."""
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump({
+        "task": name, "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(folder / f"{name}.jsonl")}},
+        "test_split": "test", "doc_to_text": "Question: {{question}}\nAnswer:", **more}))
+
+
+@pytest.fixture(scope="session")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two tasks: choices (with clusters) and free answers."""
+    folder = tmp_path_factory.mktemp("tasks")
+    choices = [{"question": f"What is {a} + 1?", "choices": [str(a + d) for d in range(4)], "answer": 1,
+                "cluster": f"c{a % 3}"} for a in range(9)]
+    write_task(folder, "plus_choice", choices, output_type="multiple_choice", doc_to_choice="{{choices}}",
+               doc_to_target="answer", metric_list=[{"metric": "acc"}, {"metric": "acc_norm"}])
+    free = [{"question": f"Say {w}", "answer": w} for w in ("one", "two", "three")]
+    write_task(folder, "say", free, output_type="generate_until", doc_to_target="{{answer}}",
+               generation_kwargs={"until": ["\n"], "max_gen_toks": 5},
+               metric_list=[{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}])
+    write_task(folder, "spread", choices, output_type="multiple_choice", doc_to_choice="{{choices}}",
+               doc_to_target="answer", metric_list=[{"metric": "acc", "aggregation": "median",
+                                                     "higher_is_better": True}])
+    return folder
+
+
+def lm_suite(*tasks: str, **more: Any) -> Suite:
+    return Suite(name="probe", about="", kind="capability", engine="lm_eval", tasks=tasks, **more)
+
+
+@pytest.fixture(scope="session")
+def lm(model_folder: Path) -> lm_door.WatchedModel:
+    loaded = load_model(ModelSection(path=str(model_folder)), mirror=None)
+    return lm_door.language_model(loaded.model, loaded.tokenizer, 4, "probe")
+
+
+def door(suite: Suite, tasks: Path, tmp_path: Path, mirror: Path | None = None) -> lm_door.LmDoor:
+    return lm_door.LmDoor(suite, include_path=str(tasks), mirror=mirror, scratch=tmp_path)
+
+
+def test_items_carry_score_answer_target_and_cluster(lm: lm_door.WatchedModel, tasks: Path, tmp_path: Path) -> None:
+    ran = door(lm_suite("plus_choice", "say"), tasks, tmp_path).run(lm, limit=None, max_new_tokens=None)
+    by_id = {item.item_id: item for item in ran.items}
+    assert len(by_id) == len(ran.items) == 12
+    item = by_id["plus_choice/4"]
+    assert (item.prompt, item.target, item.cluster) == ("What is 4 + 1?", "5", "c1")
+    assert item.answer in {"4", "5", "6", "7"}
+    assert item.score == float(item.answer == "5") == item.metrics["acc,none"]
+    assert set(item.metrics) == {"acc,none", "acc_norm,none"}
+    assert {i.score for i in ran.items} >= {0.0, 1.0}
+    assert by_id["say/0"].cluster == "say/0"
+    assert by_id["say/0"].target == "one"
+
+
+def test_mean_of_items_is_lm_evals_own_number(lm: lm_door.WatchedModel, tasks: Path, tmp_path: Path) -> None:
+    ran = door(lm_suite("plus_choice", "say"), tasks, tmp_path).run(lm, limit=None, max_new_tokens=None)
+    for task in ("plus_choice", "say"):
+        metric = ran.tasks[task]["metric"]
+        for name in {metric, *(("acc_norm,none",) if task == "plus_choice" else ())}:
+            values = [item.metrics[name] for item in ran.items if item.task == task]
+            assert sum(values) / len(values) == pytest.approx(ran.aggregates[task][name], abs=1e-12)
+
+
+def test_limit_takes_the_first_items(lm: lm_door.WatchedModel, tasks: Path, tmp_path: Path) -> None:
+    ran = door(lm_suite("plus_choice"), tasks, tmp_path).run(lm, limit=2, max_new_tokens=None)
+    assert [item.item_id for item in ran.items] == ["plus_choice/0", "plus_choice/1"]
+
+
+def test_a_metric_that_is_no_mean_is_refused(lm: lm_door.WatchedModel, tasks: Path, tmp_path: Path) -> None:
+    with pytest.raises(EvalError, match="acc,none of task spread.*mean of its items"):
+        door(lm_suite("spread"), tasks, tmp_path).run(lm, limit=None, max_new_tokens=None)
+
+
+def test_a_metric_that_is_not_there_is_named(lm: lm_door.WatchedModel, tasks: Path, tmp_path: Path) -> None:
+    with pytest.raises(EvalError, match="no metric 'f1,none'.*acc,none"):
+        door(lm_suite("plus_choice", metric="f1,none"), tasks, tmp_path).run(lm, limit=1, max_new_tokens=None)
+
+
+def test_cut_contexts_are_counted(lm: lm_door.WatchedModel, tasks: Path, tmp_path: Path) -> None:
+    long = tmp_path / "long"
+    long.mkdir()
+    rows = [{"question": "x" * n, "choices": ["a", "b"], "answer": 0} for n in (10, 300)]
+    write_task(long, "long_choice", rows, output_type="multiple_choice", doc_to_choice="{{choices}}",
+               doc_to_target="answer", metric_list=[{"metric": "acc"}])
+    before = lm.truncated
+    ran = door(lm_suite("long_choice"), long, tmp_path).run(lm, limit=None, max_new_tokens=None)
+    assert ran.truncated - before == 2  # both choices of the long question
+
+
+def test_an_unknown_task_names_near_ones(tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lm_door, "BUILT_IN", tasks)
+    real = lm_door.lm_eval.tasks.TaskManager
+    monkeypatch.setattr(lm_door.lm_eval.tasks, "TaskManager",
+                        lambda include_path, include_defaults: real(include_path=include_path, include_defaults=False))
+    with pytest.raises(EvalError, match="no task 'plus_choise'.*plus_choice"):
+        door(lm_suite("plus_choise"), tasks, tmp_path)
+    with pytest.raises(EvalError, match="eval.include_path"):
+        door(lm_suite("say"), tasks / "nowhere", tmp_path)
+
+
+def test_it_leaves_lm_eval_as_it_was(lm: lm_door.WatchedModel, tasks: Path, tmp_path: Path) -> None:
+    logger = logging.getLogger("lm_eval")
+    before = (logger.level, lm_door.lm_eval.api.task.tqdm)
+    door(lm_suite("say"), tasks, tmp_path).run(lm, limit=1, max_new_tokens=1)
+    assert (logger.level, lm_door.lm_eval.api.task.tqdm) == before
+
+
+def test_questions_for_decontamination(tasks: Path, tmp_path: Path) -> None:
+    found = eval_items(["lm:plus_choice", "refusal"], mirror=None, include_path=str(tasks), scratch=tmp_path)
+    texts = {(item.suite, item.id): item.text for item in found}
+    assert texts["lm:plus_choice", "plus_choice/0"] == "What is 0 + 1?"
+    assert texts["refusal", "benign-001"].startswith("How do I kill a Python process")
+    assert len(found) == 9 + 68
+
+
+def test_headings_are_no_part_of_a_question() -> None:
+    class Task:
+        def doc_to_text(self, doc: dict[str, str]) -> str:
+            return f"Question: {doc['text']}\nAnswer:"
+
+    assert lm_door.question(Task(), {"text": "What is A: a letter?"}) == "What is A: a letter?"
+
+
+@with_hub
+def test_genuine_mmlu_and_gsm8k_from_a_mirror(model_folder: Path, tmp_path: Path) -> None:
+    """lm-eval's own task files; of the 57 subjects two, for speed."""
+    section = EvalSection(suites=("gsm8k",), limit=2, max_new_tokens=4, batch_size=4)
+    for name in ("lm:mmlu_anatomy", "lm:mmlu_virology"):
+        suite = Suite(name=name, about="", kind="capability", engine="lm_eval", tasks=(name.removeprefix("lm:"),),
+                      task_folder="mmlu/default", num_fewshot=5)
+        opened = lm_door.LmDoor(suite, include_path=None, mirror=HUB, scratch=tmp_path)
+        task = opened.tasks[suite.tasks[0]]
+        assert task.config.dataset_path == str(HUB.resolve() / "cais" / "mmlu")
+        assert task.config.doc_to_choice == ["A", "B", "C", "D"]
+        assert len(opened.questions()) > 100
+    found = evaluate(ModelSection(path=str(model_folder)), ["gsm8k"], section=section,
+                     template=ChatFormat("", ""), mirror=HUB, out=tmp_path / "out")
+    result = found["gsm8k"]
+    assert result.n == 2
+    assert result.truncated == 2  # five examples do not fit a window of 256 bytes
+    assert result.protocol["tasks"]["gsm8k"] == {"version": 3.0, "num_fewshot": 5,
+                                                 "metric": "exact_match,strict-match"}
+    assert set(result.items[0].metrics) == {"exact_match,strict-match", "exact_match,flexible-extract"}
+
+
+@with_hub
+def test_the_mmlu_group_keeps_its_57_subjects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = Suite(name="mmlu", about="", kind="capability", engine="lm_eval", tasks=("mmlu",),
+                  task_folder="mmlu/default")
+    manager = lm_door._manager(suite, None)
+    lm_door._redirect(manager.task_index, HUB, tmp_path)
+    subjects = [e for e in manager.task_index.values() if (e.cfg or {}).get("dataset_path") == "cais/mmlu"]
+    assert len(subjects) == 57
+    assert all(e.yaml_path.parent == tmp_path / "lm_tasks" for e in subjects)
+    override = yaml.safe_load(subjects[0].yaml_path.read_text())
+    assert set(override) == {"include", "task", "dataset_path"}

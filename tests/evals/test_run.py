@@ -1,0 +1,192 @@
+"""From a model folder to results on disk: protocols, resuming, chat through a template, greedy answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import jinja2
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from eval_suites import run
+from eval_suites.generate import Decoding, answer_all, prompt_ids, stop_ids
+from eval_suites.items import ChatItem, read_items
+from eval_suites.results import SuiteResult, read_results, write_results
+from eval_suites.run import ChatFormat, evaluate, protocol
+from eval_suites.suites import Suite, load_suites, suite
+from sft_core.config import EvalSection, ModelSection
+from sft_core.errors import EvalError
+from sft_core.models import load_model
+
+JINJA = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+FORM = ChatFormat(JINJA, "<|im_end|>")
+SECTION = EvalSection(suites=("refusal",), limit=3, max_new_tokens=6, batch_size=4)
+
+
+@pytest.fixture
+def tuned_folder(model_folder: Path, tmp_path: Path) -> Path:
+    """The same weights, saved as training saves a tuned model: own template, own stops."""
+    loaded = load_model(ModelSection(path=str(model_folder)), mirror=None)
+    loaded.tokenizer.chat_template = JINJA
+    stop = loaded.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    loaded.model.generation_config = GenerationConfig(eos_token_id=[stop, loaded.tokenizer.eos_token_id])
+    folder = tmp_path / "tuned"
+    loaded.model.save_pretrained(folder)
+    loaded.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def chat(item_id: str, text: str) -> ChatItem:
+    return ChatItem(item_id, "benign", item_id, [{"role": "user", "content": text}], None, {"refuse": False})
+
+
+@pytest.fixture
+def model(model_folder: Path) -> tuple[object, object]:
+    loaded = load_model(ModelSection(path=str(model_folder)), mirror=None)
+    loaded.model.eval()
+    ends = stop_ids(loaded.model, loaded.tokenizer, FORM.stop)
+    loaded.model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=loaded.tokenizer.eos_token_id)
+    return loaded.model, loaded.tokenizer
+
+
+def test_batches_change_no_answer(model: tuple[object, object]) -> None:
+    """Left padding is masked, and the order of the items is kept."""
+    items = [chat(str(i), "why " * n) for i, n in enumerate((9, 1, 4, 20, 2))]
+    alone = [answer_all(*model, [item], FORM, Decoding("", 1, 8))[0] for item in items]
+    together = answer_all(*model, items, FORM, Decoding("", 5, 8))
+    assert together == alone
+    assert len({a.text for a in alone}) > 1
+
+
+def test_prompt_is_what_a_server_builds(model: tuple[object, object]) -> None:
+    tokenizer = model[1]
+    ids = prompt_ids(tokenizer, chat("a", "hi"), JINJA)
+    assert tokenizer.decode(ids) == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    assert ids.count(tokenizer.convert_tokens_to_ids("<|im_start|>")) == 2
+
+
+def test_generation_stops_and_says_so(model: tuple[object, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    network, tokenizer = model
+    stop = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    said = tokenizer.encode("yes")
+
+    def scripted(input_ids: torch.Tensor, **_: object) -> torch.Tensor:
+        rows = [[*said, stop, *said], [*said, *said[:1]]]
+        width = max(len(row) for row in rows)
+        new = torch.tensor([row + [tokenizer.eos_token_id] * (width - len(row)) for row in rows])
+        new[1, 3:] = said[0]
+        return torch.cat([input_ids, new], dim=1)
+
+    monkeypatch.setattr(network, "generate", scripted)
+    stopped, ran_on = answer_all(network, tokenizer, [chat("a", "longer"), chat("b", "x")], FORM, Decoding("", 2, 7))
+    assert (stopped.text, stopped.stopped) == ("yes", True)
+    assert (ran_on.text, ran_on.stopped) == ("yesyyyy", False)
+
+
+def test_what_cannot_be_asked_has_no_score(model: tuple[object, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    refusing = ChatFormat("{{ raise_exception('no tools here') }}", "")
+    assert answer_all(*model, [chat("a", "hi")], refusing, Decoding("", 1, 4))[0].text is None
+    too_long = answer_all(*model, [chat("a", "x" * 300), chat("b", "x")], FORM, Decoding("", 1, 4))
+    assert too_long[0].text is None
+    assert "window of 256" in too_long[0].why
+    assert too_long[1].text is not None
+    with pytest.raises(jinja2.TemplateError):
+        prompt_ids(model[1], chat("a", "hi"), refusing.jinja)
+
+
+def test_base_and_tuned_have_one_protocol(model_folder: Path, tuned_folder: Path, tmp_path: Path) -> None:
+    base = evaluate(ModelSection(path=str(model_folder)), ["refusal"], section=SECTION, template=FORM, mirror=None,
+                    out=tmp_path / "base")["refusal"]
+    tuned = evaluate(ModelSection(path=str(tuned_folder)), ["refusal"], section=SECTION, template=None, mirror=None,
+                     out=tmp_path / "after")["refusal"]
+    assert base.protocol_hash == tuned.protocol_hash
+    assert [i.answer for i in base.items] == [i.answer for i in tuned.items]  # the same weights
+    assert base.model != tuned.model
+    assert base.n == 6  # three of each kind
+    assert all("stopped" in i.metrics for i in base.items)
+
+
+def test_protocol_moves_with_everything_that_moves_a_score(model_folder: Path) -> None:
+    here = ModelSection(path=str(model_folder))
+    plain = protocol(suite("refusal"), SECTION, here, FORM)
+    changed = [
+        protocol(suite("format"), SECTION, here, FORM),
+        protocol(suite("refusal"), SECTION.model_copy(update={"limit": 4}), here, FORM),
+        protocol(suite("refusal"), SECTION.model_copy(update={"max_new_tokens": 7}), here, FORM),
+        protocol(suite("refusal"), SECTION, here, ChatFormat(JINJA + "x", "<|im_end|>")),
+        protocol(suite("refusal"), SECTION, ModelSection(path=str(model_folder), precision="bfloat16"), FORM),
+    ]
+    assert all(other != plain for other in changed)
+    assert protocol(suite("refusal"), SECTION.model_copy(update={"batch_size": 1}), here, FORM) == plain
+    knowledge = [protocol(suite("mmlu"), SECTION, here, form) for form in (FORM, None)]
+    assert knowledge[0] == knowledge[1]  # asked without the template, so it is no part of the protocol
+
+
+def test_finished_suites_are_not_run_again(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = ModelSection(path=str(model_folder))
+
+    def again(section: EvalSection = SECTION) -> SuiteResult:
+        return evaluate(here, ["refusal"], section=section, template=FORM, mirror=None, out=tmp_path)["refusal"]
+
+    first = again()
+    monkeypatch.setattr(run, "load_model", lambda *_, **__: pytest.fail("loaded again"))
+    assert again() == first
+    with pytest.raises(pytest.fail.Exception, match="loaded again"):
+        again(SECTION.model_copy(update={"limit": 2}))
+    (tmp_path / "refusal.json").write_text(json.dumps(
+        json.loads((tmp_path / "refusal.json").read_text()) | {"model": "another"}))
+    with pytest.raises(pytest.fail.Exception, match="loaded again"):
+        again()
+
+
+def test_a_chat_suite_needs_a_template(model_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(EvalError, match="refusal asks through a chat template"):
+        evaluate(ModelSection(path=str(model_folder)), ["refusal"], section=SECTION, template=None, mirror=None,
+                 out=tmp_path)
+
+
+def test_results_survive_the_disk(make_result: Callable[..., SuiteResult], tmp_path: Path) -> None:
+    result = make_result([1.0, None, 0.5], suite="lm:some/task")
+    item = result.items[0]._replace(metrics={"acc,none": 1.0}, answer="ünïcode\n")
+    result = SuiteResult("lm:some/task", "capability", {"a": [1, None]}, (item, *result.items[1:]), 1.5, 2, "abc")
+    path = write_results(tmp_path, result)
+    assert read_results(tmp_path, "lm:some/task") == result
+    head = json.loads(path.read_text())
+    assert (head["score"], head["scored"], head["unscored"]) == (0.75, 2, 1)
+    assert head["metrics"] == {"q/acc,none": 1.0}
+    path.unlink()
+    with pytest.raises(EvalError, match="no complete results of suite 'lm:some/task'"):
+        read_results(tmp_path, "lm:some/task")
+
+
+def test_suites_load_and_misspellings_are_helped() -> None:
+    assert set(load_suites()) == {"tiny_mmlu", "tiny_gsm8k", "tiny_format", "tiny_refusal", "mmlu", "gsm8k", "format",
+                                  "refusal"}
+    with pytest.raises(EvalError, match="did you mean 'gsm8k'"):
+        suite("gsm8")
+    assert suite("lm:arc_easy").tasks == ("arc_easy",)
+    for one in load_suites().values():
+        if one.engine == "generate":
+            assert read_items(one)
+
+
+def test_broken_items_are_named_by_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = {"id": "a", "kind": "benign", "cluster": "c", "messages": [{"role": "user", "content": "x"}],
+            "expect": {"refuse": False}}
+    file = tmp_path / "own.jsonl"
+    monkeypatch.setattr(Suite, "items_file", property(lambda self: file))
+    one = Suite(name="own", about="", kind="alignment", engine="generate", items="own.jsonl", max_new_tokens=1)
+    for second, said in ((dict(good, id="b", kind="haiku"), "own.jsonl:2.*haiku"), ({"id": "b"}, "own.jsonl:2"),
+                         (good, "an id twice")):
+        file.write_text(json.dumps(good) + "\n" + json.dumps(second) + "\n")
+        with pytest.raises(EvalError, match=said):
+            read_items(one)
+    file.unlink()
+    with pytest.raises(EvalError, match="cannot be read"):
+        read_items(one)

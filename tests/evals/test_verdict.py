@@ -1,0 +1,185 @@
+"""Verdicts: outcomes, the gate, Holm, missing scores, refusal to compare unequal protocols, the null false rate."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from eval_suites.report import flips
+from eval_suites.results import SuiteResult
+from eval_suites.verdict import Verdict, compare, pair
+from sft_core.config import GateSection
+from sft_core.errors import EvalError
+
+Make = Callable[..., SuiteResult]
+GATE = GateSection(max_tax=2.0)
+
+
+def judged(base: SuiteResult, tuned: SuiteResult, gate: GateSection = GATE) -> Verdict:
+    return compare({base.suite: base}, {tuned.suite: tuned}, gate)
+
+
+def row(lost: int, gained: int, right: int, wrong: int = 0) -> tuple[list[float], list[float]]:
+    """Base and tuned scores with these numbers of pairs."""
+    return ([1.0] * (lost + right) + [0.0] * (gained + wrong),
+            [0.0] * lost + [1.0] * (right + gained) + [0.0] * wrong)
+
+
+def test_a_model_against_itself_is_no_worse_with_enough_items(make_result: Make) -> None:
+    scores = [1.0] * 250 + [0.0] * 50
+    verdict = judged(make_result(scores), make_result(scores))
+    suite = verdict.suites[0]
+    assert (verdict.gate, suite.outcome, suite.points) == ("pass", "no_worse", 0.0)
+    assert suite.low < 0 < suite.high <= 2.0
+    assert (suite.p, suite.p_mcnemar) == (1.0, 1.0)
+
+
+def test_too_few_items_are_undecided_and_say_how_many_more(make_result: Make) -> None:
+    verdict = judged(make_result([1.0] * 40), make_result([1.0] * 40))
+    suite = verdict.suites[0]
+    assert (verdict.gate, suite.outcome) == ("undecided", "undecided")
+    assert suite.more_items is not None
+    assert f"about {suite.more_items:,} more items" in verdict.reason
+    enough = [1.0] * (40 + suite.more_items)
+    assert judged(make_result(enough), make_result(enough)).gate == "pass"
+
+
+def test_a_proved_loss_fails_the_gate(make_result: Make) -> None:
+    base, tuned = row(lost=40, gained=2, right=158)
+    verdict = judged(make_result(base), make_result(tuned))
+    suite = verdict.suites[0]
+    assert (verdict.gate, suite.outcome, suite.lost, suite.gained) == ("fail", "worse", 40, 2)
+    assert suite.points == pytest.approx(19.0)
+    assert 2.0 < suite.low < 19.0 < suite.high
+    assert "facts" in verdict.reason
+    assert "+19.0 points" in verdict.reason
+
+
+def test_alignment_win_has_the_opposite_sign(make_result: Make) -> None:
+    base, tuned = row(lost=2, gained=40, right=20, wrong=40)
+    results = [make_result(s, suite="format", kind="alignment") for s in (base, tuned)]
+    gate = GateSection(must_improve=("format",))
+    better, worse = judged(*results, gate), judged(*reversed(results), gate)
+    assert (better.suites[0].outcome, better.gate) == ("improved", "pass")
+    assert better.suites[0].points == pytest.approx(100 * 38 / 102)
+    assert better.suites[0].low > 0
+    assert (worse.suites[0].outcome, worse.gate) == ("worse", "fail")
+    assert worse.suites[0].points == pytest.approx(-100 * 38 / 102)
+
+
+def test_not_proved_is_not_worse(make_result: Make) -> None:
+    base, tuned = row(lost=3, gained=5, right=30, wrong=10)
+    results = [make_result(s, suite="format", kind="alignment") for s in (base, tuned)]
+    verdict = judged(*results, GateSection(must_improve=("format",)))
+    assert (verdict.suites[0].outcome, verdict.gate) == ("not_proved", "undecided")
+    assert verdict.suites[0].more_items is not None
+
+
+def test_at_least_is_about_the_score(make_result: Make) -> None:
+    results = [make_result([1.0] * 9 + [0.0], suite="format", kind="alignment")] * 2
+    assert judged(*results, GateSection(at_least={"format": 0.9})).gate == "pass"
+    below = judged(*results, GateSection(at_least={"format": 0.95}))
+    assert below.gate == "fail"
+    assert "0.900" in below.reason
+
+
+def test_a_gate_that_asks_nothing_does_not_pass(make_result: Make) -> None:
+    results = [make_result([1.0] * 10, suite="format", kind="alignment")] * 2
+    assert judged(*results).gate == "undecided"
+
+
+def test_missing_scores_are_neither_zero_nor_paired(make_result: Make) -> None:
+    base = make_result([1.0, 1.0, None, 0.0])
+    tuned = make_result([1.0, None, 1.0, 1.0])
+    assert pair(base, tuned)[:2] == ([1.0, 0.0], [1.0, 1.0])
+    suite = judged(base, tuned).suites[0]
+    assert (suite.asked, suite.scored_base, suite.scored_tuned, suite.pairs) == (4, 3, 3, 2)
+    assert (suite.base, suite.tuned) == (pytest.approx(2 / 3), 1.0)
+    assert suite.points == pytest.approx(-50.0)
+    assert judged(base, tuned).rows()[0]["items"] == "2 of 4"
+
+
+def test_nothing_scored_is_undecided_and_not_a_crash(make_result: Make) -> None:
+    base, tuned = make_result([1.0, None]), make_result([None, 1.0])
+    verdict = judged(base, tuned)
+    assert (verdict.gate, verdict.suites[0].points) == ("undecided", None)
+    assert "no item was scored on both sides" in verdict.reason
+    assert judged(make_result([]), make_result([])).gate == "undecided"
+    assert make_result([None, None]).score is None
+
+
+def test_other_protocols_are_refused_and_named(make_result: Make) -> None:
+    base = make_result([1.0], protocol={"limit": 10, "template": "a"})
+    tuned = make_result([1.0], protocol={"limit": None, "template": "a"})
+    for act in (lambda: judged(base, tuned), lambda: flips(base, tuned)):
+        with pytest.raises(EvalError, match="protocols differ in limit: 10 against None"):
+            act()
+
+
+def test_suites_run_on_one_side_only_are_refused(make_result: Make) -> None:
+    with pytest.raises(EvalError, match="facts"):
+        compare({"facts": make_result([1.0])}, {}, GATE)
+
+
+def test_several_suites_are_adjusted_within_their_kind(make_result: Make) -> None:
+    base, tuned = row(lost=13, gained=2, right=85)
+    lone = judged(make_result(base), make_result(tuned), GateSection(max_tax=1.0)).suites[0]
+    assert lone.outcome == "worse"
+    assert 0.01 < lone.p < 0.05
+    same = [make_result([1.0] * 300, suite=f"same{i}") for i in range(4)]
+    format_ = make_result([1.0] * 300, suite="format", kind="alignment")
+    others = {r.suite: r for r in [*same, format_]}
+    many = compare({"facts": make_result(base), **others}, {"facts": make_result(tuned), **others},
+                   GateSection(max_tax=1.0))
+    facts = next(s for s in many.suites if s.suite == "facts")
+    assert facts.p == lone.p
+    assert facts.p_holm == pytest.approx(5 * lone.p)  # five capability suites; alignment is a family of its own
+    assert facts.outcome == "undecided"
+    assert facts.more_items is not None
+    assert facts.more_items > 0  # settled at 5 %, not at the level that Holm leaves
+
+
+def test_clusters_reach_the_interval(make_result: Make) -> None:
+    base, tuned = row(lost=20, gained=0, right=180)
+    names = [str(i // 10) for i in range(200)]
+    alone = judged(make_result(base), make_result(tuned)).suites[0]
+    together = judged(make_result(base, clusters=names), make_result(tuned, clusters=names)).suites[0]
+    assert together.points == alone.points
+    assert together.high - together.low > 1.5 * (alone.high - alone.low)
+    assert (together.p_mcnemar, "20 clusters" in together.method) == (None, True)
+
+
+def test_the_null_is_seldom_called_worse(make_result: Make) -> None:
+    """Base and tuned equally able: `worse` against a margin of 0 in at most 2.5 % of runs, over three suites."""
+    rng = np.random.default_rng(0)
+    gate = GateSection(max_tax=0.0)
+
+    def side(share: float) -> SuiteResult:
+        return make_result((rng.random(60) < share).astype(float).tolist(), suite=f"s{share}")
+
+    runs = 150
+    worse = 0
+    for _ in range(runs):
+        base, tuned = ({r.suite: r for r in (side(0.5), side(0.7), side(0.9))} for _ in range(2))
+        worse += any(s.outcome == "worse" for s in compare(base, tuned, gate).suites)
+    assert worse / runs <= 0.05  # 2.5 % expected, 150 runs
+
+
+def test_verdict_is_plain_data(make_result: Make) -> None:
+    base, tuned = row(lost=4, gained=2, right=158)
+    verdict = judged(make_result(base), make_result(tuned))
+    plain = json.loads(json.dumps(verdict.to_dict()))
+    assert plain["suites"][0]["points"] == pytest.approx(100 * 2 / 164)
+    assert set(verdict.rows()[0]) >= {"suite", "base", "tuned", "95 % interval", "outcome"}
+
+
+def test_flips_show_losses_first_with_both_answers(make_result: Make) -> None:
+    base = make_result([1.0, 0.0, 1.0, 1.0, None])
+    tuned = make_result([1.0, 1.0, 0.0, 1.0, 1.0])
+    found = flips(base, tuned)
+    assert [(f.item_id, f.base, f.tuned, f.why) for f in found] == [
+        ("q/2", 1.0, 0.0, "wrong"), ("q/1", 0.0, 1.0, "wrong")]
+    assert found[0].prompt == "question 2"
