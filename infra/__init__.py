@@ -1,1 +1,15 @@
-"""Infrastructure: settings, the doors to MLflow and Optuna, local servers, deployments."""
+"""Infrastructure: settings, the doors to MLflow and Optuna, local servers, deployments.
+
+bootstrap.py        makes the virtual environment of `make demo` and `make test`
+settings.py         the only reader of environment variables; the environment of every process
+reach.py            whether a configured server answers, within seconds
+locks.py            file locks that go with their process
+events.py           events.jsonl → metric points, from where the last reading stopped
+naming.py           our names, values and folders in MLflow's vocabulary
+tracking.py         the only door to MLflow: runs, metrics, artifacts, tables, registry
+study.py            the only door to Optuna: ask, tell, reconcile
+pareto.py           a sweep as picture, page and table
+servers.py          local Prefect and MLflow servers and workers as process groups
+prefect_plugin.py   bare names for `prefect deployment run`
+deploy.py           registers the deployments of prefect.yaml
+"""

@@ -1,0 +1,96 @@
+"""Registers the deployments of `infra/prefect.yaml` with a Prefect server, so that worker and shell agree on paths."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.workers.process import ProcessWorker
+
+from infra.reach import require_prefect
+from infra.settings import Settings, child_environment, job_environment
+from sft_core.errors import OrchestrationError
+
+ROOT = Path(__file__).resolve().parent.parent
+DEPLOYMENTS = ROOT / "infra" / "prefect.yaml"
+TIMEOUT_S = 180
+
+
+def deploy(settings: Settings, *, pool: str, cron: str, source: Path = DEPLOYMENTS, root: Path = ROOT) -> list[str]:
+    """Make the work pool where it is missing and (re-)create all deployments.
+
+    Args:
+        settings: where the server is, and what the jobs' environment is made of.
+        pool: work pool; a missing one is made with type process.
+        cron: schedule of `sft-nightly`, UTC.
+        source: deployment file.
+        root: folder that the entrypoints in it start from, and in which the jobs run.
+
+    Returns:
+        Lines that say what there is now and how to use it.
+
+    Raises:
+        OrchestrationError: no server is configured or reachable, or Prefect refuses; with what it said.
+    """
+    if settings.prefect_api_url is None:
+        raise OrchestrationError("deployments need a Prefect server, and none is configured; start one (prefect server "
+                                 "start) and set PREFECT_API_URL, e.g. to http://127.0.0.1:4200/api")
+    require_prefect(settings)
+    made = _make_pool(settings.prefect_api_url, pool)
+    plan = filled(yaml.safe_load(source.read_text(encoding="utf-8")), settings, pool, cron, root)
+    file = settings.workspace / "deployments.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
+    _prefect_deploy(file, settings, root)
+    names = [each["name"] for each in plan["deployments"]]
+    return [
+        f"pool      {pool} ({'made' if made else 'was there'})",
+        *(f"deployed  {name}/{name}" for name in names),
+        f"worker    prefect worker start --pool {pool}",
+        f"run       prefect deployment run {names[0]}/{names[0]}   (in {root}: {names[0]} will do)",
+    ]
+
+
+def filled(plan: dict[str, Any], settings: Settings, pool: str, cron: str, root: Path) -> dict[str, Any]:
+    """The deployment file with absolute working directory, job environment, pool and schedule filled in."""
+    pull = [{"prefect.deployments.steps.set_working_directory": {"directory": str(root)}}]
+    work_pool = {"name": pool, "job_variables": {"env": job_environment(settings)}}
+
+    def one(deployment: dict[str, Any]) -> dict[str, Any]:
+        new = {**deployment, "work_pool": work_pool}
+        if "schedules" in deployment:
+            new["schedules"] = [{**schedule, "cron": cron} for schedule in deployment["schedules"]]
+        return new
+
+    return {**plan, "pull": pull, "deployments": [one(each) for each in plan["deployments"]]}
+
+
+def _make_pool(api_url: str, pool: str) -> bool:
+    with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
+        try:
+            client.read_work_pool(pool)
+            return False
+        except ObjectNotFound:
+            template = ProcessWorker.get_default_base_job_template()
+            client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=template))
+            return True
+
+
+def _prefect_deploy(file: Path, settings: Settings, root: Path) -> None:
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
+    try:
+        done = subprocess.run(command, cwd=root, env=child_environment(job_environment(settings)), text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired as error:
+        raise OrchestrationError(f"prefect deploy did not end within {TIMEOUT_S} s at {settings.prefect_api_url}; look "
+                                 "at the server's log and repeat the command") from error
+    if done.returncode:
+        tail = "\n".join(done.stdout.strip().splitlines()[-20:])
+        raise OrchestrationError(f"prefect deploy refused {file}; it said:\n{tail}")

@@ -1,0 +1,36 @@
+"""How our names, values and folders are written in MLflow's vocabulary."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+_NOT_A_NAME = re.compile(r"[^\w\-. :/]", re.ASCII)
+LONGEST_NAME = 250
+
+
+def name(text: str) -> str:
+    """A metric or parameter name that MLflow takes: `acc,none` becomes `acc_none`."""
+    return _NOT_A_NAME.sub("_", text)[:LONGEST_NAME]
+
+
+def plain_text(value: object) -> str:
+    """A parameter's value: text as it is, all else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def quoted(text: str) -> str:
+    """Text for inside a '…' of MLflow's filter language, which knows no escape."""
+    return text.replace("'", "")
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 over the names and contents of all files of a folder."""
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with file.open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest.update(f"{file.relative_to(folder).as_posix()} {content}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,162 @@
+"""The only reader of environment variables, and the environment block of every process of the platform.
+
+`flows/cli.py` calls `prepare_environment(read_settings())` before anything imports Prefect or MLflow: both read
+their environment at import. So this file imports neither, nor anything that does.
+
+What a user has set always wins; the block below only fills gaps. Why each line is there:
+
+* Telemetry off in Prefect (SDK and server), MLflow and the Hugging Face libraries. MLflow ignores `DO_NOT_TRACK=1`,
+  so the value is `true`.
+* `PREFECT_HOME` inside the workspace: a run leaves nothing in the home folder and needs nothing from it. A server
+  that the user has chosen in the active profile of `~/.prefect` is still honoured (`_profile_api_url`).
+* Without a server Prefect starts a temporary one in each process: 5 to 18 s, hence the longer start-up timeout. When
+  it is stopped at exit with task-run events in its queue it prints "Error flushing 1 events" tracebacks; nothing of
+  ours is lost, because the stage folders are the truth. Its log level is therefore CRITICAL; what matters reaches
+  the caller as an HTTP error anyway. Set PREFECT_SERVER_LOGGING_LEVEL to see it all. "Starting temporary server …"
+  is an INFO line of the logger `prefect`: that one says warnings only, the loggers of flow and task runs go on.
+* MLflow: no INFO chatter, no lines with URLs, no progress bar per uploaded file, no job runner in a local server
+  (0.5 instead of 3.3 GB), and few short retries: a tracker that is down must not hold training for minutes.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sft_core.errors import ConfigError
+
+TELEMETRY_OFF = {
+    "DO_NOT_TRACK": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+PREFECT_BLOCK = {"PREFECT_WORKER_QUERY_SECONDS": "2"}
+PREFECT_TEMPORARY_SERVER = {
+    "PREFECT_SERVER_EPHEMERAL_ENABLED": "true",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_LOGGERS_PREFECT_LEVEL": "WARNING",
+    "PREFECT_LOGGING_LOGGERS_PREFECT_FLOW_RUNS_LEVEL": "INFO",
+    "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "INFO",
+}
+MLFLOW_BLOCK = {
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where this installation keeps and finds things. All paths are absolute, so that a worker and a shell agree."""
+
+    workspace: Path
+    """Folder of everything the platform writes: stages, MLflow's SQLite, studies, Prefect's home (SFT_HOME)."""
+    mirror: Path | None
+    """Folder that maps hub ids to local copies of the same shape (SFT_MIRROR)."""
+    mlflow_uri: str
+    """Tracking URI (MLFLOW_TRACKING_URI); by default SQLite in the workspace."""
+    prefect_api_url: str | None
+    """Prefect's API (PREFECT_API_URL or the user's active profile); None: a temporary server per process."""
+    prefect_home: Path
+    """Prefect's state folder (PREFECT_HOME); by default inside the workspace."""
+
+
+def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read the environment once. Empty variables count as unset.
+
+    Raises:
+        ConfigError: SFT_MIRROR is not a folder, or SFT_HOME is a file.
+    """
+
+    def given(name: str) -> str | None:
+        return environ.get(name, "").strip() or None
+
+    workspace = Path(given("SFT_HOME") or ".sft").expanduser().absolute()
+    if workspace.exists() and not workspace.is_dir():
+        raise ConfigError(f"SFT_HOME={workspace} is not a folder; set it to a folder that can be written, "
+                          "or unset it to use ./.sft")
+    mirror = Path(text).expanduser().absolute() if (text := given("SFT_MIRROR")) else None
+    if mirror and not mirror.is_dir():
+        raise ConfigError(f"SFT_MIRROR={mirror} is not a folder; set it to a folder that holds hub ids as "
+                          "sub-folders (openai/gsm8k/…), or unset it")
+    home = given("PREFECT_HOME")
+    return Settings(
+        workspace=workspace,
+        mirror=mirror,
+        mlflow_uri=absolute_uri(given("MLFLOW_TRACKING_URI")) or f"sqlite:///{workspace / 'mlflow.db'}",
+        prefect_api_url=given("PREFECT_API_URL") or _profile_api_url(Path(home or "~/.prefect").expanduser()),
+        prefect_home=Path(home).expanduser().absolute() if home else workspace / "prefect",
+    )
+
+
+def absolute_uri(uri: str | None) -> str | None:
+    """A SQLite URI with its file made absolute (worker and shell run in different folders); others unchanged."""
+    prefix = "sqlite:///"
+    if uri is None or not uri.startswith(prefix) or uri.startswith(prefix + "/"):
+        return uri
+    return prefix + str(Path(uri.removeprefix(prefix)).absolute())
+
+
+def job_environment(settings: Settings) -> dict[str, str]:
+    """Environment of every job that a worker starts: absolute, so that it writes where the shell reads."""
+    block = {
+        **TELEMETRY_OFF,
+        **PREFECT_BLOCK,
+        **MLFLOW_BLOCK,
+        "PREFECT_HOME": str(settings.prefect_home),
+        "MLFLOW_TRACKING_URI": settings.mlflow_uri,
+        "SFT_HOME": str(settings.workspace),
+    }
+    if settings.prefect_api_url:
+        block["PREFECT_API_URL"] = settings.prefect_api_url
+    if settings.mirror:
+        block["SFT_MIRROR"] = str(settings.mirror)
+    return block
+
+
+def prepare_environment(settings: Settings) -> None:
+    """Fill the gaps in this process's environment. To be called before Prefect and MLflow are imported.
+
+    Raises:
+        ConfigError: the workspace cannot be made.
+    """
+    try:
+        settings.workspace.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the workspace {settings.workspace}: {error}; set SFT_HOME to a folder that "
+                          "can be written") from error
+    temporary = {} if settings.prefect_api_url else PREFECT_TEMPORARY_SERVER
+    for name, value in {**job_environment(settings), **temporary}.items():
+        if not os.environ.get(name, "").strip():
+            os.environ[name] = value
+
+
+def use_prefect(api_url: str) -> None:
+    """Make this process and those it starts use this Prefect server. To be called before Prefect is imported."""
+    os.environ["PREFECT_API_URL"] = api_url
+
+
+def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment with some variables replaced, for a process that is to be started."""
+    return {**os.environ, **extra}
+
+
+def _profile_api_url(home: Path) -> str | None:
+    """API URL of the active profile in a Prefect home, where `prefect config set` and `prefect cloud login` put it."""
+    try:
+        profiles = tomllib.loads((home / "profiles.toml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return None
+    active = profiles.get("profiles", {}).get(profiles.get("active", ""), {})
+    url = active.get("PREFECT_API_URL")
+    return str(url) if url else None

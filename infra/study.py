@@ -1,0 +1,265 @@
+"""The only door to Optuna: one study per sweep, asked and told by one driver.
+
+Ask and tell knows no heartbeat: a trial whose driver was killed stays RUNNING for ever. So the driver holds a file
+lock as long as it lives, and when it starts, `reconcile` fails what an earlier one left behind and queues the same
+parameters again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Literal, NamedTuple
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from infra.locks import try_exclusive
+from sft_core.errors import ConfigError, OrchestrationError
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+PLAN = "sft.plan"
+RETRY = "sft.retry"
+MAX_RETRIES = 5
+"""How often a trial whose driver was stopped is queued again: one that kills its driver must not do so for ever."""
+
+Value = float | int | str
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One searched field: an interval from low to high, or choices."""
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    choices: tuple[Value, ...] | None = None
+
+    def distribution(self) -> BaseDistribution:
+        """The same in Optuna's words."""
+        if self.choices is not None:
+            return CategoricalDistribution(self.choices)
+        if self.low is None or self.high is None:
+            raise ConfigError("a searched field needs low and high, or choices")
+        return FloatDistribution(self.low, self.high, log=self.log)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What makes a study the same study, and how it is sampled."""
+
+    name: str
+    space: Mapping[str, Dimension]
+    """Dotted config field → range."""
+    objectives: Mapping[str, Literal["maximize", "minimize"]]
+    """Objective → direction, e.g. `{"alignment": "maximize", "tax": "minimize"}`."""
+    context: str
+    """Fingerprint of everything else that a trial's values depend on (model, data, suites, seed)."""
+    sampler: Literal["tpe", "nsga2", "random", "gp"]
+    seed: int
+
+    def identity(self) -> dict[str, object]:
+        """What may not change while the study goes on: all but the sampler and its seed."""
+        space = {field: asdict(dimension) for field, dimension in self.space.items()}
+        plain = {"space": space, "objectives": list(self.objectives.items()), "context": self.context}
+        return dict(json.loads(json.dumps(plain)))
+
+
+class Trial(NamedTuple):
+    """A trial to be run."""
+
+    number: int
+    params: dict[str, Value]
+
+
+class TrialRow(NamedTuple):
+    """A trial as the storage has it. `values` is None unless it is complete (missing is not zero)."""
+
+    number: int
+    state: str
+    params: dict[str, Value]
+    values: dict[str, float] | None
+    notes: dict[str, str]
+
+
+class Study:
+    """One sweep. Made by `open_study`; only a driver that has called `reconcile` asks for trials."""
+
+    def __init__(self, study: optuna.Study, plan: Plan, lock: Path) -> None:
+        self.plan = plan
+        self._study = study
+        self._lock_path = lock
+        self._lock: IO[str] | None = None
+        self._asked: dict[int, optuna.Trial] = {}
+
+    def reconcile(self) -> list[int]:
+        """Become the driver: take the lock until `close`, fail orphaned trials and queue them again.
+
+        Returns:
+            Numbers of the orphans that were queued again.
+
+        Raises:
+            OrchestrationError: another process drives this study.
+        """
+        self._lock = self._lock or try_exclusive(self._lock_path)
+        if self._lock is None:
+            holder = self._lock_path.read_text(encoding="utf-8") or "unknown"
+            raise OrchestrationError(f"the sweep {self.plan.name} is being driven by another process (pid {holder}); "
+                                     "wait for it, end it, or choose another search.study")
+        queued = []
+        for orphan in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            self._study.tell(orphan.number, state=TrialState.FAIL)
+            retries = int(orphan.user_attrs.get(RETRY, 0))
+            if orphan.params and retries < MAX_RETRIES:
+                self._study.enqueue_trial(orphan.params, user_attrs={RETRY: retries + 1, "retry_of": orphan.number})
+                queued.append(orphan.number)
+        return queued
+
+    def close(self) -> None:
+        """Stop being the driver."""
+        if self._lock:
+            self._lock.close()
+            self._lock = None
+
+    def ask(self) -> Trial:
+        """The next trial: a queued one first, else what the sampler proposes.
+
+        Raises:
+            OrchestrationError: `reconcile` has not been called.
+        """
+        if self._lock is None:
+            raise OrchestrationError(f"the sweep {self.plan.name} was opened to be read; call reconcile() to drive it")
+        with _door("ask for a trial"):
+            trial = self._study.ask({field: dim.distribution() for field, dim in self.plan.space.items()})
+        self._asked[trial.number] = trial
+        return Trial(trial.number, dict(trial.params))
+
+    def tell(self, number: int, values: Mapping[str, float] | None, notes: Mapping[str, str] | None = None) -> None:
+        """Report a trial's objectives by name; None: it failed. Optuna fails it as well when one is not a number.
+
+        Args:
+            number: a trial that this process has asked for.
+            values: objective → value.
+            notes: kept with the trial, e.g. its MLflow run id or why it failed.
+        """
+        told = [values[name] for name in self.plan.objectives] if values is not None else None
+        with _door(f"report trial {number}"):
+            trial = self._asked.pop(number)
+            for key, text in (notes or {}).items():
+                trial.set_user_attr(key, text)
+            self._study.tell(trial, told, state=TrialState.FAIL if told is None else None)
+
+    def remaining(self, wanted: int) -> int:
+        """How many trials are missing to `wanted`. Failed ones count, except those that were queued again."""
+        trials = self._study.get_trials(deepcopy=False)
+        again = {trial.user_attrs.get("retry_of") for trial in trials}
+        over = [trial for trial in trials if trial.state.is_finished() and trial.number not in again]
+        return max(0, wanted - len(over))
+
+    def trials(self) -> list[TrialRow]:
+        """All trials that were ever asked for, in order."""
+        rows = self._study.get_trials(deepcopy=False)
+        return [self._row(trial) for trial in rows if trial.state != TrialState.WAITING]
+
+    def pareto(self) -> list[TrialRow]:
+        """Complete trials that no other one beats in every objective, in order of the first objective."""
+        rows = [self._row(trial) for trial in self._study.best_trials]
+        first = next(iter(self.plan.objectives))
+        return sorted(rows, key=lambda row: (row.values or {})[first])
+
+    def _row(self, trial: FrozenTrial) -> TrialRow:
+        complete = trial.state == TrialState.COMPLETE
+        values = dict(zip(self.plan.objectives, trial.values, strict=True)) if complete else None
+        notes = {key: str(text) for key, text in trial.user_attrs.items()}
+        return TrialRow(trial.number, trial.state.name, dict(trial.params), values, notes)
+
+
+def open_study(plan: Plan, workspace: Path, storage: str | None = None) -> Study:
+    """Open the study of that name, or make it.
+
+    Args:
+        plan: space, objectives and sampler.
+        workspace: folder of the journal and of the driver's lock.
+        storage: Optuna storage URL; None: a journal file in the workspace.
+
+    Raises:
+        ConfigError: the stored study has another space, other objectives or another context, or the URL is wrong.
+        OrchestrationError: the storage cannot be reached.
+    """
+    folder = workspace / "studies"
+    folder.mkdir(parents=True, exist_ok=True)
+    place = storage or str(folder / f"{plan.name}.log")
+    with _door(f"open the study storage {place} (search.storage)"):
+        study = optuna.create_study(
+            storage=_storage(storage, place), study_name=plan.name, load_if_exists=True,
+            directions=list(plan.objectives.values()),
+        )
+        # The sampler's random numbers start anew in each process: with one seed a continued sweep would ask for the
+        # very points that it has already tried.
+        study.sampler = _sampler(plan, plan.seed + 1000 * len(study.get_trials(deepcopy=False)))
+        stored = study.user_attrs.get(PLAN)
+        if stored is None:
+            study.set_user_attr(PLAN, plan.identity())
+    if stored is not None and (changed := _changed(stored, plan.identity())):
+        raise ConfigError(f"the study {plan.name} in {place} was made with other settings ({changed}); its trials "
+                          "cannot be compared with new ones: set search.study to a new name, or restore the settings")
+    return Study(study, plan, folder / f"{plan.name}.lock")
+
+
+@contextmanager
+def _door(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError, ImportError, OSError) as error:
+        raise OrchestrationError(f"Optuna could not {doing}: {error}; start the database and repeat the command (the "
+                                 "sweep continues), or unset search.storage to keep studies in the workspace"
+                                 ) from error
+
+
+def _storage(url: str | None, place: str) -> BaseStorage:
+    if url is None:
+        return JournalStorage(JournalFileBackend(place))
+    if "://" not in url:
+        raise ConfigError(f"search.storage {url!r} is not a URL, e.g. postgresql+psycopg2://user@host/db; "
+                          "unset it to keep the study in the workspace")
+    return RDBStorage(url)
+
+
+def _sampler(plan: Plan, seed: int) -> optuna.samplers.BaseSampler:
+    if plan.sampler == "tpe":
+        return optuna.samplers.TPESampler(seed=seed)
+    if plan.sampler == "nsga2":
+        return optuna.samplers.NSGAIISampler(seed=seed)
+    if plan.sampler == "gp":
+        return optuna.samplers.GPSampler(seed=seed)
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _changed(stored: Mapping[str, object], wanted: Mapping[str, object]) -> str:
+    """Which settings differ, with the searched fields by name."""
+    parts = []
+    for part, new in wanted.items():
+        old = stored.get(part)
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            fields = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+            parts += [f"{part}.{key}: {_brief(old.get(key))} → {_brief(new.get(key))}" for key in fields]
+        else:
+            parts.append("the rest of the configuration" if part == "context" else part)
+    return "; ".join(parts)
+
+
+def _brief(setting: object) -> str:
+    if isinstance(setting, dict):
+        return json.dumps({key: value for key, value in setting.items() if value not in (None, False)})
+    return "absent" if setting is None else str(setting)

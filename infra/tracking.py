@@ -1,0 +1,350 @@
+"""The only door to MLflow: runs, metrics, artifacts, tables, and the registry.
+
+Everything here can be repeated: a run is found again by its `run_key`, parameters and equal metrics are not logged
+twice, artifacts replace themselves, a model folder of the same content keeps its version. So a stage that was killed
+while it recorded is simply recorded again. `follow` never raises; all else raises `TrackingError`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import pandas as pd
+import requests
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from infra import events as event_file
+from infra import naming
+from infra.locks import exclusive
+from infra.reach import why_unreachable
+from infra.settings import absolute_uri
+from sft_core.errors import TrackingError
+
+log = logging.getLogger(__name__)
+
+RUN_KEY = "sft.run_key"
+DIGEST = "sft.digest"
+LONGEST_PARAM = 500
+"""Longer values are in the config artifact only; MLflow would cut them silently at 6000."""
+PARAMS_PER_CALL = 100
+RETRY_AFTER_S = 30.0
+"""After a failure `follow` leaves the server alone for so long: training must not wait for it at every step."""
+_FAILURES = (MlflowException, requests.RequestException, SQLAlchemyError, OSError)
+
+
+class TrackedRun(NamedTuple):
+    """One run as the store has it."""
+
+    run_id: str
+    name: str
+    status: str
+    started_s: float
+    params: dict[str, str]
+    metrics: dict[str, float]
+    tags: dict[str, str]
+
+
+class Resolved(NamedTuple):
+    """A registered model version and its folder on this machine."""
+
+    version: str
+    run_id: str
+    folder: Path
+
+
+def open_tracker(uri: str, experiment: str, workspace: Path) -> Tracker:
+    """Connect, and make the database and the experiment where they are missing.
+
+    Args:
+        uri: MLflow tracking URI: `sqlite:///…`, `http(s)://…` or whatever else MLflow takes, except a plain folder.
+        experiment: MLflow experiment.
+        workspace: folder for locks, downloaded models, and with SQLite for artifacts.
+
+    Raises:
+        TrackingError: within seconds, when the server cannot be reached or the store cannot be used.
+    """
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    uri = absolute_uri(uri) or uri
+    scheme = urlsplit(uri).scheme
+    if scheme in {"", "file"}:
+        raise TrackingError(f"the tracking URI {uri!r} is a folder, which MLflow no longer takes; use "
+                            f"sqlite:///{workspace / 'mlflow.db'} or the http:// address of an MLflow server")
+    _check_reachable(uri)
+    artifacts = (workspace / "mlartifacts" / experiment).absolute().as_uri() if scheme == "sqlite" else None
+    with _door(uri, "open the store"), exclusive(workspace / "locks" / "tracker"):
+        if scheme == "sqlite":
+            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        # Under the lock, because several processes that meet an empty database all make its tables and all fail.
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        return Tracker(client, uri, _experiment_id(client, experiment, artifacts), workspace)
+
+
+class Tracker:
+    """One experiment in one MLflow store. Made by `open_tracker`."""
+
+    def __init__(self, client: MlflowClient, uri: str, experiment_id: str, workspace: Path) -> None:
+        self.uri = uri
+        self.workspace = workspace
+        self.experiment_id = experiment_id
+        self._client = client
+        self._retry_at = 0.0
+
+    def start_run(
+        self,
+        name: str,
+        run_key: str,
+        params: Mapping[str, object],
+        config_text: str,
+        tags: Mapping[str, str],
+        parent_run_id: str | None = None,
+    ) -> str:
+        """Open the run of this key, the earlier one where there is one (finished, failed or left RUNNING by a kill).
+
+        Args:
+            name: shown name; not unique.
+            run_key: what makes the run the same run, e.g. a fingerprint.
+            params: flat; long values are left to the config artifact.
+            config_text: the whole configuration, saved as `config.yaml` and hashed into the tag `sft.config_sha256`.
+            tags: further tags.
+            parent_run_id: run of the sweep that this run is a trial of.
+
+        Returns: the MLflow run id.
+        """
+        digest = hashlib.sha256(config_text.encode()).hexdigest()
+        wanted = {**tags, RUN_KEY: run_key, "sft.config_sha256": digest}
+        if parent_run_id:
+            wanted["mlflow.parentRunId"] = parent_run_id
+        lock = self.workspace / "locks" / f"run-{hashlib.sha256(run_key.encode()).hexdigest()[:16]}"
+        with _door(self.uri, f"start the run {name}"), exclusive(lock):
+            found = self._search(f"tags.`{RUN_KEY}` = '{naming.quoted(run_key)}'", 1)
+            run = found[0] if found else self._client.create_run(self.experiment_id, tags=wanted, run_name=name)
+            run_id = str(run.info.run_id)
+            if found:
+                self._client.update_run(run_id, status="RUNNING", name=name)
+                self.set_tags(run_id, wanted)
+            self._log_params(run, params)
+            self._client.log_text(run_id, config_text, "config.yaml")
+        return run_id
+
+    def follow(self, run_id: str, events: Path, offset_file: Path, *, last: bool = False) -> bool:
+        """Send what is new in an event file; never raises and never blocks for long.
+
+        Args:
+            run_id: the run.
+            events: `events.jsonl` of training; it need not exist yet.
+            offset_file: where this run's place in that file is kept.
+            last: try even if the server failed a moment ago.
+
+        Returns:
+            Whether everything was sent. If not, the place is kept and a later call sends the rest.
+        """
+        if not last and time.monotonic() < self._retry_at:
+            return False
+        try:
+            _check_reachable(self.uri)
+            for points, mark in event_file.batches(events, event_file.load_mark(offset_file, run_id)):
+                self._client.log_batch(run_id, metrics=[Metric(naming.name(p.key), *p[1:]) for p in points])
+                event_file.save_mark(offset_file, mark)
+        except (TrackingError, *_FAILURES) as error:
+            if not self._retry_at:
+                log.warning("metrics are not sent for now, training goes on and they are kept in %s: %s", events, error)
+            self._retry_at = time.monotonic() + RETRY_AFTER_S
+            return False
+        self._retry_at = 0.0
+        return True
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float | None], step: int = 0) -> None:
+        """Log final metrics; None (not measured) is left out, a value that stands already is not repeated."""
+        now = int(time.time() * 1000)
+        with _door(self.uri, "log metrics"):
+            there = self._client.get_run(run_id).data.metrics
+            wanted = {naming.name(key): float(value) for key, value in metrics.items() if value is not None}
+            new = [(key, value) for key, value in wanted.items() if repr(there.get(key)) != repr(value)]  # nan is nan
+            self._client.log_batch(run_id, metrics=[Metric(key, value, now, step) for key, value in new])
+
+    def log_artifacts(self, run_id: str, source: Path, path: str = "") -> None:
+        """Save a folder's content, or one file, as artifacts under `path`; files of the same name are replaced."""
+        with _door(self.uri, f"save {source}"):
+            if source.is_dir():
+                self._client.log_artifacts(run_id, str(source), path or None)
+            else:
+                self._client.log_artifact(run_id, str(source), path or None)
+
+    def log_table(self, run_id: str, file: str, columns: Mapping[str, Sequence[object]]) -> None:
+        """Save one table that MLflow shows and compares between runs; an earlier one of that name is replaced.
+
+        Args:
+            run_id: the run.
+            file: artifact path ending in `.json`, e.g. `eval/tiny_gsm8k.json`.
+            columns: equally long columns of JSON values.
+        """
+        frame = pd.DataFrame(dict(columns))
+        folder, _, _ = file.rpartition("/")
+        with _door(self.uri, f"save the table {file}"):
+            there = {entry.path for entry in self._client.list_artifacts(run_id, folder or None)}
+            if file in there:  # MLflow's log_table would append to it
+                self._client.log_text(run_id, frame.to_json(orient="split", index=False), file)
+            else:
+                self._client.log_table(run_id, data=frame, artifact_file=file)
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags, replacing older values."""
+        with _door(self.uri, "set tags"):
+            self._client.log_batch(run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
+
+    def finish(self, run_id: str, status: str = "FINISHED") -> None:
+        """Close the run as FINISHED, FAILED or KILLED."""
+        with _door(self.uri, "finish the run"):
+            self._client.set_terminated(run_id, status)
+
+    def register(self, run_id: str, model_folder: Path, name: str) -> str:
+        """Save a model folder as it is and make it a version of a registered model.
+
+        The folder is stored file by file (`mlflow.transformers.log_model` of a PEFT model on a local base loads wrong
+        weights without an error). The same content from the same run keeps its version.
+
+        Returns: the version.
+        """
+        digest = naming.folder_digest(model_folder)
+        with _door(self.uri, f"register {model_folder} as {name}"), exclusive(self.workspace / "locks" / "registry"):
+            if not self._client.search_registered_models(f"name = '{naming.quoted(name)}'"):
+                self._client.create_registered_model(name)
+            for known in self._client.search_model_versions(f"name = '{naming.quoted(name)}' and run_id = '{run_id}'"):
+                if known.tags.get(DIGEST) == digest:
+                    return str(known.version)
+            tags = {DIGEST: digest}
+            model = self._client.create_logged_model(self.experiment_id, "model", run_id, tags, model_type="hf")
+            self._client.log_model_artifacts(model.model_id, str(model_folder))
+            self._client.finalize_logged_model(model.model_id, "READY")
+            # Not models:/ID as the source: MLflow would look that up in the process's global store, not in this one.
+            place = model.artifact_location
+            version = self._client.create_model_version(name, place, run_id, tags, model_id=model.model_id)
+        return str(version.version)
+
+    def set_alias(self, name: str, alias: str, version: str) -> None:
+        """Point an alias (`champion`, `candidate`) at a version."""
+        with _door(self.uri, f"set the alias {alias} of {name}"):
+            self._client.set_registered_model_alias(name, alias, version)
+
+    def resolve_alias(self, name: str, alias: str) -> Resolved:
+        """The version behind an alias and its folder, downloaded once per version into the workspace.
+
+        Raises:
+            TrackingError: unknown model or alias; the message names those there are.
+        """
+        with _door(self.uri, f"read the registered model {name}"):
+            found = self._client.search_registered_models(f"name = '{naming.quoted(name)}'")
+            aliases: dict[str, str] = self._client.get_registered_model(name).aliases if found else {}
+        if alias not in aliases:
+            have = f"its aliases are {sorted(aliases)}" if found else "there is no registered model of that name"
+            raise TrackingError(f"{name}@{alias} is not in the registry of {self.uri}: {have}; register one with "
+                                "tracking.registered_model in the configuration of a run")
+        with _door(self.uri, f"download {name}@{alias}"):
+            version = self._client.get_model_version(name, aliases[alias])
+            location = self._client.get_model_version_download_uri(name, version.version)
+            if version.model_id:
+                location = self._client.get_logged_model(version.model_id).artifact_location
+            key = hashlib.sha256(f"{name} {version.version} {location}".encode()).hexdigest()[:16]
+            folder = self.workspace / "registry" / key
+            with exclusive(self.workspace / "locks" / f"registry-{key}"):
+                self._fetch(str(location), folder)
+        return Resolved(str(version.version), str(version.run_id), folder)
+
+    def find_run(self, ref: str) -> TrackedRun:
+        """The run with this id, id prefix (from 6 characters) or name; of several with one name the latest.
+
+        Raises:
+            TrackingError: none, or a prefix of several; the message lists the latest runs.
+        """
+        with _door(self.uri, f"look for the run {ref}"):
+            named = self._search(f"attributes.run_name = '{naming.quoted(ref)}'", 1)
+            is_prefix = re.fullmatch(r"[0-9a-f]{6,32}", ref)
+            found = named or (self._search(f"attributes.run_id LIKE '{ref}%'", 2) if is_prefix else [])
+        if len(found) == 1:
+            return _info(found[0])
+        latest = ", ".join(f"{run.name} ({run.run_id[:8]})" for run in self.recent(5)) or "none yet"
+        what = "is the start of several run ids" if found else "is no run of this experiment (name, id or id prefix)"
+        raise TrackingError(f"{ref} {what} in {self.uri}; the latest runs: {latest}")
+
+    def recent(self, limit: int, parent_run_id: str | None = None) -> list[TrackedRun]:
+        """The latest runs first; with a parent, the trials of that sweep."""
+        condition = f"tags.`mlflow.parentRunId` = '{parent_run_id}'" if parent_run_id else ""
+        with _door(self.uri, "list the runs"):
+            return [_info(run) for run in self._search(condition, limit)]
+
+    def download(self, run_id: str, artifact_path: str, folder: Path) -> Path:
+        """Copy an artifact (file or folder) of a run into `folder` and return where it lies."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with _door(self.uri, f"download {artifact_path} of run {run_id}"):
+            return Path(self._client.download_artifacts(run_id, artifact_path, str(folder)))
+
+    def _search(self, condition: str, limit: int) -> list[Run]:
+        return list(self._client.search_runs(
+            [self.experiment_id], condition, max_results=limit, order_by=["attributes.start_time DESC"]
+        ))
+
+    def _log_params(self, run: Run, params: Mapping[str, object]) -> None:
+        wanted = {naming.name(key): naming.plain_text(value) for key, value in params.items()}
+        wanted = {key: text for key, text in wanted.items() if len(text) <= LONGEST_PARAM}
+        there = run.data.params
+        if changed := sorted(key for key in wanted.keys() & there.keys() if wanted[key] != there[key]):
+            # MLflow refuses to change a parameter; the config artifact is replaced and says the truth.
+            log.warning("run %s was opened with other values of %s; its config.yaml has the new ones",
+                        run.info.run_id, ", ".join(changed))
+        new = [Param(key, text) for key, text in wanted.items() if key not in there]
+        for start in range(0, len(new), PARAMS_PER_CALL):
+            self._client.log_batch(run.info.run_id, params=new[start:start + PARAMS_PER_CALL])
+
+    def _fetch(self, location: str, folder: Path) -> None:
+        if folder.is_dir():
+            return
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            place = download_artifacts(artifact_uri=location, dst_path=scratch, tracking_uri=self.uri)
+            Path(place).rename(folder)
+
+
+def _check_reachable(uri: str) -> None:
+    if urlsplit(uri).scheme in {"http", "https"} and (reason := why_unreachable(f"{uri.rstrip('/')}/health")):
+        raise TrackingError(f"no MLflow server answers at {uri} ({reason}); start it, correct MLFLOW_TRACKING_URI or "
+                            "tracking.uri, or unset both to record into the workspace")
+
+
+@contextmanager
+def _door(uri: str, doing: str) -> Iterator[None]:
+    """Turns what MLflow and its store raise into a TrackingError that says what was being done and where."""
+    try:
+        yield
+    except _FAILURES as error:
+        text = " ".join(str(error).split())
+        raise TrackingError(f"MLflow at {uri} could not {doing}: {text[:600]}; finished stages are kept on disk: "
+                            "when it is well again, repeat the command") from error
+
+
+def _experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        return str(client.create_experiment(name, artifact_location=artifacts))
+    if found.lifecycle_stage != "active":
+        raise TrackingError(f"the MLflow experiment {name} is deleted; restore it (mlflow experiments restore -x "
+                            f"{found.experiment_id}) or set tracking.experiment to another name")
+    return str(found.experiment_id)
+
+
+def _info(run: Run) -> TrackedRun:
+    info, data = run.info, run.data
+    started_s = info.start_time / 1000
+    return TrackedRun(info.run_id, info.run_name, info.status, started_s, data.params, data.metrics, data.tags)

@@ -1,0 +1,164 @@
+"""Deployments on a real Prefect server: a bare name starts a run, a worker runs it where the shell looks for it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import yaml
+
+from infra.deploy import DEPLOYMENTS, ROOT, deploy, filled
+from infra.servers import Service, free_port, start_prefect, start_worker
+from infra.settings import Settings, job_environment, read_settings
+from sft_core.errors import OrchestrationError
+
+FLOW = """
+import json, os
+from pathlib import Path
+from prefect import flow
+
+@flow(name="toy")
+def toy(answer: int = 0):
+    names = ("SFT_HOME", "SFT_MIRROR", "MLFLOW_TRACKING_URI", "PREFECT_API_URL", "DO_NOT_TRACK")
+    seen = {"answer": answer, "folder": os.getcwd()} | {name: os.environ.get(name) for name in names}
+    Path(os.environ["SFT_HOME"], "seen.json").write_text(json.dumps(seen))
+"""
+PLAN = {"deployments": [{"name": "toy", "entrypoint": "folder/toy.py:toy", "schedules": [{"cron": "0 0 * * *"}]}]}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("deploy")
+    (folder / "mirror").mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(place: Path) -> Iterator[Service]:
+    running = start_prefect(place / "server", free_port())
+    yield running
+    running.stop(kill=True)
+
+
+@pytest.fixture(scope="module")
+def settings(place: Path, server: Service) -> Settings:
+    given = {"SFT_HOME": str(place / "workspace"), "SFT_MIRROR": str(place / "mirror"), "PREFECT_API_URL": server.url}
+    return read_settings(given)
+
+
+def ask(settings: Settings, path: str) -> Any:
+    answer = requests.get(f"{settings.prefect_api_url}/{path}", timeout=10)
+    answer.raise_for_status()
+    return answer.json()
+
+
+def prefect(settings: Settings, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The command as a user types it after `prefect config set PREFECT_PLUGINS_ENABLED=true`."""
+    environment = os.environ | job_environment(settings) | {"PREFECT_PLUGINS_ENABLED": "true"}
+    command = [str(Path(sys.executable).with_name("prefect")), *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def wait_for_end(settings: Settings, deployment: str) -> dict[str, Any]:
+    """The state of the deployment's only run, once it has ended."""
+    deployment_id = ask(settings, f"deployments/name/{deployment}")["id"]
+    deadline = time.monotonic() + 90
+    body = {"deployments": {"id": {"any_": [deployment_id]}}}
+    while time.monotonic() < deadline:
+        runs = requests.post(f"{settings.prefect_api_url}/flow_runs/filter", json=body, timeout=10).json()
+        for state in (run["state"] for run in runs):
+            if state["type"] in {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}:
+                return dict(state)
+        time.sleep(0.3)
+    raise AssertionError(f"the run did not end: {runs}")
+
+
+def test_a_bare_name_starts_a_run_and_the_worker_sees_what_the_shell_sees(
+    settings: Settings, place: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "project"
+    (root / "folder").mkdir(parents=True)
+    (root / "folder" / "toy.py").write_text(FLOW)
+    (root / "plan.yaml").write_text(yaml.safe_dump(PLAN))
+    lines = deploy(settings, pool="toys", cron="15 3 * * *", source=root / "plan.yaml", root=root)
+    assert lines[0] == "pool      toys (made)"
+    assert "deployed  toy/toy" in lines
+    worker = start_worker("toys", place / "worker", job_environment(settings))
+    try:
+        started = prefect(settings, "deployment", "run", "toy", "-p", "answer=42", cwd=tmp_path)
+        assert started.returncode == 0, started.stdout + started.stderr
+        state = wait_for_end(settings, "toy/toy")
+        assert state["type"] == "COMPLETED", (state, worker.log.read_text())
+    finally:
+        worker.stop()
+    assert json.loads((settings.workspace / "seen.json").read_text()) == {
+        "answer": 42, "folder": str(root), "SFT_HOME": str(place / "workspace"), "SFT_MIRROR": str(place / "mirror"),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{place}/workspace/mlflow.db", "PREFECT_API_URL": settings.prefect_api_url,
+        "DO_NOT_TRACK": "true",
+    }
+
+
+def test_without_the_plugin_only_the_full_name_works(settings: Settings, tmp_path: Path) -> None:
+    """If this fails, Prefect has learnt bare names and the plugin can go."""
+    environment = os.environ | job_environment(settings) | {"PREFECT_PLUGINS_ENABLED": "false"}
+    done = subprocess.run([sys.executable, "-m", "prefect", "deployment", "inspect", "toy"], cwd=tmp_path,
+                          env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert "Invalid deployment name" in done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not (ROOT / "flows" / "nightly.py").exists(), reason="the flows are not written yet")
+def test_the_three_deployments_of_the_platform(settings: Settings) -> None:
+    deploy(settings, pool="sft", cron="45 1 * * *")
+    assert ask(settings, "work_pools/sft")["type"] == "process"
+    for name, entrypoint in (
+        ("sft-experiment", "flows/experiment.py:sft_experiment"),
+        ("sft-sweep", "flows/sweep.py:sft_sweep"),
+        ("sft-nightly", "flows/nightly.py:sft_nightly"),
+    ):
+        made = ask(settings, f"deployments/name/{name}/{name}")
+        assert made["entrypoint"] == entrypoint
+        assert made["work_pool_name"] == "sft"
+        assert made["job_variables"]["env"] == job_environment(settings)
+        assert made["pull_steps"] == [{"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}]
+        assert made["parameter_openapi_schema"]["properties"]
+        assert [each["schedule"]["cron"] for each in made["schedules"]] == (["45 1 * * *"] if "nightly" in name else [])
+
+
+def test_what_prefect_refuses_is_told(settings: Settings, tmp_path: Path) -> None:
+    plan = {"deployments": [{"name": "x", "entrypoint": "nosuch.py:x"}]}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+    with pytest.raises(OrchestrationError, match=r"prefect deploy refused .*deployments.yaml; it said:\n(.|\n)*nosuch"):
+        deploy(settings, pool="sft", cron="0 0 * * *", source=tmp_path / "plan.yaml", root=tmp_path)
+
+
+def test_no_server_configured_or_reachable(tmp_path: Path) -> None:
+    nowhere = Settings(tmp_path, None, "sqlite:///x.db", None, tmp_path)
+    with pytest.raises(OrchestrationError, match="none is configured; start one .* set PREFECT_API_URL"):
+        deploy(nowhere, pool="sft", cron="0 0 * * *")
+    began = time.monotonic()
+    with pytest.raises(OrchestrationError, match="no Prefect server answers at http://127.0.0.1:.*PREFECT_API_URL"):
+        deploy(replace(nowhere, prefect_api_url=f"http://127.0.0.1:{free_port()}/api"), pool="sft", cron="0 0 * * *")
+    assert time.monotonic() - began < 10
+
+
+def test_the_shipped_file_also_works_by_hand(tmp_path: Path) -> None:
+    """Names equal flow names (bare names), 02:30 is the default, and nothing is filled in that `filled` would lose."""
+    plan = yaml.safe_load(DEPLOYMENTS.read_text())
+    names = [each["name"] for each in plan["deployments"]]
+    assert names == ["sft-experiment", "sft-sweep", "sft-nightly"]
+    assert [each["entrypoint"].split(":")[1].replace("_", "-") for each in plan["deployments"]] == names
+    assert plan["deployments"][2]["schedules"][0]["cron"] == "30 2 * * *"
+    assert all(each["work_pool"] == {"name": "sft"} for each in plan["deployments"])
+    settings = Settings(tmp_path, None, "sqlite:///x.db", "http://h/api", tmp_path)
+    new = filled(plan, settings, "pool", "1 1 * * *", tmp_path)
+    assert new["deployments"][2]["schedules"] == [{"cron": "1 1 * * *", "timezone": "UTC", "slug": "nightly"}]
+    assert new["deployments"][2]["concurrency_limit"] == plan["deployments"][2]["concurrency_limit"]
+    assert yaml.safe_load(DEPLOYMENTS.read_text()) == plan

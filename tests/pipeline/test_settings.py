@@ -1,0 +1,152 @@
+"""Settings: one reader of the environment, absolute paths, what the user set wins, unreachable servers said quickly."""
+
+import ast
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from infra import settings as module
+from infra.reach import require_prefect, why_unreachable
+from infra.servers import free_port
+from infra.settings import Settings, job_environment, prepare_environment, read_settings
+from sft_core.errors import ConfigError, OrchestrationError
+
+ROOT = Path(__file__).resolve().parents[2]
+NOBODY = "http://127.0.0.1:9/api"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home folder without a Prefect profile, and an empty working folder."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def hung_server() -> Iterator[str]:
+    """A server that takes connections and never answers."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/api"
+
+
+@pytest.mark.usefixtures("home")
+def test_everything_defaults_to_the_workspace(tmp_path: Path) -> None:
+    settings = read_settings({})
+    workspace = tmp_path / ".sft"
+    assert settings == Settings(workspace, None, f"sqlite:///{workspace}/mlflow.db", None, workspace / "prefect")
+    assert read_settings({"SFT_HOME": " ", "SFT_MIRROR": "", "PREFECT_API_URL": ""}) == settings
+
+
+@pytest.mark.usefixtures("home")
+def test_relative_paths_become_absolute(tmp_path: Path) -> None:
+    (tmp_path / "hub").mkdir()
+    settings = read_settings({"SFT_HOME": "w", "SFT_MIRROR": "hub", "MLFLOW_TRACKING_URI": "sqlite:///my/runs.db"})
+    assert settings.workspace == tmp_path / "w"
+    assert settings.mirror == tmp_path / "hub"
+    assert settings.mlflow_uri == f"sqlite:///{tmp_path}/my/runs.db"
+    assert read_settings({"MLFLOW_TRACKING_URI": "http://h:5000"}).mlflow_uri == "http://h:5000"
+
+
+@pytest.mark.parametrize(("name", "value"), [("SFT_MIRROR", "nowhere"), ("SFT_HOME", "file")])
+@pytest.mark.usefixtures("home")
+def test_wrong_folders_are_said(tmp_path: Path, name: str, value: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=f"{name}=.*{value} is not a folder; .*unset it"):
+        read_settings({name: value})
+
+
+def test_server_of_the_users_profile_is_honoured(home: Path, tmp_path: Path) -> None:
+    """`prefect config set PREFECT_API_URL=…` is how most people name their server."""
+    profiles = 'active = "{}"\n[profiles.a]\nPREFECT_API_URL = "http://a/api"\n[profiles.b]\n'
+    (home / ".prefect").mkdir(parents=True)
+    (home / ".prefect" / "profiles.toml").write_text(profiles.format("a"))
+    assert read_settings({}).prefect_api_url == "http://a/api"
+    assert read_settings({"PREFECT_API_URL": "http://b/api"}).prefect_api_url == "http://b/api"
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "profiles.toml").write_text(profiles.format("b"))
+    assert read_settings({"PREFECT_HOME": str(other)}).prefect_api_url is None
+    (other / "profiles.toml").write_text("not toml [")
+    assert read_settings({"PREFECT_HOME": str(other)}).prefect_api_url is None
+
+
+@pytest.mark.usefixtures("home")
+def test_environment_is_filled_and_nothing_is_overridden(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    environment = {"DO_NOT_TRACK": "1", "PREFECT_HOME": "", "HF_HUB_OFFLINE": "0"}
+    monkeypatch.setattr(os, "environ", environment)
+    prepare_environment(read_settings(environment))
+    assert environment["DO_NOT_TRACK"] == "1"
+    assert environment["HF_HUB_OFFLINE"] == "0"
+    assert environment["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    assert environment["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+    assert environment["PREFECT_HOME"] == str(tmp_path / ".sft" / "prefect")
+    assert environment["MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path}/.sft/mlflow.db"
+    assert environment["PREFECT_SERVER_EPHEMERAL_ENABLED"] == "true"
+    assert "PREFECT_API_URL" not in environment
+    assert (tmp_path / ".sft").is_dir()
+
+
+@pytest.mark.usefixtures("home")
+def test_no_temporary_server_where_one_is_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {"PREFECT_API_URL": NOBODY}
+    monkeypatch.setattr(os, "environ", environment)
+    prepare_environment(read_settings(environment))
+    assert not module.PREFECT_TEMPORARY_SERVER.keys() & environment.keys()
+
+
+@pytest.mark.usefixtures("home")
+def test_unwritable_workspace(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot make the workspace .*set SFT_HOME"):
+        prepare_environment(read_settings({"SFT_HOME": "file/inside"}))
+
+
+@pytest.mark.usefixtures("home")
+def test_jobs_get_absolute_paths(tmp_path: Path) -> None:
+    (tmp_path / "hub").mkdir()
+    block = job_environment(read_settings({"SFT_MIRROR": "hub", "PREFECT_API_URL": NOBODY}))
+    for name in ("SFT_HOME", "SFT_MIRROR", "PREFECT_HOME"):
+        assert Path(block[name]).is_absolute()
+    assert block["PREFECT_API_URL"] == NOBODY
+    assert block["MLFLOW_TRACKING_URI"].startswith("sqlite:////")
+
+
+def test_it_can_be_called_before_prefect_and_mlflow_are_imported() -> None:
+    code = "import sys, infra.settings; print(sorted({'prefect', 'mlflow', 'optuna', 'torch'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_only_settings_reads_the_environment() -> None:
+    """bootstrap.py runs before anything is installed and only hands the environment on."""
+    for file in [*(ROOT / "infra").rglob("*.py"), *(ROOT / "flows").rglob("*.py")]:
+        tree = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        names = {ast.unparse(node) for node in tree if isinstance(node, ast.Attribute)}
+        if file.name not in {"settings.py", "bootstrap.py"}:
+            assert not names & {"os.environ", "os.getenv"}, f"{file} reads the environment"
+
+
+@pytest.mark.usefixtures("home")
+def test_unreachable_prefect_is_an_error_within_seconds(hung_server: str) -> None:
+    settings = read_settings({})
+    require_prefect(settings)  # none configured: nothing to check
+    for url in (f"http://127.0.0.1:{free_port()}/api", hung_server):
+        began = time.monotonic()
+        with pytest.raises(OrchestrationError, match=f"{url}.*PREFECT_API_URL.*unset"):
+            require_prefect(replace(settings, prefect_api_url=url))
+        assert time.monotonic() - began < 10
+
+
+def test_reasons() -> None:
+    assert "refused" in (why_unreachable(f"http://127.0.0.1:{free_port()}") or "")
+    assert why_unreachable("nonsense") is not None

@@ -1,0 +1,191 @@
+"""Studies: ask and tell, a driver that is killed, a second driver, changed settings, continuing, and the picture."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from infra import pareto
+from infra.study import MAX_RETRIES, Dimension, Plan, Study, open_study
+from sft_core.errors import ConfigError, OrchestrationError
+
+ROOT = Path(__file__).resolve().parents[2]
+LR, RANK = Dimension(1e-5, 1e-2, log=True), Dimension(choices=(4, 8, 16))
+PLAN = Plan("s", {"lr": LR, "rank": RANK}, {"alignment": "maximize", "tax": "minimize"}, "context", "random", 0)
+
+
+def drive(workspace: Path, plan: Plan = PLAN) -> Study:
+    study = open_study(plan, workspace)
+    study.reconcile()
+    return study
+
+
+def run(study: Study, trials: int) -> list[dict[str, float | int | str]]:
+    """Ask and tell so often, and return the parameters."""
+    asked = []
+    for _ in range(trials):
+        trial = study.ask()
+        study.tell(trial.number, {"alignment": float(trial.number), "tax": 0.0}, {"run": f"r{trial.number}"})
+        asked.append(trial.params)
+    return asked
+
+
+@pytest.mark.filterwarnings("ignore:The value nan is not acceptable")
+def test_directions_front_and_missing_values(tmp_path: Path) -> None:
+    study = drive(tmp_path)
+    told = [{"alignment": 0.5, "tax": 1.0}, {"alignment": 0.9, "tax": 3.0}, {"alignment": 0.4, "tax": 2.0}, None,
+            {"alignment": 0.95, "tax": float("nan")}]
+    for values in told:
+        study.tell(study.ask().number, values, {"why": "because"})
+    rows = study.trials()
+    assert [row.state for row in rows] == ["COMPLETE"] * 3 + ["FAIL"] * 2
+    assert [row.values for row in rows] == [*told[:3], None, None]
+    assert [row.number for row in study.pareto()] == [0, 1]
+    assert rows[3].notes == {"why": "because"}
+    assert study.remaining(8) == 3
+
+
+def test_objectives_are_told_by_name_not_by_position(tmp_path: Path) -> None:
+    study = drive(tmp_path)
+    study.tell(study.ask().number, {"tax": 7.0, "alignment": 0.1})
+    assert study.trials()[0].values == {"alignment": 0.1, "tax": 7.0}
+
+
+def test_parameters_lie_in_their_ranges_and_keep_their_types(tmp_path: Path) -> None:
+    for params in run(drive(tmp_path), 20):
+        assert 1e-5 <= float(params["lr"]) <= 1e-2
+        assert params["rank"] in (4, 8, 16)
+        assert isinstance(params["rank"], int)
+
+
+def test_same_seed_same_proposals_and_continuing_does_not_repeat_them(tmp_path: Path) -> None:
+    whole = run(drive(tmp_path / "a"), 6)
+    first = drive(tmp_path / "b")
+    begun = run(first, 3)
+    first.close()
+    assert begun == whole[:3]
+    continued = run(drive(tmp_path / "b"), 3)
+    assert not [params for params in continued if params in begun]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "gp"])
+def test_samplers(tmp_path: Path, sampler: str) -> None:
+    study = drive(tmp_path, replace(PLAN, sampler=sampler))  # type: ignore[arg-type]
+    run(study, 12)
+    assert study.remaining(12) == 0
+
+
+KILLED_DRIVER = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from infra.study import *
+LR, RANK = Dimension(1e-5, 1e-2, log=True), Dimension(choices=(4, 8, 16))
+plan = Plan("s", {{"lr": LR, "rank": RANK}}, {{"alignment": "maximize", "tax": "minimize"}}, "context", "random", 0)
+study = open_study(plan, Path({workspace!r}))
+study.reconcile()
+print(study.ask().params, flush=True)
+time.sleep(60)
+"""
+
+
+def killed_driver(workspace: Path) -> str:
+    """A driver that asks for a trial and is killed; returns that trial's parameters as printed."""
+    code = KILLED_DRIVER.format(tests=str(ROOT), workspace=str(workspace))
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout
+    with process.stdout:
+        asked = process.stdout.readline().strip()
+        with pytest.raises(OrchestrationError, match=f"driven by another process .pid {process.pid}"):
+            open_study(PLAN, workspace).reconcile()
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    return asked
+
+
+def test_trial_of_a_killed_driver_is_failed_and_run_again(tmp_path: Path) -> None:
+    asked = killed_driver(tmp_path)
+    study = open_study(PLAN, tmp_path)
+    assert study.reconcile() == [0]
+    assert study.remaining(4) == 4
+    again = study.ask()
+    assert (again.number, str(again.params)) == (1, asked)
+    assert [row.state for row in study.trials()] == ["FAIL", "RUNNING"]
+    study.tell(again.number, {"alignment": 1.0, "tax": 0.0})
+    assert study.remaining(4) == 3
+
+
+def test_trial_that_kills_its_driver_is_given_up(tmp_path: Path) -> None:
+    for attempt in range(MAX_RETRIES + 1):
+        study = open_study(PLAN, tmp_path)
+        assert study.reconcile() == ([attempt - 1] if attempt else [])
+        study.ask()
+        study.close()
+    study = open_study(PLAN, tmp_path)
+    assert study.reconcile() == []
+    assert study.remaining(4) == 3
+
+
+def test_one_driver_at_a_time_and_readers_do_not_drive(tmp_path: Path) -> None:
+    study = drive(tmp_path)
+    reader = open_study(PLAN, tmp_path)
+    run(study, 2)
+    assert len(reader.trials()) == 2
+    with pytest.raises(OrchestrationError, match="call reconcile"):
+        reader.ask()
+    with pytest.raises(OrchestrationError, match=f"pid {os.getpid()}.*choose another search.study"):
+        reader.reconcile()
+    study.close()
+    assert reader.reconcile() == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"space": {"lr": Dimension(1e-5, 1e-1, log=True), "rank": RANK}}, 'space.lr: .*"high": 0.01.*"high": 0.1'),
+        ({"space": {"lr": LR}}, "space.rank: .* → absent"),
+        ({"objectives": {"alignment": "maximize", "tax": "maximize"}}, "objectives"),
+        ({"objectives": {"tax": "minimize", "alignment": "maximize"}}, "objectives"),
+        ({"context": "other"}, "the rest of the configuration"),
+    ],
+)
+def test_changed_settings_are_refused(tmp_path: Path, changed: dict[str, object], said: str) -> None:
+    open_study(PLAN, tmp_path)
+    with pytest.raises(ConfigError, match=f"study s .*{said}.*set search.study to a new name"):
+        open_study(replace(PLAN, **changed), tmp_path)  # type: ignore[arg-type]
+    open_study(replace(PLAN, sampler="tpe", seed=9), tmp_path)  # these may change
+
+
+def test_database_storage(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'optuna.db'}"
+    study = open_study(PLAN, tmp_path, url)
+    study.reconcile()
+    run(study, 2)
+    assert len(open_study(PLAN, tmp_path, url).trials()) == 2
+    with pytest.raises(OrchestrationError, match="Optuna could not open .*search.storage"):
+        open_study(PLAN, tmp_path, f"sqlite:///{tmp_path}/no/such/folder/x.db")
+    with pytest.raises(ConfigError, match="search.storage 'study.log' is not a URL"):
+        open_study(PLAN, tmp_path, "study.log")
+
+
+def test_picture_page_and_table(tmp_path: Path) -> None:
+    study = drive(tmp_path)
+    for alignment, tax in ((0.5, 1.0), (0.9, 3.0), (0.4, 2.0)):
+        study.tell(study.ask().number, {"alignment": alignment, "tax": tax})
+    study.tell(study.ask().number, None)
+    columns, cells = pareto.table(study.trials(), study.pareto())
+    assert columns == ["trial", "state", "alignment", "tax", "lr", "rank"]
+    assert [row[0] for row in cells] == ["0 ★", "1 ★", "2", "3"]
+    assert cells[3][2:4] == ["—", "—"]
+    labels = {"alignment": "Alignment (mean score)", "tax": "Tax (points)"}
+    picture, page, script = pareto.write_plots(study.trials(), study.pareto(), labels, tmp_path)
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    text = page.read_text(encoding="utf-8")
+    assert "Alignment (mean score)" in text
+    assert script.name in text
+    assert len(text) < 100_000
+    assert script.stat().st_size > 1_000_000

@@ -1,0 +1,366 @@
+"""One contract for every tracker: SQLite in the workspace and a real MLflow server, also one that dies in mid-run."""
+
+import json
+import logging
+import math
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from mlflow import MlflowClient
+
+from infra.servers import Service, free_port, start_mlflow
+from infra.settings import MLFLOW_BLOCK, TELEMETRY_OFF
+from infra.tracking import Tracker, open_tracker
+from sft_core.errors import TrackingError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Server:
+    """A real MLflow server that can be killed and started again with the same data at the same address."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.service: Service = start_mlflow(folder, self.port)
+
+    def kill(self) -> None:
+        self.service.stop(kill=True)
+
+    def start(self) -> None:
+        self.service = start_mlflow(self.folder, self.port)
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**TELEMETRY_OFF, **MLFLOW_BLOCK}.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    running = Server(tmp_path_factory.mktemp("mlflow"))
+    yield running
+    running.service.stop(kill=True)
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('sqlite')}/deep/mlflow.db"
+
+
+@pytest.fixture(params=["sqlite", "server"])
+def tracker(request: pytest.FixtureRequest, tmp_path: Path) -> Tracker:
+    """Every test sees an experiment of its own."""
+    if request.param == "sqlite":
+        uri = request.getfixturevalue("database")
+    else:
+        uri = request.getfixturevalue("server").service.url
+    return open_tracker(uri, f"e-{uuid4().hex}", tmp_path / "workspace")
+
+
+def start(tracker: Tracker, name: str = "run", key: str = "key", parent: str | None = None) -> str:
+    return tracker.start_run(name, key, {"train.lr": 1e-3}, "name: run\n", {"kind": "test"}, parent)
+
+
+def step(number: int, loss: float, when: float = 1_700_000_000.0) -> str:
+    event = {"event": "step", "step": number, "loss": loss, "kl": None, "tokens": 64, "time": when + number}
+    return json.dumps(event) + "\n"
+
+
+def history(tracker: Tracker, run_id: str, key: str) -> list[tuple[int, float]]:
+    """All points of a metric as the store has them, in order of their steps."""
+    points = MlflowClient(tracker.uri).get_metric_history(run_id, key)
+    return sorted((point.step, point.value) for point in points)
+
+
+def test_a_run_is_opened_once_per_key(tracker: Tracker, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = tracker.start_run("a", "key", {"lr": 1e-3, "long": "x" * 501, "list": [1, 2]}, "one", {"t": "1"})
+    again = tracker.start_run("b", "key", {"lr": 2e-3, "new": "n", "list": [1, 2]}, "two", {"t": "2"})
+    assert again == first
+    assert start(tracker, key="other") != first
+    run = tracker.find_run(first)
+    assert (run.name, run.status, run.tags["t"]) == ("b", "RUNNING", "2")
+    assert run.params == {"lr": "0.001", "list": "[1, 2]", "new": "n"}
+    assert "other values of lr" in caplog.text
+    assert tracker.download(first, "config.yaml", tmp_path / "d").read_text() == "two"
+
+
+@pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
+def test_a_closed_run_is_opened_again(tracker: Tracker, status: str) -> None:
+    run_id = start(tracker)
+    tracker.finish(run_id, status)
+    assert tracker.find_run(run_id).status == status
+    assert start(tracker) == run_id
+    assert tracker.find_run(run_id).status == "RUNNING"
+
+
+def test_many_parameters_with_awkward_names(tracker: Tracker) -> None:
+    params = {f"eval.suites.{i}": i for i in range(230)} | {"gate.at_least.lm:x,y=z": 0.5, "none": None}
+    run = tracker.find_run(tracker.start_run("run", "key", params, "", {}))
+    assert len(run.params) == 232
+    assert run.params["gate.at_least.lm:x_y_z"] == "0.5"
+
+
+def test_events_are_followed_line_by_line(tracker: Tracker, tmp_path: Path) -> None:
+    events, mark = tmp_path / "events.jsonl", tmp_path / "marks" / "mark.json"
+    run_id = start(tracker)
+    assert tracker.follow(run_id, events, mark)  # not there yet
+    whole = '{"event": "start", "steps": 3}\n' + step(1, 3.0) + "garbage\n" + step(2, 2.0)
+    events.write_text(whole + step(3, 1.0)[:20])
+    assert tracker.follow(run_id, events, mark)
+    assert history(tracker, run_id, "train/loss") == [(1, 3.0), (2, 2.0)]
+    validation = '{"event": "validation", "step": 3, "loss": NaN, "done": true, "time": 1700000004.5}\n'
+    events.write_text(whole + step(3, 1.0) + validation)
+    reopened = Tracker(MlflowClient(tracker.uri), tracker.uri, tracker.experiment_id, tracker.workspace)
+    assert reopened.follow(run_id, events, mark)
+    assert reopened.follow(run_id, events, mark)
+    assert history(tracker, run_id, "train/loss") == [(1, 3.0), (2, 2.0), (3, 1.0)]
+    metrics = tracker.find_run(run_id).metrics
+    assert metrics.keys() == {"train/loss", "train/tokens", "validation/loss"}
+    assert math.isnan(metrics["validation/loss"])
+
+
+def test_steps_written_again_after_a_kill_are_sent_once(tracker: Tracker, tmp_path: Path) -> None:
+    events, mark = tmp_path / "events.jsonl", tmp_path / "mark.json"
+    run_id = start(tracker)
+    events.write_text("".join(step(n, float(n), when=1_700_000_000.123456) for n in range(1, 41)))
+    assert tracker.follow(run_id, events, mark)
+    lines = events.read_text().splitlines(keepends=True)
+    kept = "".join(lines[:4]) + '{"event": "resume", "step": 4}\n'  # cut back to the checkpoint at step 4
+    events.write_text(kept)
+    assert tracker.follow(run_id, events, mark)
+    # Other times, other lengths: the old place in the file is now in the middle of a line that was never sent.
+    events.write_text(kept + "".join(step(n, float(n), when=1_800_000_000.0) for n in range(5, 61)))
+    assert tracker.follow(run_id, events, mark)
+    assert history(tracker, run_id, "train/loss") == [(n, float(n)) for n in range(1, 61)]
+
+
+def test_the_same_events_can_go_to_another_run(tracker: Tracker, tmp_path: Path) -> None:
+    """A reused training stage is recorded in a run that did not train."""
+    events, mark = tmp_path / "events.jsonl", tmp_path / "mark.json"
+    events.write_text("".join(step(n, 1.0) for n in range(2000)))
+    for key in ("one", "two"):
+        run_id = start(tracker, key=key)
+        assert tracker.follow(run_id, events, mark)
+        assert len(history(tracker, run_id, "train/loss")) == 2000
+
+
+def test_final_metrics_are_not_doubled_and_missing_is_not_zero(tracker: Tracker) -> None:
+    run_id = start(tracker)
+    for score in (0.5, 0.5, 0.75):
+        tracker.log_metrics(run_id, {"acc,none": score, "nan": float("nan"), "missing": None})
+    assert [value for _, value in history(tracker, run_id, "acc_none")] == [0.5, 0.75]
+    assert len(history(tracker, run_id, "nan")) == 1
+    assert tracker.find_run(run_id).metrics.keys() == {"acc_none", "nan"}
+
+
+def test_tables_and_folders_replace_themselves(tracker: Tracker, tmp_path: Path) -> None:
+    run_id = start(tracker)
+    source = tmp_path / "report"
+    (source / "deep").mkdir(parents=True)
+    for text in ("old", "new"):
+        (source / "deep" / "a.txt").write_text(text)
+        tracker.log_artifacts(run_id, source, "report")
+        tracker.log_artifacts(run_id, source / "deep" / "a.txt")
+        tracker.log_table(run_id, "eval/items.json", {"item": ["a", "b"], "score": [1.0, None], "why": [text, "ä"]})
+    assert (tracker.download(run_id, "report", tmp_path / "d") / "deep" / "a.txt").read_text() == "new"
+    assert tracker.download(run_id, "a.txt", tmp_path / "d").read_text() == "new"
+    table = json.loads(tracker.download(run_id, "eval/items.json", tmp_path / "d").read_text())
+    assert table == {"columns": ["item", "score", "why"], "data": [["a", 1.0, "new"], ["b", None, "ä"]]}
+    assert "eval/items.json" in tracker.find_run(run_id).tags["mlflow.loggedArtifacts"]
+    with pytest.raises(TrackingError, match="could not download nosuch.txt"):
+        tracker.download(run_id, "nosuch.txt", tmp_path / "d")
+
+
+def test_model_folders_versions_and_aliases(tracker: Tracker, tmp_path: Path) -> None:
+    name, folder = f"m.{uuid4().hex}", tmp_path / "model"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"\0\1weights")
+    (folder / "sub" / "config.json").write_text("{}")
+    run_id = start(tracker)
+    assert [tracker.register(run_id, folder, name) for _ in range(2)] == ["1", "1"]
+    tracker.set_alias(name, "champion", "1")
+    old = tracker.resolve_alias(name, "champion")
+    (folder / "model.safetensors").write_bytes(b"\0\1other")
+    assert tracker.register(run_id, folder, name) == "2"
+    assert tracker.resolve_alias(name, "champion") == old
+    tracker.set_alias(name, "champion", "2")
+    new = tracker.resolve_alias(name, "champion")
+    assert (old.version, new.version, new.run_id) == ("1", "2", run_id)
+    assert (old.folder / "model.safetensors").read_bytes() == b"\0\1weights"
+    assert (new.folder / "model.safetensors").read_bytes() == b"\0\1other"
+    assert (new.folder / "sub" / "config.json").read_text() == "{}"
+    with pytest.raises(TrackingError, match=r"its aliases are \['champion'\]"):
+        tracker.resolve_alias(name, "candidate")
+    with pytest.raises(TrackingError, match="there is no registered model of that name"):
+        tracker.resolve_alias("nosuch", "champion")
+
+
+def test_runs_are_found_by_id_prefix_and_name(tracker: Tracker) -> None:
+    with pytest.raises(TrackingError, match="the latest runs: none yet"):
+        tracker.find_run("a")
+    old = start(tracker, "same", "1")
+    time.sleep(0.01)
+    new, other = start(tracker, "same", "2"), start(tracker, "o'ther", "3")
+    assert tracker.find_run("same").run_id == new
+    assert tracker.find_run(old).run_id == old
+    assert tracker.find_run(other[:12]).run_id == other
+    with pytest.raises(TrackingError, match=f"nosuch is no run .* the latest runs: .*same .{new[:8]}"):
+        tracker.find_run("nosuch")
+
+
+def test_trials_are_nested_in_their_sweep(tracker: Tracker) -> None:
+    sweep = start(tracker, "sweep", "sweep")
+    trials = {start(tracker, f"t{n}", f"t{n}", parent=sweep) for n in range(3)}
+    assert {run.run_id for run in tracker.recent(10, parent_run_id=sweep)} == trials
+    assert len(tracker.recent(2)) == 2
+
+
+def test_a_server_that_dies_does_not_stop_training_and_loses_nothing(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = open_tracker(server.service.url, f"e-{uuid4().hex}", tmp_path)
+    run_id = start(tracker)
+    events, mark = tmp_path / "events.jsonl", tmp_path / "mark.json"
+    written = 0
+
+    def train_on() -> None:
+        nonlocal written
+        with events.open("a") as stream:
+            stream.write("".join(step(n, float(n)) for n in range(written, written + 50)))
+        written += 50
+
+    train_on()
+    assert tracker.follow(run_id, events, mark)
+    server.kill()
+    try:
+        began = time.monotonic()
+        for _ in range(100):
+            train_on()
+            assert not tracker.follow(run_id, events, mark)
+        assert not tracker.follow(run_id, events, mark, last=True)
+        assert time.monotonic() - began < 5
+        assert caplog.text.count("metrics are not sent for now") == 1
+        with pytest.raises(TrackingError, match="could not log metrics: .*repeat the command"):
+            tracker.log_metrics(run_id, {"x": 1.0})
+    finally:
+        server.start()
+    assert not tracker.follow(run_id, events, mark)  # it was down a moment ago: training is not kept waiting
+    assert tracker.follow(run_id, events, mark, last=True)
+    assert history(tracker, run_id, "train/loss") == [(n, float(n)) for n in range(written)]
+    train_on()
+    assert tracker.follow(run_id, events, mark)
+    assert tracker.find_run(run_id).metrics["train/loss"] == float(written - 1)
+
+
+def test_a_batch_whose_answer_was_lost_is_not_doubled(tracker: Tracker, tmp_path: Path) -> None:
+    """The server stored it, the place was not kept: the same points are sent again."""
+    events, mark = tmp_path / "events.jsonl", tmp_path / "mark.json"
+    events.write_text("".join(step(n, 1.0) for n in range(10)))
+    run_id = start(tracker)
+    assert tracker.follow(run_id, events, mark)
+    mark.write_text("{torn")
+    events.write_text(events.read_text() + step(10, 1.0))
+    assert tracker.follow(run_id, events, mark)
+    assert history(tracker, run_id, "train/loss") == [(n, 1.0) for n in range(11)]
+
+
+RACE = """
+import sys
+from pathlib import Path
+from infra.tracking import open_tracker
+
+def meet(where):
+    print(where, flush=True)
+    sys.stdin.readline()
+
+meet("imported")
+tracker = open_tracker(sys.argv[1], "e", Path(sys.argv[2]))
+meet("open")
+print(tracker.start_run("run", "key", {"a": 1}, "text", {}))
+"""
+
+
+def test_processes_that_meet_an_empty_database_share_one_run(tmp_path: Path) -> None:
+    """Without the locks all of them die in MLflow's migrations, or each makes a run of its own."""
+    command = [sys.executable, "-c", RACE, f"sqlite:///{tmp_path}/mlflow.db", str(tmp_path)]
+    processes = [subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+                 for _ in range(3)]
+
+    def all_meet(where: str) -> None:
+        for process in processes:
+            assert process.stdout
+            assert process.stdout.readline().strip() == where
+        for process in processes:
+            assert process.stdin
+            process.stdin.write("go on\n")
+            process.stdin.flush()
+
+    all_meet("imported")
+    all_meet("open")
+    run_ids = {process.communicate()[0].strip() for process in processes}
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert len(run_ids) == 1
+    assert len(run_ids.pop()) == 32
+
+
+@pytest.fixture
+def hung() -> Iterator[str]:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_an_unreachable_server_is_an_error_within_seconds(tmp_path: Path, hung: str) -> None:
+    for uri in (f"http://127.0.0.1:{free_port()}", hung):
+        began = time.monotonic()
+        with pytest.raises(TrackingError, match=f"no MLflow server answers at {uri} .*MLFLOW_TRACKING_URI.*unset"):
+            open_tracker(uri, "e", tmp_path)
+        assert time.monotonic() - began < 10
+
+
+def not_a_database(folder: Path) -> str:
+    (folder / "x.db").write_text("this is no database, and long enough to be seen as none " * 50)
+    return f"sqlite:///{folder}/x.db"
+
+
+def no_permission(folder: Path) -> str:
+    (folder / "file").write_text("")
+    return f"sqlite:///{folder}/file/mlflow.db"
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda folder: str(folder / "mlruns"), "is a folder, which MLflow no longer takes; use sqlite:///"),
+        (lambda folder: f"file://{folder}/mlruns", "is a folder"),
+        (lambda folder: "nosuch://x", "could not open the store"),
+        (not_a_database, "could not open the store: .*not a database"),
+        (no_permission, "could not open the store: .*file"),
+    ],
+)
+def test_stores_that_cannot_work(tmp_path: Path, make: Callable[[Path], str], said: str) -> None:
+    with pytest.raises(TrackingError, match=said):
+        open_tracker(make(tmp_path), "e", tmp_path)
+
+
+def test_a_deleted_experiment_is_said(database: str, tmp_path: Path) -> None:
+    tracker = open_tracker(database, "gone", tmp_path)
+    MlflowClient(database).delete_experiment(tracker.experiment_id)
+    with pytest.raises(TrackingError, match=f"gone is deleted; restore it .*-x {tracker.experiment_id}"):
+        open_tracker(database, "gone", tmp_path)
+
+
+def test_opening_is_quiet(tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
+    with caplog.at_level(logging.WARNING):
+        start(open_tracker(f"sqlite:///{tmp_path}/mlflow.db", "e", tmp_path))
+    assert caplog.text == ""
+    assert capfd.readouterr().out == ""
