@@ -1,0 +1,266 @@
+"""The command line `sft`: one verb per intention. Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 gate."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from infra.settings import Settings, prepare_environment, read_settings
+from sft_core.errors import Interrupted, SftError
+
+STOPPED = "stopped; finished stages and the last checkpoint are kept: run the same command again to continue"
+
+
+class Shell(typer.core.TyperGroup):
+    """Turns the platform's errors into one clear message and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command.
+
+        Raises:
+            typer.Exit: with the exit code of a platform error, or 1 after Ctrl-C and SIGTERM.
+        """
+        try:
+            return super().invoke(ctx)
+        except SftError as error:
+            fail(type(error).__name__, str(error), error.exit_code)
+        except KeyboardInterrupt:
+            fail("Interrupted", STOPPED, 1)
+
+
+def fail(kind: str, message: str, code: int) -> NoReturn:
+    """Print a message on the error stream and leave with `code`."""
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]{kind}[/]: ", end="")
+    print(message, file=sys.stderr)
+    raise typer.Exit(code)
+
+
+app = typer.Typer(
+    cls=Shell,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="""SFT experiments: prepare → fine-tune → evaluate → verdict, tracked, resumable and statistically honest.
+
+    [bold]First steps[/]
+
+      sft run flows/configs/demo.yaml                        one experiment on the embedded tiny world\n
+      sft run flows/configs/demo.yaml --set train.replay.lambda=0    the same without replay: see the tax\n
+      sft data show flows/configs/demo.yaml                  which tokens are trained\n
+      sft sweep flows/configs/sweep.yaml --trials 8          search learning rate, epochs, λ and β\n
+      sft compare RUN_A RUN_B                                two runs, item by item
+
+    Everything is kept in [bold].sft/[/] (SFT_HOME). The same inputs are never computed twice; a killed run continues
+    when the same command is given again. Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 gate failed.""",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Look at training data as the model will see it.")
+config_app = typer.Typer(no_args_is_help=True, help="Check configurations and get their JSON Schema.")
+tiny_app = typer.Typer(no_args_is_help=True, help="The embedded tiny world.")
+app.add_typer(data_app, name="data")
+app.add_typer(config_app, name="config")
+app.add_typer(tiny_app, name="tiny")
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, e.g. flows/configs/demo.yaml")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Override a field; typed and checked like the file. Repeatable."),
+]
+
+
+def _terminated(number: int, frame: object) -> NoReturn:
+    raise Interrupted(STOPPED)
+
+
+def _tell_once(record: logging.LogRecord) -> bool:
+    """Prefect logs an exception with its traceback in the task and again in the flow; ours say it all in one message,
+    which the command prints at its end. Tracebacks of other errors stay."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, SftError) and "Finished in state Failed" not in record.getMessage()
+
+
+def begin() -> Settings:
+    """Read the settings, prepare the environment, set up logging and SIGTERM. First thing in every command."""
+    settings = read_settings()
+    prepare_environment(settings)
+    handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False, log_time_format="%H:%M:%S")
+    log = logging.getLogger("sft")
+    log.handlers[:] = [handler]
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(_tell_once)
+    signal.signal(signal.SIGTERM, _terminated)
+    return settings
+
+
+@app.command()
+def run(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Run one experiment: prepare, base evaluation, train, evaluate, verdict, record.
+
+    Give the same command again to continue a stopped run; nothing finished is redone.
+    """
+    begin()
+    from flows.experiment import run_experiment
+
+    run_experiment(config, overrides or [])
+
+
+@app.command()
+def sweep(
+    config: ConfigFile,
+    trials: Annotated[int | None, typer.Option(min=1, help="Number of trials; default: search.trials")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Search the space under `search`: alignment up, tax down. A stopped sweep continues."""
+    begin()
+    from flows.sweep import run_sweep
+
+    run_sweep(config, trials, overrides or [])
+
+
+@app.command(name="eval")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Folder, hub id, `tiny`, a run, or models:/NAME@ALIAS")],
+    suite: Annotated[list[str], typer.Option("--suite", help="Suite name (see `sft suites`). Repeatable.")],
+    against: Annotated[str | None, typer.Option(help="Base to compare with, paired, item by item")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Items per task")] = None,
+    template: Annotated[str, typer.Option(help="Chat template: auto, model, chatml, alpaca")] = "auto",
+) -> None:
+    """Evaluate any model on suites, optionally against another one."""
+    begin()
+    from flows.evaluation import run_evaluation
+
+    run_evaluation(model, suite, against=against, limit=limit, template=template)
+
+
+@app.command()
+def compare(
+    run_a: Annotated[str, typer.Argument(help="Run name, MLflow run id, or its first characters")],
+    run_b: Annotated[str, typer.Argument(help="Likewise")],
+    flips: Annotated[int, typer.Option(min=0, help="Show this many items that changed, per suite")] = 3,
+) -> None:
+    """Compare two recorded runs: paired differences per suite and the items that flipped."""
+    begin()
+    from flows.evaluation import run_comparison
+
+    run_comparison(run_a, run_b, flips)
+
+
+@app.command()
+def suites() -> None:
+    """List the evaluation suites."""
+    begin()
+    from flows.evaluation import list_suites
+
+    list_suites()
+
+
+@app.command()
+def promote(
+    run_ref: Annotated[str, typer.Argument(metavar="RUN", help="Run name or MLflow run id")],
+    name: Annotated[str, typer.Option(help="Registered model")] = "sft",
+    alias: Annotated[str, typer.Option(help="Alias to move to this run's model")] = "champion",
+) -> None:
+    """Register a run's model in MLflow and make it the champion that `sft nightly` guards."""
+    begin()
+    from flows.nightly import run_promotion
+
+    run_promotion(run_ref, name, alias)
+
+
+@app.command()
+def nightly(
+    name: Annotated[str, typer.Option(help="Registered model")] = "sft",
+    margin: Annotated[float, typer.Option(min=0.0, help="Points a suite may fall without being a regression")] = 0.0,
+) -> None:
+    """Re-evaluate the champion now, as the nightly deployment does; fails on a proved regression."""
+    begin()
+    from flows.nightly import run_nightly
+
+    run_nightly(name, margin)
+
+
+@app.command()
+def deploy(
+    pool: Annotated[str, typer.Option(help="Prefect work pool; made when missing (type process)")] = "sft",
+    cron: Annotated[str, typer.Option(help="Schedule of sft-nightly")] = "30 2 * * *",
+) -> None:
+    """Register sft-experiment, sft-sweep and sft-nightly with the Prefect server at PREFECT_API_URL."""
+    settings = begin()
+    from infra.deploy import deploy as register
+
+    for line in register(settings, pool=pool, cron=cron):
+        print(line)
+
+
+@app.command()
+def story(
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds per variant")] = 3,
+    lab: Annotated[bool, typer.Option("--lab", help="Also KL on assistant, replay and both positions")] = False,
+) -> None:
+    """What SFT buys and costs on the tiny world, with and without mitigation; writes .sft/story.json."""
+    begin()
+    from flows.story import run_story
+
+    run_story(seeds, lab)
+
+
+@data_app.command(name="show")
+def data_show(
+    config: ConfigFile,
+    row: Annotated[int, typer.Option(min=0, help="First example to show, counted from 0")] = 0,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many")] = 3,
+    html: Annotated[Path | None, typer.Option(help="Write a page instead of printing")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Prepare the data (cached) and show tokens as trained, context or special, with the ledger."""
+    begin()
+    from flows.evaluation import show_data
+
+    show_data(config, overrides or [], first=row, count=count, html=html)
+
+
+@config_app.command(name="schema")
+def config_schema() -> None:
+    """Print the JSON Schema of a configuration, for editors (`# yaml-language-server: $schema=…`)."""
+    import json
+
+    from sft_core.config import ExperimentConfig
+
+    print(json.dumps(ExperimentConfig.model_json_schema(by_alias=True), indent=2))
+
+
+@config_app.command(name="check")
+def config_check(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Check a configuration without running it."""
+    from sft_core.configfile import load
+
+    load(config, overrides or [])
+    print(f"{config}: valid")
+
+
+@tiny_app.command(name="build")
+def tiny_build(
+    folder: Annotated[Path, typer.Argument(help="Where to write the checkpoint")] = Path(".sft/tiny-base"),
+) -> None:
+    """Train the embedded base checkpoint again from its recipe and compare the hash with the committed one."""
+    begin()
+    from flows.story import build_tiny
+
+    build_tiny(folder)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""What a person sees on the terminal: verdict, ledger and comparison tables."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+console = Console(width=None if sys.stdout.isatty() else 150)  # a file or a pipe has no width of its own
+STYLE = {"pass": "bold green", "fail": "bold red", "undecided": "bold yellow"}
+
+
+def table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
+    """Print rows of equal keys as a table; the keys are the column heads."""
+    if not rows:
+        return
+    shown = Table(title=title, title_justify="left", title_style="bold")
+    for index, head in enumerate(rows[0]):
+        shown.add_column(head, justify="left" if index == 0 else "right", overflow="fold", no_wrap=index == 0)
+    for row in rows:
+        shown.add_row(*("" if value is None else str(value) for value in row.values()))
+    console.print(shown)
+
+
+def gate(outcome: str, reason: str) -> None:
+    """Print the gate's outcome with its reason in one sentence."""
+    console.print(f"Gate: [{STYLE[outcome]}]{outcome}[/]. {reason}", highlight=False)
+
+
+def lines(*texts: str) -> None:
+    """Print plain lines, without markup."""
+    for text in texts:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def where_to_look(uri: str) -> str:
+    """The command, or the address, that shows the tracked runs."""
+    return f"mlflow ui --backend-store-uri {uri}" if "://" not in uri or uri.startswith("sqlite") else uri

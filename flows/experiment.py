@@ -1,0 +1,108 @@
+"""The flow `sft-experiment`: prepare → base evaluation → train → evaluate → verdict → record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from flows import console
+from infra.reach import require_prefect
+from infra.settings import read_settings
+from infra.tracking import Tracker, open_tracker
+from sft_core.config import ExperimentConfig, TrackingSection
+from sft_core.configfile import Loaded, load
+from sft_core.errors import GateFailed, Interrupted
+from tasks.evaluate import base_subject, evaluate, tuned_subject
+from tasks.experiment import open_experiment
+from tasks.prepare import prepare
+from tasks.record import record
+from tasks.stages import Workspace
+from tasks.train import train
+from tasks.verdict import judge
+
+
+def workspace() -> Workspace:
+    """The workspace that the settings name."""
+    settings = read_settings()
+    return Workspace(settings.workspace, settings.mirror)
+
+
+def require_server() -> None:
+    """Check Prefect's server where one is configured, before a flow waits for it.
+
+    Raises:
+        OrchestrationError: it cannot be reached.
+    """
+    require_prefect(read_settings())
+
+
+def connect(tracking: TrackingSection | None = None) -> Tracker:
+    """Open the tracker that the configuration, the environment or the workspace names.
+
+    Raises:
+        TrackingError: it cannot be reached.
+    """
+    settings, section = read_settings(), tracking or TrackingSection()
+    return open_tracker(section.uri or settings.mlflow_uri, section.experiment, settings.workspace)
+
+
+def run_experiment(path: Path, overrides: list[str]) -> None:
+    """`sft run`: run the flow and show its verdict.
+
+    Raises:
+        GateFailed: `gate.enforce` is on and the gate did not pass.
+    """
+    loaded = load(path, overrides)
+    require_server()
+    show(sft_experiment(str(path), overrides), loaded.config)
+
+
+@flow(name="sft-experiment")
+def sft_experiment(
+    config: str = "flows/configs/demo.yaml", overrides: list[str] | None = None, parent_run_id: str | None = None
+) -> dict[str, Any]:
+    """One experiment, from configuration to recorded verdict.
+
+    Args:
+        config: YAML file.
+        overrides: `section.field=value`, as with `--set`.
+        parent_run_id: MLflow run of the sweep that this is a trial of.
+    """
+    return experiment(load(Path(config), overrides or []), parent_run_id)
+
+
+def experiment(loaded: Loaded, parent_run_id: str | None = None) -> dict[str, Any]:
+    """The stages of one experiment; returns the summary that is also in the run folder."""
+    config, place = loaded.config, workspace()
+    tracker = connect(config.tracking)
+    prepared = prepare(config, place)
+    run = open_experiment(loaded, prepared, place, tracker, parent_run_id)
+    try:
+        base = evaluate(base_subject(config, prepared), config.eval, place)
+        trained = train(config, prepared, place, run.follow)
+        tuned = evaluate(tuned_subject(config, trained), config.eval, place)
+        verdict = judge(base, tuned, config.gate)
+        return record(run, prepared, trained, {"base": base, "tuned": tuned}, verdict)
+    except (Interrupted, KeyboardInterrupt):
+        run.close("KILLED")
+        raise
+    except BaseException:
+        run.close("FAILED")
+        raise
+
+
+def show(summary: dict[str, Any], config: ExperimentConfig) -> None:
+    """Print the ledger, the verdict and where to look next.
+
+    Raises:
+        GateFailed: `gate.enforce` is on and the gate did not pass.
+    """
+    console.table("Data", summary["ledger"])
+    console.table("Verdict: tuned against base", summary["verdict_rows"])
+    console.gate(summary["gate"]["outcome"], summary["gate"]["reason"])
+    console.lines("", f"model    {summary['model']}", f"run      {summary['run']}  ({summary['folder']})",
+                  f"compare  {console.where_to_look(summary['mlflow_uri'])}")
+    if config.gate.enforce and summary["gate"]["outcome"] != "pass":
+        raise GateFailed(f"{summary['gate']['outcome']}: {summary['gate']['reason']}")

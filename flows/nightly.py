@@ -1,0 +1,68 @@
+"""The flow `sft-nightly`: the champion is evaluated again and compared with its stored results, item by item."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_table_artifact
+
+from flows import console
+from flows.experiment import connect, require_server, workspace
+from sft_core.config import GateSection
+from sft_core.errors import RegressionFound
+from tasks.evaluate import evaluate, folder_subject
+from tasks.runs import find
+from tasks.verdict import judge, regressions
+
+
+def run_nightly(name: str, margin: float) -> None:
+    """`sft nightly`: run the flow now and show its table.
+
+    Raises:
+        RegressionFound: a suite is proved worse than stored.
+    """
+    require_server()
+    summary = sft_nightly(name=name, margin=margin)
+    console.table(summary["title"], summary["rows"])
+    console.lines("no proved regression")
+
+
+def run_promotion(reference: str, name: str, alias: str) -> None:
+    """`sft promote`: register a run's model and point the alias at it."""
+    tracker = connect()
+    run = find(reference, workspace(), tracker)
+    version = tracker.register(run.run_id, run.folder / "model", name)
+    tracker.set_alias(name, alias, version)
+    console.lines(f"{run.name}: registered as version {version} of {name}, alias {alias}")
+
+
+@flow(name="sft-nightly")
+def sft_nightly(name: str = "sft", alias: str = "champion", margin: float = 0.0) -> dict[str, Any]:
+    """Re-evaluate a registered model under its stored protocol; fail on a proved regression.
+
+    Args:
+        name: registered model.
+        alias: which version.
+        margin: points that a suite may fall without being a regression.
+    """
+    tracker, place = connect(), workspace()
+    champion = tracker.resolve_alias(name, alias)
+    stored = find(champion.run_id, place, tracker)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    config = stored.config().config
+    before = stored.results("tuned")
+    after = evaluate(folder_subject("champion", champion.folder, config.model), config.eval, place, occasion=now)
+    verdict = judge(before, after, GateSection(max_tax=margin))
+    title = f"{name}@{alias} (version {champion.version}, run {stored.name}): stored against {now}"
+    found = regressions(verdict)
+    run_id = tracker.start_run(f"nightly-{name}", f"nightly-{name}-{now}", {"model": name, "version": champion.version},
+                               title, {"sft.kind": "nightly", "sft.regressions": "; ".join(found) or "none"})
+    tracker.log_metrics(run_id, {f"{suite}/score": result.score for suite, result in after.items()})
+    tracker.finish(run_id, "FAILED" if found else "FINISHED")
+    rows = verdict.rows()
+    create_table_artifact(rows, key="nightly", description=title)
+    if found:
+        raise RegressionFound(f"{title}: " + "; ".join(found))
+    return {"title": title, "rows": rows, "mlflow_run_id": run_id}

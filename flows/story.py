@@ -1,0 +1,60 @@
+"""`sft story`: what SFT buys and costs on the tiny world, from several seeds, printed and written as JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from flows import console
+from flows.experiment import experiment, require_server, workspace
+from sft_core.configfile import load
+from tasks.runs import local_runs
+from tasks.story import claims, pool, write_story
+from tasks.tiny import rebuild
+
+DEMO = Path(__file__).resolve().parent / "configs" / "demo.yaml"
+PLAIN = ("train.replay.lambda=0", "train.kl.beta=0")
+VARIANTS: dict[str, tuple[str, ...]] = {"sft": PLAIN, "mitigated": ()}
+LAB: dict[str, tuple[str, ...]] = {
+    f"kl_{on}": ("train.replay.lambda=0", "train.kl.beta=1", f"train.kl.on={on}")
+    for on in ("assistant", "replay", "both")
+}
+
+
+def run_story(seeds: int, lab: bool) -> None:
+    """Run the story's experiments (finished ones are found again), print its numbers and claims."""
+    require_server()
+    numbers = sft_story(seeds, lab)
+    file = workspace().root / "story.json"
+    console.table(f"The story, {seeds} seeds", write_story(file, numbers))
+    console.table("Claims", claims(numbers))
+    console.lines(f"written to {file}")
+
+
+@flow(name="sft-story")
+def sft_story(seeds: int = 3, lab: bool = False) -> dict[str, dict[str, Any]]:
+    """Plain and mitigated SFT over several seeds on the tiny world, pooled.
+
+    Args:
+        seeds: training seeds per variant.
+        lab: also KL to the base on assistant positions, on replay text and on both.
+    """
+    tuned: dict[str, list[Any]] = {}
+    base: Any = None
+    for variant, changes in (VARIANTS | (LAB if lab else {})).items():
+        for seed in range(seeds):
+            console.lines(f"{variant}, seed {seed}")
+            named = (f"name=story-{variant.replace('_', '-')}-{seed}", f"seed={seed}", "tracking.experiment=story")
+            summary = experiment(load(DEMO, [*changes, *named, "tracking.registered_model=null"]))
+            run = local_runs(workspace().runs)[summary["run"]]
+            tuned.setdefault(variant, []).append(run.results())
+            base = base or run.results("base")
+    return pool(base, tuned)
+
+
+def build_tiny(folder: Path) -> None:
+    """`sft tiny build`: train the embedded base again and compare it with the committed one."""
+    for line in rebuild(folder):
+        console.lines(line)

@@ -1,0 +1,104 @@
+"""The flow `sft-sweep`: Optuna is asked and told here, each trial is a flow run in its own process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_table_artifact
+
+from flows import console
+from flows.experiment import connect, require_server, workspace
+from infra import pareto
+from infra.study import Study, open_study
+from infra.tracking import Tracker
+from sft_core.config import ExperimentConfig, SearchSection
+from sft_core.configfile import Loaded, flatten, load, override
+from sft_core.errors import ConfigError, OrchestrationError
+from tasks.trial import Outcome, plan_of, run_trial, sweep_key
+
+FAILED_IN_A_ROW = 3
+AXES = {"alignment": "alignment (mean score)", "tax": "tax (points, mean)"}
+
+
+def run_sweep(path: Path, trials: int | None, overrides: list[str]) -> None:
+    """`sft sweep`: run the flow and show its table."""
+    _search(load(path, overrides).config, path)
+    require_server()
+    summary = sft_sweep(str(path), trials, overrides)
+    console.table(f"Trials (★ on the Pareto front): {summary['study']}",
+                  [dict(zip(summary["columns"], row, strict=True)) for row in summary["rows"]])
+    console.lines("", *(f"plot     {file}" for file in summary["plots"]), f"compare  {summary['where_to_look']}")
+
+
+@flow(name="sft-sweep")
+def sft_sweep(config: str = "flows/configs/sweep.yaml", trials: int | None = None,
+              overrides: list[str] | None = None) -> dict[str, Any]:
+    """Search the space of a configuration: alignment up, tax down. A stopped sweep continues.
+
+    Args:
+        config: YAML file with a `search` section.
+        trials: number of trials in the study at the end; by default `search.trials`.
+        overrides: `section.field=value`, as with `--set`.
+    """
+    loaded = load(Path(config), overrides or [])
+    search, place = _search(loaded.config, Path(config)), workspace()
+    tracker = connect(loaded.config.tracking)
+    study = open_study(plan_of(loaded.config, search), place.root, search.storage)
+    orphans = study.reconcile()
+    try:
+        folder = place.root / "sweeps" / search.study
+        folder.mkdir(parents=True, exist_ok=True)
+        parent = _parent(loaded, tracker, study)
+        if orphans:
+            console.lines(f"trials {orphans} were cut off by an earlier stop and are run again")
+        _drive(study, loaded.config, trials or search.trials, folder, parent)
+        return _report(study, tracker, parent, folder)
+    finally:
+        study.close()
+
+
+def _search(config: ExperimentConfig, path: Path) -> SearchSection:
+    if config.search is None:
+        raise ConfigError(f"{path} has no search section; flows/configs/sweep.yaml shows one")
+    for field, span in config.search.space.items():  # every field exists and takes its range, before the first trial
+        override(config, {field: span.low if span.choices is None else span.choices[0]})
+    return config.search
+
+
+def _parent(loaded: Loaded, tracker: Tracker, study: Study) -> str:
+    key, params = sweep_key(study.plan), flatten(loaded.config)
+    return tracker.start_run(study.plan.name, key, params, loaded.text, {"sft.kind": "sweep"})
+
+
+def _drive(study: Study, config: ExperimentConfig, wanted: int, folder: Path, parent: str) -> None:
+    in_a_row = 0
+    while left := study.remaining(wanted):
+        trial = study.ask()
+        shown = "  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial.params.items())
+        console.lines(f"trial {trial.number}, {left} to go: {shown}")
+        name = {"name": f"{config.name}-t{trial.number:03d}"}
+        outcome: Outcome = run_trial(trial.number, override(config, {**trial.params, **name}), folder, parent)
+        study.tell(trial.number, outcome.values, {"run": outcome.run, "why": outcome.why})
+        in_a_row = 0 if outcome.values else in_a_row + 1
+        if outcome.values is None:
+            console.lines(f"trial {trial.number} failed: {outcome.why}")
+        if in_a_row == FAILED_IN_A_ROW:
+            raise OrchestrationError(f"{FAILED_IN_A_ROW} trials in a row failed, the last with {outcome.why}; mend the "
+                                     "cause and give the same command again: the sweep continues")
+
+
+def _report(study: Study, tracker: Tracker, parent: str, folder: Path) -> dict[str, Any]:
+    rows, front = study.trials(), study.pareto()
+    columns, cells = pareto.table(rows, front)
+    complete = [row for row in rows if row.values]
+    plots = pareto.write_plots(complete, front, AXES, folder) if complete else []
+    for file in plots:
+        tracker.log_artifacts(parent, file, "pareto")
+    tracker.log_metrics(parent, {"trials": float(len(rows)), "on_front": float(len(front))})
+    tracker.finish(parent)
+    create_table_artifact([dict(zip(columns, row, strict=True)) for row in cells], key="pareto-table",
+                          description=f"Trials of {study.plan.name}; ★: on the Pareto front")
+    return {"study": study.plan.name, "columns": columns, "rows": cells, "plots": [str(plot) for plot in plots],
+            "where_to_look": console.where_to_look(tracker.uri)}

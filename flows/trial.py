@@ -1,0 +1,32 @@
+"""One trial of a sweep as a flow run in its own process: `python -m flows.trial CONFIG ANSWER [PARENT_RUN_ID]`.
+
+A process of its own frees all memory between trials, and a trial that dies takes nothing with it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from flows.cli import begin
+from sft_core.errors import SftError
+
+
+def main(arguments: list[str]) -> int:
+    """Run the trial, write its summary as JSON to ANSWER, and return the exit code."""
+    config, answer, *parent = arguments
+    begin()
+    from flows.experiment import sft_experiment
+
+    try:
+        summary = sft_experiment(config, parent_run_id=parent[0] if parent else None)
+    except SftError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return error.exit_code
+    Path(answer).write_text(json.dumps(summary), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,142 @@
+"""The stage `evaluate`: a model and suites → per-item results, cached by content, one stage folder per suite."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from eval_suites.results import SuiteResult, read_results, write_results
+from eval_suites.suites import suite
+from infra.tracking import Tracker
+from sft_core.config import EvalSection, ExperimentConfig, ModelSection, TemplateSection
+from sft_core.stage import Stage, fingerprint, read_json, write_json
+from tasks.runs import find, local_runs
+from tasks.stages import Done, Workspace, once, version
+
+log = logging.getLogger("sft")
+
+
+class Subject(NamedTuple):
+    """What is evaluated. `template` is a template.json of `prepare`; None: the model folder's own chat template."""
+
+    label: str
+    model: ModelSection
+    template: Path | None
+
+
+def base_subject(config: ExperimentConfig, prepared: Done) -> Subject:
+    """The base, asked through the run's template so that its answers pair with the tuned model's."""
+    return Subject("base", config.model, prepared.folder / "template.json")
+
+
+def tuned_subject(config: ExperimentConfig, trained: Done) -> Subject:
+    """What will be served: the saved folder, reloaded, with its own template."""
+    return folder_subject("tuned", trained.folder / "model", config.model)
+
+
+def folder_subject(label: str, folder: Path, like: ModelSection) -> Subject:
+    """A model folder on the same device and in the same precision as another model."""
+    model = ModelSection(path=str(folder), device=like.device, precision=like.precision,
+                         trust_remote_code=like.trust_remote_code)
+    return Subject(label, model, None)
+
+
+def evaluate_any(reference: str, template: str, section: EvalSection, place: Workspace,
+                 tracker: Tracker) -> dict[str, SuiteResult]:
+    """Evaluate whatever a person may name: `tiny`, a folder, a hub id, a run, or models:/NAME@ALIAS.
+
+    Args:
+        reference: the model.
+        template: how to talk to a model without a chat template of its own, see `TemplateSection.name`.
+
+    Raises:
+        ModelError, TemplateError, EvalError, TrackingError: it cannot be found or cannot be asked.
+    """
+    from sft_core.models import load_tokenizer, locate
+    from sft_core.template import choose
+
+    model = ModelSection(path=_path_of(reference, place, tracker))
+    chosen = None
+    if any(suite(name).through_template for name in section.suites):
+        made = choose(TemplateSection.model_validate({"name": template}),
+                      load_tokenizer(model, locate(model, place.mirror)))
+        served = {"name": made.name, "stop": made.stop, "jinja": made.jinja}
+        chosen = place.scratch / f"template-{fingerprint(served)}.json"
+        write_json(chosen, served)
+    return evaluate.fn(Subject(reference, model, chosen), section, place)
+
+
+def _path_of(reference: str, place: Workspace, tracker: Tracker) -> str:
+    if reference.startswith("models:/"):
+        name, _, alias = reference.removeprefix("models:/").partition("@")
+        return str(tracker.resolve_alias(name, alias or "champion").folder)
+    if reference in local_runs(place.runs):
+        return str(find(reference, place, tracker).folder / "model")
+    return reference
+
+
+@task(name="evaluate", cache_policy=NO_CACHE, task_run_name="evaluate-{subject.label}")
+def evaluate(
+    subject: Subject, section: EvalSection, place: Workspace, occasion: str = ""
+) -> dict[str, SuiteResult]:
+    """Results per suite: found, or measured now with one model load for all that are missing.
+
+    Args:
+        subject: the model.
+        section: suites, limits, batch size.
+        place: the workspace.
+        occasion: a new value measures again what was measured before (nightlies do).
+
+    Raises:
+        EvalError, ModelError: a suite or the model cannot be used.
+    """
+    stages = _stages(subject, section, place, occasion)
+    missing = [name for name, stage in stages.items() if stage.result() is None]
+    if missing:
+        log.info("evaluating %s: %s", subject.label, ", ".join(missing))
+        _measure(subject, section, place, {name: stages[name] for name in missing})
+    if found := [name for name in stages if name not in missing]:
+        log.info("evaluation of %s found: %s", subject.label, ", ".join(found))
+    return {name: read_results(stage.work, name) for name, stage in stages.items()}
+
+
+def _stages(subject: Subject, section: EvalSection, place: Workspace, occasion: str) -> dict[str, Stage]:
+    from sft_core.models import compute_dtype, model_identity, resolve_device
+
+    device = resolve_device(subject.model)
+    asked = section.model_dump(mode="json", exclude={"suites", "batch_size"})
+    common = (
+        "evaluate", version("evaluate"), model_identity(subject.model, place.mirror)["digest"], asked, device.type,
+        str(compute_dtype(subject.model, device)), place.mirror, occasion,
+    )
+    template = read_json(subject.template) if subject.template else None
+    return {
+        name: place.stages.open("evaluate", fingerprint(
+            *common, suite(name), template if suite(name).through_template else None))
+        for name in section.suites
+    }
+
+
+def _measure(subject: Subject, section: EvalSection, place: Workspace, stages: Mapping[str, Stage]) -> None:
+    """Measure into a pending folder, which keeps finished suites after a kill, then fill the stages."""
+    from eval_suites.run import ChatFormat
+    from eval_suites.run import evaluate as run_suites
+
+    served = read_json(subject.template) if subject.template else None
+    template = ChatFormat(served["jinja"], served["stop"]) if served else None
+    pending = place.scratch / f"evaluate-{fingerprint(sorted(s.fingerprint for s in stages.values()))}"
+    measured = run_suites(subject.model, list(stages), section=section, template=template, mirror=place.mirror,
+                          out=pending)
+    for name, stage in stages.items():
+        def make(out: Path, result: SuiteResult = measured[name]) -> dict[str, object]:
+            write_results(out, result)
+            return {"suite": result.suite, "score": result.score, "protocol": result.protocol_hash}
+
+        once(stage, make)
+    shutil.rmtree(pending)

@@ -1,0 +1,53 @@
+"""The stage `prepare`: sources → checked, deduplicated, decontaminated, split, rendered examples with a ledger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from eval_suites.items import eval_items
+from sft_core.config import ExperimentConfig, SourceSection
+from sft_core.stage import fingerprint
+from tasks.stages import Done, Workspace, once, version
+
+
+def replay_sources(config: ExperimentConfig) -> tuple[SourceSection, ...]:
+    """The replay sources when λ or β asks for them, otherwise none: an unused source does not change the data."""
+    replay, kl = config.train.replay, config.train.kl
+    used = replay.lambda_ > 0 or (kl.beta > 0 and kl.on != "assistant")
+    return replay.sources if used else ()
+
+
+@task(name="prepare", cache_policy=NO_CACHE)
+def prepare(config: ExperimentConfig, place: Workspace) -> Done:
+    """Prepare the training data of an experiment, or find it prepared.
+
+    Raises:
+        DataError, TemplateError, ModelError, EvalError: an input is missing or cannot be used.
+    """
+    from sft_core.models import locate, model_identity
+    from sft_core.prepare import prepare as prepare_data
+    from sft_core.sources import source_digest
+
+    identity = model_identity(config.model, place.mirror)
+    tokenizer = {name: digest for name, digest in identity["files"].items() if not name.endswith(".safetensors")}
+    sources = [*config.data.sources, *replay_sources(config)]
+    suites = (config.eval.suites, config.eval.include_path) if config.data.decontaminate else None
+    stamp = fingerprint(
+        "prepare", version("prepare"), config.data, config.template, config.seed, tokenizer, suites,
+        [source_digest(source, scratch=place.scratch, mirror=place.mirror) for source in sources],
+        [source for source in replay_sources(config)],
+    )
+
+    def make(out: Path) -> dict[str, object]:
+        items = eval_items(config.eval.suites, mirror=place.mirror, include_path=config.eval.include_path,
+                           scratch=place.scratch) if config.data.decontaminate else ()
+        ledger = prepare_data(
+            config.data, config.template, tokenizer_folder=locate(config.model, place.mirror),
+            replay=replay_sources(config), eval_items=items, seed=config.seed, mirror=place.mirror, out=out,
+        )
+        return {"ledger": ledger.to_dict(), "rows": ledger.table()}
+
+    return once(place.stages.open("prepare", stamp), make)

@@ -1,0 +1,101 @@
+"""The stage `record`: everything a run found, into its folder, MLflow and Prefect."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from eval_suites.results import SuiteResult, write_results
+from eval_suites.verdict import Verdict
+from sft_core.stage import write_json
+from tasks.experiment import Experiment
+from tasks.stages import Done
+
+log = logging.getLogger("sft")
+CANDIDATE = "candidate"
+TABLE_COLUMNS = ("item_id", "task", "score", "prompt", "answer", "target", "why")
+
+
+@task(name="record", cache_policy=NO_CACHE)
+def record(
+    run: Experiment, prepared: Done, trained: Done, results: Mapping[str, Mapping[str, SuiteResult]], verdict: Verdict
+) -> dict[str, Any]:
+    """Write the run folder, then show it in MLflow and Prefect; returns the run's summary.
+
+    Raises:
+        TrackingError: the tracker refuses; the run folder is complete, the same command records again.
+    """
+    summary = _summary(run, prepared, trained, verdict)
+    for label, suites in results.items():
+        for result in suites.values():
+            write_results(run.folder / "evaluation" / label, result)
+    write_json(run.folder / "verdict.json", verdict.to_dict())
+    write_json(run.folder / "ledger.json", prepared.result["ledger"])
+    write_json(run.folder / "training.json", trained.result)
+    _link(run.folder / "model", trained.folder / "model")
+    write_json(run.folder / "summary.json", summary)
+    _track(run, trained, results, verdict)
+    _show(run, summary)
+    return summary
+
+
+def _summary(run: Experiment, prepared: Done, trained: Done, verdict: Verdict) -> dict[str, Any]:
+    suites = {
+        one.suite: {"base": one.base, "tuned": one.tuned, "tax" if one.kind == "capability" else "win": one.points,
+                    "low": one.low, "high": one.high, "outcome": one.outcome}
+        for one in verdict.suites
+    }
+    return {
+        "run": run.name, "folder": str(run.folder), "mlflow_run_id": run.run_id, "mlflow_uri": run.tracker.uri,
+        "model": str(trained.folder / "model"), "ledger": prepared.result["rows"], "suites": suites,
+        "verdict_rows": verdict.rows(), "gate": {"outcome": verdict.gate, "reason": verdict.reason},
+        "seconds": {"training": trained.result["seconds"]},
+        "reused": {"prepare": prepared.reused, "train": trained.reused},
+    }
+
+
+def _link(link: Path, target: Path) -> None:
+    """Make `runs/<run>/model` point at the trained model."""
+    link.unlink(missing_ok=True)
+    link.symlink_to(target.resolve())
+
+
+def _track(run: Experiment, trained: Done, results: Mapping[str, Mapping[str, SuiteResult]], verdict: Verdict) -> None:
+    tracker, run_id = run.tracker, run.run_id
+    run.tracker.follow(run_id, trained.folder / "events.jsonl", run.folder / "followed.json", last=True)
+    metrics: dict[str, float | None] = {}
+    for one in verdict.suites:
+        kind = "tax" if one.kind == "capability" else "win"
+        metrics |= {f"base/{one.suite}": one.base, f"tuned/{one.suite}": one.tuned, f"{kind}/{one.suite}": one.points,
+                    f"{kind}_low/{one.suite}": one.low, f"{kind}_high/{one.suite}": one.high}
+    tracker.log_metrics(run_id, metrics)
+    for name in ("verdict.json", "ledger.json", "training.json", "summary.json"):
+        tracker.log_artifacts(run_id, run.folder / name)
+    tracker.log_artifacts(run_id, run.folder / "evaluation", "evaluation")
+    tracker.log_artifacts(run_id, trained.folder / "events.jsonl")
+    for suite, result in results["tuned"].items():
+        columns = {name: [getattr(item, name) for item in result.items] for name in TABLE_COLUMNS}
+        tracker.log_table(run_id, f"items/{suite.replace(':', '-')}.json", columns)
+    tracker.log_artifacts(run_id, trained.folder / "model", "model")
+    if run.config.tracking.registered_model:
+        version = tracker.register(run_id, trained.folder / "model", run.config.tracking.registered_model)
+        tracker.set_alias(run.config.tracking.registered_model, CANDIDATE, version)
+    tracker.set_tags(run_id, {"sft.gate": verdict.gate, "sft.reason": verdict.reason})
+    tracker.finish(run_id)
+
+
+def _show(run: Experiment, summary: Mapping[str, Any]) -> None:
+    """Prefect artifacts; their keys take lower-case letters, digits and dashes only."""
+    create_table_artifact(summary["verdict_rows"], key="verdict", description=f"{run.name}: tuned against base")
+    create_table_artifact(summary["ledger"], key="ledger", description=f"{run.name}: rows read, dropped and trained")
+    gate = summary["gate"]
+    create_markdown_artifact(
+        f"**{gate['outcome']}** – {gate['reason']}\n\nMLflow run `{run.run_id}` at `{run.tracker.uri}`, model "
+        f"`{summary['model']}`", key="gate", description=run.name,
+    )

@@ -1,0 +1,68 @@
+"""Finds recorded runs again: by the name of their folder in the workspace, or through the tracker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from eval_suites.results import SuiteResult, read_results
+from infra.tracking import Tracker
+from sft_core.configfile import Loaded, load
+from sft_core.errors import EvalError
+from sft_core.stage import read_json
+from tasks.stages import Workspace
+
+
+class Recorded(NamedTuple):
+    """A recorded run. `folder` holds config.yaml, verdict.json, evaluation/ and model/."""
+
+    name: str
+    run_id: str
+    folder: Path
+
+    def config(self) -> Loaded:
+        """The configuration that the run was made with."""
+        return load(self.folder / "config.yaml")
+
+    def results(self, label: str = "tuned") -> dict[str, SuiteResult]:
+        """Per-item results of the run, `tuned` or `base`, by suite.
+
+        Raises:
+            EvalError: the run has none, because it did not get that far.
+        """
+        folder = self.folder / "evaluation" / label
+        names = [read_json(file)["suite"] for file in sorted(folder.glob("*.json"))]
+        if not names:
+            raise EvalError(f"the run {self.name} has no {label} results in {folder}; finish it first: give its "
+                            "command again")
+        return {name: read_results(folder, name) for name in names}
+
+
+def find(reference: str, place: Workspace, tracker: Tracker) -> Recorded:
+    """The run with this folder name, MLflow run id, start of an id, or MLflow run name.
+
+    What is not in the workspace is downloaded from the tracker.
+
+    Raises:
+        TrackingError: there is none; the message lists the latest runs.
+    """
+    local = local_runs(place.runs)
+    if reference in local:
+        return local[reference]
+    tracked = tracker.find_run(reference)
+    by_id = {run.run_id: run for run in local.values()}
+    if tracked.run_id in by_id:
+        return by_id[tracked.run_id]
+    folder = place.scratch / "downloaded" / tracked.run_id
+    for artifact in ("config.yaml", "evaluation", "model"):
+        tracker.download(tracked.run_id, artifact, folder)
+    return Recorded(tracked.name, tracked.run_id, folder)
+
+
+def local_runs(runs: Path) -> Mapping[str, Recorded]:
+    """The runs of this workspace by folder name."""
+    found = {}
+    for file in sorted(runs.glob("*/run.json")):
+        found[file.parent.name] = Recorded(file.parent.name, read_json(file)["mlflow_run_id"], file.parent)
+    return found

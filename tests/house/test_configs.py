@@ -1,0 +1,30 @@
+"""Every shipped configuration loads and names suites that exist; the command line reads them."""
+
+from pathlib import Path
+
+import pytest
+
+from eval_suites.suites import load_suites
+from sft_core.configfile import load
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = sorted((ROOT / "flows" / "configs").glob("*.yaml"))
+
+
+def test_there_are_shipped_configs() -> None:
+    assert {"demo.yaml", "sweep.yaml", "alpaca.yaml"} <= {file.name for file in SHIPPED}
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.name)
+def test_shipped_config_loads_and_its_suites_exist(file: Path) -> None:
+    config = load(file).config
+    assert set(config.eval.suites) <= set(load_suites())
+    assert config.name == file.stem
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.name)
+def test_searched_fields_exist(file: Path) -> None:
+    config = load(file).config
+    for field, span in (config.search.space if config.search else {}).items():
+        value = span.low if span.choices is None else span.choices[0]
+        load(file, [f"{field}={value}"])

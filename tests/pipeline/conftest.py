@@ -1,0 +1,86 @@
+"""What the pipeline tests share: one real Prefect server, and a small experiment on the tiny world."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from infra.servers import free_port, start_prefect
+
+ROOT = Path(__file__).resolve().parents[2]
+Sft = Callable[..., subprocess.CompletedProcess[str]]
+
+SMALL = {
+    "name": "small",
+    "model": {"path": "tiny"},
+    "data": {"sources": [{"path": "tiny:sft", "limit": 120}], "max_tokens": 128, "too_long": "drop",
+             "max_rejected_share": 0.5},
+    "template": {"name": "chatml"},
+    "train": {"epochs": 1, "rows_per_step": 4, "micro_rows": 4, "optim": {"lr": 1.0e-3},
+              "replay": {"lambda": 0.5, "sources": [{"path": "tiny:replay", "limit": 60}], "tokens_per_step": 128}},
+    "eval": {"suites": ["tiny_mmlu", "tiny_refusal"], "limit": 6, "max_new_tokens": 8},
+    "tracking": {"experiment": "tests"},
+}
+
+
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Prefect server on loopback, so that each test does not start its own."""
+    service = start_prefect(tmp_path_factory.mktemp("prefect"), free_port())
+    yield service.url
+    service.stop(kill=True)
+
+
+def environment(home: Path, api: str) -> dict[str, str]:
+    """The environment of a run in a workspace of its own."""
+    return os.environ | {"SFT_HOME": str(home), "PREFECT_API_URL": api, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A configuration that runs in seconds."""
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(SMALL, sort_keys=False))
+    return path
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """An empty workspace."""
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def sft(home: Path, prefect_api: str) -> Sft:
+    """The real command in its own process."""
+
+    def run(*arguments: object, **extra: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "flows.cli", *map(str, arguments)]
+        return subprocess.run(command, cwd=ROOT, env=environment(home, prefect_api) | extra, capture_output=True,
+                              text=True, timeout=300)
+
+    return run
+
+
+@pytest.fixture
+def start(home: Path, prefect_api: str) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """The real command, not waited for; killed with its children at the end of the test."""
+    running: list[subprocess.Popen[str]] = []
+
+    def begin(*arguments: object) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "flows.cli", *map(str, arguments)]
+        process = subprocess.Popen(command, cwd=ROOT, env=environment(home, prefect_api), text=True,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+        running.append(process)
+        return process
+
+    yield begin
+    for process in running:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -1,0 +1,149 @@
+"""The whole way on the tiny world: real Prefect, real MLflow on SQLite, real lm-eval, real training."""
+
+import hashlib
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+
+Sft = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def done_marks(home: Path) -> dict[str, list[str]]:
+    """Stage → fingerprints that are finished."""
+    stages = home / "stages"
+    return {stage.name: sorted(p.parent.name for p in stage.glob("*/done.json")) for stage in sorted(stages.iterdir())}
+
+
+def weights(home: Path) -> str:
+    """Hash of the only trained model in a workspace."""
+    (file,) = home.glob("stages/train/*/out/model/model.safetensors")
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120.0) -> None:
+    """Wait until a condition holds while the process runs."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[1][-2000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_whole_way_is_recorded_and_not_redone(sft: Sft, config: Path, home: Path) -> None:
+    done = sft("run", config)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Verdict: tuned against base" in done.stdout
+    assert "Gate:" in done.stdout
+
+    (run_file,) = home.glob("runs/*/run.json")
+    run = json.loads(run_file.read_text())
+    client = MlflowClient(tracking_uri=f"sqlite:///{home}/mlflow.db")
+    tracked = client.get_run(run["mlflow_run_id"])
+    assert tracked.info.status == "FINISHED"
+    assert tracked.data.params["train.optim.lr"] == "0.001"
+    assert tracked.data.params["train.replay.lambda"] == "0.5"
+    steps = client.get_metric_history(run["mlflow_run_id"], "train/loss")
+    assert [m.step for m in steps] == list(range(1, len(steps) + 1))
+    assert len(steps) > 3
+    artifacts = {entry.path for entry in client.list_artifacts(run["mlflow_run_id"])}
+    assert {"config.yaml", "verdict.json", "ledger.json", "evaluation", "model"} <= artifacts
+
+    verdict = json.loads((run_file.parent / "verdict.json").read_text())
+    assert {row["suite"] for row in verdict["suites"]} == {"tiny_mmlu", "tiny_refusal"}
+
+    before = done_marks(home)
+    assert {stage: len(marks) for stage, marks in before.items()} == {"evaluate": 4, "prepare": 1, "train": 1}
+    again = sft("run", config)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert done_marks(home) == before
+    assert len(client.search_runs([tracked.info.experiment_id])) == 1
+    assert len(client.get_metric_history(run["mlflow_run_id"], "train/loss")) == len(steps)
+
+    changed = sft("run", config, "--set", "train.optim.lr=5e-4")
+    assert changed.returncode == 0, changed.stderr[-3000:]
+    after = done_marks(home)
+    assert after["prepare"] == before["prepare"]
+    assert len(after["train"]) == 2
+    assert len(after["evaluate"]) == 6  # the base was not evaluated again
+
+    first, second = sorted(home.glob("runs/*"))
+    compared = sft("compare", first.name, second.name)
+    assert compared.returncode == 0, compared.stderr[-3000:]
+    assert "tiny_mmlu" in compared.stdout
+
+
+def test_ledger_accounts_for_every_row(sft: Sft, config: Path, home: Path) -> None:
+    shown = sft("data", "show", config, "--html", home / "page.html")
+    assert shown.returncode == 0, shown.stderr[-3000:]
+    assert "trained" in (home / "page.html").read_text()
+    (folder,) = home.glob("stages/prepare/*/out")
+    ledger = json.loads((folder / "ledger.json").read_text())
+    total = ledger["total"]
+    assert total["read"] == total["kept"] + sum(total["rejected"].values())
+    assert len(pd.read_parquet(folder / "rejected.parquet")) == sum(total["rejected"].values())
+    kept = sum(len(pd.read_parquet(folder / f"{part}.parquet")) for part in ("train", "validation"))
+    assert kept == total["kept"]
+
+
+def test_killed_run_continues_and_ends_bit_identical(
+    sft: Sft, start: Callable[..., subprocess.Popen[str]], config: Path, home: Path
+) -> None:
+    often = ("--set", "train.checkpoint_every_s=0.001", "--set", "train.epochs=2")
+    process = start("run", config, *often)
+    wait_for(lambda: len(list(home.glob("stages/train/*/out/checkpoints/step-*"))) >= 2, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not list(home.glob("stages/train/*/done.json"))
+
+    continued = sft("run", config, *often)
+    assert continued.returncode == 0, continued.stderr[-3000:]
+    events = [json.loads(line) for file in home.glob("stages/train/*/out/events.jsonl")
+              for line in file.read_text().splitlines()]
+    assert any(event["event"] == "resume" for event in events)
+    resumed = weights(home)
+
+    # Prepared data and base results stay, only training is made again, this time in one go.
+    for file in home.glob("stages/train/*/done.json"):
+        file.unlink()
+    for file in home.glob("stages/train/*/out"):
+        file.rename(file.with_name("old"))
+    assert sft("run", config, *often).returncode == 0
+    assert weights(home) == resumed
+
+
+def test_sigterm_saves_says_how_to_continue_and_ends_with_1(
+    sft: Sft, start: Callable[..., subprocess.Popen[str]], config: Path, home: Path
+) -> None:
+    process = start("run", config, "--set", "train.epochs=20")
+    wait_for(lambda: any('"step"' in f.read_text() for f in home.glob("stages/train/*/out/events.jsonl")), process)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1, said[-2000:]
+    assert "state is saved" in said
+    assert list(home.glob("stages/train/*/out/checkpoints/step-*"))
+    run_id = json.loads(next(home.glob("runs/*/run.json")).read_text())["mlflow_run_id"]
+    assert MlflowClient(tracking_uri=f"sqlite:///{home}/mlflow.db").get_run(run_id).info.status == "KILLED"
+
+
+def test_gate_that_fails_ends_with_3_when_enforced(sft: Sft, config: Path) -> None:
+    demand = ("--set", "gate.at_least={tiny_refusal: 1.0}", "--set", "gate.enforce=true", "--set", "train.epochs=0.1")
+    done = sft("run", config, *demand)
+    assert done.returncode == 3, done.stderr[-3000:]
+    assert "GateFailed" in done.stderr
+
+
+@pytest.mark.parametrize("method", ["lora"])
+def test_adapters_are_trained_merged_and_evaluated(sft: Sft, config: Path, home: Path, method: str) -> None:
+    changes = [f"train.method={method}", "train.lora.rank=4", "train.lora.modules_to_save=[embed_tokens]",
+               "train.kl.beta=0.1", "train.kl.on=both"]
+    done = sft("run", config, *(part for change in changes for part in ("--set", change)))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert list(home.glob("stages/train/*/out/adapter/adapter_model.safetensors"))
+    assert weights(home)

@@ -1,0 +1,83 @@
+"""No idle knobs: every field of every section is read by somebody outside the configuration itself."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sft_core import config as sections
+
+Sft = Callable[..., subprocess.CompletedProcess[str]]
+ROOT = Path(__file__).resolve().parents[2]
+
+RECORDER = """
+import json, sys
+from sft_core import config
+
+seen = set()
+
+def spy(self, name):
+    if name in type(self).__pydantic_fields__ and sys._getframe(1).f_code.co_filename != config.__file__:
+        seen.add(f"{type(self).__name__}.{name}")
+    return object.__getattribute__(self, name)
+
+config.Section.__getattribute__ = spy
+from flows import cli
+
+for arguments in json.loads(sys.argv[1]):
+    sys.argv[1:] = arguments
+    try:
+        cli.main()
+    except SystemExit as end:
+        assert not end.code, (arguments, end.code)
+print("SEEN" + json.dumps(sorted(seen)))
+"""
+
+
+def fields() -> set[str]:
+    """Every field of every section, as Section.field."""
+    found = set()
+    for model in vars(sections).values():
+        if isinstance(model, type) and issubclass(model, sections.Section):
+            found |= {f"{model.__name__}.{name}" for name in model.model_fields}
+    return found
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Path:
+    """A mirror with one small data set of the hub's shape."""
+    folder = tmp_path / "hub" / "someone" / "chats"
+    (folder / "default").mkdir(parents=True)
+    rows = [{"instruction": f"Say the number {n}.", "output": f"The number is {n}."} for n in range(20)]
+    (folder / "default" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: default/train.jsonl\n---\n"
+    )
+    return tmp_path / "hub"
+
+
+def test_every_field_is_read(config: Path, home: Path, hub: Path, prefect_api: str) -> None:
+    def run(*changes: str) -> list[str]:
+        return ["run", str(config), *(part for change in changes for part in ("--set", change))]
+
+    from_hub = "data.sources=[{path: tiny:sft, limit: 60}, {path: someone/chats, subset: default}]"
+    sweep = json.dumps({"space": {"train.optim.lr": {"low": 1e-4, "high": 1e-3, "log": True},
+                                  "train.epochs": {"choices": [0.1]}},
+                        "alignment": ["tiny_refusal"], "capability": ["tiny_mmlu"], "trials": 1})
+    commands = [
+        run(from_hub, "train.kl.beta=0.1", "train.kl.on=both", "eval.limit=2", "train.epochs=0.2",
+            "tracking.registered_model=knobs"),
+        run("train.method=lora", "eval.limit=2", "train.epochs=0.2"),
+        ["sweep", str(config), "--set", f"search={sweep}", "--set", "eval.limit=2"],
+    ]
+    environment = {"SFT_HOME": str(home), "SFT_MIRROR": str(hub), "PREFECT_API_URL": prefect_api}
+    done = subprocess.run([sys.executable, "-c", RECORDER, json.dumps(commands)], cwd=ROOT, capture_output=True,
+                          text=True, timeout=400, env=os.environ | environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = set(json.loads(done.stdout.split("SEEN")[-1]))
+    assert fields() - seen == set()
+    assert len(seen) > 60

@@ -1,0 +1,65 @@
+"""`sft sweep`: two short trials, nested MLflow runs, the Pareto table; a killed sweep continues."""
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+Sft = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def sweep(config: Path) -> Path:
+    data = yaml.safe_load(config.read_text())
+    data["name"] = "sw"
+    data["eval"]["limit"] = 3
+    data["train"]["epochs"] = 0.3
+    data["search"] = {
+        "study": "two", "trials": 2, "alignment": ["tiny_refusal"], "capability": ["tiny_mmlu"], "sampler": "random",
+        "space": {"train.optim.lr": {"low": 1e-4, "high": 1e-3, "log": True},
+                  "train.replay.lambda": {"choices": [0.1, 1.0]}},
+    }
+    path = config.with_name("sweep.yaml")
+    path.write_text(yaml.safe_dump(data, sort_keys=False))
+    return path
+
+
+def test_killed_sweep_continues_and_ends_with_its_pareto_table(
+    sft: Sft, start: Callable[..., subprocess.Popen[str]], sweep: Path, home: Path
+) -> None:
+    process = start("sweep", sweep)
+    deadline = time.monotonic() + 120
+    while not list(home.glob("sweeps/two/trial-000.answer.json")):  # killed while the second trial is under way
+        assert process.poll() is None, process.communicate()[1][-2000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+    done = sft("sweep", sweep)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "★" in done.stdout
+    assert {"pareto.png", "pareto.html"} <= {p.name for p in (home / "sweeps" / "two").iterdir()}
+    answers = [json.loads(p.read_text()) for p in (home / "sweeps" / "two").glob("*.answer.json")]
+    assert len(answers) >= 2
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{home}/mlflow.db")
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    (parent,) = [run for run in runs if run.data.tags.get("sft.kind") == "sweep"]
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(children) >= 2
+    assert parent.info.status == "FINISHED"
+    # Base evaluation and preparation are shared by all trials.
+    assert len(list(home.glob("stages/prepare/*/done.json"))) == 1
+    assert len(list(home.glob("stages/train/*/done.json"))) == 2
+    assert len(list(home.glob("stages/evaluate/*/done.json"))) == 2 + 2 * 2
+
+    other = sft("sweep", sweep, "--set", "search.space={train.optim.lr: {low: 0.1, high: 0.2}}")
+    assert other.returncode == 2
+    assert "search.study" in other.stderr
