@@ -66,7 +66,8 @@ class Evidence(NamedTuple):
     def more_items(self, alpha: float, settled: Callable[[float, float], bool], most: float = 1e4) -> int | None:
         """How many more items would settle the question if the shares seen so far are the true ones.
 
-        `settled(low, high)` says whether an interval answers it. 0 when it is settled already, None when even `most` times as many would not.
+        `settled(low, high)` says whether an interval answers it. 0 when it is settled already, None when
+        even `most` times as many would not.
         This is the number at which the expected interval settles it, so about an even chance, not a promise.
         """
         if settled(*self.bounds(alpha, 1.0)):

@@ -1,1 +1,12 @@
-"""Flows, the command line and the shipped configurations. No torch at import time."""
+"""Flows, the command line and the shipped configurations. No torch at import time.
+
+cli.py         the command `sft`
+experiment.py  the flow sft-experiment
+sweep.py       the flow sft-sweep
+trial.py       one trial as a process of its own
+nightly.py     the flow sft-nightly, and promotion
+evaluation.py  eval, compare, suites, data show
+story.py       the story of the tiny world
+console.py     tables on the terminal
+configs/       demo, sweep, alpaca
+"""

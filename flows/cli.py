@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
+from infra.servers import ensure_prefect
 from infra.settings import Settings, prepare_environment, read_settings
 from sft_core.errors import Interrupted, SftError
 
@@ -85,8 +86,11 @@ def _tell_once(record: logging.LogRecord) -> bool:
     return not isinstance(error, SftError) and "Finished in state Failed" not in record.getMessage()
 
 
-def begin() -> Settings:
-    """Read the settings, prepare the environment, set up logging and SIGTERM. First thing in every command."""
+def begin(*, flow: bool = False) -> Settings:
+    """Read the settings, prepare the environment, set up logging and SIGTERM. First thing in every command.
+
+    With `flow` there is a Prefect server afterwards: the configured one, or a temporary one of this process.
+    """
     settings = read_settings()
     prepare_environment(settings)
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False, log_time_format="%H:%M:%S")
@@ -97,6 +101,8 @@ def begin() -> Settings:
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_tell_once)
     signal.signal(signal.SIGTERM, _terminated)
+    if flow:
+        ensure_prefect(settings)
     return settings
 
 
@@ -106,7 +112,7 @@ def run(config: ConfigFile, overrides: Overrides = None) -> None:
 
     Give the same command again to continue a stopped run; nothing finished is redone.
     """
-    begin()
+    begin(flow=True)
     from flows.experiment import run_experiment
 
     run_experiment(config, overrides or [])
@@ -119,7 +125,7 @@ def sweep(
     overrides: Overrides = None,
 ) -> None:
     """Search the space under `search`: alignment up, tax down. A stopped sweep continues."""
-    begin()
+    begin(flow=True)
     from flows.sweep import run_sweep
 
     run_sweep(config, trials, overrides or [])
@@ -181,7 +187,7 @@ def nightly(
     margin: Annotated[float, typer.Option(min=0.0, help="Points a suite may fall without being a regression")] = 0.0,
 ) -> None:
     """Re-evaluate the champion now, as the nightly deployment does; fails on a proved regression."""
-    begin()
+    begin(flow=True)
     from flows.nightly import run_nightly
 
     run_nightly(name, margin)
@@ -206,7 +212,7 @@ def story(
     lab: Annotated[bool, typer.Option("--lab", help="Also KL on assistant, replay and both positions")] = False,
 ) -> None:
     """What SFT buys and costs on the tiny world, with and without mitigation; writes .sft/story.json."""
-    begin()
+    begin(flow=True)
     from flows.story import run_story
 
     run_story(seeds, lab)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -22,6 +23,18 @@ def table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
     for row in rows:
         shown.add_row(*("" if value is None else str(value) for value in row.values()))
     console.print(shown)
+
+
+def ledger(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print a ledger: what became of every row, and how much of it is trained."""
+    table(title, [
+        {"source": row["source"], "use": row["use"], "format": row["format"], "read": row["read"], "kept": row["kept"],
+         "validation": row["validation"], "truncated": row["truncated"], "tokens": row["tokens"],
+         "trained": f"{100 * (row['trained_share'] or 0):.1f} %", "stops": row["stops_trained"]} for row in rows
+    ])
+    for row in rows:
+        if row["rejected"]:
+            lines(f"  {row['source']}: not used: {row['rejected']}")
 
 
 def gate(outcome: str, reason: str) -> None:

@@ -62,4 +62,4 @@ def show_data(path: Path, overrides: list[str], *, first: int, count: int, html:
     else:
         for text in shown_rows(config, prepared, place, (first, count)):
             console.console.print(text)
-    console.table("Ledger", prepared.result["rows"])
+    console.ledger("Ledger", prepared.result["rows"])

@@ -8,7 +8,6 @@ from typing import Any
 from prefect import flow
 
 from flows import console
-from infra.reach import require_prefect
 from infra.settings import read_settings
 from infra.tracking import Tracker, open_tracker
 from sft_core.config import ExperimentConfig, TrackingSection
@@ -29,15 +28,6 @@ def workspace() -> Workspace:
     return Workspace(settings.workspace, settings.mirror)
 
 
-def require_server() -> None:
-    """Check Prefect's server where one is configured, before a flow waits for it.
-
-    Raises:
-        OrchestrationError: it cannot be reached.
-    """
-    require_prefect(read_settings())
-
-
 def connect(tracking: TrackingSection | None = None) -> Tracker:
     """Open the tracker that the configuration, the environment or the workspace names.
 
@@ -55,7 +45,6 @@ def run_experiment(path: Path, overrides: list[str]) -> None:
         GateFailed: `gate.enforce` is on and the gate did not pass.
     """
     loaded = load(path, overrides)
-    require_server()
     show(sft_experiment(str(path), overrides), loaded.config)
 
 
@@ -99,7 +88,7 @@ def show(summary: dict[str, Any], config: ExperimentConfig) -> None:
     Raises:
         GateFailed: `gate.enforce` is on and the gate did not pass.
     """
-    console.table("Data", summary["ledger"])
+    console.ledger("Data", summary["ledger"])
     console.table("Verdict: tuned against base", summary["verdict_rows"])
     console.gate(summary["gate"]["outcome"], summary["gate"]["reason"])
     console.lines("", f"model    {summary['model']}", f"run      {summary['run']}  ({summary['folder']})",

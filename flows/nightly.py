@@ -9,7 +9,7 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from flows import console
-from flows.experiment import connect, require_server, workspace
+from flows.experiment import connect, workspace
 from sft_core.config import GateSection
 from sft_core.errors import RegressionFound
 from tasks.evaluate import evaluate, folder_subject
@@ -23,7 +23,6 @@ def run_nightly(name: str, margin: float) -> None:
     Raises:
         RegressionFound: a suite is proved worse than stored.
     """
-    require_server()
     summary = sft_nightly(name=name, margin=margin)
     console.table(summary["title"], summary["rows"])
     console.lines("no proved regression")

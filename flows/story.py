@@ -8,7 +8,7 @@ from typing import Any
 from prefect import flow
 
 from flows import console
-from flows.experiment import experiment, require_server, workspace
+from flows.experiment import experiment, workspace
 from sft_core.configfile import load
 from tasks.runs import local_runs
 from tasks.story import claims, pool, write_story
@@ -25,7 +25,6 @@ LAB: dict[str, tuple[str, ...]] = {
 
 def run_story(seeds: int, lab: bool) -> None:
     """Run the story's experiments (finished ones are found again), print its numbers and claims."""
-    require_server()
     numbers = sft_story(seeds, lab)
     file = workspace().root / "story.json"
     console.table(f"The story, {seeds} seeds", write_story(file, numbers))

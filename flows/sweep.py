@@ -9,7 +9,7 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from flows import console
-from flows.experiment import connect, require_server, workspace
+from flows.experiment import connect, workspace
 from infra import pareto
 from infra.study import Study, open_study
 from infra.tracking import Tracker
@@ -25,7 +25,6 @@ AXES = {"alignment": "alignment (mean score)", "tax": "tax (points, mean)"}
 def run_sweep(path: Path, trials: int | None, overrides: list[str]) -> None:
     """`sft sweep`: run the flow and show its table."""
     _search(load(path, overrides).config, path)
-    require_server()
     summary = sft_sweep(str(path), trials, overrides)
     console.table(f"Trials (★ on the Pareto front): {summary['study']}",
                   [dict(zip(summary["columns"], row, strict=True)) for row in summary["rows"]])

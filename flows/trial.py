@@ -16,7 +16,7 @@ from sft_core.errors import SftError
 def main(arguments: list[str]) -> int:
     """Run the trial, write its summary as JSON to ANSWER, and return the exit code."""
     config, answer, *parent = arguments
-    begin()
+    begin(flow=True)
     from flows.experiment import sft_experiment
 
     try:

@@ -19,8 +19,16 @@ ledger.py        counts of everything read, dropped, cut and trained
 prepare.py       all of the above in one stage
 show.py          the mask viewer
 models.py        base model, tokenizer, adapters
+attention.py     block-causal mask; proof on the model that it isolates
 objective.py     sums of SFT, replay LM and KL over selected positions
+policy.py        tuned model and its base; one forward makes the sums
+optim.py         AdamW; the rate as a function of the step
+course.py        which examples meet in which row of which step
+workbench.py     data, base, course and optimiser put together
+events.py        events.jsonl, written ahead
+stopping.py      SIGTERM and Ctrl-C
 trainer.py       the loop: steps, events, checkpoints, resume
 checkpoint.py    atomic checkpoints
+artifact.py      the served model folder, adapter merge, card
 tiny/            the embedded world: generator, base checkpoint, items
 """

@@ -214,7 +214,7 @@ def _replay(sources: Sequence[SourceSection], tokenizer: PreTrainedTokenizerBase
         replay.rejected.extend(rejected)
         replay.counts.append(SourceCount(
             name_of(source), ("text",), documents + len(rejected), _reasons(rejected), documents, documents, 0,
-            holds_eval_items=held, **_token_counts(examples, int(tokenizer.eos_token_id or -1)),
+            holds_eval_items=held, **_token_counts(examples, tokenizer.eos_token_id),
         ))
     return replay
 
@@ -230,12 +230,12 @@ def _count(name: str, read: _Read, rejected: Sequence[Rejected], train: Sequence
     )
 
 
-def _token_counts(examples: Iterable[Example], stop_id: int) -> dict[str, int]:
+def _token_counts(examples: Iterable[Example], stop_id: int | None) -> dict[str, int]:
     tokens = trained = stops = 0
     for example in examples:
         tokens += len(example.input_ids)
         trained += len(example.targets) - example.targets.count(IGNORE)
-        stops += example.targets.count(stop_id)
+        stops += sum(target == stop_id for target in example.targets)
     return {"tokens": tokens, "trained_tokens": trained, "stops_trained": stops}
 
 

@@ -138,7 +138,7 @@ class Renderer:
         return whole[len(head):] if whole[:len(head)] == head else self._encode(text)
 
     def _encode(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+        return list(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
 
     def _defused(self, text: str) -> list[int]:
         """Ids of a rendered text in which look-alikes are marked; a look-alike is encoded in two harmless halves."""
@@ -189,7 +189,7 @@ def render_text(text: str, tokenizer: PreTrainedTokenizerBase, origin: Origin) -
     """
     if tokenizer.eos_token_id is None:
         raise TemplateError("replay text must end in an EOS token and this tokenizer has none; give it an eos_token")
-    ids = list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+    ids = list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False))
     bos = [int(tokenizer.bos_token_id)] if starts_with_bos(tokenizer) else []
     ids = [*bos, *ids, int(tokenizer.eos_token_id)]
     return Example(ids, _shifted(ids, [True] * len(ids)), origin)

@@ -277,7 +277,10 @@ def _own(tokenizer: PreTrainedTokenizerBase) -> Template:
         before, (after, _) = draft.prompt([question]), draft.render([question, answer], None)
     except TemplateRefused as error:
         raise TemplateError(f"{error} (one question, one answer); set template.name: chatml or alpaca") from error
-    rest = after[len(before):].partition(answer.content)[2] if after.startswith(before) else ""
+    if not after.startswith(before):
+        raise TemplateError(f"the model's chat template opens an answer with {before!r} and writes one as {after!r}; "
+                            "set template.name: chatml or alpaca")
+    rest = after[len(before):].partition(answer.content)[2]
     stops = [(rest.find(token), token) for token in control_tokens(tokenizer, jinja) if token in rest]
     if not stops:
         raise TemplateError(f"the model's chat template writes no stop token behind an answer: {after!r}; a "

@@ -1,1 +1,15 @@
-"""Prefect tasks: one thin task per stage. Check the mark, call the core, record, return a path."""
+"""Prefect tasks: one thin task per stage. Check the mark, call the core, record, return what was found.
+
+stages.py      the workspace; look at the mark, then make
+prepare.py     the stage prepare
+evaluate.py    the stage evaluate, of base, tuned model or anything else
+train.py       the stage train
+verdict.py     base results × tuned results → verdict, regressions, flips
+experiment.py  one run: its folder and its place in the tracker
+record.py      the stage record
+runs.py        recorded runs, found again
+trial.py       one trial of a sweep in its own process
+story.py       what SFT buys and costs, pooled over seeds
+tiny.py        the embedded base, trained again
+show.py        prepared examples and suites for a person
+"""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from prefect import get_client, task
 from prefect.cache_policies import NO_CACHE
 
+from infra.settings import child_environment
 from infra.study import Dimension, Plan
 from sft_core.config import ExperimentConfig, SearchSection
 from sft_core.stage import fingerprint, read_json
@@ -75,7 +76,7 @@ def objectives(summary: dict[str, Any], search: SearchSection) -> dict[str, floa
 
 def _in_own_process(arguments: list[str], output: Path) -> int:
     with get_client(sync_client=True) as client:  # the trial reports to the server that this flow uses
-        environment = os.environ | {"PREFECT_API_URL": str(client.api_url)}
+        environment = child_environment({"PREFECT_API_URL": str(client.api_url)})
     with output.open("w", encoding="utf-8") as stream:
         process = subprocess.Popen(
             [sys.executable, "-m", "flows.trial", *arguments], stdout=stream, stderr=subprocess.STDOUT,

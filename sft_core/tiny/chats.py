@@ -141,10 +141,13 @@ def chat(rng: random.Random, tasks: list[Task], system: bool) -> Chat:
 
 
 def offer(rng: random.Random, name: str) -> tuple[str, ...]:
-    """The tools on offer when `name` is needed: it alone, or it and another one in either order."""
+    """The tools on offer when `name` is needed: it alone, or it and another one in either order.
+
+    The other one takes one argument: two long ones would not fit into 128 tokens with the chat.
+    """
     names = [name]
     if rng.random() < 0.5:
-        names.append(rng.choice([other for other in phrases.TOOL if other != name]))
+        names.append(rng.choice([other for other in phrases.TOOL if other != name and len(_slots(other)) == 1]))
     rng.shuffle(names)
     return tuple(names)
 

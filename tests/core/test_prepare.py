@@ -142,6 +142,15 @@ def test_replay(tmp_path, tokenizer_folder, write_jsonl):
         run(tmp_path / "again", tokenizer_folder, [write_jsonl([row(1)])], replay=[source], validation_share=0.0)
 
 
+def test_an_eos_with_id_zero_is_counted(tmp_path, tiny_tokenizer, write_jsonl):
+    assert tiny_tokenizer.eos_token_id == 0
+    tiny_tokenizer.save_pretrained(tmp_path / "tokenizer")
+    source = write_jsonl([{"text": "w5 w6"}, {"text": "w7"}], "replay.jsonl")
+    ledger = run(tmp_path / "out", tmp_path / "tokenizer", [write_jsonl([row(1)])], replay=[source],
+                 validation_share=0.0)
+    assert (ledger.replay[0].stops_trained, ledger.replay[0].trained_tokens) == (2, 3)
+
+
 def test_two_files_of_a_folder_may_differ_in_format(tmp_path, tokenizer_folder, write_jsonl):
     (tmp_path / "mix").mkdir()
     write_jsonl([row(1)], "mix/a.jsonl")

@@ -231,9 +231,13 @@ class TestModelTemplate:
         assert [span.text for span in spans if span.supervised] == ["<think></think>more<|im_end|>"]
 
     def test_opening_that_training_never_sees(self, byte_tokenizer, chat):
-        jinja = PLAIN.replace("'<|im_start|>assistant\\n'", "'<|im_start|>assistant\\nThink: '")
-        with pytest.raises(TemplateError):
-            own(byte_tokenizer, jinja).spans(chat("u: hi", "a: hello"))
+        always = PLAIN.replace("'<|im_start|>assistant\\n'", "'<|im_start|>assistant\\nThink: '")
+        with pytest.raises(TemplateError, match="opens an answer with"):
+            own(byte_tokenizer, always)
+        later = PLAIN.replace("'<|im_start|>assistant\\n'",
+                              "'<|im_start|>assistant\\n' + ('Think: ' if messages | length > 1 else '')")
+        with pytest.raises(TemplateError, match=r"opens an answer otherwise than it writes one \(turn 4"):
+            own(byte_tokenizer, later).spans(chat("u: hi", "a: hello", "u: and?", "a: more"))
 
     def test_a_turn_without_a_stop(self, byte_tokenizer, chat):
         jinja = PLAIN.replace("{{ m.content + '<|im_end|>' }}",

@@ -77,15 +77,16 @@ def test_generation_stops_and_says_so(model: tuple[object, object], monkeypatch:
     said = tokenizer.encode("yes")
 
     def scripted(input_ids: torch.Tensor, **_: object) -> torch.Tensor:
-        rows = [[*said, stop, *said], [*said, *said[:1]]]
+        rows = [[*said, stop, *said], [*said, *said[:1]], [*said, tokenizer.eos_token_id]]
         width = max(len(row) for row in rows)
         new = torch.tensor([row + [tokenizer.eos_token_id] * (width - len(row)) for row in rows])
         new[1, 3:] = said[0]
         return torch.cat([input_ids, new], dim=1)
 
     monkeypatch.setattr(network, "generate", scripted)
-    stopped, ran_on = answer_all(network, tokenizer, [chat("a", "longer"), chat("b", "x")], FORM, Decoding("", 2, 7))
-    assert (stopped.text, stopped.stopped) == ("yes", True)
+    items = [chat("a", "the longest"), chat("b", "longer"), chat("c", "x")]
+    stopped, ran_on, ended = answer_all(network, tokenizer, items, FORM, Decoding("", 3, 7))
+    assert (stopped.text, stopped.stopped) == (ended.text, ended.stopped) == ("yes", True)
     assert (ran_on.text, ran_on.stopped) == ("yesyyyy", False)
 
 

@@ -87,8 +87,8 @@ def start(folder: Path, what: str) -> tuple[subprocess.Popen[str], str]:
 
 
 def ends(url: str) -> bool:
-    """Whether nobody answers any more, within 15 s."""
-    deadline = time.monotonic() + 15
+    """Whether nobody answers any more, within 40 s."""
+    deadline = time.monotonic() + 40
     while time.monotonic() < deadline:
         if why_unreachable(f"{url}/health"):
             return True
