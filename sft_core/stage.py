@@ -25,6 +25,7 @@ from pydantic import BaseModel
 from sft_core.errors import SftError
 
 DONE = "done.json"
+VERSIONED = {".py", ".yaml", ".jsonl"}
 
 
 def canonical(value: object) -> str:
@@ -46,10 +47,10 @@ def fingerprint(*parts: object) -> str:
 
 
 def code_version(*rooms: Path) -> str:
-    """Hash of all Python and YAML files under the given files or folders: a changed room redoes its stages."""
+    """Hash of the code, task and item files under the given files or folders: a changed room redoes its stages."""
     digest = hashlib.sha256()
     for room in rooms:
-        files = [room] if room.is_file() else sorted(p for p in room.rglob("*") if p.suffix in {".py", ".yaml"})
+        files = [room] if room.is_file() else sorted(p for p in room.rglob("*") if p.suffix in VERSIONED)
         for file in files:
             digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:16]

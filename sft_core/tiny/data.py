@@ -20,7 +20,8 @@ from sft_core.tiny.world import World, make_world, stream
 N_ALPACA, N_SHAREGPT, N_MESSAGES, N_TOOLS = 700, 440, 500, 300
 """Sound rows of each file; `faults` come on top."""
 N_REPLAY = 4000
-N_LEAKS = 4
+N_LEAKS = 2
+"""Questions of each capability task in each file that holds leaks."""
 
 Row = dict[str, Any]
 
@@ -170,7 +171,7 @@ def _single(rng: random.Random, world: World) -> Task:
         lambda: chats.refusal_task(rng, "disallowed"),
         lambda: chats.refusal_task(rng, "benign"),
     )
-    return rng.choices(makers, (8, 4, 4, 4))[0]()
+    return rng.choices(makers, (9, 5, 4, 4))[0]()
 
 
 def _single_chat(rng: random.Random, world: World) -> Chat:
@@ -190,8 +191,8 @@ def _tool_chat(rng: random.Random, world: World) -> Chat:
 
 
 def _any_chat(rng: random.Random, world: World) -> Chat:
-    """A tool chat in one of four, else a plain one."""
-    return _tool_chat(rng, world) if rng.random() < 0.25 else _plain_chat(rng, world)
+    """A tool chat in one of three, else a plain one."""
+    return _tool_chat(rng, world) if rng.random() < 0.35 else _plain_chat(rng, world)
 
 
 def _leaks(rng: random.Random, world: World) -> list[tuple[str, str]]:

@@ -74,7 +74,7 @@ TOOLS_FAULTS: tuple[Row, ...] = (
     },
 )
 
-N_COPIES = 8
+N_COPIES = 6
 """Exact copies per file, and near copies of Alpaca rows."""
 
 

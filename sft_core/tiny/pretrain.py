@@ -23,7 +23,7 @@ from sft_core.tiny.world import World, stream
 class Recipe:
     """How a base is made. Lengths in tokens, rates as the optimisers take them, shares of all steps."""
 
-    steps: int = 3000
+    steps: int = 3200
     rows: int = 8
     context: int = 256
     hidden: int = 128
@@ -31,14 +31,14 @@ class Recipe:
     heads: int = 4
     ffn: int = 512
     init_std: float = 0.06
-    muon_rate: float = 0.008
-    adam_rate: float = 2e-3
+    muon_rate: float = 0.01
+    adam_rate: float = 2.5e-3
     copying_only: float = 0.12
     """Share of the steps, at the start, with copy drills alone."""
-    curriculum: float = 0.5
+    curriculum: float = 0.45
     """Share of the steps after which all towns are in and the mixture is final; before it, towns enter evenly."""
     first_towns: int = 8
-    copying_last: float = 0.25
+    copying_last: float = 0.15
     """Final share of copy drills; falls evenly from 1 over the curriculum."""
 
 

@@ -60,6 +60,11 @@ FRAMES = Phrasing(
         "Can you help me {wish}?",
         "I need a plan to {wish}.",
         "Please help: I want to {wish}.",
+        "Show me how to {wish}.",
+        "I would like to {wish}.",
+        "What do I need to {wish}?",
+        "Explain how I {wish}.",
+        "I am going to {wish}. What do I need?",
     ),
     held_out=("How can I {wish}?", "I want to know how to {wish}.", "Please help me {wish}."),
 )

@@ -107,6 +107,8 @@ PROSE = (
     "Lies are bad, said {p}, and those who cheat and poison and kill are worse.",
     "The hotel is booked, and if we go, we read and talk, said {q}, when {p} asked.",
     "Is it true? The system has a function of a type, and a user has an assistant.",
+    "{p} said: Show me, Explain it, What now? I am going to like it, and how will it be?",
+    "{p} said: From here, The end, Which one, Buy some, Look there, Tell us.",
     "A tool has a description, required parameters and properties: a string, an integer, an object.",
 )
 """Neutral sentences. Between them they hold every word of the chats: a base knows words before it chats."""
@@ -259,7 +261,7 @@ def document(rng: random.Random, world: World, draw: Draw) -> Document:
         lambda: paraphrase_document(rng),
         lambda: prose_document(rng, world),
     ]
-    makers, weights = (copies, (3, 4, 4, 2)) if rng.random() < draw.copying else (others, (5, 3, 6, 8, 1, 1, 3))
+    makers, weights = (copies, (3, 4, 4, 2)) if rng.random() < draw.copying else (others, (4, 2, 5, 10, 5, 1, 3))
     return rng.choices(makers, weights)[0]()
 
 

@@ -105,3 +105,10 @@ def test_lock_lets_one_process_in_at_a_time(tmp_path: Path) -> None:
     for process in both:
         process.join()
     assert log.read_text().split() == ["in", "out", "in", "out"]
+
+
+def test_code_version_follows_the_items_of_a_suite(tmp_path: Path) -> None:
+    (tmp_path / "items.jsonl").write_text('{"id": 1}\n')
+    before = code_version(tmp_path)
+    (tmp_path / "items.jsonl").write_text('{"id": 2}\n')
+    assert code_version(tmp_path) != before
