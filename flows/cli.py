@@ -14,7 +14,8 @@ from rich.logging import RichHandler
 
 from infra.servers import ensure_prefect
 from infra.settings import Settings, prepare_environment, read_settings
-from sft_core.errors import Interrupted, SftError
+from sft_core.configfile import load
+from sft_core.errors import ConfigError, Interrupted, SftError
 
 STOPPED = "stopped; finished stages and the last checkpoint are kept: run the same command again to continue"
 
@@ -86,11 +87,8 @@ def _tell_once(record: logging.LogRecord) -> bool:
     return not isinstance(error, SftError) and "Finished in state Failed" not in record.getMessage()
 
 
-def begin(*, flow: bool = False) -> Settings:
-    """Read the settings, prepare the environment, set up logging and SIGTERM. First thing in every command.
-
-    With `flow` there is a Prefect server afterwards: the configured one, or a temporary one of this process.
-    """
+def begin() -> Settings:
+    """Read the settings, prepare the environment, set up logging and SIGTERM. First thing in every command."""
     settings = read_settings()
     prepare_environment(settings)
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False, log_time_format="%H:%M:%S")
@@ -101,8 +99,6 @@ def begin(*, flow: bool = False) -> Settings:
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_tell_once)
     signal.signal(signal.SIGTERM, _terminated)
-    if flow:
-        ensure_prefect(settings)
     return settings
 
 
@@ -112,7 +108,9 @@ def run(config: ConfigFile, overrides: Overrides = None) -> None:
 
     Give the same command again to continue a stopped run; nothing finished is redone.
     """
-    begin(flow=True)
+    settings = begin()
+    load(config, overrides or [])  # what is wrong there is said before a server is started
+    ensure_prefect(settings)
     from flows.experiment import run_experiment
 
     run_experiment(config, overrides or [])
@@ -125,7 +123,10 @@ def sweep(
     overrides: Overrides = None,
 ) -> None:
     """Search the space under `search`: alignment up, tax down. A stopped sweep continues."""
-    begin(flow=True)
+    settings = begin()
+    if load(config, overrides or []).config.search is None:
+        raise ConfigError(f"{config} has no search section; flows/configs/sweep.yaml shows one")
+    ensure_prefect(settings)
     from flows.sweep import run_sweep
 
     run_sweep(config, trials, overrides or [])
@@ -187,7 +188,7 @@ def nightly(
     margin: Annotated[float, typer.Option(min=0.0, help="Points a suite may fall without being a regression")] = 0.0,
 ) -> None:
     """Re-evaluate the champion now, as the nightly deployment does; fails on a proved regression."""
-    begin(flow=True)
+    ensure_prefect(begin())
     from flows.nightly import run_nightly
 
     run_nightly(name, margin)
@@ -212,7 +213,7 @@ def story(
     lab: Annotated[bool, typer.Option("--lab", help="Also KL on assistant, replay and both positions")] = False,
 ) -> None:
     """What SFT buys and costs on the tiny world, with and without mitigation; writes .sft/story.json."""
-    begin(flow=True)
+    ensure_prefect(begin())
     from flows.story import run_story
 
     run_story(seeds, lab)
@@ -246,8 +247,6 @@ def config_schema() -> None:
 @config_app.command(name="check")
 def config_check(config: ConfigFile, overrides: Overrides = None) -> None:
     """Check a configuration without running it."""
-    from sft_core.configfile import load
-
     load(config, overrides or [])
     print(f"{config}: valid")
 

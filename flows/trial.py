@@ -10,13 +10,14 @@ import sys
 from pathlib import Path
 
 from flows.cli import begin
+from infra.servers import ensure_prefect
 from sft_core.errors import SftError
 
 
 def main(arguments: list[str]) -> int:
     """Run the trial, write its summary as JSON to ANSWER, and return the exit code."""
     config, answer, *parent = arguments
-    begin(flow=True)
+    ensure_prefect(begin())
     from flows.experiment import sft_experiment
 
     try:

@@ -264,19 +264,20 @@ class Tracker:
         return Resolved(str(version.version), str(version.run_id), folder)
 
     def find_run(self, ref: str) -> TrackedRun:
-        """The run with this id, id prefix (from 6 characters) or name; of several with one name the latest.
+        """The run of any experiment with this id, id prefix (from 6 characters) or name; of one name the latest.
 
         Raises:
             TrackingError: none, or a prefix of several; the message lists the latest runs.
         """
         with _door(self.uri, f"look for the run {ref}"):
-            named = self._search(f"attributes.run_name = '{naming.quoted(ref)}'", 1)
+            everywhere = [e.experiment_id for e in self._client.search_experiments()]
+            named = self._search(f"attributes.run_name = '{naming.quoted(ref)}'", 1, everywhere)
             is_prefix = re.fullmatch(r"[0-9a-f]{6,32}", ref)
-            found = named or (self._search(f"attributes.run_id LIKE '{ref}%'", 2) if is_prefix else [])
+            found = named or (self._search(f"attributes.run_id LIKE '{ref}%'", 2, everywhere) if is_prefix else [])
         if len(found) == 1:
             return _info(found[0])
         latest = ", ".join(f"{run.name} ({run.run_id[:8]})" for run in self.recent(5)) or "none yet"
-        what = "is the start of several run ids" if found else "is no run of this experiment (name, id or id prefix)"
+        what = "is the start of several run ids" if found else "is no run (name, id or id prefix)"
         raise TrackingError(f"{ref} {what} in {self.uri}; the latest runs: {latest}")
 
     def recent(self, limit: int, parent_run_id: str | None = None) -> list[TrackedRun]:
@@ -291,10 +292,9 @@ class Tracker:
         with _door(self.uri, f"download {artifact_path} of run {run_id}"):
             return Path(self._client.download_artifacts(run_id, artifact_path, str(folder)))
 
-    def _search(self, condition: str, limit: int) -> list[Run]:
-        return list(self._client.search_runs(
-            [self.experiment_id], condition, max_results=limit, order_by=["attributes.start_time DESC"]
-        ))
+    def _search(self, condition: str, limit: int, experiments: list[str] | None = None) -> list[Run]:
+        ids = experiments or [self.experiment_id]
+        return list(self._client.search_runs(ids, condition, max_results=limit, order_by=["start_time DESC"]))
 
     def _log_params(self, run: Run, params: Mapping[str, object]) -> None:
         wanted = {naming.name(key): naming.plain_text(value) for key, value in params.items()}

@@ -85,11 +85,13 @@ def test_ledger_accounts_for_every_row(sft: Sft, config: Path, home: Path) -> No
     assert "trained" in (home / "page.html").read_text()
     (folder,) = home.glob("stages/prepare/*/out")
     ledger = json.loads((folder / "ledger.json").read_text())
-    total = ledger["total"]
-    assert total["read"] == total["kept"] + sum(total["rejected"].values())
-    assert len(pd.read_parquet(folder / "rejected.parquet")) == sum(total["rejected"].values())
+    counts = [*ledger["sources"], *ledger["replay"]]
+    assert ledger["read"] == 120
+    for count in counts:
+        assert count["read"] == count["kept"] + sum(count["rejected"].values())
+    assert len(pd.read_parquet(folder / "rejected.parquet")) == sum(sum(c["rejected"].values()) for c in counts)
     kept = sum(len(pd.read_parquet(folder / f"{part}.parquet")) for part in ("train", "validation"))
-    assert kept == total["kept"]
+    assert kept == sum(count["kept"] for count in ledger["sources"])
 
 
 def test_killed_run_continues_and_ends_bit_identical(

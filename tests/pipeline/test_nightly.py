@@ -27,12 +27,12 @@ def test_nightly_passes_and_fails_on_a_proved_regression(sft: Sft, config: Path,
     assert "no proved regression" in same.stdout
 
     # Make the stored results better than what the model can do: every item was right once.
-    file = run / "evaluation" / "tuned" / "tiny_mmlu.parquet"
+    file = run / "evaluation" / "tuned" / "tiny_refusal.parquet"
     table = pq.read_table(file)
     perfect = pa.array([1.0] * len(table))
     pq.write_table(table.set_column(table.schema.get_field_index("score"), "score", perfect), file)
     nightly = sft("nightly", "--margin", "5")
-    scores = json.loads((run / "verdict.json").read_text())
+    scores = json.loads((run / "verdict.json").read_text())["suites"]
     assert nightly.returncode == 1, scores
     assert "RegressionFound" in nightly.stderr
-    assert "tiny_mmlu" in nightly.stderr
+    assert "tiny_refusal lost" in nightly.stderr
