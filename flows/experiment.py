@@ -12,7 +12,7 @@ from infra.settings import read_settings
 from infra.tracking import Tracker, open_tracker
 from sft_core.config import ExperimentConfig, TrackingSection
 from sft_core.configfile import Loaded, load
-from sft_core.errors import GateFailed, Interrupted
+from sft_core.errors import GateFailed
 from tasks.evaluate import base_subject, evaluate, tuned_subject
 from tasks.experiment import open_experiment
 from tasks.prepare import prepare
@@ -67,19 +67,12 @@ def experiment(loaded: Loaded, parent_run_id: str | None = None) -> dict[str, An
     config, place = loaded.config, workspace()
     tracker = connect(config.tracking)
     prepared = prepare(config, place)
-    run = open_experiment(loaded, prepared, place, tracker, parent_run_id)
-    try:
+    with open_experiment(loaded, prepared, place, tracker, parent_run_id) as run:
         base = evaluate(base_subject(config, prepared), config.eval, place)
         trained = train(config, prepared, place, run.follow)
         tuned = evaluate(tuned_subject(config, trained), config.eval, place)
         verdict = judge(base, tuned, config.gate)
         return record(run, prepared, trained, {"base": base, "tuned": tuned}, verdict)
-    except (Interrupted, KeyboardInterrupt):
-        run.close("KILLED")
-        raise
-    except BaseException:
-        run.close("FAILED")
-        raise
 
 
 def show(summary: dict[str, Any], config: ExperimentConfig) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from infra.tracking import Tracker
 from sft_core.config import ExperimentConfig
 from sft_core.configfile import Loaded, flatten
-from sft_core.errors import TrackingError
+from sft_core.errors import Interrupted, TrackingError
 from sft_core.stage import fingerprint, write_json, write_text
 from tasks.stages import CODE, Done, Workspace, version
 
@@ -34,12 +34,18 @@ class Experiment:
         """Send the training events written so far to the tracker; a tracker that is down costs nothing."""
         self.tracker.follow(self.run_id, events, self.folder / "followed.json")
 
-    def close(self, status: str) -> None:
+    def __enter__(self) -> Experiment:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """Say in the tracker that the run ended early. The error that ended it matters more than a tracker's."""
+        if kind is None:
+            return
+        stopped = issubclass(kind, Interrupted) or not issubclass(kind, Exception)
         try:
-            self.tracker.finish(self.run_id, status)
-        except TrackingError as error:
-            log.warning("the run stays open in the tracker: %s", error)
+            self.tracker.finish(self.run_id, "KILLED" if stopped else "FAILED")
+        except TrackingError as refused:
+            log.warning("the run stays open in the tracker: %s", refused)
 
 
 def open_experiment(
