@@ -76,8 +76,9 @@ def _share(interval: Interval, seeds: int, result: SuiteResult, kinds: Sequence[
 def _tax(base: SuiteResult, tuned: Sequence[SuiteResult]) -> dict[str, Any]:
     """Tax in points with its interval: the negated paired difference tuned − base."""
     difference = pooled_paired_interval(_scores(base), [_scores(result) for result in tuned])
-    return {"value": -100 * (difference.estimate or 0.0), "low": -100 * difference.high, "high": -100 * difference.low,
-            "unit": "points", "seeds": len(tuned), "items": len(_scores(base))}
+    lost = 0.0 - 100 * (difference.estimate or 0.0)  # 0.0 − 0.0 is 0.0, −(0.0) would be shown as −0.0
+    return {"value": lost, "low": -100 * difference.high, "high": -100 * difference.low, "unit": "points",
+            "seeds": len(tuned), "items": len(_scores(base))}
 
 
 def _row(name: str, value: Mapping[str, Any]) -> dict[str, object]:
