@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from sft_core.stage import write_json
 from tasks.experiment import Experiment
 from tasks.stages import Done
 
-log = logging.getLogger("sft")
 CANDIDATE = "candidate"
 TABLE_COLUMNS = ("item_id", "task", "score", "prompt", "answer", "target", "why")
 
