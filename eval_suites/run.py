@@ -20,7 +20,8 @@ from eval_suites.items import ChatItem, read_items
 from eval_suites.results import ItemResult, SuiteResult, read_results, write_results
 from eval_suites.scorers import score
 from eval_suites.suites import ROOM, Suite, suite
-from sft_core.config import EvalSection, ModelSection
+from sft_core.config.data import ModelSection
+from sft_core.config.experiment import EvalSection
 from sft_core.errors import EvalError
 from sft_core.models import compute_dtype, load_model, load_tokenizer, locate, model_identity, resolve_device
 from sft_core.stage import code_version, fingerprint

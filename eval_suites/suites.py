@@ -10,7 +10,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import ValidationError, model_validator
 
-from sft_core.config import Positive, Section
+from sft_core.config.section import Positive, Section
 from sft_core.errors import EvalError
 
 ROOM = Path(__file__).parent

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 from eval_suites.intervals import NOTHING, Evidence, Interval, holm, mcnemar_exact
 from eval_suites.results import SuiteResult
 from eval_suites.stats import paired
-from sft_core.config import GateSection
+from sft_core.config.experiment import GateSection
 from sft_core.errors import EvalError
 
 Outcome = Literal["no_worse", "worse", "improved", "not_proved", "undecided"]

@@ -239,7 +239,7 @@ def config_schema() -> None:
     """Print the JSON Schema of a configuration, for editors (`# yaml-language-server: $schema=…`)."""
     import json
 
-    from sft_core.config import ExperimentConfig
+    from sft_core.config.experiment import ExperimentConfig
 
     print(json.dumps(ExperimentConfig.model_json_schema(by_alias=True), indent=2))
 

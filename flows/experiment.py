@@ -10,7 +10,7 @@ from prefect import flow
 from flows import console
 from infra.settings import read_settings
 from infra.tracking import Tracker, open_tracker
-from sft_core.config import ExperimentConfig, TrackingSection
+from sft_core.config.experiment import ExperimentConfig, TrackingSection
 from sft_core.configfile import Loaded, load
 from sft_core.errors import GateFailed
 from tasks.evaluate import base_subject, evaluate, tuned_subject

@@ -2,7 +2,7 @@
 
 In the order the data walks:
 
-config.py        the frozen sections of one experiment
+config/          the frozen sections of one experiment
 configfile.py    YAML with line numbers, `--set`, all problems at once
 stage.py         stage folders, fingerprints, atomic files
 progress.py      bars on a terminal, lines elsewhere

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from sft_core.config import ExperimentConfig
+from sft_core.config.experiment import ExperimentConfig
 from sft_core.errors import ConfigError
 
 Key = tuple[str | int, ...]

@@ -13,7 +13,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sft_core.config import TrainSection
+from sft_core.config.train import TrainSection
 from sft_core.pack import plan
 from sft_core.render import IGNORE, Example
 

@@ -24,7 +24,8 @@ from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sft_core.config import LoraSection, ModelSection
+from sft_core.config.data import ModelSection
+from sft_core.config.train import LoraSection
 from sft_core.errors import ModelError
 from sft_core.stage import file_digest
 from sft_core.tiny.paths import BASE_FOLDER

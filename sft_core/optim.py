@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from sft_core.config import OptimSection
+from sft_core.config.train import OptimSection
 
 
 def learning_rate(section: OptimSection, step: int, total: int) -> float:

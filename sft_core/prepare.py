@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from sft_core.config import DataSection, SourceSection, TemplateSection
+from sft_core.config.data import DataSection, SourceSection, TemplateSection
 from sft_core.conversation import Conversation, Origin, Rejected, Row, Why
 from sft_core.curate import dedupe
 from sft_core.curate.decontaminate import EvalItem, ItemIndex, decontaminate

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from sft_core.config import DataSection
+from sft_core.config.data import DataSection
 from sft_core.conversation import Conversation, Origin, Rejected, ToolCall, Turn, Why
 from sft_core.errors import TemplateError
 from sft_core.template import (

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sft_core.config import SourceSection
+from sft_core.config.data import SourceSection
 from sft_core.conversation import Origin, Rejected, Row, Why
 from sft_core.errors import DataError
 

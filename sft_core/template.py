@@ -17,7 +17,7 @@ import jinja2
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from sft_core.config import TemplateSection
+from sft_core.config.data import TemplateSection
 from sft_core.conversation import Conversation, Origin, Turn
 from sft_core.errors import TemplateError
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from sft_core import checkpoint
 from sft_core.artifact import card_text, merge_adapter, save_model_folder
-from sft_core.config import TrainSection
+from sft_core.config.train import TrainSection
 from sft_core.course import Counts, Row, Stream
 from sft_core.errors import Interrupted, TrainingError
 from sft_core.events import EventLog

@@ -12,7 +12,8 @@ from torch import nn
 
 from sft_core.artifact import ServedTemplate
 from sft_core.attention import prove
-from sft_core.config import ModelSection, TrainSection
+from sft_core.config.data import ModelSection
+from sft_core.config.train import TrainSection
 from sft_core.course import Counts, Course, Packing, Row, Stream, lay_out
 from sft_core.errors import DataError, ModelError, TrainingError
 from sft_core.models import Loaded, apply_lora, compute_dtype, load_model, model_identity, resolve_device

@@ -8,7 +8,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from eval_suites.items import eval_items
-from sft_core.config import ExperimentConfig, SourceSection
+from sft_core.config.data import SourceSection
+from sft_core.config.experiment import ExperimentConfig
 from sft_core.stage import fingerprint
 from tasks.stages import Done, Workspace, once, version
 

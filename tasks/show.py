@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from eval_suites.suites import load_suites
-from sft_core.config import ExperimentConfig
+from sft_core.config.experiment import ExperimentConfig
 from sft_core.errors import DataError
 from sft_core.stage import write_text
 from tasks.stages import Done, Workspace

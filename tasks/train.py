@@ -10,7 +10,7 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from sft_core.config import ExperimentConfig
+from sft_core.config.experiment import ExperimentConfig
 from sft_core.stage import fingerprint
 from tasks.stages import Done, Workspace, once, version
 

@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 
 from infra.settings import child_environment
 from infra.study import Dimension, Plan
-from sft_core.config import ExperimentConfig, SearchSection
+from sft_core.config.experiment import ExperimentConfig, SearchSection
 from sft_core.stage import fingerprint, read_json
 
 log = logging.getLogger("sft")

@@ -15,7 +15,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from sft_core.config import ModelSection, TrainSection
+from sft_core.config.data import ModelSection
+from sft_core.config.train import TrainSection
 from sft_core.render import IGNORE
 from sft_core.workbench import TrainInputs
 

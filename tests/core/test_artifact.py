@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sft_core import artifact
 from sft_core.artifact import ServedTemplate, save_model_folder
-from sft_core.config import TrainSection
+from sft_core.config.train import TrainSection
 from sft_core.errors import ModelError, TrainingError
 from sft_core.trainer import TrainInputs, train
 

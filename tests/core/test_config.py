@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sft_core.config import ExperimentConfig, LoraSection, Range
+from sft_core.config.experiment import ExperimentConfig, Range
+from sft_core.config.train import LoraSection
 from sft_core.configfile import flatten, load, override
 from sft_core.errors import ConfigError
 

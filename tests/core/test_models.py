@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from sft_core.config import ModelSection
+from sft_core.config.data import ModelSection
 from sft_core.errors import ModelError
 from sft_core.models import compute_dtype, load_model, locate, model_identity, resolve_device
 from sft_core.tiny.paths import BASE_FOLDER

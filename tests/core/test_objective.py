@@ -13,7 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausa
 
 from sft_core import objective
 from sft_core.attention import block_causal_mask, hidden_of, masks_for, prove
-from sft_core.config import LoraSection
+from sft_core.config.train import LoraSection
 from sft_core.conversation import Origin
 from sft_core.errors import ModelError
 from sft_core.models import apply_lora

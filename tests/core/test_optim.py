@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sft_core.config import OptimSection
+from sft_core.config.train import OptimSection
 from sft_core.optim import learning_rate, make_optimizer, set_rate
 
 

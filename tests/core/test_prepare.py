@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from sft_core.config import DataSection, SourceSection, TemplateSection
+from sft_core.config.data import DataSection, SourceSection, TemplateSection
 from sft_core.conversation import Origin
 from sft_core.curate.decontaminate import EvalItem
 from sft_core.errors import DataError, ModelError, TemplateError

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from sft_core.config import DataSection, SourceSection, TemplateSection
+from sft_core.config.data import DataSection, SourceSection, TemplateSection
 from sft_core.conversation import Conversation, Origin, Rejected, ToolCall, Turn, Why
 from sft_core.errors import TemplateError
 from sft_core.formats import format_of, to_conversation

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from sft_core import artifact, checkpoint, trainer
-from sft_core.config import TrainSection
+from sft_core.config.train import TrainSection
 from sft_core.errors import Interrupted, TrainingError
 from sft_core.trainer import TrainInputs, train
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sft_core.config import TemplateSection
+from sft_core.config.data import TemplateSection
 from sft_core.render import Example, render
 from sft_core.show import Piece, spans_of, to_html, to_rich
 from sft_core.template import choose

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sft_core.config import SourceSection
+from sft_core.config.data import SourceSection
 from sft_core.conversation import Origin, Rejected, Row, Why
 from sft_core.errors import DataError
 from sft_core.sources import read_rows, source_digest

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sft_core.config import ReplaySection
+from sft_core.config.train import ReplaySection
 from sft_core.errors import SftError
 from sft_core.stage import StageStore, code_version, file_digest, fingerprint, write_json, write_text
 

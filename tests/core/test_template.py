@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sft_core.config import TemplateSection
+from sft_core.config.data import TemplateSection
 from sft_core.conversation import Conversation, Origin, ToolCall, Turn
 from sft_core.errors import TemplateError
 from sft_core.template import (

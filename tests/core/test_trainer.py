@@ -18,7 +18,7 @@ import torch
 from pydantic import ValidationError
 
 from sft_core import workbench
-from sft_core.config import TrainSection
+from sft_core.config.train import TrainSection
 from sft_core.conversation import Origin
 from sft_core.course import Packing, lay_out
 from sft_core.errors import DataError, ModelError, TrainingError

@@ -14,7 +14,8 @@ from eval_suites import lm_door
 from eval_suites.items import eval_items
 from eval_suites.run import ChatFormat, evaluate
 from eval_suites.suites import Suite
-from sft_core.config import EvalSection, ModelSection
+from sft_core.config.data import ModelSection
+from sft_core.config.experiment import EvalSection
 from sft_core.errors import EvalError
 from sft_core.models import load_model
 

@@ -9,23 +9,25 @@ from pathlib import Path
 
 import pytest
 
-from sft_core import config as sections
+from sft_core.config import data, experiment, section, train
 
 Sft = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).resolve().parents[2]
 
 RECORDER = """
-import json, sys
-from sft_core import config
+import json, os, sys
+from sft_core.config import section
+
+ROOM = os.path.dirname(section.__file__)
 
 seen = set()
 
 def spy(self, name):
-    if name in type(self).__pydantic_fields__ and sys._getframe(1).f_code.co_filename != config.__file__:
+    if name in type(self).__pydantic_fields__ and os.path.dirname(sys._getframe(1).f_code.co_filename) != ROOM:
         seen.add(f"{type(self).__name__}.{name}")
     return object.__getattribute__(self, name)
 
-config.Section.__getattribute__ = spy
+section.Section.__getattribute__ = spy
 from flows import cli
 
 for arguments in json.loads(sys.argv[1]):
@@ -41,8 +43,8 @@ print("SEEN" + json.dumps(sorted(seen)))
 def fields() -> set[str]:
     """Every field of every section, as Section.field."""
     found = set()
-    for model in vars(sections).values():
-        if isinstance(model, type) and issubclass(model, sections.Section):
+    for model in (value for room in (data, train, experiment) for value in vars(room).values()):
+        if isinstance(model, type) and issubclass(model, section.Section):
             found |= {f"{model.__name__}.{name}" for name in model.model_fields}
     return found
 

@@ -1,0 +1,76 @@
+"""The base model, the data and the template: what is trained on."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sft_core.config.section import Positive, Section, Share
+
+
+class ModelSection(Section):
+    path: str
+    """Base model: a hub id (`org/name`), a local folder, or `tiny` for the embedded base."""
+    revision: str | None = None
+    """Hub revision (branch, tag or commit); part of the base's identity."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes CUDA where there is one, the CPU otherwise."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute precision. `auto`: bfloat16 autocast on CUDA, float32 on the CPU."""
+    trust_remote_code: bool = False
+    """Allow code that comes with the model. Refused unless asked for."""
+
+
+class SourceSection(Section):
+    path: str
+    """A JSON, JSONL, CSV, Parquet or text file, a folder of them, a hub id, or `tiny:sft` / `tiny:replay`."""
+    name: str | None = None
+    """Name in the ledger; by default the last part of the path."""
+    format: Literal["auto", "alpaca", "prompt_completion", "sharegpt", "messages", "text"] = "auto"
+    """Shape of a row; `auto` detects it per file and says what it found."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Column map, standard name to the file's name, e.g. `{output: response}`."""
+    split: str = "train"
+    """Split of a hub data set."""
+    subset: str | None = None
+    """Configuration name of a hub data set."""
+    limit: Positive | None = None
+    """Read at most this many rows."""
+
+
+class DuplicatesSection(Section):
+    exact: bool = True
+    """Drop conversations that are equal after folding case and white space; the first one stays."""
+    near: bool = True
+    """Drop near duplicates by MinHash over word n-grams."""
+    threshold: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
+    """Jaccard similarity of word 3-grams from which two conversations count as near duplicates."""
+
+
+class DataSection(Section):
+    sources: tuple[SourceSection, ...] = Field(min_length=1)
+    """Where the training conversations come from."""
+    max_tokens: Annotated[int, Field(ge=16)]
+    """Longest example, and length of a packed row, in tokens. There is no default: a silent one truncates."""
+    too_long: Literal["fail", "drop", "truncate_left_context"] = "fail"
+    """What to do with a longer example. `truncate_left_context` drops the oldest turns, keeps the system turn
+    and never cuts an answer."""
+    pack: bool = True
+    """Pack several examples into one row with attention kept apart; off: one padded example per row."""
+    duplicates: DuplicatesSection = DuplicatesSection()
+    """Removal of exact and near duplicates."""
+    decontaminate: bool = True
+    """Drop conversations that contain an item of one of the evaluation suites of this run."""
+    validation_share: Annotated[float, Field(ge=0.0, le=0.5)] = 0.02
+    """Share of conversations held out for the validation loss."""
+    max_rejected_share: Share = 0.05
+    """The run fails when more than this share of the rows read cannot be used."""
+
+
+class TemplateSection(Section):
+    name: Literal["auto", "model", "chatml", "alpaca"] = "auto"
+    """`model`: the tokenizer's own template; `chatml`, `alpaca`: a built-in one, saved into the model folder;
+    `auto`: the tokenizer's own where there is one, `chatml` otherwise."""
+    train_on: Literal["all_assistant", "last_assistant"] = "all_assistant"
+    """Which assistant turns are trained."""

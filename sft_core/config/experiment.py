@@ -1,0 +1,126 @@
+"""One experiment whole: the sections of the other files, evaluation, gate, tracking, search."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from sft_core.config.data import DataSection, ModelSection, TemplateSection
+from sft_core.config.section import Positive, Section, Share
+from sft_core.config.train import TrainSection
+
+
+class EvalSection(Section):
+    suites: tuple[str, ...] = Field(min_length=1)
+    """Suites to run before and after training; `sft suites` lists them."""
+    limit: Positive | None = None
+    """Items per task, the first ones; intervals widen accordingly."""
+    batch_size: Positive = 16
+    """Rows per forward pass in evaluation."""
+    max_new_tokens: Positive | None = None
+    """Cap on generated tokens, where a suite's own should be lowered; part of the protocol."""
+    include_path: str | None = None
+    """Folder with further lm-eval task YAMLs; their names can be used as suites `lm:TASK`."""
+
+
+class GateSection(Section):
+    max_tax: Annotated[float, Field(ge=0.0)] = 1.0
+    """Non-inferiority margin in points: the gate passes when every tax is proved to be at most this."""
+    must_improve: tuple[str, ...] = ()
+    """Suites on which the tuned model must be proved better than its base."""
+    at_least: dict[str, Share] = Field(default_factory=dict)
+    """Lowest accepted score per suite, e.g. `{tiny_format: 0.9}`."""
+    alpha: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
+    """Error probability: intervals have level 1 − alpha."""
+    enforce: bool = False
+    """End with exit code 3 when the gate does not pass; off: report only."""
+
+
+class TrackingSection(Section):
+    experiment: str = "sft"
+    """MLflow experiment."""
+    uri: str | None = None
+    """MLflow tracking URI; by default MLFLOW_TRACKING_URI, or SQLite in the workspace."""
+    registered_model: str | None = None
+    """Register the model folder under this name in the MLflow registry."""
+    sync_every_s: Annotated[float, Field(gt=0.0)] = 5.0
+    """Seconds between two batches of metrics during training."""
+
+
+class Range(Section):
+    """One searched dimension: an interval (optionally on a log scale) or a list of choices."""
+
+    low: float | None = None
+    """Lower end, included."""
+    high: float | None = None
+    """Upper end, included."""
+    log: bool = False
+    """Search on a logarithmic scale."""
+    choices: tuple[float | int | str, ...] | None = None
+    """Values to choose from instead of an interval."""
+
+    @model_validator(mode="after")
+    def _interval_or_choices(self) -> Range:
+        interval = self.low is not None and self.high is not None
+        if interval == (self.choices is not None):
+            raise ValueError("give either low and high, or choices")
+        if self.low is not None and self.high is not None and self.low >= self.high:
+            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
+        if self.log and (self.low is None or self.low <= 0):
+            raise ValueError("log: true needs low > 0")
+        return self
+
+
+class SearchSection(Section):
+    space: dict[str, Range] = Field(min_length=1)
+    """Dotted config field → range, e.g. `train.optim.lr: {low: 1e-4, high: 3e-3, log: true}`."""
+    alignment: tuple[str, ...] = Field(min_length=1)
+    """Suites whose mean score is maximised (first objective)."""
+    capability: tuple[str, ...] = Field(min_length=1)
+    """Suites whose mean tax is minimised (second objective), in points."""
+    trials: Positive = 8
+    """Number of trials; `--trials` overrides it."""
+    sampler: Literal["tpe", "nsga2", "random", "gp"] = "tpe"
+    """Optuna sampler."""
+    study: str = "sft-sweep"
+    """Study name; a stopped sweep of the same name and space continues."""
+    storage: str | None = None
+    """Optuna storage URL; by default a journal file in the workspace."""
+
+
+class ExperimentConfig(Section):
+    """One experiment, or with `search` one sweep."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Name of the run in MLflow and Prefect."""
+    seed: int = 0
+    """Seed of the split, the order of rows, initial adapters and dropout."""
+    model: ModelSection
+    """The base model."""
+    data: DataSection
+    """Training data and what is done to it."""
+    template: TemplateSection = TemplateSection()
+    """How conversations become text."""
+    train: TrainSection
+    """Training."""
+    eval: EvalSection
+    """Evaluation, before and after."""
+    gate: GateSection = GateSection()
+    """When the result is good enough."""
+    tracking: TrackingSection = TrackingSection()
+    """Where the run is recorded."""
+    search: SearchSection | None = None
+    """Search space; read by `sft sweep` only."""
+
+    @model_validator(mode="after")
+    def _gate_names_suites(self) -> ExperimentConfig:
+        known = set(self.eval.suites)
+        named = {"gate.must_improve": set(self.gate.must_improve), "gate.at_least": set(self.gate.at_least)}
+        if self.search:
+            named |= {"search.alignment": set(self.search.alignment),
+                      "search.capability": set(self.search.capability)}
+        for field, names in named.items():
+            if missing := sorted(names - known):
+                raise ValueError(f"{field} names {missing}, which eval.suites {sorted(known)} does not run")
+        return self
