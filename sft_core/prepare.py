@@ -97,9 +97,9 @@ def prepare(  # noqa: PLR0913  (the inputs of a stage, all by keyword)
         tuple(texts.counts),
     )
     _write(out, ledger, chosen, {
-        "train": [f.example for f in train], "validation": [f.example for f in validation], "replay": texts.examples,
+        "train": _examples(train), "validation": _examples(validation), "replay": texts.examples,
     }, [*rejected, *texts.rejected])
-    _write_samples(out / "sample.jsonl", [f.example for f in train[:SAMPLES]], tokenizer)
+    _write_samples(out / "sample.jsonl", _examples(train)[:SAMPLES], tokenizer)
     _check(ledger, data, rejected, out)
     return ledger
 
@@ -221,13 +221,18 @@ def _replay(sources: Sequence[SourceSection], tokenizer: PreTrainedTokenizerBase
 
 def _count(name: str, read: _Read, rejected: Sequence[Rejected], train: Sequence[Fitted], validation: Sequence[Fitted],
            stop_id: int) -> SourceCount:
-    mine = [f for f in (*train, *validation) if f.example.origin.source == name]
+    kept, held_out = ([f for f in half if f.examples[0].origin.source == name] for half in (train, validation))
+    mine = [*kept, *held_out]
     return SourceCount(
         name, read.formats[name], read.rows[name], _reasons(r for r in rejected if r.origin.source == name), len(mine),
-        sum(f.example.origin.source == name for f in train), sum(f.example.origin.source == name for f in validation),
+        len(kept), len(held_out),
         truncated=sum(f.turns_dropped > 0 for f in mine), turns_dropped=sum(f.turns_dropped for f in mine),
-        **_token_counts([f.example for f in mine], stop_id),
+        **_token_counts(_examples(mine), stop_id),
     )
+
+
+def _examples(fitted: Iterable[Fitted]) -> list[Example]:
+    return [example for one in fitted for example in one.examples]
 
 
 def _token_counts(examples: Iterable[Example], stop_id: int | None) -> dict[str, int]:

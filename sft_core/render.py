@@ -44,9 +44,9 @@ class Example(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """An example that fits, and how many of the oldest turns were left out for it."""
+    """What one conversation is trained as, every example within the limit; how many turns were left out for it."""
 
-    example: Example
+    examples: tuple[Example, ...]
     turns_dropped: int
 
 
@@ -210,7 +210,7 @@ def fit(conversation: Conversation, renderer: Renderer, data: DataSection) -> Fi
     """
     example = renderer.render(conversation)
     if isinstance(example, Rejected) or len(example.input_ids) <= data.max_tokens:
-        return example if isinstance(example, Rejected) else Fitted(example, 0)
+        return example if isinstance(example, Rejected) else Fitted((example,), 0)
     tokens = len(example.input_ids)
     if data.too_long == "truncate_left_context":
         for shorter in _shortened(conversation):
@@ -219,7 +219,7 @@ def fit(conversation: Conversation, renderer: Renderer, data: DataSection) -> Fi
                 return example
             tokens = len(example.input_ids)
             if tokens <= data.max_tokens:
-                return Fitted(example, len(conversation.turns) - len(shorter.turns))
+                return Fitted((example,), len(conversation.turns) - len(shorter.turns))
     return Rejected(Why.TOO_LONG, f"{tokens} tokens, {data.max_tokens} allowed", conversation.origin)
 
 

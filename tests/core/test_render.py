@@ -284,7 +284,7 @@ class TestFit:
     def test_what_fits_stays(self, tokenizer, chat):
         length = len(example_of(chat(*self.LONG), tokenizer).input_ids)
         found = self.fitted(chat, tokenizer, length, "fail")
-        assert found == Fitted(example_of(chat(*self.LONG), tokenizer), 0)
+        assert found == Fitted((example_of(chat(*self.LONG), tokenizer),), 0)
 
     @pytest.mark.parametrize("too_long", ["fail", "drop"])
     def test_one_token_too_many(self, tokenizer, chat, too_long):
@@ -297,17 +297,17 @@ class TestFit:
         shorter = chat("s: be kind", "u: two", "a: second", "u: three", "a: third")
         room = len(example_of(shorter, tokenizer).input_ids)
         found = self.fitted(chat, tokenizer, room, "truncate_left_context")
-        assert found == Fitted(example_of(shorter, tokenizer), 2)
+        assert found == Fitted((example_of(shorter, tokenizer),), 2)
         found = self.fitted(chat, tokenizer, room - 1, "truncate_left_context")
         assert found.turns_dropped == 4
-        assert trained(found.example, tokenizer) == "third<|im_end|>"
-        assert tokenizer.decode(found.example.input_ids).startswith("<|im_start|>system\nbe kind")
+        assert trained(found.examples[0], tokenizer) == "third<|im_end|>"
+        assert tokenizer.decode(found.examples[0].input_ids).startswith("<|im_start|>system\nbe kind")
 
     def test_tool_turns_go_with_their_question(self, tokenizer, chat, trained):
         lines = ("u: one", "c: f {}", "t: result", "a: told", "u: two", "a: second")
         room = len(example_of(chat("u: two", "a: second"), tokenizer).input_ids) + 5
         found = self.fitted(chat, tokenizer, room, "truncate_left_context", lines)
-        assert found == Fitted(example_of(chat("u: two", "a: second"), tokenizer), 4)
+        assert found == Fitted((example_of(chat("u: two", "a: second"), tokenizer),), 4)
 
     def test_one_question_alone_is_too_long(self, tokenizer, chat):
         found = self.fitted(chat, tokenizer, 40, "truncate_left_context")
