@@ -28,6 +28,8 @@ workbench.py     data, base, course and optimiser put together
 events.py        events.jsonl, written ahead
 stopping.py      SIGTERM and Ctrl-C
 trainer.py       the loop: steps, events, checkpoints, resume
+trl_bridge.py    a course as TRL takes it
+trl_engine.py    the same loop by TRL, the second engine
 checkpoint.py    atomic checkpoints
 artifact.py      the served model folder, adapter merge, card
 tiny/            the embedded world: generator, base checkpoint, items

@@ -27,7 +27,11 @@ def train(config: ExperimentConfig, prepared: Done, place: Workspace, follow: Ca
     """
     from sft_core.models import compute_dtype, model_identity, resolve_device
     from sft_core.trainer import TrainInputs
-    from sft_core.trainer import train as train_model
+
+    if config.train.engine == "trl":
+        from sft_core.trl_engine import train as train_model
+    else:
+        from sft_core.trainer import train as train_model
 
     device = resolve_device(config.model)
     stamp = fingerprint(

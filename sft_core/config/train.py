@@ -54,7 +54,14 @@ class KlSection(Section):
     """Positions that the KL looks at: trained assistant tokens, replay tokens, or both."""
 
 
+TRL_TRAINS = frozenset({"engine", "method", "epochs", "rows_per_step", "micro_rows", "optim", "lora",
+                        "checkpoint_every_s", "keep_checkpoints", "validate_every_steps", "gradient_checkpointing"})
+"""Fields of TrainSection that `engine: trl` carries out; of `replay` and `kl` it accepts only that they are off."""
+
+
 class TrainSection(Section):
+    engine: Literal["native", "trl"] = "native"
+    """`native`: the platform's own loop; `trl`: TRL's SFTTrainer on the same examples (extra `trl`), no λ, no β."""
     method: Literal["full", "lora"] = "full"
     """Train all weights, or low-rank adapters."""
     epochs: Annotated[float, Field(gt=0.0)] = 1.0
@@ -88,4 +95,20 @@ class TrainSection(Section):
                 "replay.lambda > 0, or kl.beta > 0 with kl.on: replay or both, needs replay.sources (raw text, "
                 "e.g. [{path: tiny:replay}])"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _trl_can_do_it(self) -> TrainSection:
+        if self.engine == "native":
+            return self
+        fields = type(self).model_fields
+        beyond = [name for name in sorted(fields.keys() - TRL_TRAINS - {"replay", "kl"})
+                  if getattr(self, name) != fields[name].get_default(call_default_factory=True)]
+        beyond += ["replay.lambda"] * (self.replay.lambda_ > 0) + ["kl.beta"] * (self.kl.beta > 0)
+        if beyond:
+            raise ValueError(f"engine: trl cannot do {', '.join(beyond)}: TRL's SFTTrainer has no such term or "
+                             "setting; leave them at their defaults, or use engine: native")
+        if self.rows_per_step % min(self.micro_rows, self.rows_per_step):
+            raise ValueError(f"engine: trl needs micro_rows that divide rows_per_step; {self.micro_rows} does not "
+                             f"divide {self.rows_per_step}")
         return self

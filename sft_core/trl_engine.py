@@ -1,0 +1,256 @@
+"""TRL's SFTTrainer as a second engine: the same examples, rows, steps, rates, events and model folder as the own loop.
+
+Ours are the prepared examples and their targets, the course (the rows of every step, handed over in order and sampled
+sequentially), AdamW and its rate, validation as one token mean, events.jsonl and the saved folder. TRL's are collation,
+attention, fused head and loss, accumulation, clipping, the step, and the checkpoints in `out/checkpoints`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import resource
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from sft_core.artifact import card_text, merge_adapter, save_model_folder
+from sft_core.config.train import TrainSection
+from sft_core.course import Counts
+from sft_core.errors import Interrupted, TrainingError
+from sft_core.events import EventLog
+from sft_core.progress import progress
+from sft_core.render import IGNORE
+from sft_core.stage import read_json, write_json
+from sft_core.stopping import StopRequest, stop_on_signals
+from sft_core.trainer import Losses, TrainReport
+from sft_core.trl_bridge import as_before, dataset_of, make_trainer, prove_isolation, require_trl
+from sft_core.workbench import TrainInputs, Workbench, set_up
+
+RUN_FILE = "run.json"  # in a checkpoint, written last: what TRL does not keep, and the sign that it is whole
+NAMED_ROWS = 6  # origins told in an error
+
+
+def train(inputs: TrainInputs, section: TrainSection, out: Path, *,
+          on_events: Callable[[Path], None] | None = None, sync_every_s: float = 5.0) -> TrainReport:
+    """Train with TRL, or continue from TRL's newest whole checkpoint; arguments and files as of the own loop.
+
+    Raises:
+        ConfigError: trl is not installed, or refuses these settings.
+        Interrupted: SIGTERM or Ctrl-C; the state was saved.
+        TrainingError: a loss that is not finite, counters that differ from the plan, a checkpoint of another run.
+        ModelError, DataError: base or prepared data cannot be used, or the model does not keep packed examples apart.
+    """
+    require_trl()
+    cuda = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=cuda), stop_on_signals() as stop:
+        torch.manual_seed(inputs.seed)
+        bench = set_up(inputs, section)
+        model: Any = bench.policy.model
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        base.set_attn_implementation("sdpa")
+        if inputs.pack:
+            prove_isolation(base)
+        with EventLog(out / "events.jsonl", on_events, sync_every_s) as events:
+            with as_before(model, base):
+                run = _Run(bench, section, inputs, out, events, stop)
+                run.walk()
+            return run.finish()
+
+
+class _Run(TrainerCallback):  # type: ignore[misc]
+    """A run under way: listens to TRL's trainer, keeps the diary, asks for checkpoints and for the stop."""
+
+    def __init__(self, bench: Workbench, section: TrainSection, inputs: TrainInputs, out: Path, events: EventLog,
+                 stop: StopRequest) -> None:
+        self.bench, self.section, self.inputs, self.out = bench, section, inputs, out
+        self.events, self.stop = events, stop
+        self.trainer = make_trainer(bench, section, inputs, out)
+        self.trainer.add_callback(self)
+        self._loss, self.trainer.compute_loss = self.trainer.compute_loss, self._counted_loss
+        self.step, self.done, self.told = 0, Counts(), 0  # told: tokens up to the last event
+        self.last: Losses | None = None
+        self.validations: list[tuple[int, float]] = []
+        self.seconds = 0.0  # up to the last event
+        self.resumed_from: int | None = None
+        self.clock = self.saved_at = time.monotonic()
+
+    def walk(self) -> None:
+        """All steps that are left.
+
+        Raises:
+            Interrupted: a signal asked to stop.
+        """
+        course, found = self.bench.course, self._newest()
+        if found is None:
+            self.events.cut(0)
+            self.events.write("start", steps=course.steps, plan=asdict(course.sft.totals()),
+                              parameters=sum(p.numel() for p in self.bench.policy.model.parameters()),
+                              trained_parameters=sum(p.numel() for p in self.bench.parameters.values()),
+                              device=str(self.bench.policy.device), skipped_checkpoints=[])
+        else:
+            self._restore(read_json(found / RUN_FILE))
+            self.events.write("resume", step=self.step, of=course.steps, skipped_checkpoints=[])
+        self.clock = self.saved_at = time.monotonic()
+        with progress("training", course.steps - self.step, "steps") as self.bar:
+            self.trainer.train(resume_from_checkpoint=None if found is None else str(found))
+        if self.step < course.steps:
+            raise Interrupted(f"training stopped by {self.stop.signal_name} after step {self.step} of {course.steps}; "
+                              f"the state is saved in {self.out / 'checkpoints'}: start the same run again to continue")
+
+    def finish(self) -> TrainReport:
+        """Check the counters against the plan, save the model folder, write the last event."""
+        planned = self.bench.course.sft.totals()
+        if self.done != planned:
+            raise TrainingError(f"the training counters do not meet the plan: counted {self.done}, planned {planned}; "
+                                "this is a bug of the platform, the model was not saved")
+        model_folder, adapter_folder = self._save_model()
+        assert self.last is not None, "a course has at least one step"
+        report = TrainReport(
+            steps=self.step, seconds=self.seconds, rows=self.done.rows, tokens=self.done.tokens,
+            trained_tokens=self.done.trained_tokens, replay_tokens=0, tokens_per_s=self.done.tokens / self.seconds,
+            peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, final=self.last,
+            validation=tuple(self.validations), resumed_from=self.resumed_from, model_folder=model_folder,
+            adapter_folder=adapter_folder)
+        told = ("rows", "tokens", "trained_tokens", "replay_tokens", "tokens_per_s", "seconds", "peak_rss_bytes")
+        self.events.write("end", step=self.step, **{name: getattr(report, name) for name in told})
+        return report
+
+    # What TRL's trainer calls
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """The validation loss of the base."""
+        self._validate_if_due()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Ask for a checkpoint where one is due, and for the end where a signal came."""
+        control.should_training_stop |= bool(self.stop)
+        control.should_save |= bool(self.stop) or time.monotonic() - self.saved_at >= self.section.checkpoint_every_s
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any], **_: Any) -> None:
+        """The event of a step, and its validation."""
+        if "grad_norm" not in logs:  # the summary at the end
+            return
+        if not math.isfinite(logs["grad_norm"]):
+            raise TrainingError(f"step {state.global_step}: gradient norm {logs['grad_norm']:g}. {self._advice()}")
+        took, tokens, self.told = self._lap(), self.done.tokens - self.told, self.done.tokens
+        self.done = self.done + Counts(len(self.bench.course.sft.step(self.step)), 0, 0)
+        self.step = state.global_step
+        self.last = Losses(logs["loss"], logs["loss"], None, None)
+        self.events.write("step", step=self.step, **asdict(self.last), lr=logs["learning_rate"],
+                          grad_norm=logs["grad_norm"], tokens=self.done.tokens,
+                          trained_tokens=self.done.trained_tokens, replay_tokens=0,
+                          tokens_per_s=round(tokens / took, 1))
+        self.bar.advance(1, loss=self.last.loss)
+        self._validate_if_due()
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Complete TRL's checkpoint with what it does not keep."""
+        self.events.write("checkpoint", step=self.step)
+        write_json(self.out / "checkpoints" / f"checkpoint-{self.step}" / RUN_FILE, {
+            "step": self.step, "belongs_to": dict(self.bench.belongs_to), "done": asdict(self.done),
+            "last": self.last and asdict(self.last), "validations": self.validations, "seconds": self.seconds,
+            "events": self.events.length()})
+        self.saved_at = time.monotonic()
+
+    def _counted_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """TRL's loss of a micro-batch; counts its tokens and stops before the backward pass where it is not finite."""
+        loss = self._loss(model, inputs, *args, **kwargs)
+        if not model.training:
+            return loss
+        tokens = inputs["attention_mask"].sum() if "attention_mask" in inputs else inputs["input_ids"].numel()
+        self.done = self.done + Counts(0, int(tokens), _trained(inputs["labels"]))
+        if not bool(loss.isfinite()):
+            raise TrainingError(f"step {self.step + 1}: loss {float(loss):g}; the step was not applied. "
+                                + self._advice())
+        return loss
+
+    # Validation
+
+    @torch.no_grad()
+    def _validate_if_due(self) -> None:
+        """Nats per trained token over the held-out rows; TRL's own figure would be a mean of means."""
+        stream, at = self.bench.validation, self.step
+        due = at % self.section.validate_every_steps == 0 or at == self.bench.course.steps
+        if not due or not stream.rows or (self.validations and self.validations[-1][0] == at):
+            return
+        model, total, tokens = self.trainer.model, 0.0, 0
+        model.eval()
+        for batch in self.trainer.get_eval_dataloader(dataset_of(stream, self.inputs.pack)):
+            trained = _trained(batch["labels"])
+            with self.trainer.compute_loss_context_manager():
+                total += float(self.trainer.compute_loss(model, dict(batch))) * trained
+            tokens += trained
+        model.train()
+        self.validations.append((at, total / tokens))
+        self._lap()
+        self.events.write("validation", step=at, loss=total / tokens)
+
+    # State
+
+    def _newest(self) -> Path | None:
+        """TRL's newest whole checkpoint.
+
+        Raises:
+            TrainingError: it belongs to another configuration or other inputs.
+        """
+        folders = [p.parent for p in (self.out / "checkpoints").glob(f"checkpoint-*/{RUN_FILE}")]
+        if not folders:
+            return None
+        newest = max(folders, key=lambda folder: int(re.sub(r"\D", "", folder.name)))
+        mine, its = json.loads(json.dumps(dict(self.bench.belongs_to))), read_json(newest / RUN_FILE)["belongs_to"]
+        if other := sorted(key for key in mine.keys() | its.keys() if mine.get(key) != its.get(key)):
+            raise TrainingError(f"{newest} belongs to another run: {', '.join(other)} differ; start this run in a "
+                                "folder of its own, or remove the checkpoints there")
+        return newest
+
+    def _restore(self, kept: Mapping[str, Any]) -> None:
+        self.step = self.resumed_from = kept["step"]
+        self.done, self.told = Counts(**kept["done"]), kept["done"]["tokens"]
+        self.last = Losses(**kept["last"])
+        self.validations = [(at, loss) for at, loss in kept["validations"]]
+        self.seconds = kept["seconds"]
+        self.events.cut(kept["events"])
+
+    def _lap(self) -> float:
+        """Seconds since the last call, which are added to the run's."""
+        now = time.monotonic()
+        took, self.clock = now - self.clock, now
+        self.seconds += took
+        return took
+
+    def _advice(self) -> str:
+        stream = self.bench.course.sft
+        told = [str(stream.examples[i].origin) for row in stream.step(self.step) for i in row][:NAMED_ROWS]
+        return (f"Rows: {', '.join(told)} and their neighbours. Look at these rows, or lower train.optim.lr (peak "
+                f"{self.section.optim.lr:g})")
+
+    # The end
+
+    def _save_model(self) -> tuple[Path, Path | None]:
+        bench, model, adapter = self.bench, self.bench.policy.model, None
+        if self.section.method == "lora":
+            adapter = self.out / "adapter"
+            sample = next(bench.micros(bench.course.sft, bench.course.sft.rows[:1], 1))
+            model = merge_adapter(model, bench.policy.micro(sample.batch), adapter)
+        facts = {"engine": "trl", "base": self.inputs.model.path, "base content": bench.belongs_to["base"],
+                 "data content": bench.belongs_to["data"], "template": bench.template.name,
+                 "seed": self.inputs.seed, "steps": self.step,
+                 "training tokens": f"{self.done.tokens} ({self.done.trained_tokens} trained)",
+                 "last validation loss": self.validations[-1][1] if self.validations else "-"}
+        settings = json.loads(self.section.model_dump_json(by_alias=True))
+        card = card_text(f"{Path(self.inputs.model.path).name}, fine-tuned", facts, settings)
+        folder = self.out / "model"
+        save_model_folder(model.to(bench.loaded.dtype), bench.loaded.tokenizer, bench.template, folder, card)
+        return folder, adapter
+
+
+def _trained(labels: torch.Tensor) -> int:
+    """Tokens with a loss: the first of a sequence has none."""
+    return int((labels[:, 1:] != IGNORE).sum())
