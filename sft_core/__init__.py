@@ -9,7 +9,10 @@ progress.py      bars on a terminal, lines elsewhere
 errors.py        what a user may meet
 conversation.py  the values: Row, Turn, Conversation, Rejected
 sources.py       files and hub ids → rows with their origin
+readers.py       one reader per kind of file
+columnar.py      Arrow tables → rows, nulls told apart as far as they can be
 formats.py       row → Conversation or Rejected
+messages.py      one message of a chat → Turn
 curate/          duplicates and evaluation items out
 mixture.py       train / validation split
 template.py      chat templates as spans of text, trained or not

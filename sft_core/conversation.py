@@ -29,6 +29,7 @@ class Row(NamedTuple):
 
     origin: Origin
     data: Mapping[str, Any]
+    nulls: tuple[str, ...] = ()  # dotted paths of Arrow struct keys left out because they were null or never there
 
 
 class ToolCall(NamedTuple):
@@ -52,6 +53,7 @@ class Conversation(NamedTuple):
     turns: tuple[Turn, ...]
     origin: Origin
     tools: str | None = None
+    nulls: int = 0  # keys of tool arguments and schemas that Arrow gave as null: meant so, or never there
 
 
 class Why(StrEnum):
@@ -62,6 +64,8 @@ class Why(StrEnum):
     WRONG_TYPE = "wrong_type"
     UNKNOWN_ROLE = "unknown_role"
     ROLE_ORDER = "role_order"
+    TURN_WEIGHT = "turn_weight"  # a message asks to be trained, or not to be, against its role
+    BAD_ANSWER = "bad_answer"  # a preference data set marks the answer as the one not wanted
     EMPTY_ASSISTANT = "empty_assistant"
     EMPTY_TEXT = "empty_text"
     EXACT_DUPLICATE = "exact_duplicate"

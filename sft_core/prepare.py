@@ -155,9 +155,9 @@ def _understand(rows: Sequence[Row], source: SourceSection, read: _Read) -> str:
         raise DataError(f"{source.path} has format text and is no conversation; it belongs into train.replay.sources")
     if not rows:  # a limit can end a file inside its broken lines
         return source.format
-    form = format_of(rows, source.columns) if source.format == "auto" else source.format
+    form = format_of(rows, source) if source.format == "auto" else source.format
     for row in rows:
-        found = to_conversation(row, form, source.columns)
+        found = to_conversation(row, form, source)
         if isinstance(found, Rejected):
             read.rejected.append(found)
         else:
@@ -203,7 +203,7 @@ def _replay(sources: Sequence[SourceSection], tokenizer: PreTrainedTokenizerBase
         examples: list[Example] = []
         documents = held = 0
         for row in read_rows(source, scratch=scratch, mirror=mirror):
-            text = row if isinstance(row, Rejected) else to_text(row, source.columns)
+            text = row if isinstance(row, Rejected) else to_text(row, source)
             if isinstance(text, Rejected):
                 rejected.append(text)
                 continue

@@ -1,30 +1,28 @@
 """Files, folders, hub ids and the tiny world → rows with their origin.
 
 A broken line is a `Rejected`; a file that is missing, empty or something else than its name says is a `DataError`.
-Columnar sources (Parquet, hub) fill absent keys of nested objects with None; these are taken out again.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from sft_core.columnar import Told, rows_of
 from sft_core.config.data import SourceSection
-from sft_core.conversation import Origin, Rejected, Row, Why
+from sft_core.conversation import Origin, Rejected, Row
 from sft_core.errors import DataError
+from sft_core.readers import READERS, kind_of, read_file
 
-_JSON_SHAPES = "it must hold an array of objects, or one object per line"
+HUB_TIMEOUT_S = 10.0
+"""How long the hub may take to say that it is there."""
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_SAVED = ("state.json", "dataset_dict.json")  # what `Dataset.save_to_disk` leaves
 
 
 class Hub(NamedTuple):
@@ -32,6 +30,7 @@ class Hub(NamedTuple):
 
     place: str
     shown: str
+    local: bool
 
 
 def name_of(source: SourceSection) -> str:
@@ -42,6 +41,8 @@ def name_of(source: SourceSection) -> str:
 def resolve(source: SourceSection, *, scratch: Path, mirror: Path | None) -> list[Path] | Hub:
     """What a source's path means: files, or a hub data set. `tiny:…` is written into `scratch`.
 
+    A local folder whose README.md declares `configs:` is a hub data set too: its splits are kept apart.
+
     Raises:
         DataError: there is nothing of that name.
     """
@@ -49,20 +50,20 @@ def resolve(source: SourceSection, *, scratch: Path, mirror: Path | None) -> lis
         return _tiny(source.path, scratch)
     path = Path(source.path).expanduser()
     if path.is_dir():
-        return _files_in(path)
+        return Hub(str(path), source.path, local=True) if _declares_splits(path) else _files_in(path)
     if path.exists():
         return [path]
     if mirror is not None and (mirror / source.path).is_dir():
-        return Hub(str(mirror / source.path), source.path)
-    if _HUB_ID.fullmatch(source.path) and path.suffix not in _READERS:
-        return Hub(source.path, source.path)
+        return Hub(str(mirror / source.path), source.path, local=True)
+    if _HUB_ID.fullmatch(source.path) and kind_of(path) not in READERS:
+        return Hub(source.path, source.path, local=False)
     raise DataError(f"there is no {source.path} (looked in {Path.cwd()}"
                     + (f" and {mirror}" if mirror else "") + "); give a file, a folder, a hub id org/name, tiny:sft or "
                     "tiny:replay")
 
 
 def read_rows(source: SourceSection, *, scratch: Path, mirror: Path | None) -> Iterator[Row | Rejected]:
-    """All rows of a source in order, at most `source.limit`, broken lines as `Rejected`.
+    """All rows of a source in order, at most `source.limit`, broken lines as `Rejected`. Nothing is held back.
 
     Raises:
         DataError: a file is missing, empty, of an unknown kind, or not what its name says; the hub cannot be reached.
@@ -71,12 +72,12 @@ def read_rows(source: SourceSection, *, scratch: Path, mirror: Path | None) -> I
 
 
 def source_digest(source: SourceSection, *, scratch: Path, mirror: Path | None) -> str:
-    """SHA-256 of what a source holds: the bytes of its files with their names, or the rows of a hub data set."""
+    """SHA-256 of what a source holds: the bytes of its files with their names, or the rows read of a hub data set."""
     digest = hashlib.sha256()
     found = resolve(source, scratch=scratch, mirror=mirror)
     if isinstance(found, Hub):
-        for data in _hub_rows(source, found):
-            digest.update(json.dumps(data, sort_keys=True, default=str).encode() + b"\n")
+        for told in islice(_hub_rows(source, found), source.limit):
+            digest.update(json.dumps(told, sort_keys=True, default=str).encode() + b"\n")
         return digest.hexdigest()
     for file in found:
         digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
@@ -89,127 +90,31 @@ def source_digest(source: SourceSection, *, scratch: Path, mirror: Path | None) 
 def _read(source: SourceSection, found: list[Path] | Hub) -> Iterator[Row | Rejected]:
     name = name_of(source)
     if isinstance(found, Hub):
-        for line, data in enumerate(_hub_rows(source, found), 1):
-            yield Row(Origin(name, f"{found.shown}[{source.split}]", line), data)
+        for line, told in enumerate(_hub_rows(source, found), 1):
+            yield Row(Origin(name, f"{found.shown}[{source.split}]", line), told.data, told.nulls)
         return
     for file in found:
-        reader = _READERS.get(file.suffix.lower())
-        if reader is None:
-            raise DataError(f"{file} is of an unknown kind; allowed are {', '.join(_READERS)}")
-        if file.stat().st_size == 0:
-            raise DataError(f"{file} is empty; take it out of the sources or write it anew")
-        for line, row in reader(file):
+        for line, row, nulls in read_file(file):
             origin = Origin(name, str(file), line)
-            yield row._replace(origin=origin) if isinstance(row, Rejected) else Row(origin, row)
-
-
-_Numbered = Iterator[tuple[int, Mapping[str, Any] | Rejected]]
-
-
-def _broken(detail: str) -> Rejected:
-    return Rejected(Why.UNREADABLE, detail, Origin("", "", 0))  # `_read` puts the origin in
-
-
-def _object(value: object) -> Mapping[str, Any] | Rejected:
-    return value if isinstance(value, dict) else _broken(f"not an object but {type(value).__name__}")
-
-
-def _json(file: Path) -> _Numbered:
-    """An array of objects, or JSON Lines under this name."""
-    raw = file.read_bytes()
-    if not raw.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
-        yield from _jsonl(file)
-        return
-    try:
-        rows = json.loads(raw.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file} is not valid JSON: {error}; {_JSON_SHAPES}") from None
-    if not rows:
-        raise DataError(f"{file} holds an empty array; take it out of the sources or write it anew")
-    for number, row in enumerate(rows, 1):
-        yield number, _object(row)
-
-
-def _jsonl(file: Path) -> _Numbered:
-    """One object per line, blank lines aside. Lines end at \\n only: JSON text may hold other line separators."""
-    good = 0
-    broken: list[tuple[int, Rejected]] = []  # until one line is good: the file may be no JSON at all
-    with file.open("rb") as stream:
-        for number, raw in enumerate(stream, 1):
-            if not raw.strip():
-                continue
-            row = _line(raw)
-            if isinstance(row, Rejected) and not good:
-                broken.append((number, row))
-                continue
-            good += not isinstance(row, Rejected)
-            yield from broken
-            broken.clear()
-            yield number, row
-    if not good:
-        first = f"line {broken[0][0]}: {broken[0][1].detail}" if broken else "only blank lines"
-        raise DataError(f"{file} holds no JSON object ({first}); {_JSON_SHAPES}")
-
-
-def _line(raw: bytes) -> Mapping[str, Any] | Rejected:
-    try:
-        return _object(json.loads(raw.decode("utf-8-sig")))
-    except (ValueError, RecursionError) as error:
-        return _broken(f"not JSON: {error}")
-
-
-def _csv(file: Path) -> _Numbered:
-    csv.field_size_limit(sys.maxsize)  # the library's own limit of 128 KiB refuses long answers
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            for number, row in enumerate(reader, 1):
-                right = None not in row and None not in row.values()
-                yield number, row if right else _broken(f"not the {len(reader.fieldnames or ())} fields of the header")
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file} is not a UTF-8 CSV file with a header: {error}") from None
-
-
-def _parquet(file: Path) -> _Numbered:
-    try:
-        number = 0
-        for batch in pq.ParquetFile(file).iter_batches():
-            for row in batch.to_pylist():
-                number += 1
-                yield number, _without_none(row)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{file} is not a Parquet file: {error}") from None
-
-
-def _text(file: Path) -> _Numbered:
-    """Documents divided by blank lines; a file without blank lines holds one document per line."""
-    try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 text: {error}; convert it, e.g. with iconv") from None
-    paragraphs = any(not line.strip() for line in lines[:-1])
-    document: list[str] = []
-    for number, line in enumerate([*lines, ""], 1):
-        if line.strip():
-            document.append(line)
-        if document and (not paragraphs or not line.strip()):
-            last = number if line.strip() else number - 1
-            yield last - len(document) + 1, {"text": "\n".join(document)}
-            document = []
-
-
-_READERS: dict[str, Callable[[Path], _Numbered]] = {
-    ".json": _json, ".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet, ".txt": _text
-}
+            yield row._replace(origin=origin) if isinstance(row, Rejected) else Row(origin, row, nulls)
 
 
 def _files_in(folder: Path) -> list[Path]:
     """Data files below a folder, sorted; hidden ones aside."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _READERS and path.is_file()
+    if any((folder / name).is_file() for name in _SAVED):
+        raise DataError(f"the folder {folder} was written by save_to_disk, which keeps a cache and no data files; "
+                        "write it anew with datasets.load_from_disk(…).to_parquet('rows.parquet') and give that file")
+    files = sorted(path for path in folder.rglob("*") if kind_of(path) in READERS and path.is_file()
                    and not any(part.startswith(".") for part in path.relative_to(folder).parts))
     if not files:
-        raise DataError(f"the folder {folder} holds no data file; allowed are {', '.join(_READERS)}")
+        raise DataError(f"the folder {folder} holds no data file; allowed are {', '.join(READERS)}, each also with .gz")
     return files
+
+
+def _declares_splits(folder: Path) -> bool:
+    card = folder / "README.md"
+    head = card.read_text(encoding="utf-8", errors="replace").split("---")[:2] if card.is_file() else []
+    return len(head) == 2 and not head[0].strip() and re.search(r"^configs:", head[1], re.MULTILINE) is not None
 
 
 def _tiny(path: str, scratch: Path) -> list[Path]:
@@ -222,23 +127,33 @@ def _tiny(path: str, scratch: Path) -> list[Path]:
     raise DataError(f"there is no {path}; the tiny world has tiny:sft and tiny:replay")
 
 
-def _hub_rows(source: SourceSection, hub: Hub) -> Iterator[dict[str, Any]]:
+def _hub_rows(source: SourceSection, hub: Hub) -> Iterator[Told]:
+    """Rows as Arrow keeps them: the library's own rows no longer show which nulls were filled in."""
     import datasets
+    import pyarrow as pa
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the library's own choice of client
 
     try:
-        rows = datasets.load_dataset(hub.place, source.subset, split=source.split)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(f"cannot load {hub.shown} (split {source.split}, subset {source.subset}): {error}; check the "
-                        "name, split, subset and network, or give a local file or folder, or set SFT_MIRROR to a "
-                        f"folder that holds {hub.shown}/") from error
-    for row in rows:
-        yield _without_none(row)
+        if not hub.local:
+            _knock(hub.place)
+        found = datasets.load_dataset(hub.place, source.subset, split=source.split, streaming=source.streaming,
+                                      revision=source.revision)
+        for table in found.with_format("arrow").iter(batch_size=256):
+            yield from rows_of(table)
+    except (OSError, ValueError, RuntimeError, pa.ArrowException, httpx.HTTPError,
+            datasets.exceptions.DatasetsError) as error:
+        raise DataError(
+            f"cannot load {hub.shown} (split {source.split}, subset {source.subset}): {error}; check the name, split, "
+            "subset and network, or give a local file or folder, or set SFT_MIRROR to a folder that holds "
+            f"{hub.shown}/. With HF_HUB_OFFLINE=1 an earlier download is used") from error
 
 
-def _without_none(value: Any, top: bool = True) -> Any:
-    """Drop None values of nested objects; the columns of the row itself stay."""
-    if isinstance(value, dict):
-        return {key: _without_none(item, top=False) for key, item in value.items() if top or item is not None}
-    if isinstance(value, list):
-        return [_without_none(item, top=False) for item in value]
-    return value
+def _knock(hub_id: str) -> None:
+    """Ask the hub once for the data set: `datasets` itself would try for half a minute before it says no."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    try:
+        HfApi().dataset_info(hub_id, timeout=HUB_TIMEOUT_S)
+    except OfflineModeIsEnabled:
+        return  # `datasets` then looks into its cache, at once

@@ -22,21 +22,36 @@ class ModelSection(Section):
     """Allow code that comes with the model. Refused unless asked for."""
 
 
+Column = Literal["instruction", "input", "output", "system", "history", "prompt", "completion", "messages",
+                 "conversations", "role", "content", "tools", "label", "text"]
+
+
 class SourceSection(Section):
     path: str
-    """A JSON, JSONL, CSV, Parquet or text file, a folder of them, a hub id, or `tiny:sft` / `tiny:replay`."""
+    """A JSON, JSONL, CSV, Parquet or text file (each also as .gz), a folder of them, a hub id, or `tiny:sft` /
+    `tiny:replay`."""
     name: str | None = None
     """Name in the ledger; by default the last part of the path."""
     format: Literal["auto", "alpaca", "prompt_completion", "sharegpt", "messages", "text"] = "auto"
     """Shape of a row; `auto` detects it per file and says what it found."""
-    columns: dict[str, str] = Field(default_factory=dict)
-    """Column map, standard name to the file's name, e.g. `{output: response}`."""
+    columns: dict[Column, str] = Field(default_factory=dict)
+    """Column map, standard name to the file's name, e.g. `{output: response}`; `role` and `content` are the keys of a
+    message."""
+    roles: dict[str, Literal["system", "user", "assistant", "tool"]] = Field(default_factory=dict)
+    """What the speakers of this source are, where their names are unusual, e.g. `{USER: user, BOT: assistant}`."""
     split: str = "train"
     """Split of a hub data set."""
     subset: str | None = None
     """Configuration name of a hub data set."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub data set."""
+    streaming: bool = False
+    """Read a hub data set over the network without storing it first; give a `limit`. Local files are always read row
+    by row."""
     limit: Positive | None = None
     """Read at most this many rows."""
+    weight: Annotated[float, Field(gt=0.0)] = 1.0
+    """Weight of this source's trained tokens in the loss."""
 
 
 class DuplicatesSection(Section):

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sft_core.config.data import SourceSection
 from sft_core.conversation import Conversation, Origin, Rejected, Row, ToolCall, Turn, Why
 from sft_core.errors import DataError
 from sft_core.formats import Format, detect, format_of, to_conversation, to_text
@@ -17,8 +18,12 @@ HERE = Origin("s", "f.jsonl", 7)
 ASK, SAY = Turn("user", "hi"), Turn("assistant", "yo")
 
 
+def source(**fields: Any) -> SourceSection:
+    return SourceSection.model_validate({"path": "f.jsonl", **fields})
+
+
 def understand(data: dict[str, Any], form: Format, columns: dict[str, str] | None = None) -> Conversation | Rejected:
-    return to_conversation(Row(HERE, data), form, columns or {})
+    return to_conversation(Row(HERE, data), form, source(columns=columns or {}))
 
 
 def turns(data: dict[str, Any], form: Format, columns: dict[str, str] | None = None) -> tuple[Turn, ...]:
@@ -174,23 +179,23 @@ class TestDetection:
         ({"text": "x"}, None), ({"instruction": "x"}, None), ({"messages": []}, None),
     ])
     def test_by_columns(self, data, form):
-        assert detect(data, {}) == form
+        assert detect(data, source()) == form
 
     def test_by_mapped_columns(self):
-        assert detect({"q": "", "a": ""}, {"instruction": "q", "output": "a"}) == "alpaca"
+        assert detect({"q": "", "a": ""}, source(columns={"instruction": "q", "output": "a"})) == "alpaca"
 
     def test_a_file_is_what_its_first_good_row_is(self):
         rows = [Row(HERE, {"x": 1}), Row(HERE, {"prompt": "hi", "completion": "yo"}), Row(HERE, {"messages": [{}]})]
-        assert format_of(rows, {}) == "prompt_completion"
+        assert format_of(rows, source()) == "prompt_completion"
 
     def test_unknown(self):
         with pytest.raises(DataError, match=r"its columns are text; allowed are .* train.replay.sources"):
-            format_of([Row(HERE, {"text": "hi"})], {})
+            format_of([Row(HERE, {"text": "hi"})], source())
 
 
 def test_replay_text():
-    assert to_text(Row(HERE, {"body": "x "}), {"text": "body"}) == "x "
+    assert to_text(Row(HERE, {"body": "x "}), source(columns={"text": "body"})) == "x "
     for data, why in (({"x": 1}, Why.MISSING_COLUMN), ({"text": 3}, Why.WRONG_TYPE), ({"text": " "}, Why.EMPTY_TEXT)):
-        found = to_text(Row(HERE, data), {})
+        found = to_text(Row(HERE, data), source())
         assert isinstance(found, Rejected)
         assert found.why is why

@@ -235,7 +235,7 @@ class TestBorders:
         template = chatml(merging)
         renderer = Renderer(template, merging)
         for row in rows:
-            conversation = to_conversation(row, format_of(rows, {}), {})
+            conversation = to_conversation(row, format_of(rows, source), source)
             if isinstance(conversation, Rejected):
                 continue
             example = renderer.render(conversation)

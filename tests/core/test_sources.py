@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ class TestJson:
         ("x.json", "", "is empty"), ("x.jsonl", "", "is empty"), ("x.json", "[]", "empty array"),
         ("x.json", '[{"a": 1}', "not valid JSON"), ("x.json", '{\n"a": 1\n}', "no JSON object"),
         ("x.jsonl", "hello\nworld", "no JSON object"), ("x.jsonl", "\n\n", "only blank lines"),
-        ("x.csv", b"a,b\n\xff,1", "not a UTF-8 CSV"), ("x.parquet", "hello", "not a Parquet file"),
+        ("x.csv", b"a,b\n\xff,1", "not a UTF-8 CSV"), ("x.parquet", "hello", "not a whole Parquet file"),
         ("x.txt", b"\xff", "not UTF-8 text"), ("x.xlsx", "x", "unknown kind"),
     ])
     def test_a_file_that_is_not_what_its_name_says(self, tmp_path, name, text, said):
@@ -152,13 +153,19 @@ class TestPlaces:
         with pytest.raises(DataError, match=r"cannot load org/name \(split wrong"):
             read("org/name", tmp_path, mirror=tmp_path / "mirror", split="wrong")
 
-    def test_an_unreachable_hub(self, tmp_path, monkeypatch):
-        def fail(*_: object, **__: object) -> None:
-            raise ConnectionError("Couldn't reach 'org/name' on the Hub")
-
-        monkeypatch.setattr(datasets, "load_dataset", fail)
-        with pytest.raises(DataError, match=r"Couldn't reach .* set SFT_MIRROR"):
+    def test_an_unreachable_hub_is_said_at_once(self, tmp_path, monkeypatch):
+        """The library would try for 24 s; nothing answers on port 9."""
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+        monkeypatch.setattr("huggingface_hub.hf_api.constants.HF_HUB_OFFLINE", False)
+        start = time.monotonic()
+        with pytest.raises(DataError, match=r"cannot load org/name .*set SFT_MIRROR to a folder that holds org/name/"):
             read("org/name", tmp_path)
+        assert time.monotonic() - start < 5
+
+    def test_offline_the_cache_is_asked_and_not_the_hub(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.Dataset.from_list([{"a": 1}]))
+        assert data(read("org/name", tmp_path)) == [{"a": 1}]
 
 
 class TestDigest:
@@ -177,10 +184,13 @@ class TestDigest:
         put(tmp_path, "f/y.jsonl", '{"a": 1}')
         assert self.digest(tmp_path / "f", tmp_path) != first
 
-    def test_a_hub_data_set_by_its_rows(self, tmp_path, monkeypatch):
-        rows = [{"a": 1}]
-        monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
-        first = self.digest(Path("org/name"), tmp_path)
-        assert self.digest(Path("org/name"), tmp_path) == first
-        rows.append({"a": 2})
-        assert self.digest(Path("org/name"), tmp_path) != first
+    def test_a_hub_data_set_by_the_rows_that_are_read(self, tmp_path, monkeypatch):
+        def digest(*rows: int, **section: Any) -> str:
+            found = datasets.Dataset.from_list([{"a": row} for row in rows])
+            monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: found)
+            source = SourceSection(path="org/name", **section)
+            return source_digest(source, scratch=tmp_path, mirror=None)
+
+        monkeypatch.setattr("sft_core.sources._knock", lambda _: None)
+        assert digest(1) == digest(1) != digest(1, 2) != digest(1, 3)
+        assert digest(1, 2, limit=1) == digest(1)

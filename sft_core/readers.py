@@ -1,0 +1,199 @@
+"""One reader per kind of file: file → numbered rows, a broken one as `Rejected`.
+
+All but JSON arrays are read row by row: memory does not grow with the file. A file that is empty or something else
+than its name says is a `DataError`.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sft_core.columnar import rows_of
+from sft_core.conversation import Origin, Rejected, Why
+from sft_core.errors import DataError
+
+_JSON_SHAPES = "it must hold an array of objects, or one object per line"
+_TO_UTF8 = "convert it to UTF-8, e.g. with iconv -f LATIN1 -t UTF-8"
+_BOM = b"\xef\xbb\xbf"
+
+
+class Numbered(NamedTuple):
+    """A row and where it stands in its file."""
+
+    line: int
+    row: Mapping[str, Any] | Rejected  # of a Rejected the origin is filled in by the caller
+    nulls: tuple[str, ...] = ()
+
+
+_Reader = Callable[[Path], Iterator[Numbered]]
+
+
+def read_file(file: Path) -> Iterator[Numbered]:
+    """The rows of a file in order, read according to its name; `.gz` behind it is unpacked on the way.
+
+    Raises:
+        DataError: the file is empty, of an unknown kind, cut off, or not what its name says.
+    """
+    reader = READERS.get(kind_of(file))
+    if reader is None:
+        raise DataError(f"{file} is of an unknown kind; allowed are {', '.join(READERS)}, each also with .gz")
+    if file.stat().st_size == 0:
+        raise DataError(f"{file} is empty; take it out of the sources or write it anew")
+    try:
+        yield from reader(file)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{file} is not a whole gzip file: {error}; fetch or pack it again") from None
+
+
+def kind_of(file: Path) -> str:
+    """The suffix that says how to read a file, without `.gz`."""
+    return Path(file.stem).suffix.lower() if file.suffix.lower() == ".gz" else file.suffix.lower()
+
+
+def _open(file: Path) -> IO[bytes]:
+    return gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb")  # type: ignore[return-value]
+
+
+def _broken(detail: str) -> Rejected:
+    return Rejected(Why.UNREADABLE, detail, Origin("", "", 0))
+
+
+def _object(value: object) -> Mapping[str, Any] | Rejected:
+    return value if isinstance(value, dict) else _broken(f"not an object but {type(value).__name__}")
+
+
+def _json(file: Path) -> Iterator[Numbered]:
+    """An array of objects, or JSON Lines under this name."""
+    with _open(file) as stream:
+        start = stream.read(1 << 12).removeprefix(_BOM).lstrip()
+    if not start.startswith(b"["):
+        yield from _jsonl(file)
+        return
+    with _open(file) as stream:
+        raw = stream.read()
+    try:
+        rows = json.loads(raw.removeprefix(_BOM))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file} is not valid JSON: {error}; {_JSON_SHAPES}. Written as JSON Lines, one bad row would "
+                        "not cost the others") from None
+    if not rows:
+        raise DataError(f"{file} holds an empty array; take it out of the sources or write it anew")
+    for number, row in enumerate(rows, 1):
+        yield Numbered(number, _object(row))
+
+
+def _jsonl(file: Path) -> Iterator[Numbered]:
+    """One object per line, blank lines aside. Lines end at \\n only: JSON text may hold other line separators."""
+    good = 0
+    broken: list[Numbered] = []  # until one line is good: the file may be no JSON at all
+    with _open(file) as stream:
+        for number, raw in enumerate(stream, 1):
+            if not raw.strip():
+                continue
+            row = _line(raw)
+            if isinstance(row, Rejected) and not good:
+                broken.append(Numbered(number, row))
+                continue
+            good += not isinstance(row, Rejected)
+            yield from broken
+            broken.clear()
+            yield Numbered(number, row)
+    if not good:
+        first = f"line {broken[0].line}: {_detail(broken[0])}" if broken else "only blank lines"
+        raise DataError(f"{file} holds no JSON object ({first}); {_JSON_SHAPES}")
+
+
+def _detail(numbered: Numbered) -> str:
+    return numbered.row.detail if isinstance(numbered.row, Rejected) else ""
+
+
+def _line(raw: bytes) -> Mapping[str, Any] | Rejected:
+    try:
+        return _object(json.loads(raw.removeprefix(_BOM).decode()))
+    except UnicodeDecodeError as error:
+        return _broken(f"not UTF-8: {error}; {_TO_UTF8}")
+    except (ValueError, RecursionError) as error:
+        return _broken(f"not JSON: {error}")
+
+
+def _csv(file: Path) -> Iterator[Numbered]:
+    yield from _table(file, ",")
+
+
+def _tsv(file: Path) -> Iterator[Numbered]:
+    yield from _table(file, "\t")
+
+
+def _table(file: Path, delimiter: str) -> Iterator[Numbered]:
+    csv.field_size_limit(sys.maxsize)  # the library's own limit of 128 KiB refuses long answers
+    number = 0
+    try:
+        for number, row in enumerate(csv.DictReader(_lines(file), strict=True, delimiter=delimiter), 1):
+            given = len(row) - 1 + len(row[None]) if None in row else sum(v is not None for v in row.values())
+            wanted = len(row) - (None in row)
+            yield Numbered(number, row if given == wanted else _broken(
+                f"{given} fields, the header has {wanted}; a field that holds {delimiter!r}, a quote or a line break "
+                "must be quoted"))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file} is not a UTF-8 {kind_of(file)[1:].upper()} file with a header (behind row {number}): "
+                        f"{error}; {_TO_UTF8}") from None
+
+
+def _lines(file: Path) -> Iterator[str]:
+    """Lines with their ends, which may stand inside a quoted field."""
+    with _open(file) as stream:
+        for at, raw in enumerate(stream):
+            yield (raw if at else raw.removeprefix(_BOM)).decode()
+
+
+def _parquet(file: Path) -> Iterator[Numbered]:
+    try:
+        number = 0
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=1024):
+            for told in rows_of(batch):
+                number += 1
+                yield Numbered(number, told.data, told.nulls)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{file} is not a whole Parquet file: {error}; fetch or write it again") from None
+
+
+def _text(file: Path) -> Iterator[Numbered]:
+    """Documents divided by blank lines; a file without blank lines holds one document per line."""
+    paragraphs = any(not line.strip() for line in _text_lines(file))
+    document: list[str] = []
+    number = 0
+    for number, raw in enumerate(_text_lines(file), 1):
+        line = raw.rstrip("\r\n")
+        if line.strip():
+            document.append(line)
+        if document and not (paragraphs and line.strip()):
+            yield _document(document, number if line.strip() else number - 1)
+            document = []
+    if document:
+        yield _document(document, number)
+
+
+def _document(lines: list[str], last: int) -> Numbered:
+    return Numbered(last - len(lines) + 1, {"text": "\n".join(lines)})
+
+
+def _text_lines(file: Path) -> Iterator[str]:
+    try:
+        yield from _lines(file)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not UTF-8 text: {error}; {_TO_UTF8}") from None
+
+
+READERS: Mapping[str, _Reader] = {
+    ".json": _json, ".jsonl": _jsonl, ".ndjson": _jsonl, ".csv": _csv, ".tsv": _tsv, ".parquet": _parquet, ".txt": _text
+}
