@@ -33,7 +33,8 @@ def plan(lengths: Sequence[int], capacity: int, seed: int) -> Plan:
     """Which examples share a row of `capacity` tokens: best-fit decreasing, every index exactly once.
 
     Equal lengths and the finished rows are shuffled by `seed`, so that another epoch brings other neighbours and
-    another order. Best fit needs at most 11/9 of the fewest possible rows, plus one (Johnson 1974).
+    another order. Best fit needs at most 11/9 of the fewest possible rows, plus one (Johnson 1974). Examples of one
+    length are laid down together: the row with the tightest space that fits one stays the tightest until it is full.
 
     Raises:
         DataError: an example does not fit a row, or has no token.
@@ -42,36 +43,53 @@ def plan(lengths: Sequence[int], capacity: int, seed: int) -> Plan:
     if wrong:
         raise DataError(f"{len(wrong)} of {len(lengths)} examples do not fit a row of {capacity} tokens (first: "
                         f"#{wrong[0]}, {lengths[wrong[0]]} tokens); raise data.max_tokens or set data.too_long: drop")
-    order = list(range(len(lengths)))
     rng = random.Random(seed)
+    order = list(range(len(lengths)))
     rng.shuffle(order)
-    order.sort(key=lambda at: -lengths[at])
-    rows: list[list[int]] = []
-    open_rows: dict[int, list[int]] = {}  # free tokens → rows with exactly so many
-    free_spaces = 0  # bit n is set when open_rows has a row with n free tokens: the best fit is one shift away
+    by_length: dict[int, list[int]] = {}
     for at in order:
-        space, row = _best(lengths[at], free_spaces, open_rows)
-        if row is None:
-            space, row = capacity, len(rows)
-            rows.append([])
-        elif not open_rows[space]:
-            free_spaces ^= 1 << space
-        rows[row].append(at)
-        left = space - lengths[at]
-        if left:
-            open_rows.setdefault(left, []).append(row)
-            free_spaces |= 1 << left
-    rng.shuffle(rows)
-    return tuple(tuple(row) for row in rows)
+        by_length.setdefault(lengths[at], []).append(at)
+    rows = _Rows(capacity)
+    for length in sorted(by_length, reverse=True):
+        rows.add(length, by_length[length])
+    rng.shuffle(rows.rows)
+    return tuple(map(tuple, rows.rows))
 
 
-def _best(length: int, free_spaces: int, open_rows: dict[int, list[int]]) -> tuple[int, int | None]:
-    """Take the row with the smallest free space of at least `length`, if there is one."""
-    fitting = free_spaces >> length
-    if not fitting:
-        return 0, None
-    space = length + (fitting & -fitting).bit_length() - 1
-    return space, open_rows[space].pop()
+class _Rows:
+    """Rows under construction, found by their free space."""
+
+    def __init__(self, capacity: int) -> None:
+        self.rows: list[list[int]] = []
+        self._capacity = capacity
+        self._open: dict[int, list[list[int]]] = {}  # free tokens → rows with exactly so many
+        self._spaces = 0  # bit n is set when a row has n free tokens: the best fit is one shift away
+
+    def add(self, length: int, members: list[int]) -> None:
+        """Lay down all examples of one length, none longer than those before."""
+        done = 0
+        while done < len(members):
+            space, row = self._best(length)
+            fitting = space // length
+            part = members[done : done + fitting]
+            row += part
+            done += len(part)
+            if left := space - length * len(part):
+                self._open.setdefault(left, []).append(row)
+                self._spaces |= 1 << left
+
+    def _best(self, length: int) -> tuple[int, list[int]]:
+        """Take the row with the smallest free space of at least `length`, or a new one."""
+        fitting = self._spaces >> length
+        if not fitting:
+            self.rows.append([])
+            return self._capacity, self.rows[-1]
+        space = length + (fitting & -fitting).bit_length() - 1
+        rows = self._open[space]
+        row = rows.pop()
+        if not rows:
+            self._spaces ^= 1 << space
+        return space, row
 
 
 def collate(rows: Sequence[Sequence[Example]], width: int, pad_id: int) -> Batch:
