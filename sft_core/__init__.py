@@ -15,9 +15,12 @@ formats.py       row → Conversation or Rejected
 messages.py      one message of a chat → Turn
 curate/          duplicates and evaluation items out
 mixture.py       train / validation split
-template.py      chat templates as spans of text, trained or not
+templates/       chat templates as spans of text, trained or not
+encode.py        pieces of text → token ids, as they go on behind one another
 render.py        Conversation → Example: template, mask and shift in one walk
+fit.py           examples within max_tokens: oldest turns left out, or cut at user turns
 pack.py          lengths → plan; examples → Batch
+intake.py        training sources → conversations, file by file
 ledger.py        counts of everything read, dropped, cut and trained
 prepare.py       all of the above in one stage
 show.py          the mask viewer

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple, get_args
 
 from sft_core.conversation import Why
 from sft_core.errors import DataError
 
-POLICY = frozenset({Why.EXACT_DUPLICATE, Why.NEAR_DUPLICATE, Why.CONTAMINATED, Why.TOO_LONG})
+POLICY = frozenset({Why.EXACT_DUPLICATE, Why.NEAR_DUPLICATE, Why.CONTAMINATED, Why.TOO_LONG, Why.BAD_ANSWER})
 """Rows that could be used and are left out on purpose; all other reasons mean that a row cannot be used."""
+
+
+Split = Literal["train", "validation", "replay"]
+
+
+class Totals(NamedTuple):
+    """What one file of examples holds; the trainer's counters must reach it."""
+
+    examples: int = 0
+    tokens: int = 0
+    trained_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -24,13 +35,15 @@ class SourceCount:
     kept: int
     train: int
     validation: int
+    examples: int = 0  # a conversation gives several where its turns are trained apart, a long document its pieces
     truncated: int = 0  # conversations that lost their oldest turns
     turns_dropped: int = 0  # turns lost that way
     answers_cut: int = 0  # answers that lost a part: always 0, an answer goes whole or not at all
+    split: int = 0  # conversations, or documents, that became several examples
+    nulls: int = 0  # null keys of tool arguments and schemas in Arrow structs: meant so, or never there; left out
     tokens: int = 0
     trained_tokens: int = 0
     stops_trained: int = 0  # trained stop tokens; for replay, trained EOS tokens
-    holds_eval_items: int = 0  # replay documents with an evaluation item in them; conversations with one are rejected
 
     @property
     def trained_share(self) -> float | None:
@@ -53,9 +66,11 @@ class Ledger:
 
     sources: tuple[SourceCount, ...]
     replay: tuple[SourceCount, ...] = ()
+    splits: Mapping[Split, Totals] = field(default_factory=dict)  # of the files that training reads
 
     def __post_init__(self) -> None:
-        """Raises DataError when a row is neither kept nor rejected: nothing disappears without a tally."""
+        """Raises DataError when a row is neither kept nor rejected, or a token neither of a source nor of a file:
+        nothing disappears without a tally."""
         for count in (*self.sources, *self.replay):
             rejected = sum(count.rejected.values())
             if count.read != count.kept + rejected or count.kept != count.train + count.validation:
@@ -65,6 +80,12 @@ class Ledger:
             if count.answers_cut:
                 raise DataError(f"{count.answers_cut} answers of {count.source} were cut; this is a bug, please report "
                                 "it")
+        for counts, names in (self.sources, ("train", "validation")), (self.replay, ("replay",)):
+            by_source = Totals(*(sum(getattr(count, name) for count in counts) for name in Totals._fields))
+            by_split = Totals(*map(sum, zip(*(self.splits.get(name, Totals()) for name in names), strict=True)))
+            if by_source != by_split:
+                raise DataError(f"the sources amount to {by_source} and the files of {' and '.join(names)} to "
+                                f"{by_split}; this is a bug, please report it")
 
     @property
     def read(self) -> int:
@@ -75,16 +96,6 @@ class Ledger:
     def unusable(self) -> int:
         """Rows of the training sources that cannot be used."""
         return sum(count.unusable for count in self.sources)
-
-    @property
-    def trained_tokens(self) -> int:
-        """Trained tokens of the training sources."""
-        return sum(count.trained_tokens for count in self.sources)
-
-    @property
-    def replay_tokens(self) -> int:
-        """Tokens of replay text."""
-        return sum(count.tokens for count in self.replay)
 
     def reasons(self) -> dict[str, int]:
         """Rejected rows of the training sources by reason, most first."""
@@ -102,8 +113,8 @@ class Ledger:
             "read": self.read,
             "unusable": self.unusable,
             "rejected": self.reasons(),
-            "trained_tokens": self.trained_tokens,
-            "replay_tokens": self.replay_tokens,
+            **{f"{split}_{name}": value for split in get_args(Split)
+               for name, value in self.splits.get(split, Totals())._asdict().items()},
         }
 
     def table(self) -> list[dict[str, object]]:
@@ -113,8 +124,9 @@ class Ledger:
             {
                 "source": count.source, "use": use, "format": ", ".join(count.formats), "read": count.read,
                 "kept": count.kept, "rejected": ", ".join(f"{why} {n}" for why, n in count.rejected.items()),
-                "train": count.train, "validation": count.validation, "truncated": count.truncated,
-                "answers_cut": count.answers_cut, "tokens": count.tokens, "trained_tokens": count.trained_tokens,
+                "train": count.train, "validation": count.validation, "examples": count.examples,
+                "truncated": count.truncated, "split": count.split, "answers_cut": count.answers_cut,
+                "nulls": count.nulls, "tokens": count.tokens, "trained_tokens": count.trained_tokens,
                 "trained_share": count.trained_share, "stops_trained": count.stops_trained,
             }
             for use, count in uses

@@ -4,45 +4,41 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from sft_core.config.data import DataSection, SourceSection, TemplateSection
-from sft_core.conversation import Conversation, Origin, Rejected, Row, Why
+from sft_core.conversation import Conversation, Origin, Rejected, Why
 from sft_core.curate import dedupe
-from sft_core.curate.decontaminate import EvalItem, ItemIndex, decontaminate
-from sft_core.errors import DataError, ModelError
-from sft_core.formats import format_of, to_conversation, to_text
-from sft_core.ledger import Ledger, SourceCount
+from sft_core.curate.decontaminate import EvalItem, ItemIndex, contaminated, decontaminate
+from sft_core.errors import DataError
+from sft_core.fit import Fitted, fit
+from sft_core.formats import to_text
+from sft_core.intake import Intake, take_in
+from sft_core.ledger import Ledger, SourceCount, Split, Totals
 from sft_core.mixture import split
 from sft_core.progress import progress
-from sft_core.render import IGNORE, Example, Fitted, Renderer, fit, pieces, render_text
+from sft_core.render import IGNORE, Example, Renderer, pieces, render_text
 from sft_core.show import spans_of
 from sft_core.sources import name_of, read_rows
-from sft_core.template import Template, choose
+from sft_core.stage import write_json
+from sft_core.templates.choose import choose
+from sft_core.templates.template import Template
 
 SAMPLES = 20
 """Examples shown in `sample.jsonl`."""
+RENDERED_TOGETHER = 500
+"""Conversations whose texts are encoded in one call."""
 
 _EXAMPLES = pa.schema([("input_ids", pa.list_(pa.int32())), ("targets", pa.list_(pa.int32())),
                        ("source", pa.string()), ("file", pa.string()), ("line", pa.int64())])
 _REJECTED = pa.schema([("why", pa.string()), ("detail", pa.string()),
                        ("source", pa.string()), ("file", pa.string()), ("line", pa.int64())])
-
-
-class _Read(NamedTuple):
-    """What the training sources held."""
-
-    conversations: list[Conversation]
-    rejected: list[Rejected]
-    rows: Counter[str]  # by source
-    formats: dict[str, tuple[str, ...]]  # by source
 
 
 class _Replay(NamedTuple):
@@ -57,8 +53,8 @@ class _Rendered(NamedTuple):
 
 
 def prepare(  # noqa: PLR0913  (the inputs of a stage, all by keyword)
-    data: DataSection, template: TemplateSection, *, tokenizer_folder: Path, replay: tuple[SourceSection, ...],
-    eval_items: Sequence[EvalItem], seed: int, mirror: Path | None, out: Path,
+    data: DataSection, template: TemplateSection, *, tokenizer: PreTrainedTokenizerBase,
+    replay: tuple[SourceSection, ...], eval_items: Sequence[EvalItem], seed: int, mirror: Path | None, out: Path,
 ) -> Ledger:
     """Prepare training data into the existing, empty folder `out`.
 
@@ -67,9 +63,9 @@ def prepare(  # noqa: PLR0913  (the inputs of a stage, all by keyword)
 
     Args:
         data, template: their sections of the configuration.
-        tokenizer_folder: folder with the base model's tokenizer.
+        tokenizer: the base model's.
         replay: sources of raw text, none when replay is off.
-        eval_items: what to look for in conversations; dropped when found. In replay text they are only counted.
+        eval_items: what to look for in conversations and replay text; with `data.decontaminate` they are dropped.
         seed: of the split.
         mirror: folder that stands for the hub, or None.
 
@@ -77,44 +73,29 @@ def prepare(  # noqa: PLR0913  (the inputs of a stage, all by keyword)
         DataError: a source cannot be read; more than `data.max_rejected_share` of the rows cannot be used; an example
             is too long under `too_long: fail`; no example is left.
         TemplateError: the template cannot be used with this tokenizer.
-        ModelError: there is no tokenizer in the folder.
     """
-    tokenizer = load_tokenizer(tokenizer_folder)
     chosen = choose(template, tokenizer)
-    renderer = Renderer(chosen, tokenizer, template.train_on)
-    items = ItemIndex(eval_items)
+    renderer = Renderer(chosen, tokenizer, template)
+    items = ItemIndex(eval_items if data.decontaminate else ())
     _refuse_equal_names([*data.sources, *replay])
 
-    read = _load(data.sources, out / "sources", mirror)
+    read = take_in(data.sources, out / "sources", mirror)
     kept, curated = _curate(read.conversations, data, items)
     rendered = _render(kept, renderer, data)
     rejected = [*read.rejected, *curated, *rendered.rejected]
     halves = split([c for c in kept if c.origin in rendered.fitted], data.validation_share, seed)
     train, validation = ([rendered.fitted[c.origin] for c in half] for half in halves)
     texts = _replay(replay, tokenizer, data.max_tokens, items, out / "sources", mirror)
+    examples: dict[Split, list[Example]] = {
+        "train": _examples(train), "validation": _examples(validation), "replay": texts.examples}
     ledger = Ledger(
-        tuple(_count(name, read, rejected, train, validation, renderer.stop_id) for name in read.formats),
-        tuple(texts.counts),
+        tuple(_count(name, read, rejected, train, validation, renderer.stop_ids) for name in read.formats),
+        tuple(texts.counts), {name: _totals(rows) for name, rows in examples.items()},
     )
-    _write(out, ledger, chosen, {
-        "train": _examples(train), "validation": _examples(validation), "replay": texts.examples,
-    }, [*rejected, *texts.rejected])
-    _write_samples(out / "sample.jsonl", _examples(train)[:SAMPLES], tokenizer)
+    _write(out, ledger, chosen, examples, [*rejected, *texts.rejected])
+    _write_samples(out / "sample.jsonl", examples["train"][:SAMPLES], tokenizer)
     _check(ledger, data, rejected, out)
     return ledger
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a local model folder.
-
-    Raises:
-        ModelError: there is none, or it cannot be loaded.
-    """
-    try:
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load a tokenizer from {folder}: {error}; the folder must hold tokenizer.json and "
-                         "tokenizer_config.json (or the files of its kind)") from error
 
 
 def load_examples(path: Path) -> list[Example]:
@@ -129,40 +110,6 @@ def load_examples(path: Path) -> list[Example]:
         raise DataError(f"cannot read examples from {path}: {error}; run the stage prepare again") from error
     columns = [table.column(name).to_pylist() for name in _EXAMPLES.names]
     return [Example(ids, targets, Origin(*origin)) for ids, targets, *origin in zip(*columns, strict=True)]
-
-
-def _load(sources: Sequence[SourceSection], scratch: Path, mirror: Path | None) -> _Read:
-    read = _Read([], [], Counter(), {})
-    for source in sources:
-        name = name_of(source)
-        rows = list(read_rows(source, scratch=scratch, mirror=mirror))
-        if not rows:
-            raise DataError(f"{source.path} holds no rows; take it out of data.sources, or correct its path or split")
-        read.rows[name] = len(rows)
-        formats = []
-        for _, group in groupby(rows, key=lambda row: row.origin.file):
-            in_file = list(group)
-            read.rejected.extend(row for row in in_file if isinstance(row, Rejected))
-            found = _understand([row for row in in_file if isinstance(row, Row)], source, read)
-            formats.append(found)
-        read.formats[name] = tuple(dict.fromkeys(formats))
-    return read
-
-
-def _understand(rows: Sequence[Row], source: SourceSection, read: _Read) -> str:
-    """Turn the rows of one file into conversations; says which format it was."""
-    if source.format == "text":
-        raise DataError(f"{source.path} has format text and is no conversation; it belongs into train.replay.sources")
-    if not rows:  # a limit can end a file inside its broken lines
-        return source.format
-    form = format_of(rows, source) if source.format == "auto" else source.format
-    for row in rows:
-        found = to_conversation(row, form, source)
-        if isinstance(found, Rejected):
-            read.rejected.append(found)
-        else:
-            read.conversations.append(found)
-    return form
 
 
 def _curate(conversations: Sequence[Conversation], data: DataSection, items: ItemIndex) -> dedupe.Curated:
@@ -182,13 +129,14 @@ def _curate(conversations: Sequence[Conversation], data: DataSection, items: Ite
 def _render(conversations: Sequence[Conversation], renderer: Renderer, data: DataSection) -> _Rendered:
     rendered = _Rendered({}, [])
     with progress("rendering", len(conversations), "conversations") as bar:
-        for conversation in conversations:
-            found = fit(conversation, renderer, data)
-            if isinstance(found, Rejected):
-                rendered.rejected.append(found)
-            else:
-                rendered.fitted[conversation.origin] = found
-            bar.advance()
+        for start in range(0, len(conversations), RENDERED_TOGETHER):
+            part = conversations[start : start + RENDERED_TOGETHER]
+            for conversation, found in zip(part, fit(part, renderer, data), strict=True):
+                if isinstance(found, Rejected):
+                    rendered.rejected.append(found)
+                else:
+                    rendered.fitted[conversation.origin] = found
+            bar.advance(len(part))
     return rendered
 
 
@@ -201,33 +149,39 @@ def _replay(sources: Sequence[SourceSection], tokenizer: PreTrainedTokenizerBase
                             "or rows with a column text (map it: columns: {text: body})")
         rejected: list[Rejected] = []
         examples: list[Example] = []
-        documents = held = 0
+        documents = split_up = 0
         for row in read_rows(source, scratch=scratch, mirror=mirror):
             text = row if isinstance(row, Rejected) else to_text(row, source)
             if isinstance(text, Rejected):
                 rejected.append(text)
                 continue
+            if item := items.find(text):
+                rejected.append(contaminated(item, row.origin))
+                continue
+            parts = list(pieces(render_text(text, tokenizer, row.origin), max_tokens))
             documents += 1
-            held += items.find(text) is not None
-            examples += pieces(render_text(text, tokenizer, row.origin), max_tokens)
+            split_up += len(parts) > 1
+            examples += parts
         replay.examples.extend(examples)
         replay.rejected.extend(rejected)
         replay.counts.append(SourceCount(
             name_of(source), ("text",), documents + len(rejected), _reasons(rejected), documents, documents, 0,
-            holds_eval_items=held, **_token_counts(examples, tokenizer.eos_token_id),
+            split=split_up, **_token_counts(examples, (tokenizer.eos_token_id,)),
         ))
     return replay
 
 
-def _count(name: str, read: _Read, rejected: Sequence[Rejected], train: Sequence[Fitted], validation: Sequence[Fitted],
-           stop_id: int) -> SourceCount:
+def _count(name: str, read: Intake, rejected: Sequence[Rejected], train: Sequence[Fitted], validation: Sequence[Fitted],
+           stop_ids: Collection[int]) -> SourceCount:
     kept, held_out = ([f for f in half if f.examples[0].origin.source == name] for half in (train, validation))
     mine = [*kept, *held_out]
     return SourceCount(
         name, read.formats[name], read.rows[name], _reasons(r for r in rejected if r.origin.source == name), len(mine),
         len(kept), len(held_out),
         truncated=sum(f.turns_dropped > 0 for f in mine), turns_dropped=sum(f.turns_dropped for f in mine),
-        **_token_counts(_examples(mine), stop_id),
+        split=sum(len(f.examples) > 1 for f in mine),
+        nulls=sum(c.nulls for c in read.conversations if c.origin.source == name),
+        **_token_counts(_examples(mine), stop_ids),
     )
 
 
@@ -235,13 +189,14 @@ def _examples(fitted: Iterable[Fitted]) -> list[Example]:
     return [example for one in fitted for example in one.examples]
 
 
-def _token_counts(examples: Iterable[Example], stop_id: int | None) -> dict[str, int]:
-    tokens = trained = stops = 0
-    for example in examples:
-        tokens += len(example.input_ids)
-        trained += len(example.targets) - example.targets.count(IGNORE)
-        stops += sum(target == stop_id for target in example.targets)
-    return {"tokens": tokens, "trained_tokens": trained, "stops_trained": stops}
+def _token_counts(examples: Sequence[Example], stop_ids: Collection[int]) -> dict[str, int]:
+    stops = sum(target in stop_ids for example in examples for target in example.targets)
+    return {**_totals(examples)._asdict(), "stops_trained": stops}
+
+
+def _totals(examples: Sequence[Example]) -> Totals:
+    trained = sum(len(e.targets) - e.targets.count(IGNORE) for e in examples)
+    return Totals(len(examples), sum(len(e.input_ids) for e in examples), trained)
 
 
 def _reasons(rejected: Iterable[Rejected]) -> Mapping[str, int]:
@@ -271,7 +226,7 @@ def _check(ledger: Ledger, data: DataSection, rejected: Sequence[Rejected], out:
     if not sum(c.train for c in ledger.sources):
         raise DataError(f"no training conversation is left of {ledger.read} rows: {_listed(ledger.reasons())}; "
                         f"validation {sum(c.validation for c in ledger.sources)}; {where}")
-    if ledger.replay and not ledger.replay_tokens:
+    if ledger.replay and not sum(c.tokens for c in ledger.replay):
         raise DataError(f"the replay sources hold no text; {where}")
 
 
@@ -279,7 +234,7 @@ def _listed(reasons: Mapping[str, int]) -> str:
     return ", ".join(f"{why} {number}" for why, number in reasons.items()) or "none"
 
 
-def _write(out: Path, ledger: Ledger, template: Template, examples: Mapping[str, Sequence[Example]],
+def _write(out: Path, ledger: Ledger, template: Template, examples: Mapping[Split, Sequence[Example]],
            rejected: Sequence[Rejected]) -> None:
     for name, rows in examples.items():
         columns = [[e.input_ids for e in rows], [e.targets for e in rows], *_origins([e.origin for e in rows])]
@@ -287,8 +242,10 @@ def _write(out: Path, ledger: Ledger, template: Template, examples: Mapping[str,
     columns = [[str(r.why) for r in rejected], [_encodable(r.detail) for r in rejected],
                *_origins([r.origin for r in rejected])]
     pq.write_table(pa.table(columns, schema=_REJECTED), out / "rejected.parquet")
-    _write_json(out / "ledger.json", ledger.to_dict())
-    _write_json(out / "template.json", {"name": template.name, "stop": template.stop, "jinja": template.jinja})
+    write_json(out / "ledger.json", ledger.to_dict())
+    write_json(out / "template.json", {
+        "name": template.name, "stop": template.stop, "more_stops": list(template.more_stops), "jinja": template.jinja,
+        "added_tokens": list(template.added)})
 
 
 def _origins(origins: Sequence[Origin]) -> list[list[object]]:
@@ -297,10 +254,6 @@ def _origins(origins: Sequence[Origin]) -> list[list[object]]:
 
 def _encodable(text: str) -> str:
     return text.encode(errors="replace").decode()
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _write_samples(path: Path, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> None:

@@ -13,6 +13,9 @@ from sft_core.config.experiment import ExperimentConfig
 from sft_core.stage import fingerprint
 from tasks.stages import Done, Workspace, once, version
 
+NOT_PREPARED = {"streaming", "weight"}
+"""Fields of a source that change how it is fetched or trained, not what is prepared."""
+
 
 def replay_sources(config: ExperimentConfig) -> tuple[SourceSection, ...]:
     """The replay sources when λ or β asks for them, otherwise none: an unused source does not change the data."""
@@ -28,7 +31,7 @@ def prepare(config: ExperimentConfig, place: Workspace) -> Done:
     Raises:
         DataError, TemplateError, ModelError, EvalError: an input is missing or cannot be used.
     """
-    from sft_core.models import locate, model_identity
+    from sft_core.models import load_tokenizer, locate, model_identity
     from sft_core.prepare import prepare as prepare_data
     from sft_core.sources import source_digest
 
@@ -37,16 +40,18 @@ def prepare(config: ExperimentConfig, place: Workspace) -> Done:
     sources = [*config.data.sources, *replay_sources(config)]
     suites = (config.eval.suites, config.eval.include_path) if config.data.decontaminate else None
     stamp = fingerprint(
-        "prepare", version("prepare"), config.data, config.template, config.seed, tokenizer, suites,
-        [source_digest(source, scratch=place.scratch, mirror=place.mirror) for source in sources],
-        [source for source in replay_sources(config)],
+        "prepare", version("prepare"), config.data.model_dump(mode="json", exclude={"pack": True, "sources": True}),
+        config.template, config.seed, tokenizer, suites, [
+            (source.model_dump(mode="json", exclude=NOT_PREPARED),
+             source_digest(source, scratch=place.scratch, mirror=place.mirror)) for source in sources
+        ], len(config.data.sources),
     )
 
     def make(out: Path) -> dict[str, object]:
         items = eval_items(config.eval.suites, mirror=place.mirror, include_path=config.eval.include_path,
                            scratch=place.scratch) if config.data.decontaminate else ()
         ledger = prepare_data(
-            config.data, config.template, tokenizer_folder=locate(config.model, place.mirror),
+            config.data, config.template, tokenizer=load_tokenizer(config.model, locate(config.model, place.mirror)),
             replay=replay_sources(config), eval_items=items, seed=config.seed, mirror=place.mirror, out=out,
         )
         return {"ledger": ledger.to_dict(), "rows": ledger.table()}

@@ -68,7 +68,7 @@ def version(stage: str) -> str:
 CODE: dict[str, tuple[str, ...]] = {
     "prepare": tuple(f"sft_core/{name}" for name in (
         "conversation.py", "sources.py", "readers.py", "columnar.py", "formats.py", "messages.py", "curate",
-        "mixture.py", "template.py", "render.py", "ledger.py",
+        "mixture.py", "templates", "encode.py", "render.py", "fit.py", "intake.py", "ledger.py",
         "prepare.py", "tiny",
     )) + ("eval_suites/items.py", "eval_suites/lm_door.py"),
     "train": tuple(f"sft_core/{name}" for name in (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sft_core.conversation import Conversation, Rejected, Why
+from sft_core.conversation import Conversation, Origin, Rejected, Why
 from sft_core.curate.dedupe import Curated
 from sft_core.curate.words import texts, words
 
@@ -55,13 +55,17 @@ class ItemIndex:
 
 
 def decontaminate(conversations: Sequence[Conversation], index: ItemIndex) -> Curated:
-    """Drop conversations one of whose turns holds an item; the reason names suite and id."""
+    """Drop conversations one of whose turns holds an item."""
     curated = Curated([], [])
     for conversation in conversations:
         item = next((item for text in texts(conversation) if (item := index.find(text))), None)
         if item is None:
             curated.kept.append(conversation)
         else:
-            detail = f"holds item {item.id} of {item.suite}"
-            curated.rejected.append(Rejected(Why.CONTAMINATED, detail, conversation.origin))
+            curated.rejected.append(contaminated(item, conversation.origin))
     return curated
+
+
+def contaminated(item: EvalItem, origin: Origin) -> Rejected:
+    """A row that goes because it holds an item; the reason names suite and id."""
+    return Rejected(Why.CONTAMINATED, f"holds item {item.id} of {item.suite}", origin)

@@ -13,7 +13,7 @@ import pytest
 from sft_core.config.data import DataSection, SourceSection, TemplateSection
 from sft_core.conversation import Origin
 from sft_core.curate.decontaminate import EvalItem
-from sft_core.errors import DataError, ModelError, TemplateError
+from sft_core.errors import DataError, TemplateError
 from sft_core.ledger import Ledger
 from sft_core.prepare import load_examples, prepare
 from sft_core.render import IGNORE
@@ -25,7 +25,7 @@ def row(number: int) -> dict[str, str]:
     return {"prompt": f"{number} is what I ask about number {number}", "completion": f"{number} it is"}
 
 
-def run(out: Path, tokenizer_folder: Path, sources: list[Any], *, items: tuple[EvalItem, ...] = (), **settings: Any
+def run(out: Path, tokenizer: Any, sources: list[Any], *, items: tuple[EvalItem, ...] = (), **settings: Any
         ) -> Ledger:
     """`settings`: fields of the data section; and `replay` (sources), `template` (its name), `seed`."""
     out.mkdir(exist_ok=True)
@@ -37,7 +37,7 @@ def run(out: Path, tokenizer_folder: Path, sources: list[Any], *, items: tuple[E
     data = {"max_tokens": 4096, "validation_share": 0.2, **settings, "sources": [section(s) for s in sources]}
     return prepare(
         DataSection.model_validate(data), TemplateSection.model_validate({"name": template}),
-        tokenizer_folder=tokenizer_folder, replay=tuple(SourceSection.model_validate(section(s)) for s in replay),
+        tokenizer=tokenizer, replay=tuple(SourceSection.model_validate(section(s)) for s in replay),
         eval_items=items, seed=seed, mirror=None, out=out,
     )
 
@@ -56,8 +56,8 @@ def messy(write_jsonl) -> Path:
     return path
 
 
-def test_every_row_is_accounted_for(tmp_path, tokenizer_folder, messy):
-    ledger = run(tmp_path / "out", tokenizer_folder, [messy], items=(EvalItem("quiz", "7", QUESTION),), too_long="drop",
+def test_every_row_is_accounted_for(tmp_path, tokenizer, messy):
+    ledger = run(tmp_path / "out", tokenizer, [messy], items=(EvalItem("quiz", "7", QUESTION),), too_long="drop",
                  max_tokens=400, max_rejected_share=0.1)
     count = ledger.sources[0]
     assert dict(count.rejected) == {"contaminated": 1, "control_token": 1, "exact_duplicate": 1, "near_duplicate": 1,
@@ -83,8 +83,8 @@ def test_every_row_is_accounted_for(tmp_path, tokenizer_folder, messy):
     assert json.loads((tmp_path / "out" / "ledger.json").read_text()) == json.loads(json.dumps(ledger.to_dict()))
 
 
-def test_examples_come_back_as_they_were(tmp_path, tokenizer_folder, tokenizer, write_jsonl, trained):
-    run(tmp_path / "out", tokenizer_folder, [write_jsonl([row(1)])], validation_share=0.0)
+def test_examples_come_back_as_they_were(tmp_path, tokenizer, write_jsonl, trained):
+    run(tmp_path / "out", tokenizer, [write_jsonl([row(1)])], validation_share=0.0)
     (example,) = load_examples(tmp_path / "out" / "train.parquet")
     assert example.origin == Origin("rows.jsonl", str(tmp_path / "rows.jsonl"), 1)
     assert tokenizer.decode(example.input_ids) == ("<|im_start|>user\n1 is what I ask about number 1<|im_end|>\n"
@@ -98,25 +98,25 @@ def test_examples_come_back_as_they_were(tmp_path, tokenizer_folder, tokenizer, 
     assert ["1 it is<|im_end|>", "trained"] in sample["pieces"]
 
 
-def test_the_same_again(tmp_path, tokenizer_folder, messy):
+def test_the_same_again(tmp_path, tokenizer, messy):
     for name in ("one", "two"):
-        run(tmp_path / name, tokenizer_folder, [messy], max_rejected_share=0.1)
+        run(tmp_path / name, tokenizer, [messy], max_rejected_share=0.1)
     for file in ("train.parquet", "validation.parquet", "rejected.parquet", "ledger.json", "sample.jsonl"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
-    run(tmp_path / "other", tokenizer_folder, [messy], max_rejected_share=0.1, seed=1)
+    run(tmp_path / "other", tokenizer, [messy], max_rejected_share=0.1, seed=1)
     assert load_examples(tmp_path / "other" / "train.parquet") != load_examples(tmp_path / "one" / "train.parquet")
 
 
-def test_switches_turn_something(tmp_path, tokenizer_folder, messy):
+def test_switches_turn_something(tmp_path, tokenizer, messy):
     off = {"duplicates": {"exact": False, "near": False}, "decontaminate": False, "max_rejected_share": 0.1}
-    ledger = run(tmp_path / "out", tokenizer_folder, [messy], items=(EvalItem("quiz", "7", QUESTION),), **off)
+    ledger = run(tmp_path / "out", tokenizer, [messy], items=(EvalItem("quiz", "7", QUESTION),), **off)
     assert dict(ledger.sources[0].rejected) == {"control_token": 1, "unreadable": 1}
 
 
-def test_truncation_is_counted(tmp_path, tokenizer_folder, write_jsonl):
+def test_truncation_is_counted(tmp_path, tokenizer, write_jsonl):
     said = [{"role": role, "content": text} for n in range(6)
             for role, text in (("user", f"q{n} " * 9), ("assistant", "a" * 9))]
-    ledger = run(tmp_path / "out", tokenizer_folder, [write_jsonl([{"messages": said}])], max_tokens=200,
+    ledger = run(tmp_path / "out", tokenizer, [write_jsonl([{"messages": said}])], max_tokens=200,
                  too_long="truncate_left_context", validation_share=0.0)
     count = ledger.sources[0]
     (example,) = load_examples(tmp_path / "out" / "train.parquet")
@@ -125,89 +125,85 @@ def test_truncation_is_counted(tmp_path, tokenizer_folder, write_jsonl):
     assert len(example.input_ids) == count.tokens <= 200
 
 
-def test_replay(tmp_path, tokenizer_folder, write_jsonl):
+def test_replay(tmp_path, tokenizer, write_jsonl):
     text = "raw text <|im_end|> " * 10
-    source = write_jsonl([{"text": text}, {"text": " "}, {"text": f"{QUESTION} Red."}], "replay.jsonl")
-    ledger = run(tmp_path / "out", tokenizer_folder, [write_jsonl([row(1)])], replay=[source], validation_share=0.0,
+    source = write_jsonl([{"text": text}, {"text": " "}, {"text": f"{QUESTION} Red."}, {"text": "fine"}],
+                         "replay.jsonl")
+    ledger = run(tmp_path / "out", tokenizer, [write_jsonl([row(1)])], replay=[source], validation_share=0.0,
                  max_tokens=100, items=(EvalItem("quiz", "7", QUESTION),), max_rejected_share=0.5)
     count = ledger.replay[0]
-    assert (count.read, count.kept, dict(count.rejected), count.holds_eval_items) == (3, 2, {"empty_text": 1}, 1)
+    assert (count.read, count.kept, dict(count.rejected)) == (4, 2, {"contaminated": 1, "empty_text": 1})
     examples = load_examples(tmp_path / "out" / "replay.parquet")
     assert all(len(e.input_ids) <= 100 for e in examples)
     # 201 tokens are two whole pieces; the EOS alone would have no target.
-    assert sum(len(e.input_ids) for e in examples) == ledger.replay_tokens == count.tokens == 200 + 33
-    assert count.trained_tokens == 200 + 32
-    assert count.stops_trained == 2
-    with pytest.raises(DataError, match="1 of 3 replay rows cannot be used"):
-        run(tmp_path / "again", tokenizer_folder, [write_jsonl([row(1)])], replay=[source], validation_share=0.0)
+    assert sum(len(e.input_ids) for e in examples) == count.tokens == 200 + 5
+    assert (count.examples, count.split, count.trained_tokens, count.stops_trained) == (3, 1, 200 + 4, 2)
+    assert ledger.splits["replay"] == (3, 205, 204)
+    with pytest.raises(DataError, match="1 of 4 replay rows cannot be used"):
+        run(tmp_path / "again", tokenizer, [write_jsonl([row(1)])], replay=[source], validation_share=0.0)
 
 
 def test_an_eos_with_id_zero_is_counted(tmp_path, tiny_tokenizer, write_jsonl):
     assert tiny_tokenizer.eos_token_id == 0
-    tiny_tokenizer.save_pretrained(tmp_path / "tokenizer")
     source = write_jsonl([{"text": "w5 w6"}, {"text": "w7"}], "replay.jsonl")
-    ledger = run(tmp_path / "out", tmp_path / "tokenizer", [write_jsonl([row(1)])], replay=[source],
+    ledger = run(tmp_path / "out", tiny_tokenizer, [write_jsonl([row(1)])], replay=[source],
                  validation_share=0.0)
     assert (ledger.replay[0].stops_trained, ledger.replay[0].trained_tokens) == (2, 3)
 
 
-def test_two_files_of_a_folder_may_differ_in_format(tmp_path, tokenizer_folder, write_jsonl):
+def test_two_files_of_a_folder_may_differ_in_format(tmp_path, tokenizer, write_jsonl):
     (tmp_path / "mix").mkdir()
     write_jsonl([row(1)], "mix/a.jsonl")
     write_jsonl([{"instruction": "hi", "output": "yo"}], "mix/b.jsonl")
-    ledger = run(tmp_path / "out", tokenizer_folder, [tmp_path / "mix"], validation_share=0.0)
+    ledger = run(tmp_path / "out", tokenizer, [tmp_path / "mix"], validation_share=0.0)
     assert ledger.sources[0].formats == ("prompt_completion", "alpaca")
     assert ledger.sources[0].kept == 2
 
 
 class TestErrors:
-    def test_too_many_unusable_rows(self, tmp_path, tokenizer_folder, messy):
+    def test_too_many_unusable_rows(self, tmp_path, tokenizer, messy):
         with pytest.raises(DataError, match=r"2 of 37 rows cannot be used.*control_token 1.*rejected\.parquet"):
-            run(tmp_path / "out", tokenizer_folder, [messy], max_rejected_share=0.05)
+            run(tmp_path / "out", tokenizer, [messy], max_rejected_share=0.05)
         why = Counter(pq.read_table(tmp_path / "out" / "rejected.parquet")["why"].to_pylist())
         assert why["unreadable"] == 1
 
-    def test_too_long(self, tmp_path, tokenizer_folder, messy):
+    def test_too_long(self, tmp_path, tokenizer, messy):
         said = r"1 of 37 rows do not fit data.max_tokens = 400 \(first: .*rows.jsonl:35, 4\d\d tokens"
         with pytest.raises(DataError, match=said):
-            run(tmp_path / "out", tokenizer_folder, [messy], max_tokens=400, max_rejected_share=0.1)
+            run(tmp_path / "out", tokenizer, [messy], max_tokens=400, max_rejected_share=0.1)
 
-    def test_nothing_left(self, tmp_path, tokenizer_folder, write_jsonl):
+    def test_nothing_left(self, tmp_path, tokenizer, write_jsonl):
         with pytest.raises(DataError, match="no training conversation is left of 1 rows: too_long 1"):
-            run(tmp_path / "out", tokenizer_folder, [write_jsonl([row(1)])], max_tokens=16, too_long="drop")
+            run(tmp_path / "out", tokenizer, [write_jsonl([row(1)])], max_tokens=16, too_long="drop")
 
-    def test_no_rows(self, tmp_path, tokenizer_folder):
+    def test_no_rows(self, tmp_path, tokenizer):
         (tmp_path / "x.csv").write_text("a,b\n")
         with pytest.raises(DataError, match="holds no rows"):
-            run(tmp_path / "out", tokenizer_folder, [tmp_path / "x.csv"])
+            run(tmp_path / "out", tokenizer, [tmp_path / "x.csv"])
 
-    def test_equal_names(self, tmp_path, tokenizer_folder, write_jsonl):
+    def test_equal_names(self, tmp_path, tokenizer, write_jsonl):
         path = write_jsonl([row(1)])
         with pytest.raises(DataError, match=r"several sources are called rows\.jsonl"):
-            run(tmp_path / "out", tokenizer_folder, [path, path])
+            run(tmp_path / "out", tokenizer, [path, path])
 
-    def test_raw_text_among_the_conversations(self, tmp_path, tokenizer_folder, write_jsonl):
+    def test_raw_text_among_the_conversations(self, tmp_path, tokenizer, write_jsonl):
         with pytest.raises(DataError, match=r"belongs into train\.replay\.sources"):
-            run(tmp_path / "out", tokenizer_folder, [{"path": str(write_jsonl([row(1)])), "format": "text"}])
+            run(tmp_path / "out", tokenizer, [{"path": str(write_jsonl([row(1)])), "format": "text"}])
 
-    def test_conversations_among_the_replay(self, tmp_path, tokenizer_folder, write_jsonl):
+    def test_conversations_among_the_replay(self, tmp_path, tokenizer, write_jsonl):
         path = str(write_jsonl([row(1)]))
         with pytest.raises(DataError, match="replay is raw text"):
-            run(tmp_path / "out", tokenizer_folder, [path and {"path": path}],
+            run(tmp_path / "out", tokenizer, [path and {"path": path}],
                 replay=[{"path": path, "format": "messages", "name": "r"}])
 
-    def test_replay_without_text(self, tmp_path, tokenizer_folder, write_jsonl):
+    def test_replay_without_text(self, tmp_path, tokenizer, write_jsonl):
         with pytest.raises(DataError, match="the replay sources hold no text"):
-            run(tmp_path / "out", tokenizer_folder, [write_jsonl([row(1)])], validation_share=0.0,
+            run(tmp_path / "out", tokenizer, [write_jsonl([row(1)])], validation_share=0.0,
                 replay=[write_jsonl([{"text": ""}], "r.jsonl")], max_rejected_share=1.0)
 
-    def test_no_tokenizer(self, tmp_path, write_jsonl):
-        with pytest.raises(ModelError, match="cannot load a tokenizer from"):
-            run(tmp_path / "out", tmp_path, [write_jsonl([row(1)])])
-
-    def test_no_template(self, tmp_path, tokenizer_folder, write_jsonl):
+    def test_no_template(self, tmp_path, tokenizer, write_jsonl):
         with pytest.raises(TemplateError):
-            run(tmp_path / "out", tokenizer_folder, [write_jsonl([row(1)])], template="model")
+            run(tmp_path / "out", tokenizer, [write_jsonl([row(1)])], template="model")
 
     def test_examples_of_another_kind(self, tmp_path):
         with pytest.raises(DataError, match="run the stage prepare again"):
@@ -222,7 +218,7 @@ class TestErrors:
     ("llamafactory_demo/glaive_toolcall_en_demo.json", 300, 261),
     ("fastchat/dummy_conversation.json", 500, 494),
 ])
-def test_real_data(tmp_path, tokenizer_folder, real_data, name, read, kept):
-    ledger = run(tmp_path / "out", tokenizer_folder, [real_data(name)], max_tokens=20_000)
+def test_real_data(tmp_path, tokenizer, real_data, name, read, kept):
+    ledger = run(tmp_path / "out", tokenizer, [real_data(name)], max_tokens=20_000)
     assert (ledger.sources[0].read, ledger.sources[0].kept, ledger.unusable) == (read, kept, 0)
     assert ledger.sources[0].stops_trained >= kept

@@ -1,0 +1,81 @@
+"""Training sources → conversations and rejected rows, file by file; what each file was found to hold is said.
+
+Only conversations are held, never the rows they were made from.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import chain, groupby, islice
+from pathlib import Path
+from typing import NamedTuple
+
+from sft_core.config.data import SourceSection
+from sft_core.conversation import Conversation, Rejected, Row
+from sft_core.errors import DataError
+from sft_core.formats import LOOKED_AT, format_of, to_conversation
+from sft_core.sources import name_of, read_rows
+
+log = logging.getLogger("sft")
+
+
+class Intake(NamedTuple):
+    """What the training sources held."""
+
+    conversations: list[Conversation]
+    rejected: list[Rejected]
+    rows: Counter[str]  # by source
+    formats: dict[str, tuple[str, ...]]  # by source
+
+
+def take_in(sources: Sequence[SourceSection], scratch: Path, mirror: Path | None) -> Intake:
+    """Read all sources in order.
+
+    Raises:
+        DataError: a source cannot be read, holds no rows, or no conversations.
+    """
+    taken = Intake([], [], Counter(), {})
+    for source in sources:
+        name, before = name_of(source), len(taken.rejected)
+        if source.format == "text":
+            raise DataError(f"{source.path} has format text and is no conversation; it belongs into "
+                            "train.replay.sources")
+        rows = read_rows(source, scratch=scratch, mirror=mirror)
+        found = [_understand(in_file, source, taken) for _, in_file in groupby(rows, key=lambda row: row.origin.file)]
+        if not taken.rows[name]:
+            raise DataError(f"{source.path} holds no rows; take it out of data.sources, or correct its path or split")
+        taken.formats[name] = tuple(dict.fromkeys(found))
+        log.info("%s: %d rows read as %s, %d of them cannot be used", name, taken.rows[name],
+                 ", ".join(taken.formats[name]), len(taken.rejected) - before)
+        _warn_of_nulls(name, taken)
+    return taken
+
+
+def _understand(rows: Iterator[Row | Rejected], source: SourceSection, taken: Intake) -> str:
+    """Turn the rows of one file into conversations; says which format it was."""
+    good = _readable(rows, source, taken)
+    head = list(islice(good, LOOKED_AT))
+    if not head:  # a limit can end a file inside its broken lines
+        return source.format
+    form = format_of(head, source) if source.format in ("auto", "text") else source.format
+    for row in chain(head, good):
+        found = to_conversation(row, form, source)
+        (taken.rejected if isinstance(found, Rejected) else taken.conversations).append(found)  # type: ignore[arg-type]
+    return form
+
+
+def _readable(rows: Iterator[Row | Rejected], source: SourceSection, taken: Intake) -> Iterator[Row]:
+    for row in rows:
+        taken.rows[name_of(source)] += 1
+        if isinstance(row, Rejected):
+            taken.rejected.append(row)
+        else:
+            yield row
+
+
+def _warn_of_nulls(name: str, taken: Intake) -> None:
+    if nulls := sum(c.nulls for c in taken.conversations if c.origin.source == name):
+        log.warning("%s: %d null keys of tool arguments or schemas are left out: in an Arrow struct a null looks like a "
+                    "key that is not there; to keep nulls, store arguments and tools as JSON text", name, nulls)
