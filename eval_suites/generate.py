@@ -13,7 +13,7 @@ from sft_core.progress import progress
 
 
 class ChatForm(Protocol):
-    """What is needed of a template: its Jinja and its stop. `sft_core.template.Template` is one."""
+    """What is needed of a template: its Jinja and its stop. `sft_core.templates.template.Template` is one."""
 
     @property
     def jinja(self) -> str:

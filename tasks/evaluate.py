@@ -60,7 +60,7 @@ def evaluate_any(reference: str, template: str, section: EvalSection, place: Wor
         ModelError, TemplateError, EvalError, TrackingError: it cannot be found or cannot be asked.
     """
     from sft_core.models import load_tokenizer, locate
-    from sft_core.template import choose
+    from sft_core.templates.choose import choose
 
     model = ModelSection(path=_path_of(reference, place, tracker))
     chosen = None

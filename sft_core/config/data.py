@@ -18,6 +18,9 @@ class ModelSection(Section):
     """`auto` takes CUDA where there is one, the CPU otherwise."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute precision. `auto`: bfloat16 autocast on CUDA, float32 on the CPU."""
+    attention: Literal["auto", "segments", "varlen", "flash", "mask"] = "auto"
+    """How packed examples are kept apart. `auto` takes the fastest way that is proved to do so on this model:
+    `segments` on the CPU, `varlen` on CUDA, else `mask` (works everywhere, slower)."""
     trust_remote_code: bool = False
     """Allow code that comes with the model. Refused unless asked for."""
 
@@ -68,9 +71,9 @@ class DataSection(Section):
     """Where the training conversations come from."""
     max_tokens: Annotated[int, Field(ge=16)]
     """Longest example, and length of a packed row, in tokens. There is no default: a silent one truncates."""
-    too_long: Literal["fail", "drop", "truncate_left_context"] = "fail"
-    """What to do with a longer example. `truncate_left_context` drops the oldest turns, keeps the system turn
-    and never cuts an answer."""
+    too_long: Literal["fail", "drop", "truncate_left_context", "split_turns"] = "fail"
+    """What to do with a longer conversation. `truncate_left_context` drops the oldest turns, `split_turns` cuts it in
+    front of user turns into several; both keep the system turn and never cut an answer."""
     pack: bool = True
     """Pack several examples into one row with attention kept apart; off: one padded example per row."""
     duplicates: DuplicatesSection = DuplicatesSection()
@@ -84,8 +87,14 @@ class DataSection(Section):
 
 
 class TemplateSection(Section):
-    name: Literal["auto", "model", "chatml", "alpaca"] = "auto"
-    """`model`: the tokenizer's own template; `chatml`, `alpaca`: a built-in one, saved into the model folder;
+    name: Literal["auto", "model", "chatml", "alpaca", "llama3", "zephyr", "gemma", "mistral"] = "auto"
+    """`model`: the tokenizer's own template; `chatml` and so on: a built-in one, saved into the model folder;
     `auto`: the tokenizer's own where there is one, `chatml` otherwise."""
     train_on: Literal["all_assistant", "last_assistant"] = "all_assistant"
     """Which assistant turns are trained."""
+    train_tool_calls: bool = True
+    """Train assistant turns that call tools; off: they are context. Results of tools are never trained."""
+    control_text: Literal["reject", "escape"] = "reject"
+    """What to do with text that spells a control token: reject the row, or encode it as plain text."""
+    new_tokens: tuple[str, ...] = ()
+    """Special tokens to add to the tokenizer, besides those that a built-in template needs. The embedding grows."""

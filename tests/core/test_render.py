@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,13 +12,14 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from sft_core.config.data import DataSection, SourceSection, TemplateSection
+from sft_core.config.data import SourceSection, TemplateSection
 from sft_core.conversation import Conversation, Origin, Rejected, ToolCall, Turn, Why
 from sft_core.errors import TemplateError
 from sft_core.formats import format_of, to_conversation
-from sft_core.render import IGNORE, Example, Fitted, Renderer, fit, pieces, render, render_prompt, render_text
+from sft_core.render import IGNORE, Example, Rendered, Renderer, pieces, render_text
 from sft_core.sources import read_rows
-from sft_core.template import choose
+from sft_core.templates.choose import choose
+from sft_core.templates.template import Span, Template, trained_turns
 
 STOP_ID = 259
 HERE = Origin("s", "f.jsonl", 1)
@@ -27,17 +29,32 @@ def chatml(tokenizer: Any, **section: Any) -> Any:
     return choose(TemplateSection.model_validate({"name": "chatml", **section}), tokenizer)
 
 
-def example_of(conversation: Conversation, tokenizer: Any, train_on: Any = "all_assistant", name: str = "chatml"
-               ) -> Example:
-    found = render(conversation, chatml(tokenizer, name=name), tokenizer, train_on)
-    assert isinstance(found, Example), found
-    return found
+def renderer(tokenizer: Any, template: Any = None, **section: Any) -> Renderer:
+    chosen = TemplateSection.model_validate({"name": "chatml", **section})
+    return Renderer(template or choose(chosen, tokenizer), tokenizer, chosen)
 
 
-def why(conversation: Conversation, tokenizer: Any, template: Any = None) -> Why:
-    found = render(conversation, template or chatml(tokenizer), tokenizer)
+def example_of(conversation: Conversation, tokenizer: Any, **section: Any) -> Example:
+    found = renderer(tokenizer, **section).render(conversation)
+    assert isinstance(found, Rendered), found
+    assert len(found.examples) == 1
+    return found.examples[0]
+
+
+def why(conversation: Conversation, tokenizer: Any, template: Any = None, **section: Any) -> Why:
+    found = renderer(tokenizer, template, **section).render(conversation)
     assert isinstance(found, Rejected), "it should have been rejected"
     return found.why
+
+
+def render_prompt(turns: Any, template: Any, tokenizer: Any) -> list[int]:
+    return renderer(tokenizer, template).prompt(turns)
+
+
+def spans_of(template: Any, conversation: Conversation, train_on: Any = "all_assistant") -> list[Any]:
+    found = template.texts(conversation, trained_turns(conversation.turns, train_on))
+    assert len(found) == 1
+    return found[0]
 
 
 def check_shift(example: Example) -> None:
@@ -68,7 +85,7 @@ class TestMasks:
         assert example.targets.count(STOP_ID) == len(answers)
 
     def test_last_assistant(self, tokenizer, chat, trained):
-        example = example_of(chat("u: hi", "a: hello", "u: and?", "a: more"), tokenizer, "last_assistant")
+        example = example_of(chat("u: hi", "a: hello", "u: and?", "a: more"), tokenizer, train_on="last_assistant")
         assert trained(example, tokenizer) == "more<|im_end|>"
 
     def test_alpaca_stops_on_eos(self, tokenizer, chat, trained):
@@ -88,9 +105,9 @@ class TestMasks:
             turns += [Turn("user", question), Turn("assistant", answer)]
         template = chatml(tokenizer, name=name)
         conversation = Conversation(tuple(turns), HERE)
-        example = example_of(conversation, tokenizer, train_on, name)
+        example = example_of(conversation, tokenizer, train_on=train_on, name=name)
         check_shift(example)
-        spans = template.spans(conversation, train_on)
+        spans = spans_of(template, conversation, train_on)
         assert tokenizer.decode(example.input_ids) == "".join(span.text for span in spans)
         answers = [answer for _, answer in said][0 if train_on == "all_assistant" else -1:]
         assert trained(example, tokenizer) == "".join(answer + template.stop for answer in answers)
@@ -121,7 +138,7 @@ class TestControlTokens:
         jinja = "{% for m in messages %}<|{{ m.content }}|>{{ '<|im_end|>' if m.role == 'assistant' }}{% endfor %}"
         tokenizer = byte_tokenizer(chat_template=jinja)
         template = choose(TemplateSection(), tokenizer)
-        assert isinstance(render(chat("u: hi", "a: yo"), template, tokenizer), Example)
+        assert isinstance(renderer(tokenizer, template).render(chat("u: hi", "a: yo")), Rendered)
         assert why(chat("u: im_start", "a: yo"), tokenizer, template) is Why.CONTROL_TOKEN
         with pytest.raises(TemplateError, match="control token of its own"):
             render_prompt(chat("u: im_start", "a: yo").turns[:1], template, tokenizer)
@@ -204,7 +221,7 @@ class TestBorders:
         tokens = tokenizer.convert_ids_to_tokens([t for t in example.targets if t != IGNORE])
         assert tokens == ["yo", "<|im_end|>"]
         # What follows a control token is as the tokenizer has it in the whole text.
-        rendered = "".join(span.text for span in chatml(tokenizer).spans(chat("u: hi", "a: yo")))
+        rendered = "".join(span.text for span in spans_of(chatml(tokenizer), chat("u: hi", "a: yo")))
         assert example.input_ids == tokenizer.encode(rendered, add_special_tokens=False)
 
     def test_tokens_that_swallow_white_space(self, byte_tokenizer, chat):
@@ -212,7 +229,7 @@ class TestBorders:
         tokenizer = byte_tokenizer()
         tokenizer.backend_tokenizer.add_special_tokens(
             [AddedToken("<|im_end|>", rstrip=True, normalized=False, special=True)])
-        rendered = "".join(span.text for span in chatml(tokenizer).spans(chat("u: hi", "a: yo", "u: hi", "a: yo")))
+        rendered = "".join(span.text for span in spans_of(chatml(tokenizer), chat("u: hi", "a: yo", "u: hi", "a: yo")))
         whole = tokenizer.encode(rendered, add_special_tokens=False)
         assert b"\n"[0] not in whole[-1:]
         assert example_of(chat("u: hi", "a: yo", "u: hi", "a: yo"), tokenizer).input_ids == whole
@@ -233,17 +250,18 @@ class TestBorders:
         source = SourceSection(path=str(real_data(name)), limit=150)
         rows = list(read_rows(source, scratch=real_data(""), mirror=None))
         template = chatml(merging)
-        renderer = Renderer(template, merging)
+        rendering = renderer(merging, template)
         for row in rows:
             conversation = to_conversation(row, format_of(rows, source), source)
             if isinstance(conversation, Rejected):
                 continue
-            example = renderer.render(conversation)
-            assert isinstance(example, Example)
+            found = rendering.render(conversation)
+            assert isinstance(found, Rendered)
+            example = found.examples[0]
             check_shift(example)
-            text = "".join(span.text for span in template.spans(conversation))
+            text = "".join(span.text for span in spans_of(template, conversation))
             assert merging.decode(example.input_ids) == text
-            prompt = renderer.prompt(conversation.turns[:-1], conversation.tools)
+            prompt = rendering.prompt(conversation.turns[:-1], conversation.tools)
             assert merging.decode(example.input_ids)[len(merging.decode(prompt)):].startswith(
                 conversation.turns[-1].content)
 
@@ -274,67 +292,23 @@ class TestRawText:
         assert joined == [target for target in whole.targets if target != IGNORE]
 
 
-class TestFit:
-    LONG = ("s: be kind", "u: one", "a: first answer", "u: two", "a: second", "u: three", "a: third")
-
-    def fitted(self, chat: Any, tokenizer: Any, max_tokens: int, too_long: str, lines: tuple[str, ...] = LONG) -> Any:
-        data = DataSection.model_validate({"sources": [{"path": "x"}], "max_tokens": max_tokens, "too_long": too_long})
-        return fit(chat(*lines), Renderer(chatml(tokenizer), tokenizer), data)
-
-    def test_what_fits_stays(self, tokenizer, chat):
-        length = len(example_of(chat(*self.LONG), tokenizer).input_ids)
-        found = self.fitted(chat, tokenizer, length, "fail")
-        assert found == Fitted((example_of(chat(*self.LONG), tokenizer),), 0)
-
-    @pytest.mark.parametrize("too_long", ["fail", "drop"])
-    def test_one_token_too_many(self, tokenizer, chat, too_long):
-        length = len(example_of(chat(*self.LONG), tokenizer).input_ids)
-        found = self.fitted(chat, tokenizer, length - 1, too_long)
-        assert isinstance(found, Rejected)
-        assert (found.why, found.detail) == (Why.TOO_LONG, f"{length} tokens, {length - 1} allowed")
-
-    def test_the_oldest_turns_go_and_no_answer_is_cut(self, tokenizer, chat, trained):
-        shorter = chat("s: be kind", "u: two", "a: second", "u: three", "a: third")
-        room = len(example_of(shorter, tokenizer).input_ids)
-        found = self.fitted(chat, tokenizer, room, "truncate_left_context")
-        assert found == Fitted((example_of(shorter, tokenizer),), 2)
-        found = self.fitted(chat, tokenizer, room - 1, "truncate_left_context")
-        assert found.turns_dropped == 4
-        assert trained(found.examples[0], tokenizer) == "third<|im_end|>"
-        assert tokenizer.decode(found.examples[0].input_ids).startswith("<|im_start|>system\nbe kind")
-
-    def test_tool_turns_go_with_their_question(self, tokenizer, chat, trained):
-        lines = ("u: one", "c: f {}", "t: result", "a: told", "u: two", "a: second")
-        room = len(example_of(chat("u: two", "a: second"), tokenizer).input_ids) + 5
-        found = self.fitted(chat, tokenizer, room, "truncate_left_context", lines)
-        assert found == Fitted((example_of(chat("u: two", "a: second"), tokenizer),), 4)
-
-    def test_one_question_alone_is_too_long(self, tokenizer, chat):
-        found = self.fitted(chat, tokenizer, 40, "truncate_left_context")
-        assert isinstance(found, Rejected)
-        assert found.why is Why.TOO_LONG
-
-
 def test_a_template_that_refuses_a_row(tokenizer, chat):
-    found = render(chat("u: go", "c: f {}"), chatml(tokenizer, name="alpaca"), tokenizer)
+    found = renderer(tokenizer, name="alpaca").render(chat("u: go", "c: f {}"))
     assert isinstance(found, Rejected)
-    assert found.why is Why.ROLE_ORDER
+    assert found.why is Why.TEMPLATE_REFUSED
     assert "no place for tools" in found.detail
 
 
 def test_a_trained_turn_without_its_stop_is_an_error(tokenizer, chat):
-    from sft_core.template import ChatML, Span
+    class Endless(Template):
+        def texts(self, conversation, trained):
+            return [[Span("<|im_start|>user\nhi", False), Span("yo", True), Span("<|im_end|>", False)]]
 
-    class Endless(ChatML):
-        def spans(self, conversation, train_on="all_assistant"):
-            return [Span("<|im_start|>user\nhi", False), Span("yo", True), Span("<|im_end|>", False)]
-
-    with pytest.raises(TemplateError, match="does not end in the stop token"):
-        Renderer(Endless("endless", "<|im_end|>", "", ""), tokenizer).render(chat("u: hi", "a: yo"))
+    endless = Endless("endless", "", (), "<|im_end|>")
+    with pytest.raises(TemplateError, match="does not end in a stop token"):
+        renderer(tokenizer, endless).render(chat("u: hi", "a: yo"))
 
 
 def test_a_renderer_needs_a_stop_that_is_one_token(tokenizer):
-    from dataclasses import replace
-
     with pytest.raises(TemplateError, match="is not one control token"):
-        Renderer(replace(chatml(tokenizer), stop="</end>"), tokenizer)
+        renderer(tokenizer, replace(chatml(tokenizer), stop="</end>"))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from sft_core.config.data import TemplateSection
-from sft_core.render import Example, render
+from sft_core.render import Rendered, Renderer
 from sft_core.show import Piece, spans_of, to_html, to_rich
-from sft_core.template import choose
+from sft_core.templates.choose import choose
 
 
 def example(tokenizer, conversation):
-    found = render(conversation, choose(TemplateSection(name="chatml"), tokenizer), tokenizer)
-    assert isinstance(found, Example)
-    return found
+    section = TemplateSection(name="chatml")
+    found = Renderer(choose(section, tokenizer), tokenizer, section).render(conversation)
+    assert isinstance(found, Rendered)
+    return found.examples[0]
 
 
 def test_pieces(tokenizer, chat):

@@ -1,0 +1,214 @@
+"""The template that the configuration asks for, tried out on a tokenizer before any row is read.
+
+What a template does is found by asking it: how it ends an answer, in which form it takes tool calls, whether its
+generation marks leave the other roles alone. Built-in templates go through the same trial as a model's own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import jinja2
+from transformers import AddedToken, PreTrainedTokenizerBase
+
+from sft_core.config.data import TemplateSection
+from sft_core.conversation import Conversation, Origin, ToolCall, Turn
+from sft_core.errors import TemplateError
+from sft_core.templates.messages import Form, TemplateRefused
+from sft_core.templates.template import OTHERS, Template
+
+NEEDS: dict[str, tuple[str, ...]] = {
+    "alpaca": (),
+    "chatml": ("<|im_start|>", "<|im_end|>"),
+    "gemma": ("<start_of_turn>", "<end_of_turn>"),
+    "llama3": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+    "mistral": ("[INST]", "[/INST]"),
+    "zephyr": ("<|system|>", "<|user|>", "<|assistant|>"),
+}
+"""Tokens of the built-in templates; a tokenizer that lacks them gets them. Those without a stop here stop on EOS."""
+
+_QUESTION, _ANSWER = "Qmarked9question", "Amarked9answer"
+_NAME, _VALUE = "fmarked9name", "vmarked9value"
+_TURNS = (Turn("user", _QUESTION), Turn("assistant", _ANSWER))
+_TRIAL = Origin("trial", "trial conversation", 1)
+
+
+class _Ends(NamedTuple):
+    """What a tokenizer could stop on."""
+
+    control: re.Pattern[str]
+    special: frozenset[str]
+    eos: str | None
+
+
+def choose(section: TemplateSection, tokenizer: PreTrainedTokenizerBase) -> Template:
+    """The template that the section asks for, checked against the tokenizer.
+
+    Tokens that a built-in template or `section.new_tokens` needs are added to the tokenizer, in place; `Template.added`
+    names them.
+
+    Raises:
+        TemplateError: there is no chat template, it raises on a question and an answer, it writes no stop token, the
+            stop is not one token, or its generation marks are on other roles too.
+    """
+    name = section.name
+    if name == "auto":
+        name = "model" if tokenizer.chat_template else "chatml"
+    jinja = _own_jinja(tokenizer) if name == "model" else _built_in_jinja(name, tokenizer)
+    added = add_tokens(tokenizer, (*NEEDS.get(name, ()), *section.new_tokens))
+    names = tuple((k, v) for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str))
+    template = _tried(Template(name, jinja, names, stop="", added=added), tokenizer)
+    _refuse_marks_on_others(template)
+    return template
+
+
+def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> tuple[str, ...]:
+    """Give the tokenizer the special tokens that it lacks, in this order, in place; says which these were.
+
+    The same tokens added to the same tokenizer get the same ids.
+
+    Raises:
+        TemplateError: a token is empty.
+    """
+    if not all(token.strip() for token in tokens):
+        raise TemplateError("template.new_tokens holds a token of white space alone; take it out")
+    lacking = tuple(token for token in dict.fromkeys(tokens) if not _is_control(tokenizer, token))
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in lacking], special_tokens=True)
+    return lacking
+
+
+def control_tokens(tokenizer: PreTrainedTokenizerBase, jinja: str) -> tuple[str, ...]:
+    """Texts that must never come from data, longest first: special tokens, and added ones that the template writes.
+
+    Added tokens of white space alone are text, whatever stands between the blocks of a Jinja.
+    """
+    literals = "\0".join(value for _, kind, value in jinja2.Environment().lex(jinja) if kind in ("data", "string"))
+    added = tokenizer.added_tokens_decoder.values()
+    special = {token.content for token in added if token.special} | set(tokenizer.all_special_tokens)
+    written = {token.content for token in added if token.content.strip() and token.content in literals}
+    return tuple(sorted(special | written, key=lambda text: (-len(text), text)))
+
+
+def starts_with_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """The tokenizer begins every plain text with BOS."""
+    return tokenizer.bos_token_id is not None and tokenizer.encode("x")[:1] == [tokenizer.bos_token_id]
+
+
+def _is_control(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
+    """The text is one token of its own already."""
+    return (tokenizer.encode(token, add_special_tokens=False) == [tokenizer.convert_tokens_to_ids(token)]
+            and token in control_tokens(tokenizer, token))
+
+
+def _own_jinja(tokenizer: PreTrainedTokenizerBase) -> str:
+    if not tokenizer.chat_template:
+        raise TemplateError(f"template.name is model and this tokenizer has no chat template; {OTHERS}")
+    try:
+        return str(tokenizer.get_chat_template())
+    except ValueError as error:
+        raise TemplateError(f"this tokenizer has several chat templates and none is the default ({error}); {OTHERS}"
+                            ) from error
+
+
+def _built_in_jinja(name: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    jinja = (Path(__file__).parent / f"{name}.jinja").read_text(encoding="utf-8")
+    if "eos_token" in jinja and tokenizer.eos_token is None:
+        raise TemplateError(f"template {name} stops on the EOS token, and this tokenizer has none; set template.name: "
+                            "chatml")
+    return ("{{- bos_token }}" if starts_with_bos(tokenizer) else "") + jinja
+
+
+def _tried(draft: Template, tokenizer: PreTrainedTokenizerBase) -> Template:
+    """The template with its stops and its form of tool calls, tried on small conversations."""
+    control = control_tokens(tokenizer, draft.jinja)
+    added = tokenizer.added_tokens_decoder.values()
+    special = {token.content for token in added if token.special} | set(tokenizer.all_special_tokens)
+    ends = _Ends(re.compile("|".join(map(re.escape, control)) or "(?!)"), frozenset(special), tokenizer.eos_token)
+    try:
+        template = _with_stop(draft, ends)
+        template.texts(Conversation(_TURNS, _TRIAL), frozenset({1}))
+    except TemplateRefused as error:
+        raise TemplateError(f"{error} (tried with one question and one answer); {OTHERS}") from error
+    if not _is_control(tokenizer, template.stop):
+        raise TemplateError(f"the stop {template.stop} of template {draft.name} is not one token of this tokenizer; "
+                            f"{OTHERS}")
+    return _with_thoughts(_with_calls(template, ends))
+
+
+def _with_stop(draft: Template, ends: _Ends) -> Template:
+    """The control token that ends an answer: EOS where it stands behind every answer, else the first one there is."""
+    draft, written = _written(draft)
+    found = ends.control.findall(written.rpartition(_ANSWER)[2])
+    if not found:
+        raise TemplateError(f"the chat template writes no stop token behind an answer: {written!r}; a model trained on "
+                            f"it would not stop; {OTHERS}")
+    everywhere = ends.eos in found[1:] and ends.eos in ends.control.findall(_behind_first(draft))
+    return replace(draft, stop=str(ends.eos if everywhere else found[0]))
+
+
+def _written(draft: Template) -> tuple[Template, str]:
+    """A question and its answer, with contents as text or, where the Jinja wants it so, as blocks."""
+    why = ""
+    for blocks in (False, True):
+        tried = replace(draft, form=Form(blocks=blocks))
+        try:
+            written = tried.render(_TURNS, None).text
+        except TemplateRefused as error:
+            why = why or str(error)
+            continue
+        if _ANSWER in written:
+            return tried, written
+        why = why or f"the chat template drops or rewrites the answer: {written!r}"
+    raise TemplateRefused(why)
+
+
+def _behind_first(draft: Template) -> str:
+    """What is written between an answer and the next question."""
+    try:
+        written = draft.render((*_TURNS, *_TURNS), None).text
+    except TemplateRefused:
+        return ""
+    return written.partition(_ANSWER)[2].partition(_QUESTION)[0]
+
+
+def _with_calls(template: Template, ends: _Ends) -> Template:
+    """The form in which the Jinja takes tool calls, and what ends such a turn. A Jinja without tools stays as it is."""
+    turns = (_TURNS[0], Turn("assistant", "", (ToolCall(_NAME, f'{{"key": "{_VALUE}"}}'),)))
+    for as_text, null in product((False, True), (False, True)):
+        tried = replace(template, form=template.form._replace(arguments_as_text=as_text, null_content=null))
+        try:
+            written = tried.render(turns, None).text
+        except TemplateRefused:
+            continue
+        if _NAME in written and _VALUE in written:
+            behind = ends.control.findall(written.rpartition(_VALUE)[2])
+            others = [token for token in behind if token in ends.special]
+            more = () if template.stop in behind or not others else (others[-1],)
+            return replace(tried, more_stops=more)
+    return template
+
+
+def _with_thoughts(template: Template) -> Template:
+    """Hand thoughts over apart where the Jinja has a place for them; others read them in the content, or drop them."""
+    tried = replace(template, form=template.form._replace(thought_apart=True))
+    turns = (_TURNS[0], Turn("assistant", f"<think>\n{_VALUE}\n</think>\n\n{_ANSWER}"))
+    try:
+        return tried if _VALUE in tried.render(turns, None).text else template
+    except TemplateRefused:
+        return template
+
+
+def _refuse_marks_on_others(template: Template) -> None:
+    """Raises TemplateError when generation marks enclose what a user says."""
+    if not template.marked:
+        return
+    rendering = template.render(_TURNS, None, marked=True)
+    enclosed = "".join(rendering.text[start:end] for start, end in rendering.marks)
+    if _QUESTION in enclosed:
+        raise TemplateError(f"the generation marks of the chat template enclose the user's turn: {enclosed!r}; "
+                            f"{OTHERS}")

@@ -1,0 +1,93 @@
+"""Turns as messages of a Jinja chat template, and the rendering itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jinja2
+from transformers.utils.chat_template_utils import _compile_jinja_template, render_jinja_template
+
+from sft_core.conversation import ToolCall, Turn
+from sft_core.templates.thoughts import thought_of
+
+
+class TemplateRefused(ValueError):
+    """The template has no form for this one conversation; its row is rejected with this message."""
+
+
+class Form(NamedTuple):
+    """How a Jinja wants its messages; templates read the one form or the other and break on the rest, or drop it."""
+
+    arguments_as_text: bool = False  # of tool calls: JSON text, as in the OpenAI interface, instead of an object
+    null_content: bool = False  # of a turn that only calls tools: none instead of ""
+    thought_apart: bool = False  # reasoning_content and content instead of <think> … </think> in the content
+    blocks: bool = False  # content as a list of blocks with a type, as templates for images want it
+
+
+class Rendering(NamedTuple):
+    """A text, and the character ranges that `{% generation %}` marks enclose."""
+
+    text: str
+    marks: tuple[tuple[int, int], ...] = ()
+
+
+def render(jinja: str, names: tuple[tuple[str, str], ...], messages: list[dict[str, Any]], tools: str | None,
+           opening: bool, marked: bool = False) -> Rendering:
+    """Run a chat template as `apply_chat_template` does.
+
+    Args:
+        names: bos_token, eos_token, … as the Jinja expects them.
+        tools: JSON text.
+        opening: add the opening of an assistant turn.
+        marked: follow the generation marks.
+
+    Raises:
+        TemplateRefused: the Jinja raises on these messages.
+    """
+    parsed = json.loads(tools) if tools else None
+    try:
+        if marked:
+            texts, marks = render_jinja_template(
+                [messages], tools=parsed, chat_template=jinja, return_assistant_tokens_mask=True,
+                add_generation_prompt=opening, **dict(names))
+            return Rendering(texts[0], tuple((start, end) for start, end in marks[0]))
+        # What render_jinja_template does, without the copies it makes of messages that may hold objects.
+        return Rendering(_compile_jinja_template(jinja).render(
+            messages=messages, tools=parsed, documents=None, add_generation_prompt=opening, **dict(names)))
+    except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+        raise TemplateRefused(f"the chat template refuses these turns: {error}") from error
+
+
+def messages_of(turns: Sequence[Turn], form: Form) -> list[dict[str, Any]]:
+    """The turns as a server is sent them. Calls and their results carry ids: some templates insist on them."""
+    made: list[dict[str, Any]] = []
+    waiting: list[tuple[str, str]] = []  # calls without a result yet, as (id, name)
+    number = 0
+    for turn in turns:
+        message: dict[str, Any] = {"role": turn.role, "content": turn.content}
+        thought = thought_of(turn.content) if form.thought_apart and turn.role == "assistant" else None
+        if thought:
+            # reasoning_content is the usual name, thinking that of GPT-OSS.
+            message["reasoning_content"] = message["thinking"] = thought.thinking.strip()
+            message["content"] = thought.answer.lstrip()
+        if turn.tool_calls:
+            waiting = [(f"call{number + at:05d}", call.name) for at, call in enumerate(turn.tool_calls)]
+            number += len(waiting)
+            message["tool_calls"] = [
+                _call(at, call, form) for (at, _), call in zip(waiting, turn.tool_calls, strict=True)
+            ]
+            if form.null_content and not message["content"]:
+                message["content"] = None
+        elif turn.role == "tool" and waiting:
+            message["tool_call_id"], message["name"] = waiting.pop(0)
+        if form.blocks and message["content"] is not None:
+            message["content"] = [{"type": "text", "text": message["content"]}]
+        made.append(message)
+    return made
+
+
+def _call(number: str, call: ToolCall, form: Form) -> dict[str, Any]:
+    arguments = call.arguments if form.arguments_as_text else json.loads(call.arguments)
+    return {"id": number, "type": "function", "function": {"name": call.name, "arguments": arguments}}
