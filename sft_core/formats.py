@@ -12,7 +12,7 @@ from typing import Any, Literal
 from sft_core.config.data import SourceSection
 from sft_core.conversation import Conversation, Rejected, Row, Turn, Why
 from sft_core.errors import DataError
-from sft_core.messages import Keys, Refused, parse_tools, parsed, shown, text, to_turn
+from sft_core.messages import Keys, Refused, in_call_order, parse_tools, parsed, shown, text, to_turn
 
 Format = Literal["alpaca", "prompt_completion", "sharegpt", "messages"]
 
@@ -58,7 +58,7 @@ class _Columns:
         """Messages in the shape of a format."""
         role, content = ("from", "value") if form == "sharegpt" else ("role", "content")
         keys = Keys(self._name("role", role), self._name("content", content), self._roles)
-        return (to_turn(message, number, keys) for number, message in enumerate(messages, 1))
+        return (to_turn(message, number, keys) for number, message in enumerate(in_call_order(messages), 1))
 
     def side(self, name: str, role: Literal["user", "assistant"]) -> Iterator[Turn]:
         """`prompt` or `completion`: text, a message, or a list of messages."""

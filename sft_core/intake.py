@@ -39,9 +39,6 @@ def take_in(sources: Sequence[SourceSection], scratch: Path, mirror: Path | None
     taken = Intake([], [], Counter(), {})
     for source in sources:
         name, before = name_of(source), len(taken.rejected)
-        if source.format == "text":
-            raise DataError(f"{source.path} has format text and is no conversation; it belongs into "
-                            "train.replay.sources")
         rows = read_rows(source, scratch=scratch, mirror=mirror)
         found = [_understand(in_file, source, taken) for _, in_file in groupby(rows, key=lambda row: row.origin.file)]
         if not taken.rows[name]:
@@ -55,14 +52,19 @@ def take_in(sources: Sequence[SourceSection], scratch: Path, mirror: Path | None
 
 def _understand(rows: Iterator[Row | Rejected], source: SourceSection, taken: Intake) -> str:
     """Turn the rows of one file into conversations; says which format it was."""
+    if source.format == "text":
+        raise DataError(f"{source.path} has format text and is no conversation; it belongs into train.replay.sources")
     good = _readable(rows, source, taken)
     head = list(islice(good, LOOKED_AT))
     if not head:  # a limit can end a file inside its broken lines
         return source.format
-    form = format_of(head, source) if source.format in ("auto", "text") else source.format
+    form = format_of(head, source) if source.format == "auto" else source.format
     for row in chain(head, good):
         found = to_conversation(row, form, source)
-        (taken.rejected if isinstance(found, Rejected) else taken.conversations).append(found)  # type: ignore[arg-type]
+        if isinstance(found, Rejected):
+            taken.rejected.append(found)
+        else:
+            taken.conversations.append(found)
     return form
 
 
@@ -77,5 +79,5 @@ def _readable(rows: Iterator[Row | Rejected], source: SourceSection, taken: Inta
 
 def _warn_of_nulls(name: str, taken: Intake) -> None:
     if nulls := sum(c.nulls for c in taken.conversations if c.origin.source == name):
-        log.warning("%s: %d null keys of tool arguments or schemas are left out: in an Arrow struct a null looks like a "
-                    "key that is not there; to keep nulls, store arguments and tools as JSON text", name, nulls)
+        log.warning("%s: %d null keys of tool arguments or schemas are left out: in an Arrow struct a null looks like "
+                    "a key that is not there; to keep nulls, store arguments and tools as JSON text", name, nulls)

@@ -80,7 +80,9 @@ class Ledger:
             if count.answers_cut:
                 raise DataError(f"{count.answers_cut} answers of {count.source} were cut; this is a bug, please report "
                                 "it")
-        for counts, names in (self.sources, ("train", "validation")), (self.replay, ("replay",)):
+        files: tuple[tuple[tuple[SourceCount, ...], tuple[Split, ...]], ...] = (
+            (self.sources, ("train", "validation")), (self.replay, ("replay",)))
+        for counts, names in files:
             by_source = Totals(*(sum(getattr(count, name) for count in counts) for name in Totals._fields))
             by_split = Totals(*map(sum, zip(*(self.splits.get(name, Totals()) for name in names), strict=True)))
             if by_source != by_split:

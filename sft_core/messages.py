@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from reprlib import Repr
 from typing import Any, NamedTuple
 
@@ -76,6 +77,23 @@ def to_turn(message: object, number: int, keys: Keys) -> Turn:
     if said.calls and role != "assistant":
         raise Refused(Why.WRONG_TYPE, f"turn {number} ({role}) has tool calls; only the assistant may")
     return Turn(role, content, tuple(said.calls))
+
+
+def in_call_order(messages: Sequence[Any]) -> list[Any]:
+    """The messages with the results of several calls in the order of the calls, as their ids tell.
+
+    Turns carry no ids: the first result belongs to the first call.
+    """
+    ordered: list[Any] = []
+    ids: list[object] = []
+    for result, group in groupby(messages, key=lambda m: isinstance(m, Mapping) and m.get("tool_call_id") is not None):
+        run = list(group)
+        if result and all(message["tool_call_id"] in ids for message in run):
+            run.sort(key=lambda message: ids.index(message["tool_call_id"]))
+        last = run[-1].get("tool_calls") if isinstance(run[-1], Mapping) else None
+        ids = [call.get("id") for call in last if isinstance(call, Mapping)] if isinstance(last, list) else []
+        ordered += run
+    return ordered
 
 
 def _take_apart(message: Mapping[str, Any], only_calls: bool, role: Role, number: int, content: str) -> _Said:

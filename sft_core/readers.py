@@ -159,7 +159,7 @@ def _lines(file: Path) -> Iterator[str]:
 def _parquet(file: Path) -> Iterator[Numbered]:
     try:
         number = 0
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=1024):
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=256):
             for told in rows_of(batch):
                 number += 1
                 yield Numbered(number, told.data, told.nulls)

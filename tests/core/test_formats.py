@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from typing import Any
 
 import pytest
@@ -93,6 +94,103 @@ class TestRightRows:
         parts = [{"type": "text", "text": "h"}, {"type": "text", "value": "i"}]
         assert turns(chat(("user", parts), ("assistant", "yo")), "messages") == (ASK, SAY)
 
+    def test_alpaca_with_a_history(self):
+        row = {"history": [["a", "b"], ["c", "d"]], "instruction": "hi", "output": "yo"}
+        assert turns(row, "alpaca") == (Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c"),
+                                        Turn("assistant", "d"), ASK, SAY)
+        assert turns({**row, "history": "[]"}, "alpaca") == (ASK, SAY)
+
+    @pytest.mark.parametrize("prompt", ["hi", {"role": "user", "content": "hi"}, [{"role": "user", "content": "hi"}],
+                                        [{"from": "human", "value": "hi"}], '"hi"'])
+    @pytest.mark.parametrize("completion", ["yo", {"from": "gpt", "value": "yo"},
+                                            [{"role": "assistant", "content": "yo"}]])
+    def test_prompt_and_completion_as_messages(self, prompt, completion):
+        """As TRL's conversational form has them, alone or mixed with text. Text is never parsed."""
+        asked = Turn("user", '"hi"') if prompt == '"hi"' else ASK
+        assert turns({"prompt": prompt, "completion": completion}, "prompt_completion") == (asked, SAY)
+
+    def test_a_prompt_of_several_turns_and_a_completion_with_a_call(self):
+        prompt = [{"role": "system", "content": "be kind"}, *chat(("user", "hi"), ("assistant", "yo"))["messages"],
+                  {"role": "user", "content": "go"}]
+        completion = [{"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": {}}]},
+                      {"role": "tool", "name": "f", "content": "3"}, {"role": "assistant", "content": "three"}]
+        found = understand({"prompt": prompt, "completion": completion, "tools": [{"name": "f"}]}, "prompt_completion")
+        assert isinstance(found, Conversation)
+        assert [turn.role for turn in found.turns] == ["system", "user", "assistant", "user", "assistant", "tool",
+                                                       "assistant"]
+        assert found.tools == '[{"name": "f"}]'
+
+    def test_the_chosen_answer_of_a_preference_pair(self):
+        row = {"conversations": [{"from": "human", "value": "hi"}], "chosen": {"from": "gpt", "value": "yo"},
+               "rejected": {"from": "gpt", "value": "no"}}
+        columns = {"prompt": "conversations", "completion": "chosen"}
+        assert format_of([Row(HERE, row)], source(columns=columns)) == "prompt_completion"
+        assert turns(row, "prompt_completion", columns) == (ASK, SAY)
+
+    @pytest.mark.parametrize(("name", "role"), [
+        ("developer", "system"), ("human", "user"), ("gpt", "assistant"), ("model", "assistant"), ("function", "tool"),
+        ("ipython", "tool"), ("function_response", "tool"),
+    ])
+    @pytest.mark.parametrize(("form", "keys"), [("messages", ("role", "content")), ("sharegpt", ("from", "value"))])
+    def test_names_of_speakers(self, name, role, form, keys):
+        said: list[tuple[str, str]] = [("system", "x"), ("user", "x"), ("assistant", "x"), ("user", "go"),
+                                       ("function_call", '{"name": "f"}'), ("tool", "x"), ("assistant", "y")]
+        at = next(at for at, (known, _) in enumerate(said) if known == role)
+        said[at] = (name, "x")
+        row = {"messages": [dict(zip(keys, turn, strict=True)) for turn in said]}
+        assert [turn.role for turn in turns(row, form)] == ["system", "user", "assistant", "user", "assistant", "tool",
+                                                            "assistant"]
+
+    def test_keys_and_speakers_by_map(self):
+        row = {"turns": [{"speaker": "USER", "utterance": "hi"}, {"speaker": "SYSTEM", "utterance": "yo"}]}
+        mapped = source(columns={"messages": "turns", "role": "speaker", "content": "utterance"},
+                        roles={"USER": "user", "SYSTEM": "assistant"})
+        assert format_of([Row(HERE, row)], mapped) == "messages"
+        found = to_conversation(Row(HERE, row), "messages", mapped)
+        assert isinstance(found, Conversation)
+        assert found.turns == (ASK, SAY)
+
+    def test_messages_as_json_text(self):
+        """A CSV file has no other way."""
+        row = {"messages": json.dumps(chat(("user", "hi"), ("assistant", "yo"))["messages"])}
+        assert detect(row, source()) == "messages"
+        assert turns(row, "messages") == (ASK, SAY)
+
+    def test_a_system_column_beside_the_messages(self):
+        assert turns(chat(("user", "hi"), ("assistant", "yo"), system="be kind"), "messages")[0] == Turn(
+            "system", "be kind")
+
+    @pytest.mark.parametrize("answer", [
+        {"reasoning_content": "hm\n", "content": "yo"}, {"thinking": "hm", "content": "yo"},
+        {"content": [{"type": "reasoning", "value": "hm"}, {"type": "text", "text": "yo"}]},
+        {"content": [{"type": "thinking", "thinking": "hm"}, {"type": "text", "value": "yo", "text": None}]},
+        {"content": "<think>\nhm\n</think>\n\nyo", "reasoning": None},
+    ])
+    def test_reasoning_goes_in_front_as_thinking_templates_read_it(self, answer):
+        row = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", **answer}]}
+        assert turns(row, "messages")[1] == Turn("assistant", "<think>\nhm\n</think>\n\nyo")
+
+    def test_calls_as_parts_and_the_old_function_call(self):
+        parts = [{"type": "tool_call", "value": '{"name": "f", "arguments": {"a": null}}'}]
+        old = {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": '{"a": null}'}}
+        for answer in ({"role": "assistant", "content": parts}, old):
+            row = {"messages": [{"role": "user", "content": "go"}, answer]}
+            assert turns(row, "messages")[1] == Turn("assistant", "", (ToolCall("f", '{"a": null}'),))
+
+    def test_results_stand_in_the_order_of_their_calls(self):
+        calls = [{"id": name, "function": {"name": name, "arguments": "{}"}} for name in "abc"]
+        results = [{"role": "tool", "tool_call_id": name, "content": name} for name in "cab"]
+        row = {"messages": [{"role": "user", "content": "go"}, {"role": "assistant", "tool_calls": calls}, *results,
+                            {"role": "assistant", "content": "yo"}]}
+        assert [turn.content for turn in turns(row, "messages")] == ["go", "", "a", "b", "c", "yo"]
+        results[0]["tool_call_id"] = "x"  # an id that no call has: nothing is moved
+        assert [turn.content for turn in turns(row, "messages")][2:5] == ["c", "a", "b"]
+
+    def test_a_good_label_and_weights_that_agree(self):
+        row = {"messages": [{"role": "user", "content": "hi", "loss_weight": 0.0},
+                            {"role": "assistant", "content": "yo", "loss_weight": 1.0}], "label": True}
+        assert turns(row, "messages") == (ASK, SAY)
+
     def test_an_empty_system_turn_says_nothing(self):
         assert turns(chat(("system", " "), ("user", "hi"), ("assistant", "yo")), "messages") == (ASK, SAY)
 
@@ -127,6 +225,28 @@ class TestRightRows:
     (chat(("user", "hi"), ("assistant", "yo"), tools="no json"), "messages", Why.WRONG_TYPE),
     (chat(("user", "hi"), ("assistant", "yo"), tools='{"a": 1}'), "messages", Why.WRONG_TYPE),
     ({"messages": [{"role": "user", "content": "hi", "tool_calls": [{"name": "f"}]}]}, "messages", Why.WRONG_TYPE),
+    (chat(("user", "hi"), ("assistant", "yo"), label=False), "messages", Why.BAD_ANSWER),
+    ({"prompt": "hi", "completion": "yo", "label": False}, "prompt_completion", Why.BAD_ANSWER),
+    ({"prompt": "hi", "completion": [["yo"]]}, "prompt_completion", Why.WRONG_TYPE),
+    ({"prompt": [], "completion": "yo"}, "prompt_completion", Why.ROLE_ORDER),
+    ({"prompt": "hi", "completion": {"role": "user", "content": "yo"}}, "prompt_completion", Why.ROLE_ORDER),
+    ({"instruction": "hi", "output": "yo", "history": [["a"]]}, "alpaca", Why.WRONG_TYPE),
+    ({"instruction": "hi", "output": "yo", "history": "a"}, "alpaca", Why.WRONG_TYPE),
+    ({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo", "weight": 0}]},
+     "messages", Why.TURN_WEIGHT),
+    ({"messages": [{"role": "user", "content": "hi", "train": True}, {"role": "assistant", "content": "yo"}]},
+     "messages", Why.TURN_WEIGHT),
+    ({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": " ", "reasoning": "hm"}]},
+     "messages", Why.EMPTY_ASSISTANT),
+    ({"messages": [{"role": "user", "content": "hi", "reasoning": "hm"}]}, "messages", Why.WRONG_TYPE),
+    ({"messages": [{"role": "user", "content": "hi"},
+                   {"role": "assistant", "content": "<think>a</think>b", "thinking": "hm"}]}, "messages",
+     Why.WRONG_TYPE),
+    (chat(("user", "h\0i\0"), ("assistant", "yo")), "messages", Why.UNREADABLE),
+    ({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": {"text": "yo"}}]}, "messages",
+     Why.WRONG_TYPE),
+    (chat(("user", "go"), ("assistant", "yo"), tools=[float("nan")]), "messages", Why.WRONG_TYPE),
+    (chat(("user", "go"), ("assistant", "yo"), tools=[{"since": date(2020, 1, 1)}]), "messages", Why.WRONG_TYPE),
 ])
 def test_wrong_rows(data, form, why):
     found = understand(data, form)
@@ -139,6 +259,7 @@ def test_wrong_rows(data, form, why):
 @pytest.mark.parametrize("call", [
     "f", {}, {"name": ""}, {"name": "f", "arguments": "{"}, {"name": "f", "arguments": [1]},
     {"name": "f", "arguments": "3"}, {"name": "f", "arguments": '{"a": NaN}'}, {"function": "f"},
+    {"name": "f", "arguments": {"a": float("inf")}}, {"name": "f", "arguments": {"a": b"x"}},
 ])
 def test_wrong_calls(call):
     answer = {"role": "assistant", "tool_calls": [call]}
@@ -153,6 +274,17 @@ def test_a_call_wants_its_result_before_the_next_question():
     found = understand(row, "messages")
     assert isinstance(found, Rejected)
     assert found.detail == "turn 3 is user after assistant with calls; allowed is tool"
+
+
+def test_nesting_without_end():
+    deep: Any = "x"
+    for _ in range(5000):
+        deep = [deep]
+    said = chat(("user", "hi"), ("assistant", "yo"), tools=[{"x": deep}])
+    for row in (chat(("user", deep), ("assistant", "yo")), said):
+        found = understand(row, "messages")
+        assert isinstance(found, Rejected)
+        assert len(found.detail) < 300
 
 
 _JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(),
@@ -187,6 +319,23 @@ class TestDetection:
     def test_a_file_is_what_its_first_good_row_is(self):
         rows = [Row(HERE, {"x": 1}), Row(HERE, {"prompt": "hi", "completion": "yo"}), Row(HERE, {"messages": [{}]})]
         assert format_of(rows, source()) == "prompt_completion"
+
+    @pytest.mark.parametrize(("row", "said"), [
+        ({"question": "hi", "answer": "yo"}, r"set columns: {prompt: question, completion: answer}"),
+        ({"Instruction": "hi", "Response": "yo"}, r"set columns: {prompt: Instruction, completion: Response}"),
+        ({"id": 1, "prompt": "hi"}, "there is no column with the answers"),
+        ({"id": 1, "response": "yo"}, "there is no column with the questions"),
+        ({"said": [{"role": "user"}]}, r"set columns: {messages: said}"),
+        ({"turns": [{"speaker": "USER", "utterance": "hi"}]},
+         r"set columns: {messages: turns, role: …, content: …} with two of its keys \(speaker, utterance\)"),
+        ({"conversations": [{"from": "human"}], "chosen": {}, "rejected": {}},
+         r"preference data set .* set columns: {prompt: conversations, completion: chosen}"),
+        ({"chosen": [], "rejected": []}, r"set columns: {messages: chosen}"),
+        ({"a": 1}, "it does not look like conversations"),
+    ])
+    def test_what_to_do_is_said(self, row, said):
+        with pytest.raises(DataError, match=said):
+            format_of([Row(HERE, row)], source())
 
     def test_unknown(self):
         with pytest.raises(DataError, match=r"its columns are text; allowed are .* train.replay.sources"):

@@ -120,6 +120,23 @@ class TestPlaces:
             put(tmp_path / "f", name, json.dumps([{"a": name}]) if name.endswith("json") else json.dumps({"a": name}))
         assert data(read(tmp_path / "f", tmp_path)) == [{"a": "a.jsonl"}, {"a": "b/2.json"}]
 
+    def test_a_folder_that_the_library_saved(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+        datasets.Dataset.from_list([{"a": 1}]).save_to_disk(tmp_path / "f")
+        with pytest.raises(DataError, match=r"written by save_to_disk.*to_parquet"):
+            read(tmp_path / "f", tmp_path)
+
+    def test_a_folder_with_a_card_keeps_its_splits_apart(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+        put(tmp_path / "f", "README.md", "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n"
+                                         "    path: a.jsonl\n  - split: test\n    path: b.jsonl\n---\n")
+        put(tmp_path / "f", "a.jsonl", '{"a": 1}')
+        put(tmp_path / "f", "b.jsonl", '{"a": 2}')
+        assert data(read(tmp_path / "f", tmp_path)) == [{"a": 1}]
+        assert data(read(tmp_path / "f", tmp_path, split="test")) == [{"a": 2}]
+        put(tmp_path / "f", "README.md", "# Chats\n\nconfigs: none\n")
+        assert data(read(tmp_path / "f", tmp_path)) == [{"a": 1}, {"a": 2}]
+
     def test_an_empty_folder(self, tmp_path):
         (tmp_path / "f").mkdir()
         with pytest.raises(DataError, match="holds no data file"):
