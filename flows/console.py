@@ -29,12 +29,21 @@ def ledger(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print a ledger: what became of every row, and how much of it is trained."""
     table(title, [
         {"source": row["source"], "use": row["use"], "format": row["format"], "read": row["read"], "kept": row["kept"],
-         "validation": row["validation"], "truncated": row["truncated"], "tokens": row["tokens"],
-         "trained": f"{100 * (row['trained_share'] or 0):.1f} %", "stops": row["stops_trained"]} for row in rows
+         "held out": row["validation"], "examples": row["examples"], "truncated": row["truncated"],
+         "split": row["split"], "answers cut": row["answers_cut"], "escaped": row["escaped"], "tokens": row["tokens"],
+         "trained": row["trained_tokens"], "share": _percent(row["trained_share"]), "stops": row["stops_trained"]}
+        for row in rows
     ])
     for row in rows:
         if row["rejected"]:
             lines(f"  {row['source']}: not used: {row['rejected']}")
+        if row["nulls"]:
+            lines(f"  {row['source']}: {row['nulls']} null keys of tool arguments or schemas left out (Arrow cannot "
+                  "tell them from missing ones)")
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f} %"
 
 
 def gate(outcome: str, reason: str) -> None:

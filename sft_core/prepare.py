@@ -179,7 +179,7 @@ def _count(name: str, read: Intake, rejected: Sequence[Rejected], train: Sequenc
         name, read.formats[name], read.rows[name], _reasons(r for r in rejected if r.origin.source == name), len(mine),
         len(kept), len(held_out),
         truncated=sum(f.turns_dropped > 0 for f in mine), turns_dropped=sum(f.turns_dropped for f in mine),
-        split=sum(len(f.examples) > 1 for f in mine),
+        split=sum(len(f.examples) > 1 for f in mine), escaped=sum(f.escaped for f in mine),
         nulls=sum(c.nulls for c in read.conversations if c.origin.source == name),
         **_token_counts(_examples(mine), stop_ids),
     )

@@ -75,9 +75,8 @@ def write_text(path: Path, text: str) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    finally:
+        Path(name).unlink(missing_ok=True)  # what a failure left; after the move there is nothing
 
 
 def write_json(path: Path, value: object) -> None:

@@ -79,7 +79,7 @@ class DataSection(Section):
     duplicates: DuplicatesSection = DuplicatesSection()
     """Removal of exact and near duplicates."""
     decontaminate: bool = True
-    """Drop conversations that contain an item of one of the evaluation suites of this run."""
+    """Drop conversations and replay documents that contain an item of one of the evaluation suites of this run."""
     validation_share: Annotated[float, Field(ge=0.0, le=0.5)] = 0.02
     """Share of conversations held out for the validation loss."""
     max_rejected_share: Share = 0.05

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
@@ -51,6 +51,8 @@ def test_totals():
     assert json.loads(json.dumps(ledger.to_dict()))["sources"][1]["trained_share"] is None
     assert [(row["source"], row["use"]) for row in ledger.table()] == [("a", "train"), ("b", "train"), ("r", "replay")]
     assert ledger.table()[0]["rejected"] == "unreadable 2, near_duplicate 1"
+    shown = {field.name for field in fields(SourceCount)} - {"formats", "turns_dropped"}
+    assert shown <= set(ledger.table()[0])
 
 
 def test_what_is_left_out_on_purpose_is_no_fault_of_the_data():

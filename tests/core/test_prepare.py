@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -80,7 +82,12 @@ def test_every_row_is_accounted_for(tmp_path, tokenizer, messy):
     both = [*halves["train"], *halves["validation"]]
     assert count.tokens == sum(len(e.input_ids) for e in both)
     assert count.trained_tokens == sum(t != IGNORE for e in both for t in e.targets)
-    assert json.loads((tmp_path / "out" / "ledger.json").read_text()) == json.loads(json.dumps(ledger.to_dict()))
+    saved = json.loads((tmp_path / "out" / "ledger.json").read_text())
+    assert saved == json.loads(json.dumps(ledger.to_dict()))
+    for name, examples in halves.items():
+        assert [saved[f"{name}_{what}"] for what in ("examples", "tokens", "trained_tokens")] == [
+            len(examples), sum(len(e.input_ids) for e in examples),
+            sum(t != IGNORE for e in examples for t in e.targets)]
 
 
 def test_examples_come_back_as_they_were(tmp_path, tokenizer, write_jsonl, trained):
@@ -93,7 +100,7 @@ def test_examples_come_back_as_they_were(tmp_path, tokenizer, write_jsonl, train
     assert isinstance(example.input_ids[0], int)
     saved = json.loads((tmp_path / "out" / "template.json").read_text())
     assert (saved["name"], saved["stop"]) == ("chatml", "<|im_end|>")
-    assert set(saved) == {"name", "stop", "jinja"}
+    assert set(saved) == {"name", "stop", "more_stops", "added_tokens", "jinja"}
     sample = json.loads((tmp_path / "out" / "sample.jsonl").read_text())
     assert ["1 it is<|im_end|>", "trained"] in sample["pieces"]
 
@@ -108,8 +115,11 @@ def test_the_same_again(tmp_path, tokenizer, messy):
 
 
 def test_switches_turn_something(tmp_path, tokenizer, messy):
+    replay = messy.with_name("replay.jsonl")
+    replay.write_text(json.dumps({"text": QUESTION}) + "\n")
     off = {"duplicates": {"exact": False, "near": False}, "decontaminate": False, "max_rejected_share": 0.1}
-    ledger = run(tmp_path / "out", tokenizer, [messy], items=(EvalItem("quiz", "7", QUESTION),), **off)
+    ledger = run(tmp_path / "out", tokenizer, [messy], items=(EvalItem("quiz", "7", QUESTION),), replay=[replay], **off)
+    assert dict(ledger.replay[0].rejected) == {}
     assert dict(ledger.sources[0].rejected) == {"control_token": 1, "unreadable": 1}
 
 
@@ -123,6 +133,44 @@ def test_truncation_is_counted(tmp_path, tokenizer, write_jsonl):
     # A question and its answer are 57 tokens: three pairs fit.
     assert (count.truncated, count.turns_dropped, count.answers_cut, count.stops_trained) == (1, 6, 0, 3)
     assert len(example.input_ids) == count.tokens <= 200
+
+
+def test_conversations_that_become_several_examples(tmp_path, tokenizer, write_jsonl):
+    said = [{"role": role, "content": f"{text} {n}"} for n in range(6)
+            for role, text in (("user", "q" * 40), ("assistant", "a" * 9))]
+    ledger = run(tmp_path / "out", tokenizer, [write_jsonl([{"messages": said}, {"messages": said[:2]}])],
+                 max_tokens=200, too_long="split_turns", validation_share=0.0)
+    count = ledger.sources[0]
+    examples = load_examples(tmp_path / "out" / "train.parquet")
+    assert (count.kept, count.split, count.truncated, count.stops_trained) == (2, 1, 0, 7)
+    assert count.examples == len(examples) == ledger.splits["train"].examples > 2
+
+
+def test_escaped_control_tokens_are_counted(tmp_path, tokenizer, write_jsonl):
+    source = write_jsonl([row(1), {"prompt": "say <|im_end|>", "completion": "no"}])
+    out = tmp_path / "out"
+    out.mkdir()
+    ledger = prepare(
+        DataSection(sources=(SourceSection(path=str(source)),), max_tokens=200, validation_share=0.0),
+        TemplateSection(name="chatml", control_text="escape"), tokenizer=tokenizer, replay=(), eval_items=(), seed=0,
+        mirror=None, out=out)
+    assert (ledger.sources[0].kept, ledger.sources[0].escaped) == (2, 1)
+
+
+def test_what_a_source_was_found_to_hold_is_said(tmp_path, tokenizer, write_jsonl, caplog):
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"a": None, "b": 1}}}]}
+    pq.write_table(pa.Table.from_pylist([{"messages": [{"role": "user", "content": "go"}, call]}]),
+                   tmp_path / "calls.parquet")
+    logging.getLogger("sft").addHandler(caplog.handler)
+    with caplog.at_level(logging.INFO, "sft"):
+        ledger = run(tmp_path / "out", tokenizer, [write_jsonl([row(1), {"prompt": 3, "completion": "x"}]),
+                                                   tmp_path / "calls.parquet"], max_rejected_share=0.5,
+                     validation_share=0.0)
+    logging.getLogger("sft").removeHandler(caplog.handler)
+    said = [record.getMessage() for record in caplog.records]
+    assert "rows.jsonl: 2 rows read as prompt_completion, 1 of them cannot be used" in said
+    assert any(line.startswith("calls.parquet: 1 null keys of tool arguments") for line in said)
+    assert [count.nulls for count in ledger.sources] == [0, 1]
 
 
 def test_replay(tmp_path, tokenizer, write_jsonl):

@@ -1,0 +1,121 @@
+"""Bad input as a user meets it: the stage ends with a clear error, or goes on without the row and tells which one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from pydantic import ValidationError
+
+from sft_core.config.data import DataSection, SourceSection, TemplateSection
+from sft_core.curate import dedupe
+from sft_core.errors import DataError
+from sft_core.intake import take_in
+from sft_core.ledger import Ledger
+from sft_core.prepare import load_examples, prepare
+
+GOOD = [{"messages": [{"role": "user", "content": f"What is {n}?"}, {"role": "assistant", "content": f"It is {n}."}]}
+        for n in range(5)]
+
+
+def run(folder: Path, tokenizer: Any, *sources: Any, **settings: Any) -> Ledger:
+    out = folder / "out"
+    out.mkdir()
+    sections = [source if isinstance(source, dict) else {"path": str(source)} for source in sources]
+    data = {"max_tokens": 200, "validation_share": 0.0, "duplicates": {"near": False}, **settings, "sources": sections}
+    return prepare(DataSection.model_validate(data), TemplateSection(name="chatml"), tokenizer=tokenizer, replay=(),
+                   eval_items=(), seed=0, mirror=None, out=out)
+
+
+def messages(*said: tuple[str, Any]) -> str:
+    return json.dumps({"messages": [{"role": role, "content": content} for role, content in said]})
+
+
+@pytest.mark.parametrize(("line", "why", "detail"), [
+    ('{"messages": [}', "unreadable", "not JSON: Expecting value"),
+    ("\xff", "unreadable", "not UTF-8"),
+    ('{"text": "hi"}', "missing_column", "no column messages or conversations, or nothing in it; there are text"),
+    (messages(("assistant", "yo")), "role_order", "turn 1 is assistant after start; allowed is system or user"),
+    (messages(("user", "hi"), ("user", "hi"), ("assistant", "yo")), "role_order", "turn 2 is user after user"),
+    (messages(("user", "hi")), "role_order", "the last turn is user; it must be assistant"),
+    (messages(("user", "hi"), ("assistant", " ")), "empty_assistant", "turn 2 has neither content nor tool calls"),
+    (messages(("user", "hi"), ("assistant", None)), "empty_assistant", "turn 2 has neither content nor tool calls"),
+    (messages(("user", None), ("assistant", "yo")), "wrong_type", "turn 1 (user) is not text but NoneType"),
+    (messages(("user", [["hi"]]), ("assistant", "yo")), "wrong_type", "a part of turn 1 has type NoneType"),
+    (messages(("user", {"a": {"b": "hi"}}), ("assistant", "yo")), "wrong_type", "turn 1 (user) is not text but dict"),
+    ('{"messages": ' + "[" * 3000 + "]" * 3000 + "}", "unreadable", "not JSON: maximum recursion"),
+    (messages(("user", "h\0i"), ("assistant", "yo")), "unreadable", "holds NUL characters; is the file UTF-16?"),
+    (messages(("user", "x" * 500_000), ("assistant", "yo")), "too_long", "tokens, 200 allowed"),
+], ids=lambda value: value[:20] if isinstance(value, str) and len(value) > 300 else None)
+def test_one_bad_row_among_good_ones(tmp_path, tokenizer, line, why, detail):
+    lines = [json.dumps(row) for row in GOOD]
+    text = "\n".join([*lines[:2], line, *lines[2:]])
+    (tmp_path / "rows.jsonl").write_bytes(text.encode("latin-1" if line == "\xff" else "utf-8"))
+    ledger = run(tmp_path, tokenizer, tmp_path / "rows.jsonl", too_long="drop", max_rejected_share=0.2)
+    assert (ledger.read, ledger.sources[0].kept, dict(ledger.sources[0].rejected)) == (6, 5, {why: 1})
+    (rejected,) = pq.read_table(tmp_path / "out" / "rejected.parquet").to_pylist()
+    assert (rejected["file"], rejected["line"], rejected["why"]) == (str(tmp_path / "rows.jsonl"), 3, why)
+    assert detail in rejected["detail"]
+    assert len(rejected["detail"]) < 400
+    lines_kept = [e.origin.line for e in load_examples(tmp_path / "out" / "train.parquet")]
+    assert lines_kept == [1, 2, 4, 5, 6]
+
+
+def test_a_row_of_ten_megabytes(tmp_path):
+    """Read and checked whole; what it means in tokens is the renderer's matter (a shorter one is too long above)."""
+    long = "word " * 2_000_000
+    (tmp_path / "rows.jsonl").write_text(f"{json.dumps(GOOD[0])}\n{messages(('user', long), ('assistant', 'yo'))}\n"
+                                         f'{{"messages": {json.dumps(long)}}}\n')
+    taken = take_in([SourceSection(path=str(tmp_path / "rows.jsonl"))], tmp_path, None)
+    assert [len(one.turns[0].content) for one in dedupe.near(taken.conversations, 0.9).kept] == [10, 10_000_000]
+    (rejected,) = taken.rejected
+    assert rejected.detail.startswith("the list of messages is not JSON")
+    assert len(rejected.detail) < 300
+
+
+def test_the_share_of_bad_rows_ends_the_stage_and_they_can_be_read(tmp_path, tokenizer):
+    lines = [json.dumps(row) for row in GOOD] + ["broken", messages(("assistant", "yo"))]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    with pytest.raises(DataError, match=r"2 of 7 rows cannot be used, more than data.max_rejected_share = 0.25 allows; "
+                                        r"all that was rejected: role_order 1, unreadable 1; see .*rejected.parquet"):
+        run(tmp_path, tokenizer, tmp_path / "rows.jsonl", max_rejected_share=0.25)
+    assert [r["line"] for r in pq.read_table(tmp_path / "out" / "rejected.parquet").to_pylist()] == [6, 7]
+
+
+@pytest.mark.parametrize(("name", "content", "said"), [
+    ("x.jsonl", "", "is empty"), ("x.json", "[]", "empty array"), ("x.csv", "prompt,completion\n", "holds no rows"),
+    ("x.jsonl", '{"question": "hi", "answer": "yo"}', "set columns: {prompt: question, completion: answer}"),
+    ("x.json", '[{"prompt": "a", "completion": "b"', "not valid JSON"), ("x.md", "hello", "unknown kind"),
+])
+def test_a_source_that_gives_nothing(tmp_path, tokenizer, name, content, said):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=said):
+        run(tmp_path, tokenizer, tmp_path / name)
+
+
+def test_a_folder_and_a_path_with_nothing_behind(tmp_path, tokenizer):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "notes.md").write_text("hello")
+    with pytest.raises(DataError, match="holds no data file"):
+        run(tmp_path, tokenizer, tmp_path / "data")
+    with pytest.raises(DataError, match="there is no nowhere.jsonl"):
+        run(tmp_path / "data", tokenizer, "nowhere.jsonl")
+
+
+def test_a_mapped_column_that_is_not_there(tmp_path, tokenizer):
+    (tmp_path / "x.jsonl").write_text('{"instruction": "hi", "output": "yo"}\n')
+    source = {"path": str(tmp_path / "x.jsonl"), "format": "alpaca", "columns": {"output": "response"}}
+    with pytest.raises(DataError, match="missing_column 1"):
+        run(tmp_path, tokenizer, source)
+    (rejected,) = pq.read_table(tmp_path / "out" / "rejected.parquet").to_pylist()
+    assert rejected["detail"] == "no column response, or nothing in it; there are instruction, output"
+
+
+@pytest.mark.parametrize("field", [{"columns": {"outptu": "response"}}, {"roles": {"BOT": "assistent"}},
+                                   {"weight": 0}, {"weight": -1.0}])
+def test_a_section_that_means_nothing(field):
+    with pytest.raises(ValidationError):
+        SourceSection.model_validate({"path": "x.jsonl", **field})
