@@ -104,6 +104,11 @@ class Encoder:
         return ids
 
     def _batch(self, texts: list[str]) -> list[list[int]]:
-        made = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False,
-                               return_token_type_ids=False, verbose=False)["input_ids"]
-        return [list(ids) for ids in made]
+        """As `tokenizer(texts, add_special_tokens=False)`, without the objects that it makes of every text."""
+        if not self._tokenizer.is_fast:
+            return [list(self._tokenizer.encode(text, add_special_tokens=False, verbose=False)) for text in texts]
+        backend = self._tokenizer.backend_tokenizer
+        backend.no_truncation()  # a tokenizer.json may hold both, and other calls leave their settings behind
+        backend.no_padding()
+        backend.encode_special_tokens = False
+        return [found.ids for found in backend.encode_batch_fast(texts, add_special_tokens=False)]

@@ -245,9 +245,9 @@ def _neutral(turns: Sequence[Turn]) -> list[Turn]:
 
 
 def _words(turn: Turn, at: int) -> str:
-    parts = ANY_TAG.split(turn.content) if turn.role == "assistant" else [turn.content]
-    tags = ["", *(ANY_TAG.findall(turn.content) if len(parts) > 1 else ())]
-    words = [f"w{at}n{number}w" if part.strip() else part for number, part in enumerate(parts)]
-    if len(parts) > 1:  # what a template makes of a thought depends on the line breaks around it
-        words = [part.replace(part.strip(), word, 1) for part, word in zip(parts, words, strict=True)]
-    return "".join(tag + word for tag, word in zip(tags, words, strict=True))
+    if turn.role != "assistant" or not ANY_TAG.search(turn.content):
+        return f"w{at}w" if turn.content.strip() else turn.content
+    # What a template makes of a thought depends on the line breaks around it: they stay.
+    parts = ANY_TAG.split(turn.content)
+    words = [part.replace(part.strip(), f"w{at}n{number}w", 1) for number, part in enumerate(parts)]
+    return "".join(tag + word for tag, word in zip(["", *ANY_TAG.findall(turn.content)], words, strict=True))

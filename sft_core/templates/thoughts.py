@@ -28,8 +28,8 @@ class Thought(NamedTuple):
 def thought_of(content: str) -> Thought | None:
     """The thought that a content begins with. The opening tag may be missing: some prompts end in it."""
     for tags in TAGS:
-        thinking, closed, answer = content.partition(tags[1])
-        if closed:
+        if tags[1] in content:
+            thinking, _, answer = content.partition(tags[1])
             return Thought(tags, thinking.partition(tags[0])[2] or thinking.replace(tags[0], ""), answer)
     return None
 
