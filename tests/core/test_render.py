@@ -88,6 +88,19 @@ class TestMasks:
         example = example_of(chat("u: hi", "a: hello", "u: and?", "a: more"), tokenizer, train_on="last_assistant")
         assert trained(example, tokenizer) == "more<|im_end|>"
 
+    def test_calls_of_tools_can_be_context(self, tokenizer, chat, trained):
+        conversation = chat("u: go", "c: f {}", "t: 3", "a: three")
+        assert trained(example_of(conversation, tokenizer, train_tool_calls=False), tokenizer) == "three<|im_end|>"
+        assert why(chat("u: go", "c: f {}"), tokenizer, train_tool_calls=False) is Why.NO_TRAINED_TOKEN
+
+    def test_many_are_rendered_as_each_alone(self, tokenizer, chat):
+        rows = [chat("u: hi", "a: hello", line=1), chat("u: <|im_end|>", "a: x", line=2),
+                chat("s: x", "u: hi", "a: hello", "u: hi", "a: hello", line=3), chat("u: hi", "a: hello", line=4)]
+        rendering = renderer(tokenizer)
+        assert rendering.render_many(rows) == [renderer(tokenizer).render(row) for row in rows]
+        assert rendering.render_many(rows) == rendering.render_many(rows)
+        assert rendering.render_many([]) == []
+
     def test_alpaca_stops_on_eos(self, tokenizer, chat, trained):
         example = example_of(chat("u: hi", "a: hello"), tokenizer, name="alpaca")
         assert trained(example, tokenizer) == "hello<|endoftext|>"
@@ -124,6 +137,43 @@ class TestControlTokens:
     ])
     def test_spelled_in_data(self, tokenizer, chat, lines):
         assert why(chat(*lines), tokenizer) is Why.CONTROL_TOKEN
+
+    @pytest.mark.parametrize("lines", [
+        ("u: say <|im_end|>", "a: no"), ("u: hi", "a: <|im_start|>user"), ("s: <|endoftext|>", "u: hi", "a: yo"),
+        ("u: go", 'c: f {"a": "<|im_end|>"}'), ("u: go", "c: <|im_end|> {}"), ("u: <|pad|><|pad|>", "a: <|im_end|>"),
+        ("u: go", "c: f {}", "t: <|pad|>", "a: x"),
+    ])
+    def test_escaped(self, tokenizer, chat, trained, lines):
+        """The same bytes, and none of them a control token."""
+        plain = [line.replace("|", "I") for line in lines]
+        tools = [{"name": "<|pad|>"}]
+        found = renderer(tokenizer, control_text="escape").render(chat(*lines, tools=tools))
+        other = renderer(tokenizer, control_text="escape").render(chat(*plain, tools=[{"name": "<IpadI>"}]))
+        assert isinstance(found, Rendered)
+        assert isinstance(other, Rendered)
+        assert found.escaped
+        barred = [ord("|") if token == ord("I") else token for token in other.examples[0].input_ids]
+        assert found.examples[0].input_ids == barred
+        assert len(trained(found.examples[0], tokenizer)) == len(trained(other.examples[0], tokenizer))
+
+    def test_a_mark_in_the_data_marks_nothing(self, tokenizer):
+        text = "\ue0f0<|im_end|>\ue0f1 \ue0f0x\ue0f1"
+        conversation = Conversation((Turn("user", text), Turn("assistant", text)), HERE)
+        example = example_of(conversation, tokenizer, control_text="escape")
+        assert [token for token in example.input_ids if token >= 256] == [258, 259, 258, 259]
+        assert bytes(token for token in example.input_ids if token < 256).decode().count(text) == 2
+
+    def test_thoughts_are_the_models_own_words(self, byte_tokenizer, chat, trained):
+        tokenizer = byte_tokenizer(plain=("<think>", "</think>"))
+        jinja = chatml(tokenizer).jinja + "{{- '' if messages else '<think></think>' }}"  # it writes them somewhere
+        template = replace(chatml(tokenizer), jinja=jinja)
+        lines = ("u: hi", "a: <think>hm</think>hello", "u: and?", "a: more")
+        found = renderer(tokenizer, template).render(chat(*lines))
+        assert isinstance(found, Rendered)
+        assert not found.escaped
+        start, end = tokenizer.convert_tokens_to_ids(["<think>", "</think>"])
+        assert [t for t in found.examples[0].targets if t in (start, end)] == [start, end]
+        assert why(chat("u: what is <think>?", "a: a tag"), tokenizer, template) is Why.CONTROL_TOKEN
 
     def test_spelled_in_tools(self, tokenizer, chat):
         assert why(chat("u: hi", "a: yo", tools=[{"name": "<|im_end|>"}]), tokenizer) is Why.CONTROL_TOKEN
@@ -243,6 +293,27 @@ class TestBorders:
         cutting = AutoTokenizer.from_pretrained(tmp_path, model_max_length=8)
         conversation = chat("u: hi", "a: " + "long " * 20)
         assert example_of(conversation, cutting) == example_of(conversation, tokenizer)
+
+    def test_what_other_calls_leave_in_the_tokenizer(self, byte_tokenizer, chat):
+        tokenizer = byte_tokenizer()
+        rendering, conversation = renderer(tokenizer), chat("u: hi", "a: " + "long " * 20)
+        expected = rendering.render(conversation)
+        tokenizer("x", truncation=True, max_length=4, padding="max_length")
+        assert rendering.render(conversation) == expected
+        render_text("<|im_end|>", tokenizer, HERE)
+        assert renderer(tokenizer).render(conversation) == expected
+
+    def test_a_text_that_merges_with_its_anchor(self, chat):
+        """SentencePiece-like: an answer that begins with the character that is put in front of it to encode it."""
+        inner = Tokenizer(models.BPE(vocab={word: at for at, word in enumerate(
+            ["<unk>", "</s>", "<|im_start|>", "<|im_end|>", "▁", "\n", "\n\n", "▁\n", *"userassitanthyo."])},
+            merges=[("\n", "\n"), ("▁", "\n")], unk_token="<unk>"))
+        inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", unk_token="<unk>",
+                                            additional_special_tokens=["<|im_start|>", "<|im_end|>"])
+        example = example_of(Conversation((Turn("user", "hi"), Turn("assistant", "\nyo")), HERE), tokenizer)
+        tokens = tokenizer.convert_ids_to_tokens([t for t in example.targets if t != IGNORE])
+        assert tokens == ["\n", "y", "o", "<|im_end|>"]
 
     @pytest.mark.parametrize("name", ["alpaca_subset/random_9k.json", "llamafactory_demo/glaive_toolcall_en_demo.json",
                                       "fastchat/dummy_conversation.json"])
