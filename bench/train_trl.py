@@ -1,0 +1,67 @@
+"""TRL 1.16's SFTTrainer as a user would set it up for speed, on the same rows in the same order.
+
+Nothing of ours is in its way: its own optimiser (fused AdamW), sampler, collator and loop; no logging, no checkpoints,
+no gradient checkpointing (on by default in TRL, and slower). `packed` hands it whole rows with `seq_lengths` and turns
+padding-free collation on, which is what its own `packing: bfd` leads to, but for rows that are the same as ours.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from huggingface_hub import constants
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from bench.train_native import section_of
+from bench.train_spec import Spec, Step, Turns
+from sft_core.course import Packing, Stream, lay_out
+from sft_core.prepare import load_examples
+from sft_core.render import IGNORE
+from sft_core.trl_bridge import dataset_of
+
+
+def run(spec: Spec, turns: Turns) -> None:
+    """Train until the parent wants no more; one turn a step, its time from the end of the step before."""
+    constants.HF_HUB_DISABLE_TELEMETRY = True
+    examples = load_examples(spec.prepared / "train.parquet")
+    stream = lay_out(examples, [], section_of(spec), Packing(spec.row_tokens, spec.pack, 0)).sft
+    settings = SFTConfig(
+        output_dir=str(spec.out), num_train_epochs=1000, per_device_train_batch_size=spec.micro_rows,
+        gradient_accumulation_steps=spec.rows_per_step // spec.micro_rows, learning_rate=spec.lr,
+        lr_scheduler_type="constant", weight_decay=0.0, max_grad_norm=1.0, train_sampling_strategy="sequential",
+        max_length=None, padding_free=spec.pack, bf16=spec.bf16, use_cpu=spec.device == "cpu",
+        gradient_checkpointing=spec.checkpointing, logging_strategy="no", save_strategy="no", report_to="none",
+        disable_tqdm=True, dataloader_pin_memory=spec.device != "cpu", seed=0)
+    trainer = SFTTrainer(
+        model=AutoModelForCausalLM.from_pretrained(spec.model, dtype=torch.float32, attn_implementation="sdpa"),
+        args=settings, train_dataset=dataset_of(stream, spec.pack),
+        processing_class=AutoTokenizer.from_pretrained(spec.model))
+    trainer.add_callback(_Watch(trainer, stream, turns))
+    trainer.train()
+
+
+class _Watch(TrainerCallback):
+    """Hands the turn back after every step."""
+
+    def __init__(self, trainer: Any, stream: Stream, turns: Turns) -> None:
+        self._loss, trainer.compute_loss = trainer.compute_loss, self._kept
+        self._stream, self._turns, self._losses = stream, turns, []
+
+    def _kept(self, *args: Any, **kwargs: Any) -> Any:
+        loss = self._loss(*args, **kwargs)
+        self._losses.append(loss.detach())
+        return loss
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_training_stop = not self._turns.wait()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._turns.stop_clock()
+        steps = -(-len(self._stream.rows) // self._stream.per_step)
+        parts = [self._stream.examples[i] for row in self._stream.step((state.global_step - 1) % steps) for i in row]
+        loss, self._losses = float(sum(self._losses)), []
+        self._turns.done(Step(loss, sum(len(p.input_ids) for p in parts),
+                              sum(t != IGNORE for p in parts for t in p.targets)))
+        control.should_training_stop = not self._turns.wait()
