@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from threading import Lock
 from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
@@ -38,7 +39,7 @@ class Piece(NamedTuple):
 
 
 class Encoder:
-    """One tokenizer. Not for threads: short pieces are remembered, they come again and again."""
+    """One tokenizer. Two threads may use it: the tokenizer works for one at a time. Short pieces are remembered."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, control: tuple[str, ...]) -> None:
         """`control`: texts that are control tokens, longest first."""
@@ -46,6 +47,7 @@ class Encoder:
         self._endings = frozenset(token[-1] for token in control)
         self._marked = re.compile(f"{MARK_START}({any_of(control).pattern}){MARK_END}")
         self._remembered: dict[str, list[int]] = {}
+        self._working = Lock()
         head = self.text("\n")
         self._prefixes = self.text("\nx")[len(head):] != self.text("x")
 
@@ -108,7 +110,8 @@ class Encoder:
         if not self._tokenizer.is_fast:
             return [list(self._tokenizer.encode(text, add_special_tokens=False, verbose=False)) for text in texts]
         backend = self._tokenizer.backend_tokenizer
-        backend.no_truncation()  # a tokenizer.json may hold both, and other calls leave their settings behind
-        backend.no_padding()
-        backend.encode_special_tokens = False
-        return [found.ids for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
+        with self._working:
+            backend.no_truncation()  # a tokenizer.json may hold both, and other calls leave their settings behind
+            backend.no_padding()
+            backend.encode_special_tokens = False
+            return [found.ids for found in backend.encode_batch_fast(texts, add_special_tokens=False)]

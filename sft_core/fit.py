@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from sft_core.config.data import DataSection
@@ -33,7 +33,7 @@ class _Whole(NamedTuple):
         return sum(map(len, self.exchanges[start:stop]))
 
 
-def fit(conversations: Sequence[Conversation], renderer: Renderer, data: DataSection) -> list[Fitted | Rejected]:
+def fit(conversations: Sequence[Conversation], renderer: Renderer, data: DataSection) -> Iterator[Fitted | Rejected]:
     """Render conversations within `data.max_tokens`, in their order, or say why not.
 
     Too long ones are rejected with the reason TOO_LONG unless `data.too_long` makes them shorter:
@@ -44,8 +44,8 @@ def fit(conversations: Sequence[Conversation], renderer: Renderer, data: DataSec
     Raises:
         TemplateError: the template cannot be used for training.
     """
-    return [_fitted(one, found, renderer, data)
-            for one, found in zip(conversations, renderer.render_many(conversations), strict=True)]
+    for one, found in zip(conversations, renderer.render_many(conversations), strict=True):
+        yield _fitted(one, found, renderer, data)
 
 
 def _fitted(conversation: Conversation, found: Rendered | Rejected, renderer: Renderer, data: DataSection

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,8 +32,6 @@ from sft_core.templates.template import Template
 
 SAMPLES = 20
 """Examples shown in `sample.jsonl`."""
-RENDERED_TOGETHER = 500
-"""Conversations whose texts are encoded in one call."""
 
 _EXAMPLES = pa.schema([("input_ids", pa.list_(pa.int32())), ("targets", pa.list_(pa.int32())),
                        ("source", pa.string()), ("file", pa.string()), ("line", pa.int64())])
@@ -104,12 +102,24 @@ def load_examples(path: Path) -> list[Example]:
     Raises:
         DataError: the file is missing or was not written by `prepare`.
     """
+    return [Example(ids, targets, Origin(*origin)) for ids, targets, *origin in _columns(path, _EXAMPLES)]
+
+
+def load_rejected(path: Path) -> list[Rejected]:
+    """Rejected rows as `prepare` wrote them, also where the stage failed on their number.
+
+    Raises:
+        DataError: the file is missing or was not written by `prepare`.
+    """
+    return [Rejected(Why(why), detail, Origin(*origin)) for why, detail, *origin in _columns(path, _REJECTED)]
+
+
+def _columns(path: Path, schema: pa.Schema) -> Iterator[tuple[Any, ...]]:
     try:
-        table = pq.read_table(path, schema=_EXAMPLES)
+        table = pq.read_table(path, schema=schema)
     except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"cannot read examples from {path}: {error}; run the stage prepare again") from error
-    columns = [table.column(name).to_pylist() for name in _EXAMPLES.names]
-    return [Example(ids, targets, Origin(*origin)) for ids, targets, *origin in zip(*columns, strict=True)]
+        raise DataError(f"cannot read {path}: {error}; run the stage prepare again") from error
+    return zip(*(table.column(name).to_pylist() for name in schema.names), strict=True)
 
 
 def _curate(conversations: Sequence[Conversation], data: DataSection, items: ItemIndex) -> dedupe.Curated:
@@ -129,14 +139,12 @@ def _curate(conversations: Sequence[Conversation], data: DataSection, items: Ite
 def _render(conversations: Sequence[Conversation], renderer: Renderer, data: DataSection) -> _Rendered:
     rendered = _Rendered({}, [])
     with progress("rendering", len(conversations), "conversations") as bar:
-        for start in range(0, len(conversations), RENDERED_TOGETHER):
-            part = conversations[start : start + RENDERED_TOGETHER]
-            for conversation, found in zip(part, fit(part, renderer, data), strict=True):
-                if isinstance(found, Rejected):
-                    rendered.rejected.append(found)
-                else:
-                    rendered.fitted[conversation.origin] = found
-            bar.advance(len(part))
+        for conversation, found in zip(conversations, fit(conversations, renderer, data), strict=True):
+            if isinstance(found, Rejected):
+                rendered.rejected.append(found)
+            else:
+                rendered.fitted[conversation.origin] = found
+            bar.advance()
     return rendered
 
 
@@ -210,7 +218,7 @@ def _refuse_equal_names(sources: Sequence[SourceSection]) -> None:
 
 
 def _check(ledger: Ledger, data: DataSection, rejected: Sequence[Rejected], out: Path) -> None:
-    where = f"see {out / 'rejected.parquet'}"
+    where = f"`sft data show CONFIG --rejected` lists them ({out / 'rejected.parquet'})"
     too_long = [r for r in rejected if r.why is Why.TOO_LONG]
     if too_long and data.too_long == "fail":
         raise DataError(f"{len(too_long)} of {ledger.read} rows do not fit data.max_tokens = {data.max_tokens} (first: "
@@ -221,7 +229,7 @@ def _check(ledger: Ledger, data: DataSection, rejected: Sequence[Rejected], out:
         if unusable > data.max_rejected_share * read:
             reasons = sum((Counter(c.rejected) for c in counts), Counter())
             raise DataError(f"{unusable} of {read} {what} cannot be used, more than data.max_rejected_share = "
-                            f"{data.max_rejected_share:g} allows; all that was rejected: {_listed(reasons)}; {where}, "
+                            f"{data.max_rejected_share:g} allows; all that was rejected: {_listed(reasons)}; {where}; "
                             "correct the sources or raise the share")
     if not sum(c.train for c in ledger.sources):
         raise DataError(f"no training conversation is left of {ledger.read} rows: {_listed(ledger.reasons())}; "

@@ -7,7 +7,9 @@ harmless contents, so that one which comes about in any other way (two halves me
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
@@ -25,6 +27,7 @@ IGNORE = -100
 """Target of a position that is not trained."""
 
 _REMEMBERED_SHAPES = 4096
+_TOGETHER = 500  # conversations whose texts are encoded in one call
 _Shape = tuple[tuple[Turn, ...], str | None, frozenset[int]]  # turns with harmless words, tools, what is trained
 
 
@@ -86,18 +89,27 @@ class Renderer:
         Raises:
             TemplateError: the template cannot be used for training.
         """
-        return self.render_many([conversation])[0]
+        draft = self._draft(conversation)
+        return self._finished(draft, iter(self._encoder.pieces(_pieces([draft]))))
 
-    def render_many(self, conversations: Sequence[Conversation]) -> list[Rendered | Rejected]:
-        """The same for many; their texts are encoded together, which is faster.
+    def render_many(self, conversations: Iterable[Conversation]) -> Iterator[Rendered | Rejected]:
+        """The same for many, in their order. While some are encoded, in another thread, the next become texts.
 
         Raises:
             TemplateError: the template cannot be used for training.
         """
-        drafts = [self._draft(conversation) for conversation in conversations]
-        texts = [text for draft in drafts if isinstance(draft, _Draft) for text in draft.texts]
-        ids = iter(self._encoder.pieces([piece for text in texts for piece in _pieces(text)]))
-        return [draft if isinstance(draft, Rejected) else self._finished(draft, ids) for draft in drafts]
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            rest = iter(conversations)
+            before: list[_Draft | Rejected] = []
+            encoded: Future[list[list[int]]] | None = None
+            while True:
+                drafts = [self._draft(conversation) for conversation in islice(rest, _TOGETHER)]
+                following = pool.submit(self._encoder.pieces, _pieces(drafts)) if drafts else None
+                ids = iter(encoded.result() if encoded else ())
+                yield from (self._finished(draft, ids) for draft in before)
+                if not following:
+                    return
+                before, encoded = drafts, following
 
     def prompt(self, turns: Sequence[Turn], tools: str | None = None) -> list[int]:
         """Ids that the model continues. Look-alikes of control tokens are encoded as plain text.
@@ -138,8 +150,10 @@ class Renderer:
                             conversation.origin)
         return _Draft(conversation, texts, expected, bool(found))
 
-    def _finished(self, draft: _Draft, pieces: Iterator[list[int]]) -> Rendered | Rejected:
+    def _finished(self, draft: _Draft | Rejected, pieces: Iterator[list[int]]) -> Rendered | Rejected:
         """The one walk: ids, and beside each its target before the shift."""
+        if isinstance(draft, Rejected):
+            return draft
         examples, forged = [], False
         origin = draft.conversation.origin
         for text, expected in zip(draft.texts, draft.expected, strict=True):
@@ -229,13 +243,16 @@ def _shifted(trained: list[int]) -> list[int]:
     return [*trained[1:], IGNORE]
 
 
-def _pieces(text: Sequence[Span]) -> Iterator[Piece]:
-    """The spans that hold something, each with what stands before it."""
-    before = ""
-    for span in text:
-        if span.text:
-            yield Piece(before, span.text)
-            before = span.text
+def _pieces(drafts: Iterable[_Draft | Rejected]) -> list[Piece]:
+    """The spans that hold something, each with what stands before it in its text."""
+    made = []
+    for text in (text for draft in drafts if isinstance(draft, _Draft) for text in draft.texts):
+        before = ""
+        for span in text:
+            if span.text:
+                made.append(Piece(before, span.text))
+                before = span.text
+    return made
 
 
 def _neutral(turns: Sequence[Turn]) -> list[Turn]:

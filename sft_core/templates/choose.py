@@ -157,7 +157,7 @@ def _written(draft: Template) -> tuple[Template, str]:
     for blocks in (False, True):
         tried = replace(draft, form=Form(blocks=blocks))
         try:
-            written = tried.render(_TURNS, None).text
+            written = tried.render(_TURNS).text
         except TemplateRefused as error:
             why = why or str(error)
             continue
@@ -170,7 +170,7 @@ def _written(draft: Template) -> tuple[Template, str]:
 def _behind_first(draft: Template) -> str:
     """What is written between an answer and the next question."""
     try:
-        written = draft.render((*_TURNS, *_TURNS), None).text
+        written = draft.render((*_TURNS, *_TURNS)).text
     except TemplateRefused:
         return ""
     return written.partition(_ANSWER)[2].partition(_QUESTION)[0]
@@ -182,7 +182,7 @@ def _with_calls(template: Template, ends: _Ends) -> Template:
     for as_text, null in product((False, True), (False, True)):
         tried = replace(template, form=template.form._replace(arguments_as_text=as_text, null_content=null))
         try:
-            written = tried.render(turns, None).text
+            written = tried.render(turns).text
         except TemplateRefused:
             continue
         if _NAME in written and _VALUE in written:
@@ -198,7 +198,7 @@ def _with_thoughts(template: Template) -> Template:
     tried = replace(template, form=template.form._replace(thought_apart=True))
     turns = (_TURNS[0], Turn("assistant", f"<think>\n{_VALUE}\n</think>\n\n{_ANSWER}"))
     try:
-        return tried if _VALUE in tried.render(turns, None).text else template
+        return tried if _VALUE in tried.render(turns).text else template
     except TemplateRefused:
         return template
 
@@ -207,7 +207,7 @@ def _refuse_marks_on_others(template: Template) -> None:
     """Raises TemplateError when generation marks enclose what a user says."""
     if not template.marked:
         return
-    rendering = template.render(_TURNS, None, marked=True)
+    rendering = template.render(_TURNS, marked=True)
     enclosed = "".join(rendering.text[start:end] for start, end in rendering.marks)
     if _QUESTION in enclosed:
         raise TemplateError(f"the generation marks of the chat template enclose the user's turn: {enclosed!r}; "

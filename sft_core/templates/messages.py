@@ -34,7 +34,7 @@ class Rendering(NamedTuple):
 
 
 def render(jinja: str, names: tuple[tuple[str, str], ...], messages: list[dict[str, Any]], tools: str | None,
-           opening: bool, marked: bool = False) -> Rendering:
+           opening: bool = False, marked: bool = False) -> Rendering:
     """Run a chat template as `apply_chat_template` does.
 
     Args:

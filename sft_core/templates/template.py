@@ -96,22 +96,22 @@ class Template:
         Raises:
             TemplateRefused: the template cannot express these turns.
         """
-        return self.render(turns, tools, opening=True).text
+        return render(self.jinja, self.names, messages_of(turns, self.form), tools, opening=True).text
 
-    def render(self, turns: Sequence[Turn], tools: str | None, opening: bool = False, marked: bool = False
-               ) -> Rendering:
-        """The text, and with `marked` the character ranges of the generation marks.
+    def render(self, turns: Sequence[Turn], tools: str | None = None, marked: bool = False) -> Rendering:
+        """The text without an opening, and with `marked` the character ranges of the generation marks.
 
         Raises:
             TemplateRefused: the Jinja raises on these turns.
         """
-        return render(self.jinja, self.names, messages_of(turns, self.form), tools, opening, marked)
+        return render(self.jinja, self.names, messages_of(turns, self.form), tools, marked=marked)
 
     def _answer(self, conversation: Conversation, at: int) -> Answer:
         """The answer of turn `at`: behind its prompt, up to its stop."""
         turns, tools = conversation.turns, conversation.tools
-        prompt = self.prompt(turns[:at], tools)
-        written, marks = self.render(turns[: at + 1], tools, marked=self.marked)
+        messages = messages_of(turns[: at + 1], self.form)
+        prompt = render(self.jinja, self.names, messages[:at], tools, opening=True).text
+        written, marks = render(self.jinja, self.names, messages, tools, marked=self.marked)
         if written.startswith(prompt):
             start, behind = len(prompt), written[len(prompt):]
         else:

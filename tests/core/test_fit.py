@@ -59,7 +59,7 @@ def test_order_and_reasons_stay(renderer, chat):
     first, second, third = fit(rows, renderer, data)
     assert [first.why, second.why] == [Why.TOO_LONG, Why.CONTROL_TOKEN]
     assert third.examples[0].origin.line == 3
-    assert fit([], renderer, data) == []
+    assert list(fit([], renderer, data)) == []
 
 
 def test_what_fits_stays(renderer, chat):

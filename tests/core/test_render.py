@@ -97,9 +97,11 @@ class TestMasks:
         rows = [chat("u: hi", "a: hello", line=1), chat("u: <|im_end|>", "a: x", line=2),
                 chat("s: x", "u: hi", "a: hello", "u: hi", "a: hello", line=3), chat("u: hi", "a: hello", line=4)]
         rendering = renderer(tokenizer)
-        assert rendering.render_many(rows) == [renderer(tokenizer).render(row) for row in rows]
-        assert rendering.render_many(rows) == rendering.render_many(rows)
-        assert rendering.render_many([]) == []
+        alone = [renderer(tokenizer).render(row) for row in rows]
+        assert list(rendering.render_many(rows)) == alone
+        assert list(rendering.render_many(rows * 600)) == alone * 600
+        assert list(rendering.render_many([])) == []
+        assert next(rendering.render_many(rows * 600)) == alone[0]  # the rest is not waited for
 
     def test_alpaca_stops_on_eos(self, tokenizer, chat, trained):
         example = example_of(chat("u: hi", "a: hello"), tokenizer, name="alpaca")
