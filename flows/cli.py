@@ -220,18 +220,29 @@ def story(
 
 
 @data_app.command(name="show")
-def data_show(
+def data_show(  # noqa: PLR0913  (the options of a command)
     config: ConfigFile,
-    row: Annotated[int, typer.Option(min=0, help="First example to show, counted from 0")] = 0,
+    row: Annotated[int, typer.Option(min=0, help="First row to show, counted from 0")] = 0,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many")] = 3,
+    packed: Annotated[bool, typer.Option("--packed", help="Rows as they are packed in the first epoch")] = False,
+    rejected: Annotated[bool, typer.Option("--rejected", help="Rows that are not used, and why")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page instead of printing")] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Prepare the data (cached) and show tokens as trained, context or special, with the ledger."""
-    begin()
-    from flows.evaluation import show_data
+    """Prepare the data (cached) and show tokens as trained, context or special, with the ledger.
 
-    show_data(config, overrides or [], first=row, count=count, html=html)
+    Rejected rows can be read also where they are so many that the preparation fails.
+    """
+    begin()
+    if rejected and (packed or html):
+        raise ConfigError("--rejected shows rows that never became tokens; leave out --packed and --html")
+    from flows.evaluation import show_data, show_rejected
+    from tasks.show import Wanted
+
+    if rejected:
+        show_rejected(config, overrides or [], Wanted(row, count))
+    else:
+        show_data(config, overrides or [], Wanted(row, count, packed), html=html)
 
 
 @config_app.command(name="schema")

@@ -8,10 +8,11 @@ from flows import console
 from flows.experiment import connect, workspace
 from sft_core.config.experiment import EvalSection, GateSection
 from sft_core.configfile import load
+from sft_core.errors import DataError
 from tasks.evaluate import evaluate_any
-from tasks.prepare import prepare
+from tasks.prepare import prepare, prepared_stage
 from tasks.runs import find
-from tasks.show import page, shown_rows
+from tasks.show import Wanted, page, rejected_rows, shown_rows
 from tasks.verdict import changed_items, judge, listed
 
 
@@ -51,15 +52,37 @@ def list_suites() -> None:
     console.table("Suites (lm:TASK is any task of lm-eval)", suite_rows())
 
 
-def show_data(path: Path, overrides: list[str], *, first: int, count: int, html: Path | None) -> None:
-    """`sft data show`: prepared examples with their masks, and the ledger."""
+def show_data(path: Path, overrides: list[str], wanted: Wanted, *, html: Path | None) -> None:
+    """`sft data show`: prepared examples with their masks, alone or packed, and the ledger."""
     config = load(path, overrides).config
     place = workspace()
     prepared = prepare.fn(config, place)
     if html:
-        page(config, prepared, place, html, (first, count))
-        console.lines(f"{html}: examples {first} to {first + count - 1}")
+        page(config, prepared, place, html, wanted)
+        console.lines(f"{html}: {'packed rows' if wanted.packed else 'examples'} from {wanted.first} on")
     else:
-        for text in shown_rows(config, prepared, place, (first, count)):
+        for text in shown_rows(config, prepared, place, wanted):
             console.console.print(text)
     console.ledger("Ledger", prepared.result["rows"])
+
+
+def show_rejected(path: Path, overrides: list[str], wanted: Wanted) -> None:
+    """`sft data show --rejected`: rows that are not used, also where they are so many that the stage fails.
+
+    Raises:
+        DataError: what the stage failed with, behind the rows.
+    """
+    config = load(path, overrides).config
+    place = workspace()
+    stage = prepared_stage(config, place)
+    failed: DataError | None = None
+    try:
+        prepare.fn(config, place)
+    except DataError as error:
+        failed = error
+        if not (stage.work / "rejected.parquet").exists():
+            raise
+    rows, total = rejected_rows(stage.work, wanted)
+    console.lines(*rows, f"{len(rows)} of {total} rejected rows, from {wanted.first} on")
+    if failed:
+        raise failed

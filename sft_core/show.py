@@ -1,9 +1,9 @@
-"""The mask viewer: which pieces of an example are trained."""
+"""The mask viewer: which pieces of an example are trained, alone or as they share a row."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Literal, NamedTuple
 
@@ -14,6 +14,7 @@ from sft_core.render import IGNORE, Example
 
 Kind = Literal["trained", "context", "special"]
 _STYLES: dict[Kind, str] = {"trained": "bold green", "context": "dim", "special": "cyan"}
+_VISIBLE = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"}  # a terminal would obey them
 
 
 class Piece(NamedTuple):
@@ -23,8 +24,52 @@ class Piece(NamedTuple):
     kind: Kind
 
 
+class Segment(NamedTuple):
+    """An example and where it stands in the file of examples."""
+
+    number: int  # counted from 0
+    example: Example
+
+
+class View(NamedTuple):
+    """One row: an example alone, or several packed with `width` tokens of room."""
+
+    number: int  # counted from 0
+    segments: tuple[Segment, ...]
+    width: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all segments, without padding."""
+        return sum(len(segment.example.input_ids) for segment in self.segments)
+
+    @property
+    def head(self) -> str:
+        """What the row is, in one line."""
+        if self.width is None:
+            return f"#{self.number} · {_about(self.segments[0].example)}"
+        return (f"row {self.number} · {len(self.segments)} examples · {self.tokens} of {self.width} tokens "
+                f"({100 * self.tokens / self.width:.1f} % filled)")
+
+    def borders(self) -> list[str]:
+        """One line over each segment of a packed row; a single example needs none."""
+        if self.width is None:
+            return [""]
+        return [f"── segment {at} · #{segment.number} · {_about(segment.example)} ──"
+                for at, segment in enumerate(self.segments, 1)]
+
+    @property
+    def padding(self) -> str:
+        """The free end of a packed row."""
+        free = 0 if self.width is None else self.width - self.tokens
+        return f"── {free} tokens of padding ──" if free else ""
+
+
 def spans_of(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
-    """The example as text, cut where the kind changes. A token is trained when the position before it predicts it."""
+    """The example as text, cut where the kind changes. A token is trained when the position before it predicts it.
+
+    A piece is what its tokens add to the text before them: decoded alone, some tokenizers drop the space in front.
+    """
     special = {at for at, token in tokenizer.added_tokens_decoder.items() if token.special}
     before = [IGNORE, *example.targets[:-1]]
 
@@ -33,19 +78,55 @@ def spans_of(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[Piece
             return "trained"
         return "special" if example.input_ids[at] in special else "context"
 
-    return [
-        Piece(tokenizer.decode([example.input_ids[at] for at in run], skip_special_tokens=False,
-                               clean_up_tokenization_spaces=False), name)
-        for name, run in groupby(range(len(example.input_ids)), key=kind)
-    ]
+    return list(_texts(example.input_ids, [(name, len(list(run))) for name, run in groupby(
+        range(len(example.input_ids)), key=kind)], tokenizer))
+
+
+def _texts(ids: Sequence[int], runs: Sequence[tuple[Kind, int]], tokenizer: PreTrainedTokenizerBase) -> Iterator[Piece]:
+    def decoded(start: int, stop: int) -> str:
+        return str(tokenizer.decode(ids[start:stop], skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    start, text = 0, ""
+    for kind, length in runs:
+        whole = decoded(0, start + length)
+        # A character whose bytes stand on both sides of a border has no half that could be shown.
+        yield Piece(whole[len(text):] if whole.startswith(text) else decoded(start, start + length), kind)
+        start, text = start + length, whole
 
 
 def to_rich(pieces: Sequence[Piece]) -> Text:
     """For a terminal: trained green, context dim, control tokens cyan."""
-    return Text.assemble(*((piece.text, _STYLES[piece.kind]) for piece in pieces))
+    return Text.assemble(*((piece.text.translate(_VISIBLE), _STYLES[piece.kind]) for piece in pieces))
 
 
 def to_html(pieces: Sequence[Piece]) -> str:
     """For a report: one `<span class="trained|context|special">` per piece inside a `<pre>`; everything is escaped."""
-    spans = "".join(f'<span class="{piece.kind}">{html.escape(piece.text)}</span>' for piece in pieces)
+    spans = "".join(f'<span class="{piece.kind}">{html.escape(piece.text.translate(_VISIBLE))}</span>'
+                    for piece in pieces)
     return f'<pre class="example">{spans}</pre>'
+
+
+def view_to_rich(view: View, tokenizer: PreTrainedTokenizerBase) -> Text:
+    """A row for a terminal, with a border over each segment of a packed one."""
+    text = Text.assemble((f"\n{view.head}\n", "bold"))
+    for border, segment in zip(view.borders(), view.segments, strict=True):
+        text.append(f"{border}\n" if border else "", "yellow")
+        text.append_text(to_rich(spans_of(segment.example, tokenizer)))
+        text.append("\n" if border else "")
+    return text.append(view.padding, "yellow")
+
+
+def view_to_html(view: View, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The same for a page."""
+    parts = [f"<h3>{html.escape(view.head)}</h3>"]
+    for border, segment in zip(view.borders(), view.segments, strict=True):
+        parts.append(f'<p class="border">{html.escape(border)}</p>' if border else "")
+        parts.append(to_html(spans_of(segment.example, tokenizer)))
+    if view.padding:
+        parts.append(f'<p class="border">{view.padding}</p>')
+    return "".join(parts)
+
+
+def _about(example: Example) -> str:
+    trained = len(example.targets) - example.targets.count(IGNORE)
+    return f"{example.origin} · {len(example.input_ids)} tokens, {trained} trained"

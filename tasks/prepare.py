@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from eval_suites.items import eval_items
 from sft_core.config.data import SourceSection
 from sft_core.config.experiment import ExperimentConfig
-from sft_core.stage import fingerprint
+from sft_core.stage import Stage, fingerprint
 from tasks.stages import Done, Workspace, once, version
 
 NOT_PREPARED = {"streaming", "weight"}
@@ -24,15 +24,13 @@ def replay_sources(config: ExperimentConfig) -> tuple[SourceSection, ...]:
     return replay.sources if used else ()
 
 
-@task(name="prepare", cache_policy=NO_CACHE)
-def prepare(config: ExperimentConfig, place: Workspace) -> Done:
-    """Prepare the training data of an experiment, or find it prepared.
+def prepared_stage(config: ExperimentConfig, place: Workspace) -> Stage:
+    """The stage of this configuration, finished or not.
 
     Raises:
-        DataError, TemplateError, ModelError, EvalError: an input is missing or cannot be used.
+        DataError, ModelError: a source or the base cannot be found.
     """
-    from sft_core.models import load_tokenizer, locate, model_identity
-    from sft_core.prepare import prepare as prepare_data
+    from sft_core.models import model_identity
     from sft_core.sources import source_digest
 
     identity = model_identity(config.model, place.mirror)
@@ -46,6 +44,18 @@ def prepare(config: ExperimentConfig, place: Workspace) -> Done:
              source_digest(source, scratch=place.scratch, mirror=place.mirror)) for source in sources
         ], len(config.data.sources),
     )
+    return place.stages.open("prepare", stamp)
+
+
+@task(name="prepare", cache_policy=NO_CACHE)
+def prepare(config: ExperimentConfig, place: Workspace) -> Done:
+    """Prepare the training data of an experiment, or find it prepared.
+
+    Raises:
+        DataError, TemplateError, ModelError, EvalError: an input is missing or cannot be used.
+    """
+    from sft_core.models import load_tokenizer, locate
+    from sft_core.prepare import prepare as prepare_data
 
     def make(out: Path) -> dict[str, object]:
         items = eval_items(config.eval.suites, mirror=place.mirror, include_path=config.eval.include_path,
@@ -56,4 +66,4 @@ def prepare(config: ExperimentConfig, place: Workspace) -> Done:
         )
         return {"ledger": ledger.to_dict(), "rows": ledger.table()}
 
-    return once(place.stages.open("prepare", stamp), make)
+    return once(prepared_stage(config, place), make)

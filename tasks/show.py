@@ -1,59 +1,78 @@
-"""Prepared examples and suites in a form that a person can read."""
+"""Prepared examples, rejected rows and suites in a form that a person can read."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from rich.text import Text
 
 from eval_suites.suites import load_suites
 from sft_core.config.experiment import ExperimentConfig
-from sft_core.errors import DataError
-from sft_core.stage import write_text
+from sft_core.errors import ConfigError, DataError
+from sft_core.stage import read_json, write_text
 from tasks.stages import Done, Workspace
-
-if TYPE_CHECKING:
-    from sft_core.render import Example
 
 STYLE = """body{font:15px/1.5 system-ui;margin:2em auto;max-width:60em;color:#222}
 pre{white-space:pre-wrap;border:1px solid #ddd;padding:1em;border-radius:6px}
-.trained{background:#c9f2cf}.context{color:#777}.special{color:#0a7a8a;font-weight:600}"""
+.trained{background:#c9f2cf}.context{color:#777}.special{color:#0a7a8a;font-weight:600}.border{color:#a60;margin:0}"""
 
 
-def shown_rows(config: ExperimentConfig, prepared: Done, place: Workspace, span: tuple[int, int]) -> Iterator[Text]:
-    """Some training examples with trained tokens green, context dim and control tokens cyan.
+class Wanted(NamedTuple):
+    """Which rows to show: the first, counted from 0, how many, and whether as they are packed."""
 
-    Args:
-        span: first example, counted from 0, and how many.
+    first: int
+    most: int
+    packed: bool = False
+
+
+def shown_rows(config: ExperimentConfig, prepared: Done, place: Workspace, wanted: Wanted) -> Iterator[Text]:
+    """Training examples, or packed rows, with trained tokens green, context dim and control tokens cyan.
 
     Raises:
-        DataError: there is no such example.
+        DataError: there is no such row.
+        ConfigError: packed rows are wanted and `data.pack` is off.
     """
-    from sft_core.show import spans_of, to_rich
+    from sft_core.show import view_to_rich
 
-    tokenizer = _tokenizer(config, place)
-    for head, example in _examples(prepared, span):
-        yield Text.assemble((f"\n{head}\n", "bold"), to_rich(spans_of(example, tokenizer)))
+    tokenizer = _tokenizer(config, prepared, place)
+    for view in _views(config, prepared, wanted):
+        yield view_to_rich(view, tokenizer)
 
 
-def page(config: ExperimentConfig, prepared: Done, place: Workspace, file: Path, span: tuple[int, int]) -> None:
+def page(config: ExperimentConfig, prepared: Done, place: Workspace, file: Path, wanted: Wanted) -> None:
     """The same as a page that stands alone.
 
     Raises:
-        DataError: there is no such example.
+        DataError: there is no such row.
+        ConfigError: packed rows are wanted and `data.pack` is off.
     """
-    from sft_core.show import spans_of, to_html
+    from sft_core.show import view_to_html
 
-    tokenizer = _tokenizer(config, place)
-    parts = [f"<h3>{html.escape(head)}</h3>{to_html(spans_of(example, tokenizer))}"
-             for head, example in _examples(prepared, span)]
+    tokenizer = _tokenizer(config, prepared, place)
+    parts = [view_to_html(view, tokenizer) for view in _views(config, prepared, wanted)]
     legend = '<p><span class="trained">trained</span> <span class="context">context</span> ' \
              '<span class="special">control token</span></p>'
     write_text(file, f"<!doctype html><meta charset=utf-8><title>{html.escape(config.name)}: training examples</title>"
                      f"<style>{STYLE}</style><h1>{html.escape(config.name)}</h1>{legend}{''.join(parts)}\n")
+
+
+def rejected_rows(folder: Path, wanted: Wanted) -> tuple[list[str], int]:
+    """Rows that are not used as `file:line: reason: detail`, and how many there are in all.
+
+    Args:
+        folder: of the stage prepare, finished or failed.
+
+    Raises:
+        DataError: the stage did not come so far.
+    """
+    from sft_core.prepare import load_rejected
+
+    rows = load_rejected(folder / "rejected.parquet")
+    some = rows[wanted.first : wanted.first + wanted.most]
+    return [f"{row.origin}: {row.why}: {row.detail}" for row in some], len(rows)
 
 
 def suite_rows() -> list[dict[str, object]]:
@@ -64,18 +83,29 @@ def suite_rows() -> list[dict[str, object]]:
     ]
 
 
-def _examples(prepared: Done, span: tuple[int, int]) -> list[tuple[str, Example]]:
+def _views(config: ExperimentConfig, prepared: Done, wanted: Wanted) -> list[Any]:
+    from sft_core.course import Packing
     from sft_core.prepare import load_examples
+    from sft_core.show import Segment, View
 
-    first, count = span
+    if wanted.packed and not config.data.pack:
+        raise ConfigError("data.pack is off: every row holds one example; leave --packed out, or set data.pack=true")
     examples = load_examples(prepared.folder / "train.parquet")
-    if first >= len(examples):
-        raise DataError(f"there is no training example {first}; there are {len(examples)}, counted from 0")
-    chosen = examples[first : first + count]
-    return [(f"#{first + n} · {e.origin} · {len(e.input_ids)} tokens", e) for n, e in enumerate(chosen)]
+    rows = Packing(config.data.max_tokens, pack=wanted.packed, seed=config.seed).rows(examples, "sft", epoch=0) \
+        if wanted.packed else [(number,) for number in range(len(examples))]
+    if wanted.first >= len(rows):
+        kind = "packed row" if wanted.packed else "training example"
+        raise DataError(f"there is no {kind} {wanted.first}; there are {len(rows)}, counted from 0")
+    width = config.data.max_tokens if wanted.packed else None
+    return [View(wanted.first + at, tuple(Segment(number, examples[number]) for number in row), width)
+            for at, row in enumerate(rows[wanted.first : wanted.first + wanted.most])]
 
 
-def _tokenizer(config: ExperimentConfig, place: Workspace) -> Any:
+def _tokenizer(config: ExperimentConfig, prepared: Done, place: Workspace) -> Any:
+    """The base's tokenizer with the tokens that the template added."""
     from sft_core.models import load_tokenizer, locate
+    from sft_core.templates.choose import add_tokens
 
-    return load_tokenizer(config.model, locate(config.model, place.mirror))
+    tokenizer = load_tokenizer(config.model, locate(config.model, place.mirror))
+    add_tokens(tokenizer, read_json(prepared.folder / "template.json")["added_tokens"])
+    return tokenizer

@@ -69,7 +69,7 @@ CODE: dict[str, tuple[str, ...]] = {
     "prepare": tuple(f"sft_core/{name}" for name in (
         "conversation.py", "sources.py", "readers.py", "columnar.py", "formats.py", "messages.py", "curate",
         "mixture.py", "templates", "encode.py", "render.py", "fit.py", "intake.py", "ledger.py",
-        "prepare.py", "tiny",
+        "prepare.py", "show.py", "tiny",
     )) + ("eval_suites/items.py", "eval_suites/lm_door.py"),
     "train": tuple(f"sft_core/{name}" for name in (
         "artifact.py", "attention.py", "checkpoint.py", "course.py", "events.py", "models.py", "objective.py",

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
@@ -15,7 +14,7 @@ from sft_core.curate import dedupe
 from sft_core.errors import DataError
 from sft_core.intake import take_in
 from sft_core.ledger import Ledger
-from sft_core.prepare import load_examples, prepare
+from sft_core.prepare import load_examples, load_rejected, prepare
 
 GOOD = [{"messages": [{"role": "user", "content": f"What is {n}?"}, {"role": "assistant", "content": f"It is {n}."}]}
         for n in range(5)]
@@ -56,10 +55,10 @@ def test_one_bad_row_among_good_ones(tmp_path, tokenizer, line, why, detail):
     (tmp_path / "rows.jsonl").write_bytes(text.encode("latin-1" if line == "\xff" else "utf-8"))
     ledger = run(tmp_path, tokenizer, tmp_path / "rows.jsonl", too_long="drop", max_rejected_share=0.2)
     assert (ledger.read, ledger.sources[0].kept, dict(ledger.sources[0].rejected)) == (6, 5, {why: 1})
-    (rejected,) = pq.read_table(tmp_path / "out" / "rejected.parquet").to_pylist()
-    assert (rejected["file"], rejected["line"], rejected["why"]) == (str(tmp_path / "rows.jsonl"), 3, why)
-    assert detail in rejected["detail"]
-    assert len(rejected["detail"]) < 400
+    (rejected,) = load_rejected(tmp_path / "out" / "rejected.parquet")
+    assert (rejected.origin, rejected.why) == (("rows.jsonl", str(tmp_path / "rows.jsonl"), 3), why)
+    assert detail in rejected.detail
+    assert len(rejected.detail) < 400
     lines_kept = [e.origin.line for e in load_examples(tmp_path / "out" / "train.parquet")]
     assert lines_kept == [1, 2, 4, 5, 6]
 
@@ -79,10 +78,11 @@ def test_a_row_of_ten_megabytes(tmp_path):
 def test_the_share_of_bad_rows_ends_the_stage_and_they_can_be_read(tmp_path, tokenizer):
     lines = [json.dumps(row) for row in GOOD] + ["broken", messages(("assistant", "yo"))]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
-    with pytest.raises(DataError, match=r"2 of 7 rows cannot be used, more than data.max_rejected_share = 0.25 allows; "
-                                        r"all that was rejected: role_order 1, unreadable 1; see .*rejected.parquet"):
+    said = (r"2 of 7 rows cannot be used, more than data.max_rejected_share = 0.25 allows; all that was rejected: "
+            r"role_order 1, unreadable 1; `sft data show CONFIG --rejected`")
+    with pytest.raises(DataError, match=said):
         run(tmp_path, tokenizer, tmp_path / "rows.jsonl", max_rejected_share=0.25)
-    assert [r["line"] for r in pq.read_table(tmp_path / "out" / "rejected.parquet").to_pylist()] == [6, 7]
+    assert [one.origin.line for one in load_rejected(tmp_path / "out" / "rejected.parquet")] == [6, 7]
 
 
 @pytest.mark.parametrize(("name", "content", "said"), [
@@ -110,8 +110,8 @@ def test_a_mapped_column_that_is_not_there(tmp_path, tokenizer):
     source = {"path": str(tmp_path / "x.jsonl"), "format": "alpaca", "columns": {"output": "response"}}
     with pytest.raises(DataError, match="missing_column 1"):
         run(tmp_path, tokenizer, source)
-    (rejected,) = pq.read_table(tmp_path / "out" / "rejected.parquet").to_pylist()
-    assert rejected["detail"] == "no column response, or nothing in it; there are instruction, output"
+    (rejected,) = load_rejected(tmp_path / "out" / "rejected.parquet")
+    assert rejected.detail == "no column response, or nothing in it; there are instruction, output"
 
 
 @pytest.mark.parametrize("field", [{"columns": {"outptu": "response"}}, {"roles": {"BOT": "assistent"}},

@@ -210,7 +210,8 @@ def test_two_files_of_a_folder_may_differ_in_format(tmp_path, tokenizer, write_j
 
 class TestErrors:
     def test_too_many_unusable_rows(self, tmp_path, tokenizer, messy):
-        with pytest.raises(DataError, match=r"2 of 37 rows cannot be used.*control_token 1.*rejected\.parquet"):
+        said = r"2 of 37 rows cannot be used.*control_token 1.*--rejected.*rejected\.parquet"
+        with pytest.raises(DataError, match=said):
             run(tmp_path / "out", tokenizer, [messy], max_rejected_share=0.05)
         why = Counter(pq.read_table(tmp_path / "out" / "rejected.parquet")["why"].to_pylist())
         assert why["unreadable"] == 1

@@ -1,6 +1,7 @@
 """The command line: help that teaches, schema, and a clear error with the right exit code for bad input."""
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -81,3 +82,18 @@ def test_unwritable_workspace_is_said(sft: Sft, tmp_path: Path) -> None:
     done = sft("run", DEMO, SFT_HOME=str(tmp_path / "file"))
     assert done.returncode == 2
     assert "SFT_HOME" in done.stderr
+
+
+def test_data_can_be_looked_at_packed_and_rejected(sft: Sft, config: Path, tmp_path: Path) -> None:
+    done = sft("data", "show", config, "--packed", "--row", "1", "-n", "1", "--html", tmp_path / "page.html")
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "page.html").read_text()
+    assert re.search(r"row 1 · \d+ examples · \d+ of 128 tokens", page)
+    assert page.count("── segment") == page.count("<pre") > 0
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "hi", "completion": "yo"}\nbroken\n{"prompt": "hi", "completion": ""}\n')
+    done = sft("data", "show", config, "--rejected", "--row", "1", "--set", f"data.sources=[{{path: {rows}}}]")
+    assert done.returncode == 1  # they are too many, and can be read all the same
+    assert f"{rows}:3: empty_assistant: turn 2 has neither content nor tool calls" in done.stdout
+    assert "1 of 2 rejected rows, from 1 on" in done.stdout
+    assert "more than data.max_rejected_share = 0.5 allows" in done.stderr
