@@ -42,10 +42,9 @@ def near(conversations: Sequence[Conversation], threshold: float) -> Curated:
     """Drop conversations whose sets of word 3-grams have a Jaccard similarity of at least `threshold` to a kept one.
 
     MinHash and locality-sensitive hashing (Leskovec et al., Mining of Massive Datasets, 3.3-3.4) only propose
-    pairs; the similarity that decides is exact.
+    pairs; the similarity that decides is exact. Only sketches are kept: a candidate is cut into shingles again.
     """
     index = RMinHashLSH(threshold=threshold, num_perm=PERMUTATIONS, num_bands=bands(threshold))
-    kept_shingles: dict[int, frozenset[str]] = {}
     curated = Curated([], [])
     for at, conversation in enumerate(conversations):
         mine = shingles(conversation)
@@ -54,15 +53,13 @@ def near(conversations: Sequence[Conversation], threshold: float) -> Curated:
             continue
         sketch = RMinHash(num_perm=PERMUTATIONS, seed=1)
         sketch.update(list(mine))
-        candidates = sorted(index.query(sketch))
-        twin = next((key for key in candidates if jaccard(mine, kept_shingles[key]) >= threshold), None)
+        alike = ((jaccard(mine, shingles(conversations[key])), key) for key in sorted(index.query(sketch)))
+        twin = next(((similarity, key) for similarity, key in alike if similarity >= threshold), None)
         if twin is None:
             index.insert(at, sketch)
-            kept_shingles[at] = mine
             curated.kept.append(conversation)
         else:
-            similarity = jaccard(mine, kept_shingles[twin])
-            detail = f"{similarity:.2f} like {conversations[twin].origin}"
+            detail = f"{twin[0]:.2f} like {conversations[twin[1]].origin}"
             curated.rejected.append(Rejected(Why.NEAR_DUPLICATE, detail, conversation.origin))
     return curated
 
@@ -70,8 +67,9 @@ def near(conversations: Sequence[Conversation], threshold: float) -> Curated:
 def shingles(conversation: Conversation) -> frozenset[str]:
     """Word 3-grams of all texts together; fewer words are one shingle, none (signs only) are none."""
     found = [word for text in texts(conversation) for word in words(text)]
-    starts = range(max(len(found) - SHINGLE_WORDS + 1, 1)) if found else ()
-    return frozenset(" ".join(found[at : at + SHINGLE_WORDS]) for at in starts)
+    if len(found) < SHINGLE_WORDS:
+        return frozenset([" ".join(found)] if found else ())
+    return frozenset(map(" ".join, zip(*(found[at:] for at in range(SHINGLE_WORDS)), strict=False)))
 
 
 def jaccard(a: frozenset[str], b: frozenset[str]) -> float:

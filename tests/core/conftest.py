@@ -58,13 +58,6 @@ def tokenizer(byte_tokenizer: Callable[..., PreTrainedTokenizerFast]) -> PreTrai
 
 
 @pytest.fixture(scope="session")
-def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
 def chat() -> Callable[..., Conversation]:
     """`chat("s: be kind", "u: hi", "a: hello", "c: name {json}", "t: result")` as a conversation."""
 
