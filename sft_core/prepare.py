@@ -198,7 +198,7 @@ def _examples(fitted: Iterable[Fitted]) -> list[Example]:
 
 
 def _token_counts(examples: Sequence[Example], stop_ids: Collection[int]) -> dict[str, int]:
-    stops = sum(target in stop_ids for example in examples for target in example.targets)
+    stops = sum(example.targets.count(stop) for example in examples for stop in set(stop_ids))
     return {**_totals(examples)._asdict(), "stops_trained": stops}
 
 

@@ -45,7 +45,7 @@ class ItemIndex:
 
     def find(self, text: str) -> EvalItem | None:
         """The first item that the text holds, in the order of the text."""
-        found = words(text)
+        found = words(text) if self._places else []
         for start in range(len(found) - LEAST_WORDS + 1):
             for place in self._places.get(tuple(found[start : start + LEAST_WORDS]), ()):
                 run = self._words[place.item][place.at : place.at + GRAM_WORDS]
