@@ -7,8 +7,10 @@ harmless contents, so that one which comes about in any other way (two halves me
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from typing import NamedTuple
 
@@ -98,7 +100,7 @@ class Renderer:
         Raises:
             TemplateError: the template cannot be used for training.
         """
-        with ThreadPoolExecutor(max_workers=1) as pool:
+        with ThreadPoolExecutor(max_workers=1) as pool, _old_objects_left_alone():
             rest = iter(conversations)
             before: list[_Draft | Rejected] = []
             encoded: Future[list[list[int]]] | None = None
@@ -236,6 +238,19 @@ def pieces(example: Example, max_tokens: int) -> Iterator[Example]:
         part = slice(start, start + max_tokens)
         if any(target != IGNORE for target in example.targets[part]):
             yield Example(example.input_ids[part], example.targets[part], example.origin)
+
+
+@contextmanager
+def _old_objects_left_alone() -> Iterator[None]:
+    """Keep the garbage collector from walking through all loaded modules whenever some thousand lists were made.
+
+    That was a fifth of the time of rendering.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _shifted(trained: list[int]) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jinja2
@@ -53,11 +54,20 @@ def render(jinja: str, names: tuple[tuple[str, str], ...], messages: list[dict[s
                 [messages], tools=parsed, chat_template=jinja, return_assistant_tokens_mask=True,
                 add_generation_prompt=opening, **dict(names))
             return Rendering(texts[0], tuple((start, end) for start, end in marks[0]))
-        # What render_jinja_template does, without the copies it makes of messages that may hold objects.
-        return Rendering(_compile_jinja_template(jinja).render(
-            messages=messages, tools=parsed, documents=None, add_generation_prompt=opening, **dict(names)))
+        # What render_jinja_template does, without the copies of messages and globals that it makes every time.
+        template, given = _compiled(jinja, names)
+        context = template.new_context(
+            {**given, "messages": messages, "tools": parsed, "add_generation_prompt": opening}, shared=True)
+        return Rendering("".join(template.root_render_func(context)))
     except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
         raise TemplateRefused(f"the chat template refuses these turns: {error}") from error
+
+
+@lru_cache
+def _compiled(jinja: str, names: tuple[tuple[str, str], ...]) -> tuple[jinja2.Template, dict[str, Any]]:
+    """The template, and the variables that are the same in every conversation."""
+    template = _compile_jinja_template(jinja)
+    return template, {**template.globals, **dict(names), "documents": None}
 
 
 def messages_of(turns: Sequence[Turn], form: Form) -> list[dict[str, Any]]:
