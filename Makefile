@@ -5,13 +5,14 @@ BIN := .venv/bin
 # (measured: 14 times slower). The tests run two processes already.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help demo test story lint coverage constraints clean setup setup-dev
+.PHONY: help demo test story lint coverage bench constraints clean setup setup-dev
 
 help:
 	@echo "make demo      install, then run the main job on the embedded tiny world (about 5 minutes)"
 	@echo "make test      install with the dev extra, then ruff, mypy and pytest (about 10 minutes)"
 	@echo "make story     what SFT buys and costs on the tiny world, three seeds (about 15 minutes)"
 	@echo "make coverage  tests of sft_core and eval_suites with their coverage"
+	@echo "make bench     our engine against TRL on this machine (about 15 minutes; python -m bench.train --quick: one)"
 	@echo "make clean     remove the workspace .sft (runs, caches, tracking); the environment stays"
 
 setup:
@@ -37,6 +38,9 @@ lint: setup-dev
 
 coverage: setup-dev
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --cov --cov-report=term-missing --cov-fail-under=90 tests/core tests/evals
+
+bench: setup-dev
+	$(BIN)/python -m bench.train --json .sft/bench_train.json
 
 constraints: setup-dev
 	@sed -n '/^#/p' constraints.txt > constraints.new

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.train_spec import Spec, Step
 from sft_core.config.data import ModelSection
-from sft_core.config.train import TrainSection
+from sft_core.config.train import KlSection, TrainSection
 from sft_core.events import EventLog
 from sft_core.stopping import StopRequest
 from sft_core.trainer import _Run
@@ -51,9 +51,11 @@ def section_of(spec: Spec) -> TrainSection:
         "optim": {"lr": spec.lr, "schedule": "constant", "warmup_share": 0.0, "betas": (0.9, 0.999)},
         "checkpoint_every_s": 1e9, "validate_every_steps": 10**9, "gradient_checkpointing": spec.checkpointing,
         "replay": {"lambda": spec.replay, "sources": [{"path": "unread.txt"}],
-                   "tokens_per_step": spec.rows_per_step * spec.row_tokens if spec.pack else spec.batch_tokens},
+                   "tokens_per_step": max(1, round(spec.batch_tokens * spec.replay_share))},
         "kl": {"beta": 0.1, "on": "assistant", **KL[spec.kl]} if spec.kl else {}})
 
 
 KL: dict[str, dict[str, str]] = {"exact": {}}
-"""Settings of `train.kl` by the name that the bench gives them."""
+"""Settings of `train.kl` by the name that the bench gives them; `cached` is there once the engine has the cache."""
+if "reference" in KlSection.model_fields:
+    KL["cached"] = {"reference": "cache"}

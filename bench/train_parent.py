@@ -32,10 +32,17 @@ class Child:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "bench.train_child", *(spec.to_json() for spec in specs)], cwd=ROOT, stderr=log,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **quiet})
-        self._answer()
+        self._ready = False
+
+    def wait_until_ready(self) -> None:
+        """The process has loaded everything and sleeps."""
+        if not self._ready:
+            self._answer()
+            self._ready = True
 
     def run(self, steps: int, which: int = 0, order: str = "run") -> dict[str, Any]:
         """Make steps and return `steps` (seconds, loss, tokens, trained_tokens of each) and `peak_bytes`."""
+        self.wait_until_ready()
         assert self._process.stdin is not None
         self._process.stdin.write(f"{order} {steps} {which}\n")
         self._process.stdin.flush()
@@ -63,6 +70,7 @@ class Timed(NamedTuple):
     spec: Spec
     steps: list[dict[str, Any]]
     peak_bytes: int
+    first_loss: float  # of the untimed step before: equal for equal rows, whatever the engine
 
     @property
     def rate(self) -> float:
@@ -77,6 +85,8 @@ class Timed(NamedTuple):
 
 def alternate(children: Sequence[Child], rounds: int, which: Sequence[int] = ()) -> list[Timed]:
     """One step of each in turn, so many rounds, after one step of each that is not counted but kept as the first."""
+    for child in children:  # nobody works while another is timed
+        child.wait_until_ready()
     turns = list(zip(children, which or [0] * len(children), strict=True))
     steps: list[list[dict[str, Any]]] = [[] for _ in turns]
     peaks = [0] * len(turns)
@@ -85,4 +95,5 @@ def alternate(children: Sequence[Child], rounds: int, which: Sequence[int] = ())
             answer = child.run(1, number)
             steps[at] += answer["steps"]
             peaks[at] = answer["peak_bytes"]
-    return [Timed(child.spec, made[1:], peak) for (child, _), made, peak in zip(turns, steps, peaks, strict=True)]
+    return [Timed(child.spec, made[1:], peak, made[0]["loss"])
+            for (child, _), made, peak in zip(turns, steps, peaks, strict=True)]

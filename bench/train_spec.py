@@ -35,6 +35,7 @@ class Spec:
     micro_rows: int
     kl: str = ""  # "", exact or cached
     replay: float = 0.0  # λ
+    replay_share: float = 1.0  # replay tokens over those of the chats
     method: str = "full"
     device: str = "cpu"
     lr: float = 1e-4
@@ -108,10 +109,11 @@ class Turns:
 def _profiler() -> Any:
     import torch
 
-    return torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU])
+    return torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True)
 
 
-def operations(profiler: Any) -> list[tuple[str, float]]:
-    """(operation, seconds of CPU time of its own), the largest first."""
-    found = [(e.key, e.self_cpu_time_total / 1e6) for e in profiler.key_averages()]
-    return sorted(found, key=lambda one: -one[1])[:40]
+def operations(profiler: Any) -> list[tuple[str, list[Any], float]]:
+    """(operation, shapes of its inputs, seconds of CPU time of its own), the largest first."""
+    found = [(e.key, e.input_shapes, e.self_cpu_time_total / 1e6)
+             for e in profiler.key_averages(group_by_input_shape=True)]
+    return sorted(found, key=lambda one: -one[2])
