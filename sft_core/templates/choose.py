@@ -6,6 +6,7 @@ generation marks leave the other roles alone. Built-in templates go through the 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -137,7 +138,7 @@ def _tried(draft: Template, tokenizer: PreTrainedTokenizerBase) -> Template:
     if not _is_control(tokenizer, template.stop):
         raise TemplateError(f"the stop {template.stop} of template {draft.name} is not one token of this tokenizer; "
                             f"{OTHERS}")
-    return _with_thoughts(_with_calls(template, ends))
+    return _with_tools(_with_thoughts(_with_calls(template, ends)))
 
 
 def _with_stop(draft: Template, ends: _Ends) -> Template:
@@ -201,6 +202,16 @@ def _with_thoughts(template: Template) -> Template:
         return tried if _VALUE in tried.render(turns).text else template
     except TemplateRefused:
         return template
+
+
+def _with_tools(template: Template) -> Template:
+    """Wrap tools that come as bare functions where the Jinja cannot do without; data has them in both forms."""
+    bare = json.dumps([{"name": _NAME, "description": "d", "parameters": {"type": "object", "properties": {}}}])
+    try:
+        template.render(_TURNS, bare)
+    except TemplateRefused:
+        return replace(template, form=template.form._replace(wrapped_tools=True))
+    return template
 
 
 def _refuse_marks_on_others(template: Template) -> None:

@@ -25,6 +25,7 @@ class Form(NamedTuple):
     null_content: bool = False  # of a turn that only calls tools: none instead of ""
     thought_apart: bool = False  # reasoning_content and content instead of <think> … </think> in the content
     blocks: bool = False  # content as a list of blocks with a type, as templates for images want it
+    wrapped_tools: bool = False  # {"type": "function", "function": …} around tools that come without it
 
 
 class Rendering(NamedTuple):
@@ -34,30 +35,28 @@ class Rendering(NamedTuple):
     marks: tuple[tuple[int, int], ...] = ()
 
 
-def render(jinja: str, names: tuple[tuple[str, str], ...], messages: list[dict[str, Any]], tools: str | None,
-           opening: bool = False, marked: bool = False) -> Rendering:
+def render(jinja: str, names: tuple[tuple[str, str], ...], messages: list[dict[str, Any]],
+           tools: list[Any] | None, opening: bool = False, marked: bool = False) -> Rendering:
     """Run a chat template as `apply_chat_template` does.
 
     Args:
         names: bos_token, eos_token, … as the Jinja expects them.
-        tools: JSON text.
         opening: add the opening of an assistant turn.
         marked: follow the generation marks.
 
     Raises:
         TemplateRefused: the Jinja raises on these messages.
     """
-    parsed = json.loads(tools) if tools else None
     try:
         if marked:
             texts, marks = render_jinja_template(
-                [messages], tools=parsed, chat_template=jinja, return_assistant_tokens_mask=True,
+                [messages], tools=tools, chat_template=jinja, return_assistant_tokens_mask=True,
                 add_generation_prompt=opening, **dict(names))
             return Rendering(texts[0], tuple((start, end) for start, end in marks[0]))
         # What render_jinja_template does, without the copies of messages and globals that it makes every time.
         template, given = _compiled(jinja, names)
         context = template.new_context(
-            {**given, "messages": messages, "tools": parsed, "add_generation_prompt": opening}, shared=True)
+            {**given, "messages": messages, "tools": tools, "add_generation_prompt": opening}, shared=True)
         return Rendering("".join(template.root_render_func(context)))
     except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
         raise TemplateRefused(f"the chat template refuses these turns: {error}") from error
@@ -96,6 +95,16 @@ def messages_of(turns: Sequence[Turn], form: Form) -> list[dict[str, Any]]:
             message["content"] = [{"type": "text", "text": message["content"]}]
         made.append(message)
     return made
+
+
+def tools_of(tools: str | None, form: Form) -> list[Any] | None:
+    """Tools from their JSON text."""
+    if not tools:
+        return None
+    parsed: list[Any] = json.loads(tools)
+    if not form.wrapped_tools:
+        return parsed
+    return [tool if "function" in tool else {"type": "function", "function": tool} for tool in parsed]
 
 
 def _call(number: str, call: ToolCall, form: Form) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 
 from sft_core.conversation import Conversation, Origin, Turn
 from sft_core.errors import TemplateError
-from sft_core.templates.messages import Form, Rendering, TemplateRefused, messages_of, render
+from sft_core.templates.messages import Form, Rendering, TemplateRefused, messages_of, render, tools_of
 from sft_core.templates.thoughts import continued, opened_in, restored, thought_of, visible
 
 TrainOn = Literal["all_assistant", "last_assistant"]
@@ -96,7 +96,8 @@ class Template:
         Raises:
             TemplateRefused: the template cannot express these turns.
         """
-        return render(self.jinja, self.names, messages_of(turns, self.form), tools, opening=True).text
+        return render(self.jinja, self.names, messages_of(turns, self.form), tools_of(tools, self.form),
+                      opening=True).text
 
     def render(self, turns: Sequence[Turn], tools: str | None = None, marked: bool = False) -> Rendering:
         """The text without an opening, and with `marked` the character ranges of the generation marks.
@@ -104,12 +105,13 @@ class Template:
         Raises:
             TemplateRefused: the Jinja raises on these turns.
         """
-        return render(self.jinja, self.names, messages_of(turns, self.form), tools, marked=marked)
+        return render(self.jinja, self.names, messages_of(turns, self.form), tools_of(tools, self.form),
+                      marked=marked)
 
     def _answer(self, conversation: Conversation, at: int) -> Answer:
         """The answer of turn `at`: behind its prompt, up to its stop."""
-        turns, tools = conversation.turns, conversation.tools
-        messages = messages_of(turns[: at + 1], self.form)
+        turns = conversation.turns
+        messages, tools = messages_of(turns[: at + 1], self.form), tools_of(conversation.tools, self.form)
         prompt = render(self.jinja, self.names, messages[:at], tools, opening=True).text
         written, marks = render(self.jinja, self.names, messages, tools, marked=self.marked)
         if written.startswith(prompt):
@@ -129,16 +131,23 @@ class Template:
         return answer
 
     def _behind(self, conversation: Conversation, at: int, prompt: str, written: str) -> tuple[int, str]:
-        """Where the template opens an answer with a thought and writes none: where it does, and what must be said."""
+        """What must be said where the prompt is not how the written turn begins, and where that is written.
+
+        That is so where a prompt opens a thought that is not written, or says more in a turn that is the last one.
+        """
         bare = self.render(conversation.turns[:at], conversation.tools).text
         head = _common(prompt, bare)
-        opened = opened_in(prompt[head:])
+        opening = prompt[head:]
+        opened = opened_in(opening)
         if opened and written.startswith(prompt[: head + opened[0]]):
             head += opened[0]
             behind = continued(prompt[head:], written[head:], conversation.turns[at].content, opened[1])
             if behind is not None:
                 return head, behind
             raise TemplateRefused(f"the chat template opens answers without a thought and turn {at + 1} has one")
+        place = written.rfind(opening) if opening.strip() else -1
+        if place >= 0:
+            return place + len(opening), written[place + len(opening):]
         raise TemplateRefused(f"the chat template opens an answer otherwise than it writes one (turn {at + 1}: it asks "
                               f"with {prompt[-80:]!r}), so training would not see what inference sees")
 

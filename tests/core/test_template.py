@@ -251,6 +251,16 @@ class TestOwn:
                     " + '<|im_end|>' }}"))
         assert said(template, chat(*self.THOUGHT)) == [["[[hm]]hello<|im_end|>", "more<|im_end|>"]]
 
+    def test_a_question_that_is_asked_otherwise_than_it_is_remembered(self, byte_tokenizer, chat):
+        template = own(byte_tokenizer, PLAIN.replace("m.content + '<|im_end|>\\n'",
+                                                     "m.content + (' /short' if loop.last else '') + '<|im_end|>\\n'"))
+        conversation = chat(*TWO)
+        assert said(template, conversation) == [["hello<|im_end|>"], ["more<|im_end|>"]]
+        for at, spans in zip((1, 3), texts(template, conversation), strict=True):
+            assert spans[0].text == template.prompt(conversation.turns[:at])
+        assert "and? /short<|im_end|>" in spans[0].text
+        assert "hi<|im_end|>" in spans[0].text
+
     def test_an_opening_that_training_never_sees(self, byte_tokenizer, chat):
         with pytest.raises(TemplateError, match="opens an answer otherwise than it writes one"):
             own(byte_tokenizer, PLAIN.replace(OPENING, OPENING[:-1] + "Idea: '"))
@@ -278,6 +288,13 @@ class TestOwn:
                                       "+ m.tool_calls[0].function.arguments) + '<|im_end|>' }}")
         template = own(byte_tokenizer, jinja)
         assert said(template, chat(*TOOLS))[0][0] == 'weather {"town": "Bakö", "n": 1.0}<|im_end|>'
+
+    def test_tools_with_and_without_their_wrapping(self, byte_tokenizer, chat):
+        jinja = "{% for t in tools or [] %}{{ t.function.name + t.function.description }}{% endfor %}" + PLAIN
+        template = own(byte_tokenizer, jinja)
+        texts = {text_of(template, chat("u: hi", "a: yo", tools=[tool])) for tool in (WEATHER, WEATHER["function"])}
+        assert len(texts) == 1
+        assert texts.pop().startswith("weatherWeather in a “town”<|im_start|>")
 
     def test_results_know_their_call(self, byte_tokenizer):
         jinja = PLAIN.replace("m.content + '<|im_end|>\\n'",
