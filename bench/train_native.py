@@ -10,11 +10,13 @@ from pathlib import Path
 
 from bench.train_spec import Spec, Step
 from sft_core.config.data import ModelSection
-from sft_core.config.train import KlSection, TrainSection
+from sft_core.config.train import TrainSection
 from sft_core.events import EventLog
+from sft_core.inputs import TrainInputs
+from sft_core.reference import with_reference
 from sft_core.stopping import StopRequest
 from sft_core.trainer import _Run
-from sft_core.workbench import TrainInputs, set_up
+from sft_core.workbench import set_up
 
 
 def native_stepper(inputs: TrainInputs, section: TrainSection, out: Path) -> Callable[[], Step]:
@@ -22,7 +24,7 @@ def native_stepper(inputs: TrainInputs, section: TrainSection, out: Path) -> Cal
 
     The course starts over at its end, so that a bench may ask for any number of steps.
     """
-    bench = set_up(inputs, section)
+    bench = set_up(with_reference(inputs, section, out / "reference"), section)
     run = _Run(bench, section, out, EventLog(out / "events.jsonl", None, 3600.0), StopRequest())
     run.start()
 
@@ -30,8 +32,9 @@ def native_stepper(inputs: TrainInputs, section: TrainSection, out: Path) -> Cal
         if run.step == bench.course.steps:
             run.step = 0
         before = run.done
-        losses = run._one_step()
-        return Step(losses.loss, run.done.tokens - before.tokens, run.done.trained_tokens - before.trained_tokens)
+        run._one_step()
+        assert run.last is not None
+        return Step(run.last.loss, run.done.tokens - before.tokens, run.done.trained_tokens - before.trained_tokens)
 
     return step
 
@@ -55,7 +58,5 @@ def section_of(spec: Spec) -> TrainSection:
         "kl": {"beta": 0.1, "on": "assistant", **KL[spec.kl]} if spec.kl else {}})
 
 
-KL: dict[str, dict[str, str]] = {"exact": {}}
-"""Settings of `train.kl` by the name that the bench gives them; `cached` is there once the engine has the cache."""
-if "reference" in KlSection.model_fields:
-    KL["cached"] = {"reference": "cache"}
+KL: dict[str, dict[str, str]] = {"exact": {}, "cached": {"reference": "cache"}}
+"""Settings of `train.kl` by the name that the bench gives them."""

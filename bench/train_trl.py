@@ -59,7 +59,7 @@ class _Watch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._turns.stop_clock()
-        steps = -(-len(self._stream.rows) // self._stream.per_step)
+        steps = len(self._stream.steps)
         parts = [self._stream.examples[i] for row in self._stream.step((state.global_step - 1) % steps) for i in row]
         loss, self._losses = float(sum(self._losses)), []
         self._turns.done(Step(loss, sum(len(p.input_ids) for p in parts),

@@ -25,12 +25,17 @@ ledger.py        counts of everything read, dropped, cut and trained
 prepare.py       all of the above in one stage
 show.py          the mask viewer
 models.py        base model, tokenizer, adapters
-attention.py     block-causal mask; proof on the model that it isolates
+segments.py      attention over a line of examples without padding
+attention.py     ways to keep packed examples apart; proof on the model that one does
 objective.py     sums of SFT, replay LM and KL over selected positions
 policy.py        tuned model and its base; one forward makes the sums
 optim.py         AdamW; the rate as a function of the step
 course.py        which examples meet in which row of which step
+inputs.py        what a training run starts from
+reference.py     what the base says about the data, kept once
 workbench.py     data, base, course and optimiser put together
+step.py          one optimiser step, on one process or several
+snapshot.py      the state between two steps as plain tensors
 events.py        events.jsonl, written ahead
 stopping.py      SIGTERM and Ctrl-C
 trainer.py       the loop: steps, events, checkpoints, resume

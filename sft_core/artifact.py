@@ -10,29 +10,25 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
-from sft_core.attention import hidden_of
+from sft_core.attention import head_of, hidden_of
 from sft_core.checkpoint import sync
+from sft_core.config.train import KlSection, TrainSection
 from sft_core.errors import ModelError, TrainingError
-from sft_core.policy import Micro
+from sft_core.inputs import ServedTemplate, TrainInputs
+from sft_core.models import load_model
+from sft_core.policy import Micro, make_policy
+from sft_core.snapshot import restore_weights
+from sft_core.workbench import Workbench
 
 MERGE_TOLERANCE = 1e-3
 """Largest allowed difference of a token's log-probability in nats between adapter and merged weights, in float32."""
-
-
-@dataclass(frozen=True)
-class ServedTemplate:
-    """The chat template as data preparation left it in `template.json`."""
-
-    name: str
-    stop: str
-    jinja: str
 
 
 def merge_adapter(model: Any, micro: Micro, folder: Path) -> Any:
@@ -57,6 +53,36 @@ def merge_adapter(model: Any, micro: Micro, folder: Path) -> Any:
         raise TrainingError(f"merging the adapter changed log-probabilities by up to {gap:.2g} nats (allowed "
                             f"{MERGE_TOLERANCE:g}); the adapter in {folder} is good, the merged model was not saved")
     return merged
+
+
+class Output(NamedTuple):
+    """Where a trained model goes."""
+
+    model: Path
+    adapter: Path | None
+    card: str
+
+
+def save_trained(bench: Workbench, inputs: TrainInputs, section: TrainSection, weights: Mapping[str, Tensor],
+                 output: Output) -> None:
+    """Write the model folder, and the adapter's, with these trained weights; one process does it for all.
+
+    A model that is sharded or held in 4 bits is not saved as it is: the base is loaded anew and given the weights.
+
+    Raises:
+        TrainingError: merging changes the model, or a folder cannot be written.
+    """
+    loaded, model = bench.loaded, bench.policy.model
+    if section.lora.quantize != "none" or any(isinstance(p, DTensor) for p in model.parameters()):
+        loaded = load_model(inputs.model, mirror=inputs.mirror, added=bench.template.added)
+        model = make_policy(loaded, inputs.model, section.model_copy(update={"kl": KlSection()}), inputs.seed,
+                            grown=bool(bench.template.added)).model
+    trained = {name: p for name, p in model.named_parameters() if name in weights}
+    restore_weights(trained, weights)
+    if output.adapter is not None:
+        sample = bench.micro(bench.course.sft, bench.course.sft.rows[:1])
+        model = merge_adapter(model, bench.policy.micro(sample.batch), output.adapter)
+    save_model_folder(model.to(loaded.dtype), loaded.tokenizer, bench.template, output.model, output.card)
 
 
 def save_model_folder(model: Any, tokenizer: Any, template: ServedTemplate, folder: Path, card: str) -> None:
@@ -106,7 +132,7 @@ def _token_log_probs(model: Any, micro: Micro) -> Tensor:
     """log π(target) [n] in float32, without autocast."""
     hidden = hidden_of(model, micro.ids, micro.positions, micro.mask)
     chosen = hidden.reshape(-1, hidden.shape[-1]).index_select(0, micro.places)
-    logits = model.get_output_embeddings()(chosen).float()
+    logits = head_of(model)(chosen).float()
     return torch.log_softmax(logits, dim=-1).gather(1, micro.targets[:, None]).squeeze(1)
 
 

@@ -72,8 +72,6 @@ def load_latest(root: Path, belongs_to: Mapping[str, Any]) -> tuple[Checkpoint |
         TrainingError: the newest readable one belongs to another configuration or other inputs.
     """
     skipped: list[str] = []
-    for draft in root.glob(".step-*"):  # of a process that was killed while it wrote
-        shutil.rmtree(draft)
     for folder in _found(root):
         try:
             meta = _checked_meta(folder)
@@ -89,6 +87,43 @@ def load_latest(root: Path, belongs_to: Mapping[str, Any]) -> tuple[Checkpoint |
             continue
         return Checkpoint(int(meta["step"]), meta["belongs_to"], weights, state), skipped
     return None, skipped
+
+
+def tidy(root: Path) -> None:
+    """Remove what a process that was killed while it wrote has left; for one process only."""
+    for draft in root.glob(".step-*"):
+        shutil.rmtree(draft)
+
+
+def save_weights(weights: Mapping[str, Tensor], file: Path) -> None:
+    """Write weights alone; the file appears whole or not at all.
+
+    Raises:
+        TrainingError: the disk is full or not writable.
+    """
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, draft)
+        sync(draft)
+        draft.rename(file)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise TrainingError(f"cannot write the best weights to {file}: {error}; free some space and start the run "
+                            "again") from error
+
+
+def load_weights(file: Path) -> dict[str, Tensor]:
+    """What `save_weights` wrote.
+
+    Raises:
+        TrainingError: the file is missing or damaged.
+    """
+    try:
+        return dict(load_file(file))
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"the best weights in {file} cannot be read: {error}; delete {file.parent} to start "
+                            "over") from error
 
 
 def sync(path: Path) -> None:

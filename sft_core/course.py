@@ -2,7 +2,7 @@
 
 It depends on lengths and seed only, so a resumed run finds the same course and needs no sampler state beyond its step,
 and the totals that the counters must reach at the end are known at the start. Rows of all epochs stand in one line and
-are cut into steps; only the last step may hold fewer rows.
+are cut into steps; only the last step may be smaller.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from sft_core.config.train import TrainSection
 from sft_core.pack import plan
 from sft_core.render import IGNORE, Example
 
 Row = tuple[int, ...]  # indices of the examples in one row
+POOL = 50  # steps whose rows are sorted by length together, when rows are not packed
 
 
 @dataclass(frozen=True)
@@ -33,23 +35,72 @@ class Counts:
 
 
 @dataclass(frozen=True)
+class Weighing:
+    """What a trained token counts for in the mean."""
+
+    by_source: Mapping[str, float] = field(default_factory=dict)  # 1 for a source that is not named
+    by_example: bool = False  # every example counts the same, however many trained tokens it has
+
+
+@dataclass(frozen=True)
 class Stream:
-    """One line of rows over a set of examples, so many of them in each step."""
+    """One line of rows over a set of examples, cut into steps."""
 
     examples: Sequence[Example]
-    rows: tuple[Row, ...]
-    per_step: int
+    steps: tuple[tuple[Row, ...], ...]
+    weighing: Weighing = Weighing()
 
     def step(self, step: int) -> tuple[Row, ...]:
         """The rows of step `step` (0-based)."""
-        return self.rows[step * self.per_step : (step + 1) * self.per_step]
+        return self.steps[step]
 
-    def totals(self) -> Counts:
-        """What the whole line amounts to."""
-        tokens = [len(e.input_ids) for e in self.examples]
-        trained = [sum(t != IGNORE for t in e.targets) for e in self.examples]
-        used = [i for row in self.rows for i in row]
-        return Counts(len(self.rows), sum(tokens[i] for i in used), sum(trained[i] for i in used))
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """All rows in order."""
+        return tuple(row for step in self.steps for row in step)
+
+    @cached_property
+    def tokens(self) -> list[int]:
+        """Tokens of every example."""
+        return [len(e.input_ids) for e in self.examples]
+
+    @cached_property
+    def trained(self) -> list[int]:
+        """Trained tokens of every example."""
+        return [len(e.targets) - e.targets.count(IGNORE) for e in self.examples]
+
+    @cached_property
+    def weights(self) -> list[float] | None:
+        """Weight of every example's trained tokens; None when all are 1."""
+        sources = {name: weight for name, weight in self.weighing.by_source.items() if weight != 1.0}
+        if not sources and not self.weighing.by_example:
+            return None
+        weights = [sources.get(e.origin.source, 1.0) for e in self.examples]
+        if self.weighing.by_example:
+            weights = [weight / max(1, trained) for weight, trained in zip(weights, self.trained, strict=True)]
+        return weights
+
+    def totals(self, steps: int | None = None) -> Counts:
+        """What the first `steps` steps amount to; by default all."""
+        return sum((self.counts(rows) for rows in self.steps[:steps]), Counts())
+
+    def counts(self, rows: Sequence[Row]) -> Counts:
+        """What some rows amount to."""
+        used = [i for row in rows for i in row]
+        return Counts(len(rows), sum(self.tokens[i] for i in used), sum(self.trained[i] for i in used))
+
+    def weight(self, rows: Sequence[Row]) -> float:
+        """Sum of the weights of all trained tokens of some rows: what their loss is divided by."""
+        weights = self.weights
+        if weights is None:
+            return float(self.counts(rows).trained_tokens)
+        return math.fsum(weights[i] * self.trained[i] for row in rows for i in row)
+
+    def micros(self, rows: Sequence[Row], section: TrainSection) -> list[tuple[Row, ...]]:
+        """Rows in forward passes: `micro_rows` each, or as many as have `micro_tokens` tokens."""
+        if section.micro_tokens is None:
+            return [tuple(rows[at : at + section.micro_rows]) for at in range(0, len(rows), section.micro_rows)]
+        return list(_cut(rows, [sum(self.tokens[i] for i in row) for row in rows], section.micro_tokens))
 
 
 @dataclass(frozen=True)
@@ -62,7 +113,7 @@ class Course:
 
     def digest(self) -> str:
         """Hash of all rows of all steps: equal for equal courses."""
-        rows = (self.sft.rows, self.replay.rows if self.replay else ())
+        rows = (self.sft.steps, self.replay.steps if self.replay else ())
         return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
 
 
@@ -74,16 +125,26 @@ class Packing:
     pack: bool
     seed: int
 
-    def rows(self, examples: Sequence[Example], stream: str, epoch: int) -> list[Row]:
-        """All examples once, in rows of at most `max_tokens` tokens, in the shuffled order of this epoch."""
+    def rows(self, examples: Sequence[Example], stream: str, epoch: int, group: int = 1) -> list[Row]:
+        """All examples once, in rows of at most `max_tokens` tokens, in the shuffled order of this epoch.
+
+        Rows of one example are sorted by length within pools of POOL · `group` rows, and the `group`s of similar length
+        shuffled again: what meets in a step needs little padding.
+        """
         order = random.Random(f"{stream}/{self.seed}/{epoch}")
         lengths = [len(e.input_ids) for e in examples]
         if self.pack:
             rows = [tuple(row) for row in plan(lengths, self.max_tokens, order.getrandbits(31))]
-        else:
-            rows = [(i,) for i in range(len(lengths))]
-        order.shuffle(rows)
-        return rows
+            order.shuffle(rows)
+            return rows
+        places = list(range(len(lengths)))
+        order.shuffle(places)
+        groups = []
+        for at in range(0, len(places), POOL * group):
+            pool = sorted(places[at : at + POOL * group], key=lambda i: lengths[i])
+            groups += [pool[start : start + group] for start in range(0, len(pool), group)]
+        order.shuffle(groups)
+        return [(i,) for part in groups for i in part]
 
     def epochs(self, examples: Sequence[Example], stream: str) -> Iterator[Row]:
         """Rows without end, epoch after epoch."""
@@ -93,24 +154,57 @@ class Packing:
             epoch += 1
 
 
-def lay_out(examples: Sequence[Example], replay: Sequence[Example], section: TrainSection, packing: Packing) -> Course:
+def lay_out(examples: Sequence[Example], replay: Sequence[Example], section: TrainSection, packing: Packing,
+            weights: Mapping[str, float] | None = None) -> Course:
     """The course of a run.
 
     A fraction of an epoch takes that share of the epoch's rows, rounded up. Replay gives every step
     ceil(tokens_per_step / max_tokens) rows and starts over as often as needed; no replay examples, no replay.
+
+    Args:
+        weights: loss weight by source, 1 for those not named.
     """
     whole, part = divmod(section.epochs, 1.0)
     rows: list[Row] = []
     for epoch in range(int(whole)):
-        rows += packing.rows(examples, "sft", epoch)
+        rows += packing.rows(examples, "sft", epoch, section.rows_per_step)
     if part > 0:
-        last = packing.rows(examples, "sft", int(whole))
+        last = packing.rows(examples, "sft", int(whole), section.rows_per_step)
         rows += last[: math.ceil(round(part * len(last), 6))]
-    steps = math.ceil(len(rows) / section.rows_per_step)
-    sft = Stream(examples, tuple(rows), section.rows_per_step)
+    sft = Stream(examples, cut(rows, examples, section), Weighing(weights or {}, section.average == "example"))
     if not replay:
-        return Course(sft, None, steps)
+        return Course(sft, None, len(sft.steps))
     per_step = math.ceil(section.replay.tokens_per_step / packing.max_tokens)
     endless = packing.epochs(replay, "replay")
-    line = tuple(next(endless) for _ in range(steps * per_step))
-    return Course(sft, Stream(replay, line, per_step), steps)
+    steps = tuple(tuple(next(endless) for _ in range(per_step)) for _ in sft.steps)
+    return Course(sft, Stream(replay, steps, Weighing(weights or {})), len(steps))
+
+
+def cut(rows: Sequence[Row], examples: Sequence[Example], section: TrainSection) -> tuple[tuple[Row, ...], ...]:
+    """Rows in optimiser steps."""
+    if section.tokens_per_step is None:
+        size = section.rows_per_step
+        return tuple(tuple(rows[at : at + size]) for at in range(0, len(rows), size))
+    steps: list[tuple[Row, ...]] = []
+    open_rows: list[Row] = []
+    tokens = 0
+    for row in rows:
+        open_rows.append(row)
+        tokens += sum(len(examples[i].input_ids) for i in row)
+        if tokens >= section.tokens_per_step:
+            steps.append(tuple(open_rows))
+            open_rows, tokens = [], 0
+    return (*steps, tuple(open_rows)) if open_rows else tuple(steps)
+
+
+def _cut(rows: Iterable[Row], sizes: Iterable[int], most: int) -> Iterator[tuple[Row, ...]]:
+    part: list[Row] = []
+    filled = 0
+    for row, size in zip(rows, sizes, strict=True):
+        if part and filled + size > most:
+            yield tuple(part)
+            part, filled = [], 0
+        part.append(row)
+        filled += size
+    if part:
+        yield tuple(part)

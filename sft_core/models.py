@@ -10,11 +10,12 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from huggingface_hub import snapshot_download
@@ -28,6 +29,7 @@ from sft_core.config.data import ModelSection
 from sft_core.config.train import LoraSection
 from sft_core.errors import ModelError
 from sft_core.stage import file_digest
+from sft_core.templates.choose import add_tokens
 from sft_core.tiny.paths import BASE_FOLDER
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -90,20 +92,26 @@ def model_identity(section: ModelSection, mirror: Path | None) -> dict[str, Any]
             "files": {p.name: d[:16] for p, d in zip(files, digests, strict=True)}}
 
 
-def load_model(section: ModelSection, *, mirror: Path | None) -> Loaded:
-    """Load the base with SDPA attention in float32 on the CPU, and its tokenizer.
+def load_model(section: ModelSection, *, mirror: Path | None, added: Sequence[str] = (),
+               quantize: Literal["none", "nf4"] = "none") -> Loaded:
+    """Load the base in float32 on the CPU (in 4 bits on CUDA with `nf4`), and its tokenizer.
+
+    Args:
+        added: tokens that the template needs and the tokenizer lacks; both get them, see `grow`.
 
     Raises:
         ModelError: missing or incomplete folder, no safetensors, weights that do not fill the model, a tokenizer that
-            knows more tokens than the embedding has rows, or code of its own without trust_remote_code.
+            knows more tokens than the embedding has rows, code of its own without trust_remote_code, or `nf4` without
+            CUDA or bitsandbytes.
     """
     folder = locate(section, mirror)
     _check_complete(folder)
     tokenizer = load_tokenizer(section, folder)
+    precision: dict[str, Any] = {"dtype": torch.float32} if quantize == "none" else _in_4_bits(section)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="sdpa", use_safetensors=True, output_loading_info=True,
-            trust_remote_code=section.trust_remote_code, local_files_only=True)
+            folder, use_safetensors=True, output_loading_info=True,
+            trust_remote_code=section.trust_remote_code, local_files_only=True, **precision)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"the model in {folder} cannot be loaded: {_first_line(error)}"
                          + _trust_hint(section, folder)) from error
@@ -114,7 +122,37 @@ def load_model(section: ModelSection, *, mirror: Path | None) -> Loaded:
     if len(tokenizer) > rows:
         raise ModelError(f"{folder}: the tokenizer knows {len(tokenizer)} tokens, the embedding has {rows} rows; use "
                          "the tokenizer that belongs to the model, or resize the embedding and save the model first")
+    grow(model, tokenizer, added)
     return Loaded(model, tokenizer, folder, _stored_dtype(folder))
+
+
+@torch.no_grad()
+def grow(model: Any, tokenizer: Any, added: Sequence[str]) -> None:
+    """Give tokenizer and model new tokens, in place.
+
+    Their rows in the embedding and the head begin at the mean of all old rows (Hewitt 2021) plus a hundredth of the
+    rows' spread as noise, so that no two are the same; always the same noise.
+    """
+    old = len(tokenizer)
+    if not (new := add_tokens(tokenizer, added)):
+        return
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    ids = [i for i in tokenizer.convert_tokens_to_ids(list(new)) if i >= old]
+    noise = torch.Generator().manual_seed(0)
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    for weight in (embedding,) if head is embedding else (embedding, head):
+        known = weight[:old].float()
+        spread = torch.randn(len(ids), weight.shape[1], generator=noise) * known.std(0).cpu() * 0.01
+        weight[ids] = (known.mean(0) + spread.to(known.device)).to(weight.dtype)
+
+
+def new_token_modules(model: Any) -> tuple[str, ...]:
+    """Names of the embedding and, where it is not the same weights, the head: what new tokens need to be trained."""
+    wanted = {id(model.get_input_embeddings())}
+    if not getattr(model.config, "tie_word_embeddings", False):
+        wanted.add(id(model.get_output_embeddings()))
+    return tuple(name.split(".")[-1] for name, module in model.named_modules() if id(module) in wanted)
 
 
 def load_tokenizer(section: ModelSection, folder: Path) -> Any:
@@ -151,8 +189,10 @@ def compute_dtype(section: ModelSection, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if section.precision == "bfloat16" else torch.float32
 
 
-def apply_lora(model: Any, section: LoraSection, seed: int) -> PeftModel:
+def apply_lora(model: Any, section: LoraSection, seed: int, grown: Sequence[str] = ()) -> PeftModel:
     """Wrap the model with adapters whose start depends on `seed` alone; the base is frozen.
+
+    `grown` names modules that are trained in full because they have new rows (`new_token_modules`).
 
     An embedding in `modules_to_save` of a model with tied embeddings stays tied, so that it also trains the head.
 
@@ -161,11 +201,12 @@ def apply_lora(model: Any, section: LoraSection, seed: int) -> PeftModel:
     """
     _check_modules(model, section)
     targets = section.target_modules if isinstance(section.target_modules, str) else list(section.target_modules)
-    touched = {*section.modules_to_save, *([] if isinstance(targets, str) else targets)}
+    in_full = list(dict.fromkeys((*section.modules_to_save, *grown)))
+    touched = {*in_full, *([] if isinstance(targets, str) else targets)}
     tied = bool(getattr(model.config, "tie_word_embeddings", False))
     config = LoraConfig(
         r=section.rank, lora_alpha=section.alpha, lora_dropout=section.dropout, target_modules=targets, bias="none",
-        modules_to_save=list(section.modules_to_save) or None, task_type="CAUSAL_LM",
+        modules_to_save=in_full or None, task_type="CAUSAL_LM", use_rslora=section.rslora, use_dora=section.dora,
         ensure_weight_tying=tied and any(name.split(".")[-1] in EMBEDDING_LAYER_NAMES for name in touched))
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -174,6 +215,19 @@ def apply_lora(model: Any, section: LoraSection, seed: int) -> PeftModel:
             return get_peft_model(model, config)
     except ValueError as error:
         raise ModelError(f"train.lora does not fit {type(model).__name__}: {_first_line(error)}") from error
+
+
+def _in_4_bits(section: ModelSection) -> dict[str, Any]:
+    """How QLoRA loads a base: NF4 with double quantisation, products in bfloat16."""
+    if resolve_device(section).type != "cuda":
+        raise ModelError("train.lora.quantize: nf4 needs CUDA, and this run is on the CPU; use none")
+    if find_spec("bitsandbytes") is None:
+        raise ModelError("train.lora.quantize: nf4 needs bitsandbytes: pip install 'sft-platform[qlora]'; or use none")
+    from transformers import BitsAndBytesConfig
+
+    how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+                             bnb_4bit_compute_dtype=torch.bfloat16)
+    return {"dtype": torch.bfloat16, "quantization_config": how, "device_map": {"": 0}}
 
 
 def _check_modules(model: nn.Module, section: LoraSection) -> None:

@@ -1,49 +1,74 @@
-"""The sums that the objective is made of: negative log-likelihood and KL to the base, over selected positions only.
+"""The sums that the objective is made of: cross-entropy and KL to the base, over selected positions only.
 
-    L = SFT + λ · LM + β · KL(π_θ ‖ π_base)        (to be minimised)
+    L = SFT + λ · LM + β · KL        (to be minimised)
 
-Each term is a token mean over one whole optimiser step: this file returns sums, the trainer knows the counts of all
-micro-batches before the first backward pass and divides once. Logits exist only for positions with a target, in
-chunks that are recomputed in the backward pass, so that nothing of size [tokens × vocabulary] is ever held.
+Each term is a mean over one whole optimiser step: the trainer knows the counts of all micro-batches before the first
+forward pass, so the division is a factor that is handed in (`Term.nll`, `Term.kl`). Logits exist only for positions
+with a target, in chunks; the gradient of a chunk is formed while its logits are there, so that nothing of size
+[tokens × vocabulary] is ever held and no logits are computed twice. `F.linear_cross_entropy` of torch 2.13 does the
+same for plain cross-entropy and was 1.6 to 3 times slower on the CPU (docs/LOG.md).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor, nn
 
 from sft_core.render import IGNORE
 
 Head = Callable[[Tensor], Tensor]
 
-CHUNK_LOGITS = 1 << 25
-"""Logits in one chunk (128 MiB in float32); a handful of tensors of this size live at a time."""
+CHUNK_LOGITS = {"cpu": 3 << 22, "cuda": 1 << 28}
+"""Logits in one chunk (48 MiB and 1 GiB in float32); three or four tensors of this size live at a time."""
+
+LEAST = -87.0
+"""Log of the smallest mass that float32 can hold; an empty rest is not told from this."""
 
 
-class NllSum(NamedTuple):
-    """Cross-entropy of the targets."""
+class Term(NamedTuple):
+    """What one forward pass is to be minimised for: nll · Σ wᵢ·CEᵢ + kl · Σ KLᵢ."""
 
-    total: Tensor  # nats, summed over the targets; carries the graph
-    tokens: int
-
-
-class KlSum(NamedTuple):
-    """KL(π_θ ‖ π_base), exact over the vocabulary."""
-
-    total: Tensor  # nats, summed over positions; carries the graph of π_θ only
-    tokens: int
+    nll: float = 1.0
+    kl: float = 0.0
+    weights: Tensor | None = None  # wᵢ [n]; None: all 1
+    smoothing: float = 0.0
+    """ε: the target distribution is (1 − ε) on the target and ε spread evenly (Szegedy et al. 2016)."""
+    direction: Literal["reverse", "forward"] = "reverse"
+    """KL(π_θ ‖ π_base), or KL(π_base ‖ π_θ)."""
 
 
 class Base(NamedTuple):
-    """What the base model says at the selected positions."""
+    """What the base model says at the selected positions, exactly."""
 
     hidden: Tensor  # [n, hidden]
     head: Head
+
+
+class TopK(NamedTuple):
+    """What the base model says at the selected positions, kept: its k likeliest tokens and the mass of all others.
+
+    KL over these k + 1 outcomes is never above the exact one (data-processing inequality, Cover & Thomas 2006, 2.8).
+    It falls short by P·KL(θ ‖ base | other tokens) ≤ P · (log Q − floor), P and Q being what θ and base give to all
+    others (reverse; in the forward direction with Q in front and θ's own floor and P behind).
+    """
+
+    ids: Tensor  # [n, k] long
+    log_probs: Tensor  # [n, k]
+    rest: Tensor  # [n] log Q
+    floor: Tensor  # [n] log-probability of the least likely token
+
+
+class Sums(NamedTuple):
+    """Only `loss` carries a graph. All in nats."""
+
+    loss: Tensor  # what `Term` asks for
+    nll: Tensor  # Σ wᵢ·CEᵢ
+    kl: Tensor  # Σ KLᵢ; 0 without a reference
+    kl_short: Tensor  # bound on what `kl` may fall short of the exact sum; 0 when it is exact
 
 
 def chosen(targets: Tensor) -> Tensor:
@@ -51,63 +76,203 @@ def chosen(targets: Tensor) -> Tensor:
     return torch.nonzero(targets.reshape(-1) != IGNORE).squeeze(1)
 
 
-def nll_sum(hidden: Tensor, head: Head, targets: Tensor, chunk: int | None = None) -> NllSum:
-    """Σ −log π_θ(target) in nats.
+def sums(hidden: Tensor, head: Head, targets: Tensor, term: Term, reference: Base | TopK | None = None,
+         chunk: int | None = None) -> Sums:
+    """Cross-entropy and KL of the selected positions with the gradient that `term` asks for.
+
+    Softmax in float32, or in float64 when the logits are float64. No position at all gives zeros that can be sent
+    backward like any other.
 
     Args:
         hidden: [n, hidden], the selected positions.
         head: the LM head, [m, hidden] → [m, vocabulary].
         targets: [n] token ids, none of them IGNORE.
+        reference: the base; needed for KL. No gradient goes there.
         chunk: positions per chunk; by default as many as make CHUNK_LOGITS logits.
     """
-    return sums(hidden, head, targets, None, chunk)[0]
+    module = head if isinstance(head, nn.Module) else nn.Module()
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    size = chunk or max(1, CHUNK_LOGITS[hidden.device.type] // _vocabulary(head, hidden))
+    work = _Work(head, targets, term, reference, size)
+    if torch.is_grad_enabled():
+        loss, *rest = _Objective.apply(work, hidden, *parameters)  # type: ignore[no-untyped-call]
+    else:
+        loss, *rest = _run(work, hidden, None)
+    return Sums(loss, *rest)
 
 
-def sums(hidden: Tensor, head: Head, targets: Tensor, base: Base | None,
-         chunk: int | None = None) -> tuple[NllSum, KlSum | None]:
-    """Σ −log π_θ(target), and with a base Σ KL(π_θ ‖ π_base), in nats, from the same logits.
-
-    KL(π_θ ‖ π_base) = Σ_v π_θ(v) · (log π_θ(v) − log π_base(v)) per position (Kullback & Leibler 1951): zero exactly
-    when both agree, positive otherwise. Softmax in float32, or in float64 when the logits are float64.
-
-    Args:
-        hidden, head, targets, chunk: see `nll_sum`.
-        base: the base's hidden states at the same positions and its head; no gradient goes there.
-
-    Returns:
-        Both sums; the second is None without a base. With no position at all both totals are zero and carry a graph.
-    """
-    n = hidden.shape[0]
-    nll, kl = _zero(hidden), _zero(hidden)
-    size = chunk or n
-    if chunk is None and n:
-        vocabulary = _vocabulary(head, hidden)
-        size = min(n, max(1, CHUNK_LOGITS // vocabulary))
-    for start in range(0, n, max(1, size)):
-        part = slice(start, start + size)
-        reference = None if base is None else base.hidden[part]
-        inputs = (hidden[part], targets[part], reference, head, None if base is None else base.head)
-        if size < n and torch.is_grad_enabled():
-            pair = checkpoint(_chunk, *inputs, use_reentrant=False)
-        else:
-            pair = _chunk(*inputs)
-        nll, kl = nll + pair[0], kl + pair[1]
-    return NllSum(nll, n), None if base is None else KlSum(kl, n)
-
-
-def _chunk(hidden: Tensor, targets: Tensor, base_hidden: Tensor | None, head: Head,
-           base_head: Head | None) -> tuple[Tensor, Tensor]:
-    ours = _log_softmax(head(hidden))
-    nll = F.nll_loss(ours, targets, reduction="sum")
-    if base_hidden is None or base_head is None:
-        return nll, nll.new_zeros(())
+def top_k(hidden: Tensor, head: Head, k: int) -> TopK:
+    """What `TopK` keeps of a base, from its hidden states [n, hidden]; in chunks, without gradient."""
+    size = max(1, CHUNK_LOGITS[hidden.device.type] // _vocabulary(head, hidden))
+    parts = []
     with torch.no_grad():
-        theirs = _log_softmax(base_head(base_hidden))
-    return nll, (ours.exp() * (ours - theirs)).sum()
+        for start in range(0, hidden.shape[0], size):
+            log_probs = _log_softmax(head(hidden[start : start + size]))
+            best = log_probs.topk(k, dim=-1)
+            floor = log_probs.amin(-1)
+            rest = log_probs.scatter(1, best.indices, -torch.inf).logsumexp(-1).clamp_min(LEAST)
+            parts.append((best.indices, best.values, rest, floor))
+    return TopK(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+class _Work(NamedTuple):
+    head: Head
+    targets: Tensor
+    term: Term
+    reference: Base | TopK | None
+    chunk: int
+
+
+class _Objective(torch.autograd.Function):
+    """Forward makes the sums and, beside them, the gradients of `loss`; backward only hands them out."""
+
+    @staticmethod
+    def forward(ctx: Any, work: _Work, hidden: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+        plain = type(work.head) is nn.Linear
+        maker: Any = _LinearGradients if plain else _AnyGradients
+        gradients = maker(work.head, hidden, parameters)
+        result = _run(work, hidden, gradients)
+        ctx.save_for_backward(gradients.hidden, *gradients.parameters)
+        ctx.mark_non_differentiable(*result[1:])
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, *(saved * grad for saved in ctx.saved_tensors))
+
+
+class _AnyGradients:
+    """Gradients with respect to the hidden states and the parameters of any head, chunk by chunk."""
+
+    def __init__(self, head: Head, hidden: Tensor, parameters: tuple[Tensor, ...]) -> None:
+        self._head, self._inputs = head, parameters
+        self.hidden = torch.zeros_like(hidden)
+        self.parameters = [torch.zeros_like(p) for p in parameters]
+        self._pending: tuple[Tensor, Tensor] | None = None
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits of one chunk, remembered for `add`."""
+        with torch.enable_grad():
+            leaf = hidden.detach().requires_grad_()
+            self._pending = leaf, self._head(leaf)
+        return self._pending[1].detach()
+
+    def add(self, part: slice, grad: Tensor) -> None:
+        """Send the gradient of the chunk's logits on."""
+        assert self._pending is not None, "logits() comes first"
+        leaf, logits = self._pending
+        first, *rest = torch.autograd.grad(logits, [leaf, *self._inputs], grad.to(logits.dtype))
+        self.hidden[part] = first
+        for total, found in zip(self.parameters, rest, strict=True):
+            total += found
+
+
+class _LinearGradients:
+    """The same for a plain linear head, without a graph, adding up in place."""
+
+    def __init__(self, head: nn.Linear, hidden: Tensor, parameters: tuple[Tensor, ...]) -> None:
+        dtype = head.weight.dtype
+        if torch.is_autocast_enabled(hidden.device.type):
+            dtype = torch.get_autocast_dtype(hidden.device.type)
+        self._weight = head.weight.detach().to(dtype)
+        self._bias = None if head.bias is None else head.bias.detach().to(dtype)
+        self.hidden = torch.zeros_like(hidden)
+        self._wanted = [p is head.weight for p in parameters]
+        self.parameters = [torch.zeros_like(p) for p in parameters]
+        self._chunk = hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits of one chunk, remembered for `add`."""
+        self._chunk = hidden.detach().to(self._weight.dtype)
+        return nn.functional.linear(self._chunk, self._weight, self._bias)
+
+    def add(self, part: slice, grad: Tensor) -> None:
+        """Send the gradient of the chunk's logits on."""
+        low = grad.to(self._weight.dtype)
+        self.hidden[part] = low @ self._weight
+        for is_weight, total in zip(self._wanted, self.parameters, strict=True):
+            if not is_weight:
+                total += grad.sum(0)
+            elif total.dtype == low.dtype:
+                total.addmm_(low.T, self._chunk)
+            else:
+                total += low.T @ self._chunk
+
+
+@torch.no_grad()
+def _run(work: _Work, hidden: Tensor, gradients: _AnyGradients | _LinearGradients | None) -> tuple[Tensor, ...]:
+    n, dtype = hidden.shape[0], torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    zero = torch.zeros((), dtype=dtype, device=hidden.device)
+    nll = kl = short = zero
+    for start in range(0, n, work.chunk):
+        part = slice(start, start + work.chunk)
+        logits = work.head(hidden[part]) if gradients is None else gradients.logits(hidden[part])
+        ours = _log_softmax(logits)
+        del logits
+        loss, grad = _cross_entropy(ours, work.targets[part], work.term, part)
+        nll = nll + loss
+        if work.reference is not None:
+            drift, more, off = _divergence(ours, work.reference, part, work.term)
+            kl, short = kl + drift, short + off
+            if more is not None:
+                grad += more
+        if gradients is not None:
+            gradients.add(part, grad)
+    return work.term.nll * nll + work.term.kl * kl, nll, kl, short
+
+
+def _cross_entropy(ours: Tensor, targets: Tensor, term: Term, part: slice) -> tuple[Tensor, Tensor]:
+    """Σ wᵢ·CEᵢ and the gradient of `term.nll` times it with respect to the logits [m, vocabulary]."""
+    at = targets[:, None]
+    loss = -ours.gather(1, at).squeeze(1)
+    if term.smoothing:
+        loss = (1.0 - term.smoothing) * loss - term.smoothing * ours.mean(-1)
+    grad = ours.exp()
+    if term.smoothing:
+        grad -= term.smoothing / ours.shape[-1]
+    grad.scatter_add_(1, at, torch.full_like(loss[:, None], term.smoothing - 1.0))
+    if term.weights is None:
+        return loss.sum(), grad.mul_(term.nll)
+    weights = term.weights[part].to(loss)
+    return (loss * weights).sum(), grad.mul_(term.nll * weights[:, None])
+
+
+def _divergence(ours: Tensor, reference: Base | TopK, part: slice, term: Term) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Σ KLᵢ, the gradient of `term.kl` times it with respect to the logits, and what the sum may fall short of."""
+    if isinstance(reference, TopK):
+        kl, grad, short = _coarse(ours, TopK(*(column[part] for column in reference)), term.direction)
+        return kl.sum(), grad.mul_(term.kl), short.sum()
+    theirs = _log_softmax(reference.head(reference.hidden[part]))
+    if term.direction == "forward":
+        q = theirs.exp()
+        return (q * (theirs - ours)).sum(), ours.exp().sub_(q).mul_(term.kl), ours.new_zeros(())
+    p, gap = ours.exp(), theirs.neg_().add_(ours)
+    kl = (p * gap).sum(-1, keepdim=True)
+    # d/dz Σ p·(log p − log q) = p · (log p − log q − KL): the derivative of log p itself adds up to zero.
+    return kl.sum(), gap.sub_(kl).mul_(p).mul_(term.kl), ours.new_zeros(())
+
+
+def _coarse(ours: Tensor, base: TopK, direction: str) -> tuple[Tensor, Tensor, Tensor]:
+    """KL [m] over k tokens and all others as one outcome, its gradient [m, vocabulary], and the bound [m]."""
+    p = ours.exp()
+    log_p = ours.gather(1, base.ids)
+    log_q = base.log_probs.to(ours)
+    rest_q = base.rest.to(ours)
+    rest_p = (1.0 - log_p.exp().sum(-1)).clamp_min(math.exp(LEAST)).log()
+    if direction == "forward":
+        kl = (log_q.exp() * (log_q - log_p)).sum(-1) + rest_q.exp() * (rest_q - rest_p)
+        others = 1.0 - (rest_q - rest_p).exp()
+        grad = p * others[:, None]
+        grad.scatter_(1, base.ids, log_p.exp() - log_q.exp())
+        return kl, grad, rest_q.exp() * (rest_p - ours.amin(-1)).clamp_min(0.0)
+    gap, rest_gap = log_p - log_q, rest_p - rest_q
+    kl = (log_p.exp() * gap).sum(-1) + rest_p.exp() * rest_gap
+    factor = rest_gap[:, None].expand_as(p).scatter(1, base.ids, gap)
+    return kl, p * (factor - kl[:, None]), rest_p.exp() * (rest_q - base.floor.to(ours)).clamp_min(0.0)
 
 
 def _log_softmax(logits: Tensor) -> Tensor:
-    return torch.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), dim=-1)
+    return torch.log_softmax(logits, -1, dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32)
 
 
 def _vocabulary(head: Head, hidden: Tensor) -> int:
@@ -115,9 +280,4 @@ def _vocabulary(head: Head, hidden: Tensor) -> int:
     if isinstance(weight, Tensor):
         return weight.shape[0]
     with torch.no_grad():
-        return head(hidden[:1]).shape[-1]
-
-
-def _zero(hidden: Tensor) -> Tensor:
-    """Zero that hangs on the graph: a micro-batch without targets may be sent backward like any other."""
-    return hidden[:0].sum(dtype=torch.float64 if hidden.dtype == torch.float64 else torch.float32)
+        return head(hidden.new_zeros(1, hidden.shape[-1])).shape[-1]

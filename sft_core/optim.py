@@ -16,13 +16,17 @@ def learning_rate(section: OptimSection, step: int, total: int) -> float:
 
     Warm-up over w = round(warmup_share · total) steps: lr · (step + 1) / (w + 1), a line through zero just before the
     first step. Then `constant`, `linear` or `cosine` (Loshchilov & Hutter 2017, without restarts) from lr at step w to
-    zero just after the last step, so that no step is spent on a rate of zero.
+    zero just after the last step, so that no step is spent on a rate of zero. `wsd` is constant, and a line to zero
+    over the last round(decay_share · total) steps (Hu et al. 2024), at least one and none of them in the warm-up.
     """
     warmup = min(round(section.warmup_share * total), total - 1)
     if step < warmup:
         return section.lr * (step + 1) / (warmup + 1)
-    way = (step - warmup) / (total - warmup)
-    if section.schedule == "linear":
+    start = warmup
+    if section.schedule == "wsd":
+        start = max(warmup, total - max(1, round(section.decay_share * total)))
+    way = max(0.0, (step - start) / (total - start))
+    if section.schedule in ("linear", "wsd"):
         return section.lr * (1.0 - way)
     if section.schedule == "cosine":
         return section.lr * 0.5 * (1.0 + math.cos(math.pi * way))

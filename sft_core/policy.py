@@ -1,7 +1,8 @@
 """The model that is trained together with the base that it is measured against; one forward makes the sums.
 
-The base is free for adapters (they are switched off) and a frozen second copy otherwise. Everything that a step
-computes goes through `Policy.forward`, so that a wrapper that hooks into `forward` (DDP, FSDP) sees all of it.
+The base is free for adapters (they are switched off), a frozen second copy otherwise, or what was kept of it earlier
+(`sft_core/reference.py`). Everything that a step computes goes through `Policy.forward`, so that a wrapper that hooks
+into `forward` (DDP, FSDP) sees all of it.
 """
 
 from __future__ import annotations
@@ -12,13 +13,27 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
+from accelerate import cpu_offload
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
-from sft_core.attention import Mask, hidden_of, masks_for
-from sft_core.objective import Base, Head, KlSum, NllSum, chosen, sums
+from sft_core.attention import (
+    Backend,
+    Mask,
+    ScaledHead,
+    choose_backend,
+    head_of,
+    hidden_of,
+    isolation,
+    layers_of,
+)
+from sft_core.config.data import ModelSection
+from sft_core.config.train import KlReference, TrainSection
+from sft_core.models import Loaded, apply_lora, compute_dtype, new_token_modules, resolve_device
+from sft_core.objective import Base, Sums, Term, TopK, chosen, sums
 from sft_core.pack import Batch
+from sft_core.segments import flatten
 
 
 class Micro(NamedTuple):
@@ -29,40 +44,74 @@ class Micro(NamedTuple):
     mask: Mask
     places: Tensor  # [n] flat indices of the positions with a target
     targets: Tensor  # [n]
+    weights: Tensor | None = None  # [n] weight of each target; None: all 1
+    kept: TopK | None = None  # the base at these positions, where it was kept
 
 
 class Policy(nn.Module):
     """The tuned model and, for the KL, its base."""
 
-    def __init__(self, model: nn.Module, *, keep_base: bool, dtype: torch.dtype = torch.float32) -> None:
-        """`keep_base`: the KL is wanted. Without adapters this copies the model, frozen, as it is now."""
+    def __init__(self, model: nn.Module, *, backend: Backend, reference: KlReference | None = None,
+                 dtype: torch.dtype = torch.float32) -> None:
+        """`reference`: where the base of a KL comes from, None without a KL.
+
+        `copy` and `offload` copy the model as it is now, frozen, in the compute dtype; with adapters nothing is copied,
+        `cache` needs no base at all.
+        """
         super().__init__()
-        self.model = model
+        self.model, self.backend = model, backend
         self._dtype = dtype
         self._adapters = [m for m in model.modules() if isinstance(m, BaseTunerLayer | AuxiliaryTrainingWrapper)]
         self.reference: nn.Module | None = None
-        if keep_base and not self._adapters:
+        self._offload = reference == "offload"
+        if reference in ("copy", "offload") and not self._adapters:
             self.reference = copy.deepcopy(model).eval().requires_grad_(False)
+            if dtype == torch.bfloat16:
+                self.reference.to(dtype)
+
+    def compile_layers(self) -> None:
+        """Compile every layer of the tuned model, for rows of any length."""
+        for layer in layers_of(self.model):
+            layer.compile(dynamic=True)
+
+    def place(self, device: torch.device) -> Policy:
+        """Bring it to the device; an offloaded base stays in main memory and is lent to the device layer by layer."""
+        self.model.to(device)
+        if self.reference is not None and not (self._offload and device.type == "cuda"):
+            self.reference.to(device)
+        elif self.reference is not None:
+            cpu_offload(self.reference, execution_device=device)
+        return self
 
     @property
     def device(self) -> torch.device:
         """Where the parameters lie."""
         return next(self.model.parameters()).device
 
-    def micro(self, batch: Batch) -> Micro:
-        """Bring a batch to the device. What is selected is found on the CPU, so that no step waits for the device."""
-        places = chosen(batch.targets)
-        targets = batch.targets.reshape(-1).index_select(0, places)
-        parts = (batch.ids, batch.positions, batch.segments, places, targets)
-        ids, positions, segments, places, targets = (t.to(self.device, non_blocking=True) for t in parts)
-        return Micro(ids, positions, masks_for(self.model, segments), places, targets)
+    def micro(self, batch: Batch, weights: Tensor | None = None, kept: TopK | None = None) -> Micro:
+        """Bring a batch to the device. What is selected is found on the CPU, so that no step waits for the device.
 
-    def forward(self, micro: Micro, with_kl: bool) -> tuple[NllSum, KlSum | None]:
-        """Sums of negative log-likelihood and, on request, KL to the base over the selected positions, in nats."""
-        base = self._base(micro) if with_kl else None
-        with self._autocast():
-            hidden = self._selected(self.model, micro)
-            return sums(hidden, self._head(self.model), micro.targets, base)
+        Args:
+            weights: [n] weights of the positions that have a target, in order; None: all 1.
+            kept: the base at these positions.
+        """
+        ids, targets, positions, segments = batch
+        if self.backend != "mask":
+            places, segments = flatten(segments)
+            ids, targets, positions = (x.reshape(-1)[places][None] for x in (ids, targets, positions))
+        places = chosen(targets)
+        targets = targets.reshape(-1).index_select(0, places)
+        ids, positions, places, targets = (self._sent(x) for x in (ids, positions, places, targets))
+        return Micro(ids, positions, isolation(self.model, self.backend, segments, self.device), places, targets,
+                     None if weights is None else self._sent(weights),
+                     None if kept is None else TopK(*map(self._sent, kept)))
+
+    def forward(self, micro: Micro, term: Term) -> Sums:
+        """The sums over the selected positions, in nats, and the graph of what `term` asks for."""
+        reference = micro.kept or self.base(micro) if term.kl else None
+        with self.autocast():
+            return sums(self.selected(self.model, micro), head_of(self.model), micro.targets,
+                        term._replace(weights=micro.weights), reference)
 
     def train(self, mode: bool = True) -> Policy:
         """Training mode for the tuned model only: the base never drops anything."""
@@ -72,16 +121,30 @@ class Policy(nn.Module):
         return self
 
     @torch.no_grad()
-    def _base(self, micro: Micro) -> Base:
+    def base(self, micro: Micro) -> Base:
+        """What the base says at the selected positions."""
         # An autocast of its own: casts that were cached under no_grad carry no graph and must not be met again.
-        with self._autocast():
+        with self.autocast():
             if self.reference is not None:
-                return Base(self._selected(self.reference, micro), self._head(self.reference))
+                return Base(self.selected(self.reference, micro), head_of(self.reference))
             with self._adapters_off():
-                hidden = self._selected(self.model, micro)
-        head = self._head(self.model)
-        # The head is called again when chunks are recomputed, with adapters on: take the frozen one inside.
-        return Base(hidden, getattr(head, "base_layer", None) or getattr(head, "original_module", None) or head)
+                hidden = self.selected(self.model, micro)
+        head = head_of(self.model)
+        return Base(hidden, ScaledHead(_frozen(head.head), head.factor, head.cap) if isinstance(head, ScaledHead)
+                    else _frozen(head))
+
+    def autocast(self) -> torch.autocast:
+        """The precision of the matrix products."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._dtype == torch.bfloat16)
+
+    @staticmethod
+    def selected(model: nn.Module, micro: Micro) -> Tensor:
+        """Hidden states [n, hidden] of the positions with a target."""
+        hidden = hidden_of(model, micro.ids, micro.positions, micro.mask)
+        return hidden.reshape(-1, hidden.shape[-1]).index_select(0, micro.places)
+
+    def _sent(self, x: Tensor) -> Tensor:
+        return x.to(self.device, non_blocking=True)
 
     @contextmanager
     def _adapters_off(self) -> Iterator[None]:
@@ -96,15 +159,27 @@ class Policy(nn.Module):
                 adapter.enable_adapters(True)
             self.model.train(was_training)
 
-    @staticmethod
-    def _head(model: nn.Module) -> Head:
-        head: Head = model.get_output_embeddings()  # type: ignore[operator]
-        return head
 
-    @staticmethod
-    def _selected(model: nn.Module, micro: Micro) -> Tensor:
-        hidden = hidden_of(model, micro.ids, micro.positions, micro.mask)
-        return hidden.reshape(-1, hidden.shape[-1]).index_select(0, micro.places)
+def make_policy(loaded: Loaded, model_section: ModelSection, section: TrainSection, seed: int, *,
+                grown: bool) -> Policy:
+    """The loaded base on its device, proved, with adapters or the frozen copy that the section asks for.
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._dtype == torch.bfloat16)
+    `grown`: the vocabulary has new tokens, so that adapters need the embedding and the head in full.
+
+    Raises:
+        ModelError: no attention backend isolates, or the adapters do not fit.
+    """
+    device = resolve_device(model_section)
+    dtype = compute_dtype(model_section, device)
+    model = loaded.model.to(device)
+    backend = choose_backend(model, model_section.attention, device, dtype)
+    if section.method == "lora":
+        model = apply_lora(model, section.lora, seed, new_token_modules(model) if grown else ())
+    return Policy(model, backend=backend, reference=section.kl.reference if section.kl.beta > 0 else None,
+                  dtype=dtype).place(device)
+
+
+def _frozen(head: nn.Module) -> nn.Module:
+    """The head of the base: it is called when adapters are on again, so what they wrap is taken out."""
+    inner: nn.Module | None = getattr(head, "base_layer", None) or getattr(head, "original_module", None)
+    return head if inner is None else inner

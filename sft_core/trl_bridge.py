@@ -25,10 +25,11 @@ from sft_core.attention import TOLERANCE
 from sft_core.config.train import TrainSection
 from sft_core.course import Stream
 from sft_core.errors import ConfigError, ModelError
+from sft_core.inputs import TrainInputs
 from sft_core.models import compute_dtype
 from sft_core.optim import learning_rate, make_optimizer
 from sft_core.render import IGNORE
-from sft_core.workbench import TrainInputs, Workbench
+from sft_core.workbench import Workbench
 
 INSTALL = "pip install 'sft-platform[trl]'"
 PROOF_TOKENS = 12  # per example in the proof of isolation

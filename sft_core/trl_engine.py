@@ -20,18 +20,21 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from sft_core.artifact import card_text, merge_adapter, save_model_folder
+from sft_core.artifact import Output, card_text, save_trained
 from sft_core.config.train import TrainSection
 from sft_core.course import Counts
 from sft_core.errors import Interrupted, TrainingError
 from sft_core.events import EventLog
+from sft_core.inputs import TrainInputs
 from sft_core.progress import progress
 from sft_core.render import IGNORE
+from sft_core.snapshot import weights_of
 from sft_core.stage import read_json, write_json
+from sft_core.step import Losses
 from sft_core.stopping import StopRequest, stop_on_signals
-from sft_core.trainer import Losses, TrainReport
+from sft_core.trainer import TrainReport
 from sft_core.trl_bridge import as_before, dataset_of, make_trainer, prove_isolation, require_trl
-from sft_core.workbench import TrainInputs, Workbench, set_up
+from sft_core.workbench import Workbench, set_up
 
 RUN_FILE = "run.json"  # in a checkpoint, written last: what TRL does not keep, and the sign that it is whole
 NAMED_ROWS = 6  # origins told in an error
@@ -116,8 +119,8 @@ class _Run(TrainerCallback):  # type: ignore[misc]
             steps=self.step, seconds=self.seconds, rows=self.done.rows, tokens=self.done.tokens,
             trained_tokens=self.done.trained_tokens, replay_tokens=0, tokens_per_s=self.done.tokens / self.seconds,
             peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, final=self.last,
-            validation=tuple(self.validations), resumed_from=self.resumed_from, model_folder=model_folder,
-            adapter_folder=adapter_folder)
+            validation=tuple(self.validations), stopped_early=False, resumed_from=self.resumed_from,
+            model_folder=model_folder, adapter_folder=adapter_folder)
         told = ("rows", "tokens", "trained_tokens", "replay_tokens", "tokens_per_s", "seconds", "peak_rss_bytes")
         self.events.write("end", step=self.step, **{name: getattr(report, name) for name in told})
         return report
@@ -234,11 +237,8 @@ class _Run(TrainerCallback):  # type: ignore[misc]
     # The end
 
     def _save_model(self) -> tuple[Path, Path | None]:
-        bench, model, adapter = self.bench, self.bench.policy.model, None
-        if self.section.method == "lora":
-            adapter = self.out / "adapter"
-            sample = next(bench.micros(bench.course.sft, bench.course.sft.rows[:1], 1))
-            model = merge_adapter(model, bench.policy.micro(sample.batch), adapter)
+        bench = self.bench
+        adapter = self.out / "adapter" if self.section.method == "lora" else None
         facts = {"engine": "trl", "base": self.inputs.model.path, "base content": bench.belongs_to["base"],
                  "data content": bench.belongs_to["data"], "template": bench.template.name,
                  "seed": self.inputs.seed, "steps": self.step,
@@ -247,7 +247,7 @@ class _Run(TrainerCallback):  # type: ignore[misc]
         settings = json.loads(self.section.model_dump_json(by_alias=True))
         card = card_text(f"{Path(self.inputs.model.path).name}, fine-tuned", facts, settings)
         folder = self.out / "model"
-        save_model_folder(model.to(bench.loaded.dtype), bench.loaded.tokenizer, bench.template, folder, card)
+        save_trained(bench, self.inputs, self.section, weights_of(bench.parameters), Output(folder, adapter, card))
         return folder, adapter
 
 

@@ -6,15 +6,21 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from sft_core.config.experiment import ExperimentConfig
+from sft_core.sources import name_of
 from sft_core.stage import fingerprint
 from tasks.stages import Done, Workspace, once, version
 
-VOLATILE = {"checkpoint_every_s", "keep_checkpoints"}  # how often a run is saved does not change what it learns
+if TYPE_CHECKING:
+    from sft_core.inputs import TrainInputs
+
+# How often a run is saved and how its steps are cut into forward passes does not change what it learns.
+VOLATILE = {"checkpoint_every_s", "keep_checkpoints", "micro_rows", "micro_tokens", "gradient_checkpointing", "compile"}
 
 
 @task(name="train", cache_policy=NO_CACHE)
@@ -26,29 +32,44 @@ def train(config: ExperimentConfig, prepared: Done, place: Workspace, follow: Ca
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was saved.
     """
     from sft_core.models import compute_dtype, model_identity, resolve_device
-    from sft_core.trainer import TrainInputs
+    from sft_core.reference import with_reference
 
     if config.train.engine == "trl":
         from sft_core.trl_engine import train as train_model
     else:
         from sft_core.trainer import train as train_model
 
+    inputs = inputs_of(config, prepared, place)
     device = resolve_device(config.model)
+    base, precision = model_identity(config.model, place.mirror)["digest"], str(compute_dtype(config.model, device))
     stamp = fingerprint(
-        "train", version("train"), prepared.fingerprint, model_identity(config.model, place.mirror)["digest"],
+        "train", version("train"), prepared.fingerprint, base,
         config.train.model_dump(mode="json", by_alias=True, exclude=VOLATILE), config.seed, config.data.max_tokens,
-        config.data.pack, device.type, str(compute_dtype(config.model, device)),
+        config.data.pack, dict(inputs.weights), device.type, precision,
     )
 
     def make(out: Path) -> dict[str, object]:
-        inputs = TrainInputs(
-            prepared=prepared.folder, model=config.model, max_tokens=config.data.max_tokens, pack=config.data.pack,
-            seed=config.seed, mirror=place.mirror,
-        )
-        report = train_model(inputs, config.train, out, on_events=follow,
+        kl, known = config.train.kl, inputs
+        if kl.beta > 0 and kl.reference == "cache":
+            # Shared by all trials of a sweep: it hangs on the base, the data and k alone.
+            kept = place.stages.open("reference", fingerprint(
+                "reference", version("train"), prepared.fingerprint, base, kl.top_k, precision))
+            with kept.lock():
+                known = with_reference(inputs, config.train, kept.resume())
+                kept.finish({"top_k": kl.top_k})
+        report = train_model(known, config.train, out, on_events=follow,
                              sync_every_s=config.tracking.sync_every_s)
         return dict(json.loads(json.dumps(asdict(report), default=str)))
 
     done = once(place.stages.open("train", stamp), make, resume=True)
     follow(done.folder / "events.jsonl")
     return done
+
+
+def inputs_of(config: ExperimentConfig, prepared: Done, place: Workspace) -> TrainInputs:
+    """What the trainer is given of an experiment."""
+    from sft_core.inputs import TrainInputs
+
+    weights = {name_of(source): source.weight for source in (*config.data.sources, *config.train.replay.sources)}
+    return TrainInputs(prepared=prepared.folder, model=config.model, max_tokens=config.data.max_tokens,
+                       pack=config.data.pack, seed=config.seed, mirror=place.mirror, weights=weights)

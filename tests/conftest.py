@@ -17,8 +17,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sft_core.config.data import ModelSection
 from sft_core.config.train import TrainSection
-from sft_core.render import IGNORE
-from sft_core.workbench import TrainInputs
+from sft_core.conversation import Origin
+from sft_core.inputs import TrainInputs
+from sft_core.render import IGNORE, Example
 
 VOCABULARY = 64
 SPECIAL = ["<|end|>", "<|pad|>", "<|im_start|>", "<|im_end|>"]
@@ -41,6 +42,20 @@ def make_llama() -> Callable[..., LlamaForCausalLM]:
                  "tie_word_embeddings": True, "initializer_range": 0.2, "bos_token_id": 0, "eos_token_id": 0,
                  "pad_token_id": 1, "attn_implementation": "sdpa"}
         return LlamaForCausalLM(LlamaConfig(**{**shape, **settings}))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def some_example() -> Callable[..., Example]:
+    """`some_example(length, trained positions, seed)`: random ids, every position trained by default."""
+
+    def make(length: int, trained: range | None = None, seed: int = 0) -> Example:
+        g = torch.Generator().manual_seed(seed * 1000 + length)
+        ids = torch.randint(4, VOCABULARY, (length,), generator=g).tolist()
+        wanted = range(length - 1) if trained is None else trained
+        targets = [ids[i + 1] if i in wanted and i + 1 < length else IGNORE for i in range(length)]
+        return Example(ids, targets, Origin("s", "f", seed + 1))
 
     return make
 
@@ -81,7 +96,8 @@ def write_prepared() -> Callable[..., Path]:
                 rows.append({"input_ids": ids, "targets": targets, "source": name, "file": f"{name}.jsonl",
                              "line": line})
             pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
-        (folder / "template.json").write_text(json.dumps({"name": "chatml", "stop": "<|im_end|>", "jinja": JINJA}))
+        (folder / "template.json").write_text(json.dumps({"name": "chatml", "stop": "<|im_end|>", "jinja": JINJA,
+                                                           "added_tokens": []}))
         return folder
 
     return write

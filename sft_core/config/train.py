@@ -17,8 +17,11 @@ class OptimSection(Section):
     """Decoupled weight decay (AdamW) on matrices; vectors are never decayed."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's decay rates of the two moments."""
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    """Course of the learning rate after warm-up; linear and cosine end at zero."""
+    schedule: Literal["constant", "linear", "cosine", "wsd"] = "cosine"
+    """Course of the learning rate after warm-up; linear and cosine end at zero; `wsd` (warm-up, stable, decay) stays at
+    its peak until the last `decay_share` of the steps and then falls to zero in a line."""
+    decay_share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
+    """Share of all steps over which `wsd` decays; the other schedules do not read it."""
     warmup_share: Share = 0.05
     """Share of all steps over which the rate rises linearly from zero."""
     max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
@@ -35,7 +38,14 @@ class LoraSection(Section):
     target_modules: str | tuple[str, ...] = "all-linear"
     """Module names, or `all-linear`."""
     modules_to_save: tuple[str, ...] = ()
-    """Modules trained in full besides the adapters, e.g. `embed_tokens` when the template's tokens are new."""
+    """Modules trained in full besides the adapters. Tokens that the template adds to the vocabulary bring the embedding
+    and the head with them."""
+    rslora: bool = False
+    """Scale by alpha / √rank instead of alpha / rank (Kalajdzievski 2023), for ranks above about 32."""
+    dora: bool = False
+    """Learn magnitude and direction apart (Liu et al. 2024): slower, often better at low rank."""
+    quantize: Literal["none", "nf4"] = "none"
+    """`nf4`: hold the frozen base in 4 bits (QLoRA, Dettmers et al. 2023); CUDA and the extra `qlora`."""
 
 
 class ReplaySection(Section):
@@ -47,11 +57,31 @@ class ReplaySection(Section):
     """Replay tokens per optimiser step, rounded up to whole rows."""
 
 
+KlReference = Literal["copy", "offload", "cache"]
+
+
 class KlSection(Section):
     beta: Annotated[float, Field(ge=0.0)] = 0.0
     """Weight β of KL(tuned ‖ base), added to the loss that is minimised; 0 switches it off."""
     on: Literal["assistant", "replay", "both"] = "replay"
     """Positions that the KL looks at: trained assistant tokens, replay tokens, or both."""
+    direction: Literal["reverse", "forward"] = "reverse"
+    """`reverse`: KL(tuned ‖ base), keeps the tuned model within what the base would say; `forward`: KL(base ‖ tuned),
+    keeps everything that the base would say."""
+    reference: KlReference = "copy"
+    """Where the base comes from. `copy`: a frozen second model, in the compute precision (adapters need none: they
+    are switched off); `offload`: the copy stays in main memory; `cache`: the base's `top_k` likeliest tokens and the
+    mass of all others, computed once per base and data and reused over epochs and trials."""
+    top_k: Positive = 32
+    """Tokens kept per position with `reference: cache`. What the KL may fall short of the exact one is logged
+    (`kl_short`)."""
+
+
+class StoppingSection(Section):
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Stop after so many validations in a row without a new best; 0: never. The best weights are the ones saved."""
+    min_delta: Annotated[float, Field(ge=0.0)] = 0.0
+    """A new best must be better by this much (nats)."""
 
 
 TRL_TRAINS = frozenset({"engine", "method", "epochs", "rows_per_step", "micro_rows", "optim", "lora",
@@ -68,8 +98,16 @@ class TrainSection(Section):
     """Passes over the training rows; a fraction ends inside the last pass."""
     rows_per_step: Positive = 8
     """Rows (of `data.max_tokens` tokens when packed) in one optimiser step."""
+    tokens_per_step: Positive | None = None
+    """Instead of `rows_per_step`: an optimiser step takes rows until it has at least so many tokens."""
     micro_rows: Positive = 8
-    """Rows in one forward pass; gradients accumulate up to `rows_per_step`."""
+    """Rows in one forward pass; gradients accumulate up to the whole step. The result does not depend on it."""
+    micro_tokens: Positive | None = None
+    """Instead of `micro_rows`: a forward pass takes rows as long as they have at most so many tokens (one at least)."""
+    average: Literal["token", "example"] = "token"
+    """`token`: every trained token of a step counts the same; `example`: each example does, however long its answer."""
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """ε: share of the target probability that is spread evenly over the vocabulary."""
     optim: OptimSection
     """Optimiser and schedule."""
     lora: LoraSection = LoraSection()
@@ -84,8 +122,12 @@ class TrainSection(Section):
     """How many checkpoints stay on disk."""
     validate_every_steps: Positive = 100
     """Steps between two measurements of the validation loss (and one at the end)."""
+    stopping: StoppingSection = StoppingSection()
+    """Early stopping on the validation loss."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third slower."""
+    compile: bool = False
+    """Compile the decoder's layers with torch.compile: some minutes at the start, faster steps."""
 
     @model_validator(mode="after")
     def _replay_has_sources(self) -> TrainSection:
@@ -95,6 +137,12 @@ class TrainSection(Section):
                 "replay.lambda > 0, or kl.beta > 0 with kl.on: replay or both, needs replay.sources (raw text, "
                 "e.g. [{path: tiny:replay}])"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _settings_meet(self) -> TrainSection:
+        if self.lora.quantize != "none" and self.method != "lora":
+            raise ValueError("lora.quantize needs method: lora; weights of 4 bits cannot be trained themselves")
         return self
 
     @model_validator(mode="after")

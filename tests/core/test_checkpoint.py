@@ -86,6 +86,7 @@ def test_a_half_written_one_is_no_checkpoint_and_is_cleared_away(tmp_path: Path,
     found, skipped = load_latest(tmp_path, OURS)
     assert found is not None
     assert (found.step, skipped) == (4, [])
+    checkpoint.tidy(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["step-4"]
 
 

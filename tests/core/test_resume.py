@@ -21,10 +21,11 @@ from typing import Any
 
 import pytest
 
-from sft_core import artifact, checkpoint, trainer
+from sft_core import artifact, checkpoint, step
 from sft_core.config.train import TrainSection
 from sft_core.errors import Interrupted, TrainingError
-from sft_core.trainer import TrainInputs, train
+from sft_core.inputs import TrainInputs
+from sft_core.trainer import train
 
 Section = Callable[..., TrainSection]
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,8 +65,8 @@ def _counted(function: Callable[..., Any], nth: int) -> Callable[..., Any]:
     return wrapper
 
 
-WHERE = {"in a step": (trainer._Run, "_losses", 6), "in a checkpoint": (checkpoint, "sync", 18),
-         "before its rename": (checkpoint, "write_json", 5), "in a validation": (trainer._Run, "_validation_loss", 3),
+WHERE = {"in a step": (step.Stepper, "_losses", 6), "in a checkpoint": (checkpoint, "sync", 18),
+         "before its rename": (checkpoint, "write_json", 5), "in a validation": (step.Stepper, "validation_loss", 3),
          "in the model folder": (artifact, "sync", 2), "before the first checkpoint": (checkpoint, "save", 1)}
 
 
@@ -157,17 +158,17 @@ def test_a_polite_signal_saves_and_says_how_to_continue(number: signal.Signals, 
 def test_a_signal_in_a_validation_is_heard_before_its_end(train_inputs: TrainInputs, train_section: Section,
                                                           tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     section = train_section(**FULL)
-    inner = trainer._Run._validation_loss
+    inner = step.Stepper.validation_loss
     calls = 0
 
-    def knock(run: Any) -> float | None:
+    def knock(stepper: Any, stop: Any) -> float | None:
         nonlocal calls
         calls += 1
         if calls == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return inner(run)
+        return inner(stepper, stop)
 
-    monkeypatch.setattr(trainer._Run, "_validation_loss", knock)
+    monkeypatch.setattr(step.Stepper, "validation_loss", knock)
     with pytest.raises(Interrupted, match="after step 3"):
         train(train_inputs, section, tmp_path / "asked")
     monkeypatch.undo()

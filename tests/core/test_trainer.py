@@ -18,16 +18,19 @@ import torch
 from pydantic import ValidationError
 
 from sft_core import workbench
+from sft_core.attention import hidden_of
 from sft_core.config.train import TrainSection
 from sft_core.conversation import Origin
 from sft_core.course import Packing, lay_out
 from sft_core.errors import DataError, ModelError, TrainingError
+from sft_core.inputs import TrainInputs
 from sft_core.models import Loaded
 from sft_core.objective import chosen
 from sft_core.pack import Batch
 from sft_core.prepare import load_examples
 from sft_core.render import IGNORE, Example
-from sft_core.trainer import TrainInputs, _Run, train
+from sft_core.step import Stepper
+from sft_core.trainer import train
 from sft_core.workbench import set_up
 
 Section = Callable[..., TrainSection]
@@ -128,10 +131,12 @@ def test_each_term_is_a_token_mean_over_its_own_positions(
         with torch.no_grad():
             for p in bench.policy.reference.parameters():
                 p += 0.02 * torch.sin(torch.arange(p.numel(), dtype=p.dtype)).view_as(p)
-        run = _Run(bench, section, tmp_path, None, None)  # type: ignore[arg-type]
-        micros = [list(bench.micros(s, s.step(0), 1)) for s in (bench.course.sft, bench.course.replay) if s]
-        counts = tuple(sum(m.counts.trained_tokens for m in part) for part in micros)  # type: ignore[assignment]
-        found[on] = run._accumulate(micros[0], micros[1], *counts).tolist()
+        streams = [s for s in (bench.course.sft, bench.course.replay) if s]
+        counts = tuple(s.counts(s.step(0)).trained_tokens for s in streams)  # type: ignore[assignment]
+        losses = Stepper(bench, section).take(0).losses
+        assert losses.replay is not None
+        assert losses.kl is not None
+        found[on] = [losses.sft, losses.replay, losses.kl]
     (sft, lm, a), (_, _, r), (_, _, both) = found["assistant"], found["replay"], found["both"]
     assert both == pytest.approx((a * counts[0] + r * counts[1]) / sum(counts), rel=1e-12)
     assert abs(a - r) > 1e-4
@@ -144,25 +149,28 @@ def test_each_term_is_a_token_mean_over_its_own_positions(
 def test_the_gradient_of_a_step_is_that_of_the_formula(lambda_: float, beta: float, on: str, tmp_path: Path,
                                                        train_inputs: TrainInputs, train_section: Section) -> None:
     """L = SFT + λ · LM + β · KL, from four micro-batches of the trainer and from the formula over whole streams."""
-    section = train_section(lambda_=lambda_, beta=beta, on=on, rows_per_step=4, micro_rows=1)
+    section = train_section(lambda_=lambda_, beta=beta, on=on, rows_per_step=4, micro_rows=1,
+                            optim={"lr": 1e-3, "max_grad_norm": 1e9})
     bench = set_up(train_inputs, section)
     if bench.policy.reference is not None:
         with torch.no_grad():
             for p in bench.policy.reference.parameters():
                 p += 0.02 * torch.sin(torch.arange(p.numel(), dtype=p.dtype)).view_as(p)
-    run = _Run(bench, section, tmp_path, None, None)  # type: ignore[arg-type]
-    streams = [s for s in (bench.course.sft, bench.course.replay) if s]
-    micros = [list(bench.micros(s, s.step(0), 1)) for s in streams] + [[]]
-    counts = [sum(m.counts.trained_tokens for m in part) for part in micros]
-    run._accumulate(micros[0], micros[1], counts[0], counts[1])
+    Stepper(bench, section)._gradients(0, False, False)
     got = {n: p.grad for n, p in bench.parameters.items()}
-    whole = [bench.policy(bench.policy.micro(next(bench.micros(s, s.step(0), 99)).batch), beta > 0) for s in streams]
-    loss = whole[0][0].total / whole[0][0].tokens
-    if len(whole) > 1:
-        loss = loss + lambda_ * whole[1][0].total / whole[1][0].tokens
-    if beta > 0:
-        parts = {"assistant": whole[:1], "replay": whole[1:], "both": whole}[on]
-        loss = loss + beta * sum(kl.total for _, kl in parts) / sum(kl.tokens for _, kl in parts)
+    streams = [s for s in (bench.course.sft, bench.course.replay) if s]
+    looked_at = {"assistant": streams[:1], "replay": streams[1:], "both": streams}[on]
+    kl_tokens = sum(s.counts(s.step(0)).trained_tokens for s in looked_at)
+    loss = torch.zeros(())
+    for stream, weight in zip(streams, (1.0, lambda_), strict=False):
+        micro = bench.policy.micro(bench.micro(stream, stream.step(0)).batch)
+        hidden = hidden_of(bench.policy.model, micro.ids, micro.positions, micro.mask)[0, micro.places]
+        ours = bench.policy.model.lm_head(hidden).log_softmax(-1)
+        loss = loss + weight * torch.nn.functional.nll_loss(ours, micro.targets)
+        if beta > 0 and stream in looked_at:
+            base = bench.policy.base(micro)
+            theirs = base.head(base.hidden).log_softmax(-1).detach()
+            loss = loss + beta * (ours.exp() * (ours - theirs)).sum() / kl_tokens
     for (name, p), want in zip(bench.parameters.items(),
                                torch.autograd.grad(loss, list(bench.parameters.values())), strict=True):
         torch.testing.assert_close(got[name], want, rtol=1e-10, atol=1e-10)
@@ -277,7 +285,7 @@ def _with_targets(inputs: TrainInputs, folder: Path, change: Callable[[list[int]
 def test_a_diverged_run_stops_and_names_its_rows(train_inputs: TrainInputs, train_section: Section,
                                                  tmp_path: Path) -> None:
     section = train_section(optim={"lr": 1e20, "schedule": "constant", "warmup_share": 0.0}, epochs=4)
-    with pytest.raises(TrainingError, match=r"step \d+: loss .*(nan|inf).*Rows: train\.jsonl:\d+, .*lr"):
+    with pytest.raises(TrainingError, match=r"step \d+: loss .*(nan|inf).* rows train\.jsonl:\d+, .*lr"):
         train(train_inputs, section, tmp_path)
     assert not (tmp_path / "model").exists()
 

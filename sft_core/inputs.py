@@ -1,0 +1,98 @@
+"""What a training run starts from: prepared examples in the order of its course, and their template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sft_core.config.data import ModelSection
+from sft_core.config.train import TrainSection
+from sft_core.course import Course, Packing, Stream, cut, lay_out
+from sft_core.errors import DataError, TrainingError
+from sft_core.prepare import load_examples
+from sft_core.render import Example
+from sft_core.stage import file_digest, read_json
+
+
+@dataclass(frozen=True)
+class TrainInputs:
+    """What is trained, apart from how."""
+
+    prepared: Path  # folder written by prepare(): train, validation and replay Parquet files, template.json
+    model: ModelSection
+    max_tokens: int  # length of a row, DataSection.max_tokens
+    pack: bool  # DataSection.pack
+    seed: int
+    mirror: Path | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)  # SourceSection.weight by source name
+    kept: Mapping[str, Path] = field(default_factory=dict)  # `train`, `replay` → folder written by reference.keep
+
+
+@dataclass(frozen=True)
+class ServedTemplate:
+    """The chat template as data preparation left it in `template.json`."""
+
+    name: str
+    stop: str
+    jinja: str
+    added: tuple[str, ...] = ()  # tokens that the tokenizer got for it
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run sees, in its order."""
+
+    course: Course
+    validation: Stream
+
+
+def read_data(inputs: TrainInputs, section: TrainSection) -> Data:
+    """Load the prepared examples and lay out the course.
+
+    Raises:
+        DataError: prepared files are missing or empty. TrainingError: the course has no step.
+    """
+    train = _examples(inputs.prepared, "train")
+    validation = _examples(inputs.prepared, "validation", needed=False)
+    replay = _examples(inputs.prepared, "replay") if wants_replay(section) else []
+    packing = Packing(inputs.max_tokens, inputs.pack, inputs.seed)
+    course = lay_out(train, replay, section, packing, inputs.weights)
+    if course.steps == 0:
+        raise TrainingError(f"train.epochs {section.epochs:g} of {len(train)} examples makes no step; train longer")
+    rows = tuple(packing.rows(validation, "validation", 0)) if validation else ()
+    return Data(course, Stream(validation, cut(rows, validation, section)))
+
+
+def wants_replay(section: TrainSection) -> bool:
+    """Whether any term of the objective looks at replay text."""
+    return section.replay.lambda_ > 0 or (section.kl.beta > 0 and section.kl.on != "assistant")
+
+
+def served_template(prepared: Path) -> ServedTemplate:
+    """The template that the data was rendered with.
+
+    Raises:
+        DataError: `template.json` is missing.
+    """
+    try:
+        found = read_json(prepared / "template.json")
+        return ServedTemplate(found["name"], found["stop"], found["jinja"], tuple(found["added_tokens"]))
+    except (FileNotFoundError, KeyError) as error:
+        raise DataError(f"{prepared}/template.json is missing or incomplete ({error}); prepare the data "
+                        "again") from error
+
+
+def data_digest(prepared: Path) -> str:
+    """Content hash of the prepared training files, 16 hex digits."""
+    files = [prepared / f"{name}.parquet" for name in ("train", "validation", "replay")]
+    return "-".join(file_digest(f)[:8] for f in files if f.is_file())
+
+
+def _examples(prepared: Path, name: str, needed: bool = True) -> list[Example]:
+    file = prepared / f"{name}.parquet"
+    examples = load_examples(file) if file.is_file() else []
+    if needed and not examples:
+        raise DataError(f"{file} {'has no rows' if file.is_file() else 'is missing'}, but this run trains on it; "
+                        "prepare the data again with the sources of this run")
+    return examples

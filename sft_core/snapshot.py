@@ -1,0 +1,64 @@
+"""The state of a run between two steps, as plain tensors: the same on one process and on many, sharded or not.
+
+Weights and optimiser moments are keyed by parameter name and whole; so a run continues on another number of processes.
+Generators are kept per process: with another number of them, dropout starts anew from the seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def weights_of(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """The trained parameters, whole. With sharded ones every process must call this."""
+    return {name: _whole(parameter.detach()) for name, parameter in parameters.items()}
+
+
+def moments_of(parameters: Mapping[str, nn.Parameter], optimizer: Any) -> dict[str, dict[str, Tensor]]:
+    """The optimiser's tensors by parameter name, whole. With sharded ones every process must call this."""
+    return {name: {key: _whole(value) for key, value in optimizer.state[parameter].items()}
+            for name, parameter in parameters.items() if parameter in optimizer.state}
+
+
+@torch.no_grad()
+def restore_weights(parameters: Mapping[str, nn.Parameter], weights: Mapping[str, Tensor]) -> None:
+    """Put whole tensors back into the parameters."""
+    for name, parameter in parameters.items():
+        parameter.copy_(_like(weights[name], parameter))
+
+
+def restore_moments(parameters: Mapping[str, nn.Parameter], optimizer: Any,
+                    moments: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Put the optimiser's tensors back."""
+    for name, found in moments.items():
+        parameter = parameters[name]
+        optimizer.state[parameter] = {key: _like(value, parameter) if value.ndim else value.clone()
+                                      for key, value in found.items()}
+
+
+def generators() -> dict[str, Any]:
+    """The state of this process's random generators."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None}
+
+
+def restore_generators(state: Mapping[str, Any]) -> None:
+    """Continue where `generators` left off."""
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _like(whole: Tensor, parameter: Tensor) -> Tensor:
+    whole = whole.to(parameter.device)
+    if isinstance(parameter, DTensor):
+        return distribute_tensor(whole, parameter.device_mesh, parameter.placements)
+    return whole

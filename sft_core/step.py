@@ -1,0 +1,233 @@
+"""One optimiser step, on one process or several.
+
+    L = SFT + λ · LM(replay) + β · KL
+
+The counts of all micro-batches of all processes are known from the course before the first forward pass, so each sum
+is divided by the count of the whole step and gradients add up: the size of micro-batches and the number of processes
+change memory and speed but not the result. One wait for the device per step: sums, counts and gradient norm are read
+together, and a step that is not finite is never applied.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from sft_core.config.train import TrainSection
+from sft_core.course import Counts, Row, Stream
+from sft_core.errors import TrainingError
+from sft_core.objective import Term
+from sft_core.optim import learning_rate, set_rate
+from sft_core.policy import Micro as Sent
+from sft_core.render import IGNORE
+from sft_core.workbench import Micro, Workbench
+
+NAMED_ROWS = 6  # origins told in an error
+ALLOCATOR = "can't allocate memory"  # how torch says on the CPU that memory is short
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Terms of one step, means in nats; None where a term is not computed."""
+
+    loss: float  # what was minimised
+    sft: float
+    replay: float | None
+    kl: float | None
+    kl_short: float | None = None  # with kept base: bound on what `kl` may fall short of the exact one
+
+
+class Taken(NamedTuple):
+    """What a step did."""
+
+    losses: Losses
+    rate: float
+    grad_norm: float
+    counts: Counts  # of all processes
+    replay_counts: Counts
+    seconds: float
+    stop: bool  # some process was asked to stop
+    save: bool  # some process wants a checkpoint
+
+
+class _Part(NamedTuple):
+    """One forward pass of this process; a process that has no rows left takes one without targets."""
+
+    stream: Stream
+    rows: tuple[Row, ...]
+    idle: bool
+    term: Term
+    is_replay: bool
+
+
+class Stepper:
+    """Takes steps on a workbench."""
+
+    def __init__(self, bench: Workbench, section: TrainSection) -> None:
+        self.bench, self.section = bench, section
+        self._seen: list[tuple[_Part, Tensor]] = []  # the forward passes of this step with their losses
+        self._rank, self._processes = bench.accelerator.process_index, bench.accelerator.num_processes
+
+    def take(self, step: int, stop: bool = False, save: bool = False) -> Taken:
+        """Step `step` (0-based): gradients of all its rows, clipping, one update.
+
+        Args:
+            stop, save: this process was asked to stop, wants a checkpoint; told to all.
+
+        Raises:
+            TrainingError: no trained token, a loss or gradient that is not finite (the step is not applied), or no
+                memory left.
+        """
+        began = time.monotonic()
+        bench, section = self.bench, self.section
+        rate = learning_rate(section.optim, step, bench.course.steps)
+        set_rate(bench.optimizer, rate)
+        try:
+            sums, norm = self._gradients(step, stop, save)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if isinstance(error, torch.OutOfMemoryError) or ALLOCATOR in str(error):
+                raise TrainingError(self._no_memory(step)) from error
+            raise
+        *read, grad_norm = torch.cat([sums, norm.reshape(1).to(sums)]).tolist()
+        losses = self._losses(step, read)
+        if not all(map(math.isfinite, (losses.loss, grad_norm))):
+            raise TrainingError(self._not_finite(step, losses, grad_norm, rate))
+        bench.optimizer.step()
+        bench.optimizer.zero_grad(set_to_none=True)
+        numbers = [round(x) for x in read[4:10]]
+        return Taken(losses, rate, grad_norm, Counts(*numbers[:3]), Counts(*numbers[3:]), time.monotonic() - began,
+                     read[10] > 0, read[11] > 0)
+
+    @torch.no_grad()
+    def validation_loss(self, stop: Any = None) -> float | None:
+        """Nats per trained token over the held-out rows; None when `stop` (falsy until a signal came) asks to stop."""
+        bench, stream = self.bench, self.bench.validation
+        total = torch.zeros(2, dtype=torch.float64, device=bench.policy.device)
+        bench.forward.eval()
+        for rows in stream.steps:
+            if stop and self._processes == 1:  # several would no longer agree on the number of forward passes
+                break
+            for part in self._shared(stream, rows, Term(), False):
+                micro = self._collated(part)
+                sums = bench.forward(self._sent(micro, part), part.term)
+                total += torch.stack([sums.nll.double(), total.new_tensor(0.0 if part.idle else
+                                                                         micro.counts.trained_tokens)])
+        bench.forward.train()
+        total = bench.accelerator.reduce(total, "sum")
+        return None if stop else float(total[0] / total[1])
+
+    # Gradients
+
+    def _gradients(self, step: int, stop: bool, save: bool) -> tuple[Tensor, Tensor]:
+        """Gradients of the whole step, clipped. Returns on the device, summed over all processes: sums of SFT, LM, KL
+        and `kl_short`, three counts each of SFT and replay, stop, save; and the gradient norm before clipping."""
+        bench = self.bench
+        parts = list(self._parts(step))
+        self._seen.clear()
+        sums = torch.zeros(12, dtype=torch.float64, device=bench.policy.device)
+        for at, part in enumerate(parts):
+            micro = self._collated(part)
+            last = at + 1 == len(parts)
+            with nullcontext() if last else bench.accelerator.no_sync(bench.forward):
+                found = bench.forward(self._sent(micro, part), part.term)
+                bench.accelerator.backward(found.loss)
+            self._seen.append((part, found.loss.detach()))
+            sums[1 if part.is_replay else 0] += found.nll.detach()
+            sums[2] += found.kl.detach()
+            sums[3] += found.kl_short.detach()
+            if not part.idle:
+                begin = 7 if part.is_replay else 4
+                counts = (micro.counts.rows, micro.counts.tokens, micro.counts.trained_tokens)
+                sums[begin : begin + 3] += torch.tensor(counts, dtype=sums.dtype)
+        sums[10], sums[11] = float(stop), float(save)
+        sums = bench.accelerator.reduce(sums, "sum")
+        norm = nn.utils.clip_grad_norm_(list(bench.parameters.values()), self.section.optim.max_grad_norm)
+        return sums, norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    def _parts(self, step: int) -> Iterator[_Part]:
+        """This process's forward passes, the same number on every process."""
+        course, kl, section = self.bench.course, self.section.kl, self.section
+        on_sft, on_replay = kl.beta > 0 and kl.on != "replay", kl.beta > 0 and kl.on != "assistant"
+        rows = course.sft.step(step)
+        replay = course.replay.step(step) if course.replay is not None else ()
+        trained = course.sft.counts(rows).trained_tokens
+        replayed = course.replay.counts(replay).trained_tokens if course.replay is not None else 0
+        if trained == 0 or (replay and replayed == 0):
+            raise TrainingError(f"step {step + 1} has no {'replay' if trained else 'trained'} token, so it has no "
+                                f"loss. Rows: {origins(course.sft, rows)}. Look at their masks with `sft data show`")
+        # DDP and FSDP take the mean over processes; ours is a sum.
+        beta = self._processes * kl.beta / max(1, trained * on_sft + replayed * on_replay)
+        yield from self._shared(course.sft, rows, Term(self._processes / course.sft.weight(rows), beta * on_sft,
+                                                       None, section.label_smoothing, kl.direction), False)
+        if course.replay is not None:
+            weight = self._processes * section.replay.lambda_ / course.replay.weight(replay)
+            term = Term(weight, beta * on_replay, None, 0.0, kl.direction)
+            yield from self._shared(course.replay, replay, term, True)
+
+    def _shared(self, stream: Stream, rows: tuple[Row, ...], term: Term, is_replay: bool) -> Iterator[_Part]:
+        """Every process takes every n-th row; who has fewer passes fills up with idle ones."""
+        shares = [stream.micros(rows[rank :: self._processes], self.section) for rank in range(self._processes)]
+        mine = shares[self._rank]
+        for at in range(max(map(len, shares))):
+            idle = at >= len(mine)
+            yield _Part(stream, rows[:1] if idle else mine[at], idle, term, is_replay)
+
+    def _collated(self, part: _Part) -> Micro:
+        micro = self.bench.micro(part.stream, part.rows)
+        if not part.idle:
+            return micro
+        nothing = micro.batch._replace(targets=torch.full_like(micro.batch.targets, IGNORE))
+        return Micro(nothing, Counts(), part.rows)
+
+    def _sent(self, micro: Micro, part: _Part) -> Sent:
+        return self.bench.policy.micro(micro.batch, micro.weights, micro.kept if part.term.kl else None)
+
+    # What is told
+
+    def _losses(self, step: int, read: list[float]) -> Losses:
+        course, section = self.bench.course, self.section
+        sft = read[0] / course.sft.weight(course.sft.step(step))
+        replay = None if course.replay is None else read[1] / course.replay.weight(course.replay.step(step))
+        kl = short = None
+        loss = sft + section.replay.lambda_ * (replay or 0.0)
+        if section.kl.beta > 0:
+            tokens = 0
+            for stream, place in ((course.sft, "assistant"), (course.replay, "replay")):
+                if stream is not None and section.kl.on in (place, "both"):
+                    tokens += stream.counts(stream.step(step)).trained_tokens
+            kl = read[2] / tokens
+            short = read[3] / tokens if section.kl.reference == "cache" else None
+            loss += section.kl.beta * kl
+        return Losses(loss, sft, replay, kl, short)
+
+    def _not_finite(self, step: int, losses: Losses, grad_norm: float, rate: float) -> str:
+        bad = [part for part, loss in self._seen if not part.idle and not bool(loss.isfinite())]
+        told = "; ".join(f"{'replay' if part.is_replay else 'training'} rows {origins(part.stream, part.rows)}"
+                         for part in bad or [part for part, _ in self._seen if not part.is_replay])
+        return (f"step {step + 1}: loss {losses.loss:g}, gradient norm {grad_norm:g}; the step was not applied, the "
+                f"last checkpoint is good. {'Not finite in' if bad else 'The step had'} {told}. Look at these rows, or "
+                f"lower train.optim.lr (it was {rate:g} in this step)")
+
+    def _no_memory(self, step: int) -> str:
+        rows = self.bench.course.sft.step(step)
+        width = max(sum(self.bench.course.sft.tokens[i] for i in row) for row in rows)
+        return (f"no memory left in step {step + 1} ({len(rows)} rows of at most {width} tokens, "
+                f"train.micro_rows {self.section.micro_rows}, micro_tokens {self.section.micro_tokens}). In this "
+                "order: lower train.micro_rows (the result stays the same), set train.gradient_checkpointing: true, "
+                "train.kl.reference: cache, train.method: lora, a smaller data.max_tokens; `sft doctor` forecasts the "
+                "memory of a configuration. Start the run again: it continues from its last checkpoint")
+
+
+def origins(stream: Stream, rows: tuple[Row, ...]) -> str:
+    """Where the examples of some rows come from, the first few."""
+    told = [str(stream.examples[i].origin) for row in rows for i in row]
+    more = f" and {len(told) - NAMED_ROWS} more" if len(told) > NAMED_ROWS else ""
+    return ", ".join(told[:NAMED_ROWS]) + more
