@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from bench import train, train_child
+from bench import gpu, train, train_child
 from bench.train_data import SHAPES, lengths, write_model, write_prepared
 from bench.train_spec import Spec
 from bench.train_where import PARTS, part_of, parts
@@ -90,3 +92,32 @@ def test_packing_and_the_table(tmp_path: Path) -> None:
     lines = train.table(found).splitlines()
     assert len(lines) == 9
     assert any(line.startswith("kl_cached_step_ratio") and " - " in line for line in lines)
+
+
+def test_the_script_for_an_accelerator_runs_every_variant(tmp_path: Path) -> None:
+    told = gpu.main(["--smoke", "--json", str(tmp_path / "gpu.json")])
+    assert told == json.loads((tmp_path / "gpu.json").read_text())
+    assert {"full sft", "full + kl exact", "full + replay", "lora sft", "lora + kl exact"} <= told["variants"].keys()
+    assert all(row["tokens_per_s"] > 0 for row in told["variants"].values())
+    assert told["step_ratios"].keys() == {name for name in told["variants"] if not name.endswith("sft")}
+
+
+def test_flops_of_a_step_are_those_of_the_formula() -> None:
+    """6 N T, of Llama's own count of weights, when attention is left out and every token is trained."""
+    spec = Spec("native", Path(), Path(), Path(), 512, 512, True, True, 1, 1)
+    short, long = (gpu.work(NANO, spec, tokens, tokens) for tokens in (1_000.0, 2_000.0))
+    assert long.needed == pytest.approx(2 * short.needed)
+    assert short.needed == short.with_head_everywhere
+    weights = sum(p.numel() for n, p in _llama(NANO).named_parameters() if "norm" not in n)
+    drawn = lengths(20_000, seed=0)
+    squares = 1_000.0 * sum(n * n for n in drawn) / sum(drawn)
+    assert short.needed - 6 * NANO.layers * NANO.width * squares == pytest.approx(6 * weights * 1_000.0)
+    exact = gpu.work(NANO, replace(spec, kl="exact"), 1_000.0, 1_000.0)
+    assert exact.needed == pytest.approx(short.needed * 8 / 6)
+
+
+def _llama(shape: Any) -> Any:
+    config = LlamaConfig(vocab_size=shape.vocabulary, hidden_size=shape.width, num_hidden_layers=shape.layers,
+                         intermediate_size=shape.width * 8 // 3 // 32 * 32, tie_word_embeddings=True,
+                         num_attention_heads=shape.width // shape.head)
+    return LlamaForCausalLM(config)
