@@ -12,7 +12,7 @@ from typing import Any, Literal
 from sft_core.config.data import SourceSection
 from sft_core.conversation import Conversation, Rejected, Row, Turn, Why
 from sft_core.errors import DataError
-from sft_core.messages import Keys, Refused, in_call_order, parse_tools, parsed, shown, text, to_turn
+from sft_core.messages import ROLES, Keys, Refused, in_call_order, parse_tools, parsed, shown, text, to_turn
 
 Format = Literal["alpaca", "prompt_completion", "sharegpt", "messages"]
 
@@ -110,10 +110,8 @@ def format_of(rows: Sequence[Row], source: SourceSection) -> Format:
     """
     first = rows[0]
     if {"chosen", "rejected"} <= set(first.data) and not {"chosen", "rejected"} & set(source.columns.values()):
-        prompt = next((name for name in ("prompt", "question", *CHAT_COLUMNS) if name in first.data), None)
-        fix = f"{{prompt: {prompt}, completion: chosen}}" if prompt else "{messages: chosen}"
         raise DataError(f"{first.origin.file} is a preference data set (columns {', '.join(first.data)}) and SFT needs "
-                        f"one answer; to train the chosen ones set columns: {fix}")
+                        f"one answer; to train the chosen ones set columns: {_chosen(first.data)}")
     for row in rows:
         if found := detect(row.data, source):
             return found
@@ -121,6 +119,15 @@ def format_of(rows: Sequence[Row], source: SourceSection) -> Format:
     raise DataError(f"cannot tell the format of {first.origin.file}: its columns are {columns}; allowed are "
                     "instruction + output (alpaca), prompt + completion, conversations (sharegpt), messages; "
                     + _advice(first.data))
+
+
+def _chosen(data: Mapping[str, Any]) -> str:
+    """The column map that trains the chosen answers of a preference data set."""
+    chosen = data["chosen"]
+    opening = chosen[0] if isinstance(chosen, list) and chosen and isinstance(chosen[0], Mapping) else {}
+    whole = ROLES.get(str(opening.get("role", opening.get("from")))) in ("system", "user")  # with the question in it
+    prompt = next((name for name in ("prompt", "question", *CHAT_COLUMNS) if name in data), None)
+    return f"{{prompt: {prompt}, completion: chosen}}" if prompt and not whole else "{messages: chosen}"
 
 
 def _advice(data: Mapping[str, Any]) -> str:

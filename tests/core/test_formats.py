@@ -331,6 +331,9 @@ class TestDetection:
         ({"conversations": [{"from": "human"}], "chosen": {}, "rejected": {}},
          r"preference data set .* set columns: {prompt: conversations, completion: chosen}"),
         ({"chosen": [], "rejected": []}, r"set columns: {messages: chosen}"),
+        ({"prompt": "hi", "chosen": "yo", "rejected": "no"}, r"set columns: {prompt: prompt, completion: chosen}"),
+        ({"prompt": "hi", "chosen": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}],
+          "rejected": []}, r"set columns: {messages: chosen}"),
         ({"a": 1}, "it does not look like conversations"),
     ])
     def test_what_to_do_is_said(self, row, said):
