@@ -101,7 +101,7 @@ def _longest_part(whole: _Whole, start: int, renderer: Renderer, max_tokens: int
         middle = (low + high + 1) // 2
         found = renderer.render(whole.part(start, middle))
         if isinstance(found, Rendered) and _longest(found) > max_tokens:
-            high = middle - 2
+            high = middle - 1
         else:
             low, fits = middle, found
     return low, fits

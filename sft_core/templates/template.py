@@ -189,14 +189,14 @@ def _lost(turns: Sequence[Turn], tools: str | None, text: str) -> Iterator[str]:
     """What the conversation says and its rendering does not. Earlier thoughts may go, as they do at inference."""
     for number, turn in enumerate(turns, 1):
         content = (visible(turn.content) if turn.role == "assistant" else turn.content).strip()
-        # Some templates write tool results as JSON strings.
-        if content not in text and not (turn.role == "tool" and json.dumps(content, ensure_ascii=False)[1:-1] in text):
+        if content not in text and not (turn.role == "tool" and _holds(text, content)):
             yield f"turn {number} ({turn.role})"
-        yield from (f"the call of {call.name} in turn {number}" for call in turn.tool_calls if call.name not in text)
+        yield from (f"the call of {call.name} in turn {number}" for call in turn.tool_calls
+                    if not _holds(text, call.name))
     for tool in json.loads(tools) if tools else ():
         function = tool.get("function")
         name = str((function if isinstance(function, dict) else tool).get("name", ""))
-        if name not in text:
+        if not _holds(text, name):
             yield f"the tool {name}"
 
 
@@ -206,7 +206,12 @@ def _lost_answer(turn: Turn, said: str) -> Iterator[str]:
         yield "the thought"
     if (thought.answer if thought else turn.content).strip() not in said:
         yield "the text"
-    yield from (f"the call of {call.name}" for call in turn.tool_calls if call.name not in said)
+    yield from (f"the call of {call.name}" for call in turn.tool_calls if not _holds(said, call.name))
+
+
+def _holds(text: str, part: str) -> bool:
+    """The part is in the text, as it is or as JSON writes it."""
+    return part in text or json.dumps(part, ensure_ascii=False)[1:-1] in text
 
 
 @lru_cache
