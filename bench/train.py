@@ -25,6 +25,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+import torch
+
 from bench.train_data import SHAPES, lengths, write_model, write_prepared
 from bench.train_first import first_step
 from bench.train_native import KL
@@ -220,6 +222,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch-tokens", type=int, help="tokens of a step")
     known = parser.parse_args(arguments)
+    torch.set_num_threads(known.threads)  # of this process; children are told theirs
     scope = QUICK if known.quick else FULL
     if known.batch_tokens:
         scope = scope._replace(batch_tokens=known.batch_tokens)
