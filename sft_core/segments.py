@@ -75,6 +75,7 @@ def flatten(segments: Tensor) -> tuple[Tensor, Tensor]:
     return places, (segments + rows).reshape(-1)[places][None]
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # its shapes change with every batch
 def segment_attention(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
                       **call: Any) -> tuple[Tensor, None]:
     """transformers' attention function for a line on the CPU.

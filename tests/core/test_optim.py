@@ -28,7 +28,7 @@ def test_linear_and_cosine_end_at_zero_just_after_the_last_step() -> None:
     assert 0.0 < cosine[-1] < 0.001
 
 
-@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "wsd"])
 @pytest.mark.parametrize("share", [0.0, 0.05, 1.0])
 @pytest.mark.parametrize("total", [1, 2, 37])
 def test_no_step_is_spent_on_a_rate_of_zero(schedule: str, share: float, total: int) -> None:
@@ -66,3 +66,11 @@ def test_a_step_is_adamw_with_the_given_moments() -> None:
         want = want - rate * (m / (1 - 0.8**step)) / ((v / (1 - 0.9**step)).sqrt() + 1e-8)
     torch.testing.assert_close(p.detach(), want, rtol=1e-10, atol=1e-10)
     assert len(optimizer.param_groups) == 1
+
+
+def test_wsd_is_stable_and_then_falls_in_a_line() -> None:
+    rates = _rates(20, schedule="wsd", warmup_share=0.1, decay_share=0.25)
+    assert rates[:2] == pytest.approx([1 / 3, 2 / 3])
+    assert rates[2:16] == pytest.approx([1.0] * 14)
+    assert rates[16:] == pytest.approx([0.8, 0.6, 0.4, 0.2])
+    assert _rates(10, schedule="wsd", warmup_share=0.5, decay_share=1.0)[5:] == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
