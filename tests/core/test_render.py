@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from sft_core.config.data import SourceSection, TemplateSection
 from sft_core.conversation import Conversation, Origin, Rejected, ToolCall, Turn, Why
@@ -23,6 +24,7 @@ from sft_core.templates.template import Span, Template, trained_turns
 
 STOP_ID = 259
 HERE = Origin("s", "f.jsonl", 1)
+TEXT = st.text(min_size=1).filter(lambda text: "<|" not in text)  # hypothesis tries constants that it finds in the code
 
 
 def chatml(tokenizer: Any, **section: Any) -> Any:
@@ -102,6 +104,7 @@ class TestMasks:
         assert list(rendering.render_many(rows * 600)) == alone * 600
         assert list(rendering.render_many([])) == []
         assert next(rendering.render_many(rows * 600)) == alone[0]  # the rest is not waited for
+        assert gc.get_freeze_count() == 0
 
     def test_alpaca_stops_on_eos(self, tokenizer, chat, trained):
         example = example_of(chat("u: hi", "a: hello"), tokenizer, name="alpaca")
@@ -112,7 +115,7 @@ class TestMasks:
         tokenizer = byte_tokenizer(eos_token="<|im_end|>", pad_token="<|im_end|>")
         assert trained(example_of(chat("u: hi", "a: yo"), tokenizer), tokenizer) == "yo<|im_end|>"
 
-    @given(st.lists(st.tuples(st.text(min_size=1), st.text(min_size=1)), min_size=1, max_size=4), st.text(),
+    @given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=4), TEXT | st.just(""),
            st.sampled_from(["all_assistant", "last_assistant"]), st.sampled_from(["chatml", "alpaca"]))
     def test_any_conversation(self, tokenizer, trained, said, system, train_on, name):
         turns = [Turn("system", system)] if system else []
@@ -298,12 +301,21 @@ class TestBorders:
 
     def test_what_other_calls_leave_in_the_tokenizer(self, byte_tokenizer, chat):
         tokenizer = byte_tokenizer()
-        rendering, conversation = renderer(tokenizer), chat("u: hi", "a: " + "long " * 20)
+        rendering, conversation = renderer(tokenizer), chat("u: hi" + " there" * 20, "a: " + "long " * 20)
         expected = rendering.render(conversation)
-        tokenizer("x", truncation=True, max_length=4, padding="max_length")
+        tokenizer("x", truncation=True, max_length=4)
+        assert rendering.render(conversation) == expected
+        tokenizer("x", max_length=400, padding="max_length")
         assert rendering.render(conversation) == expected
         render_text("<|im_end|>", tokenizer, HERE)
-        assert renderer(tokenizer).render(conversation) == expected
+        assert rendering.render(conversation) == expected
+
+    def test_a_tokenizer_that_is_all_python(self, chat, trained):
+        tokenizer = ByT5Tokenizer()
+        assert not tokenizer.is_fast
+        example = example_of(chat("u: hi", "a: hello\n"), tokenizer)
+        assert trained(example, tokenizer) == "hello\n<|im_end|>"
+        assert example.input_ids[-2] == tokenizer.convert_tokens_to_ids("<|im_end|>")
 
     def test_a_text_that_merges_with_its_anchor(self, chat):
         """SentencePiece-like: an answer that begins with the character that is put in front of it to encode it."""
@@ -370,6 +382,18 @@ def test_a_template_that_refuses_a_row(tokenizer, chat):
     assert isinstance(found, Rejected)
     assert found.why is Why.TEMPLATE_REFUSED
     assert "no place for tools" in found.detail
+
+
+def test_a_template_that_looks_at_words(byte_tokenizer, chat):
+    """Harmless words in their place would have another number of texts: there is nothing to compare with."""
+    jinja = ("{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + ('*' if loop.last and m.role == 'assistant' "
+             "and 'odd' in m.content else '') + m.content + '<|im_end|>' }}{% endfor %}"
+             "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}")
+    rendering = renderer(byte_tokenizer(chat_template=jinja), name="model")
+    assert isinstance(rendering.render(chat("u: hi", "a: even", "u: hi", "a: even")), Rendered)
+    found = rendering.render(chat("u: hi", "a: odd", "u: hi", "a: even"))
+    assert isinstance(found, Rejected)
+    assert (found.why, found.detail[-26:]) == (Why.TEMPLATE_REFUSED, "otherwise than plain words")
 
 
 def test_a_trained_turn_without_its_stop_is_an_error(tokenizer, chat):

@@ -171,7 +171,9 @@ class TestOwn:
     @pytest.mark.parametrize("lines", [TWO, ("s: be kind", "u: hi", "a: hello"), ("u: hi", "a: more\n\nlines ")])
     @pytest.mark.parametrize("jinja", [
         MARKED.format("{% generation %}", "{% endgeneration %}"),
-        MARKED.format("{% generation %}", "{% endgeneration %}{% generation %}{% endgeneration %}"),
+        MARKED.format("{% generation %}", "{% endgeneration %}").replace(
+            "m.content + '<|im_end|>' }}{% endg",
+            "m.content }}{% endgeneration %}{% generation %}{{ '<|im_end|>' }}{% endg"),
         # The newline behind the stop, and the heading, are no words of the model; marks may have them.
         MARKED.format("{% generation %}", "").replace("{{ '\\n' }}{% else", "{{ '\\n' }}{% endgeneration %}{% else"),
         PLAIN.replace("{{ '<|im_start|>' + m.role + '\\n' }}", "").replace(
@@ -181,7 +183,7 @@ class TestOwn:
         # An end of text behind the last turn, as in Phi-3.
         MARKED.format("{% generation %}", "{% endgeneration %}")
         + "{% if not add_generation_prompt %}{% generation %}{{ eos_token }}{% endgeneration %}{% endif %}",
-    ], ids=["as ours", "an empty one too", "with the newline", "with the heading", "with the end of the text"])
+    ], ids=["as ours", "in two parts", "with the newline", "with the heading", "with the end of the text"])
     def test_marks_that_agree(self, byte_tokenizer, chat, jinja, lines):
         marked, plain = own(byte_tokenizer, jinja), own(byte_tokenizer, PLAIN)
         assert marked.marked
@@ -319,6 +321,14 @@ class TestOwn:
             texts(template, chat(*TOOLS))
         with pytest.raises(TemplateRefused, match="the tool weather"):
             texts(template, chat("u: hi", "a: hello", tools=[WEATHER]))
+
+    def test_dropped_parts_of_turns_that_are_trained_apart(self, byte_tokenizer, chat):
+        rewriting = PLAIN.replace(ANSWER, "{{ ('!' if loop.last else '') + m.content + '<|im_end|>' }}")
+        template = own(byte_tokenizer, rewriting.replace(
+            "m.content + '<|im_end|>\\n'", "(m.content if m.role != 'system' else '') + '<|im_end|>\\n'"))
+        assert len(texts(template, chat(*TWO))) == 2
+        with pytest.raises(TemplateRefused, match=r"turn 1 \(system\)"):
+            texts(template, chat("s: be kind", *TWO))
 
     def test_a_jinja_that_raises(self, byte_tokenizer, chat):
         jinja = "{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}" + PLAIN
