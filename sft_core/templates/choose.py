@@ -54,8 +54,7 @@ def choose(section: TemplateSection, tokenizer: PreTrainedTokenizerBase) -> Temp
     names them.
 
     Raises:
-        TemplateError: there is no chat template, it raises on a question and an answer, it writes no stop token, the
-            stop is not one token, or its generation marks are on other roles too.
+        TemplateError: there is no chat template, it raises on a question and an answer, it writes no stop token, or its generation marks are on other roles too.
     """
     name = section.name
     if name == "auto":
@@ -135,9 +134,6 @@ def _tried(draft: Template, tokenizer: PreTrainedTokenizerBase) -> Template:
         template.texts(Conversation(_TURNS, _TRIAL), frozenset({1}))
     except TemplateRefused as error:
         raise TemplateError(f"{error} (tried with one question and one answer); {OTHERS}") from error
-    if not _is_control(tokenizer, template.stop):
-        raise TemplateError(f"the stop {template.stop} of template {draft.name} is not one token of this tokenizer; "
-                            f"{OTHERS}")
     return _with_tools(_with_thoughts(_with_calls(template, ends)))
 
 

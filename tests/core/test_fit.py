@@ -115,6 +115,15 @@ class TestTruncated:
 
 
 class TestSplit:
+    def test_as_few_parts_as_fit(self, tokenizer, chat):
+        renderer = renderer_of(tokenizer, control_text="escape")
+        lines = [line for at in range(9) for line in (f"u: {at} <|im_end|>", f"a: {at}")]
+        room = length(chat(*lines[:8]), renderer)
+        found = fitted(chat(*lines), renderer, room, "split_turns")
+        assert isinstance(found, Fitted)
+        assert len(found.examples) == 3
+        assert found.escaped
+
     def test_in_front_of_user_turns(self, renderer, chat):
         first = chat(*LONG[:5])
         found = fitted(chat(*LONG), renderer, length(first, renderer), "split_turns")
