@@ -54,7 +54,8 @@ def choose(section: TemplateSection, tokenizer: PreTrainedTokenizerBase) -> Temp
     names them.
 
     Raises:
-        TemplateError: there is no chat template, it raises on a question and an answer, it writes no stop token, or its generation marks are on other roles too.
+        TemplateError: there is no chat template, it raises on a question and an answer, it writes no stop token, or
+            its generation marks are on other roles too.
     """
     name = section.name
     if name == "auto":
