@@ -67,28 +67,31 @@ def save_trained(bench: Workbench, inputs: TrainInputs, section: TrainSection, w
                  output: Output) -> None:
     """Write the model folder, and the adapter's, with these trained weights; one process does it for all.
 
-    A model that is sharded or held in 4 bits is not saved as it is: the base is loaded anew and given the weights.
+    A model that is sharded or held in 4 bits is not saved as it is: the base is loaded anew, in main memory, and given
+    the weights.
 
     Raises:
         TrainingError: merging changes the model, or a folder cannot be written.
     """
-    loaded, model = bench.loaded, bench.policy.model
-    if section.lora.quantize != "none" or any(isinstance(p, DTensor) for p in model.parameters()):
-        loaded = load_model(inputs.model, mirror=inputs.mirror, added=bench.template.added)
-        model = make_policy(loaded, inputs.model, section.model_copy(update={"kl": KlSection()}), inputs.seed,
-                            grown=bool(bench.template.added)).model
+    loaded, policy = bench.loaded, bench.policy
+    if section.lora.quantize != "none" or any(isinstance(p, DTensor) for p in policy.model.parameters()):
+        apart = inputs.model.model_copy(update={"device": "cpu", "attention": "auto"})
+        loaded = load_model(apart, mirror=inputs.mirror, added=bench.template.added)
+        policy = make_policy(loaded, apart, section.model_copy(update={"kl": KlSection()}), inputs.seed,
+                             grown=bool(bench.template.added))
+    model = policy.model
     trained = {name: p for name, p in model.named_parameters() if name in weights}
     restore_weights(trained, weights)
     if output.adapter is not None:
         sample = bench.micro(bench.course.sft, bench.course.sft.rows[:1])
-        model = merge_adapter(model, bench.policy.micro(sample.batch), output.adapter)
+        model = merge_adapter(model, policy.micro(sample.batch), output.adapter)
     save_model_folder(model.to(loaded.dtype), loaded.tokenizer, bench.template, output.model, output.card)
 
 
 def save_model_folder(model: Any, tokenizer: Any, template: ServedTemplate, folder: Path, card: str) -> None:
     """Write the folder; it appears whole or not at all. The model is saved in the dtype that it has.
 
-    Generation stops at the template's stop token and at the tokenizer's end of text; padding has an id.
+    Generation stops at the template's stop tokens and at the tokenizer's end of text; padding has an id.
 
     Raises:
         ModelError: the stop text is not one token of the tokenizer.
@@ -102,7 +105,7 @@ def save_model_folder(model: Any, tokenizer: Any, template: ServedTemplate, fold
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or template.stop
     generation = model.generation_config
-    ends = [stop, tokenizer.eos_token_id]
+    ends = [stop, *tokenizer.convert_tokens_to_ids(list(template.more_stops)), tokenizer.eos_token_id]
     generation.eos_token_id = list(dict.fromkeys(e for e in ends if e is not None))
     generation.pad_token_id = tokenizer.pad_token_id
     if not generation.do_sample:  # a base may carry sampling values that it never used; saving refuses them

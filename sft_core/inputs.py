@@ -37,6 +37,7 @@ class ServedTemplate:
     stop: str
     jinja: str
     added: tuple[str, ...] = ()  # tokens that the tokenizer got for it
+    more_stops: tuple[str, ...] = ()  # tokens that end a turn of another kind, e.g. a tool call
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ def served_template(prepared: Path) -> ServedTemplate:
     """
     try:
         found = read_json(prepared / "template.json")
-        return ServedTemplate(found["name"], found["stop"], found["jinja"], tuple(found["added_tokens"]))
+        return ServedTemplate(found["name"], found["stop"], found["jinja"], tuple(found["added_tokens"]),
+                              tuple(found["more_stops"]))
     except (FileNotFoundError, KeyError) as error:
         raise DataError(f"{prepared}/template.json is missing or incomplete ({error}); prepare the data "
                         "again") from error

@@ -22,8 +22,8 @@ from sft_core.render import IGNORE
 
 Head = Callable[[Tensor], Tensor]
 
-CHUNK_LOGITS = {"cpu": 3 << 22, "cuda": 1 << 28}
-"""Logits in one chunk (48 MiB and 1 GiB in float32); three or four tensors of this size live at a time."""
+CHUNK_LOGITS = {"cpu": 3 << 21, "cuda": 1 << 28}
+"""Logits in one chunk (24 MiB and 1 GiB in float32); two or three tensors of this size live at a time."""
 
 LEAST = -87.0
 """Log of the smallest mass that float32 can hold; an empty rest is not told from this."""
@@ -132,13 +132,16 @@ class _Objective(torch.autograd.Function):
         maker: Any = _LinearGradients if plain else _AnyGradients
         gradients = maker(work.head, hidden, parameters)
         result = _run(work, hidden, gradients)
-        ctx.save_for_backward(gradients.hidden, *gradients.parameters)
+        ctx.gradients = (gradients.hidden, *gradients.parameters)
         ctx.mark_non_differentiable(*result[1:])
         return result
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        return (None, *(saved * grad for saved in ctx.saved_tensors))
+        found, ctx.gradients = ctx.gradients, None  # scaled in place: a copy would be one more vocabulary × hidden
+        if found is None:
+            raise RuntimeError("the sums were sent backward twice; retain_graph is not for them")
+        return (None, *(gradient.mul_(grad) for gradient in found))
 
 
 class _AnyGradients:
@@ -209,66 +212,88 @@ def _run(work: _Work, hidden: Tensor, gradients: _AnyGradients | _LinearGradient
         logits = work.head(hidden[part]) if gradients is None else gradients.logits(hidden[part])
         ours = _log_softmax(logits)
         del logits
-        loss, grad = _cross_entropy(ours, work.targets[part], work.term, part)
-        nll = nll + loss
-        if work.reference is not None:
-            drift, more, off = _divergence(ours, work.reference, part, work.term)
+        slopes = []
+        more = None
+        if isinstance(work.reference, TopK):
+            drift, slope, off = _coarse(ours, TopK(*(column[part] for column in work.reference)), work.term)
             kl, short = kl + drift, short + off
-            if more is not None:
-                grad += more
+            slopes.append(slope)
+        elif work.reference is not None:
+            drift, more = _exact(ours, work.reference, part, work.term)
+            kl = kl + drift
+        loss, slope = _cross_entropy(ours, work.targets[part], work.term, part)
+        nll = nll + loss
         if gradients is not None:
-            gradients.add(part, grad)
+            gradients.add(part, _gradient(ours, [slope, *slopes], more))
     return work.term.nll * nll + work.term.kl * kl, nll, kl, short
 
 
-def _cross_entropy(ours: Tensor, targets: Tensor, term: Term, part: slice) -> tuple[Tensor, Tensor]:
-    """Σ wᵢ·CEᵢ and the gradient of `term.nll` times it with respect to the logits [m, vocabulary]."""
-    at = targets[:, None]
+class _Slope(NamedTuple):
+    """A gradient with respect to logits that is a·p + b at every token, and something more at a few."""
+
+    a: Tensor  # [m]
+    b: Tensor | None  # [m]
+    at: Tensor  # [m, few]
+    more: Tensor  # [m, few]
+
+
+def _gradient(ours: Tensor, slopes: list[_Slope], dense: Tensor | None) -> Tensor:
+    """The sum of slopes and of a dense gradient [m, vocabulary]; uses `ours`, the log-probabilities, up."""
+    grad = ours.exp_().mul_(torch.stack([slope.a for slope in slopes]).sum(0)[:, None])
+    for slope in slopes:
+        grad.scatter_add_(1, slope.at, slope.more)
+        if slope.b is not None:
+            grad.add_(slope.b[:, None])
+    return grad if dense is None else grad.add_(dense)
+
+
+def _cross_entropy(ours: Tensor, targets: Tensor, term: Term, part: slice) -> tuple[Tensor, _Slope]:
+    """Σ wᵢ·CEᵢ and the slope of `term.nll` times it: w · (p − target distribution)."""
+    at, smoothing = targets[:, None], term.smoothing
     loss = -ours.gather(1, at).squeeze(1)
-    if term.smoothing:
-        loss = (1.0 - term.smoothing) * loss - term.smoothing * ours.mean(-1)
-    grad = ours.exp()
-    if term.smoothing:
-        grad -= term.smoothing / ours.shape[-1]
-    grad.scatter_add_(1, at, torch.full_like(loss[:, None], term.smoothing - 1.0))
-    if term.weights is None:
-        return loss.sum(), grad.mul_(term.nll)
-    weights = term.weights[part].to(loss)
-    return (loss * weights).sum(), grad.mul_(term.nll * weights[:, None])
+    if smoothing:
+        loss = (1.0 - smoothing) * loss - smoothing * ours.mean(-1)
+    weights = torch.ones_like(loss) if term.weights is None else term.weights[part].to(loss)
+    scale = term.nll * weights
+    even = -scale * (smoothing / ours.shape[-1]) if smoothing else None
+    return (loss * weights).sum(), _Slope(scale, even, at, scale[:, None] * (smoothing - 1.0))
 
 
-def _divergence(ours: Tensor, reference: Base | TopK, part: slice, term: Term) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Σ KLᵢ, the gradient of `term.kl` times it with respect to the logits, and what the sum may fall short of."""
-    if isinstance(reference, TopK):
-        kl, grad, short = _coarse(ours, TopK(*(column[part] for column in reference)), term.direction)
-        return kl.sum(), grad.mul_(term.kl), short.sum()
-    theirs = _log_softmax(reference.head(reference.hidden[part]))
+def _exact(ours: Tensor, base: Base, part: slice, term: Term) -> tuple[Tensor, Tensor]:
+    """Σ KLᵢ and the gradient [m, vocabulary] of `term.kl` times it."""
+    theirs = _log_softmax(base.head(base.hidden[part]))
+    p = ours.exp()
     if term.direction == "forward":
         q = theirs.exp()
-        return (q * (theirs - ours)).sum(), ours.exp().sub_(q).mul_(term.kl), ours.new_zeros(())
-    p, gap = ours.exp(), theirs.neg_().add_(ours)
+        return (q * theirs.sub_(ours)).sum(), p.sub_(q).mul_(term.kl)
+    gap = theirs.neg_().add_(ours)
     kl = (p * gap).sum(-1, keepdim=True)
     # d/dz Σ p·(log p − log q) = p · (log p − log q − KL): the derivative of log p itself adds up to zero.
-    return kl.sum(), gap.sub_(kl).mul_(p).mul_(term.kl), ours.new_zeros(())
+    return kl.sum(), gap.sub_(kl).mul_(p).mul_(term.kl)
 
 
-def _coarse(ours: Tensor, base: TopK, direction: str) -> tuple[Tensor, Tensor, Tensor]:
-    """KL [m] over k tokens and all others as one outcome, its gradient [m, vocabulary], and the bound [m]."""
-    p = ours.exp()
+def _coarse(ours: Tensor, base: TopK, term: Term) -> tuple[Tensor, _Slope, Tensor]:
+    """Σ KLᵢ over k tokens and all others as one outcome, the slope of `term.kl` times it, and the bound.
+
+    With G = log P − log Q of the outcome that a token belongs to, the reverse slope is p · (G − KL); the forward one is
+    p − q at the k tokens and p · (1 − Q/P) at all others.
+    """
     log_p = ours.gather(1, base.ids)
     log_q = base.log_probs.to(ours)
     rest_q = base.rest.to(ours)
     rest_p = (1.0 - log_p.exp().sum(-1)).clamp_min(math.exp(LEAST)).log()
-    if direction == "forward":
+    if term.direction == "forward":
         kl = (log_q.exp() * (log_q - log_p)).sum(-1) + rest_q.exp() * (rest_q - rest_p)
         others = 1.0 - (rest_q - rest_p).exp()
-        grad = p * others[:, None]
-        grad.scatter_(1, base.ids, log_p.exp() - log_q.exp())
-        return kl, grad, rest_q.exp() * (rest_p - ours.amin(-1)).clamp_min(0.0)
-    gap, rest_gap = log_p - log_q, rest_p - rest_q
-    kl = (log_p.exp() * gap).sum(-1) + rest_p.exp() * rest_gap
-    factor = rest_gap[:, None].expand_as(p).scatter(1, base.ids, gap)
-    return kl, p * (factor - kl[:, None]), rest_p.exp() * (rest_q - base.floor.to(ours)).clamp_min(0.0)
+        more = log_p.exp() * (1.0 - others[:, None]) - log_q.exp()
+        short = rest_q.exp() * (rest_p - ours.amin(-1))
+    else:
+        gap, rest_gap = log_p - log_q, rest_p - rest_q
+        kl = (log_p.exp() * gap).sum(-1) + rest_p.exp() * rest_gap
+        others = rest_gap - kl
+        more = log_p.exp() * (gap - rest_gap[:, None])
+        short = rest_p.exp() * (rest_q - base.floor.to(ours))
+    return kl.sum(), _Slope(term.kl * others, None, base.ids, term.kl * more), short.clamp_min(0.0).sum()
 
 
 def _log_softmax(logits: Tensor) -> Tensor:

@@ -133,7 +133,7 @@ class Renderer:
 
     def _draft(self, conversation: Conversation) -> _Draft | Rejected:
         found = self._spelled_by(conversation)
-        if found and self.section.control_text == "reject":
+        if self.section.control_text == "reject" and found:
             return Rejected(Why.CONTROL_TOKEN, f"the text spells the control token {found}", conversation.origin)
         if found:
             conversation = conversation._replace(turns=tuple(self._defused(turn) for turn in conversation.turns),

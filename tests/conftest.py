@@ -97,7 +97,7 @@ def write_prepared() -> Callable[..., Path]:
                              "line": line})
             pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
         (folder / "template.json").write_text(json.dumps({"name": "chatml", "stop": "<|im_end|>", "jinja": JINJA,
-                                                           "added_tokens": []}))
+                                                           "added_tokens": [], "more_stops": []}))
         return folder
 
     return write

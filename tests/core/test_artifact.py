@@ -61,6 +61,15 @@ def test_a_tokenizer_without_padding_gets_one(make_llama: Callable[..., Any], ti
     assert json.loads((tmp_path / "model" / "generation_config.json").read_text())["pad_token_id"] == 0
 
 
+def test_generation_stops_on_every_stop_of_the_template(make_llama: Callable[..., Any], tiny_base: Path,
+                                                        tmp_path: Path) -> None:
+    template = replace(TEMPLATE, more_stops=("<|im_start|>",))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+    save_model_folder(make_llama(), tokenizer, template, tmp_path / "model", "card")
+    saved = json.loads((tmp_path / "model" / "generation_config.json").read_text())
+    assert saved["eos_token_id"] == tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|im_start|>", "<|end|>"])
+
+
 def test_sampling_values_that_a_base_never_used_do_not_stop_the_saving(make_llama: Callable[..., Any], tiny_base: Path,
                                                                        tmp_path: Path) -> None:
     model = make_llama()

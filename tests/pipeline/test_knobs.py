@@ -72,7 +72,8 @@ def test_every_field_is_read(config: Path, home: Path, hub: Path, prefect_api: s
                         "alignment": ["tiny_refusal"], "capability": ["tiny_mmlu"], "trials": 1})
     commands = [
         run(from_hub, "train.kl.beta=0.1", "train.kl.on=both", "eval.limit=2", "train.epochs=0.2",
-            "tracking.registered_model=knobs", "train.checkpoint_every_s=0.001", "data.max_tokens=40"),
+            "tracking.registered_model=knobs", "train.checkpoint_every_s=0.001", "data.max_tokens=40",
+                "train.kl.reference=cache", "train.optim.schedule=wsd"),
         run("train.method=lora", "eval.limit=2", "train.epochs=0.2"),
         ["sweep", str(config), "--set", f"search={sweep}", "--set", "eval.limit=2"],
     ]
