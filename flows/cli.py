@@ -138,7 +138,7 @@ def evaluate(
     suite: Annotated[list[str], typer.Option("--suite", help="Suite name (see `sft suites`). Repeatable.")],
     against: Annotated[str | None, typer.Option(help="Base to compare with, paired, item by item")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Items per task")] = None,
-    template: Annotated[str, typer.Option(help="Chat template: auto, model, or a built-in one (chatml, alpaca, llama3, …)")] = "auto",
+    template: Annotated[str, typer.Option(help="Chat template: auto, model, or a built-in name, e.g. llama3")] = "auto",
 ) -> None:
     """Evaluate any model on suites, optionally against another one."""
     begin()

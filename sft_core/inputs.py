@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from sft_core.config.train import TrainSection
 from sft_core.course import Course, Packing, Stream, cut, lay_out
 from sft_core.errors import DataError, TrainingError
 from sft_core.prepare import load_examples
-from sft_core.render import Example
+from sft_core.render import IGNORE, Example
 from sft_core.stage import file_digest, read_json
 
 
@@ -52,11 +52,12 @@ def read_data(inputs: TrainInputs, section: TrainSection) -> Data:
     """Load the prepared examples and lay out the course.
 
     Raises:
-        DataError: prepared files are missing or empty. TrainingError: the course has no step.
+        DataError: prepared files are missing, empty, or not what the ledger says. TrainingError: the course has no step.
     """
     train = _examples(inputs.prepared, "train")
     validation = _examples(inputs.prepared, "validation", needed=False)
     replay = _examples(inputs.prepared, "replay") if wants_replay(section) else []
+    _check_ledger(inputs.prepared, {"train": train, "validation": validation, "replay": replay})
     packing = Packing(inputs.max_tokens, inputs.pack, inputs.seed)
     course = lay_out(train, replay, section, packing, inputs.weights)
     if course.steps == 0:
@@ -89,6 +90,20 @@ def data_digest(prepared: Path) -> str:
     """Content hash of the prepared training files, 16 hex digits."""
     files = [prepared / f"{name}.parquet" for name in ("train", "validation", "replay")]
     return "-".join(file_digest(f)[:8] for f in files if f.is_file())
+
+
+def _check_ledger(prepared: Path, files: Mapping[str, Sequence[Example]]) -> None:
+    """The course is planned from the files; so what the counters must reach is what the ledger says."""
+    file = prepared / "ledger.json"
+    ledger = read_json(file) if file.is_file() else {}
+    for name, examples in files.items():
+        found = {f"{name}_examples": len(examples), f"{name}_tokens": sum(len(e.input_ids) for e in examples),
+                 f"{name}_trained_tokens": sum(len(e.targets) - e.targets.count(IGNORE) for e in examples)}
+        wrong = {key: value for key, value in found.items() if ledger.get(key, value) != value}
+        if examples and wrong:
+            told = ", ".join(f"{key} {value} (ledger: {ledger[key]})" for key, value in wrong.items())
+            raise DataError(f"{prepared}/{name}.parquet does not hold what its ledger.json says: {told}; prepare the "
+                            "data again")
 
 
 def _examples(prepared: Path, name: str, needed: bool = True) -> list[Example]:

@@ -227,7 +227,7 @@ def _in_4_bits(section: ModelSection) -> dict[str, Any]:
 
     how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
                              bnb_4bit_compute_dtype=torch.bfloat16)
-    return {"dtype": torch.bfloat16, "quantization_config": how, "device_map": {"": 0}}
+    return {"dtype": torch.bfloat16, "quantization_config": how, "device_map": {"": torch.cuda.current_device()}}
 
 
 def _check_modules(model: nn.Module, section: LoraSection) -> None:
@@ -243,6 +243,11 @@ def _check_modules(model: nn.Module, section: LoraSection) -> None:
 
 def _check_complete(folder: Path) -> None:
     """Config, and every weight file whole: a truncated download is found by its header, without reading it."""
+    adapter = folder / "adapter_config.json"
+    if adapter.is_file():
+        base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
+        raise ModelError(f"{folder} holds an adapter for {base}, not a model; give model.path a model: the base, or the "
+                         "merged folder `model` that lies beside the adapter of a finished run")
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json; give model.path the folder of a saved model")
     for file in _weight_files(folder):

@@ -104,6 +104,12 @@ def _change(file: Path, **fields: object) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
 
 
+def test_an_adapter_is_no_base(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
+    with pytest.raises(ModelError, match="holds an adapter for org/base.*merged"):
+        load_model(ModelSection(path=str(tmp_path)), mirror=None)
+
+
 def test_a_missing_shard_is_named(make_llama: Callable[..., Any], copied: Path) -> None:
     (copied / "model.safetensors").unlink()
     make_llama().save_pretrained(copied, max_shard_size="30KB")

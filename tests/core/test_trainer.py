@@ -305,6 +305,17 @@ def test_a_lost_token_is_found_by_the_counters(train_inputs: TrainInputs, train_
     assert not (tmp_path / "model").exists()
 
 
+def test_files_that_are_not_what_the_ledger_says_are_refused(train_inputs: TrainInputs, train_section: Section,
+                                                            tmp_path: Path) -> None:
+    inputs = _with_targets(train_inputs, tmp_path / "data", lambda targets: targets)
+    tokens = sum(len(e.input_ids) for e in load_examples(inputs.prepared / "train.parquet"))
+    (inputs.prepared / "ledger.json").write_text(json.dumps({"train_tokens": tokens}))
+    set_up(inputs, train_section())
+    (inputs.prepared / "ledger.json").write_text(json.dumps({"train_tokens": tokens + 1}))
+    with pytest.raises(DataError, match=rf"train_tokens {tokens} \(ledger: {tokens + 1}\)"):
+        set_up(inputs, train_section())
+
+
 def test_data_of_another_tokenizer_is_refused(train_inputs: TrainInputs, train_section: Section,
                                               tmp_path: Path) -> None:
     folder = _with_targets(train_inputs, tmp_path / "data", lambda targets: targets).prepared
