@@ -6,6 +6,7 @@ sweep.py       the flow sft-sweep
 trial.py       one trial as a process of its own
 nightly.py     the flow sft-nightly, and promotion
 evaluation.py  eval, compare, suites, data show
+doctor.py      pre-flight
 story.py       the story of the tiny world
 console.py     tables on the terminal
 configs/       demo, sweep, alpaca

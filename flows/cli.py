@@ -56,6 +56,7 @@ app = typer.Typer(
       sft run flows/configs/demo.yaml                        one experiment on the embedded tiny world\n
       sft run flows/configs/demo.yaml --set train.replay.lambda=0    the same without replay: see the tax\n
       sft data show flows/configs/demo.yaml                  which tokens are trained\n
+      sft doctor flows/configs/demo.yaml                     is anything wrong with model, data and settings?\n
       sft sweep flows/configs/sweep.yaml --trials 8          search learning rate, epochs, λ and β\n
       sft compare RUN_A RUN_B                                two runs, item by item
 
@@ -114,6 +115,19 @@ def run(config: ConfigFile, overrides: Overrides = None) -> None:
     from flows.experiment import run_experiment
 
     run_experiment(config, overrides or [])
+
+
+@app.command()
+def doctor(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Try out on the configuration's own model and data what a run relies on: masks, packing, resume, memory, …
+
+    Takes seconds to two minutes. Exit code 1 when a check failed.
+    """
+    begin()
+    from flows.doctor import run_doctor
+
+    if not run_doctor(config, overrides or []):
+        raise typer.Exit(1)
 
 
 @app.command()

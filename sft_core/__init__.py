@@ -39,9 +39,12 @@ snapshot.py      the state between two steps as plain tensors
 events.py        events.jsonl, written ahead
 stopping.py      SIGTERM and Ctrl-C
 trainer.py       the loop: steps, events, checkpoints, resume
+launch.py        the loop by several processes, started by torchrun
 trl_bridge.py    a course as TRL takes it
 trl_engine.py    the same loop by TRL, the second engine
 checkpoint.py    atomic checkpoints
 artifact.py      the served model folder, adapter merge, card
+memory.py        memory and disk that a run will take, forecast
+doctor/          pre-flight on the user's own model and data
 tiny/            the embedded world: generator, base checkpoint, items
 """

@@ -11,5 +11,6 @@ runs.py        recorded runs, found again
 trial.py       one trial of a sweep in its own process
 story.py       what SFT buys and costs, pooled over seeds
 tiny.py        the embedded base, trained again
+doctor.py      pre-flight of an experiment
 show.py        prepared examples and suites for a person
 """

@@ -1,0 +1,188 @@
+"""All checks in their order. Each one runs whatever became of the others, unless it needs what another one makes."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from sft_core.attention import Backend
+from sft_core.config.data import DataSection, TemplateSection
+from sft_core.config.train import TrainSection
+from sft_core.doctor import chats, steps
+from sft_core.doctor.drill import cut_down
+from sft_core.doctor.finding import Finding, Seen, examined, verdict
+from sft_core.inputs import TrainInputs, read_data, served_template
+from sft_core.memory import Forecast, Pass, Place, architecture_of, forecast, free_bytes, largest_pass
+from sft_core.models import compute_dtype, resolve_device
+from sft_core.reference import with_reference
+from sft_core.workbench import Workbench, set_up
+
+ADVICE = (". In this order: lower train.micro_rows or set micro_tokens, gradient_checkpointing: true, kl.reference: "
+          "cache, method: lora, a smaller data.max_tokens")
+
+
+@dataclass(frozen=True)
+class Patient:
+    """What is examined: the sections of a run, and its data, prepared."""
+
+    data: DataSection
+    template: TemplateSection
+    train: TrainSection
+    inputs: TrainInputs
+    prepared: bool  # `inputs.prepared` is there
+    work: Path  # an empty folder for files of the checks
+
+
+def examine(patient: Patient) -> Iterator[Finding]:
+    """Every check, one after the other, each told as soon as it is done.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM.
+    """
+    ward = _Ward(patient)
+    for check in CHECKS:
+        yield examined(check.name, lambda check=check: _look(ward, check))  # type: ignore[misc]
+
+
+@dataclass
+class _Ward:
+    """What the checks hand on to those after them; None when it could not be made."""
+
+    patient: Patient
+    sample: chats.Sample | None = None
+    cut: tuple[TrainInputs, TrainSection] | None = None
+    bench: Workbench | None = None
+    trained: int = 0  # parameters
+    saved: Path | None = None  # a model folder that training wrote
+    too_large: str | None = None
+
+    def lacks(self, need: str) -> str | None:
+        """Why there is none of it; None when there is."""
+        if need == "prepared":
+            return None if self.patient.prepared else "the data could not be prepared"
+        why = {"sample": "no conversation could be rendered", "bench": "the model could not be set up",
+               "cut": "the model could not be set up"}
+        return None if getattr(self, need) is not None else why[need]
+
+
+class _Check(NamedTuple):
+    name: str
+    needs: str | None
+    look: Callable[[_Ward], Seen]
+
+
+def _look(ward: _Ward, check: _Check) -> Seen:
+    if check.needs and (why := ward.lacks(check.needs)):
+        return Seen("skipped", f"{why}, see above")
+    return check.look(ward)
+
+
+def _memory(ward: _Ward) -> Seen:
+    """The forecast against what is free now."""
+    inputs, section = ward.patient.inputs, ward.patient.train
+    course = read_data(inputs, section).course
+    grown = bool(served_template(inputs.prepared).added)
+    shape = architecture_of(inputs.model, section, inputs.mirror, grown)
+    device = resolve_device(inputs.model)
+    dtype = compute_dtype(inputs.model, device)
+    streams = [stream for stream in (course.sft, course.replay) if stream is not None]
+    positions = sum(sum(stream.trained) for stream in streams)
+    fast: Backend = "segments" if device.type == "cpu" else "varlen" if dtype == torch.bfloat16 else "mask"
+    place = Place(device.type, dtype, fast if inputs.model.attention == "auto" else inputs.model.attention)
+    work = largest_pass(streams, section)
+    found = forecast(shape, section, work, place, positions if section.kl.reference == "cache" else 0)
+    free, disk = free_bytes(device), shutil.disk_usage(ward.patient.work).free
+    together = section.processes if device.type == "cpu" else 1  # each GPU has memory of its own
+    if found.resident * together > free:
+        ward.too_large = (f"the model with its optimiser takes {_size(found.resident * together)}, "
+                          f"{_size(free)} of {device.type} memory are free")
+    told = (f"{_size(found.peak * together)} of {_size(free)} free on {device.type} ({_parts(found, work)}); "
+            f"{_size(found.disk)} of {_size(disk)} free on disk")
+    tight = found.peak * together > free
+    return verdict(not tight and found.disk <= disk, told + (ADVICE if tight else "")
+                   + ("; free some disk space or lower train.keep_checkpoints" if found.disk > disk else ""))
+
+
+def _masks(ward: _Ward) -> Seen:
+    one = ward.patient
+    ward.sample = chats.sample_of(one.data, one.template, one.inputs.model, one.inputs.mirror, one.work / "sources")
+    return chats.masks(ward.sample)
+
+
+def _parity(ward: _Ward) -> Seen:
+    assert ward.sample is not None, "asked for"
+    return chats.parity(ward.sample)
+
+
+def _attention(ward: _Ward) -> Seen:
+    """Sets the model up for the checks after it."""
+    one = ward.patient
+    if ward.too_large:
+        return Seen("skipped", ward.too_large)
+    inputs, section = cut_down(one.inputs, one.train, one.work / "cut")
+    ward.bench = set_up(with_reference(inputs, section, one.work / "reference"), section)
+    ward.trained = sum(p.numel() for p in ward.bench.parameters.values())
+    ward.cut = inputs, section
+    return steps.attention(ward.bench, inputs.model)
+
+
+def _packed(ward: _Ward) -> Seen:
+    assert ward.bench is not None, "asked for"
+    return steps.packed_as_alone(ward.bench, ward.patient.inputs.model)
+
+
+def _accumulated(ward: _Ward) -> Seen:
+    assert ward.bench is not None, "asked for"
+    assert ward.cut is not None, "made with the bench"
+    return steps.accumulated_as_at_once(ward.bench, ward.cut[1], ward.patient.inputs.model)
+
+
+def _merged(ward: _Ward) -> Seen:
+    assert ward.bench is not None, "asked for"
+    return steps.merged_as_adapter(ward.bench, ward.patient.train, ward.patient.work / "adapter")
+
+
+def _resumed(ward: _Ward) -> Seen:
+    assert ward.cut is not None, "asked for"
+    if ward.patient.train.engine == "trl":
+        return Seen("skipped", "train.engine is trl, which resumes from checkpoints of its own")
+    ward.bench = None  # training loads a model of its own; two may be too many
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    folder = ward.patient.work / "resume"
+    seen = steps.resumed_as_uninterrupted(*ward.cut, ward.trained, folder)
+    if (folder / "whole" / "model").is_dir():
+        ward.saved = folder / "whole" / "model"
+    return seen
+
+
+def _stops(ward: _Ward) -> Seen:
+    assert ward.sample is not None, "asked for"
+    return chats.stops(ward.sample, ward.saved)
+
+
+CHECKS = (
+    _Check("memory", "prepared", _memory), _Check("masks", None, _masks), _Check("template parity", "sample", _parity),
+    _Check("attention", "prepared", _attention), _Check("packed = alone", "bench", _packed),
+    _Check("accumulate 8×1 = 1×8", "bench", _accumulated), _Check("merged = adapter", "bench", _merged),
+    _Check("resume = uninterrupted", "cut", _resumed), _Check("stop token", "sample", _stops),
+)
+
+
+def _parts(found: Forecast, work: Pass) -> str:
+    named = {"weights": found.weights, "gradients": found.gradients, "Adam": found.moments, "base": found.reference,
+             "casts": found.casts, "activations": found.activations, "logits": found.logits}
+    told = ", ".join(f"{name} {_size(size)}" for name, size in named.items() if size)
+    lent = f", in main memory the base {_size(found.reference_elsewhere)}" if found.reference_elsewhere else ""
+    return f"{told}{lent}; {work.rows} rows, {sum(work.lengths):,} tokens in a pass"
+
+
+def _size(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**29 else f"{size / 2**20:.0f} MiB"

@@ -1,0 +1,199 @@
+"""What training relies on, tried out on the model itself: every check compares two ways to the same numbers."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sft_core.artifact import MERGE_TOLERANCE, merge_adapter
+from sft_core.attention import head_of, prove
+from sft_core.checkpoint import load_weights
+from sft_core.config.data import ModelSection
+from sft_core.config.train import TrainSection
+from sft_core.course import Course, Row, Stream
+from sft_core.doctor.finding import Seen, verdict
+from sft_core.errors import Interrupted, TrainingError
+from sft_core.inputs import TrainInputs
+from sft_core.models import compute_dtype, resolve_device
+from sft_core.objective import Term
+from sft_core.policy import Micro, Policy
+from sft_core.snapshot import restore_weights
+from sft_core.step import Stepper
+from sft_core.trainer import BEST, train
+from sft_core.workbench import Workbench
+
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
+"""Largest relative difference of two sums, or of two gradients, that are the same but for rounding."""
+PACKED = 3  # examples in one row
+NOISE = 0.02
+"""Spread of what is put into an adapter that begins at zero: merging nothing would prove nothing."""
+RESUMED_ON_CUDA = 1e-3  # relative: kernels on CUDA may add up in another order
+HEAVY = 8 << 30
+"""Bytes of a checkpoint from which resuming is not tried out."""
+
+
+def attention(bench: Workbench, model: ModelSection) -> Seen:
+    """The backend that keeps packed examples apart, and its proof on this model.
+
+    Raises:
+        ModelError: it does not.
+    """
+    policy = bench.policy
+    dtype = compute_dtype(model, policy.device)
+    prove(policy.model, policy.backend, dtype)
+    sizes = sum(p.numel() for p in policy.model.parameters()), sum(p.numel() for p in bench.parameters.values())
+    return verdict(True, f"{policy.backend} (asked for: {model.attention}) on {policy.device} in {_name(dtype)}: the "
+                   "example in front moves nothing in the one behind; the head gives the model's own logits; "
+                   f"{sizes[0] / 1e6:,.1f} M parameters, {sizes[1] / 1e6:,.2f} M of them trained")
+
+
+@torch.no_grad()
+def packed_as_alone(bench: Workbench, model: ModelSection) -> Seen:
+    """The loss of a row of several examples is the sum of their losses alone."""
+    policy, stream = bench.policy, bench.course.sft
+    rows = [tuple(range(len(stream.examples)))[at : at + PACKED] for at in range(0, len(stream.examples), PACKED)]
+    policy.eval()
+    roomy = replace(bench, capacity=max(sum(stream.tokens[i] for i in row) for row in rows) + 8)
+    alone = [_nats(roomy, stream, (i,)) for i in range(len(stream.examples))]
+    gap = max(_gap(_nats(roomy, stream, row), sum(alone[i] for i in row)) for row in rows)
+    policy.train()
+    allowed = TOLERANCE[compute_dtype(model, policy.device)]
+    return verdict(gap <= allowed, f"{len(alone)} examples in {len(rows)} rows: a row's loss differs from the sum of "
+                   f"its examples' alone by at most {gap:.1e} of it (allowed {allowed:.0e})")
+
+
+def accumulated_as_at_once(bench: Workbench, section: TrainSection, model: ModelSection) -> Seen:
+    """The gradient of a step is the same row by row and in one forward pass, with λ and β; dropout is off.
+
+    It is read from Adam's first moment, which after one step is the clipped gradient times 1 − β₁.
+    """
+    course = bench.course
+    sft = replace(course.sft, steps=(tuple((i,) for i in range(len(course.sft.examples))),))
+    replay = None if course.replay is None else replace(
+        course.replay, steps=(tuple((i,) for i in range(len(course.replay.examples))),))
+    whole = replace(bench, course=Course(sft, replay, 1))
+    one, norm = _gradient(whole, section.model_copy(update={"micro_rows": 1}))
+    other, other_norm = _gradient(whole, section.model_copy(update={"micro_rows": len(sft.examples)}))
+    apart = sum(float((one[name] - other[name]).double().square().sum()) for name in one) ** 0.5
+    size = sum(float(g.double().square().sum()) for g in other.values()) ** 0.5
+    gap = max(apart / max(size, 1e-30), _gap(norm, other_norm))
+    allowed = TOLERANCE[compute_dtype(model, bench.policy.device)]
+    rows = len(sft.examples)
+    terms = f"λ {section.replay.lambda_:g}, β {section.kl.beta:g}"
+    return verdict(gap <= allowed, f"{rows} passes of 1 row and 1 pass of {rows} ({terms}): gradients differ by "
+                   f"{gap:.1e} of their size (allowed {allowed:.0e}), norms {norm:.4g} and {other_norm:.4g}")
+
+
+def merged_as_adapter(bench: Workbench, section: TrainSection, folder: Path) -> Seen:
+    """The merged weights say what base and adapter say. The workbench cannot be used afterwards.
+
+    Raises:
+        TrainingError: they do not.
+    """
+    if section.method != "lora":
+        return Seen("skipped", "train.method is full: there is no adapter")
+    if section.lora.quantize != "none":
+        return Seen("skipped", "the base is held in 4 bits; training merges into the whole base and checks that")
+    micro = bench.policy.micro(bench.micro(bench.course.sft, bench.course.sft.rows[:1]).batch)
+    model: Any = bench.policy.model.eval()
+    base = _token_nats(model, micro)  # an adapter begins at zero
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in bench.parameters.items():
+            if "lora_B" in name or "lora_embedding_B" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * NOISE)
+    before = _token_nats(model, micro)
+    merged = merge_adapter(model, micro, folder)
+    gap = float((_token_nats(merged, micro) - before).abs().max())
+    moved = float((before - base).abs().max())
+    return verdict(gap <= MERGE_TOLERANCE, f"{len(before)} tokens: log-probabilities of merged and adapted model "
+                   f"differ by at most {gap:.1e} nats (allowed {MERGE_TOLERANCE:g}), the adapter filled with noise "
+                   f"moves them by up to {moved:.2g}")
+
+
+def resumed_as_uninterrupted(inputs: TrainInputs, section: TrainSection, trained: int, folder: Path) -> Seen:
+    """Stopped by SIGTERM half way and started again, training ends with the weights of the run that went through.
+
+    Args:
+        inputs, section: of `drill.cut_down`.
+        trained: parameters.
+        folder: `whole/` and `halves/` are written there, each as by `train`.
+
+    Raises:
+        TrainingError, ModelError: training does not go on.
+    """
+    if (size := 12 * trained) > HEAVY:
+        return Seen("skipped", f"a checkpoint takes {size / 2**30:.0f} GiB, more than a check of seconds should write")
+    if threading.current_thread() is not threading.main_thread():
+        return Seen("skipped", "signals reach the main thread only")
+    whole = train(inputs, section, folder / "whole")
+    half = max(1, whole.steps // 2)
+    try:
+        train(inputs, section, folder / "halves", on_events=_StopAfter(half), sync_every_s=0.0)
+    except Interrupted:
+        rest = train(inputs, section, folder / "halves")
+    else:
+        raise TrainingError(f"a run of {whole.steps} steps did not stop on SIGTERM after step {half}")
+    first, second = (load_weights(folder / name / "checkpoints" / BEST) for name in ("whole", "halves"))
+    gap = max(float((first[n] - second[n]).abs().max() / first[n].abs().max().clamp_min(1e-12)) for n in first)
+    equal = all(torch.equal(first[n], second[n]) for n in first)
+    near = gap <= RESUMED_ON_CUDA and resolve_device(inputs.model).type == "cuda"
+    good = rest.resumed_from == half and (equal or near)
+    how = "bit-identical" if equal else f"apart by up to {gap:.1e} of their size"
+    return verdict(good, f"{whole.steps} steps against {half} + checkpoint + {whole.steps - half}: the {len(first)} "
+                   f"trained tensors are {how}; loss {whole.final.loss:.4f} and {rest.final.loss:.4f}")
+
+
+class _StopAfter:
+    """Sends this process SIGTERM once, when so many steps stand in the diary."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps: int | None = steps
+
+    def __call__(self, diary: Path) -> None:
+        told = [json.loads(line)["event"] for line in diary.read_text(encoding="utf-8").splitlines()]
+        if self._steps is not None and told.count("step") >= self._steps:
+            self._steps = None
+            signal.raise_signal(signal.SIGTERM)
+
+
+def _gradient(bench: Workbench, section: TrainSection) -> tuple[Mapping[str, Tensor], float]:
+    """Adam's first moments on the CPU after one step from where the weights are, and the gradient's norm; weights and
+    optimiser are put back."""
+    before = {name: p.detach().to("cpu", copy=True) for name, p in bench.parameters.items()}
+    bench.forward.eval()
+    taken = Stepper(bench, section).take(0)
+    bench.forward.train()
+    state = bench.optimizer.state
+    found = {name: state[p]["exp_avg"].to("cpu", copy=True) for name, p in bench.parameters.items() if p in state}
+    state.clear()
+    restore_weights(bench.parameters, before)
+    return found, taken.grad_norm
+
+
+def _nats(bench: Workbench, stream: Stream, row: Row) -> float:
+    micro = bench.micro(stream, (row,))
+    return float(bench.policy(bench.policy.micro(micro.batch), Term()).nll)
+
+
+@torch.no_grad()
+def _token_nats(model: Any, micro: Micro) -> Tensor:
+    """−log π(target) [n] in float32, without autocast."""
+    logits = head_of(model)(Policy.selected(model, micro)).float()
+    return torch.nn.functional.cross_entropy(logits, micro.targets, reduction="none")
+
+
+def _gap(one: float, other: float) -> float:
+    return abs(one - other) / max(abs(other), 1e-12)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
