@@ -1,7 +1,8 @@
 """Attention over a line of segments without padding between them: on the CPU by small dense products, on CUDA varlen.
 
-On the CPU, segments of similar length are gathered into one batch. They are padded at the right only, where causal
-attention never looks, so no mask per segment is needed. Longer segments go one by one through torch's own kernel.
+On the CPU in half precision, segments of similar length are gathered into one batch. They are padded at the right only,
+where causal attention never looks, so no mask per segment is needed. Longer segments, and all in float32, go one by one
+through torch's own kernel.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
-LONG = {torch.bfloat16: 768, torch.float16: 768}
-"""Tokens from which torch's kernel is faster than dense products (measured, docs/LOG.md); 256 for other types."""
-LONG_ELSE = 256
+LONG = {torch.bfloat16: 768, torch.float16: 768, torch.float64: 768}
+"""Longest segment for which grouped products are faster than torch's kernel (`python -m bench.kernels`); in float32 they
+never are."""
 SPARE = 1.25
 """A group's longest segment is at most this times its shortest: padding costs at most so much squared."""
 GROUP_TOKENS = 4096
@@ -94,7 +95,7 @@ def segment_attention(module: Any, query: Tensor, key: Tensor, value: Tensor, at
     if torch.is_autocast_enabled(device):  # as for torch's own kernel; rotary positions leave float32 behind
         query, key, value = (x.to(torch.get_autocast_dtype(device)) for x in (query, key, value))
     dropout = (call.get("dropout") or 0.0) if module.training else 0.0
-    limit = 0 if dropout else LONG.get(query.dtype, LONG_ELSE)
+    limit = 0 if dropout else LONG.get(query.dtype, 0)
     shape = _Shape(call.get("scaling") or query.shape[-1] ** -0.5, call.get("sliding_window"),
                    query.shape[1] // key.shape[1], dropout, limit)
     short = any(length <= limit for length in line.lengths)
