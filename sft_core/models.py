@@ -246,8 +246,8 @@ def _check_complete(folder: Path) -> None:
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
         base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
-        raise ModelError(f"{folder} holds an adapter for {base}, not a model; give model.path a model: the base, or the "
-                         "merged folder `model` that lies beside the adapter of a finished run")
+        raise ModelError(f"{folder} holds an adapter for {base}, not a model; give model.path a model: the base, or "
+                         "the merged folder `model` that lies beside the adapter of a finished run")
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json; give model.path the folder of a saved model")
     for file in _weight_files(folder):

@@ -59,9 +59,12 @@ class _Lines:
 
 
 @contextmanager
-def progress(label: str, total: float, unit: str) -> Iterator[Progress]:
-    """Show the way of a stage that has `total` units to do; `unit` names them, e.g. `steps`."""
-    if not sys.stderr.isatty():
+def progress(label: str, total: float, unit: str, shown: bool = True) -> Iterator[Progress]:
+    """Show the way of a stage that has `total` units to do; `unit` names them, e.g. `steps`.
+
+    `shown` is false in processes that do the same work as another one: a terminal has room for one bar.
+    """
+    if not (shown and sys.stderr.isatty()):
         yield _Lines(label, total, unit)
         return
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn(unit),

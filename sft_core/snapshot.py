@@ -14,15 +14,22 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
-def weights_of(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """The trained parameters, whole. With sharded ones every process must call this."""
-    return {name: _whole(parameter.detach()) for name, parameter in parameters.items()}
+def weights_of(parameters: Mapping[str, nn.Parameter], first: bool = True) -> dict[str, Tensor]:
+    """The trained parameters, whole. With sharded ones every process must call this; the `first` gets them."""
+    return {name: _whole(parameter.detach(), first) for name, parameter in parameters.items()}
 
 
-def moments_of(parameters: Mapping[str, nn.Parameter], optimizer: Any) -> dict[str, dict[str, Tensor]]:
-    """The optimiser's tensors by parameter name, whole. With sharded ones every process must call this."""
-    return {name: {key: _whole(value) for key, value in optimizer.state[parameter].items()}
+def moments_of(parameters: Mapping[str, nn.Parameter], optimizer: Any, first: bool) -> dict[str, dict[str, Tensor]]:
+    """The optimiser's tensors by parameter name, whole. With sharded ones every process must call this; the `first`
+    gets them."""
+    return {name: {key: _whole(value, first) for key, value in optimizer.state[parameter].items()}
             for name, parameter in parameters.items() if parameter in optimizer.state}
+
+
+def ever_moved(parameter: nn.Parameter, optimizer: Any) -> bool:
+    """Whether a parameter had a gradient other than zero in any step. Every process must call this."""
+    state = optimizer.state.get(parameter, {})
+    return "exp_avg_sq" in state and bool(_whole(state["exp_avg_sq"].sum(), True) > 0)
 
 
 @torch.no_grad()
@@ -53,8 +60,12 @@ def restore_generators(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def _whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+def _whole(tensor: Tensor, keep: bool) -> Tensor:
+    """Gathered one at a time and kept in main memory: a sharded model need not fit on one device."""
+    if not isinstance(tensor, DTensor):
+        return tensor
+    whole = tensor.full_tensor()
+    return whole.cpu() if keep else whole.new_empty(0)
 
 
 def _like(whole: Tensor, parameter: Tensor) -> Tensor:

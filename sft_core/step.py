@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor
 from sft_core.config.train import TrainSection
 from sft_core.course import Counts, Row, Stream
 from sft_core.errors import TrainingError
-from sft_core.objective import Term
+from sft_core.objective import Term, TopK
 from sft_core.optim import learning_rate, set_rate
 from sft_core.policy import Micro as Sent
 from sft_core.render import IGNORE
@@ -108,12 +108,13 @@ class Stepper:
 
     @torch.no_grad()
     def validation_loss(self, stop: Any = None) -> float | None:
-        """Nats per trained token over the held-out rows; None when `stop` (falsy until a signal came) asks to stop."""
+        """Nats per trained token over the held-out rows; None when `stop` (falsy until a signal came) asks to stop,
+        which only a process that is alone may heed."""
         bench, stream = self.bench, self.bench.validation
         total = torch.zeros(2, dtype=torch.float64, device=bench.policy.device)
         bench.forward.eval()
         for rows in stream.steps:
-            if stop and self._processes == 1:  # several would no longer agree on the number of forward passes
+            if stop:
                 break
             for part in self._shared(stream, rows, Term(), False):
                 micro = self._collated(part)
@@ -185,7 +186,9 @@ class Stepper:
         if not part.idle:
             return micro
         nothing = micro.batch._replace(targets=torch.full_like(micro.batch.targets, IGNORE))
-        return Micro(nothing, Counts(), part.rows)
+        # Nothing of the kept base, which is not the same as no kept base: then the model would be asked for it.
+        kept = None if micro.kept is None else TopK(*(column[:0] for column in micro.kept))
+        return Micro(nothing, Counts(), part.rows, kept=kept)
 
     def _sent(self, micro: Micro, part: _Part) -> Sent:
         return self.bench.policy.micro(micro.batch, micro.weights, micro.kept if part.term.kl else None)

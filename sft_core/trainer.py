@@ -27,6 +27,7 @@ from sft_core.inputs import TrainInputs
 from sft_core.progress import progress
 from sft_core.reference import with_reference
 from sft_core.snapshot import (
+    ever_moved,
     generators,
     moments_of,
     restore_generators,
@@ -36,7 +37,7 @@ from sft_core.snapshot import (
 )
 from sft_core.step import Losses, Stepper
 from sft_core.stopping import StopRequest, stop_on_signals
-from sft_core.workbench import Workbench, set_up
+from sft_core.workbench import Workbench, join, set_up
 
 BEST = "best.safetensors"
 
@@ -79,7 +80,8 @@ def train(inputs: TrainInputs, section: TrainSection, out: Path, *,
             that differ from the plan, a parameter that never moved, a checkpoint of another run.
         ModelError, DataError: base or prepared data cannot be used.
     """
-    cuda = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
+    join(inputs.model)
+    cuda = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=cuda), stop_on_signals() as stop:
         torch.manual_seed(inputs.seed)
         bench = set_up(with_reference(inputs, section, out / "reference"), section)
@@ -132,7 +134,7 @@ class _Run:
         """All steps that are left, with validation and checkpoints between them."""
         total = self.bench.course.steps
         began, before = time.monotonic(), self.seconds
-        with progress("training", total - self.step, "steps") as bar:
+        with progress("training", total - self.step, "steps", shown=self.first) as bar:
             while True:
                 self._validate_if_due()
                 self.seconds = before + time.monotonic() - began
@@ -190,12 +192,13 @@ class _Run:
         validated = self.validations and self.validations[-1][0] == self.step
         if not due or validated or not self.bench.validation.examples:
             return
-        loss = self.stepper.validation_loss(self.stop)
+        # Several processes would not agree on where to break off: they hear of the signal in the next step.
+        loss = self.stepper.validation_loss(self.stop if self.alone else None)
         if loss is not None:
             self.validations.append((self.step, loss))
             self.events.write("validation", step=self.step, loss=loss)
             if self.section.stopping.patience and self._bests()[-1] == self.step:
-                weights = weights_of(self.bench.parameters)
+                weights = weights_of(self.bench.parameters, self.first)
                 if self.first:
                     checkpoint.save_weights(weights, self.out / "checkpoints" / BEST)
 
@@ -225,11 +228,12 @@ class _Run:
             self.events.write("checkpoint", step=self.step)
             bench = self.bench
             generators_of_all = gather_object([generators()])
-            state = {"moments": moments_of(bench.parameters, bench.optimizer), "generators": generators_of_all,
+            state = {"moments": moments_of(bench.parameters, bench.optimizer, self.first),
+                     "generators": generators_of_all,
                      "done": asdict(self.done), "replayed": asdict(self.replayed),
                      "last": self.last and asdict(self.last), "validations": self.validations,
                      "seconds": self.seconds, "events": self.events.length() if self.first else 0}
-            weights = weights_of(bench.parameters)
+            weights = weights_of(bench.parameters, self.first)
             if self.first:
                 found = checkpoint.Checkpoint(self.step, bench.belongs_to, weights, state)
                 checkpoint.save(self.out / "checkpoints", found, self.section.keep_checkpoints)
@@ -253,7 +257,8 @@ class _Run:
         if not (self.stop if self.alone else self.asked):
             return
         self._save()
-        raise Interrupted(f"training stopped by {self.stop.signal_name} after step {self.step} of "
+        by = self.stop.signal_name or "a signal to another process"
+        raise Interrupted(f"training stopped by {by} after step {self.step} of "
                           f"{self.bench.course.steps}; the state is saved in {self.out / 'checkpoints'}: start the "
                           "same run again to continue")
 
@@ -271,10 +276,9 @@ class _Run:
 
     def _check_moved(self) -> None:
         """A trained parameter whose gradient was zero in every step never moved: it is not part of the model's work."""
-        moments = moments_of(self.bench.parameters, self.bench.optimizer)
         # lora_A has no gradient as long as lora_B is zero, so in a run of one step it rightly stays.
-        still = [n for n in self.bench.parameters if "lora_A" not in n and "lora_embedding_A" not in n
-                 and not (n in moments and bool(moments[n]["exp_avg_sq"].any()))]
+        still = [n for n, p in self.bench.parameters.items() if "lora_A" not in n and "lora_embedding_A" not in n
+                 and not ever_moved(p, self.bench.optimizer)]
         if still:
             raise TrainingError(f"{len(still)} trained parameters never got a gradient (first: {still[0]}); take them "
                                 "out of train.lora.target_modules or modules_to_save, or use another base model")
@@ -282,10 +286,10 @@ class _Run:
     def _save_model(self, inputs: TrainInputs) -> tuple[Path, Path | None]:
         bench = self.bench
         adapter = self.out / "adapter" if self.section.method == "lora" else None
-        weights = weights_of(bench.parameters)
-        if self.section.stopping.patience and self.validations:
-            weights = checkpoint.load_weights(self.out / "checkpoints" / BEST)
+        weights = weights_of(bench.parameters, self.first)
         if self.first:
+            if self.section.stopping.patience and self.validations:
+                weights = checkpoint.load_weights(self.out / "checkpoints" / BEST)
             facts = {"base": inputs.model.path, "revision": inputs.model.revision or "-",
                      "base content": bench.belongs_to["base"], "data content": bench.belongs_to["data"],
                      "template": bench.template.name, "seed": inputs.seed, "steps": self.step,

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
+from sft_core.attention import layers_of
+from sft_core.config.data import ModelSection
 from sft_core.config.train import TrainSection
 from sft_core.course import Counts, Course, Row, Stream
 from sft_core.errors import ModelError
 from sft_core.inputs import ServedTemplate, TrainInputs, data_digest, read_data, served_template
-from sft_core.models import Loaded, load_model, model_identity, resolve_device
+from sft_core.models import Loaded, compute_dtype, load_model, model_identity, resolve_device
 from sft_core.objective import TopK
 from sft_core.optim import make_optimizer
 from sft_core.pack import Batch, collate
@@ -23,8 +30,13 @@ from sft_core.reference import Kept
 from sft_core.render import IGNORE, Example
 
 UNRESUMED = {"checkpoint_every_s", "keep_checkpoints", "validate_every_steps", "micro_rows", "micro_tokens", "compile",
-             "gradient_checkpointing", "processes"}
+             "gradient_checkpointing", "processes", "shard"}
 """Fields of TrainSection that change no weight beyond rounding and may differ on resume."""
+
+
+PATIENCE = timedelta(hours=12)
+"""How long processes wait for each other: the first one may write a large model or ask the base about all data. When
+one is gone, torchrun ends the others at once."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +109,9 @@ def set_up(inputs: TrainInputs, section: TrainSection) -> Workbench:
     if section.compile:
         policy.compile_layers()
     policy.train()
+    forward = _spread(policy, accelerator, section, compute_dtype(inputs.model, device))
     parameters = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
-    forward, optimizer = accelerator.prepare(policy, make_optimizer(section.optim, parameters.values()))
+    optimizer = accelerator.prepare_optimizer(make_optimizer(section.optim, parameters.values()))
     streams = {"train": data.course.sft, "replay": data.course.replay}
     kept = {name: Kept(folder, stream) for name, folder in inputs.kept.items() if (stream := streams[name])}
     tokenizer = loaded.tokenizer
@@ -106,6 +119,39 @@ def set_up(inputs: TrainInputs, section: TrainSection) -> Workbench:
     return Workbench(accelerator, policy, forward, optimizer, parameters, data.course, data.validation, loaded,
                      template, _belongs_to(inputs, section, data.course), inputs.max_tokens,
                      next(p for p in pads if p is not None), kept)
+
+
+def join(model: ModelSection) -> PartialState:
+    """Meet the other processes of this run, if torchrun started several; from then on `cuda` means the GPU of this one.
+
+    Raises:
+        ModelError: the device is not there.
+    """
+    return PartialState(cpu=resolve_device(model).type == "cpu", timeout=PATIENCE)
+
+
+def _spread(policy: Policy, accelerator: Accelerator, section: TrainSection, dtype: torch.dtype) -> Any:
+    """The policy as several processes run it: a copy in each (DDP), or its layers shared out (FSDP2)."""
+    if accelerator.num_processes == 1:
+        return policy
+    if section.shard == "none":
+        # Buffers never change, nor does the base, which may be lent from main memory.
+        same = [name for name, _ in policy.named_buffers()]
+        same += [name for name, _ in policy.named_parameters() if name.startswith("reference.")]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(policy, same)  # type: ignore[no-untyped-call]
+        return DistributedDataParallel(policy, gradient_as_bucket_view=True)
+    mesh = init_device_mesh(policy.device.type, (accelerator.num_processes,))
+    # In bfloat16 the gathered weights are: under autocast alone each layer would leave a whole cast copy for backward.
+    how = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False) if dtype == torch.bfloat16 else (
+        MixedPrecisionPolicy())
+    lone = set[nn.Parameter]()  # what the base reads outside its layers: in its own dtype, and called without a hook
+    for model in (policy.reference, policy.model):
+        for layer in layers_of(model) if model is not None else ():
+            fully_shard(layer, mesh=mesh, mp_policy=how)
+    if policy.reference is not None:
+        lone = {p for p in policy.reference.parameters() if not isinstance(p, DTensor)}
+    fully_shard(policy, mesh=mesh, ignored_params=lone)
+    return policy
 
 
 def _check_ids(loaded: Loaded, examples: Sequence[Example]) -> None:

@@ -19,8 +19,10 @@ from tasks.stages import Done, Workspace, once, version
 if TYPE_CHECKING:
     from sft_core.inputs import TrainInputs
 
-# How often a run is saved and how its steps are cut into forward passes does not change what it learns.
-VOLATILE = {"checkpoint_every_s", "keep_checkpoints", "micro_rows", "micro_tokens", "gradient_checkpointing", "compile"}
+# How often a run is saved does not change what it learns, nor how its steps are cut into forward passes and dealt out
+# to processes.
+VOLATILE = {"checkpoint_every_s", "keep_checkpoints", "micro_rows", "micro_tokens", "gradient_checkpointing", "compile",
+            "processes", "shard"}
 
 
 @task(name="train", cache_policy=NO_CACHE)
@@ -36,6 +38,8 @@ def train(config: ExperimentConfig, prepared: Done, place: Workspace, follow: Ca
 
     if config.train.engine == "trl":
         from sft_core.trl_engine import train as train_model
+    elif config.train.processes > 1:
+        from sft_core.launch import launch as train_model
     else:
         from sft_core.trainer import train as train_model
 

@@ -128,6 +128,11 @@ class TrainSection(Section):
     """Recompute activations in the backward pass: less memory, about a third slower."""
     compile: bool = False
     """Compile the decoder's layers with torch.compile: some minutes at the start, faster steps."""
+    processes: Positive = 1
+    """Processes that share every step, one per GPU (of this machine). The result does not depend on it."""
+    shard: Literal["none", "fsdp"] = "none"
+    """With several processes. `none`: each holds the whole model (DDP); `fsdp`: weights, gradients and moments are
+    shared out and a layer's weights gathered while it runs (FSDP2): less memory, more traffic."""
 
     @model_validator(mode="after")
     def _replay_has_sources(self) -> TrainSection:
@@ -143,6 +148,14 @@ class TrainSection(Section):
     def _settings_meet(self) -> TrainSection:
         if self.lora.quantize != "none" and self.method != "lora":
             raise ValueError("lora.quantize needs method: lora; weights of 4 bits cannot be trained themselves")
+        if self.shard == "fsdp" and self.processes == 1:
+            raise ValueError("shard: fsdp shares the model out among processes; set processes: 2 or more, or leave "
+                             "shard: none")
+        if self.shard == "fsdp" and self.lora.quantize != "none":
+            raise ValueError("shard: fsdp cannot cut weights of 4 bits; use shard: none or lora.quantize: none")
+        if self.shard == "fsdp" and self.kl.beta > 0 and self.kl.reference == "offload":
+            raise ValueError("shard: fsdp shares the base out as well and does not lend it from main memory; use "
+                             "kl.reference: copy or cache")
         return self
 
     @model_validator(mode="after")

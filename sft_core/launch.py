@@ -1,0 +1,181 @@
+"""Training by several processes: `launch` is `train` with `section.processes` of them on this machine.
+
+It writes `job.json` beside the run's events and starts, as one child,
+
+    python -m torch.distributed.run --standalone --nproc-per-node N -m sft_core.launch OUT/job.json
+
+For several machines start the same file yourself on each of them, in an environment of the same packages and with a
+folder that all of them see under the same path (job.json, prepared data, base model and checkpoints lie there), e.g.
+on two machines of eight GPUs:
+
+    torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint FIRST:29400 --rdzv-id any \\
+        -m sft_core.launch OUT/job.json
+
+(`accelerate launch --multi_gpu ... -m sft_core.launch OUT/job.json` does as well.) It takes any number of processes and
+continues what another number of them has saved. SIGTERM to torchrun saves and ends the run; torchrun itself gives
+the processes 30 s for it. When it has finished, `launch` and so `sft run` with the same job take its result as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import TypeAdapter
+from torch import distributed
+
+from sft_core import errors
+from sft_core.config.train import TrainSection
+from sft_core.errors import Interrupted, ModelError, SftError, TrainingError
+from sft_core.inputs import TrainInputs
+from sft_core.models import resolve_device
+from sft_core.stage import read_json, write_json, write_text
+from sft_core.stopping import StopRequest, stop_on_signals
+from sft_core.trainer import TrainReport, train
+from sft_core.workbench import join
+
+JOB, REPORT, FAILED, LOCK = "job.json", "report.json", "failed", "lock"
+POLL_S = 0.1
+log = logging.getLogger("sft")
+
+
+@dataclass(frozen=True)
+class Job:
+    """The arguments of `train`, as they stand in job.json."""
+
+    inputs: TrainInputs
+    section: TrainSection
+    out: Path
+
+
+_JOB, _REPORT = TypeAdapter(Job), TypeAdapter(TrainReport)
+
+
+def launch(inputs: TrainInputs, section: TrainSection, out: Path, *,
+           on_events: Callable[[Path], None] | None = None, sync_every_s: float = 5.0) -> TrainReport:
+    """What `train` does with the same arguments, by `section.processes` processes of this machine.
+
+    SIGTERM and Ctrl-C are passed on: the processes save and stop. They do the same when this process is killed.
+
+    Raises:
+        SftError: of the class and with the message that a process raised. TrainingError: one ended without a word.
+    """
+    _check_devices(inputs, section)
+    wanted = _JOB.dump_json(Job(inputs, section, out), by_alias=True, indent=2).decode()
+    job, report = out / JOB, out / REPORT
+    if report.is_file() and job.is_file() and job.read_text(encoding="utf-8") == wanted:
+        return _REPORT.validate_json(report.read_bytes())
+    write_text(job, wanted)
+    report.unlink(missing_ok=True)
+    shutil.rmtree(out / FAILED, ignore_errors=True)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
+               str(section.processes), "-m", "sft_core.launch", "--watched", str(job)]
+    with stop_on_signals() as stop:
+        child = _follow(command, stop, lambda: on_events(out / "events.jsonl") if on_events else None, sync_every_s)
+        if not report.is_file():
+            raise _failure(out, child, stop)
+    return _REPORT.validate_json(report.read_bytes())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """One of the processes, started by torchrun; returns its exit code."""
+    parser = argparse.ArgumentParser("sft_core.launch", description="One process of a training run (see torchrun).")
+    parser.add_argument("job", type=Path, help="the job.json of a run")
+    parser.add_argument("--watched", action="store_true", help="save and stop when standard input ends")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(format="%(message)s")
+    if given.watched:
+        threading.Thread(target=_stop_with_parent, daemon=True).start()
+    job = _JOB.validate_json(given.job.read_bytes())
+    try:
+        _train(job)
+    except SftError as error:
+        said = {"kind": type(error).__name__, "message": str(error)}
+        write_json(job.out / FAILED / f"{os.getppid()}-{os.getpid()}.json", said)
+        log.error("%s: %s", type(error).__name__, error)
+        # All processes stop together, so torchrun need not end the others and report a failure.
+        return 0 if isinstance(error, Interrupted) else error.exit_code
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+    return 0
+
+
+def _train(job: Job) -> None:
+    first = join(job.inputs.model).is_main_process
+    log.setLevel(logging.INFO if first else logging.CRITICAL)
+    if not first:
+        train(job.inputs, job.section, job.out)
+        return
+    with _alone(job.out):
+        report = train(job.inputs, job.section, job.out)
+        write_text(job.out / REPORT, _REPORT.dump_json(report, indent=2).decode())
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Wait for processes of an earlier launch that still save; the lock goes with its process."""
+    with (out / LOCK).open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _stop_with_parent() -> None:
+    """Ask this process to save and stop when whoever holds the other end of standard input closes it or is gone."""
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _follow(command: Sequence[str], stop: StopRequest, tell: Callable[[], None], every_s: float
+            ) -> subprocess.Popen[bytes]:
+    """Run the child to its end, telling about events now and then; a signal closes its standard input."""
+    # In a session of its own, so that Ctrl-C reaches it in no other way and torchrun does not end it after 30 s.
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as child:
+        told = time.monotonic()
+        while child.poll() is None:
+            time.sleep(POLL_S)
+            if stop and child.stdin is not None:
+                child.stdin.close()
+            if time.monotonic() - told >= every_s:
+                tell()
+                told = time.monotonic()
+    tell()
+    return child
+
+
+def _failure(out: Path, child: subprocess.Popen[bytes], stop: StopRequest) -> SftError:
+    """What the child's processes said why they ended; the earliest had the reason."""
+    for file in sorted((out / FAILED).glob(f"{child.pid}-*.json"), key=lambda file: file.stat().st_mtime_ns):
+        said = read_json(file)
+        kind: type[SftError] = getattr(errors, said["kind"])
+        return kind(said["message"])
+    if stop:
+        return Interrupted(f"training stopped by {stop.signal_name} before it could save; start the same run again: it "
+                           "continues from its last checkpoint, if there is one")
+    return TrainingError(f"the training processes ended with code {child.returncode} and gave no report (killed, "
+                         "perhaps because memory ran out; see what they printed); start the run again: it continues "
+                         "from its last checkpoint")
+
+
+def _check_devices(inputs: TrainInputs, section: TrainSection) -> None:
+    if resolve_device(inputs.model).type == "cuda" and section.processes > torch.cuda.device_count():
+        raise ModelError(f"train.processes is {section.processes}, but this machine has {torch.cuda.device_count()} "
+                         "GPUs; lower it (for several machines see sft_core/launch.py)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
