@@ -17,8 +17,8 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 LONG = {torch.bfloat16: 768, torch.float16: 768, torch.float64: 768}
-"""Longest segment for which grouped products are faster than torch's kernel (`python -m bench.kernels`); in float32 they
-never are."""
+"""Longest segment for which grouped products are faster than torch's kernel (`python -m bench.kernels`); in float32
+they never are."""
 SPARE = 1.25
 """A group's longest segment is at most this times its shortest: padding costs at most so much squared."""
 GROUP_TOKENS = 4096
