@@ -25,7 +25,7 @@ from sft_core.course import Stream
 from sft_core.errors import ModelError
 from sft_core.models import apply_lora, locate, new_token_modules
 from sft_core.objective import CHUNK_LOGITS
-from sft_core.segments import LONG, LONG_ELSE
+from sft_core.segments import LONG
 
 FLOAT = 4
 """Bytes of a weight, a gradient and each of Adam's two moments."""
@@ -48,7 +48,7 @@ class Architecture:
     intermediate: int  # width of the MLP; of all active experts together
     vocabulary: int
     head_trained: bool  # the LM head has a gradient
-    stored_bytes: int  # per parameter, in the model folder
+    stored: int  # bytes of its weights in the model folder
     eager: bool = False  # scores are soft-capped or kernels unknown: `mask` then keeps all attention weights
     adapted: int = 0  # linear layers with adapters
 
@@ -121,6 +121,7 @@ def architecture_of(section: ModelSection, train: TrainSection, mirror: Path | N
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"the config of the model in {folder} cannot be read: {error}") from error
     text, adapted = config.get_text_config(), 0
+    stored = (getattr(config, "dtype", None) or torch.float32).itemsize * sum(p.numel() for p in model.parameters())
     eager = getattr(text, "attn_logit_softcapping", None) is not None or not model._supports_sdpa
     head_trained = True
     if train.method == "lora":
@@ -134,7 +135,7 @@ def architecture_of(section: ModelSection, train: TrainSection, mirror: Path | N
         kv_heads=getattr(text, "num_key_value_heads", None) or text.num_attention_heads,
         head_size=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
         intermediate=_intermediate(text), vocabulary=text.vocab_size, head_trained=head_trained,
-        stored_bytes=(getattr(config, "dtype", None) or torch.float32).itemsize, eager=bool(eager), adapted=adapted)
+        stored=stored, eager=bool(eager), adapted=adapted)
 
 
 def largest_pass(streams: Sequence[Stream], section: TrainSection) -> Pass:
@@ -179,7 +180,7 @@ def forecast(shape: Architecture, section: TrainSection, work: Pass, place: Plac
         weights, gradients, moments, 0 if elsewhere else reference, reference if elsewhere else 0, casts, activations,
         logits, resident + max(at_head, at_update),
         checkpoints=state * (section.keep_checkpoints + 1) + best,
-        model=shape.stored_bytes * shape.parameters + (FLOAT * shape.trained if section.method == "lora" else 0),
+        model=shape.stored + (FLOAT * shape.trained if section.method == "lora" else 0),
         kept=(8 * section.kl.top_k + 8) * kept_positions)
 
 
@@ -228,7 +229,7 @@ def _attention(shape: Architecture, work: Pass, place: Place, tokens: int) -> fl
         return output + repeated + low * square * (3 * shape.heads if shape.eager else 1)
     if place.backend != "segments":
         return float(low * tokens * width * shared)  # query, key, value and the output, which is kept once
-    limit = LONG.get(place.dtype, LONG_ELSE)
+    limit = LONG.get(place.dtype, 0)
     short = [n for n in work.lengths if n <= limit]
     grouped = PADDED * 3 * sum(short) * shape.heads * width + PADDED**2 * shape.heads * sum(n * n for n in short)
     alone = (tokens - sum(short)) * width * shared

@@ -69,10 +69,14 @@ class Sample:
         """The same as ids."""
         return list(self._applied(chat, turns, return_dict=False, add_generation_prompt=opening))
 
-    def marks(self, chat: Chat, turns: int) -> tuple[list[int], list[int]]:
-        """Ids, and 1 for each that the generation marks enclose."""
-        found = self._applied(chat, turns, return_dict=True, return_assistant_tokens_mask=True)
-        return list(found["input_ids"]), list(found["assistant_masks"])
+    def marked(self, chat: Chat, turns: int) -> list[str]:
+        """What the generation marks of the first `turns` turns enclose."""
+        conversation, pieces, end = chat.conversation, list[str](), -1
+        text, marks = self.renderer.template.render(conversation.turns[:turns], conversation.tools, marked=True)
+        for start, stop in marks:  # a turn can have several, one behind the other
+            pieces.append((pieces.pop() if start == end else "") + text[start:stop])
+            end = stop
+        return pieces
 
     def text(self, ids: Sequence[int]) -> str:
         """Ids as text, control tokens too."""
@@ -133,7 +137,7 @@ def masks(sample: Sample) -> Seen:
         for at, example, run in chat.answers():
             _by_prefix(sample, chat, at, example.input_ids[slice(*run)], prefixes)
             if sample.renderer.template.marked:
-                _by_marks(sample, chat, (len(chat.conversation.turns), at + 1), example, run, marks)
+                _by_marks(sample, chat, at, example.input_ids[slice(*run)], marks)
     wrong = [*prefixes.wrong, *marks.wrong]
     told = (f"{len(sample.chats)} conversations, {prefixes.good + prefixes.other} trained turns: answer + stop in "
             f"{prefixes.good} by prefixes")
@@ -228,17 +232,18 @@ def _by_prefix(sample: Sample, chat: Chat, at: int, ids: Sequence[int], tally: _
                                                          f"{expected!r}")
 
 
-def _by_marks(sample: Sample, chat: Chat, turns: tuple[int, int], example: Example, run: tuple[int, int],
-              tally: _Tally) -> None:
-    """Trained tokens are marked, where the whole conversation (or up to this turn) has the same ids; white space at
-    the border may be outside."""
-    for number in turns:
-        ids, marked = sample.marks(chat, number)
-        if ids == example.input_ids:
-            outside = sample.text([ids[at] for at in range(*run) if not marked[at]])
-            tally.add(f"{example.origin} trains {outside!r} outside the generation marks" if outside.strip() else None)
-            return
-    tally.other += 1
+def _by_marks(sample: Sample, chat: Chat, at: int, ids: Sequence[int], tally: _Tally) -> None:
+    """The same is enclosed by a generation mark; what a template writes before the first word of an answer may be in
+    the mark or outside."""
+    turn, said = chat.conversation.turns[at], _squeezed(sample.text(ids))
+    if not sample.served(chat, at + 1).startswith(sample.served(chat, at, opening=True)):
+        tally.other += 1
+        return
+    words = [_squeezed(_normal(sample, text)) for text in (visible(turn.content), *(c.name for c in turn.tool_calls))]
+    pieces = [_squeezed(_normal(sample, piece)) for piece in sample.marked(chat, at + 1)]
+    found = any(said in piece or (said.endswith(piece) and all(word in piece for word in words)) for piece in pieces)
+    tally.add(None if found else f"turn {at + 1} of {chat.conversation.origin} trains {said!r}; the generation marks "
+                                 f"enclose {pieces[-1:]}")
 
 
 def _same(sample: Sample, ids: Sequence[int], served: Sequence[int], tally: _Tally, what: str) -> None:

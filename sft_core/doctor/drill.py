@@ -16,8 +16,8 @@ from sft_core.prepare import load_examples
 from sft_core.render import IGNORE, Example
 from sft_core.stage import read_json, write_json
 
-EXAMPLES = 8
-SHORT = 64
+EXAMPLES, REPLAYED = 8, 4
+SHORT, REPLAY_SHORT = 48, 24
 """Tokens of an example; a longer one is cut down to its end."""
 STEPS = 4
 NEVER = 10**9
@@ -35,9 +35,9 @@ def cut_down(inputs: TrainInputs, section: TrainSection, folder: Path) -> tuple[
     found = load_examples(inputs.prepared / "train.parquet")
     shorter = sorted(found, key=lambda e: len(e.input_ids))[: max(EXAMPLES, len(found) // 2)]
     number = min(EXAMPLES, len(shorter))
-    train = [shortened(shorter[at * len(shorter) // number]) for at in range(number)]
-    replay = [shortened(e) for e in load_examples(inputs.prepared / "replay.parquet")[:EXAMPLES]] if wants_replay(
-        section) else []
+    train = [shortened(shorter[at * len(shorter) // number], SHORT) for at in range(number)]
+    texts = load_examples(inputs.prepared / "replay.parquet")[:REPLAYED] if wants_replay(section) else []
+    replay = [shortened(text, REPLAY_SHORT) for text in texts]
     for name, rows in (("train", train), ("validation", train[:1]), ("replay", replay)):
         _write(rows, folder / f"{name}.parquet")
     write_json(folder / "template.json", read_json(inputs.prepared / "template.json"))
@@ -50,13 +50,13 @@ def cut_down(inputs: TrainInputs, section: TrainSection, folder: Path) -> tuple[
         "tokens_per_step": None, "micro_rows": 1, "micro_tokens": None, "compile": False, "processes": 1,
         "shard": "none", "checkpoint_every_s": float(NEVER), "keep_checkpoints": 1, "validate_every_steps": NEVER,
         "stopping": StoppingSection(patience=1),
-        "replay": section.replay.model_copy(update={"tokens_per_step": small.max_tokens})})
+        "replay": section.replay.model_copy(update={"tokens_per_step": 1})})
 
 
-def shortened(example: Example) -> Example:
-    """The part of at most `SHORT` tokens that ends with its last trained token; targets stay next to their ids."""
+def shortened(example: Example, most: int) -> Example:
+    """The part of at most `most` tokens that ends with its last trained token; targets stay next to their ids."""
     last = max(at for at, target in enumerate(example.targets) if target != IGNORE)
-    part = slice(max(0, last + 2 - SHORT), last + 2)
+    part = slice(max(0, last + 2 - most), last + 2)
     return Example(example.input_ids[part], example.targets[part], example.origin)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import threading
 from collections.abc import Mapping
@@ -192,7 +193,8 @@ def _token_nats(model: Any, micro: Micro) -> Tensor:
 
 
 def _gap(one: float, other: float) -> float:
-    return abs(one - other) / max(abs(other), 1e-12)
+    gap = abs(one - other) / max(abs(other), 1e-12)
+    return gap if math.isfinite(gap) else math.inf  # max() passes over NaN
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -1,0 +1,183 @@
+"""The forecast against what a training step really takes: tensors alive, as torch's allocator counts, and files."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from sft_core import memory
+from sft_core.config.data import ModelSection
+from sft_core.config.train import TrainSection
+from sft_core.conversation import Origin
+from sft_core.course import Packing, lay_out
+from sft_core.inputs import TrainInputs
+from sft_core.memory import Architecture, Pass, Place, architecture_of, forecast, free_bytes, largest_pass
+from sft_core.models import Loaded
+from sft_core.objective import Term
+from sft_core.optim import make_optimizer
+from sft_core.pack import collate
+from sft_core.policy import make_policy
+from sft_core.reference import with_reference
+from sft_core.render import IGNORE, Example
+from sft_core.trainer import train
+
+WITHIN = (0.8, 1.5)
+WIDE = {"vocab_size": 2000, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "num_key_value_heads": 2}
+DEEP = {"vocab_size": 1000, "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6,
+        "num_attention_heads": 6, "num_key_value_heads": 6}
+HEADY = {"vocab_size": 16000, "hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 2,
+         "num_attention_heads": 4, "num_key_value_heads": 4, "tie_word_embeddings": False}
+KL = {"kl": {"beta": 0.1, "on": "assistant"}}
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[int], dict[str, Any]]] = {
+    "short rows": (WIDE, {}, [100] * 16, {}),
+    "rows for torch's kernel": (WIDE, {}, [600] * 4, {}),
+    "a dense mask": (WIDE, {}, [200] * 8, {"attention": "mask"}),
+    "a large vocabulary": (HEADY, {}, [200] * 16, {}),
+    "exact KL to a copy": (WIDE, KL, [100] * 16, {}),
+    "gradient checkpointing": (DEEP, {"gradient_checkpointing": True}, [120] * 8, {}),
+    "bfloat16": (DEEP, {}, [120] * 8, {"precision": "bfloat16"}),
+    "adapters with dropout": (DEEP, {"method": "lora", "lora": {"dropout": 0.1}}, [120] * 8, {}),
+    "weights alone": (DEEP, {}, [8] * 2, {}),
+}
+
+
+def _section(**fields: Any) -> TrainSection:
+    return TrainSection.model_validate({"optim": {"lr": 1e-3}, **fields})
+
+
+def _base(shape: dict[str, Any], folder: Path) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**{"tie_word_embeddings": True, **shape}))
+    model.save_pretrained(folder)
+    return model
+
+
+def _example(length: int, vocabulary: int) -> Example:
+    ids = torch.randint(0, vocabulary, (length,), generator=torch.Generator().manual_seed(length)).tolist()
+    half = length // 2
+    return Example(ids, [IGNORE] * half + ids[half + 1 :] + [IGNORE], Origin("s", "f", 1))
+
+
+def _peak(step: Callable[[], None]) -> int:
+    """The most bytes that were allocated above what there was before."""
+    gc.collect()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        step()
+    events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+    alive = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        alive += event.nbytes()
+        most = max(most, alive)
+    return most
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_forecast_is_near_a_measured_step(name: str, tmp_path: Path) -> None:
+    shape, fields, lengths, placed = CASES[name]
+    section, place = _section(**fields), ModelSection(path=str(tmp_path), device="cpu", **placed)
+    policy = make_policy(Loaded(_base(shape, tmp_path), None, tmp_path, torch.float32), place, section, 0, grown=False)
+    if section.gradient_checkpointing:
+        policy.model.gradient_checkpointing_enable(  # type: ignore[operator]
+            gradient_checkpointing_kwargs={"use_reentrant": False})
+    policy.train()
+    parameters = [p for p in policy.parameters() if p.requires_grad]
+    optimizer = make_optimizer(section.optim, parameters)
+    batch = collate([[_example(n, shape["vocab_size"])] for n in lengths], max(lengths), 0)
+
+    def step() -> None:
+        sums = policy(policy.micro(batch), Term(1.0, section.kl.beta))
+        sums.loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    step()  # makes Adam's moments
+    held = sum(p.numel() * p.element_size() for p in policy.parameters())
+    held += sum(x.numel() * x.element_size() for state in optimizer.state.values() for x in state.values())
+    measured = _peak(step)
+    dtype = torch.bfloat16 if placed.get("precision") else torch.float32
+    trained = int((batch.targets != IGNORE).sum())
+    found = forecast(architecture_of(place, section, None, grown=False), section,
+                     Pass(len(lengths), max(lengths), tuple(lengths), trained, several=False),
+                     Place("cpu", dtype, policy.backend))
+    resident = found.weights + found.moments + found.reference
+    assert resident == pytest.approx(held, rel=0.01)
+    ratio = (found.peak - resident) / measured
+    assert WITHIN[0] < ratio < WITHIN[1], f"{found.peak - resident:,} forecast above {held:,}, {measured:,} measured"
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_the_disk_is_what_a_run_writes(method: str, train_inputs: TrainInputs, tmp_path: Path,
+                                       train_section: Callable[..., TrainSection]) -> None:
+    section = train_section(method=method, beta=0.2, on="both", epochs=1, checkpoint_every_s=1e-6, keep_checkpoints=1,
+                            stopping={"patience": 9}, kl={"beta": 0.2, "on": "both", "reference": "cache", "top_k": 4})
+    train(with_reference(train_inputs, section, tmp_path / "kept"), section, tmp_path / "run")
+
+    def size(folder: Path, pattern: str) -> int:
+        return sum(file.stat().st_size for file in folder.rglob(pattern))
+
+    shape = architecture_of(train_inputs.model, section, None, grown=False)
+    positions = 0
+    for file in ("train", "replay"):
+        positions += size(tmp_path / "kept" / file, "rest.npy") // 4
+    found = forecast(shape, section, Pass(1, 32, (32,), 16, several=True), Place("cpu", torch.float32, "segments"),
+                     positions)
+    kept = size(tmp_path / "kept", "*.npy")
+    assert found.kept == pytest.approx(kept, rel=0.3)
+    written = size(tmp_path / "run" / "checkpoints", "*")
+    model = size(tmp_path / "run", "*.safetensors") - size(tmp_path / "run" / "checkpoints", "*.safetensors")
+    # One checkpoint more than are kept lies there while it is written. Small files weigh much here.
+    state = 12 * shape.trained
+    assert found.checkpoints - state <= written < found.checkpoints - state + 60_000
+    assert found.model == pytest.approx(model, rel=0.2)
+
+
+SHAPE = Architecture(1000, 1000, 8, 2, 2, 2, 4, 16, 50, head_trained=True, stored=2000)
+WORK = Pass(2, 64, (40, 24, 64), 60, several=False)
+CUDA = Place("cuda", torch.bfloat16, "varlen")
+
+
+def test_settings_move_what_they_should() -> None:
+    plain = forecast(SHAPE, _section(), WORK, CUDA)
+    assert forecast(SHAPE, _section(gradient_checkpointing=True), WORK, CUDA).activations < plain.activations
+    assert forecast(SHAPE, _section(), WORK._replace(several=True), CUDA).peak > plain.peak
+    assert forecast(SHAPE, _section(keep_checkpoints=4), WORK, CUDA).checkpoints > plain.checkpoints
+    copy = forecast(SHAPE, _section(**KL), WORK, CUDA)
+    assert (copy.reference, copy.reference_elsewhere) == (2000, 0)
+    lent = forecast(SHAPE, _section(kl={**KL["kl"], "reference": "offload"}), WORK, CUDA)
+    assert (lent.reference, lent.reference_elsewhere) == (0, 2000)
+    assert forecast(SHAPE, _section(kl={**KL["kl"], "reference": "cache"}), WORK, CUDA, 10).kept == 10 * (8 * 32 + 8)
+    assert forecast(SHAPE, _section(processes=4, shard="fsdp"), WORK, CUDA).resident == plain.resident // 4
+    assert forecast(replace(SHAPE, eager=True), _section(), WORK, CUDA._replace(backend="mask")).activations > (
+        forecast(SHAPE, _section(), WORK, CUDA._replace(backend="mask")).activations)
+
+
+def test_the_largest_pass_is_found_in_the_course(train_section: Callable[..., TrainSection]) -> None:
+    examples = [_example(n, 50) for n in (20, 6, 30, 8, 12, 16)]
+    section = train_section(epochs=1, rows_per_step=4, micro_rows=2)
+    course = lay_out(examples, (), section, Packing(32, False, 0))
+    found = largest_pass([course.sft], section)
+    assert sum(found.lengths) == max(sum(course.sft.tokens[i] for row in rows for i in row)
+                                     for step in course.sft.steps for rows in course.sft.micros(step, section))
+    assert found.several
+    assert not largest_pass([course.sft], section.model_copy(update={"micro_rows": 4})).several
+
+
+def test_a_control_group_limits_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    whole = free_bytes(torch.device("cpu"))
+    (tmp_path / "memory.max").write_text("3000000\n")
+    (tmp_path / "memory.current").write_text("1000000\n")
+    assert free_bytes(torch.device("cpu")) == 2_000_000 < whole
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_bytes(torch.device("cpu")) > 2_000_000
+
