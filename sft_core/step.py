@@ -32,6 +32,7 @@ from sft_core.workbench import Micro, Workbench
 
 NAMED_ROWS = 6  # origins told in an error
 ALLOCATOR = "can't allocate memory"  # how torch says on the CPU that memory is short
+UNREACHED = "to have finished reduction in the prior iteration"  # how DDP says that a parameter had no gradient
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ class Stepper:
             stop, save: this process was asked to stop, wants a checkpoint; told to all.
 
         Raises:
-            TrainingError: no trained token, a loss or gradient that is not finite (the step is not applied), or no
-                memory left.
+            TrainingError: no trained token, a loss or gradient that is not finite (the step is not applied), no memory
+                left, or a parameter without gradient (among several processes).
         """
         began = time.monotonic()
         bench, section = self.bench, self.section
@@ -92,9 +93,9 @@ class Stepper:
         set_rate(bench.optimizer, rate)
         try:
             sums, norm = self._gradients(step, stop, save)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if isinstance(error, torch.OutOfMemoryError) or ALLOCATOR in str(error):
-                raise TrainingError(self._no_memory(step)) from error
+        except RuntimeError as error:
+            if told := self._known(error, step):
+                raise TrainingError(told) from error
             raise
         *read, grad_norm = torch.cat([sums, norm.reshape(1).to(sums)]).tolist()
         losses = self._losses(step, read)
@@ -218,6 +219,16 @@ class Stepper:
         return (f"step {step + 1}: loss {losses.loss:g}, gradient norm {grad_norm:g}; the step was not applied, the "
                 f"last checkpoint is good. {'Not finite in' if bad else 'The step had'} {told}. Look at these rows, or "
                 f"lower train.optim.lr (it was {rate:g} in this step)")
+
+    def _known(self, error: RuntimeError, step: int) -> str:
+        """What is to be told of an error of torch; nothing when it is not known here."""
+        if isinstance(error, torch.OutOfMemoryError) or ALLOCATOR in str(error):
+            return self._no_memory(step)
+        if UNREACHED in str(error):
+            return (f"a trained parameter got no gradient in step {step}, and several processes cannot go on without; "
+                    "take it out of train.lora.target_modules or modules_to_save (with train.processes: 1 the end of "
+                    "the run names it), or use another base model")
+        return ""
 
     def _no_memory(self, step: int) -> str:
         rows = self.bench.course.sft.step(step)

@@ -12,7 +12,6 @@ from accelerate import Accelerator, PartialState
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from sft_core.attention import layers_of
@@ -144,13 +143,10 @@ def _spread(policy: Policy, accelerator: Accelerator, section: TrainSection, dty
     # In bfloat16 the gathered weights are: under autocast alone each layer would leave a whole cast copy for backward.
     how = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False) if dtype == torch.bfloat16 else (
         MixedPrecisionPolicy())
-    lone = set[nn.Parameter]()  # what the base reads outside its layers: in its own dtype, and called without a hook
     for model in (policy.reference, policy.model):
         for layer in layers_of(model) if model is not None else ():
             fully_shard(layer, mesh=mesh, mp_policy=how)
-    if policy.reference is not None:
-        lone = {p for p in policy.reference.parameters() if not isinstance(p, DTensor)}
-    fully_shard(policy, mesh=mesh, ignored_params=lone)
+    fully_shard(policy, mesh=mesh)
     return policy
 
 
