@@ -14,6 +14,7 @@ from sft_core.config.train import TrainSection
 from sft_core.events import EventLog
 from sft_core.inputs import TrainInputs
 from sft_core.reference import with_reference
+from sft_core.step import Stepper
 from sft_core.stopping import StopRequest
 from sft_core.trainer import _Run
 from sft_core.workbench import set_up
@@ -25,7 +26,7 @@ def native_stepper(inputs: TrainInputs, section: TrainSection, out: Path) -> Cal
     The course starts over at its end, so that a bench may ask for any number of steps.
     """
     bench = set_up(with_reference(inputs, section, out / "reference"), section)
-    run = _Run(bench, section, out, EventLog(out / "events.jsonl", None, 3600.0), StopRequest())
+    run = _Run(Stepper(bench, section), out, EventLog(out / "events.jsonl", None, 3600.0), StopRequest())
     run.start()
 
     def step() -> Step:

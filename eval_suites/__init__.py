@@ -3,6 +3,7 @@
 suites.py     what can be run: one YAML per suite
 items.py      own items, and the question texts of every suite
 run.py        one model through several suites, and their protocols
+probe.py      a few items on a model that is being trained
 lm_door.py    the only door to lm-eval
 generate.py   greedy answers through the chat template
 scorers.py    pure functions: what was expected and the answer → score

@@ -156,7 +156,11 @@ def _load(section: ModelSection, form: ChatForm | None, mirror: Path | None) -> 
     loaded = load_model(section, mirror=mirror)
     device = resolve_device(section)
     model = loaded.model.to(device=device, dtype=compute_dtype(section, device)).eval()
-    tokenizer = loaded.tokenizer
+    return subject_of(model, loaded.tokenizer, form)
+
+
+def subject_of(model: Any, tokenizer: Any, form: ChatForm | None) -> Subject:
+    """A loaded model made ready to be asked: greedy decoding, the template's stops."""
     if form is not None:
         tokenizer.chat_template = form.jinja
     ends = stop_ids(model, tokenizer, form.stop if form else "")

@@ -52,7 +52,8 @@ def read_data(inputs: TrainInputs, section: TrainSection) -> Data:
     """Load the prepared examples and lay out the course.
 
     Raises:
-        DataError: prepared files are missing, empty, or not what the ledger says. TrainingError: the course has no step.
+        DataError: prepared files are missing, empty, or not what the ledger says.
+        TrainingError: the course has no step.
     """
     train = _examples(inputs.prepared, "train")
     validation = _examples(inputs.prepared, "validation", needed=False)

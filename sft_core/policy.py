@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import cpu_offload
@@ -19,6 +19,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from sft_core.attention import (
+    NAMES,
     Backend,
     Mask,
     ScaledHead,
@@ -132,6 +133,21 @@ class Policy(nn.Module):
         head = head_of(self.model)
         return Base(hidden, ScaledHead(_frozen(head.head), head.factor, head.cap) if isinstance(head, ScaledHead)
                     else _frozen(head))
+
+    @contextmanager
+    def speaking(self) -> Iterator[nn.Module]:
+        """The tuned model ready to generate: in evaluation mode, with the attention that a cache of keys needs."""
+        inner: Any = self.model
+        inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+        was_training, before = self.model.training, inner.config._attn_implementation
+        inner.set_attn_implementation("sdpa" if before == NAMES[self.backend] else before)
+        self.model.eval()
+        try:
+            with self.autocast(), torch.no_grad():
+                yield self.model
+        finally:
+            inner.set_attn_implementation(before)
+            self.model.train(was_training)
 
     def autocast(self) -> torch.autocast:
         """The precision of the matrix products."""

@@ -9,7 +9,7 @@ import json
 import os
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,12 @@ from sft_core.snapshot import (
 )
 from sft_core.step import Losses, Stepper
 from sft_core.stopping import StopRequest, stop_on_signals
-from sft_core.workbench import Workbench, join, set_up
+from sft_core.workbench import join, set_up
 
 BEST = "best.safetensors"
+
+Probe = Callable[[Any, Any], Mapping[str, float]]
+"""Model in evaluation mode and tokenizer → score by suite, higher is better; must leave both as they are."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ class TrainReport:
 
 
 def train(inputs: TrainInputs, section: TrainSection, out: Path, *,
-          on_events: Callable[[Path], None] | None = None, sync_every_s: float = 5.0) -> TrainReport:
+          on_events: Callable[[Path], None] | None = None, sync_every_s: float = 5.0,
+          probe: Probe | None = None) -> TrainReport:
     """Train, or continue what an earlier call left in `out`; write `out/model` (and `out/adapter` for LoRA).
 
     A run that was killed at any point ends bit-identical on the CPU when it is called again with the same arguments.
@@ -72,6 +76,7 @@ def train(inputs: TrainInputs, section: TrainSection, out: Path, *,
         inputs: prepared data, base model, row length and seed.
         section: how to train.
         out: the run's own folder: events.jsonl, checkpoints/, model/, adapter/.
+        probe: run after every validation; its scores are written down and can stop the run.
         on_events: told the path of events.jsonl at most every `sync_every_s` seconds and at the end; must not raise.
 
     Raises:
@@ -89,7 +94,7 @@ def train(inputs: TrainInputs, section: TrainSection, out: Path, *,
         torch.manual_seed(inputs.seed + bench.accelerator.process_index)  # other dropout on every process
         diary = out / "events.jsonl" if first else Path(os.devnull)
         with EventLog(diary, on_events if first else None, sync_every_s) as events:
-            run = _Run(bench, section, out, events, stop)
+            run = _Run(Stepper(bench, section), out, events, stop, probe)
             run.start()
             run.walk()
             return run.finish(inputs)
@@ -98,14 +103,18 @@ def train(inputs: TrainInputs, section: TrainSection, out: Path, *,
 class _Run:
     """A run under way: the counters that change with every step."""
 
-    def __init__(self, bench: Workbench, section: TrainSection, out: Path, events: EventLog, stop: StopRequest) -> None:
-        self.bench, self.section, self.out, self.events, self.stop = bench, section, out, events, stop
-        self.stepper = Stepper(bench, section)
+    def __init__(self, stepper: Stepper, out: Path, events: EventLog, stop: StopRequest,
+                 probe: Probe | None = None) -> None:
+        self.stepper, self.out, self.events, self.stop, self.probe = stepper, out, events, stop, probe
+        self.bench, self.section = stepper.bench, stepper.section
+        bench = self.bench
         self.first, self.alone = bench.accelerator.is_main_process, bench.accelerator.num_processes == 1
         self.step = 0  # optimiser steps done
         self.done, self.replayed = Counts(), Counts()
         self.last: Losses | None = None
         self.validations: list[tuple[int, float]] = []
+        self.watched: list[tuple[int, float]] = []  # (steps done, what early stopping wants low)
+        self.measured: int | None = None  # steps done at the last validation and probe
         self.seconds = 0.0
         self.resumed_from: int | None = None
         self.saved_step: int | None = None
@@ -189,24 +198,41 @@ class _Run:
 
     def _validate_if_due(self) -> None:
         due = self.step % self.section.validate_every_steps == 0 or self.step == self.bench.course.steps
-        validated = self.validations and self.validations[-1][0] == self.step
-        if not due or validated or not self.bench.validation.examples:
+        if not due or self.measured == self.step:
             return
-        # Several processes would not agree on where to break off: they hear of the signal in the next step.
-        loss = self.stepper.validation_loss(self.stop if self.alone else None)
-        if loss is not None:
+        found: dict[str, float] = {}
+        if self.bench.validation.examples:
+            # Several processes would not agree on where to break off: they hear of the signal in the next step.
+            loss = self.stepper.validation_loss(self.stop if self.alone else None)
+            if loss is None:
+                return
             self.validations.append((self.step, loss))
             self.events.write("validation", step=self.step, loss=loss)
-            if self.section.stopping.patience and self._bests()[-1] == self.step:
-                weights = weights_of(self.bench.parameters, self.first)
-                if self.first:
-                    checkpoint.save_weights(weights, self.out / "checkpoints" / BEST)
+            found["validation_loss"] = loss
+        if self.probe is not None:
+            with torch.random.fork_rng(), self.bench.policy.speaking() as model:
+                scores = self.probe(model, self.bench.loaded.tokenizer)
+            self.events.write("probe", step=self.step, **scores)
+            found |= {suite: -score for suite, score in scores.items()}
+        self.measured = self.step
+        self._watch(found)
+
+    def _watch(self, found: Mapping[str, float]) -> None:
+        """Remember what early stopping looks at, and the weights when it was never better."""
+        stopping = self.section.stopping
+        if not stopping.patience or stopping.metric not in found:
+            return
+        self.watched.append((self.step, found[stopping.metric]))
+        if self._bests()[-1] == self.step:
+            weights = weights_of(self.bench.parameters, self.first)
+            if self.first:
+                checkpoint.save_weights(weights, self.out / "checkpoints" / BEST)
 
     def _bests(self) -> list[int]:
         """The best step so far, after every validation."""
         bests: list[int] = []
         best = float("inf")
-        for step, loss in self.validations:
+        for step, loss in self.watched:
             if not bests or loss < best - self.section.stopping.min_delta:
                 best = loss
                 bests.append(step)
@@ -232,6 +258,7 @@ class _Run:
                      "generators": generators_of_all,
                      "done": asdict(self.done), "replayed": asdict(self.replayed),
                      "last": self.last and asdict(self.last), "validations": self.validations,
+                     "watched": self.watched, "measured": self.measured,
                      "seconds": self.seconds, "events": self.events.length() if self.first else 0}
             weights = weights_of(bench.parameters, self.first)
             if self.first:
@@ -250,6 +277,7 @@ class _Run:
         self.done, self.replayed = Counts(**state["done"]), Counts(**state["replayed"])
         self.last = Losses(**state["last"]) if state["last"] else None
         self.validations = [tuple(v) for v in state["validations"]]
+        self.watched, self.measured = [tuple(v) for v in state["watched"]], state["measured"]
         self.seconds = state["seconds"]
         self.events.cut(state["events"])
 
@@ -288,7 +316,7 @@ class _Run:
         adapter = self.out / "adapter" if self.section.method == "lora" else None
         weights = weights_of(bench.parameters, self.first)
         if self.first:
-            if self.section.stopping.patience and self.validations:
+            if self.watched:
                 weights = checkpoint.load_weights(self.out / "checkpoints" / BEST)
             facts = {"base": inputs.model.path, "revision": inputs.model.revision or "-",
                      "base content": bench.belongs_to["base"], "data content": bench.belongs_to["data"],

@@ -131,9 +131,10 @@ def join(model: ModelSection) -> PartialState:
 
 def _spread(policy: Policy, accelerator: Accelerator, section: TrainSection, dtype: torch.dtype) -> Any:
     """The policy as several processes run it: a copy in each (DDP), or its layers shared out (FSDP2)."""
+    whole = section.shard == "none"
     if accelerator.num_processes == 1:
         return policy
-    if section.shard == "none":
+    if whole:
         # Buffers never change, nor does the base, which may be lent from main memory.
         same = [name for name, _ in policy.named_buffers()]
         same += [name for name, _ in policy.named_parameters() if name.startswith("reference.")]

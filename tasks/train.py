@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.sources import name_of
-from sft_core.stage import fingerprint
+from sft_core.stage import fingerprint, read_json
 from tasks.stages import Done, Workspace, once, version
 
 if TYPE_CHECKING:
@@ -61,13 +61,25 @@ def train(config: ExperimentConfig, prepared: Done, place: Workspace, follow: Ca
             with kept.lock():
                 known = with_reference(inputs, config.train, kept.resume())
                 kept.finish({"top_k": kl.top_k})
+        more: dict[str, object] = {}
+        if config.train.probe.suites:
+            more["probe"] = _probe(config, prepared, place)
         report = train_model(known, config.train, out, on_events=follow,
-                             sync_every_s=config.tracking.sync_every_s)
+                             sync_every_s=config.tracking.sync_every_s, **more)
         return dict(json.loads(json.dumps(asdict(report), default=str)))
 
     done = once(place.stages.open("train", stamp), make, resume=True)
     follow(done.folder / "events.jsonl")
     return done
+
+
+def _probe(config: ExperimentConfig, prepared: Done,
+           place: Workspace) -> Callable[[Any, Any], Mapping[str, float]] | None:
+    from eval_suites.probe import make_probe
+    from eval_suites.run import ChatFormat
+
+    served = read_json(prepared.folder / "template.json")
+    return make_probe(config.train.probe, config.eval, ChatFormat(served["jinja"], served["stop"]), place.mirror)
 
 
 def inputs_of(config: ExperimentConfig, prepared: Done, place: Workspace) -> TrainInputs:

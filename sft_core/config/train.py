@@ -77,11 +77,20 @@ class KlSection(Section):
     (`kl_short`)."""
 
 
+class ProbeSection(Section):
+    suites: tuple[str, ...] = ()
+    """Suites that are run on the model under training after every validation: learning curves, early stopping."""
+    items: Positive = 32
+    """Items per task and probe, the first ones."""
+
+
 class StoppingSection(Section):
     patience: Annotated[int, Field(ge=0)] = 0
     """Stop after so many validations in a row without a new best; 0: never. The best weights are the ones saved."""
     min_delta: Annotated[float, Field(ge=0.0)] = 0.0
-    """A new best must be better by this much (nats)."""
+    """A new best must be better by this much (nats, or share of a suite's score)."""
+    metric: str = "validation_loss"
+    """What is to be best: `validation_loss`, or the score of one of `probe.suites`."""
 
 
 TRL_TRAINS = frozenset({"engine", "method", "epochs", "rows_per_step", "micro_rows", "optim", "lora",
@@ -123,7 +132,9 @@ class TrainSection(Section):
     validate_every_steps: Positive = 100
     """Steps between two measurements of the validation loss (and one at the end)."""
     stopping: StoppingSection = StoppingSection()
-    """Early stopping on the validation loss."""
+    """Early stopping on the validation loss, or on a probe's score."""
+    probe: ProbeSection = ProbeSection()
+    """Small evaluations on the way."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third slower."""
     compile: bool = False
@@ -146,6 +157,11 @@ class TrainSection(Section):
 
     @model_validator(mode="after")
     def _settings_meet(self) -> TrainSection:
+        if self.stopping.metric not in ("validation_loss", *self.probe.suites):
+            raise ValueError(f"stopping.metric {self.stopping.metric} is not measured; allowed are validation_loss and "
+                             f"the suites under probe.suites ({', '.join(self.probe.suites) or 'none'})")
+        if self.probe.suites and self.processes > 1:
+            raise ValueError("probe.suites needs processes: 1; watch the validation loss instead")
         if self.lora.quantize != "none" and self.method != "lora":
             raise ValueError("lora.quantize needs method: lora; weights of 4 bits cannot be trained themselves")
         if self.shard == "fsdp" and self.processes == 1:

@@ -201,6 +201,44 @@ def test_a_small_gain_is_no_new_best(train_inputs: TrainInputs, train_section: S
     assert (report.stopped_early, report.steps) == (True, 1)
 
 
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_probe_sees_the_model_and_stops_the_run(method: str, train_inputs: TrainInputs, train_section: Section,
+                                                  tmp_path: Path) -> None:
+    """Its scores are written down; the run ends after `patience` probes without a better one, with the best weights."""
+    scores = iter([0.1, 0.5, 0.4, 0.5, 0.9])
+    spoken: list[list[int]] = []
+
+    def probe(model: Any, tokenizer: Any) -> dict[str, float]:
+        assert not model.training
+        torch.manual_seed(1)  # must not disturb dropout
+        said = model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=4, do_sample=False, pad_token_id=1)
+        spoken.append(said[0].tolist())
+        return {"some_suite": next(scores)}
+
+    section = train_section(method=method, lora={"rank": 4, "dropout": 0.2}, lr=0.02, epochs=20, validate_every_steps=1,
+                            optim={"lr": 0.02, "schedule": "constant"}, probe={"suites": ["some_suite"]},
+                            stopping={"patience": 2, "metric": "some_suite"})
+    report = train(train_inputs, section, tmp_path / "probed", probe=probe)
+    told = _events(tmp_path / "probed", "probe")
+    assert [e["some_suite"] for e in told] == [0.1, 0.5, 0.4, 0.5]
+    assert (report.stopped_early, report.steps) == (True, 3)
+    best = AutoModelForCausalLM.from_pretrained(report.model_folder)
+    said = best.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=4, do_sample=False, pad_token_id=1)[0].tolist()
+    assert said == spoken[1]
+    plain = section.model_copy(update={"stopping": section.stopping.model_copy(update={"patience": 0})})
+    scores = iter([0.1] * 9)
+    short = plain.model_copy(update={"epochs": 2})
+    train(train_inputs, short, tmp_path / "a", probe=probe)
+    train(train_inputs, short, tmp_path / "b")
+    a, b = ((tmp_path / name / "model" / "model.safetensors").read_bytes() for name in "ab")
+    assert a == b, "a probe changes nothing of the training"
+
+
+def test_what_is_not_measured_cannot_stop_a_run(train_section: Section) -> None:
+    with pytest.raises(ValidationError, match="stopping.metric tiny_format is not measured.*validation_loss"):
+        train_section(stopping={"patience": 1, "metric": "tiny_format"})
+
+
 # New tokens and adapters
 
 
