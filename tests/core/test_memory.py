@@ -36,10 +36,15 @@ DEEP = {"vocab_size": 1000, "hidden_size": 192, "intermediate_size": 512, "num_h
         "num_attention_heads": 6, "num_key_value_heads": 6}
 HEADY = {"vocab_size": 16000, "hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 2,
          "num_attention_heads": 4, "num_key_value_heads": 4, "tie_word_embeddings": False}
+NARROW = {"vocab_size": 500, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
+          "num_attention_heads": 16, "num_key_value_heads": 16}
+ONE_HEAD = {**NARROW, "hidden_size": 32, "num_attention_heads": 1, "num_key_value_heads": 1}
 KL = {"kl": {"beta": 0.1, "on": "assistant"}}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[int], dict[str, Any]]] = {
     "short rows": (WIDE, {}, [100] * 16, {}),
     "rows for torch's kernel": (WIDE, {}, [600] * 4, {}),
+    "attention weights above all": (NARROW, {}, [250] * 6, {"precision": "bfloat16"}),
+    "a mask above all": (ONE_HEAD, {}, [500] * 4, {"attention": "mask"}),
     "a dense mask": (WIDE, {}, [200] * 8, {"attention": "mask"}),
     "a large vocabulary": (HEADY, {}, [200] * 16, {}),
     "exact KL to a copy": (WIDE, KL, [100] * 16, {}),
