@@ -21,8 +21,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from sft_core.attention import Backend
 from sft_core.config.data import ModelSection
 from sft_core.config.train import TrainSection
-from sft_core.course import Stream
+from sft_core.course import Course, Stream
 from sft_core.errors import ModelError
+from sft_core.inputs import TrainInputs, served_template
 from sft_core.models import apply_lora, locate, new_token_modules
 from sft_core.objective import CHUNK_LOGITS
 from sft_core.segments import LONG
@@ -182,6 +183,37 @@ def forecast(shape: Architecture, section: TrainSection, work: Pass, place: Plac
         checkpoints=state * (section.keep_checkpoints + 1) + best,
         model=shape.stored + (FLOAT * shape.trained if section.method == "lora" else 0),
         kept=(8 * section.kl.top_k + 8) * kept_positions)
+
+
+def remedies(inputs: TrainInputs, section: TrainSection, course: Course, place: Place) -> str:
+    """Changes to a configuration with the peak that each is forecast to have, for an error or a table.
+
+    First those that leave the result as it is.
+    """
+    grown = bool(served_template(inputs.prepared).added)
+    streams = [stream for stream in (course.sft, course.replay) if stream is not None]
+
+    def peak(change: dict[str, Any]) -> int:
+        changed = section.model_copy(update=change)
+        shape = architecture_of(inputs.model, changed, inputs.mirror, grown)
+        return forecast(shape, changed, largest_pass(streams, changed), place).peak
+
+    changes: dict[str, dict[str, Any]] = {}
+    if section.micro_rows > 1 or section.micro_tokens is not None:
+        changes["train.micro_rows: 1"] = {"micro_rows": 1, "micro_tokens": None}
+    if not section.gradient_checkpointing:
+        changes["train.gradient_checkpointing: true"] = {"gradient_checkpointing": True}
+    if section.kl.beta > 0 and section.kl.reference != "cache":
+        changes["train.kl.reference: cache"] = {"kl": section.kl.model_copy(update={"reference": "cache"})}
+    if section.method == "full":
+        changes["train.method: lora"] = {"method": "lora"}
+    told = [f"{name} ({in_words(peak(change))})" for name, change in changes.items()]
+    return f"forecast now {in_words(peak({}))}; with " + ", ".join([*told, "or a smaller data.max_tokens"])
+
+
+def in_words(size: float) -> str:
+    """Bytes for people."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**29 else f"{size / 2**20:.0f} MiB"
 
 
 def free_bytes(device: torch.device) -> int:

@@ -61,7 +61,7 @@ class Policy(nn.Module):
         """
         super().__init__()
         self.model, self.backend = model, backend
-        self._dtype = dtype
+        self.dtype = dtype
         self._adapters = [m for m in model.modules() if isinstance(m, BaseTunerLayer | AuxiliaryTrainingWrapper)]
         self.reference: nn.Module | None = None
         self._offload = reference == "offload"
@@ -151,7 +151,7 @@ class Policy(nn.Module):
 
     def autocast(self) -> torch.autocast:
         """The precision of the matrix products."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._dtype == torch.bfloat16)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
     @staticmethod
     def selected(model: nn.Module, micro: Micro) -> Tensor:

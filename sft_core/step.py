@@ -24,6 +24,7 @@ from torch.distributed.tensor import DTensor
 from sft_core.config.train import TrainSection
 from sft_core.course import Counts, Row, Stream
 from sft_core.errors import TrainingError
+from sft_core.memory import Place, remedies
 from sft_core.objective import Term, TopK
 from sft_core.optim import learning_rate, set_rate
 from sft_core.policy import Micro as Sent
@@ -232,12 +233,13 @@ class Stepper:
 
     def _no_memory(self, step: int) -> str:
         rows = self.bench.course.sft.step(step)
+        bench = self.bench
+        place = Place(bench.policy.device.type, bench.policy.dtype, bench.policy.backend)
         width = max(sum(self.bench.course.sft.tokens[i] for i in row) for row in rows)
         return (f"no memory left in step {step + 1} ({len(rows)} rows of at most {width} tokens, "
-                f"train.micro_rows {self.section.micro_rows}, micro_tokens {self.section.micro_tokens}). In this "
-                "order: lower train.micro_rows (the result stays the same), set train.gradient_checkpointing: true, "
-                "train.kl.reference: cache, train.method: lora, a smaller data.max_tokens; `sft doctor` forecasts the "
-                "memory of a configuration. Start the run again: it continues from its last checkpoint")
+                f"train.micro_rows {self.section.micro_rows}, micro_tokens {self.section.micro_tokens}): "
+                f"{remedies(bench.inputs, self.section, bench.course, place)}. The first two leave the result as it "
+                "is: change them and start the run again, it continues from its last checkpoint")
 
 
 def origins(stream: Stream, rows: tuple[Row, ...]) -> str:

@@ -53,6 +53,7 @@ class Micro:
 class Workbench:
     """A run that is ready to take its first step, or to be resumed."""
 
+    inputs: TrainInputs
     accelerator: Accelerator
     policy: Policy  # for bringing batches to the device
     forward: Any  # the policy as the accelerator wrapped it
@@ -115,7 +116,7 @@ def set_up(inputs: TrainInputs, section: TrainSection) -> Workbench:
     kept = {name: Kept(folder, stream) for name, folder in inputs.kept.items() if (stream := streams[name])}
     tokenizer = loaded.tokenizer
     pads = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-    return Workbench(accelerator, policy, forward, optimizer, parameters, data.course, data.validation, loaded,
+    return Workbench(inputs, accelerator, policy, forward, optimizer, parameters, data.course, data.validation, loaded,
                      template, _belongs_to(inputs, section, data.course), inputs.max_tokens,
                      next(p for p in pads if p is not None), kept)
 

@@ -18,13 +18,20 @@ from sft_core.doctor import chats, steps
 from sft_core.doctor.drill import cut_down
 from sft_core.doctor.finding import Finding, Seen, examined, verdict
 from sft_core.inputs import TrainInputs, read_data, served_template
-from sft_core.memory import Forecast, Pass, Place, architecture_of, forecast, free_bytes, largest_pass
+from sft_core.memory import (
+    Forecast,
+    Pass,
+    Place,
+    architecture_of,
+    forecast,
+    free_bytes,
+    in_words,
+    largest_pass,
+    remedies,
+)
 from sft_core.models import compute_dtype, resolve_device
 from sft_core.reference import with_reference
 from sft_core.workbench import Workbench, set_up
-
-ADVICE = (". In this order: lower train.micro_rows or set micro_tokens, gradient_checkpointing: true, kl.reference: "
-          "cache, method: lora, a smaller data.max_tokens")
 
 
 @dataclass(frozen=True)
@@ -100,12 +107,13 @@ def _memory(ward: _Ward) -> Seen:
     free, disk = free_bytes(device), shutil.disk_usage(ward.patient.work).free
     together = section.processes if device.type == "cpu" else 1  # each GPU has memory of its own
     if found.resident * together > free:
-        ward.too_large = (f"the model with its optimiser takes {_size(found.resident * together)}, "
-                          f"{_size(free)} of {device.type} memory are free")
-    told = (f"{_size(found.peak * together)} of {_size(free)} free on {device.type} ({_parts(found, work)}); "
-            f"{_size(found.disk)} of {_size(disk)} free on disk")
+        ward.too_large = (f"the model with its optimiser takes {in_words(found.resident * together)}, "
+                          f"{in_words(free)} of {device.type} memory are free")
+    told = (f"{in_words(found.peak * together)} of {in_words(free)} free on {device.type} ({_parts(found, work)}); "
+            f"{in_words(found.disk)} of {in_words(disk)} free on disk")
     tight = found.peak * together > free
-    return verdict(not tight and found.disk <= disk, told + (ADVICE if tight else "")
+    less = f"; {remedies(inputs, section, course, place)}" if tight else ""
+    return verdict(not tight and found.disk <= disk, told + less
                    + ("; free some disk space or lower train.keep_checkpoints" if found.disk > disk else ""))
 
 
@@ -179,10 +187,6 @@ CHECKS = (
 def _parts(found: Forecast, work: Pass) -> str:
     named = {"weights": found.weights, "gradients": found.gradients, "Adam": found.moments, "base": found.reference,
              "casts": found.casts, "activations": found.activations, "logits": found.logits}
-    told = ", ".join(f"{name} {_size(size)}" for name, size in named.items() if size)
-    lent = f", in main memory the base {_size(found.reference_elsewhere)}" if found.reference_elsewhere else ""
+    told = ", ".join(f"{name} {in_words(size)}" for name, size in named.items() if size)
+    lent = f", in main memory the base {in_words(found.reference_elsewhere)}" if found.reference_elsewhere else ""
     return f"{told}{lent}; {work.rows} rows, {sum(work.lengths):,} tokens in a pass"
-
-
-def _size(size: float) -> str:
-    return f"{size / 2**30:.1f} GiB" if size >= 2**29 else f"{size / 2**20:.0f} MiB"

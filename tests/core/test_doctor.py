@@ -298,7 +298,7 @@ def test_a_model_too_large_for_the_device_is_not_set_up(admit: Callable[..., Pat
     monkeypatch.setattr(examine, "free_bytes", lambda _: 1 << 20)
     found = list(examine.examine(admit(FULL)))
     assert _results(found)["memory"] == "failed"
-    assert "lower train.micro_rows" in found[0].seen
+    assert "with train.micro_rows: 1 (" in found[0].seen
     assert _results(found)["attention"] == _results(found)["resume = uninterrupted"] == "skipped"
 
 
