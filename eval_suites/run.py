@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from transformers import GenerationConfig
-from transformers.utils import logging as transformers_logging
 
 from eval_suites import lm_door
 from eval_suites.generate import Answer, ChatForm, Decoding, answer_all, stop_ids
@@ -152,7 +151,6 @@ def _own_form(section: ModelSection, mirror: Path | None) -> ChatForm | None:
 
 def _load(section: ModelSection, form: ChatForm | None, mirror: Path | None) -> Subject:
     """Load for inference: weights in the compute precision, as a server holds them, and greedy decoding."""
-    transformers_logging.disable_progress_bar()
     loaded = load_model(section, mirror=mirror)
     device = resolve_device(section)
     model = loaded.model.to(device=device, dtype=compute_dtype(section, device)).eval()

@@ -24,6 +24,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from sft_core.config.data import ModelSection
 from sft_core.config.train import LoraSection
@@ -104,6 +105,7 @@ def load_model(section: ModelSection, *, mirror: Path | None, added: Sequence[st
             knows more tokens than the embedding has rows, code of its own without trust_remote_code, or `nf4` without
             CUDA or bitsandbytes.
     """
+    transformers_logging.disable_progress_bar()  # bars of a second among lines that tell of hours
     folder = locate(section, mirror)
     _check_complete(folder)
     tokenizer = load_tokenizer(section, folder)
