@@ -227,6 +227,22 @@ def test_a_model_that_ignores_the_mask_is_refused(make_llama: Make) -> None:
         prove(model, "mask")
 
 
+def test_a_leak_below_every_tolerance_is_refused(make_llama: Make) -> None:
+    """Changing the example in front must not move a single bit behind it."""
+    model = make_llama()
+    decoder = model.get_decoder()
+    inner = decoder.forward
+
+    def leaking(**kwargs: Any) -> Any:
+        out = inner(**kwargs)
+        out.last_hidden_state = out.last_hidden_state + 1e-5 * out.last_hidden_state[:, :1]
+        return out
+
+    decoder.forward = leaking
+    with pytest.raises(ModelError, match="see each other"):
+        prove(model, "mask")
+
+
 def test_a_model_that_hands_nothing_through_falls_back_to_the_mask(make_llama: Make) -> None:
     model = make_llama()
     decoder = model.get_decoder()
