@@ -84,9 +84,9 @@ def _in_own_process(arguments: list[str], output: Path) -> int:
         )
         try:
             return process.wait()
-        except BaseException:
-            _stop(process)
-            raise
+        finally:
+            if process.poll() is None:
+                _stop(process)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
