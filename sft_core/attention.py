@@ -121,6 +121,13 @@ def hidden_of(model: nn.Module, ids: Tensor, positions: Tensor, mask: Mask) -> T
     return hidden
 
 
+def fastest(device: torch.device, dtype: torch.dtype) -> Backend:
+    """What `auto` tries first on this device with matrix products of this type."""
+    if device.type == "cpu":
+        return "segments"
+    return "varlen" if dtype in (torch.bfloat16, torch.float16) else "mask"
+
+
 def choose_backend(model: Any, asked: Backend | Literal["auto"], device: torch.device, dtype: torch.dtype) -> Backend:
     """Switch the model to the fastest backend that is proved to isolate on it, or to the one asked for.
 
@@ -135,10 +142,8 @@ def choose_backend(model: Any, asked: Backend | Literal["auto"], device: torch.d
         _switch(model, asked, device)
         prove(model, asked, dtype)
         return asked
-    half = dtype in (torch.bfloat16, torch.float16)
-    fast: Backend = "segments" if device.type == "cpu" else "varlen"
-    candidates: tuple[Backend, ...] = (fast, "mask") if device.type == "cpu" or half else ("mask",)
-    for backend in candidates:
+    candidates: tuple[Backend, ...] = (fastest(device, dtype), "mask")
+    for backend in dict.fromkeys(candidates):
         _switch(model, backend, device)
         try:
             prove(model, backend, dtype)

@@ -107,6 +107,13 @@ def load_examples(path: Path) -> list[Example]:
     return [Example(ids, targets, Origin(*origin)) for ids, targets, *origin in _columns(path, _EXAMPLES)]
 
 
+def write_examples(path: Path, examples: Sequence[Example]) -> None:
+    """The file that `load_examples` reads."""
+    columns = [_lists([e.input_ids for e in examples]), _lists([e.targets for e in examples]),
+               *_origins([e.origin for e in examples])]
+    pq.write_table(pa.table(columns, schema=_EXAMPLES), path)
+
+
 def load_rejected(path: Path) -> list[Rejected]:
     """Rejected rows as `prepare` wrote them, also where the stage failed on their number.
 
@@ -247,9 +254,7 @@ def _listed(reasons: Mapping[str, int]) -> str:
 def _write(out: Path, ledger: Ledger, template: Template, examples: Mapping[Split, Sequence[Example]],
            rejected: Sequence[Rejected]) -> None:
     for name, rows in examples.items():
-        columns = [_lists([e.input_ids for e in rows]), _lists([e.targets for e in rows]),
-                   *_origins([e.origin for e in rows])]
-        pq.write_table(pa.table(columns, schema=_EXAMPLES), out / f"{name}.parquet")
+        write_examples(out / f"{name}.parquet", rows)
     columns = [[str(r.why) for r in rejected], [_encodable(r.detail) for r in rejected],
                *_origins([r.origin for r in rejected])]
     pq.write_table(pa.table(columns, schema=_REJECTED), out / "rejected.parquet")

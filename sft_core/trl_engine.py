@@ -30,14 +30,13 @@ from sft_core.progress import progress
 from sft_core.render import IGNORE
 from sft_core.snapshot import weights_of
 from sft_core.stage import read_json, write_json
-from sft_core.step import Losses
+from sft_core.step import Losses, origins
 from sft_core.stopping import StopRequest, stop_on_signals
 from sft_core.trainer import TrainReport
 from sft_core.trl_bridge import as_before, dataset_of, make_trainer, prove_isolation, require_trl
 from sft_core.workbench import Workbench, set_up
 
 RUN_FILE = "run.json"  # in a checkpoint, written last: what TRL does not keep, and the sign that it is whole
-NAMED_ROWS = 6  # origins told in an error
 
 
 def train(inputs: TrainInputs, section: TrainSection, out: Path, *,
@@ -230,8 +229,7 @@ class _Run(TrainerCallback):  # type: ignore[misc]
 
     def _advice(self) -> str:
         stream = self.bench.course.sft
-        told = [str(stream.examples[i].origin) for row in stream.step(self.step) for i in row][:NAMED_ROWS]
-        return (f"Rows: {', '.join(told)} and their neighbours. Look at these rows, or lower train.optim.lr (peak "
+        return (f"Rows: {origins(stream, stream.step(self.step))}. Look at these rows, or lower train.optim.lr (peak "
                 f"{self.section.optim.lr:g})")
 
     # The end

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from sft_core.config.train import StoppingSection, TrainSection
 from sft_core.course import Packing
 from sft_core.inputs import TrainInputs, wants_replay
-from sft_core.prepare import load_examples
+from sft_core.prepare import load_examples, write_examples
 from sft_core.render import IGNORE, Example
 from sft_core.stage import read_json, write_json
 
@@ -38,8 +34,9 @@ def cut_down(inputs: TrainInputs, section: TrainSection, folder: Path) -> tuple[
     train = [shortened(shorter[at * len(shorter) // number], SHORT) for at in range(number)]
     texts = load_examples(inputs.prepared / "replay.parquet")[:REPLAYED] if wants_replay(section) else []
     replay = [shortened(text, REPLAY_SHORT) for text in texts]
+    folder.mkdir(parents=True, exist_ok=True)
     for name, rows in (("train", train), ("validation", train[:1]), ("replay", replay)):
-        _write(rows, folder / f"{name}.parquet")
+        write_examples(folder / f"{name}.parquet", rows)
     write_json(folder / "template.json", read_json(inputs.prepared / "template.json"))
     longest = max(len(e.input_ids) for e in (*train, *replay))
     small = replace(inputs, prepared=folder, max_tokens=2 * longest if inputs.pack else longest, kept={})
@@ -58,14 +55,3 @@ def shortened(example: Example, most: int) -> Example:
     last = max(at for at, target in enumerate(example.targets) if target != IGNORE)
     part = slice(max(0, last + 2 - most), last + 2)
     return Example(example.input_ids[part], example.targets[part], example.origin)
-
-
-def _write(examples: Sequence[Example], file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    ints = pa.list_(pa.int32())
-    pq.write_table(pa.table({
-        "input_ids": pa.array([e.input_ids for e in examples], ints),
-        "targets": pa.array([e.targets for e in examples], ints),
-        "source": pa.array([e.origin.source for e in examples], pa.string()),
-        "file": pa.array([e.origin.file for e in examples], pa.string()),
-        "line": pa.array([e.origin.line for e in examples], pa.int64())}), file)

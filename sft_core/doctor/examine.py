@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from sft_core.attention import Backend
+from sft_core.attention import fastest
 from sft_core.config.data import DataSection, TemplateSection
 from sft_core.config.train import TrainSection
 from sft_core.doctor import chats, steps
@@ -100,8 +100,8 @@ def _memory(ward: _Ward) -> Seen:
     dtype = compute_dtype(inputs.model, device)
     streams = [stream for stream in (course.sft, course.replay) if stream is not None]
     positions = sum(sum(stream.trained) for stream in streams)
-    fast: Backend = "segments" if device.type == "cpu" else "varlen" if dtype == torch.bfloat16 else "mask"
-    place = Place(device.type, dtype, fast if inputs.model.attention == "auto" else inputs.model.attention)
+    asked = inputs.model.attention
+    place = Place(device.type, dtype, fastest(device, dtype) if asked == "auto" else asked)
     work = largest_pass(streams, section)
     found = forecast(shape, section, work, place, positions if section.kl.reference == "cache" else 0)
     free, disk = free_bytes(device), shutil.disk_usage(ward.patient.work).free
