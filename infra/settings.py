@@ -9,10 +9,11 @@ What a user has set always wins; the block below only fills gaps. Why each line 
   so the value is `true`.
 * `PREFECT_HOME` inside the workspace: a run leaves nothing in the home folder and needs nothing from it. A server
   that the user has chosen in the active profile of `~/.prefect` is still honoured (`_profile_api_url`).
-* Without a server Prefect starts a temporary one in each process: 5 to 18 s, hence the longer start-up timeout. When
-  it is stopped at exit with task-run events in its queue it prints "Error flushing 1 events" tracebacks; nothing of
-  ours is lost, because the stage folders are the truth. Its log level is therefore CRITICAL; what matters reaches
-  the caller as an HTTP error anyway. Set PREFECT_SERVER_LOGGING_LEVEL to see it all. "Starting temporary server …"
+* The commands start a server of their own (`servers.ensure_prefect`). A flow that is called from Python without it
+  gets Prefect's temporary one: 5 to 18 s, hence the longer start-up timeout. Stopped at exit with events in its queue
+  it prints tracebacks, its own ("Error flushing 1 events") and SQLAlchemy's; nothing of ours is lost, because the
+  stage folders are the truth. Its own log level is therefore CRITICAL; what matters reaches the caller as an HTTP
+  error anyway. Set PREFECT_SERVER_LOGGING_LEVEL to see it all. "Starting temporary server …"
   is an INFO line of the logger `prefect`: that one says warnings only, the loggers of flow and task runs go on.
 * MLflow: no INFO chatter, no lines with URLs, no progress bar per uploaded file, no job runner in a local server
   (0.5 instead of 3.3 GB), and few short retries: a tracker that is down must not hold training for minutes.

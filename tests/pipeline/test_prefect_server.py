@@ -12,8 +12,11 @@ from infra.reach import why_unreachable
 ROOT = Path(__file__).resolve().parents[2]
 
 FLOW = """
+from infra.servers import ensure_prefect
 from infra.settings import prepare_environment, read_settings
-prepare_environment(read_settings())
+settings = read_settings()
+prepare_environment(settings)
+ensure_prefect(settings)
 from prefect import flow, get_run_logger, task
 
 @task
@@ -63,6 +66,7 @@ def test_server_application_can_be_made() -> None:
 
 
 def test_flow_without_a_server_runs_in_the_workspace_with_a_tidy_log(tmp_path: Path) -> None:
+    """As the commands start one. A server that Prefect itself starts writes to the terminal while it is stopped."""
     done = subprocess.run([sys.executable, "-c", FLOW], cwd=tmp_path, env=environment(tmp_path), capture_output=True,
                           text=True)
     assert done.returncode == 0, done.stderr
