@@ -9,7 +9,7 @@ from typing import Any
 from eval_suites.generate import ChatForm
 from eval_suites.run import run_suite, subject_of
 from eval_suites.suites import suite
-from sft_core.config.experiment import EvalSection
+from sft_core.config.evaluate import EvalSection
 from sft_core.config.train import ProbeSection
 
 

@@ -22,7 +22,8 @@ from sft_core.stage import fingerprint, read_json, write_json
 COLUMNS = pa.schema([
     ("suite", pa.string()), ("task", pa.string()), ("item_id", pa.string()), ("cluster", pa.string()),
     ("score", pa.float64()), ("metrics", pa.string()), ("prompt", pa.string()), ("answer", pa.string()),
-    ("target", pa.string()), ("why", pa.string()), ("asked", pa.string()),
+    ("target", pa.string()), ("why", pa.string()), ("asked", pa.string()), ("ids", pa.string()),
+    ("weight", pa.float64()),
 ])
 
 
@@ -33,13 +34,15 @@ class ItemResult(NamedTuple):
     task: str  # lm-eval task, or kind of item
     item_id: str  # unique in the suite, the same for every model
     cluster: str  # items that share it are not independent
-    score: float | None  # in [0, 1]
+    score: float | None  # in [0, 1]; on the scale `log`: minus nats per byte
     metrics: Mapping[str, float]
     prompt: str  # the question, without few-shot examples
     answer: str
     target: str
     why: str  # why points are missing
     asked: str  # hash of everything the model was shown and of the target
+    ids: str = ""  # hash of the prompt's token ids, where the backend knows them
+    weight: float = 1.0  # of the item in the suite's mean: items it stands for in a sample, or bytes of its text
 
 
 class Tally(NamedTuple):
@@ -51,9 +54,11 @@ class Tally(NamedTuple):
 
 
 def tally(items: Sequence[ItemResult]) -> Tally:
-    """Mean over the scored items."""
-    scores = [item.score for item in items if item.score is not None]
-    return Tally(sum(scores) / len(scores) if scores else None, len(scores), len(items) - len(scores))
+    """Weighted mean over the scored items."""
+    scored = [(item.weight, item.score) for item in items if item.score is not None]
+    total = sum(weight for weight, _ in scored)
+    mean = sum(weight * score for weight, score in scored) / total if total else None
+    return Tally(mean, len(scored), len(items) - len(scored))
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,9 @@ class SuiteResult:
     """All answers of one model to one suite.
 
     `protocol` is everything that makes two scores comparable; `truncated` counts requests whose context lm-eval had
-    to cut to fit the model; `model` is the content hash of the model folder.
+    to cut to fit the model; `model` is the content hash of the model folder; `backend` says who computed the answers,
+    with its version; `scale` is that of the scores (see `suites.Suite.scale`); `looks` says where a sequential
+    evaluation stopped.
     """
 
     suite: str
@@ -71,6 +78,9 @@ class SuiteResult:
     seconds: float
     truncated: int = 0
     model: str = ""
+    backend: str = ""
+    scale: str = "share"
+    looks: tuple[int, int] | None = None  # (looks taken, looks planned) of a sequential evaluation
 
     @cached_property
     def protocol_hash(self) -> str:
@@ -125,7 +135,8 @@ def write_results(folder: Path, result: SuiteResult) -> Path:
         "suite": result.suite, "kind": result.kind, "score": result.score, **result.tally._asdict(),
         "tasks": {t: v._asdict() for t, v in result.tasks().items()}, "metrics": result.metrics(),
         "protocol": dict(result.protocol), "protocol_hash": result.protocol_hash,
-        "seconds": result.seconds, "truncated": result.truncated, "model": result.model,
+        "seconds": result.seconds, "truncated": result.truncated, "model": result.model, "backend": result.backend,
+        "scale": result.scale, "looks": result.looks,
     })
     return path
 
@@ -145,4 +156,4 @@ def read_results(folder: Path, suite: str) -> SuiteResult:
                         ) from error
     items = tuple(ItemResult(**{**row, "metrics": json.loads(row["metrics"])}) for row in rows)
     return SuiteResult(head["suite"], head["kind"], head["protocol"], items, head["seconds"], head["truncated"],
-                       head["model"])
+                       head["model"], head["backend"], head["scale"], tuple(head["looks"]) if head["looks"] else None)

@@ -20,7 +20,7 @@ from eval_suites.results import ItemResult, SuiteResult, read_results, write_res
 from eval_suites.scorers import score
 from eval_suites.suites import ROOM, Suite, suite
 from sft_core.config.data import ModelSection
-from sft_core.config.experiment import EvalSection
+from sft_core.config.evaluate import EvalSection
 from sft_core.errors import EvalError
 from sft_core.models import compute_dtype, load_model, load_tokenizer, locate, model_identity, resolve_device
 from sft_core.stage import code_version, fingerprint
@@ -80,9 +80,9 @@ def evaluate(model: ModelSection, suites: Sequence[str], *, section: EvalSection
 def protocol(chosen: Suite, section: EvalSection, model: ModelSection, template: ChatForm | None) -> dict[str, Any]:
     """Everything that makes two scores of a suite comparable, as far as it is known before the run.
 
-    `template` is what the model is asked through, whether it comes from a run or from its own folder. The result's
-    protocol adds a hash of all questions as they were asked and, for lm-eval, the versions of the tasks. Batch size
-    and device are no part of it.
+    `template` is what the model is asked through, whether it comes from a run or from its own folder. For lm-eval the
+    result's protocol adds the versions of the tasks. The items are no part of it: they are paired one by one by what
+    was asked, so that samples of different sizes can be compared. Neither are batch size and device.
     """
     own = chosen.engine == "generate"
     made: dict[str, Any] = {
@@ -118,7 +118,7 @@ def run_suite(chosen: Suite, subject: Subject, section: EvalSection, asked: Mapp
         items, truncated, more = ran.items, ran.truncated, {"tasks": ran.tasks}
     else:
         items, truncated, more = _answered(chosen, subject, section), 0, {}
-    full = json.loads(json.dumps({**asked, **more, "items": fingerprint(sorted((i.item_id, i.asked) for i in items))}))
+    full = json.loads(json.dumps({**asked, **more}))
     return SuiteResult(chosen.name, chosen.kind, full, items, round(time.monotonic() - started, 3), truncated)
 
 

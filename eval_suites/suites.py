@@ -1,4 +1,7 @@
-"""What can be run: one YAML per suite in `suites/`, and `lm:TASK` for any task of lm-eval."""
+"""What can be run: one YAML per suite in `suites/`, and `lm:TASK` for any task of lm-eval.
+
+`NAME@chat` and `NAME@completion` are the same lm-eval suite under the other protocol.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,11 @@ class Suite(Section):
     """What it measures and where its items come from, in a sentence or two."""
     kind: Literal["capability", "alignment"]
     """Capability suites give the tax (base − tuned), alignment suites the win (tuned − base)."""
-    engine: Literal["lm_eval", "generate"]
-    """`lm_eval`: tasks of lm-eval; `generate`: own items, answered greedily through the chat template."""
+    engine: Literal["lm_eval", "generate", "likelihood"]
+    """`lm_eval`: tasks of lm-eval; `generate`: items answered greedily through the chat template; `likelihood`: nats per
+    byte of texts, or of answers behind their prompts."""
+    scale: Literal["share", "log"] = "share"
+    """`share`: scores in [0, 1]; `log`: minus nats per byte, so that 1 point is 1 % of perplexity per byte."""
     tasks: tuple[str, ...] = ()
     """lm-eval tasks or groups."""
     task_folder: str | None = None
@@ -38,8 +44,14 @@ class Suite(Section):
     """Worked examples before each question; by default what the task says."""
     chat: bool = False
     """lm-eval only: ask through the chat template, examples as turns. Own items always are."""
+    system: str | None = None
+    """System prompt in front of every question."""
     items: str | None = None
-    """File of own items in `items/`."""
+    """File of own items in `items/`, or behind a `reader` a file or folder in `eval.data_path`."""
+    reader: str | None = None
+    """Reads a published benchmark's own files into items (`readers.py`); without one `items` holds items."""
+    variants: tuple[str, ...] = ()
+    """Perturbations (`perturb.py`): every item is asked clean and in each of them."""
     max_new_tokens: Positive | None = None
     """Longest answer to own items, in tokens; lm-eval tasks say it themselves."""
 
@@ -49,6 +61,8 @@ class Suite(Section):
             raise ValueError("engine lm_eval needs tasks")
         if self.engine == "generate" and not (self.items and self.max_new_tokens):
             raise ValueError("engine generate needs items and max_new_tokens")
+        if self.engine == "likelihood" and not (self.items and self.scale == "log"):
+            raise ValueError("engine likelihood needs items and scale: log")
         return self
 
     @property
@@ -83,8 +97,11 @@ def suite(name: str) -> Suite:
     """The suite of that name; `lm:TASK` is a task of lm-eval (or of `eval.include_path`) as a capability suite.
 
     Raises:
-        EvalError: there is no such suite; says the nearest name.
+        EvalError: there is no such suite, says the nearest name; or an unknown protocol behind the @.
     """
+    plain, _, asked = name.partition("@")
+    if asked:
+        return _under(suite(plain), asked)
     if name.startswith(LM_PREFIX):
         task = name.removeprefix(LM_PREFIX)
         return Suite(name=name, about=f"lm-eval's {task}", kind="capability", engine="lm_eval", tasks=(task,))
@@ -95,3 +112,10 @@ def suite(name: str) -> Suite:
         raise EvalError(f"there is no suite {name!r}; {hint}Suites are {', '.join(known)}, and lm:TASK for any task of "
                         "lm-eval")
     return known[name]
+
+
+def _under(chosen: Suite, asked: str) -> Suite:
+    """The suite under another protocol, by its full name."""
+    if chosen.engine != "lm_eval" or asked not in ("chat", "completion"):
+        raise EvalError(f"{chosen.name}@{asked}: the protocols are @chat and @completion, of lm-eval suites only")
+    return chosen.model_copy(update={"name": f"{chosen.name}@{asked}", "chat": asked == "chat"})

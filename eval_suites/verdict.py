@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 from eval_suites.intervals import NOTHING, Evidence, Interval, holm, mcnemar_exact
 from eval_suites.results import SuiteResult
 from eval_suites.stats import paired
-from sft_core.config.experiment import GateSection
+from sft_core.config.evaluate import GateSection
 from sft_core.errors import EvalError
 
 Outcome = Literal["no_worse", "worse", "improved", "not_proved", "undecided"]
@@ -106,14 +106,17 @@ def pair(base: SuiteResult, tuned: SuiteResult) -> Pairs:
     """Pair by item id; an item without a score on either side is left out, not counted as zero.
 
     Raises:
-        EvalError: the protocols differ.
+        EvalError: the protocols differ, or an item was not asked in the same words.
     """
     check_protocols(base, tuned)
-    after = {item.item_id: item.score for item in tuned.items}
-    both = [(item, score) for item in base.items
-            if item.score is not None and (score := after.get(item.item_id)) is not None]
-    return Pairs([float(item.score or 0.0) for item, _ in both], [float(score) for _, score in both],
-                 [item.cluster for item, _ in both])
+    after = {item.item_id: item for item in tuned.items}
+    both = [(item, after[item.item_id]) for item in base.items if item.item_id in after]
+    if other := [one.item_id for one, two in both if one.asked != two.asked]:
+        raise EvalError(f"{len(other)} items of suite {base.suite} were not asked in the same words (first: "
+                        f"{other[0]}); evaluate both models with the same items and examples")
+    scored = [(one, two) for one, two in both if one.score is not None and two.score is not None]
+    return Pairs([float(one.score or 0.0) for one, _ in scored], [float(two.score or 0.0) for _, two in scored],
+                 [one.cluster for one, _ in scored])
 
 
 def compare(base: Mapping[str, SuiteResult], tuned: Mapping[str, SuiteResult], gate: GateSection) -> Verdict:

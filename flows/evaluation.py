@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flows import console
 from flows.experiment import connect, workspace
-from sft_core.config.experiment import EvalSection, GateSection
+from sft_core.config.evaluate import EvalSection, GateSection
 from sft_core.configfile import load
 from sft_core.errors import DataError
 from tasks.evaluate import evaluate_any

@@ -10,7 +10,7 @@ from prefect.artifacts import create_table_artifact
 
 from flows import console
 from flows.experiment import connect, workspace
-from sft_core.config.experiment import GateSection
+from sft_core.config.evaluate import GateSection
 from sft_core.errors import RegressionFound
 from tasks.evaluate import evaluate, folder_subject
 from tasks.runs import find

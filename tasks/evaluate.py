@@ -15,7 +15,8 @@ from eval_suites.results import SuiteResult, read_results, write_results
 from eval_suites.suites import suite
 from infra.tracking import Tracker
 from sft_core.config.data import ModelSection, TemplateSection
-from sft_core.config.experiment import EvalSection, ExperimentConfig
+from sft_core.config.evaluate import EvalSection
+from sft_core.config.experiment import ExperimentConfig
 from sft_core.stage import Stage, fingerprint, read_json, write_json
 from tasks.runs import find, local_runs
 from tasks.stages import Done, Workspace, once, version

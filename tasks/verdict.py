@@ -11,7 +11,7 @@ from eval_suites.report import flips
 from eval_suites.results import SuiteResult
 from eval_suites.stats import rate
 from eval_suites.verdict import Verdict, compare
-from sft_core.config.experiment import GateSection
+from sft_core.config.evaluate import GateSection
 
 
 @task(name="verdict", cache_policy=NO_CACHE)

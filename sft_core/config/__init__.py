@@ -7,5 +7,6 @@ line numbers and `--set` live in `sft_core/configfile.py`.
 section.py     what all sections are made of
 data.py        model, sources, curation, template
 train.py       optimiser, adapters, replay, KL
-experiment.py  evaluation, gate, tracking, search, and the whole
+evaluate.py    evaluation, judge, gate
+experiment.py  tracking, search, and the whole
 """

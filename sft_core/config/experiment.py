@@ -1,4 +1,4 @@
-"""One experiment whole: the sections of the other files, evaluation, gate, tracking, search."""
+"""One experiment whole: the sections of the other files, tracking, search."""
 
 from __future__ import annotations
 
@@ -7,34 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from sft_core.config.data import DataSection, ModelSection, TemplateSection
-from sft_core.config.section import Positive, Section, Share
+from sft_core.config.evaluate import EvalSection, GateSection
+from sft_core.config.section import Positive, Section
 from sft_core.config.train import TrainSection
-
-
-class EvalSection(Section):
-    suites: tuple[str, ...] = Field(min_length=1)
-    """Suites to run before and after training; `sft suites` lists them."""
-    limit: Positive | None = None
-    """Items per task, the first ones; intervals widen accordingly."""
-    batch_size: Positive = 16
-    """Rows per forward pass in evaluation."""
-    max_new_tokens: Positive | None = None
-    """Cap on generated tokens, where a suite's own should be lowered; part of the protocol."""
-    include_path: str | None = None
-    """Folder with further lm-eval task YAMLs; their names can be used as suites `lm:TASK`."""
-
-
-class GateSection(Section):
-    max_tax: Annotated[float, Field(ge=0.0)] = 1.0
-    """Non-inferiority margin in points: the gate passes when every tax is proved to be at most this."""
-    must_improve: tuple[str, ...] = ()
-    """Suites on which the tuned model must be proved better than its base."""
-    at_least: dict[str, Share] = Field(default_factory=dict)
-    """Lowest accepted score per suite, e.g. `{tiny_format: 0.9}`."""
-    alpha: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
-    """Error probability: intervals have level 1 − alpha."""
-    enforce: bool = False
-    """End with exit code 3 when the gate does not pass; off: report only."""
 
 
 class TrackingSection(Section):
@@ -116,7 +91,8 @@ class ExperimentConfig(Section):
     @model_validator(mode="after")
     def _gate_names_suites(self) -> ExperimentConfig:
         known = set(self.eval.suites)
-        named = {"gate.must_improve": set(self.gate.must_improve), "gate.at_least": set(self.gate.at_least)}
+        named = {"gate.must_improve": set(self.gate.must_improve), "gate.at_least": set(self.gate.at_least),
+                 "gate.margins": set(self.gate.margins)}
         if self.search:
             named |= {"search.alignment": set(self.search.alignment),
                       "search.capability": set(self.search.capability)}

@@ -15,7 +15,7 @@ from eval_suites.items import eval_items
 from eval_suites.run import ChatFormat, evaluate
 from eval_suites.suites import Suite
 from sft_core.config.data import ModelSection
-from sft_core.config.experiment import EvalSection
+from sft_core.config.evaluate import EvalSection
 from sft_core.errors import EvalError
 from sft_core.models import load_model
 

@@ -18,7 +18,7 @@ from eval_suites.results import SuiteResult, read_results, write_results
 from eval_suites.run import ChatFormat, evaluate, protocol
 from eval_suites.suites import Suite, load_suites, suite
 from sft_core.config.data import ModelSection
-from sft_core.config.experiment import EvalSection
+from sft_core.config.evaluate import EvalSection
 from sft_core.errors import EvalError
 from sft_core.models import load_model
 

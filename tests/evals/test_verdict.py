@@ -11,7 +11,7 @@ import pytest
 from eval_suites.report import flips
 from eval_suites.results import SuiteResult
 from eval_suites.verdict import Verdict, compare, pair
-from sft_core.config.experiment import GateSection
+from sft_core.config.evaluate import GateSection
 from sft_core.errors import EvalError
 
 Make = Callable[..., SuiteResult]

@@ -1,0 +1,85 @@
+"""What is asked of a model before and after training, who judges it, and when the result is good enough."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sft_core.config.section import Positive, Section, Share
+
+
+class EndpointSection(Section):
+    """A server that speaks OpenAI's chat completions."""
+
+    url: str
+    """Base URL that ends in /v1, e.g. http://127.0.0.1:8000/v1."""
+    model: str
+    """Name of the model there."""
+    key_env: str | None = None
+    """Environment variable that holds the API key; the key itself never stands in a configuration."""
+    timeout_s: Annotated[float, Field(gt=0.0)] = 60.0
+    """Seconds to wait for one answer."""
+    retries: Annotated[int, Field(ge=0)] = 4
+    """Further tries after a refused connection, a time-out, a 429 or a 5xx, with growing pauses (Retry-After wins)."""
+    parallel: Positive = 4
+    """Requests under way at a time."""
+    price_in: Annotated[float, Field(ge=0.0)] = 0.0
+    """Price of a million prompt tokens, for the cost in reports."""
+    price_out: Annotated[float, Field(ge=0.0)] = 0.0
+    """Price of a million answer tokens."""
+
+
+class JudgeSection(Section):
+    """An LLM judge of open-ended answers and, where a suite says so, of refusals."""
+
+    endpoint: EndpointSection
+    """Where the judge is asked."""
+    mode: Literal["pairwise", "single"] = "pairwise"
+    """`pairwise`: tuned against base, both orders; `single`: each answer graded 1 to 10."""
+    max_tokens: Positive = 512
+    """Longest judgement."""
+    gold: str | None = None
+    """JSONL of judgements by people; the judge's agreement with them is reported beside its verdicts."""
+
+
+class EvalSection(Section):
+    suites: tuple[str, ...] = Field(min_length=1)
+    """Suites to run before and after training; `sft suites` lists them."""
+    limit: Positive | None = None
+    """Items per task: a sample drawn once by a fixed seed, the same for every model; intervals widen accordingly."""
+    batch_size: Positive = 16
+    """Rows per forward pass in evaluation."""
+    max_new_tokens: Positive | None = None
+    """Cap on generated tokens, where a suite's own should be lowered; part of the protocol."""
+    include_path: str | None = None
+    """Folder with further lm-eval task YAMLs; their names can be used as suites `lm:TASK`."""
+    data_path: str | None = None
+    """Folder with published benchmarks as their authors ship them (`xstest/`, `bfcl/`, ...), for the suites that read
+    them."""
+    backend: Literal["transformers", "vllm"] = "transformers"
+    """Who computes: transformers in this process, or vLLM (extra `vllm`, CUDA)."""
+    looks: Positive = 1
+    """Sequential mode: look at a suite this many times and stop as soon as its verdict is certain. 1: off."""
+    floor_items: Annotated[int, Field(ge=0)] = 8
+    """Items per suite that the base is asked again, in the same and in other batches, to show the A/A floor. 0: off."""
+    judge: JudgeSection | None = None
+    """Judge of open-ended suites; without one their answers are kept and unscored."""
+    parity: Literal["off", "ids", "served"] = "ids"
+    """Parity certificate of the tuned model: token ids of training, evaluation and template, or also against
+    transformers' own server. A mismatch fails the gate."""
+
+
+class GateSection(Section):
+    max_tax: Annotated[float, Field(ge=0.0)] = 1.0
+    """Non-inferiority margin in points: the gate passes when every tax is proved to be at most this."""
+    margins: dict[str, Annotated[float, Field(ge=0.0)]] = Field(default_factory=dict)
+    """Margins of single suites instead of `max_tax`, e.g. `{wikitext: 3.0}`."""
+    must_improve: tuple[str, ...] = ()
+    """Suites on which the tuned model must be proved better than its base."""
+    at_least: dict[str, Share] = Field(default_factory=dict)
+    """Lowest accepted score per suite, e.g. `{tiny_format: 0.9}`."""
+    alpha: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
+    """Error probability: intervals have level 1 − alpha."""
+    enforce: bool = False
+    """End with exit code 3 when the gate does not pass; off: report only."""
