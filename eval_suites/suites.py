@@ -30,8 +30,8 @@ class Suite(Section):
     kind: Literal["capability", "alignment"]
     """Capability suites give the tax (base − tuned), alignment suites the win (tuned − base)."""
     engine: Literal["lm_eval", "generate", "likelihood"]
-    """`lm_eval`: tasks of lm-eval; `generate`: items answered greedily through the chat template; `likelihood`: nats per
-    byte of texts, or of answers behind their prompts."""
+    """`lm_eval`: tasks of lm-eval; `generate`: items answered greedily through the chat template; `likelihood`: nats
+    per byte of texts, or of answers behind their prompts."""
     scale: Literal["share", "log"] = "share"
     """`share`: scores in [0, 1]; `log`: minus nats per byte, so that 1 point is 1 % of perplexity per byte."""
     tasks: tuple[str, ...] = ()
