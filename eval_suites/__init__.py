@@ -1,12 +1,15 @@
 """Evaluation: from a model folder to per-item results and a verdict.
 
 suites.py     what can be run: one YAML per suite
-items.py      own items, and the question texts of every suite
+chat_item.py  one item, as a row of JSON
+items.py      the items of a suite, sampled, in every variant; the question texts of all suites
+readers/      published benchmarks as their authors ship them
+perturb.py    the same question in another form
 run.py        one model through several suites, and their protocols
 probe.py      a few items on a model that is being trained
 lm_door.py    the only door to lm-eval
 generate.py   greedy answers through the chat template
-scorers.py    pure functions: what was expected and the answer → score
+scorers/      pure functions: what was expected and the answer → score
 refusal.py    how English refuses
 results.py    per-item results, on disk and in memory
 intervals.py  score intervals and exact tests

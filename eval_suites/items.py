@@ -1,76 +1,142 @@
-"""Own items (JSONL rows with messages and what is expected), and the question texts of every suite."""
+"""The items of a suite: from its own rows or a published benchmark's files, sampled, in every variant."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
+from eval_suites.chat_item import BadRow, ChatItem, LikelihoodItem, chat_item, likelihood_item, parse_lines
+from eval_suites.perturb import VARIANTS
+from eval_suites.readers.all import READERS, TEXT_READERS
 from eval_suites.scorers import SCORERS
 from eval_suites.suites import Suite, suite
 from sft_core.curate.decontaminate import EvalItem
 from sft_core.errors import EvalError
 
+__all__ = ["ChatItem", "LikelihoodItem", "eval_items", "read_items", "read_texts"]
 
-class ChatItem(NamedTuple):
-    """One own item. Rows: {"id", "kind", "cluster", "messages", "tools"? (JSON text), "expect"}."""
-
-    item_id: str
-    kind: str
-    cluster: str
-    messages: list[dict[str, str]]
-    tools: str | None
-    expect: Mapping[str, Any]
-
-    def parsed_tools(self) -> list[dict[str, Any]] | None:
-        """The tools as the chat template wants them."""
-        return json.loads(self.tools) if self.tools else None
+Item = TypeVar("Item", ChatItem, LikelihoodItem)
+SAMPLE = "sft-sample-0"
+"""Part of the hash that orders items for sampling: the same sample for every model, and a larger one holds it."""
 
 
-def read_items(chosen: Suite, limit: int | None = None) -> list[ChatItem]:
-    """The items of a suite of the engine `generate`, the first `limit` of each kind.
+def read_items(chosen: Suite, limit: int | None = None, data_path: Path | None = None) -> list[ChatItem]:
+    """The items of a suite of the engine `generate`, in the order of the file, each followed by its variants.
+
+    Args:
+        limit: items per kind (task): a sample drawn by a fixed hash of the ids; `weight` says how many items each
+            stands for. All variants of a drawn item are asked.
+        data_path: `eval.data_path`, where suites with a reader find their files.
+
+    Raises:
+        EvalError: the file is missing, a row is not valid, a kind has no scorer, or an id is there twice.
+    """
+    items = _read(chosen, data_path, READERS, chat_item if chosen.scorer else _of_known_kind)
+    drawn = _sample(items, limit, lambda item: item.group)
+    if chosen.system is not None:
+        drawn = [item._replace(messages=_with_system(item, chosen.system)) for item in drawn]
+    return [one for item in drawn for one in _expanded(item, chosen.variants)]
+
+
+def read_texts(chosen: Suite, limit: int | None = None, data_path: Path | None = None) -> list[LikelihoodItem]:
+    """The items of a suite of the engine `likelihood`; arguments as for `read_items`.
 
     Raises:
         EvalError: the file is missing, a row is not valid, or an id is there twice.
     """
-    file = chosen.items_file
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise EvalError(f"the items of suite {chosen.name} cannot be read: {error}") from error
-    items = [_item(line, f"{file}:{number}") for number, line in enumerate(lines, 1)]
-    if len({item.item_id for item in items}) < len(items):
-        raise EvalError(f"{file} has an id twice; results are paired by id")
-    seen: dict[str, int] = {}
-    kept = []
-    for item in items:
-        seen[item.kind] = seen.get(item.kind, 0) + 1
-        if limit is None or seen[item.kind] <= limit:
-            kept.append(item)
-    return kept
+    items = _read(chosen, data_path, TEXT_READERS, likelihood_item)
+    return _sample(items, limit, lambda item: item.kind)
 
 
-def _item(line: str, where: str) -> ChatItem:
+def _read(chosen: Suite, data_path: Path | None, readers: Mapping[str, Callable[[Path], list[Item]]],
+          parse: Callable[[Any], Item]) -> list[Item]:
+    file = chosen.items_at(data_path)
     try:
-        row = json.loads(line)
-        item = ChatItem(row["id"], row["kind"], row["cluster"], row["messages"], row.get("tools"), row["expect"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise EvalError(f"{where} is not an item: {error!r}; rows need id, kind, cluster, messages and expect"
-                        ) from error
+        items = readers[_known(chosen, readers)](file) if chosen.reader else _rows(file, parse)
+    except (OSError, UnicodeDecodeError) as error:
+        hint = " (below eval.data_path)" if chosen.reader else ""
+        raise EvalError(f"the items of suite {chosen.name}{hint} cannot be read: {error}") from error
+    twice = [item_id for item_id, count in Counter(item.item_id for item in items).items() if count > 1]
+    if twice:
+        raise EvalError(f"{file} has an id twice ({twice[0]!r}); results are paired by id")
+    if not items:
+        raise EvalError(f"suite {chosen.name} has no items: {file} is empty")
+    return items
+
+
+def _of_known_kind(row: Any) -> ChatItem:
+    item = chat_item(row)
     if item.kind not in SCORERS:
-        raise EvalError(f"{where}: there is no scorer for kind {item.kind!r}; kinds are {sorted(SCORERS)}")
+        raise BadRow(f"there is no scorer for kind {item.kind!r}; kinds are {', '.join(sorted(SCORERS))}, or give the "
+                     "suite a scorer: package.module:function")
     return item
 
 
-def eval_items(suites: Sequence[str], *, mirror: Path | None, include_path: str | None,
-               scratch: Path) -> list[EvalItem]:
+def _known(chosen: Suite, readers: Mapping[str, object]) -> str:
+    if chosen.reader not in readers:
+        raise EvalError(f"suite {chosen.name}: there is no reader {chosen.reader!r} for the engine {chosen.engine}; "
+                        f"readers are {', '.join(sorted(readers))}")
+    return str(chosen.reader)
+
+
+def _rows(file: Path, parse: Callable[[Any], Item]) -> list[Item]:
+    found = []
+    for where, row in parse_lines(file.read_text(encoding="utf-8"), file):
+        try:
+            found.append(parse(row))
+        except BadRow as error:
+            raise EvalError(f"{where} is not an item: {error}") from error
+    return found
+
+
+def _sample(items: list[Item], limit: int | None, stratum: Callable[[Item], str]) -> list[Item]:
+    """At most `limit` items of each stratum, each weighing what it stands for: N_stratum / n_stratum."""
+    if limit is None:
+        return items
+    strata: dict[str, list[Item]] = {}
+    for item in items:
+        strata.setdefault(stratum(item), []).append(item)
+    weights = {}
+    for group in strata.values():
+        drawn = sorted(group, key=lambda item: hashlib.sha256(f"{SAMPLE}:{item.item_id}".encode()).digest())[:limit]
+        weights.update({item.item_id: len(group) / len(drawn) for item in drawn})
+    return [item._replace(weight=weights[item.item_id]) for item in items if item.item_id in weights]
+
+
+def _with_system(item: ChatItem, system: str) -> list[dict[str, str]]:
+    """The suite's system prompt in front; an item's own one follows it in the same turn."""
+    first, *rest = item.messages
+    if first["role"] != "system":
+        return [{"role": "system", "content": system}, *item.messages]
+    return [{"role": "system", "content": f"{system}\n\n{first['content']}"}, *rest]
+
+
+def _expanded(item: ChatItem, variants: Sequence[str]) -> Iterator[ChatItem]:
+    """The item, and behind it its variants, which are new questions of the same cluster."""
+    if not variants:
+        yield item
+        return
+    cluster = item.cluster
+    yield item._replace(task="clean")
+    for variant in variants:
+        if variant not in VARIANTS:
+            raise EvalError(f"there is no variant {variant!r}; variants are {', '.join(VARIANTS)}")
+        changed = VARIANTS[variant](item)
+        yield changed._replace(item_id=f"{item.item_id}~{variant}", task=variant, cluster=cluster)
+
+
+def eval_items(suites: Sequence[str], *, mirror: Path | None, include_path: str | None, scratch: Path,
+               data_path: Path | None = None) -> list[EvalItem]:
     """The questions of these suites, without few-shot examples and headings, for decontamination. Loads no model.
 
     Args:
         mirror: folder with hub data sets, see `lm_door`.
         include_path: folder with further lm-eval tasks.
         scratch: where generated task files may be written.
+        data_path: folder with published benchmarks.
 
     Raises:
         EvalError: a suite is unknown or its items cannot be read.
@@ -84,6 +150,14 @@ def eval_items(suites: Sequence[str], *, mirror: Path | None, include_path: str 
             door = lm_door.LmDoor(chosen, include_path=include_path, mirror=mirror, scratch=scratch)
             found += [EvalItem(name, item_id, text) for item_id, text in door.questions()]
         else:
-            found += [EvalItem(name, item.item_id, turn["content"]) for item in read_items(chosen)
-                      for turn in item.messages if turn["role"] == "user"]
+            found += _questions(chosen, data_path)
     return found
+
+
+def _questions(chosen: Suite, data_path: Path | None) -> list[EvalItem]:
+    """What the user says in the clean items; texts and answers whose probability is measured."""
+    if chosen.engine == "likelihood":
+        return [EvalItem(chosen.name, item.item_id, item.text) for item in read_texts(chosen, None, data_path)]
+    plain = chosen.model_copy(update={"variants": ()})
+    return [EvalItem(chosen.name, item.item_id, turn["content"]) for item in read_items(plain, None, data_path)
+            for turn in item.messages if turn["role"] == "user"]

@@ -1,4 +1,6 @@
-"""What can be run: one YAML per suite in `suites/`, and `lm:TASK` for any task of lm-eval.
+"""What can be run: one YAML per suite in `suites/` or wherever you keep it, and `lm:TASK` for any task of lm-eval.
+
+A suite of your own is `./my_suite.yaml`, its items beside it, and at most one scoring function (`scorer`).
 
 `NAME@chat` and `NAME@completion` are the same lm-eval suite under the other protocol.
 """
@@ -11,13 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import ValidationError, model_validator
+from pydantic import PrivateAttr, ValidationError, model_validator
 
 from sft_core.config.section import Positive, Section
 from sft_core.errors import EvalError
 
 ROOM = Path(__file__).parent
 LM_PREFIX = "lm:"
+SUFFIXES = (".yaml", ".yml")
 
 
 class Suite(Section):
@@ -47,13 +50,18 @@ class Suite(Section):
     system: str | None = None
     """System prompt in front of every question."""
     items: str | None = None
-    """File of own items in `items/`, or behind a `reader` a file or folder in `eval.data_path`."""
+    """File of own items in `items/` (for a suite given by its path: beside its YAML), or behind a `reader` a file or
+    folder in `eval.data_path`."""
+    scorer: str | None = None
+    """Scores all items in place of the scorer that their kind names: `package.module:function`, or `file.py:function`
+    beside the YAML, a pure function of (expect, answer) that returns a `Score`."""
     reader: str | None = None
     """Reads a published benchmark's own files into items (`readers.py`); without one `items` holds items."""
     variants: tuple[str, ...] = ()
     """Perturbations (`perturb.py`): every item is asked clean and in each of them."""
     max_new_tokens: Positive | None = None
     """Longest answer to own items, in tokens; lm-eval tasks say it themselves."""
+    _folder: Path | None = PrivateAttr(default=None)  # of a suite given by its path; no part of the protocol
 
     @model_validator(mode="after")
     def _complete(self) -> Suite:
@@ -63,6 +71,8 @@ class Suite(Section):
             raise ValueError("engine generate needs items and max_new_tokens")
         if self.engine == "likelihood" and not (self.items and self.scale == "log"):
             raise ValueError("engine likelihood needs items and scale: log")
+        if self.engine != "generate" and (self.scorer or self.variants):
+            raise ValueError(f"scorer and variants are for engine generate, not {self.engine}")
         return self
 
     @property
@@ -71,9 +81,27 @@ class Suite(Section):
         return self.chat or self.engine == "generate"
 
     @property
+    def folder(self) -> Path | None:
+        """Folder of a suite that was given by its path; None for a shipped one."""
+        return self._folder
+
+    @property
     def items_file(self) -> Path:
         """Where the own items lie."""
-        return ROOM / "items" / str(self.items)
+        return (self._folder or ROOM / "items") / str(self.items)
+
+    def items_at(self, data_path: Path | None) -> Path:
+        """Where the items lie, own or a published benchmark's.
+
+        Raises:
+            EvalError: it is a published benchmark's suite, and there is no `eval.data_path`.
+        """
+        if self.reader is None:
+            return self.items_file
+        if data_path is None:
+            raise EvalError(f"suite {self.name} reads {self.items} as its authors ship it; set eval.data_path to the "
+                            "folder that holds it")
+        return data_path / str(self.items)
 
 
 @cache
@@ -83,18 +111,32 @@ def load_suites() -> dict[str, Suite]:
     Raises:
         EvalError: a suite file is not valid.
     """
-    found = {}
-    for file in sorted((ROOM / "suites").glob("*.yaml")):
-        data: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
-        try:
-            found[file.stem] = Suite(name=file.stem, **data)
-        except (ValidationError, TypeError) as error:
-            raise EvalError(f"{file} is not a valid suite: {error}") from error
-    return found
+    return {file.stem: _load(file, file.stem) for file in sorted((ROOM / "suites").glob("*.yaml"))}
+
+
+def _load(file: Path, name: str) -> Suite:
+    try:
+        data: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if not isinstance(data, dict):
+            raise EvalError(f"{file} is not a valid suite: it holds {type(data).__name__}, not keys with values")
+        return Suite(**{"name": name, **data})
+    except OSError as error:
+        raise EvalError(f"the suite {name} cannot be read: {error}") from error
+    except (ValidationError, TypeError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise EvalError(f"{file} is not a valid suite: {error}") from error
+
+
+def _by_path(name: str) -> Suite:
+    """A suite of the user's own; its name is the path as given, so that a gate can name it the same way."""
+    file = Path(name)
+    chosen = _load(file, name).model_copy(update={"name": name})
+    chosen._folder = file.resolve().parent
+    return chosen
 
 
 def suite(name: str) -> Suite:
-    """The suite of that name; `lm:TASK` is a task of lm-eval (or of `eval.include_path`) as a capability suite.
+    """The suite of that name; `lm:TASK` is a task of lm-eval (or of `eval.include_path`) as a capability suite, and a
+    name that ends in .yaml is the path of a suite.
 
     Raises:
         EvalError: there is no such suite, says the nearest name; or an unknown protocol behind the @.
@@ -102,6 +144,8 @@ def suite(name: str) -> Suite:
     plain, _, asked = name.partition("@")
     if asked:
         return _under(suite(plain), asked)
+    if name.endswith(SUFFIXES):
+        return _by_path(name)
     if name.startswith(LM_PREFIX):
         task = name.removeprefix(LM_PREFIX)
         return Suite(name=name, about=f"lm-eval's {task}", kind="capability", engine="lm_eval", tasks=(task,))
@@ -110,7 +154,7 @@ def suite(name: str) -> Suite:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise EvalError(f"there is no suite {name!r}; {hint}Suites are {', '.join(known)}, and lm:TASK for any task of "
-                        "lm-eval")
+                        "lm-eval, and the path of a YAML of your own")
     return known[name]
 
 

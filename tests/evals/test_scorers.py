@@ -10,7 +10,8 @@ import pytest
 
 from eval_suites.items import ChatItem, read_items
 from eval_suites.refusal import refuses
-from eval_suites.scorers import SCORERS, score, sentences
+from eval_suites.scorers import SCORERS, score
+from eval_suites.scorers.shape import sentences
 from eval_suites.suites import load_suites
 from sft_core.errors import EvalError
 

@@ -1,0 +1,60 @@
+"""Pure functions: what was expected and the answer → Score. One scorer per kind of item.
+
+`score` is what a suite counts, 0 or 1. The metrics beside it say how much of it was form and how much content:
+`form` (the shape asked for), `value` (the right content in it), `partial` (the share of it that is right), `refused`
+for requests. An empty answer is right nowhere: neither does it refuse nor does it help.
+
+base.py      what every scorer takes and gives
+jsons.py     JSON and its schemas
+tools.py     tool calls
+shape.py     length and shape of plain text
+requests.py  refused when they should be, and only then
+custom.py    a function of the suite's own
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from eval_suites.scorers.base import Expect, Score, Scorer
+from eval_suites.scorers.custom import load_scorer
+from eval_suites.scorers.jsons import score_json
+from eval_suites.scorers.requests import REQUEST_SCORERS
+from eval_suites.scorers.shape import score_list, score_one_sentence, score_word_limit
+from eval_suites.scorers.tools import score_tool
+from sft_core.errors import EvalError
+
+__all__ = ["SCORERS", "Expect", "Score", "Scorer", "score", "scorer_for"]
+
+SCORERS: Mapping[str, Scorer] = {
+    "json": score_json,
+    "tool": score_tool,
+    "one_sentence": score_one_sentence,
+    "word_limit": score_word_limit,
+    "list": score_list,
+    **REQUEST_SCORERS,
+}
+
+
+def score(kind: str, expect: Expect, answer: str) -> Score:
+    """Score an answer to an item of that kind.
+
+    Raises:
+        EvalError: there is no such kind.
+    """
+    if kind not in SCORERS:
+        raise EvalError(f"items of kind {kind!r} have no scorer; kinds are {sorted(SCORERS)}")
+    return SCORERS[kind](expect, answer)
+
+
+def scorer_for(own: str | None, folder: Path | None) -> Callable[[str, Expect, str], Score]:
+    """(kind, expect, answer) → Score for a suite: `score`, or the suite's own function (`Suite.scorer`).
+
+    Raises:
+        EvalError: the suite's own function cannot be found.
+    """
+    if own is None:
+        return score
+    found = load_scorer(own, folder)
+    return lambda kind, expect, answer: found(expect, answer)
