@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerBase
 from sft_core.config.data import DataSection, SourceSection, TemplateSection
 from sft_core.conversation import Conversation, Origin, Rejected, Why
 from sft_core.curate import dedupe
-from sft_core.curate.decontaminate import EvalItem, ItemIndex, contaminated, decontaminate
+from sft_core.curate.decontaminate import EvalItem, ItemIndex, contaminated, decontaminate, ids_by_suite
+from sft_core.curate.words import texts
 from sft_core.errors import DataError
 from sft_core.fit import Fitted, fit
 from sft_core.formats import to_text
@@ -41,10 +42,18 @@ _REJECTED = pa.schema([("why", pa.string()), ("detail", pa.string()),
                        ("source", pa.string()), ("file", pa.string()), ("line", pa.int64())])
 
 
+class _Look(NamedTuple):
+    """What to look for in replay text, and whether text that holds it goes."""
+
+    items: ItemIndex
+    drop: bool
+
+
 class _Replay(NamedTuple):
     examples: list[Example]
     rejected: list[Rejected]
     counts: list[SourceCount]
+    found: list[EvalItem]
 
 
 class _Rendered(NamedTuple):
@@ -59,13 +68,14 @@ def prepare(  # noqa: PLR0913  (the inputs of a stage, all by keyword)
     """Prepare training data into the existing, empty folder `out`.
 
     Written are `train.parquet`, `validation.parquet`, `replay.parquet` (`load_examples` reads them),
-    `rejected.parquet`, `ledger.json`, `template.json`, `sample.jsonl`, and in `sources/` what `tiny:…` stands for.
+    `rejected.parquet`, `ledger.json`, `contaminated.json` (suite → ids of its items in what is trained on),
+    `template.json`, `sample.jsonl`, and in `sources/` what `tiny:…` stands for.
 
     Args:
         data, template: their sections of the configuration.
         tokenizer: the base model's.
         replay: sources of raw text, none when replay is off.
-        eval_items: what to look for in conversations and replay text; with `data.decontaminate` they are dropped.
+        eval_items: what to look for in conversations and replay text, see `data.decontaminate`.
         seed: of the split.
         mirror: folder that stands for the hub, or None.
 
@@ -76,7 +86,7 @@ def prepare(  # noqa: PLR0913  (the inputs of a stage, all by keyword)
     """
     chosen = choose(template, tokenizer)
     renderer = Renderer(chosen, tokenizer, template)
-    items = ItemIndex(eval_items if data.decontaminate else ())
+    items = ItemIndex(eval_items if data.decontaminate != "off" else ())
     _refuse_equal_names([*data.sources, *replay])
 
     read = take_in(data.sources, out / "sources", mirror)
@@ -85,14 +95,17 @@ def prepare(  # noqa: PLR0913  (the inputs of a stage, all by keyword)
     rejected = [*read.rejected, *curated, *rendered.rejected]
     halves = split([c for c in kept if c.origin in rendered.fitted], data.validation_share, seed)
     train, validation = ([rendered.fitted[c.origin] for c in half] for half in halves)
-    texts = _replay(replay, tokenizer, data.max_tokens, items, out / "sources", mirror)
+    dropped = data.decontaminate == "drop"
+    replayed = _replay(replay, tokenizer, data.max_tokens, _Look(items, dropped), out / "sources", mirror)
+    trained_on = [] if dropped else [item for c in halves[0] for text in texts(c) for item in items.find_all(text)]
     examples: dict[Split, list[Example]] = {
-        "train": _examples(train), "validation": _examples(validation), "replay": texts.examples}
+        "train": _examples(train), "validation": _examples(validation), "replay": replayed.examples}
     ledger = Ledger(
         tuple(_count(name, read, rejected, train, validation, renderer.stop_ids) for name in read.formats),
-        tuple(texts.counts), {name: _totals(rows) for name, rows in examples.items()},
+        tuple(replayed.counts), {name: _totals(rows) for name, rows in examples.items()},
     )
-    _write(out, ledger, chosen, examples, [*rejected, *texts.rejected])
+    _write(out, ledger, chosen, examples, [*rejected, *replayed.rejected])
+    write_json(out / "contaminated.json", ids_by_suite([*trained_on, *replayed.found]))
     _write_samples(out / "sample.jsonl", examples["train"][:SAMPLES], tokenizer)
     _check(ledger, data, rejected, out)
     return ledger
@@ -136,7 +149,7 @@ def _curate(conversations: Sequence[Conversation], data: DataSection, items: Ite
     steps = [
         (data.duplicates.exact, dedupe.exact),
         (data.duplicates.near, lambda rows: dedupe.near(rows, data.duplicates.threshold)),
-        (data.decontaminate, lambda rows: decontaminate(rows, items)),
+        (data.decontaminate == "drop", lambda rows: decontaminate(rows, items)),
     ]
     for wanted, step in steps:
         if wanted:
@@ -157,9 +170,9 @@ def _render(conversations: Sequence[Conversation], renderer: Renderer, data: Dat
     return rendered
 
 
-def _replay(sources: Sequence[SourceSection], tokenizer: PreTrainedTokenizerBase, max_tokens: int, items: ItemIndex,
+def _replay(sources: Sequence[SourceSection], tokenizer: PreTrainedTokenizerBase, max_tokens: int, look: _Look,
             scratch: Path, mirror: Path | None) -> _Replay:
-    replay = _Replay([], [], [])
+    replay = _Replay([], [], [], [])
     for source in sources:
         if source.format not in ("auto", "text"):
             raise DataError(f"replay source {source.path} has format {source.format}; replay is raw text: a .txt file, "
@@ -172,9 +185,11 @@ def _replay(sources: Sequence[SourceSection], tokenizer: PreTrainedTokenizerBase
             if isinstance(text, Rejected):
                 rejected.append(text)
                 continue
-            if item := items.find(text):
-                rejected.append(contaminated(item, row.origin))
-                continue
+            if item := look.items.find(text):
+                if look.drop:
+                    rejected.append(contaminated(item, row.origin))
+                    continue
+                replay.found.extend(look.items.find_all(text))
             parts = list(pieces(render_text(text, tokenizer, row.origin), max_tokens))
             documents += 1
             split_up += len(parts) > 1

@@ -43,7 +43,7 @@ def examine(config: ExperimentConfig, place: Workspace) -> Iterator[Finding]:
 def cut(config: ExperimentConfig) -> ExperimentConfig:
     """The same experiment on the first `ROWS` rows of every source, not searched for evaluation items: finding those
     takes longer than all checks."""
-    data = config.data.model_copy(update={"sources": _limited(config.data.sources), "decontaminate": False})
+    data = config.data.model_copy(update={"sources": _limited(config.data.sources), "decontaminate": "off"})
     replay = config.train.replay.model_copy(update={"sources": _limited(config.train.replay.sources)})
     return config.model_copy(update={"data": data, "train": config.train.model_copy(update={"replay": replay})})
 

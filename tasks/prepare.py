@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from prefect import task
@@ -10,7 +11,8 @@ from prefect.cache_policies import NO_CACHE
 from eval_suites.items import eval_items
 from sft_core.config.data import SourceSection
 from sft_core.config.experiment import ExperimentConfig
-from sft_core.stage import Stage, fingerprint
+from sft_core.curate.decontaminate import EvalItem
+from sft_core.stage import Stage, fingerprint, read_json
 from tasks.stages import Done, Workspace, once, version
 
 NOT_PREPARED = {"streaming", "weight"}
@@ -36,7 +38,8 @@ def prepared_stage(config: ExperimentConfig, place: Workspace) -> Stage:
     identity = model_identity(config.model, place.mirror)
     tokenizer = {name: digest for name, digest in identity["files"].items() if not name.endswith(".safetensors")}
     sources = [*config.data.sources, *replay_sources(config)]
-    suites = (config.eval.suites, config.eval.include_path) if config.data.decontaminate else None
+    asked = config.eval
+    suites = (asked.suites, asked.include_path, asked.data_path) if config.data.decontaminate != "off" else None
     stamp = fingerprint(
         "prepare", version("prepare"), config.data.model_dump(mode="json", exclude={"pack": True, "sources": True}),
         config.template, config.seed, tokenizer, suites, [
@@ -45,6 +48,15 @@ def prepared_stage(config: ExperimentConfig, place: Workspace) -> Stage:
         ], len(config.data.sources),
     )
     return place.stages.open("prepare", stamp)
+
+
+def _wanted(config: ExperimentConfig, place: Workspace) -> Sequence[EvalItem]:
+    """The evaluation items that training text is searched for."""
+    if config.data.decontaminate == "off":
+        return ()
+    data_path = Path(config.eval.data_path) if config.eval.data_path else None
+    return eval_items(config.eval.suites, mirror=place.mirror, include_path=config.eval.include_path,
+                      scratch=place.scratch, data_path=data_path)
 
 
 @task(name="prepare", cache_policy=NO_CACHE)
@@ -58,12 +70,12 @@ def prepare(config: ExperimentConfig, place: Workspace) -> Done:
     from sft_core.prepare import prepare as prepare_data
 
     def make(out: Path) -> dict[str, object]:
-        items = eval_items(config.eval.suites, mirror=place.mirror, include_path=config.eval.include_path,
-                           scratch=place.scratch) if config.data.decontaminate else ()
+        items = _wanted(config, place)
         ledger = prepare_data(
             config.data, config.template, tokenizer=load_tokenizer(config.model, locate(config.model, place.mirror)),
             replay=replay_sources(config), eval_items=items, seed=config.seed, mirror=place.mirror, out=out,
         )
-        return {"ledger": ledger.to_dict(), "rows": ledger.table()}
+        found = read_json(out / "contaminated.json")
+        return {"ledger": ledger.to_dict(), "rows": ledger.table(), "contaminated": found}
 
     return once(prepared_stage(config, place), make)

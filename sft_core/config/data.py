@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sft_core.config.section import Positive, Section, Share
+from sft_core.config.section import OffIsWord, Positive, Section, Share
 
 
 class ModelSection(Section):
@@ -78,8 +78,9 @@ class DataSection(Section):
     """Pack several examples into one row with attention kept apart; off: one padded example per row."""
     duplicates: DuplicatesSection = DuplicatesSection()
     """Removal of exact and near duplicates."""
-    decontaminate: bool = True
-    """Drop conversations and replay documents that contain an item of one of the evaluation suites of this run."""
+    decontaminate: Annotated[Literal["drop", "report", "off"], OffIsWord] = "drop"
+    """What to do with conversations and replay documents that hold an item of one of this run's evaluation suites.
+    `report` trains on them and gives the scores of the items that were not trained on beside those of all."""
     validation_share: Annotated[float, Field(ge=0.0, le=0.5)] = 0.02
     """Share of conversations held out for the validation loss."""
     max_rejected_share: Share = 0.05

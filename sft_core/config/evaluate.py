@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sft_core.config.section import Positive, Section, Share
+from sft_core.config.section import OffIsWord, Positive, Section, Share
 
 
 class EndpointSection(Section):
@@ -65,7 +65,7 @@ class EvalSection(Section):
     """Items per suite that the base is asked again, in the same and in other batches, to show the A/A floor. 0: off."""
     judge: JudgeSection | None = None
     """Judge of open-ended suites; without one their answers are kept and unscored."""
-    parity: Literal["off", "ids", "served"] = "ids"
+    parity: Annotated[Literal["off", "ids", "served"], OffIsWord] = "ids"
     """Parity certificate of the tuned model: token ids of training, evaluation and template, or also against
     transformers' own server. A mismatch fails the gate."""
 

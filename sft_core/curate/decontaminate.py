@@ -1,8 +1,8 @@
-"""Finds conversations that hold an evaluation item: training on a question makes its score worthless."""
+"""Finds evaluation items in training text: training on a question makes its score worthless."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from sft_core.conversation import Conversation, Origin, Rejected, Why
@@ -45,13 +45,16 @@ class ItemIndex:
 
     def find(self, text: str) -> EvalItem | None:
         """The first item that the text holds, in the order of the text."""
+        return next(self.find_all(text), None)
+
+    def find_all(self, text: str) -> Iterator[EvalItem]:
+        """Every item that the text holds, in the order of the text; an item may come several times."""
         found = words(text) if self._places else []
         for start in range(len(found) - LEAST_WORDS + 1):
             for place in self._places.get(tuple(found[start : start + LEAST_WORDS]), ()):
                 run = self._words[place.item][place.at : place.at + GRAM_WORDS]
                 if found[start : start + len(run)] == run:
-                    return self._items[place.item]
-        return None
+                    yield self._items[place.item]
 
 
 def decontaminate(conversations: Sequence[Conversation], index: ItemIndex) -> Curated:
@@ -64,6 +67,14 @@ def decontaminate(conversations: Sequence[Conversation], index: ItemIndex) -> Cu
         else:
             curated.rejected.append(contaminated(item, conversation.origin))
     return curated
+
+
+def ids_by_suite(items: Iterable[EvalItem]) -> dict[str, list[str]]:
+    """Ids of these items per suite, each once, sorted."""
+    found: dict[str, set[str]] = {}
+    for item in items:
+        found.setdefault(item.suite, set()).add(item.id)
+    return {suite: sorted(found[suite]) for suite in sorted(found)}
 
 
 def contaminated(item: EvalItem, origin: Origin) -> Rejected:

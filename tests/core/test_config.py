@@ -96,6 +96,13 @@ def test_overrides_are_typed_by_the_model(file: Path) -> None:
     assert changed.train.kl.beta == 0.5
 
 
+def test_an_unquoted_off_is_the_word(file: Path) -> None:
+    config = load(file, ["data.decontaminate=off", "eval.parity=off"]).config
+    assert (config.data.decontaminate, config.eval.parity) == ("off", "off")
+    with pytest.raises(ConfigError, match=r"drop.*report.*off"):
+        load(file, ["data.decontaminate=true"])
+
+
 def test_text_of_an_overridden_file_holds_the_override(file: Path) -> None:
     assert yaml.safe_load(load(file, ["train.optim.lr=2e-3"]).text)["train"]["optim"]["lr"] == 0.002
 

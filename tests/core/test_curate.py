@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sft_core.conversation import Why
 from sft_core.curate import dedupe
-from sft_core.curate.decontaminate import EvalItem, ItemIndex, decontaminate
+from sft_core.curate.decontaminate import EvalItem, ItemIndex, decontaminate, ids_by_suite
 
 WORDS = " ".join(f"word{i}" for i in range(60))
 SHORT = EvalItem("quiz", "7", "What is the colour of Bako?")
@@ -118,3 +118,8 @@ class TestDecontaminate:
         expected = any(text[at : at + len(gram)] == gram for gram in grams for at in range(len(text)))
         index = ItemIndex([EvalItem("s", "1", " ".join(item))])
         assert (index.find(" ".join(text)) is not None) == expected
+
+    def test_all_items_of_a_text_by_suite(self):
+        index = ItemIndex([SHORT, LONG, EvalItem("quiz", "8", "nobody says this here ever")])
+        found = list(index.find_all(f"{SHORT.text} {LONG.text} {SHORT.text}"))
+        assert ids_by_suite(found) == {"exam": ["12"], "quiz": ["7"]}

@@ -67,7 +67,7 @@ def admit(tmp_path: Path, write_jsonl: Callable[..., Path]) -> Callable[..., Pat
             tokenizer.chat_template = jinja
             tokenizer.save_pretrained(base)
         data = DataSection.model_validate({"sources": [{"path": str(write_jsonl(ROWS))}], "max_tokens": 128,
-                                           "decontaminate": False, "duplicates": {"near": False}})
+                                           "decontaminate": "off", "duplicates": {"near": False}})
         section = TrainSection.model_validate({"optim": {"lr": 1e-3}, **fields})
         replay = tuple(s.model_copy(update={"path": str(write_jsonl(TEXTS, "texts.jsonl"))})
                        for s in section.replay.sources)

@@ -117,10 +117,26 @@ def test_the_same_again(tmp_path, tokenizer, messy):
 def test_switches_turn_something(tmp_path, tokenizer, messy):
     replay = messy.with_name("replay.jsonl")
     replay.write_text(json.dumps({"text": QUESTION}) + "\n")
-    off = {"duplicates": {"exact": False, "near": False}, "decontaminate": False, "max_rejected_share": 0.1}
+    off = {"duplicates": {"exact": False, "near": False}, "decontaminate": "off", "max_rejected_share": 0.1}
     ledger = run(tmp_path / "out", tokenizer, [messy], items=(EvalItem("quiz", "7", QUESTION),), replay=[replay], **off)
     assert dict(ledger.replay[0].rejected) == {}
     assert dict(ledger.sources[0].rejected) == {"control_token": 1, "unreadable": 1}
+
+
+@pytest.mark.parametrize(("mode", "found"), [
+    ("report", {"quiz": ["7", "8"]}), ("drop", {}), ("off", {}),
+])
+def test_items_in_what_is_trained_on_are_listed(tmp_path, tokenizer, messy, mode, found):
+    items = (EvalItem("quiz", "7", QUESTION), EvalItem("quiz", "8", "this is only said in replay text"),
+             EvalItem("quiz", "9", "this is said in no text at all"))
+    replay = messy.with_name("replay.jsonl")
+    replay.write_text(json.dumps({"text": f"{QUESTION} And this is only said in replay text."}) + "\n"
+                      + json.dumps({"text": "fine"}) + "\n")
+    ledger = run(tmp_path / "out", tokenizer, [messy], items=items, replay=[replay], decontaminate=mode,
+                 max_rejected_share=0.6, validation_share=0.0)
+    assert json.loads((tmp_path / "out" / "contaminated.json").read_text()) == found
+    dropped = sum(count.rejected.get("contaminated", 0) for count in (*ledger.sources, *ledger.replay))
+    assert dropped == (2 if mode == "drop" else 0)
 
 
 def test_truncation_is_counted(tmp_path, tokenizer, write_jsonl):
