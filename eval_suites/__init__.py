@@ -11,6 +11,7 @@ lm_door.py    the only door to lm-eval
 generate.py   greedy answers through the chat template
 scorers/      pure functions: what was expected and the answer → score
 refusal.py    how English refuses
+floor.py      the A/A floor: the base against itself
 results.py    per-item results, on disk and in memory
 intervals.py  score intervals and exact tests
 stats.py      scores → evidence: rates, paired differences, pooled seeds

@@ -10,10 +10,11 @@ the gate asks it of every suite, and each must hold by itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
+from eval_suites.floor import Floor
 from eval_suites.intervals import NOTHING, Evidence, Interval, holm, mcnemar_exact
 from eval_suites.results import SuiteResult
 from eval_suites.stats import paired
@@ -25,6 +26,23 @@ SHOWN = {"no_worse": "no worse", "worse": "worse", "improved": "improved", "not_
          "undecided": "undecided"}
 
 
+class Check(NamedTuple):
+    """A condition beside the scores, e.g. the parity certificate; one that did not pass fails the gate."""
+
+    name: str
+    passed: bool
+    why: str
+
+
+class Part(NamedTuple):
+    """The tax or win on some of the items, in points with its interval; `points` is None without a scored pair."""
+
+    points: float | None
+    low: float
+    high: float
+    pairs: int
+
+
 @dataclass(frozen=True)
 class SuiteVerdict:
     """One suite. `points`, `low`, `high`: tax (capability) or win (alignment) × 100 with its interval.
@@ -33,6 +51,10 @@ class SuiteVerdict:
     `p` is against the margin (capability) or against no difference (alignment), `p_holm` adjusted for the number of
     suites, `p_mcnemar` the exact test of no difference, for independent items scored 0 or 1 only. `lost` and `gained`
     count items whose score fell and rose. `more_items`: how many more would settle it if what was seen is the truth.
+    `margin`: the non-inferiority margin in points (capability). `mde`: the smallest difference in points that this
+    comparison finds with 80 % power. `looks`: (taken, planned) of a sequential evaluation. `uncontaminated`: the same
+    on the items that were not found in the training data, None where none was looked for. `floor`: how far the base
+    differs from itself. `notes`: what a reader must know beside the numbers, a sentence each.
     """
 
     suite: str
@@ -55,6 +77,13 @@ class SuiteVerdict:
     more_items: int | None
     method: str
     protocol_hash: str
+    margin: float = 0.0
+    scale: str = "share"
+    mde: float | None = None
+    looks: tuple[int, int] | None = None
+    uncontaminated: Part | None = None
+    floor: Floor | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,6 +95,7 @@ class Verdict:
     alpha: float
     max_tax: float
     suites: tuple[SuiteVerdict, ...]
+    checks: tuple[Check, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for verdict.json."""
@@ -119,8 +149,19 @@ def pair(base: SuiteResult, tuned: SuiteResult) -> Pairs:
                  [one.cluster for one, _ in scored])
 
 
-def compare(base: Mapping[str, SuiteResult], tuned: Mapping[str, SuiteResult], gate: GateSection) -> Verdict:
+def compare(
+    base: Mapping[str, SuiteResult], tuned: Mapping[str, SuiteResult], gate: GateSection, *,
+    contaminated: Mapping[str, Collection[str]] | None = None, floors: Mapping[str, Floor] | None = None,
+    checks: Sequence[Check] = (),
+) -> Verdict:
     """Weigh every suite of the tuned model against the base, then the gate.
+
+    Args:
+        base, tuned: suite → results.
+        gate: margins, demands and the error probability.
+        contaminated: suite → ids of items that were found in the training data.
+        floors: suite → how far the base differs from itself.
+        checks: conditions beside the scores.
 
     Raises:
         EvalError: a suite is missing on one side, or protocols differ.
@@ -131,7 +172,7 @@ def compare(base: Mapping[str, SuiteResult], tuned: Mapping[str, SuiteResult], g
     adjusted = _holm_by_kind(weighed)
     suites = tuple(_judge(w, p, gate) for w, p in zip(weighed, adjusted, strict=True))
     outcome, reason = _gate(suites, gate)
-    return Verdict(outcome, reason, gate.alpha, gate.max_tax, suites)
+    return Verdict(outcome, reason, gate.alpha, gate.max_tax, suites, tuple(checks))
 
 
 def _weigh(base: SuiteResult, tuned: SuiteResult, gate: GateSection) -> _Weighed:
