@@ -10,11 +10,16 @@ probe.py      a few items on a model that is being trained
 lm_door.py    the only door to lm-eval
 generate.py   greedy answers through the chat template
 scorers/      pure functions: what was expected and the answer → score
+answer_text.py  the part behind the reasoning, strict JSON
+toolcalls.py  tool calls in the dialects of chat templates
 refusal.py    how English refuses
 floor.py      the A/A floor: the base against itself
 results.py    per-item results, on disk and in memory
 intervals.py  score intervals and exact tests
 stats.py      scores → evidence: rates, paired differences, pooled seeds
 verdict.py    base results × tuned results → Verdict
-report.py     items that flipped
+flips.py      items whose score changed, side by side
+report.py     the alignment-tax report as tables
+plot.py       the verdict as a forest plot
+page.py       both, and the changed items, as one HTML page (template in pages/)
 """

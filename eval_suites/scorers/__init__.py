@@ -17,12 +17,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from eval_suites.answer_text import without_thought
 from eval_suites.scorers.base import Expect, Score, Scorer
 from eval_suites.scorers.custom import load_scorer
 from eval_suites.scorers.jsons import score_json
 from eval_suites.scorers.requests import REQUEST_SCORERS
 from eval_suites.scorers.shape import score_list, score_one_sentence, score_word_limit
-from eval_suites.scorers.tools import score_tool
+from eval_suites.scorers.tools import score_no_call, score_tool, score_tool_calls
 from sft_core.errors import EvalError
 
 __all__ = ["SCORERS", "Expect", "Score", "Scorer", "score", "scorer_for"]
@@ -30,6 +31,8 @@ __all__ = ["SCORERS", "Expect", "Score", "Scorer", "score", "scorer_for"]
 SCORERS: Mapping[str, Scorer] = {
     "json": score_json,
     "tool": score_tool,
+    "tool_calls": score_tool_calls,
+    "no_call": score_no_call,
     "one_sentence": score_one_sentence,
     "word_limit": score_word_limit,
     "list": score_list,
@@ -45,7 +48,7 @@ def score(kind: str, expect: Expect, answer: str) -> Score:
     """
     if kind not in SCORERS:
         raise EvalError(f"items of kind {kind!r} have no scorer; kinds are {sorted(SCORERS)}")
-    return SCORERS[kind](expect, answer)
+    return SCORERS[kind](expect, without_thought(answer))
 
 
 def scorer_for(own: str | None, folder: Path | None) -> Callable[[str, Expect, str], Score]:
@@ -57,4 +60,4 @@ def scorer_for(own: str | None, folder: Path | None) -> Callable[[str, Expect, s
     if own is None:
         return score
     found = load_scorer(own, folder)
-    return lambda kind, expect, answer: found(expect, answer)
+    return lambda kind, expect, answer: found(expect, without_thought(answer))

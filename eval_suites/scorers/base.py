@@ -28,6 +28,7 @@ def contains(expect: Expect, answer: str) -> bool:
 
 
 def formed(form: bool, expect: Expect, answer: str, problem: str) -> Score:
+    """The score of a shape that is there or not (`problem` says why not), with what the answer must contain."""
     value = form and contains(expect, answer)
     return Score(float(value), {"form": float(form), "value": float(value)},
                  "" if value else (problem if not form else f"without {expect['contains']!r}"))

@@ -1,30 +1,156 @@
-"""Tool calls: the right functions with the right arguments."""
+"""Tool calls: the right functions with the right arguments, in whatever dialect they are written.
+
+What is right is written as in BFCL (Patil et al. 2025): a list of {function: {argument: [admissible values]}}, where ""
+among the values means that the argument may be left out.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from eval_suites.answer_text import same_json
 from eval_suites.scorers.base import Expect, Score
-from eval_suites.scorers.jsons import NotJson, same_json, strict_json
+from eval_suites.toolcalls import Call, Calls, parse_calls, typed_value
 
-TOOL_CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
+Schema = Mapping[str, Any]
+IGNORED = re.compile(r"[ ,./\-_*^]")
+"""Characters that do not tell two strings apart, as in BFCL's AST checker: April 1, 2024 = April 1 2024."""
+FRACTIONAL = ("number", "float")
 
 
 def score_tool(expect: Expect, answer: str) -> Score:
     """Exactly one well-formed `<tool_call>`, of the right function with exactly the right arguments."""
-    calls = TOOL_CALL.findall(answer)
-    if len(calls) != 1:
-        return Score(0.0, {"form": 0.0, "value": 0.0}, f"{len(calls)} tool calls")
-    try:
-        call = strict_json(calls[0])
-        arguments = call.get("arguments") if isinstance(call, dict) else None
-        if isinstance(arguments, str):
-            arguments = strict_json(arguments)
-    except NotJson as error:
-        return Score(0.0, {"form": 0.0, "value": 0.0}, str(error))
-    if not isinstance(arguments, dict) or not isinstance(call.get("name"), str):
-        return Score(0.0, {"form": 0.0, "value": 0.0}, "no name or no arguments")
-    if call["name"] != expect["name"]:
+    found = parse_calls(answer)
+    wrong = "" if found.dialect == "hermes" else "no <tool_call>"
+    if wrong or found.problem or len(found.calls) != 1:
+        return Score(0.0, {"form": 0.0, "value": 0.0}, wrong or found.problem or f"{len(found.calls)} tool calls")
+    call = found.calls[0]
+    if call.name != expect["name"]:
         return Score(0.0, {"form": 1.0, "value": 0.0}, "another function")
-    right = same_json(arguments, expect["arguments"])
+    right = same_json(call.arguments, expect["arguments"])
     return Score(float(right), {"form": 1.0, "value": float(right)}, "" if right else "other arguments")
+
+
+def score_tool_calls(expect: Expect, answer: str) -> Score:
+    """All calls that are wanted (`calls`), in any order, and no other; `parameters` holds the functions' schemas.
+
+    `form`: well-formed calls; `functions`: the right functions as often as wanted; `partial`: over all calls wanted and
+    made, the share of each one's arguments that are right.
+    """
+    found = parse_calls(answer)
+    wanted: Sequence[Mapping[str, Any]] = expect["calls"]
+    if not found.calls:
+        return Score(0.0, {"form": 0.0, "functions": 0.0, "partial": 0.0}, found.problem or "no tool call")
+    calls = [_with_types(call, expect["parameters"], found) for call in found.calls]
+    shares = np.array([[_share(call, one, expect["parameters"]) for call in calls] for one in wanted])
+    pairs = list(zip(*linear_sum_assignment(-shares), strict=True))
+    partial = float(sum(shares[pair] for pair in pairs)) / max(shares.shape)
+    right = not found.problem and shares.shape[0] == shares.shape[1] and all(shares[pair] == 1.0 for pair in pairs)
+    names = sorted(_plain(call.name) for call in calls) == sorted(_plain(next(iter(one))) for one in wanted)
+    why = "" if right else found.problem or _why(calls, wanted, expect["parameters"], pairs)
+    return Score(float(right), {"form": float(not found.problem), "functions": float(names), "partial": partial}, why)
+
+
+def score_no_call(expect: Expect, answer: str) -> Score:
+    """An answer in words where no function fits."""
+    found = parse_calls(answer)
+    if found.calls or found.problem:
+        return Score(0.0, {"called": 1.0}, f"called {found.calls[0].name}" if found.calls else found.problem)
+    return Score(float(bool(answer.strip())), {"called": 0.0}, "" if answer.strip() else "empty answer")
+
+
+def admits(value: Any, admissible: Sequence[Any], schema: Schema) -> bool:
+    """True where the value is among the admissible ones under the rules of BFCL's AST checker.
+
+    Strings are compared without case and the punctuation in `IGNORED`; an integer may stand for a float, a float for an
+    integer only where the schema says number; values inside an object are again lists of admissible ones. No admissible
+    value at all is upstream's way to write an empty list.
+    """
+    return any(_same(value, one, schema) for one in admissible or [[]])
+
+
+def _same(value: Any, wanted: Any, schema: Schema) -> bool:
+    if isinstance(value, bool) or isinstance(wanted, bool) or value is None or wanted is None:
+        return value is wanted
+    if isinstance(value, str) and isinstance(wanted, str):
+        return _standard(value) == _standard(wanted)
+    if isinstance(value, int | float) and isinstance(wanted, int | float):
+        whole = isinstance(value, int) or isinstance(wanted, float) or schema.get("type") in FRACTIONAL
+        return whole and value == wanted
+    if isinstance(value, list) and isinstance(wanted, list):
+        items = schema.get("items") or {}
+        return len(value) == len(wanted) and all(_same(v, w, items) for v, w in zip(value, wanted, strict=True))
+    if isinstance(value, dict) and isinstance(wanted, dict):
+        return _same_object(value, wanted, schema.get("properties") or {})
+    return False
+
+
+def _same_object(value: Mapping[str, Any], wanted: Mapping[str, Any], properties: Mapping[str, Schema]) -> bool:
+    if not value.keys() <= wanted.keys():
+        return False
+    left_out = wanted.keys() - value.keys()
+    return all("" in wanted[key] for key in left_out) and all(
+        admits(value[key], wanted[key], properties.get(key, {})) for key in value)
+
+
+def _standard(text: str) -> str:
+    return IGNORED.sub("", text).lower().replace("'", '"')
+
+
+def _plain(name: str) -> str:
+    """Names with dots are sent to most models with underscores, since OpenAI's names have none."""
+    return name.replace(".", "_")
+
+
+def _schema_of(name: str, parameters: Mapping[str, Schema]) -> Schema:
+    return next((schema for known, schema in parameters.items() if _plain(known) == _plain(name)), {})
+
+
+def _with_types(call: Call, parameters: Mapping[str, Schema], found: Calls) -> Call:
+    if found.typed:
+        return call
+    known = _schema_of(call.name, parameters).get("properties", {})
+    return Call(call.name, {key: typed_value(text, known.get(key, {}).get("type")) for key, text in
+                            call.arguments.items()})
+
+
+def _wrong(call: Call, wanted: Mapping[str, Any], parameters: Mapping[str, Schema]) -> dict[str, str]:
+    """Argument → what is wrong with it."""
+    (name, arguments), = wanted.items()
+    schema = _schema_of(name, parameters)
+    required, properties = schema.get("required", ()), schema.get("properties", {})
+    found = {key: "missing" for key, admissible in arguments.items()
+             if key not in call.arguments and (key in required or "" not in admissible)}
+    for key, value in call.arguments.items():
+        if key not in arguments:
+            found[key] = "not asked for" if key in properties else "invented"
+        elif not admits(value, arguments[key], properties.get(key, {})):
+            found[key] = f"is {str(value)[:80]!r}"
+    return found
+
+
+def _share(call: Call, wanted: Mapping[str, Any], parameters: Mapping[str, Schema]) -> float:
+    """Share of the arguments, given or missing, that are right; 0 for another function."""
+    (name, _), = wanted.items()
+    if _plain(call.name) != _plain(name):
+        return 0.0
+    wrong = _wrong(call, wanted, parameters)
+    return 1.0 - len(wrong) / max(len(call.arguments.keys() | wrong.keys()), 1)
+
+
+def _why(calls: Sequence[Call], wanted: Sequence[Mapping[str, Any]], parameters: Mapping[str, Schema],
+         pairs: Sequence[tuple[int, int]]) -> str:
+    if len(calls) != len(wanted):
+        return f"{len(calls)} tool calls instead of {len(wanted)}"
+    for at, other in pairs:
+        name = next(iter(wanted[at]))
+        if _plain(calls[other].name) != _plain(name):
+            return f"{calls[other].name} instead of {name}"
+        if wrong := _wrong(calls[other], wanted[at], parameters):
+            return f"{name}: " + ", ".join(f"{key} {problem}" for key, problem in wrong.items())
+    return "other calls"
