@@ -8,6 +8,8 @@ base.py      what every scorer takes and gives
 jsons.py     JSON and its schemas
 tools.py     tool calls
 shape.py     length and shape of plain text
+markdown.py  tables, headings, citation markers
+short.py     short answers and letters
 requests.py  refused when they should be, and only then
 custom.py    a function of the suite's own
 """
@@ -21,8 +23,17 @@ from eval_suites.answer_text import without_thought
 from eval_suites.scorers.base import Expect, Score, Scorer
 from eval_suites.scorers.custom import load_scorer
 from eval_suites.scorers.jsons import score_json
+from eval_suites.scorers.markdown import score_citations, score_headings, score_table
 from eval_suites.scorers.requests import REQUEST_SCORERS
-from eval_suites.scorers.shape import score_list, score_one_sentence, score_word_limit
+from eval_suites.scorers.shape import (
+    score_bare,
+    score_list,
+    score_one_sentence,
+    score_pattern,
+    score_word_limit,
+    score_words,
+)
+from eval_suites.scorers.short import score_letter, score_short_answer
 from eval_suites.scorers.tools import score_no_call, score_tool, score_tool_calls
 from sft_core.errors import EvalError
 
@@ -35,7 +46,15 @@ SCORERS: Mapping[str, Scorer] = {
     "no_call": score_no_call,
     "one_sentence": score_one_sentence,
     "word_limit": score_word_limit,
+    "words": score_words,
     "list": score_list,
+    "pattern": score_pattern,
+    "bare": score_bare,
+    "table": score_table,
+    "headings": score_headings,
+    "citations": score_citations,
+    "short_answer": score_short_answer,
+    "letter": score_letter,
     **REQUEST_SCORERS,
 }
 

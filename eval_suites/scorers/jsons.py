@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from datetime import datetime, time
 from typing import Any
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 
 from eval_suites.answer_text import NotJson, same_json, strict_json
 from eval_suites.scorers.base import Expect, Score
 
+LONGEST_WHY = 300
 FENCED = re.compile(r"```(?:json)?\s*\n(.*?)\n?\s*```", re.DOTALL)
+
+
+FORMATS = FormatChecker(("date", "email", "ipv4", "ipv6", "uuid", "regex"))
+"""Formats that are checked, whatever else is installed; a schema that names others is not checked for them."""
+DATE_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:\d\d)")
+CLOCK = re.compile(r"\d\d:\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:\d\d)")
+
+
+def _date_time(value: object) -> bool:
+    """RFC 3339: a date, T, a time with its zone."""
+    return not isinstance(value, str) or bool(DATE_TIME.fullmatch(value) and datetime.fromisoformat(value.upper()))
+
+
+def _time(value: object) -> bool:
+    """RFC 3339: a time with its zone."""
+    return not isinstance(value, str) or bool(CLOCK.fullmatch(value) and time.fromisoformat(value.upper()) is not None)
+
+
+FORMATS.checks("date-time", raises=ValueError)(_date_time)
+FORMATS.checks("time", raises=ValueError)(_time)
 
 
 def _against_schema(text: str, schema: Mapping[str, Any]) -> tuple[Any, str]:
@@ -20,19 +42,49 @@ def _against_schema(text: str, schema: Mapping[str, Any]) -> tuple[Any, str]:
         value = strict_json(text)
     except NotJson as error:
         return None, str(error)
-    problem = next(iter(Draft202012Validator(schema).iter_errors(value)), None)
-    return value, problem.message if problem else ""
+    problem = next(iter(_errors(value, schema)), None)
+    return value, problem.message[:LONGEST_WHY] if problem else ""
+
+
+def _errors(value: Any, schema: Mapping[str, Any]) -> Iterator[ValidationError]:
+    return iter(Draft202012Validator(schema, format_checker=FORMATS).iter_errors(value))
+
+
+def _partial(value: Any, expect: Expect) -> float:
+    """Share of the required keys that are there, valid and right, each nested one counted; 1 or 0 without keys."""
+    wanted = _leaves(expect["schema"])
+    if not wanted:
+        return 0.0
+    marks = [_leaf(value, expect.get("value"), path, schema, "value" in expect) for path, schema in wanted]
+    return sum(marks) / len(marks)
+
+
+def _leaves(schema: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Mapping[str, Any]]]:
+    """Required keys with their schemas; an object counts by the keys in it."""
+    inner = schema.get("properties", {}) if schema.get("type") == "object" else {}
+    found = [leaf for key in schema.get("required", ()) if key in inner for leaf in _leaves(inner[key], (*path, key))]
+    return found or ([(path, schema)] if path else [])
+
+
+def _leaf(value: Any, wanted: Any, path: tuple[str, ...], schema: Mapping[str, Any], compared: bool) -> bool:
+    for key in path:
+        if not isinstance(value, dict) or key not in value:
+            return False
+        value, wanted = value[key], wanted[key] if compared else None
+    return next(_errors(value, schema), None) is None and (not compared or same_json(value, wanted))
 
 
 def score_json(expect: Expect, answer: str) -> Score:
     """The whole answer is JSON that the schema admits. `value`: and it is the value expected (where one is).
 
+    `partial`: share of the required keys that are valid, and have the value expected.
     `flexible` also takes a fenced block with text around it; it is reported, never counted.
     """
     value, problem = _against_schema(answer.strip(), expect["schema"])
     fenced = FENCED.search(answer)
     flexible = not problem or (fenced is not None and not _against_schema(fenced.group(1), expect["schema"])[1])
     metrics = {"form": float(not problem), "flexible": float(flexible)}
+    metrics["partial"] = metrics["form"] if not problem and "value" not in expect else _partial(value, expect)
     if "value" in expect:
         right = not problem and same_json(value, expect["value"])
         metrics["value"] = float(right)

@@ -17,7 +17,7 @@ from sft_core.errors import EvalError
 
 Model = Callable[[ChatItem], str]
 REFUSAL, COMPLIANCE = "I'm sorry, but I can't help with that.", "Sure, here is what you asked for."
-OWN_SUITES = sorted(s.name for s in load_suites().values() if s.engine == "generate")
+OWN_SUITES = sorted(s.name for s in load_suites().values() if s.engine == "generate" and not s.reader)
 
 
 def gold(item: ChatItem) -> str:
@@ -93,7 +93,7 @@ SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required"
 def test_json(answer: str, form: float, value: float, flexible: float) -> None:
     found = score("json", {"schema": SCHEMA, "value": {"n": 3}}, answer)
     assert found.value == form
-    assert found.metrics == {"form": form, "value": value, "flexible": flexible}
+    assert found.metrics == {"form": form, "value": value, "flexible": flexible, "partial": value}
     assert bool(found.why) == (not (form and value))
 
 

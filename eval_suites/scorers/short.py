@@ -1,0 +1,87 @@
+"""Short answers: a number, a word, a letter of a multiple choice. In any language that the items are written in."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+from eval_suites.scorers.base import Expect, Score
+
+NUMBER = re.compile(r"(?<![\w.,])[-−]?\d+(?:[.,\u066b\u066c\u2019']\d+)*")
+GROUPED = re.compile(r"-?\d{1,3}(?:[.,']\d{3})+")
+UNSPACED = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+"""Scripts that put no space between words (and Hangul, whose particles follow without one)."""
+SAID_LETTER = re.compile(r"\b(?:answer|option|choice|letter)(?:\s+is)?\s*:?\s*[*_(\"']*([A-Za-z])\b(?![\w'’]|\s+[a-z])")
+ONLY_LETTER = re.compile(r"[\s*_(\[\"']*([A-Za-z])[\s*_)\]\"'.:]*")
+LEADING_LETTER = re.compile(r"[\s*_(\[\"']*([A-Za-z])[*_\]\"']*[).:]")
+
+
+def score_short_answer(expect: Expect, answer: str) -> Score:
+    """One of `answers` is said, and none of `others`. `form`: nothing else is.
+
+    An answer that is a number must be the last number said, in digits of any script, with or without separators.
+    """
+    said = _normal(answer)
+    answers = [_normal(one) for one in expect["answers"]]
+    numbers = [one for one in answers if NUMBER.fullmatch(one)]
+    right = _said_number(said, numbers) or any(_holds(said, one) for one in answers if one not in numbers)
+    others = [one for one in expect.get("others", ()) if _holds(said, _normal(one))]
+    alone = said.strip(" .!。।") in answers
+    why = "" if right and not others else "empty answer" if not said else f"says also {others[0]!r}" if right else \
+        f"says none of {', '.join(expect['answers'])}"
+    return Score(float(not why), {"form": float(alone), "value": float(not why)}, why)
+
+
+def _normal(text: str) -> str:
+    """Compatibility forms and case folded, digits of all scripts as 0 to 9, one space between words."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    digits = "".join(str(unicodedata.digit(c)) if c.isdecimal() else c for c in folded)
+    return " ".join(digits.replace("−", "-").split())
+
+
+def _said_number(said: str, wanted: Sequence[str]) -> bool:
+    found = NUMBER.findall(said)
+    return bool(found) and any(_readings(found[-1]) & _readings(one) for one in wanted)
+
+
+def _readings(number: str) -> set[float]:
+    """What a number can mean: 1,250 is a thousand here and a fraction there."""
+    plain = number.replace("\u066c", ",").replace("\u066b", ".").replace("\u2019", "'").rstrip(".,'")
+    found = {re.sub(r"[.,']", "", plain)} if GROUPED.fullmatch(plain) else set()
+    if len(re.findall(r"[.,']", plain)) <= 1:
+        found.add(plain.replace(",", ".").replace("'", "."))
+    return {float(one) for one in found if len(one) < 300}
+
+
+def _holds(said: str, wanted: str) -> bool:
+    """The words are there, as whole words where the script has such."""
+    if UNSPACED.search(wanted):
+        return wanted in said
+    return re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", said) is not None
+
+
+def score_letter(expect: Expect, answer: str) -> Score:
+    """The letter `letter` of the choices `options` (texts in the order of their letters) is chosen.
+
+    Taken in this order: the answer is a letter; it says "answer: B" or "option B"; it starts with "B)"; it holds the
+    text of exactly one choice. `form`: the answer is the letter alone.
+    """
+    wanted = str(expect["letter"])
+    chosen = _letter(answer, list(expect.get("options", ())))
+    alone = ONLY_LETTER.fullmatch(answer) is not None
+    right = chosen == wanted
+    why = "" if right else f"chooses {chosen}" if chosen else "no choice"
+    return Score(float(right), {"form": float(alone), "value": float(right)}, why)
+
+
+def _letter(answer: str, options: Sequence[str]) -> str:
+    if only := ONLY_LETTER.fullmatch(answer):
+        return str(only.group(1)).upper()
+    said = {letter.upper() for letter in SAID_LETTER.findall(answer)}
+    if len(said) == 1:
+        return str(said.pop())
+    if leading := LEADING_LETTER.match(answer):
+        return str(leading.group(1)).upper()
+    named = [at for at, option in enumerate(options) if _holds(_normal(answer), _normal(option))]
+    return chr(ord("A") + named[0]) if len(named) == 1 else ""
