@@ -12,7 +12,7 @@ generate.py   greedy answers through the chat template
 scorers/      pure functions: what was expected and the answer → score
 answer_text.py  the part behind the reasoning, strict JSON
 toolcalls.py  tool calls in the dialects of chat templates
-refusal.py    how English refuses
+refusal/      how English refuses
 floor.py      the A/A floor: the base against itself
 results.py    per-item results, on disk and in memory
 intervals.py  score intervals and exact tests

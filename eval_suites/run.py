@@ -95,7 +95,7 @@ def protocol(chosen: Suite, section: EvalSection, model: ModelSection, template:
     if chosen.through_template:
         made["template"] = fingerprint(template.jinja.strip()) if template else None
     if own:
-        made["scorers"] = code_version(ROOM / "scorers", ROOM / "refusal.py")
+        made["scorers"] = code_version(ROOM / "scorers", ROOM / "refusal")
     return made
 
 
