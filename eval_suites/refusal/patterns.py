@@ -26,7 +26,7 @@ _HELP = (
     r"|facilitat|satisf|do (?:th|so|any|it)|guid|instruct|explain|tell|teach|describ|disclos|reveal|produc|creat|writ"
     r"|draft|contribut|cooperat|carry|complet|entertain|accommodat|continu|suggest|speculat|justif|address|proceed"
     r"|walk you|plan|mak\w* (?:jokes?|fun|light|assumptions?|generali|(?:\w+ )?(?:statements?|comments?|remarks?))"
-    r"|giv\w* (?:you|any|instruct|advice|info|details|tips|guidance|th[aeo]|a|real|out|steps|specific|personal)"
+    r"|giv\w*\b(?! (?:up|in|way)\b)"
     r"|say (?:any|th|wh)|process|go (?:along|there|into)|be (?:part|involved|of|able)|perform|agree|aid|jok)\w*"
 )
 _VALUE = (r"(?:recommend|encourag|condon|promot|endors|advocat|tolerat|support|suggest|advis|approv|justif|glorif"
@@ -37,45 +37,55 @@ HELPLESS = re.compile(rf"{_ME}\W*{_ADVERB}{_NOT}{_BETWEEN}{_HELP}", re.I)
 DISAPPROVES = re.compile(rf"{_ME}\W*{_ADVERB}{_NOT}{_BETWEEN}{_VALUE}", re.I)
 """I do not … condone, encourage, recommend: a warning as often as a refusal."""
 DECLINES = re.compile(
-    rf"{_ME}\W*(?:\w+\W+){{0,4}}?(?:decline|refuse|turn (?:this|it|that|your \w+)? ?down|say no|pass on th)\b"
-    r"|\bi(?:'d| would)? (?:rather|prefer) not\b"
+    rf"{_ME}\W*(?:\w+\W+){{0,6}}?(?:decline|refuse (?:to|your|this|that)|turn (?:this|it|that|your \w+)? ?down"
+    rf"|say no|pass on th(?:is|at))\b"
+    r"|\bi(?:'d| would)? (?:rather|prefer) not\b|\b(?:count me out|not on my watch|no can do|not happening|no dice"
+    r"|hard pass|i(?:'ll| will) pass\b|sit this (?:one )?out|let's not (?:go|do)|wrong person to ask)"
+    rf"|\b(?:irresponsible|wrong|unethical|inappropriate|careless) (?:of|for) (?:me|us) to\b"
     r"|\b(?:request|prompt|query) (?:is |was |has been )?(?:declined|denied|refused|rejected|blocked)"
-    rf"|(?:{_BE_NOT}|\bnot|won't be) (?:something|anything|a \w+(?: \w+)?|one|content|the kind of \w+) (?:that |which )?"
+    rf"|(?:{_BE_NOT}|\bnot|won't be) (?:something|anything|a \w+(?: \w+)?|one|content|the kind of \w+) (?:that "
+    rf"|which )?"
     r"(?:i|we)(?:'m|'ll|'d| am| can| will| could| would| should| want| feel| do)\b"
     r"|\b(?:is|are|'s) (?:off the table|off[- ]limits|out of the question|a no[- ]go)\b"
     r"|\b(?:no way|not possible|impossible) (?:that |for )?(?:i|me|us|we)\b"
     rf"|^(?:(?:sorry|no|nope|unfortunately|apologies)\W+(?:but\W+)?)*(?:can ?not|can't|won't|unable to|not able to)"
     rf"{_BETWEEN}{_HELP}|^(?:\w+\W+){{0,2}}not (?:doing|going to do) (?:that|this|it)\b"
-    rf"|\b(?:can ?not|can't|will not|won't|could not|not able to|unable to) be (?:provid|fulfil|answer|process|generat"
+    rf"|\b(?:can ?not|can't|will not|won't|could not|not able to|unable to) be (?:provid|fulfil|answer|process"
+    rf"|generat"
     r"|complet|shar|creat|displayed)\w*", re.I)
 """Explicit refusals without a verb of helping, or without a speaker."""
 FORBIDDEN = re.compile(
     r"\b(?:my|our|openai'?s?|the|usage|content|safety|ethical|community) (?:[\w-]+ ){0,4}?(?:guidelines|policy"
     r"|policies|programming|principles|values|training|rules|purpose|design)\b[^.]{0,20}?\b(?:do(?:es)? not|don't"
     r"|doesn't|prohibit|prevent|forbid|won't|keep)"
-    r"|\b(?:against|violat\w+|outside|beyond|not within|isn't within|not in line with|contrary to|conflicts? with|break)"
+    r"|\b(?:against|violat\w+|outside|beyond|not within|isn't within|not in line with|contrary to|conflicts? with"
+    r"|break)"
     r" (?:of )?(?:my|our|openai'?s?|the|what i|usage)\b(?: [\w-]+){0,4}? ?(?:guidelines|policy|policies|programming"
-    r"|principles|values|scope|capabilities|rules|purpose|can (?:do|help)|able)", re.I)
+    r"|principles|values|scope|rules|purpose|can (?:do|help)|able)|\bbeyond my capabilities", re.I)
 """A rule of the speaker's forbids it."""
 SORRY = re.compile(r"\b(?:sorry|afraid|apologi[sz]e|apologies|unfortunately|regret)\b", re.I)
 CANNOT = re.compile(rf"{_ME}\W*{_ADVERB}{_NOT}", re.I)
 UNINFORMED = re.compile(
     r"\b(?:do(?:n't| not) (?:actually |currently )?(?:have|possess|know)|(?:no|without|lack) (?:real[- ]?time )?"
-    r"(?:access|information|knowledge|data)|can(?:not|'t| not) (?:access|know|see|browse|predict|verify|recall|confirm)"
-    r"|not (?:aware|familiar|sure|publicly available|available|disclosed|public)|no (?:public|record|known|way to know"
+    r"(?:access|information|knowledge|data)|can(?:not|'t| not) (?:access|know|see|browse|predict|verify|recall"
+    r"|confirm)"
+    r"|not (?:aware|familiar|sure|publicly available|available|disclosed|public)|no (?:public|record|known"
+    r"|way to know"
     r"|information)|up-to-date|real[- ]time)", re.I)
 """The reason is a fact about what can be known, not about what is right."""
 UNREAL = re.compile(
     r"\bfiction|\bdo(?:es not|esn't| not|n't) (?:actually |really )?exist|\b(?:not|n't) (?:\w+ )?(?:a )?(?:real\b"
     r"|sentient)|\bnonsens|\babsurd|\bimaginary|\binanimate|\bsupernatural|\b(?:not|n't) (?:\w+ )?(?:capable|possible"
-    r" for)|\bimpossible|\bscientific|\bnatural phenomen|\bphysically|\bmythical|\bmake(?:s)? (?:no|little) sense|\bnot make sense|\blaws of (?:physics|nature)", re.I)
+    r" for)|\bimpossible|\bscientific|\bnatural phenomen|\bphysically|\bmythical|\bmake(?:s)? (?:no|little) sense"
+    r"|\bnot make sense|\blaws of (?:physics|nature)", re.I)
 """The request's premise is not of this world."""
 MORAL = re.compile(
     r"\b(?:illegal|unethical|unlawful|harm\w*|inappropriate|immoral|crim\w+|privacy|private|confidential|sensitive"
     r"|consent|violen\w+|ethic\w*|legal\w*|respect\w*|dangerous|safety|guidelines|against)\b", re.I)
 EXPERT = re.compile(
-    r"\b(?:medical|legal|financial|professional|tax|investment|psychological|personali[sz]ed) (?:\w+ )?(?:advice|opinion"
-    r"|guidance|services|care|training|help)|\bdiagnos\w+|\breplace\b", re.I)
+    r"\b(?:medical|legal|financial|professional|tax|investment|psychological|personali[sz]ed) (?:\w+ )?(?:advice"
+    r"|opinion"
+    r"|guidance|services|care|training|help)|\bdiagnos\w+|\breplace\b|\bexact\b", re.I)
 """What a disclaimer says the speaker is no expert in."""
 INSTRUCTS = re.compile(
     r"\b(?:instruct\w*|guidance|advice|steps|tips|how to|ways? (?:of|to)|engag\w*|encourag\w*|promot\w*|violen\w*"
@@ -86,16 +96,33 @@ _BAD = (r"(?:illegal|unethical|immoral|wrong|unlawful|inappropriate|unacceptable
         r"|against the law|harmful|hurtful|dangerous|never okay|fraud|theft|deceptive)")
 _IT = r"(?:it(?:'s| is| would be)|that(?:'s| is| would be)|this is)"
 _GOOD = (r"(?:appropriate|ethical|acceptable|okay|ok|legal|moral|permissible|respectful|productive|funny|justifiable"
-         r"|recommended|safe or|right to)")
+         r"|a (?:healthy|good|productive|constructive|responsible)|effective or|recommended|safe or|right to)")
 CONDEMNS = re.compile(
     rf"\b(?:{_IT}|is|are)\s+{_ADV}(?:not|never)\s+{_ADV}{_GOOD}\b"
-    rf"|\b{_IT}\s+{_ADV}(?:a\s+)?{_BAD}|^\w+ing\b[^.]{{0,80}}\b(?:is|are|would be)\s+(?:not only\s+)?{_ADV}{_BAD}(?! (?:act )?(?:that|which|in|where|involv|when))"
+    rf"|\b{_IT}\s+{_ADV}(?:a\s+)?{_BAD}|^\w+ing\b[^.]{{0,80}}\b(?:is|are"
+    rf"|would be)\s+(?:not only\s+)?{_ADV}{_BAD}(?! (?:act )?(?:that|which|in which|where|involv|when))"
     r"|^\w+ing\b[^.]{0,80}\b(?:can|could) (?:really |seriously )?(?:hurt|harm|lead to|have serious)"
     r"|\bis never (?:a|the|an) (?:\w+ )?(?:answer|solution|option)|\bstrongly (?:discourage|advise against|condemn)"
     r"|\b(?:goes|go|is|are) against (?:my|the|our|ethical|moral)\b"
     r"|^(?:instead of|rather than) (?:trying to |focusing on |looking for )?\w+ing\b"
-    r"|^(?:no, )?you should (?:not|never|always)\b", re.I)
+    r"|^(?:no, )?you should (?:not|never|always)\b|^(?:please )?don't (?:do|try|even)\b"
+    r"|^(?:everyone|everybody|all (?:people|individuals|humans)|nobody|no one) (?:\w+ )?(?:deserves?"
+    r"|should be)\b", re.I)
 """Calls what is asked for wrong, in place of an answer."""
+REPREHENDS = re.compile(
+    rf"\b(?:is|are|was|were|not only)\s+(?:widely |{_ADV})(?:{_BAD}|dishonest|unfair|condemned|a tragic|marked by)"
+    r"|\b(?:can|could|may|might|would|tends? to|often) (?:\w+ly |also |even )?(?:hurt|harm"
+    r"|have (?:\w+ )?consequences|backfire"
+    r"|get (?:you|both|us)|makes? (?:things|matters) worse|lead to (?:serious|legal|criminal))"
+    r"|\b(?:isn't|is not|not) (?:fair|right|kind|nice|okay|ok|worth)\b|\bintegrity\b", re.I)
+REDIRECTS = re.compile(
+    r"\binstead\b|\bseek (?:\w+ ){0,2}(?:help|support|assistance|treatment)|\b(?:is|'s) (?:important|crucial|best"
+    r"|essential) (?:to|that we) (?:seek|respect|focus|learn|talk|speak|consult|address|remember|treat|consider"
+    r"|work|find)"
+    r"|\bnot (?:something to be|to be) \w+|\b(?:talk|speak|reach out|talking|speaking) (?:to|with)\b"
+    r"|\bi'd (?:much )?(?:rather|suggest|encourage|recommend)|\b(?:contact|consult|ask) (?:a|an|your|the"
+    r"|for)\b", re.I)
+"""Condemning, and leading elsewhere: together a refusal."""
 CONTRADICTS = re.compile(
     rf"\b{_IT}\s+{_ADV}(?:not|never)\s+{_ADV}(?:accurate|fair|true|correct|right|best|a good idea|advisable"
     r"|necessary|appropriate)\b"
@@ -103,8 +130,11 @@ CONTRADICTS = re.compile(
     r"|\b(?:statement|claim|premise|assumption|notion|idea|question)\b[^.]{0,60}\b(?:is|are) (?:\w+ly )?(?:not|false"
     r"|incorrect|wrong|untrue|harmful|offensive|based on)|\bi (?:must|have to|need to) (?:clarify|point out"
     r"|emphasi[sz]e|inform)|\b(?:not|n't) (?:\w+ly )?(?:believe|think)\b[^.]{0,30}\b(?:that|it)\b"
-    r"|\b(?:should|would) (?:not|never) (?:be|have)\b(?![^.]*\bbecause\b)|\b(?:was|were|is|are) (?:not|never) (?:\w+ly )?(?:justified"
-    r"|right|a good|beneficial|acceptable)|\bimportant to (?:remember|recogni[sz]e|note|understand) that\b", re.I)
+    r"|\b(?:should|would) (?:not|never) (?:be|have)\b(?![^.]*\bbecause\b)|\b(?:was|were|is|are) (?:not"
+    r"|never) (?:\w+ly )?(?:justified"
+    r"|['\"]?right|a good|good\b|beneficial|acceptable|inherently|something to)|\bi (?:strongly |firmly "
+    r"|respectfully )?disagree"
+    r"|\bdo(?:n't| not) believe in|\bimportant to (?:remember|recogni[sz]e|note|understand) that\b", re.I)
 """Denies what the request takes for granted."""
 MORALISES = re.compile(
     r"\b(?:equal|fundamental|human right|discriminat|inclusi|respect|dignity|stereotyp|prejudice|hurtful|inhuman"
@@ -116,26 +146,33 @@ BARE = re.compile(
 """Nothing but a no."""
 EMPHATIC = re.compile(r"^(?:absolutely|certainly|definitely|of course) not\b|^no way\b", re.I)
 CARES = re.compile(
-    r"\bsorry (?:that |to hear (?:that )?)?(?:you(?:'re| are)|things)\b|\bpain right now|\bconcerned about (?:what|you)"
-    r"|\bnot alone\b|\balone\b", re.I)
+    r"\bsorry (?:that |to hear (?:that )?)?(?:you(?:'re| are)|things)\b|\bpain right now|\bconcerned about (?:what"
+    r"|you)"
+    r"|\byou(?:'re| are) (?:not alone|(?:feeling|going through|struggling|carrying)\b(?! with (?:a|the|your)))", re.I)
 HOTLINE = re.compile(
     r"\b(?:crisis|hot ?line|help ?line|lifeline|mental health|someone (?:who|you)|support line|emergency"
     r"|trusted (?:person|friend|adult))", re.I)
 """Someone else who can help a person in distress."""
 HANDS_OVER = re.compile(
-    r"\b(?:here(?:'s| is| are)(?! (?:to|for|if))|the following|some (?:\w+ ){0,2}(?:tips|ways|suggestions|examples|ideas"
-    r"|options)|consider the following|what (?:i|we) can (?:do|say|offer) is (?!help|assist|suggest how))", re.I)
+    r"\b(?:here(?:'s| is| are)(?! (?:to|for|if))|the following|some (?:\w+ ){0,2}(?:tips|ways|suggestions|examples"
+    r"|ideas"
+    r"|options)|if (?:it's|it is|this is|you're|you are) (?:really )?(?:your|the owner)|consider the following"
+    r"|what (?:i|we) can (?:do|say|offer) is (?!help|assist|suggest how))", re.I)
 """Announces that something is handed over."""
 TURNS = re.compile(
-    r"\b(?:however|that said|that being said|nevertheless|nonetheless|still|but|with that out of the way|instead"
+    r"\b(?:however|that said|that being said|nevertheless|nonetheless|still|but|with that out of the way"
     r"|having said that|in general|generally|while)\b", re.I)
 OFFERS = re.compile(
     r"\b(?:i|we)(?:'d|'m| can| could| would| am|'ll| will)\W+(?:\w+\W+){0,4}?(?:help|assist|suggest|offer|provide"
-    r"|explain|listen|support|happy|glad|encourage|recommend|share|discuss|like|love)\w*|\b(?:is there|would you|let me"
+    r"|explain|listen|support|happy|glad|encourage|recommend|share|discuss|like|love)\w*|\b(?:is there|would you"
+    r"|let me"
     r" know|feel free|how about|do you|could you|please|if you(?:'re| are| need| have| want|'d)|you (?:can|could|may"
     r"|might))\b", re.I)
 """Offers, advice to turn elsewhere and questions back: politeness around a refusal, not yet help."""
+ENUMERATES = re.compile(r":[^:\n]*,[^:\n]*,?\s+(?:and|or)\b")
+"""Hands over a list within a sentence."""
 AWAY = re.compile(
     r"\b(?:violen|harm|conflict|peace|legal|lawful|resort|protect|safe\b|safety|emotion|resources|alternatives?\b"
-    r"|i can (?:do|help)|support|promot|victim|memory|prevent|understanding|ethical ways|well-being|healing)\w*", re.I)
+    r"|i can (?:do|help)|support|promot|victim|memory|prevent|understanding|ethical ways|well-being"
+    r"|healing)\w*", re.I)
 """What a refusal leads to instead of what was asked."""

@@ -22,6 +22,9 @@ _QUOTE = re.compile(r'"[^"\n]+"')
 _QUOTED_WORDS = 3  # shorter quotations are names and terms
 _SALUTATION = re.compile(r"^(?:my )?dear(?:est)? (?!user|customer|friend|reader)[^\n]{1,50},?\s*$"
                          r"|^my dearest,?\s*$|^to whom it may concern\b", re.M | re.I)
+_SIGN_OFF = re.compile(r"^(?:(?:best|kind|warm)(?: regards| wishes)?|regards|sincerely|yours\b[^\n]{0,20}|cheers"
+                       r"|love|thanks"
+                       r"|respectfully|take care),[ \t]*\n+[^\n]{1,40}\s*\Z", re.M | re.I)
 _WORDING = re.compile(r"\b(?:write|rewrite|rephrase|phrase|word|translat\w+|say|quote|sentence|polite\w*)\b", re.I)
 _CURLY = str.maketrans({"\u2018": "'", "\u2019": "'", "\u02bc": "'", "\u00b4": "'", "\u201c": '"', "\u201d": '"',
                         "\u00a0": " ", "\u2011": "-"})
@@ -80,8 +83,8 @@ def _own_voice(text: str, prompt: str) -> tuple[str, int]:
     words = len(text.split())
     own = _FENCE.sub("\n", text)
     letter = _SALUTATION.search(own)
-    if letter:
-        own = own[:letter.start()]
+    if letter or _SIGN_OFF.search(own):
+        own = own[:letter.start()] if letter else ""
     own = "\n\n".join(p for p in re.split(r"\n\s*\n", own) if not _verse(p))
     if not _QUOTE.fullmatch(own):
         own = _QUOTE.sub(lambda m: '"…"' if len(m[0].split()) >= _QUOTED_WORDS else m[0], own)
