@@ -16,7 +16,11 @@ refusal/      how English refuses
 floor.py      the A/A floor: the base against itself
 results.py    per-item results, on disk and in memory
 intervals.py  score intervals and exact tests
+bootstrap.py  clustered, weighted bootstrap of a mean
 stats.py      scores → evidence: rates, paired differences, pooled seeds
+correct.py    rates corrected for the scorer's errors
+power.py      what so many items can find
+sequential.py alpha spending over looks: when a suite may stop
 verdict.py    base results × tuned results → Verdict
 flips.py      items whose score changed, side by side
 report.py     the alignment-tax report as tables

@@ -10,9 +10,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from scipy import optimize
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, special
 from scipy import stats as sps
 
+Floats = NDArray[np.float64]
 Bounds = Callable[[float, float], tuple[float, float]]
 """(alpha, grow) → (low, high) as if there were `grow` times as many items with the same outcome."""
 
@@ -34,6 +37,15 @@ class Shares(NamedTuple):
     base_only: float
     tuned_only: float
     neither: float
+
+
+class Tables(NamedTuple):
+    """The same for many samples at once: arrays of one shape."""
+
+    both: Floats
+    base_only: Floats
+    tuned_only: Floats
+    neither: Floats
 
 
 class Evidence(NamedTuple):
@@ -85,38 +97,57 @@ NOTHING = Interval(None, -1.0, 1.0, 0, "no item was scored on both sides")
 NO_RATE = Interval(None, 0.0, 1.0, 0, "no item was scored")
 
 
+def z_of(alpha: float) -> float:
+    """Two-sided normal quantile: z with P(|Z| > z) = alpha."""
+    return -float(special.ndtri(alpha / 2))
+
+
+def t_of(alpha: float, df: float) -> float:
+    """Two-sided quantile of Student's t."""
+    return -float(special.stdtrit(df, alpha / 2))
+
+
 def wilson(share: float, n: float, alpha: float) -> tuple[float, float]:
     """Wilson's score interval (1927, JASA 22:209) for a share seen in n items."""
-    z2 = float(sps.norm.isf(alpha / 2)) ** 2
+    low, high = _wilson(np.asarray(share), np.asarray(n), z_of(alpha))
+    return float(low), float(high)
+
+
+def _wilson(share: Floats, n: Floats, z: float) -> tuple[Floats, Floats]:
+    z2 = z * z
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    half = np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
     # At the ends the formula gives exactly 0 and 1; rounding must not say otherwise.
-    return (0.0 if share == 0.0 else centre - half), (1.0 if share == 1.0 else centre + half)
+    return np.where(share <= 0, 0.0, centre - half), np.where(share >= 1, 1.0, centre + half)
 
 
-def _phi(shares: Shares, n: float) -> float:
+def _phi(table: Tables, n: Floats) -> Floats:
     """Newcombe's correlation of the two answers, with his continuity correction on the counts."""
-    p, q = shares.both + shares.base_only, shares.both + shares.tuned_only
+    p, q = table.both + table.base_only, table.both + table.tuned_only
     spread = p * (1 - p) * q * (1 - q)
-    if spread <= 0:
-        return 0.0
-    joint = shares.both * shares.neither - shares.base_only * shares.tuned_only
-    if joint > 0:
-        joint = max(joint - 0.5 / n, 0.0)
-    return joint / math.sqrt(spread)
+    joint = table.both * table.neither - table.base_only * table.tuned_only
+    joint = np.where(joint > 0, np.maximum(joint - 0.5 / n, 0.0), joint)
+    known = spread > 0
+    return np.asarray(np.where(known, joint / np.sqrt(np.where(known, spread, 1.0)), 0.0))
 
 
 def newcombe(shares: Shares, n: float, alpha: float) -> tuple[float, float]:
     """Interval for P(tuned right) − P(base right) from n pairs: Newcombe 1998,
     Statistics in Medicine 17:2635, method 10 (Wilson limits of both rates, squared and added)."""
-    p, q = shares.both + shares.tuned_only, shares.both + shares.base_only
-    (p_low, p_high), (q_low, q_high), phi = wilson(p, n, alpha), wilson(q, n, alpha), _phi(shares, n)
+    low, high = newcombe_many(Tables(*(np.asarray(share) for share in shares)), np.asarray(n), z_of(alpha))
+    return float(low), float(high)
 
-    def distance(a: float, b: float) -> float:
-        return math.sqrt(max(a * a - 2 * phi * a * b + b * b, 0.0))
+
+def newcombe_many(table: Tables, n: Floats, z: float) -> tuple[Floats, Floats]:
+    """`newcombe` of many tables at once (shape [tables], or none), at the normal quantile z."""
+    p, q = table.both + table.tuned_only, table.both + table.base_only
+    (p_low, p_high), (q_low, q_high), phi = _wilson(p, n, z), _wilson(q, n, z), _phi(table, n)
+
+    def distance(a: Floats, b: Floats) -> Floats:
+        return np.asarray(np.sqrt(np.maximum(a * a - 2 * phi * a * b + b * b, 0.0)))
 
     low, high = p - q - distance(p - p_low, q_high - q), p - q + distance(p_high - p, q - q_low)
-    return max(low, -1.0), min(high, 1.0)
+    return np.maximum(low, -1.0), np.minimum(high, 1.0)
 
 
 def mcnemar_exact(base_only: int, tuned_only: int) -> float:

@@ -1,10 +1,15 @@
-"""From scores in [0, 1] to evidence: one rate, a paired difference, several training seeds pooled.
+"""From scores to evidence: one rate, a paired difference, several training seeds pooled.
 
-Scores of 0 and 1 get Wilson's and Newcombe's intervals (`intervals.py`). Where items share a cluster, or several seeds
-answer the same item, the counts are first scaled to an effective number of items, and widened by Student's t for the
-few clusters or seeds that the scaling was estimated from (after Korn and Graubard 1998, Survey Methodology 24:193).
-Other scores get a cluster-robust t interval.
+Which interval, chosen by simulated coverage (tests/evals/test_coverage.py):
 
+    scores of 0 and 1, independent          Wilson for a rate, Newcombe for a paired difference; McNemar's exact test
+                                            stands beside it (`verdict.py`)
+    scores of 0 and 1, clustered, weighted  the same, with the counts scaled to an effective number of items and widened
+    or under several seeds                  by Student's t for the few clusters or seeds that the scaling was estimated
+                                            from (after Korn and Graubard 1998, Survey Methodology 24:193)
+    other scores                            clustered, weighted bootstrap-t (`bootstrap.py`); several seeds: t
+
+Scale `share`: scores in [0, 1]. Scale `log`: any finite number (minus nats per byte). Weights make a mean Σ w·v / Σ w.
 Missing is not zero: a function here sees scored items only; who calls it pairs and counts (`verdict.py`).
 """
 
@@ -15,23 +20,35 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import stats as sps
 
-from eval_suites.intervals import NO_RATE, NOTHING, Bounds, Evidence, Interval, Shares, newcombe, wilson
+from eval_suites.bootstrap import Sums, bootstrap_mean, cluster_sums
+from eval_suites.intervals import (
+    NO_RATE,
+    NOTHING,
+    Bounds,
+    Evidence,
+    Floats,
+    Interval,
+    Shares,
+    newcombe,
+    t_of,
+    wilson,
+    z_of,
+)
 
-Floats = NDArray[np.float64]
 Scores = Mapping[str, float]
 """Item id → score in [0, 1]; an item without a score is absent."""
 EffectiveItems = Callable[[float, float], float]
 """(alpha, grow) → effective number of items."""
 NO_SPREAD = 1e-12
 """A half width below this is rounding: all values are equal."""
+UNIFORM = math.log(256)
+"""Nats per byte of a model that knows nothing: no score or difference on the scale `log` is taken for larger."""
 
 
-def _shares(before: Floats, after: Floats) -> Shares:
+def _shares(before: Floats, after: Floats, weights: Sequence[float] | None = None) -> Shares:
     """The paired table; a mean over several seeds splits its pair over the cells."""
-    return Shares(*(float(np.mean(x)) for x in (
+    return Shares(*(float(np.average(x, weights=weights)) for x in (
         before * after, before * (1 - after), (1 - before) * after, (1 - before) * (1 - after))))
 
 
@@ -52,17 +69,12 @@ class _Spread(NamedTuple):
         freedom wide; pooled degrees of freedom after Satterthwaite covered 90 % where this covers 93 % (3 seeds).
         """
         return math.sqrt(sum(
-            v / (grow if grows else 1.0) * float(sps.t.isf(alpha / 2, df * grow if grows else df)) ** 2
+            v / (grow if grows else 1.0) * t_of(alpha, df * grow if grows else df) ** 2
             for v, df, grows in zip(self.variances, self.dfs, self.grows, strict=True)))
 
 
-def _cluster_spread(values: Floats, clusters: Sequence[str]) -> tuple[_Spread, int]:
-    """Cluster-robust variance of a mean (sums of residuals per cluster, times G / (G − 1)), and the clusters G."""
-    _, index = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
-    count = int(index.max()) + 1
-    sums = np.bincount(index, weights=values - values.mean())
-    variance = float(np.sum(sums**2)) * count / max(count - 1, 1) / len(values) ** 2
-    return _Spread((variance,), (max(count - 1.0, 1.0),), (True,)), count
+def _cluster_spread(sums: Sums) -> _Spread:
+    return _Spread((sums.error**2,), (max(len(sums.value) - 1.0, 1.0),), (True,))
 
 
 def _two_way_spread(cells: Floats) -> _Spread:
@@ -80,7 +92,7 @@ def _two_way_spread(cells: Floats) -> _Spread:
     return _Spread(parts, (items - 1.0, seeds - 1.0), (True, False))
 
 
-def _effective(variance: float, spread: _Spread, least: int, most: int) -> EffectiveItems:
+def _effective(variance: float, spread: _Spread, least: float, most: float) -> EffectiveItems:
     """Effective items: how many independent ones of that variance would be as uncertain as `spread`.
 
     `least`: what counts when nothing varies, which tells nothing about the clustering. `most`: a design effect
@@ -90,7 +102,7 @@ def _effective(variance: float, spread: _Spread, least: int, most: int) -> Effec
     def items(alpha: float, grow: float) -> float:
         if variance <= 0:
             return least * grow
-        half, z = spread.half(alpha, grow), float(sps.norm.isf(alpha / 2))
+        half, z = spread.half(alpha, grow), z_of(alpha)
         return most * grow if half <= NO_SPREAD else min(most * grow, variance * (z / half) ** 2)
 
     return items
@@ -115,10 +127,24 @@ def _t_bounds(mean: float, spread: _Spread, groups: int, floor: float) -> Bounds
     return bounds
 
 
-def _checked(values: Sequence[float]) -> Floats:
+def _mean_bounds(sums: Sums, scale: str, floor: float) -> Bounds:
+    """Bounds of a mean of any scores from the bootstrap; equal values on the scale `share` as in `_t_bounds`.
+
+    Equal values on the scale `log` are the same computation twice, which is certain to show no difference.
+    """
+    if scale == "log":
+        return bootstrap_mean(sums, (-UNIFORM, UNIFORM))
+    spread = _cluster_spread(sums)
+    if len(sums.value) < 2 or sums.error <= NO_SPREAD:
+        return _t_bounds(sums.mean, spread, int(sums.effective), floor)
+    return bootstrap_mean(sums, (floor, 1.0))
+
+
+def _checked(values: Sequence[float], scale: str = "share") -> Floats:
     array = np.asarray(values, dtype=np.float64)
-    if not (np.isfinite(array).all() and (array >= 0).all() and (array <= 1).all()):
-        raise ValueError("scores must be finite and lie in [0, 1]; leave an item without a score out")
+    if not np.isfinite(array).all() or (scale == "share" and not ((array >= 0).all() and (array <= 1).all())):
+        where = " and lie in [0, 1]" if scale == "share" else ""
+        raise ValueError(f"scores must be finite{where}; leave an item without a score out")
     return array
 
 
@@ -126,53 +152,62 @@ def _binary(values: Floats) -> bool:
     return bool(np.isin(values, (0.0, 1.0)).all())
 
 
-def _own_clusters(count: int) -> list[str]:
-    return [str(i) for i in range(count)]
+def _alone(sums: Sums, items: int) -> bool:
+    """Every item is a cluster of its own and weighs the same."""
+    return len(sums.value) == items and bool(np.ptp(sums.weight) == 0)
 
 
-def rate(scores: Sequence[float], clusters: Sequence[str] | None = None) -> Evidence | None:
+def rate(scores: Sequence[float], clusters: Sequence[str] | None = None, weights: Sequence[float] | None = None,
+         scale: str = "share") -> Evidence | None:
     """Mean score of items that are a sample of those that could have been asked. None without items.
 
+    Args:
+        scores: in [0, 1], or of any size on the scale `log`.
+        clusters: what item i shares with others (a phrasing, an entity, a subject); None when items are independent.
+        weights: what item i counts in the mean; None when all count the same.
+
     Raises:
-        ValueError: a score is not a finite number in [0, 1].
+        ValueError: a score is not finite or lies outside its scale, or a weight is not above 0.
     """
-    values = _checked(scores)
+    values = _checked(scores, scale)
     n = len(values)
     if n == 0:
         return None
-    spread, groups = _cluster_spread(values, clusters if clusters is not None else _own_clusters(n))
-    mean = float(values.mean())
-    if not _binary(values):
-        return Evidence(mean, n, f"t, {groups} clusters", _t_bounds(mean, spread, groups, 0.0))
-    if groups == n:
+    sums = cluster_sums(values, clusters, weights)
+    mean, groups = sums.mean, len(sums.value)
+    if scale == "log" or not _binary(values):
+        return Evidence(mean, n, f"bootstrap-t, {groups} clusters", _mean_bounds(sums, scale, 0.0))
+    if _alone(sums, n):
         return Evidence(mean, n, "Wilson", lambda alpha, grow: wilson(mean, n * grow, alpha))
-    size = _effective(mean * (1 - mean), spread, groups, n)
+    size = _effective(mean * (1 - mean), _cluster_spread(sums), sums.effective, n)
     return Evidence(mean, n, f"Wilson, {groups} clusters", lambda alpha, grow: wilson(mean, size(alpha, grow), alpha))
 
 
-def paired(base: Sequence[float], tuned: Sequence[float], clusters: Sequence[str] | None = None) -> Evidence | None:
+def paired(base: Sequence[float], tuned: Sequence[float], clusters: Sequence[str] | None = None,
+           weights: Sequence[float] | None = None, scale: str = "share") -> Evidence | None:
     """Mean of tuned − base over the same items in the same order. None without items.
 
     Args:
-        base, tuned: scores in [0, 1], `base[i]` and `tuned[i]` of the same item.
-        clusters: what item i shares with others (a phrasing, an entity); None when items are independent.
+        base, tuned: `base[i]` and `tuned[i]` of the same item; in [0, 1], or of any size on the scale `log`.
+        clusters, weights: as for `rate`.
 
     Raises:
-        ValueError: lengths differ, or a score is not a finite number in [0, 1].
+        ValueError: lengths differ, a score is not finite or outside its scale, or a weight is not above 0.
     """
-    before, after = _checked(base), _checked(tuned)
+    before, after = _checked(base, scale), _checked(tuned, scale)
     n = len(before)
     if n != len(after):
         raise ValueError(f"{n} base scores and {len(after)} tuned scores are no pairs")
     if n == 0:
         return None
-    spread, groups = _cluster_spread(after - before, clusters if clusters is not None else _own_clusters(n))
-    mean, shares = float((after - before).mean()), _shares(before, after)
-    if not (_binary(before) and _binary(after)):
-        return Evidence(mean, n, f"t, {groups} clusters", _t_bounds(mean, spread, groups, -1.0))
-    if groups == n:
+    sums = cluster_sums(after - before, clusters, weights)
+    mean, groups = sums.mean, len(sums.value)
+    if scale == "log" or not (_binary(before) and _binary(after)):
+        return Evidence(mean, n, f"bootstrap-t, {groups} clusters", _mean_bounds(sums, scale, -1.0))
+    shares = _shares(before, after, weights)
+    if _alone(sums, n):
         return Evidence(mean, n, "Newcombe", lambda alpha, grow: newcombe(shares, n * grow, alpha))
-    size = _effective(shares.base_only + shares.tuned_only - mean**2, spread, groups, n)
+    size = _effective(shares.base_only + shares.tuned_only - mean**2, _cluster_spread(sums), sums.effective, n)
     return Evidence(mean, n, f"Newcombe, {groups} clusters",
                     lambda alpha, grow: newcombe(shares, size(alpha, grow), alpha))
 
