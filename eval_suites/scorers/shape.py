@@ -6,13 +6,13 @@ import re
 
 from eval_suites.scorers.base import Expect, Score, formed
 
-SENTENCE_END = re.compile(r"[.!?]+[\"')\]]*(?=\s|$)")
+SENTENCE_END = re.compile(r"(?:[.!?]+[\"')\]]*(?=\s|$)|:(?=\s*\n))")
 ABBREVIATION = re.compile(r"\b(?:e\.g|i\.e|etc|Mr|Mrs|Ms|Dr|St|vs|No|a\.m|p\.m|[A-Z])\.$")
 LIST_ITEM = re.compile(r"\s*(?:\d+[.)]|[-*•])\s+\S")
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of a text; text behind the last full stop is one more."""
+    """The sentences of a text; text behind the last full stop is one more, and so is a line that ends in a colon."""
     found, start = [], 0
     for end in SENTENCE_END.finditer(text):
         if not ABBREVIATION.search(text[start:end.end()]):

@@ -1,0 +1,203 @@
+"""What holds for every suite: it loads, its items are sound, its scorer is total, and nothing is right by being empty."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eval_suites.chat_item import ChatItem
+from eval_suites.items import eval_items, read_items, read_texts
+from eval_suites.scorers import SCORERS, Score, score, scorer_for
+from eval_suites.scorers.custom import scorer_version
+from eval_suites.suites import ROOM, Suite, load_suites, suite
+from sft_core.errors import EvalError
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+NAMES = sorted(load_suites())
+ASKED = [name for name in NAMES if suite(name).engine == "generate"]
+MEASURED = [name for name in NAMES if suite(name).engine == "likelihood"]
+
+
+@cache
+def items_of(name: str) -> tuple[ChatItem, ...]:
+    return tuple(read_items(suite(name), data_path=present(suite(name))))
+
+
+def present(chosen: Suite) -> Path | None:
+    """The folder of published benchmarks; skips the test where it does not hold this suite's."""
+    if chosen.reader and not chosen.items_at(DATA).exists():
+        pytest.skip(f"{chosen.items_at(DATA)} is not here")
+    return DATA if chosen.reader else None
+
+
+def scored(name: str, item: ChatItem, answer: str) -> Score:
+    chosen = suite(name)
+    return scorer_for(chosen.scorer, chosen.folder)(item.kind, item.expect, answer)
+
+
+def one_of_each_kind(name: str) -> list[ChatItem]:
+    found: dict[tuple[str, str], ChatItem] = {}
+    for item in items_of(name):
+        found.setdefault((item.kind, item.group), item)
+    return list(found.values())
+
+
+class TestEverySuite:
+    @pytest.mark.parametrize("name", NAMES)
+    def test_says_what_it_is(self, name: str) -> None:
+        chosen = suite(name)
+        assert (chosen.name, chosen.scale) == (name, "log" if chosen.engine == "likelihood" else "share")
+        assert chosen.about.endswith(".")
+        assert chosen.reader or chosen.engine == "lm_eval" or chosen.items_file.is_file()
+
+    @pytest.mark.parametrize("name", ASKED)
+    def test_items_are_sound(self, name: str) -> None:
+        items = items_of(name)
+        assert len(items) >= 60
+        assert len({item.item_id for item in items}) == len(items)
+        for item in items:
+            assert item.cluster.strip()
+            assert item.group.strip()
+            assert suite(name).scorer or item.kind in SCORERS
+            assert item.messages[-1]["role"] == "user", item.item_id
+            assert item.messages[-1]["content"].strip(), item.item_id
+            tools = item.parsed_tools()
+            assert tools is None or all(tool["function"]["name"] for tool in tools)
+        asked = [json.dumps([item.messages, item.tools]) for item in items]
+        assert len(set(asked)) >= 0.95 * len(asked), "the same question many times"
+
+    @pytest.mark.parametrize("name", ASKED)
+    def test_reference_answers_are_right_and_no_answer_is_not(self, name: str) -> None:
+        for item in items_of(name):
+            if item.reference is not None:
+                found = scored(name, item, item.reference)
+                assert found.value in (1.0, None), f"{item.item_id}: {found}"
+                assert found.metrics.get("partial", 1.0) == 1.0, f"{item.item_id}: {found}"
+            for empty in ("", " \n\t"):
+                found = scored(name, item, empty)
+                assert found.value in (0.0, None), f"{item.item_id}: {found}"
+                assert found.why
+
+    @pytest.mark.parametrize("name", ASKED)
+    @settings(max_examples=25, deadline=None)
+    @given(text=st.text(max_size=60) | st.sampled_from(
+        ["{}", "[]", "null", "1", "-", "|a|\n|-|", "# x", "[1]", "[9999]", "A", "<tool_call>", "f(a=1)", "1. a", "1e999",
+         "٣", "x" * 5000, "\ud800", "<think>", "</think>", "[[[[", "1,000,000.5.5", "²"]))
+    def test_its_scorer_takes_any_text(self, name: str, text: str) -> None:
+        for item in one_of_each_kind(name):
+            found = scored(name, item, text)
+            assert found.value is None or 0.0 <= found.value <= 1.0
+            assert all(math.isfinite(value) and 0.0 <= value <= 1.0 for value in found.metrics.values())
+            assert found.value is None or found.value == 1.0 or found.why
+
+    @pytest.mark.parametrize("name", MEASURED)
+    def test_texts_are_sound(self, name: str) -> None:
+        items = read_texts(suite(name), data_path=present(suite(name)))
+        assert len(items) >= 10
+        assert all(item.text.strip() and item.cluster for item in items)
+        assert all(bool(item.messages) == (item.kind == "answer") for item in items)
+
+    @pytest.mark.parametrize("name", ASKED + MEASURED)
+    def test_samples_are_the_same_for_all_and_weighed(self, name: str) -> None:
+        chosen, where = suite(name), present(suite(name))
+        read = read_items if chosen.engine == "generate" else read_texts
+        everything, few, more = (read(chosen, limit, where) for limit in (None, 3, 6))
+        assert few == read(chosen, 3, where)
+        assert {item.item_id for item in few} <= {item.item_id for item in more} <= {i.item_id for i in everything}
+        assert len(few) < len(more) <= len(everything)
+        assert sum(item.weight for item in few) == pytest.approx(len(everything))
+
+
+def write(folder: Path, rows: list[object], **fields: object) -> str:
+    """A suite of the user's own, by its path."""
+    (folder / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = {"about": "Mine.", "kind": "alignment", "engine": "generate", "items": "mine.jsonl", "max_new_tokens": 8, **fields}
+    (folder / "mine.yaml").write_text(json.dumps(made))
+    return str(folder / "mine.yaml")
+
+
+ROW = {"id": "a", "kind": "bare", "cluster": "c", "messages": [{"role": "user", "content": "2 + 2?"}],
+       "expect": {"answers": ["4"]}}
+
+
+def test_a_suite_is_one_yaml_and_at_most_one_function(tmp_path: Path) -> None:
+    name = write(tmp_path, [ROW, {**ROW, "id": "b", "kind": "shout"}], scorer="shout.py:loud", system="Be loud.")
+    (tmp_path / "shout.py").write_text(
+        "from eval_suites.scorers import Score\n"
+        "def loud(expect, answer):\n    return Score(float(answer.isupper()), {}, '' if answer.isupper() else 'quiet')\n")
+    chosen = suite(name)
+    items = read_items(chosen)
+    judge = scorer_for(chosen.scorer, chosen.folder)
+    assert (chosen.name, chosen.folder) == (name, tmp_path)
+    assert items[0].messages[0] == {"role": "system", "content": "Be loud."}
+    assert [judge(item.kind, item.expect, "FOUR").value for item in items] == [1.0, 1.0]
+    assert judge("shout", {}, "<think>AND</think>four") == Score(0.0, {}, "quiet")
+    before = scorer_version(str(chosen.scorer), chosen.folder)
+    (tmp_path / "other.py").write_text("def loud(expect, answer):\n    return None\n")
+    assert scorer_version("other.py:loud", tmp_path) != before
+    assert str(tmp_path) not in chosen.model_copy(update={"name": ""}).model_dump_json(), "a path in the protocol"
+
+
+@pytest.mark.parametrize(("spec", "said"), [
+    ("nowhere.py:f", "nowhere.py cannot be imported"), ("no.such.module:f", "no.such.module cannot be imported"),
+    ("json:nothing", "json has no function 'nothing'"), ("json", "names no function")])
+def test_a_missing_scorer_is_named(tmp_path: Path, spec: str, said: str) -> None:
+    with pytest.raises(EvalError, match=said):
+        scorer_for(spec, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [("x", "mine.jsonl:2 is not an item: it is str"), ({**ROW, "id": 3}, "mine.jsonl:2.*id is int, not str"),
+     ({"id": "b"}, "mine.jsonl:2.*lacks kind, cluster, messages, expect"), ({**ROW, "kind": "haiku"}, ":2.*haiku.*bare"),
+     ({**ROW, "messages": []}, ":2.*messages are not turns"), ({**ROW, "tools": "{"}, ":2.*tools are neither"),
+     ({**ROW, "messages": [{"role": "human", "content": "x"}]}, ":2.*messages are not turns"),
+     ({**ROW, "reference": 4}, ":2.*reference are text"), (ROW, "'a'.*paired by id")])
+def test_bad_rows_are_named_by_line(tmp_path: Path, row: object, said: str) -> None:
+    with pytest.raises(EvalError, match=said):
+        read_items(suite(write(tmp_path, [ROW, row])))
+
+
+def test_bad_suites_are_named(tmp_path: Path) -> None:
+    for fields, said in (({"colour": 1}, "colour"), ({"engine": "guess"}, "engine"), ({"items": None}, "needs items"),
+                         ({"engine": "likelihood", "scale": "log", "scorer": "a:b"}, "scorer and variants are for")):
+        with pytest.raises(EvalError, match=rf"mine\.yaml is not a valid suite(.|\n)*{said}"):
+            suite(write(tmp_path, [ROW], **fields))
+    with pytest.raises(EvalError, match="not here.yaml cannot be read"):
+        suite(str(tmp_path / "not here.yaml"))
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(EvalError, match="holds list"):
+        suite(str(tmp_path / "list.yaml"))
+    with pytest.raises(EvalError, match="has no items"):
+        read_items(suite(write(tmp_path, [])))
+    with pytest.raises(EvalError, match="no reader 'nature'.*bfcl"):
+        read_items(suite(write(tmp_path, [ROW], reader="nature")), data_path=tmp_path)
+    with pytest.raises(EvalError, match="no variant 'upside'"):
+        read_items(suite(write(tmp_path, [ROW], variants=["upside"])))
+
+
+def test_questions_for_decontamination_are_the_clean_ones(tmp_path: Path) -> None:
+    asked = {"mirror": None, "include_path": None, "scratch": tmp_path}
+    for name in ("format", *MEASURED[:1]):
+        present(suite(name))
+        found = eval_items([name], data_path=DATA, **asked)
+        read = read_items if suite(name).engine == "generate" else read_texts
+        assert {item.item for item in found} == {item.item_id for item in read(suite(name), data_path=DATA)}
+
+
+def test_shipped_items_are_no_python() -> None:
+    """Items are data: nothing in them is imported, and every file belongs to a suite."""
+    files = {path.name for path in (ROOM / "items").iterdir()}
+    used = {chosen.items for chosen in load_suites().values() if chosen.engine != "lm_eval" and not chosen.reader}
+    assert files == used
+
+
+def test_the_contract_itself_can_fail() -> None:
+    assert score("bare", {"answers": ["4"]}, "5").value == 0.0
+    assert score("bare", {"answers": ["4"]}, "").why
