@@ -1,5 +1,6 @@
 """Published benchmarks, as their authors ship them, read into items.
 
 bfcl.py  Berkeley Function-Calling Leaderboard
+safety.py  XSTest, AdvBench, HarmBench, StrongREJECT, SimpleSafetyTests
 all.py   which readers there are
 """

@@ -7,9 +7,21 @@ from pathlib import Path
 
 from eval_suites.chat_item import ChatItem, LikelihoodItem
 from eval_suites.readers.bfcl import read_bfcl
+from eval_suites.readers.safety import (
+    read_advbench,
+    read_harmbench,
+    read_simple_safety_tests,
+    read_strongreject,
+    read_xstest,
+)
 
 READERS: Mapping[str, Callable[[Path], list[ChatItem]]] = {
     "bfcl": read_bfcl,
+    "xstest": read_xstest,
+    "advbench": read_advbench,
+    "harmbench": read_harmbench,
+    "strongreject": read_strongreject,
+    "simple_safety_tests": read_simple_safety_tests,
 }
 """For the engine `generate`."""
 TEXT_READERS: Mapping[str, Callable[[Path], list[LikelihoodItem]]] = {}
