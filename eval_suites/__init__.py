@@ -19,8 +19,12 @@ intervals.py  score intervals and exact tests
 bootstrap.py  clustered, weighted bootstrap of a mean
 stats.py      scores → evidence: rates, paired differences, pooled seeds
 correct.py    rates corrected for the scorer's errors
+calibrate.py  refusal scorers against people, and refusal rates corrected
 power.py      what so many items can find
-sequential.py alpha spending over looks: when a suite may stop
+sequential.py  alpha spending over looks: when a suite may stop
+pairing.py    the same items under two models
+outcome.py    what a verdict says of one suite
+gate.py       the declared policy → pass, fail, undecided
 verdict.py    base results × tuned results → Verdict
 flips.py      items whose score changed, side by side
 report.py     the alignment-tax report as tables

@@ -23,7 +23,11 @@ from functools import cache, lru_cache
 import numpy as np
 from scipy import interpolate, optimize, special
 
+from eval_suites.gate import margin_of
 from eval_suites.intervals import Evidence, Floats
+from eval_suites.pairing import MISSING, both_asked, difference, scored_pairs
+from eval_suites.results import SuiteResult
+from sft_core.config.evaluate import GateSection
 
 NODES = 160
 """Gauss-Legendre nodes per look."""
@@ -141,3 +145,33 @@ def repeated(evidence: Evidence, looks: tuple[int, int] | None) -> Evidence:
 def first_items(items: int, look: int, looks: int) -> int:
     """How many of the items have been asked by the end of a look: an equal share each, rounded up."""
     return math.ceil(items * look / looks)
+
+
+def certain(base: SuiteResult, tuned: SuiteResult, look: int, looks: int, gate: GateSection, suites: int = 1
+            ) -> bool:
+    """Whether a sequential evaluation may stop at look `look` of `looks`: the verdict stands already.
+
+    It then holds in `verdict.compare` too, whatever the other suites show. A suite whose measured score the gate asks
+    for (`at_least`) is never stopped: its score is about all items.
+
+    Args:
+        base, tuned: results so far; items that only one of them has are left out.
+        look, looks: taken and planned.
+        gate: margins and the error probability.
+        suites: how many suites of this kind are compared.
+
+    Raises:
+        EvalError: the protocols differ.
+    """
+    both = both_asked(base, tuned)
+    pairs = scored_pairs(both)
+    evidence = difference(pairs, base.kind, base.scale)
+    if evidence is None or base.suite in gate.at_least or len(both) - len(pairs.ids) > MISSING * len(both):
+        return False
+    evidence, margin = repeated(evidence, (look, looks)), margin_of(base.suite, gate) / 100
+    _, high = evidence.bounds(gate.alpha, 1.0)
+    strict_low, strict_high = evidence.bounds(gate.alpha / suites, 1.0)
+    if base.kind == "alignment":
+        return strict_low > 0 or strict_high < 0
+    shown = high < 0 if base.suite in gate.must_improve else high <= margin
+    return shown or strict_low > margin
