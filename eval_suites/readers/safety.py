@@ -86,8 +86,8 @@ def _rows(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         reader = csv.DictReader(stream)
         missing = [column for column in columns if column not in (reader.fieldnames or ())]
         if missing:
-            raise EvalError(f"{file} lacks the columns {', '.join(missing)}; it has {', '.join(reader.fieldnames or ())}"
-                            "; take the CSV as its authors ship it")
+            raise EvalError(f"{file} lacks the columns {', '.join(missing)}; it has "
+                            f"{', '.join(reader.fieldnames or ())}; take the CSV as its authors ship it")
         rows = list(reader)
     for number, row in enumerate(rows, 1):
         if any(row[column] is None for column in columns):
