@@ -5,6 +5,7 @@ chat_item.py  one item, as a row of JSON
 items.py      the items of a suite, sampled, in every variant; the question texts of all suites
 readers/      published benchmarks as their authors ship them
 perturb.py    the same question in another form
+robustness.py what another form or language costs
 run.py        one model through several suites, and their protocols
 probe.py      a few items on a model that is being trained
 lm_door.py    the only door to lm-eval
@@ -19,6 +20,7 @@ intervals.py  score intervals and exact tests
 bootstrap.py  clustered, weighted bootstrap of a mean
 stats.py      scores → evidence: rates, paired differences, pooled seeds
 correct.py    rates corrected for the scorer's errors
+classify.py   a sequence classifier as refusal scorer
 calibrate.py  refusal scorers against people, and refusal rates corrected
 power.py      what so many items can find
 sequential.py  alpha spending over looks: when a suite may stop

@@ -115,16 +115,18 @@ def _with_system(item: ChatItem, system: str) -> list[dict[str, str]]:
 
 
 def _expanded(item: ChatItem, variants: Sequence[str]) -> Iterator[ChatItem]:
-    """The item, and behind it its variants, which are new questions of the same cluster."""
+    """The item, and behind it its variants, which are new questions; the clean item's id is their cluster."""
     if not variants:
         yield item
         return
-    cluster = item.cluster
-    yield item._replace(task="clean")
+    cluster = item.item_id
+    yield item._replace(task="clean", cluster=cluster)
     for variant in variants:
         if variant not in VARIANTS:
             raise EvalError(f"there is no variant {variant!r}; variants are {', '.join(VARIANTS)}")
         changed = VARIANTS[variant](item)
+        if changed.messages == item.messages:
+            continue  # this item cannot be asked in that form
         yield changed._replace(item_id=f"{item.item_id}~{variant}", task=variant, cluster=cluster)
 
 

@@ -188,7 +188,7 @@ def test_questions_for_decontamination_are_the_clean_ones(tmp_path: Path) -> Non
         present(suite(name))
         found = eval_items([name], data_path=DATA, **asked)
         read = read_items if suite(name).engine == "generate" else read_texts
-        assert {item.item for item in found} == {item.item_id for item in read(suite(name), data_path=DATA)}
+        assert {item.id for item in found} == {item.item_id for item in read(suite(name), data_path=DATA)}
 
 
 def test_shipped_items_are_no_python() -> None:
