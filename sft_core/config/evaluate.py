@@ -65,6 +65,11 @@ class EvalSection(Section):
     """Items per suite that the base is asked again, in the same and in other batches, to show the A/A floor. 0: off."""
     judge: JudgeSection | None = None
     """Judge of open-ended suites; without one their answers are kept and unscored."""
+    refusal_scorer: str = "rules"
+    """Who says whether an answer refuses: `rules` (about language; English; calibrated), `judge` (asks `eval.judge`),
+    or the folder or hub id of a Hugging Face sequence classifier. Part of the protocol."""
+    refusal_labels: dict[str, Literal["compliance", "refusal", "partial"]] = Field(default_factory=dict)
+    """What the classes of a refusal classifier mean, e.g. `{REJECTION: refusal, NORMAL: compliance}`."""
     parity: Annotated[Literal["off", "ids", "served"], OffIsWord] = "ids"
     """Parity certificate of the tuned model: token ids of training, evaluation and template, or also against
     transformers' own server. A mismatch fails the gate."""
