@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from eval_suites.intervals import Interval, z_of
+from eval_suites.intervals import Interval, wilson, z_of
 
 METHOD = "Rogan-Gladen, Lang-Reiczigel"
 
@@ -41,6 +41,10 @@ def rogan_gladen(  # noqa: PLR0913 (three samples and a level)
     estimate = (rate_hits / n + spec - 1) / (sens + spec - 1)
     low, high = _limits((rate_hits, n), (sens_hits, sens_n), (spec_hits, spec_n), alpha)
     estimate = min(max(estimate, 0.0), 1.0)
+    plain_low, plain_high = wilson(rate_hits / n, n, alpha)
+    # Beyond 0 or 1 the samples contradict each other (more hits than the scorer's misses allow): the bound of the
+    # uncorrected rate then stands, so that a contradiction never looks like certainty.
+    low, high = (plain_low if low >= 1 else low), (plain_high if high <= 0 else high)
     return Interval(estimate, min(low, estimate), max(high, estimate), n, METHOD)
 
 
