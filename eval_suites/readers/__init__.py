@@ -2,5 +2,6 @@
 
 bfcl.py  Berkeley Function-Calling Leaderboard
 safety.py  XSTest, AdvBench, HarmBench, StrongREJECT, SimpleSafetyTests
+text.py  raw text in sections, answers with their questions
 all.py   which readers there are
 """

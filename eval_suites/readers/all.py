@@ -14,6 +14,7 @@ from eval_suites.readers.safety import (
     read_strongreject,
     read_xstest,
 )
+from eval_suites.readers.text import read_answers, read_text
 
 READERS: Mapping[str, Callable[[Path], list[ChatItem]]] = {
     "bfcl": read_bfcl,
@@ -24,5 +25,8 @@ READERS: Mapping[str, Callable[[Path], list[ChatItem]]] = {
     "simple_safety_tests": read_simple_safety_tests,
 }
 """For the engine `generate`."""
-TEXT_READERS: Mapping[str, Callable[[Path], list[LikelihoodItem]]] = {}
+TEXT_READERS: Mapping[str, Callable[[Path], list[LikelihoodItem]]] = {
+    "text": read_text,
+    "answers": read_answers,
+}
 """For the engine `likelihood`."""
