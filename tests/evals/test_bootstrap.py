@@ -38,12 +38,12 @@ def test_both_ways_of_drawing_agree() -> None:
 
 
 def test_one_seed_gives_one_interval_and_another_seed_nearly_the_same() -> None:
-    values, names = RNG.normal(0, 1, 300), [str(i // 6) for i in range(300)]
+    values, names = RNG.exponential(1.0, 150), [str(i // 3) for i in range(150)]
     sums = cluster_sums(values, names)
     one, again, other = (bootstrap_mean(sums, WIDE, seed=seed)(0.05, 1.0) for seed in (1, 1, 2))
     assert one == again
     assert one != other
-    assert one == pytest.approx(other, abs=0.01)
+    assert one == pytest.approx(other, abs=0.02)
 
 
 def test_order_scale_and_sign_do_not_matter() -> None:
