@@ -17,7 +17,8 @@ from eval_suites import lm_door
 from eval_suites.generate import Answer, ChatForm, Decoding, answer_all, stop_ids
 from eval_suites.items import ChatItem, read_items
 from eval_suites.results import ItemResult, SuiteResult, read_results, write_results
-from eval_suites.scorers import score
+from eval_suites.scorers import scorer_for
+from eval_suites.scorers.custom import scorer_version
 from eval_suites.suites import ROOM, Suite, suite
 from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EvalSection
@@ -95,7 +96,8 @@ def protocol(chosen: Suite, section: EvalSection, model: ModelSection, template:
     if chosen.through_template:
         made["template"] = fingerprint(template.jinja.strip()) if template else None
     if own:
-        made["scorers"] = code_version(ROOM / "scorers", ROOM / "refusal")
+        made["scorers"] = scorer_version(chosen.scorer, chosen.folder) if chosen.scorer else code_version(
+            ROOM / "scorers", ROOM / "refusal", ROOM / "toolcalls.py", ROOM / "answer_text.py")
     return made
 
 
@@ -125,7 +127,7 @@ def run_suite(chosen: Suite, subject: Subject, section: EvalSection, asked: Mapp
 def _answered(chosen: Suite, subject: Subject, section: EvalSection) -> tuple[ItemResult, ...]:
     assert subject.form is not None
     assert chosen.max_new_tokens is not None
-    items = read_items(chosen, section.limit)
+    items = read_items(chosen, section.limit, Path(section.data_path) if section.data_path else None)
     longest = min(chosen.max_new_tokens, section.max_new_tokens or chosen.max_new_tokens)
     answers = answer_all(subject.model, subject.tokenizer, items, subject.form,
                          Decoding(chosen.name, section.batch_size, longest))
@@ -133,9 +135,10 @@ def _answered(chosen: Suite, subject: Subject, section: EvalSection) -> tuple[It
 
 
 def _scored(chosen: Suite, item: ChatItem, answer: Answer) -> ItemResult:
+    score = scorer_for(chosen.scorer, chosen.folder)
     made = score(item.kind, item.expect, answer.text) if answer.text is not None else None
     return ItemResult(
-        suite=chosen.name, task=item.kind, item_id=item.item_id, cluster=item.cluster,
+        suite=chosen.name, task=item.group, item_id=item.item_id, cluster=item.cluster, weight=item.weight,
         score=made.value if made else None,
         metrics={**made.metrics, "stopped": float(answer.stopped)} if made else {},
         prompt="\n\n".join(turn["content"] for turn in item.messages), answer=answer.text or "",

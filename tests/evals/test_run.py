@@ -174,7 +174,7 @@ def test_suites_load_and_misspellings_are_helped() -> None:
         suite("gsm8")
     assert suite("lm:arc_easy").tasks == ("arc_easy",)
     for one in load_suites().values():
-        if one.engine == "generate":
+        if one.engine == "generate" and not one.reader:
             assert read_items(one)
 
 
