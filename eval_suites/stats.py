@@ -95,12 +95,13 @@ def _two_way_spread(cells: Floats) -> _Spread:
 def _effective(variance: float, spread: _Spread, least: float, most: float) -> EffectiveItems:
     """Effective items: how many independent ones of that variance would be as uncertain as `spread`.
 
-    `least`: what counts when nothing varies, which tells nothing about the clustering. `most`: a design effect
-    below one is taken for chance.
+    `least`: what counts when nothing varies or all is one cluster, which tells nothing about the clustering. `most`: a
+    design effect below one is taken for chance.
     """
+    alone = least <= 1
 
     def items(alpha: float, grow: float) -> float:
-        if variance <= 0:
+        if variance <= 0 or alone:
             return least * grow
         half, z = spread.half(alpha, grow), z_of(alpha)
         return most * grow if half <= NO_SPREAD else min(most * grow, variance * (z / half) ** 2)

@@ -152,6 +152,16 @@ def test_no_discordant_pair_counts_clusters_and_not_items() -> None:
     assert clustered[:3] == interval_of(np.ones(20), np.ones(20))[:3]
 
 
+def test_one_cluster_is_one_item() -> None:
+    base, tuned = np.ones(200), np.array([0.0] * 120 + [1.0] * 80)
+    together, alone = interval_of(base, tuned, ["all"] * 200), interval_of(base, tuned)
+    assert together.estimate == alone.estimate
+    assert alone.high < -0.5 < 0.05 < together.high
+    for one in (rate(tuned.tolist(), ["all"] * 200), rate((tuned / 2).tolist(), ["all"] * 200)):
+        assert one is not None
+        assert one.interval(0.05).high - one.interval(0.05).low > 0.6
+
+
 def test_all_pairs_discordant() -> None:
     found = interval_of(np.ones(50), np.zeros(50))
     assert found.estimate == -1.0
