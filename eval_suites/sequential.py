@@ -10,8 +10,9 @@ read at a look's nominal level for every alpha gives repeated confidence interva
 Looks are taken after equal shares of the items, in an order that has nothing to do with their scores. Where items of a
 look share clusters with those of another, information comes faster than items, which makes the boundary strict.
 
-By simulation (tests/evals/test_sequential.py), five looks at 400 items: at a true tax of 15 points 60 % of the items
-are saved on average, for a model that changes nothing 40 %; at one look no more than 0.1 % of width is lost at the end.
+By simulation (tests/evals/test_sequential.py), five looks at 400 items with a margin of 5 points: 58 % of the items are
+asked on average where the true tax is 15 points, 64 % where nothing is lost and 5 % of the answers change; the power
+that all five looks have together is at most 4 points below that of one look at all items.
 """
 
 from __future__ import annotations
