@@ -12,11 +12,12 @@ from eval_suites.chat_item import BadRow, ChatItem, LikelihoodItem, chat_item, l
 from eval_suites.perturb import VARIANTS
 from eval_suites.readers.all import READERS, TEXT_READERS
 from eval_suites.scorers import SCORERS
+from eval_suites.scorers.custom import scorer_version
 from eval_suites.suites import Suite, suite
 from sft_core.curate.decontaminate import EvalItem
 from sft_core.errors import EvalError
 
-__all__ = ["ChatItem", "LikelihoodItem", "eval_items", "read_items", "read_texts"]
+__all__ = ["ChatItem", "LikelihoodItem", "content_hash", "eval_items", "read_items", "read_texts"]
 
 Item = TypeVar("Item", ChatItem, LikelihoodItem)
 SAMPLE = "sft-sample-0"
@@ -163,3 +164,22 @@ def _questions(chosen: Suite, data_path: Path | None) -> list[EvalItem]:
     plain = chosen.model_copy(update={"variants": ()})
     return [EvalItem(chosen.name, item.item_id, turn["content"]) for item in read_items(plain, None, data_path)
             for turn in item.messages if turn["role"] == "user"]
+
+
+def content_hash(chosen: Suite, data_path: Path | None) -> str:
+    """Hash of what a suite reads from outside this package: its items, its scoring function, a benchmark's files.
+
+    '' for a shipped suite, which the code's version covers.
+
+    Raises:
+        EvalError: a published benchmark is asked for without `eval.data_path`, or there is no such scoring function.
+    """
+    if chosen.engine == "lm_eval" or (chosen.reader is None and chosen.folder is None):
+        return ""
+    digest = hashlib.sha256()
+    at = chosen.items_at(data_path)
+    for file in sorted(one for one in at.rglob("*") if one.is_file()) if at.is_dir() else [at]:
+        digest.update(file.name.encode() + b"\0" + (file.read_bytes() if file.is_file() else b""))
+    if chosen.scorer:
+        digest.update(scorer_version(chosen.scorer, chosen.folder).encode())
+    return digest.hexdigest()[:16]

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from eval_suites.items import content_hash
 from eval_suites.results import SuiteResult, read_results, write_results
 from eval_suites.suites import suite
 from infra.tracking import Tracker
@@ -118,9 +119,11 @@ def _stages(subject: Subject, section: EvalSection, place: Workspace, occasion: 
         str(compute_dtype(subject.model, device)), place.mirror, occasion,
     )
     template = read_json(subject.template) if subject.template else None
+    data_path = Path(section.data_path) if section.data_path else None
     return {
         name: place.stages.open("evaluate", fingerprint(
-            *common, suite(name), template if suite(name).through_template else None))
+            *common, suite(name), content_hash(suite(name), data_path), template if suite(name).through_template
+            else None))
         for name in section.suites
     }
 

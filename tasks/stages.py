@@ -70,7 +70,7 @@ CODE: dict[str, tuple[str, ...]] = {
         "conversation.py", "sources.py", "readers.py", "columnar.py", "formats.py", "messages.py", "curate",
         "mixture.py", "templates", "encode.py", "render.py", "fit.py", "intake.py", "ledger.py",
         "prepare.py", "show.py", "tiny",
-    )) + ("eval_suites/items.py", "eval_suites/lm_door.py"),
+    )) + ("eval_suites/chat_item.py", "eval_suites/items.py", "eval_suites/readers", "eval_suites/lm_door.py"),
     "train": tuple(f"sft_core/{name}" for name in (
         "artifact.py", "attention.py", "checkpoint.py", "course.py", "events.py", "inputs.py", "launch.py", "models.py",
         "objective.py", "optim.py", "pack.py", "policy.py", "reference.py", "segments.py", "snapshot.py", "step.py",

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval_suites.chat_item import ChatItem
-from eval_suites.items import eval_items, read_items, read_texts
+from eval_suites.items import content_hash, eval_items, read_items, read_texts
 from eval_suites.scorers import SCORERS, Score, score, scorer_for
 from eval_suites.scorers.custom import scorer_version
 from eval_suites.suites import ROOM, Suite, load_suites, suite
@@ -142,6 +142,22 @@ def test_a_suite_is_one_yaml_and_at_most_one_function(tmp_path: Path) -> None:
     (tmp_path / "other.py").write_text("def loud(expect, answer):\n    return None\n")
     assert scorer_version("other.py:loud", tmp_path) != before
     assert str(tmp_path) not in chosen.model_copy(update={"name": ""}).model_dump_json(), "a path in the protocol"
+
+
+def test_what_lies_outside_the_package_is_part_of_the_stage(tmp_path: Path) -> None:
+    name = write(tmp_path, [ROW], scorer="mine.py:f")
+    (tmp_path / "mine.py").write_text("def f(expect, answer): pass\n")
+    before = content_hash(suite(name), None)
+    assert before == content_hash(suite(name), None) != ""
+    write(tmp_path, [{**ROW, "id": "z"}], scorer="mine.py:f")
+    assert content_hash(suite(name), None) != before
+    (tmp_path / "bfcl").mkdir()
+    empty = content_hash(suite("bfcl"), tmp_path)
+    (tmp_path / "bfcl" / "a.json").write_text("{}")
+    assert content_hash(suite("bfcl"), tmp_path) != empty
+    assert content_hash(suite("format"), None) == content_hash(suite("mmlu"), None) == ""
+    with pytest.raises(EvalError, match=r"eval\.data_path"):
+        content_hash(suite("bfcl"), None)
 
 
 @pytest.mark.parametrize(("spec", "said"), [
