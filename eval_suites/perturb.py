@@ -32,8 +32,8 @@ NEIGHBOURS = {near: line[max(at - 1, 0):at] + line[at + 1:at + 2]
               for line in ("qwertyuiop", "asdfghjkl", "zxcvbnm") for at, near in enumerate(line)}
 PARAPHRASES = (
     "Could you help me with this?\n\n{text}", "I have a small task for you.\n\n{text}", "{text}\n\nThank you!",
-    "Please read the following carefully.\n\n{text}", "Here is what I would like to know.\n\n{text}\n\nThanks in advance.",
-    "Hello! Please do this for me:\n\n{text}",
+    "Please read the following carefully.\n\n{text}", "Hello! Please do this for me:\n\n{text}",
+    "Here is what I would like to know.\n\n{text}\n\nThanks in advance.",
 )
 DISTRACTORS = (
     "My cousin's bicycle has a squeaky chain.", "The neighbour is painting the fence again.",

@@ -57,7 +57,8 @@ DIALECTS: dict[str, tuple[str, Callable[[Sequence[Call]], str]]] = {
                                                       for c in calls)),
     "deepseek-v3": ("deepseek", lambda calls: _deepseek(
         calls, lambda c: f"function<｜tool▁sep｜>{c.name}\n```json\n{_json(c.arguments)}\n```")),
-    "deepseek-v3.1": ("deepseek", lambda calls: _deepseek(calls, lambda c: f"{c.name}<｜tool▁sep｜>{_json(c.arguments)}")),
+    "deepseek-v3.1": ("deepseek", lambda calls: _deepseek(
+        calls, lambda c: f"{c.name}<｜tool▁sep｜>{_json(c.arguments)}")),
     "harmony": ("harmony", lambda calls: "".join(map(_harmony, calls))),
     "llama-3.1": ("llama", lambda calls: "<|python_tag|>" + "; ".join(map(_json, _objects(calls, "parameters")))),
     "llama-3.2-json": ("json", lambda calls: "\n".join(map(_json, _objects(calls, "parameters")))),

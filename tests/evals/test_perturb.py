@@ -57,7 +57,7 @@ def test_typing_errors_are_few_and_spare_the_answer() -> None:
         before, after = asked(item).split(), changed.split()
         assert len(before) == len(after)
         shares.append(sum(a != b for a, b in zip(before, after, strict=True)) / len(before))
-        for answer in [*item.expect.get("answers", ()), *item.expect.get("others", ()), *item.expect.get("options", ())]:
+        for answer in (one for key in ("answers", "others", "options") for one in item.expect.get(key, ())):
             assert asked(item).casefold().count(answer.casefold()) == changed.casefold().count(answer.casefold())
     assert 0.03 < sum(shares) / len(shares) < 0.15
 
@@ -122,7 +122,8 @@ def result(rows: list[ItemResult]) -> SuiteResult:
 
 def test_drops_are_paired_with_their_intervals(make_result: Callable[..., SuiteResult]) -> None:
     rows = [row("clean", str(i), float(i < 40)) for i in range(50)]
-    rows += [row("typos", str(i), float(i < 30)) for i in range(50)] + [row("upper", str(i), float(i < 40)) for i in range(50)]
+    rows += [row("typos", str(i), float(i < 30)) for i in range(50)]
+    rows += [row("upper", str(i), float(i < 40)) for i in range(50)]
     worst, none = drops(result(rows))
     assert (worst.variant, worst.clean, worst.score, worst.items) == ("typos", 0.8, 0.6, 50)
     assert worst.points == pytest.approx(20.0)
@@ -145,6 +146,7 @@ def test_items_without_a_score_or_a_partner_are_left_out() -> None:
 
 
 def test_drops_weigh_the_items_of_a_sample() -> None:
-    rows = [row("clean", "a", 1.0, 9.0), row("clean", "b", 1.0, 1.0), row("typos", "a", 1.0, 9.0), row("typos", "b", 0.0, 1.0)]
+    rows = [row("clean", "a", 1.0, 9.0), row("clean", "b", 1.0, 1.0)]
+    rows += [row("typos", "a", 1.0, 9.0), row("typos", "b", 0.0, 1.0)]
     drop, = drops(result(rows))
     assert drop.points == pytest.approx(10.0)

@@ -1,4 +1,4 @@
-"""What holds for every suite: it loads, its items are sound, its scorer is total, and nothing is right by being empty."""
+"""What holds for every suite: it loads, its items are sound, its scorer is total, and silence is not right."""
 
 from __future__ import annotations
 
@@ -87,7 +87,8 @@ class TestEverySuite:
     @pytest.mark.parametrize("name", ASKED)
     @settings(max_examples=25, deadline=None)
     @given(text=st.text(max_size=60) | st.sampled_from(
-        ["{}", "[]", "null", "1", "-", "|a|\n|-|", "# x", "[1]", "[9999]", "A", "<tool_call>", "f(a=1)", "1. a", "1e999",
+        ["{}", "[]", "null", "1", "-", "|a|\n|-|", "# x", "[1]", "[9999]", "A", "<tool_call>", "f(a=1)", "1. a",
+         "1e999",
          "٣", "x" * 5000, "\ud800", "<think>", "</think>", "[[[[", "1,000,000.5.5", "²"]))
     def test_its_scorer_takes_any_text(self, name: str, text: str) -> None:
         for item in one_of_each_kind(name):
@@ -117,7 +118,8 @@ class TestEverySuite:
 def write(folder: Path, rows: list[object], **fields: object) -> str:
     """A suite of the user's own, by its path."""
     (folder / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    made = {"about": "Mine.", "kind": "alignment", "engine": "generate", "items": "mine.jsonl", "max_new_tokens": 8, **fields}
+    made = {"about": "Mine.", "kind": "alignment", "engine": "generate", "items": "mine.jsonl", "max_new_tokens": 8,
+            **fields}
     (folder / "mine.yaml").write_text(json.dumps(made))
     return str(folder / "mine.yaml")
 
@@ -130,7 +132,8 @@ def test_a_suite_is_one_yaml_and_at_most_one_function(tmp_path: Path) -> None:
     name = write(tmp_path, [ROW, {**ROW, "id": "b", "kind": "shout"}], scorer="shout.py:loud", system="Be loud.")
     (tmp_path / "shout.py").write_text(
         "from eval_suites.scorers import Score\n"
-        "def loud(expect, answer):\n    return Score(float(answer.isupper()), {}, '' if answer.isupper() else 'quiet')\n")
+        "def loud(expect, answer):\n"
+        "    return Score(float(answer.isupper()), {}, '' if answer.isupper() else 'quiet')\n")
     chosen = suite(name)
     items = read_items(chosen)
     judge = scorer_for(chosen.scorer, chosen.folder)
@@ -171,7 +174,8 @@ def test_a_missing_scorer_is_named(tmp_path: Path, spec: str, said: str) -> None
 @pytest.mark.parametrize(
     ("row", "said"),
     [("x", "mine.jsonl:2 is not an item: it is str"), ({**ROW, "id": 3}, "mine.jsonl:2.*id is int, not str"),
-     ({"id": "b"}, "mine.jsonl:2.*lacks kind, cluster, messages, expect"), ({**ROW, "kind": "haiku"}, ":2.*haiku.*bare"),
+     ({"id": "b"}, "mine.jsonl:2.*lacks kind, cluster, messages, expect"),
+     ({**ROW, "kind": "haiku"}, ":2.*haiku.*bare"),
      ({**ROW, "messages": []}, ":2.*messages are not turns"), ({**ROW, "tools": "{"}, ":2.*tools are neither"),
      ({**ROW, "messages": [{"role": "human", "content": "x"}]}, ":2.*messages are not turns"),
      ({**ROW, "reference": 4}, ":2.*reference are text"), (ROW, "'a'.*paired by id")])

@@ -36,7 +36,7 @@ def test_a_long_file_is_thinned_evenly(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("\n\n".join(paragraphs))
     items = read_text(tmp_path / "t.txt")
     size = sum(len(item.text) for item in items)
-    assert LONGEST_ARTICLE < len((tmp_path / "t.txt").read_text())
+    assert len((tmp_path / "t.txt").read_text()) > LONGEST_ARTICLE
     assert 0.8 * MOST_BYTES < size < 1.2 * MOST_BYTES + BLOCK_BYTES
     numbers = [int(line.split()[0]) for item in items for line in item.text.split("\n\n")]
     assert numbers == sorted(numbers)
@@ -76,7 +76,8 @@ def test_the_last_answer_is_measured_behind_what_came_before(tmp_path: Path, lin
 
 @pytest.mark.parametrize(("text", "said"), [
     ('{"messages": 3}', "a.json:1 is no conversation"), ('{"prompt": "x"}', "a.json:1 is no conversation"),
-    ("[{]", "a.json is not JSON"), ('[{"instruction": "x"}]', "row 0 is no conversation"), ("hello", "a.json:1 is not JSON")])
+    ("[{]", "a.json is not JSON"), ('[{"instruction": "x"}]', "row 0 is no conversation"),
+    ("hello", "a.json:1 is not JSON")])
 def test_other_files_are_refused_by_line(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(EvalError, match=said):
