@@ -31,7 +31,7 @@ def decide(suites: Sequence[SuiteVerdict], gate: GateSection, checks: Sequence[C
             said[state].append(text)
     asked = {suite.suite for suite in suites}
     for name in [name for name in (*gate.must_improve, *gate.at_least) if name not in asked]:
-        said["undecided"].append(f"{name}, which the gate asks for, was not run")
+        said["undecided"].append(f"the gate asks for {name}, which was not run")
     for state, parts in said.items():
         if parts:
             return state, _sentence(parts)

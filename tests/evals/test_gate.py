@@ -1,0 +1,213 @@
+"""What a verdict takes back, notes and says: missing items, the A/A floor, contamination, margins, checks, words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from eval_suites.floor import Floor
+from eval_suites.results import SuiteResult
+from eval_suites.verdict import Check, SuiteVerdict, Verdict, compare
+from sft_core.config.evaluate import GateSection
+from sft_core.errors import EvalError
+
+Make = Callable[..., SuiteResult]
+GATE = GateSection(max_tax=2.0)
+
+
+def judged(base: SuiteResult, tuned: SuiteResult, gate: GateSection = GATE, **known: object) -> Verdict:
+    return compare({base.suite: base}, {tuned.suite: tuned}, gate, **known)  # type: ignore[arg-type]
+
+
+def one(base: SuiteResult, tuned: SuiteResult, gate: GateSection = GATE, **known: object) -> SuiteVerdict:
+    return judged(base, tuned, gate, **known).suites[0]
+
+
+def weighing(result: SuiteResult, weights: list[float], scale: str = "share") -> SuiteResult:
+    items = tuple(item._replace(weight=w) for item, w in zip(result.items, weights, strict=True))
+    return replace(result, items=items, scale=scale)
+
+
+def test_margins_of_single_suites(make_result: Make) -> None:
+    base, tuned = make_result([1.0] * 300), make_result([0.0] * 6 + [1.0] * 294)
+    assert one(base, tuned).outcome == "undecided"
+    wide = one(base, tuned, GateSection(max_tax=2.0, margins={"facts": 5.0, "other": 0.0}))
+    assert (wide.outcome, wide.margin, wide.said) == ("no_worse", 5.0, "no worse than 5.0 (proved)")
+    tight = judged(base, tuned, GateSection(max_tax=5.0, margins={"facts": 0.25}))
+    assert (tight.suites[0].outcome, tight.gate) == ("worse", "fail")
+    assert "above 0.25" in tight.reason
+    assert tight.rows()[0]["margin"] == "0.25"
+
+
+def test_a_failed_check_fails_the_gate(make_result: Make) -> None:
+    same = make_result([1.0] * 300)
+    passed, failed = Check("parity", True, "same ids"), Check("parity", False, "token 7 differs")
+    assert judged(same, same, checks=[passed]).gate == "pass"
+    verdict = judged(same, same, checks=[passed, failed])
+    assert (verdict.gate, verdict.reason) == ("fail", "The check parity did not pass (token 7 differs).")
+    assert json.loads(json.dumps(verdict.to_dict()))["checks"][1] == ["parity", False, "token 7 differs"]
+
+
+def test_a_demand_on_a_suite_that_was_not_run_is_not_met(make_result: Make) -> None:
+    same = make_result([1.0] * 300)
+    verdict = judged(same, same, GateSection(max_tax=2.0, must_improve=("format",)))
+    assert verdict.gate == "undecided"
+    assert "gate asks for format, which was not run" in verdict.reason
+
+
+def test_a_capability_suite_that_must_improve(make_result: Make) -> None:
+    low, high = make_result([1.0] * 60 + [0.0] * 60), make_result([1.0] * 120)
+    gate = GateSection(max_tax=2.0, must_improve=("facts",))
+    assert judged(low, high, gate).gate == "pass"
+    assert judged(high, high, gate).gate == "undecided"
+    assert judged(high, low, gate).gate == "fail"
+
+
+def test_few_missing_items_are_told_and_many_withdraw_the_claim(make_result: Make) -> None:
+    """Without a loss on 400 items, but some that the tuned model has no score for: were those lost, it would be worse."""
+    base = make_result([1.0] * 400)
+    few, many, most = (one(base, make_result([None] * k + [1.0] * (400 - k))) for k in (1, 12, 40))
+    assert (few.outcome, few.notes) == ("no_worse", ())
+    assert many.outcome == "no_worse"
+    assert "12 of 400 items have no score on both sides; 'no worse' would not hold" in many.notes[0]
+    assert (most.outcome, most.points, most.more_items) == ("undecided", 0.0, 0)
+    assert most.said == "undecided: see its notes"
+    verdict = judged(base, make_result([None] * 40 + [1.0] * 360))
+    assert verdict.gate == "undecided"
+    assert "because 40 of 400 items have no score on both sides" in verdict.reason
+
+
+def test_missing_items_that_cannot_change_it_leave_the_claim(make_result: Make) -> None:
+    base, tuned = make_result([1.0] * 200), make_result([0.0] * 100 + [1.0] * 80 + [None] * 20)
+    found = one(base, tuned)
+    assert found.outcome == "worse"
+    assert found.notes == ("20 of 200 items have no score on both sides; it would hold with all of them counted against "
+                           "it",)
+    won = one(make_result([0.0] * 170 + [None] * 30, kind="alignment"),
+              make_result([1.0] * 60 + [0.0] * 140, kind="alignment"))
+    assert won.outcome == "improved"
+    lucky = one(make_result([0.0] * 170 + [None] * 30, kind="alignment"),
+                make_result([1.0] * 14 + [0.0] * 186, kind="alignment"))
+    assert lucky.outcome == "not_proved"
+    assert lucky.low > 0  # the scored items alone would show it
+
+
+def test_a_suite_on_the_log_scale_has_no_worst_case(make_result: Make) -> None:
+    nats = [-0.7 - 0.01 * (i % 5) for i in range(60)]
+    whole = weighing(make_result(nats), [1.0] * 60, "log")
+    gaps = weighing(make_result([*nats[:50], *[None] * 10]), [1.0] * 60, "log")
+    assert one(whole, whole).outcome == "no_worse"
+    assert one(whole, gaps).outcome == "undecided"
+
+
+def test_a_floor_is_carried_and_its_noise_is_not_claimed(make_result: Make) -> None:
+    base, tuned = make_result([1.0] * 200), make_result([0.0] * 20 + [1.0] * 180)
+    still, batch = Floor("facts", 8, 0, 0, 0.0), Floor("facts", 8, 0, 1, 1.0)
+    noisy, little = Floor("facts", 8, 2, 2, 1.0), Floor("facts", 100, 2, 0, 1.0)
+    quiet = one(base, tuned, floors={"facts": still})
+    assert (quiet.outcome, quiet.floor, quiet.notes) == ("worse", still, ())
+    told = one(base, tuned, floors={"facts": batch})
+    assert told.outcome == "worse"
+    assert "under another batch size 1 of 8 items" in told.notes[0]
+    withdrawn = judged(base, tuned, floors={"facts": noisy})
+    assert withdrawn.suites[0].outcome == "undecided"  # 10 points are within 2 / 8 of a suite
+    assert "does not repeat itself" in withdrawn.reason
+    beyond = one(base, tuned, floors={"facts": little})
+    assert beyond.outcome == "worse"
+    assert "up to 2.0 points of the suite" in beyond.notes[0]
+
+
+def test_items_found_in_the_training_data_are_weighed_apart(make_result: Make) -> None:
+    """The tuned model knows 100 items by heart and has lost a fifth of the others."""
+    base, tuned = make_result([1.0] * 300 + [0.0] * 100), make_result([0.0] * 60 + [1.0] * 340)
+    learnt = [f"q/{i}" for i in range(300, 400)]
+    found = one(base, tuned, contaminated={"facts": learnt})
+    assert (found.outcome, found.points) == ("no_worse", pytest.approx(-10.0))
+    assert found.uncontaminated is not None
+    assert (found.uncontaminated.points, found.uncontaminated.pairs) == (pytest.approx(20.0), 300)
+    assert found.uncontaminated.low > 15
+    assert "300 items not found in the training data do not show it" in found.notes[0]
+    assert one(base, tuned).uncontaminated is None
+    clean = one(base, tuned, contaminated={"facts": []})
+    assert clean.uncontaminated == (clean.points, clean.low, clean.high, clean.pairs)
+    assert clean.notes == ()
+    none = one(base, tuned, contaminated={"facts": [item.item_id for item in base.items]})
+    assert none.uncontaminated is not None
+    assert (none.uncontaminated.points, none.uncontaminated.pairs) == (None, 0)
+
+
+def test_variants_of_a_contaminated_item_are_contaminated(make_result: Make) -> None:
+    result = make_result([1.0, 0.0, 1.0])
+    items = tuple(item._replace(item_id=name) for item, name in zip(result.items, ("q/0", "q/0~typos", "q/1"),
+                                                                    strict=True))
+    part = one(replace(result, items=items), replace(result, items=items), contaminated={"facts": {"q/0"}})
+    assert part.uncontaminated is not None
+    assert part.uncontaminated.pairs == 1
+
+
+def test_weights_reach_scores_and_points(make_result: Make) -> None:
+    """100 lost items that stand for one each, 100 kept ones that stand for nine."""
+    weights = [1.0] * 100 + [9.0] * 100
+    base, tuned = make_result([1.0] * 200), make_result([0.0] * 100 + [1.0] * 100)
+    found = one(weighing(base, weights), weighing(tuned, weights))
+    assert (found.points, found.tuned) == (pytest.approx(10.0), pytest.approx(0.9))
+    assert found.low < 10 < found.high < 30
+    assert one(base, tuned).points == pytest.approx(50.0)
+    assert (found.p_mcnemar, one(base, tuned).p_mcnemar is None) == (None, False)
+
+
+def test_perplexity_is_weighed_by_bytes_and_shown_as_perplexity(make_result: Make) -> None:
+    weights = [100.0 + 50 * (i % 7) for i in range(80)]
+    before = [-0.7 - 0.02 * (i % 3) for i in range(80)]
+    after = [score - 0.05 - 0.004 * (i % 4) for i, score in enumerate(before)]
+    base, tuned = (weighing(make_result(s, suite="text"), weights, "log") for s in (before, after))
+    gate = GateSection(max_tax=1.0, margins={"text": 8.0})
+    found = judged(base, tuned, gate)
+    text = found.suites[0]
+    assert (text.outcome, text.scale, found.gate) == ("no_worse", "log", "pass")
+    assert 5.0 < text.low < (text.points or 0.0) < text.high < 6.5
+    assert found.rows()[0]["base"].startswith("ppl 2.0")
+    assert one(base, tuned).outcome == "worse"
+    assert json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    share = replace(tuned, scale="share")
+    with pytest.raises(EvalError, match="scale log against share"):
+        one(base, share)
+
+
+def test_words(make_result: Make) -> None:
+    """Every outcome as it stands in the table."""
+    right, half = make_result([1.0] * 300), make_result([0.0] * 150 + [1.0] * 150)
+    few, none = make_result([1.0] * 40), make_result([None] * 40)
+    assert one(right, right).said == "no worse than 2.0 (proved)"
+    assert one(right, half).said == "worse (proved)"
+    undecided = one(few, few)
+    assert undecided.said == f"undecided: about {undecided.more_items:,} more items needed"
+    assert one(few, none).said == "undecided: no item was scored on both sides"
+    at_margin = make_result([0.0] * 2 + [1.0] * 98)
+    assert one(make_result([1.0] * 100), at_margin).said == "undecided: no realistic number of items would settle it"
+    before, after = (replace(r, kind="alignment") for r in (half, right))
+    assert one(before, after).said == "improved (proved)"
+    assert one(after, before).said == "worse (proved)"
+    assert one(after, after).said.startswith("not proved: ")
+    row = judged(right, half).rows()[0]
+    assert (row["margin"], row["outcome"], row["tax / win"]) == ("2.0", "worse (proved)", "tax +50.0")
+    assert float(row["detectable"]) > 1
+
+
+def test_the_detectable_effect_is_that_of_the_comparison(make_result: Make) -> None:
+    """Four times the items find half the effect; several alignment suites share alpha, capability margins do not."""
+    scores = [1.0] * 70 + [0.0] * 30
+    other = [0.0] * 10 + [1.0] * 80 + [0.0] * 10
+    small, large = one(make_result(scores), make_result(other)), one(make_result(scores * 4), make_result(other * 4))
+    assert small.mde is not None
+    assert large.mde == pytest.approx(small.mde / 2, rel=0.05)
+
+    def of(kind: str, count: int) -> float:
+        sides = [{str(i): make_result(s, suite=str(i), kind=kind) for i in range(count)} for s in (scores, other)]
+        return compare(sides[0], sides[1], GATE).suites[0].mde or 0.0
+
+    assert of("alignment", 4) > 1.15 * of("alignment", 1)
+    assert of("capability", 4) == of("capability", 1)
