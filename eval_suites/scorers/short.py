@@ -12,7 +12,8 @@ NUMBER = re.compile(r"(?<![\w.,])[-−]?\d+(?:[.,\u066b\u066c\u2019']\d+)*")
 GROUPED = re.compile(r"-?\d{1,3}(?:[.,']\d{3})+")
 UNSPACED = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 """Scripts that put no space between words (and Hangul, whose particles follow without one)."""
-SAID_LETTER = re.compile(r"\b(?:answer|option|choice|letter)(?:\s+is)?\s*:?\s*[*_(\"']*([A-Za-z])\b(?![\w'’]|\s+[a-z])")
+SAID_LETTER = re.compile(r"\b(?i:answer|option|choice|letter)(?:\s+is)?\s*:?\s*[*_(\"']*"
+                         r"([A-Z]|[a-z](?!\s+[a-z]))(?![\w'’])")
 ONLY_LETTER = re.compile(r"[\s*_(\[\"']*([A-Za-z])[\s*_)\]\"'.:]*")
 LEADING_LETTER = re.compile(r"[\s*_(\[\"']*([A-Za-z])[*_\]\"']*[).:]")
 

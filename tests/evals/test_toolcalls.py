@@ -94,8 +94,8 @@ def test_values_without_types_are_read_as_the_schema_says() -> None:
 
 
 PIECES = ["<tool_call>", "</tool_call>", "<function=f>", "</function>", "<parameter=a>", "</parameter>", "[ARGS]",
-          "[TOOL_CALLS]", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>", "to=functions.f", "<|message|>",
-          "<|call|>", "<|python_tag|>", "```tool_code\n", "```", "<arg_key>", "</arg_key>", "<arg_value>",
+          "[TOOL_CALLS]", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>", "to=functions.f",
+          "<|message|>", "<|call|>", "<|python_tag|>", "```tool_code\n", "```", "<arg_key>", "</arg_key>", "<arg_value>",
           "</arg_value>", '{"name": ',
           '"f"', ', "arguments": ', "{}", "{", "}", "[", "]", "(", ")", "f(a=", "1e999", "9" * 5000, "NaN", "\\ud800",
           "\x00", "<think>", "</think>", "\n", ".a" * 300, "-" * 300, "[" * 300, '"']
