@@ -67,7 +67,7 @@ def test_a_capability_suite_that_must_improve(make_result: Make) -> None:
 
 
 def test_few_missing_items_are_told_and_many_withdraw_the_claim(make_result: Make) -> None:
-    """Without a loss on 400 items, but some that the tuned model has no score for: were those lost, it would be worse."""
+    """No loss on 400 items, but some that the tuned model has no score for: were those lost, it would be worse."""
     base = make_result([1.0] * 400)
     few, many, most = (one(base, make_result([None] * k + [1.0] * (400 - k))) for k in (1, 12, 40))
     assert (few.outcome, few.notes) == ("no_worse", ())
@@ -84,8 +84,8 @@ def test_missing_items_that_cannot_change_it_leave_the_claim(make_result: Make) 
     base, tuned = make_result([1.0] * 200), make_result([0.0] * 100 + [1.0] * 80 + [None] * 20)
     found = one(base, tuned)
     assert found.outcome == "worse"
-    assert found.notes == ("20 of 200 items have no score on both sides; it would hold with all of them counted against "
-                           "it",)
+    assert found.notes == ("20 of 200 items have no score on both sides; it would hold with all of them counted "
+                           "against it",)
     won = one(make_result([0.0] * 170 + [None] * 30, kind="alignment"),
               make_result([1.0] * 60 + [0.0] * 140, kind="alignment"))
     assert won.outcome == "improved"

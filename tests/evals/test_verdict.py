@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from eval_suites.report import flips
+from eval_suites.flips import flips
 from eval_suites.results import SuiteResult
 from eval_suites.verdict import Verdict, compare, pair
 from sft_core.config.evaluate import GateSection
@@ -152,20 +152,33 @@ def test_clusters_reach_the_interval(make_result: Make) -> None:
     assert (together.p_mcnemar, "20 clusters" in together.method) == (None, True)
 
 
-def test_the_null_is_seldom_called_worse(make_result: Make) -> None:
-    """Base and tuned equally able: `worse` against a margin of 0 in at most 2.5 % of runs, over three suites."""
-    rng = np.random.default_rng(0)
-    gate = GateSection(max_tax=0.0)
+def unchanged(rng: np.random.Generator, right: float, size: int) -> tuple[list[float], list[float], list[str]]:
+    """100 items before and after training that changes 40 % of the answers and nothing on average; clusters of `size`
+    items share how hard they are."""
+    chance = np.repeat(rng.beta(right * 9, (1 - right) * 9, 100 // size), size) if size > 1 else np.full(100, right)
+    before = rng.random(100) < chance
+    after = np.where(rng.random(100) < 0.4, rng.random(100) < chance, before)
+    return before.astype(float).tolist(), after.astype(float).tolist(), [str(i // size) for i in range(100)]
 
-    def side(share: float) -> SuiteResult:
-        return make_result((rng.random(60) < share).astype(float).tolist(), suite=f"s{share}")
 
-    runs = 150
-    worse = 0
+def test_the_null_is_seldom_called_different_over_six_suites(make_result: Make) -> None:
+    """500 evaluations: a rate of 5 % is known to ± 1.9 (two standard errors); Newcombe's intervals and Holm are on the
+    safe side of it. Without Holm or without clusters the rates are above 5 %."""
+    rng, gate, runs = np.random.default_rng(0), GateSection(max_tax=0.0), 500
+    suites = [("capability", 0.5, 1), ("capability", 0.7, 1), ("capability", 0.7, 5),
+              ("alignment", 0.4, 1), ("alignment", 0.6, 1), ("alignment", 0.6, 5)]
+    worse = claimed = 0
     for _ in range(runs):
-        base, tuned = ({r.suite: r for r in (side(0.5), side(0.7), side(0.9))} for _ in range(2))
-        worse += any(s.outcome == "worse" for s in compare(base, tuned, gate).suites)
-    assert worse / runs <= 0.05  # 2.5 % expected, 150 runs
+        base, tuned = {}, {}
+        for number, (kind, right, size) in enumerate(suites):
+            before, after, clusters = unchanged(rng, right, size)
+            for side, scores in ((base, before), (tuned, after)):
+                side[str(number)] = make_result(scores, suite=str(number), kind=kind, clusters=clusters)
+        found = compare(base, tuned, gate).suites
+        worse += any(s.outcome == "worse" for s in found)
+        claimed += any(s.outcome in ("worse", "improved") for s in found if s.kind == "alignment")
+    assert 0 < worse / runs <= 0.05
+    assert 0 < claimed / runs <= 0.05
 
 
 def test_verdict_is_plain_data(make_result: Make) -> None:
