@@ -46,9 +46,12 @@ def read_texts(chosen: Suite, limit: int | None = None, data_path: Path | None =
     """The items of a suite of the engine `likelihood`; arguments as for `read_items`.
 
     Raises:
-        EvalError: the file is missing, a row is not valid, or an id is there twice.
+        EvalError: the file is missing, a row is not valid, an id is there twice, or there are answers in a suite that
+            does not ask through the chat template.
     """
     items = _read(chosen, data_path, TEXT_READERS, likelihood_item)
+    if not chosen.chat and any(item.messages for item in items):
+        raise EvalError(f"suite {chosen.name} measures answers behind conversations; give it chat: true")
     return _sample(items, limit, lambda item: item.kind)
 
 

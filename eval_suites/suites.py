@@ -46,7 +46,8 @@ class Suite(Section):
     num_fewshot: int | None = None
     """Worked examples before each question; by default what the task says."""
     chat: bool = False
-    """lm-eval only: ask through the chat template, examples as turns. Own items always are."""
+    """Ask through the chat template: lm-eval's examples as turns, likelihood of answers behind their conversations.
+    Items of the engine `generate` always are."""
     system: str | None = None
     """System prompt in front of every question."""
     items: str | None = None

@@ -103,6 +103,7 @@ class TestEverySuite:
         assert len(items) >= 10
         assert all(item.text.strip() and item.cluster for item in items)
         assert all(bool(item.messages) == (item.kind == "answer") for item in items)
+        assert suite(name).through_template == any(item.messages for item in items)
 
     @pytest.mark.parametrize("name", ASKED + MEASURED)
     def test_samples_are_the_same_for_all_and_weighed(self, name: str) -> None:
@@ -200,6 +201,18 @@ def test_bad_suites_are_named(tmp_path: Path) -> None:
         read_items(suite(write(tmp_path, [ROW], reader="nature")), data_path=tmp_path)
     with pytest.raises(EvalError, match="no variant 'upside'"):
         read_items(suite(write(tmp_path, [ROW], variants=["upside"])))
+
+
+def test_answers_are_measured_through_the_chat_template(tmp_path: Path) -> None:
+    row = {"id": "a", "kind": "answer", "cluster": "c", "messages": ROW["messages"], "answer": "4"}
+    fields = {"engine": "likelihood", "scale": "log", "max_new_tokens": None}
+    assert read_texts(suite(write(tmp_path, [row], chat=True, **fields)))[0].text == "4"
+    with pytest.raises(EvalError, match="chat: true"):
+        read_texts(suite(write(tmp_path, [row], **fields)))
+    for bad, said in (({**row, "kind": "poem"}, "kinds are text and answer"), ({**row, "answer": ""}, "text is empty"),
+                      ({**row, "kind": "text"}, "lacks text")):
+        with pytest.raises(EvalError, match=rf"mine.jsonl:1.*{said}"):
+            read_texts(suite(write(tmp_path, [bad], **fields)))
 
 
 def test_questions_for_decontamination_are_the_clean_ones(tmp_path: Path) -> None:
