@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from eval_suites.intervals import Evidence
 from eval_suites.results import ItemResult, SuiteResult
-from eval_suites.stats import paired
+from eval_suites.stats import paired, rate
 from sft_core.errors import EvalError
 
 MISSING = 0.05
@@ -93,3 +93,9 @@ def difference(pairs: Pairs, kind: str, scale: str) -> Evidence | None:
     """Evidence of the tax, base − tuned (capability), or of the win, tuned − base (alignment). None without pairs."""
     sides = (pairs.tuned, pairs.base) if kind == "capability" else (pairs.base, pairs.tuned)
     return paired(*sides, pairs.clusters, pairs.weights, scale)
+
+
+def mean_score(result: SuiteResult) -> Evidence | None:
+    """The score of one model by itself, with its clusters and weights. None where no item has a score."""
+    scored = [(item.score, item.cluster, item.weight) for item in result.items if item.score is not None]
+    return rate([s for s, _, _ in scored], [c for _, c, _ in scored], [w for _, _, w in scored], result.scale)

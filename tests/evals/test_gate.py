@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from eval_suites.floor import Floor
+from eval_suites.pairing import mean_score
 from eval_suites.results import SuiteResult
 from eval_suites.verdict import Check, SuiteVerdict, Verdict, compare
 from sft_core.config.evaluate import GateSection
@@ -175,6 +176,20 @@ def test_perplexity_is_weighed_by_bytes_and_shown_as_perplexity(make_result: Mak
     share = replace(tuned, scale="share")
     with pytest.raises(EvalError, match="scale log against share"):
         one(base, share)
+
+
+def test_the_score_of_one_model_has_clusters_weights_and_its_scale(make_result: Make) -> None:
+    result = make_result([1.0] * 60 + [0.0] * 30 + [None] * 10, clusters=[str(i // 10) for i in range(100)])
+    alone, weighed = mean_score(result), mean_score(weighing(result, [1.0] * 60 + [4.0] * 40))
+    assert alone is not None
+    assert weighed is not None
+    assert (alone.estimate, alone.items) == (pytest.approx(2 / 3), 90)
+    assert "9 clusters" in alone.method
+    assert weighed.estimate == pytest.approx(1 / 3)
+    nats = mean_score(weighing(make_result([-0.5, -0.7, -0.9]), [1.0, 1.0, 2.0], "log"))
+    assert nats is not None
+    assert nats.estimate == pytest.approx(-0.75)
+    assert mean_score(make_result([None])) is None
 
 
 def test_words(make_result: Make) -> None:
