@@ -57,3 +57,16 @@ def _drop(name: str, clean: Mapping[str, ItemResult], items: Mapping[str, ItemRe
     total = sum(weights)
     mean = [sum(w * s for w, s in zip(weights, scores, strict=True)) / total for scores in (befores, afters)]
     return Drop(name, mean[0], mean[1], 100 * evidence.estimate, 100 * interval.low, 100 * interval.high, len(scored))
+
+
+def drop_rows(base: SuiteResult, tuned: SuiteResult) -> list[dict[str, str]]:
+    """The drops of two models side by side, as text, in the order of the tuned model's; empty without variants."""
+    before = {drop.variant: drop for drop in drops(base)}
+    return [{"suite": tuned.suite, "form": after.variant, "items": str(after.items),
+             "base": _shown(before.get(after.variant)), "tuned": _shown(after)} for after in drops(tuned)]
+
+
+def _shown(drop: Drop | None) -> str:
+    if drop is None or drop.points is None:
+        return "–"
+    return f"{drop.points:+.1f} ({drop.low:+.1f} to {drop.high:+.1f})"

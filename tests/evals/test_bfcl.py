@@ -166,6 +166,16 @@ def test_partial_credit_is_counted_over_calls_and_arguments() -> None:
     assert score("tool_calls", expect, "I would call f.").metrics == {"form": 0.0, "functions": 0.0, "partial": 0.0}
 
 
+def test_an_argument_without_a_way_out_must_be_given_even_if_the_schema_has_it_optional() -> None:
+    schema = {"type": "object", "properties": {"a": INTEGER, "b": TEXT}, "required": ["a"]}
+    expect = {"calls": [{"f": {"a": [1], "b": ["x"]}}], "parameters": {"f": schema}}
+    found = score("tool_calls", expect, HERMES([Call("f", {"a": 1})]))
+    assert (found.value, found.metrics["partial"], found.why) == (0.0, 0.5, "f: b missing")
+    assert score("tool_calls", expect, HERMES([Call("f", {"a": 1, "b": "x"})])).value == 1.0
+    invented = score("tool_calls", expect, HERMES([Call("f", {"a": 1, "b": "x", "c": 1})]))
+    assert (invented.value, invented.why) == (0.0, "f: c invented")
+
+
 def test_schemas_become_json_schema() -> None:
     bfcl = {"type": "dict", "properties": {"type": {"type": "float"}, "x": {"type": "tuple", "items": {"type": "any"}},
                                            "d": {"type": "dict", "default": {"type": "float"}}}}

@@ -12,7 +12,7 @@ from eval_suites.chat_item import ChatItem
 from eval_suites.items import read_items
 from eval_suites.perturb import CHOICE, FIXED, PARAPHRASES, VARIANTS
 from eval_suites.results import ItemResult, SuiteResult
-from eval_suites.robustness import Drop, drops
+from eval_suites.robustness import Drop, drop_rows, drops
 from eval_suites.scorers import score
 from eval_suites.suites import suite
 
@@ -143,6 +143,18 @@ def test_items_without_a_score_or_a_partner_are_left_out() -> None:
     german, french = drops(result(rows))
     assert (german.variant, german.items, german.points) == ("de", 1, 100.0)
     assert french == Drop("fr", None, None, None, None, None, 0)
+
+
+def test_drops_of_two_models_stand_side_by_side() -> None:
+    base = [row("clean", str(i), 1.0) for i in range(20)] + [row("typos", str(i), 1.0) for i in range(20)]
+    tuned = [row("clean", str(i), 1.0) for i in range(20)] + [row("typos", str(i), float(i < 15)) for i in range(20)]
+    shown, = drop_rows(result(base), result(tuned))
+    assert (shown["form"], shown["items"]) == ("typos", "20")
+    assert shown["base"].startswith("+0.0 (")
+    assert shown["tuned"].startswith("+25.0 (+")
+    alone, = drop_rows(result([row("clean", "a", None)]), result(tuned))
+    assert alone["base"] == "–"
+    assert drop_rows(result(tuned[:20]), result(tuned[:20])) == []
 
 
 def test_drops_weigh_the_items_of_a_sample() -> None:

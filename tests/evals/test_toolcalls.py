@@ -54,7 +54,8 @@ def test_text_and_thoughts_around_marked_calls_are_kept_apart(name: str) -> None
     ["", "It is raining.", "{}", "[]", '{"name": "Ann", "age": 3}', '["get_weather"]', "3.5", "null", "print('hi')",
      "get_weather", "get_weather('Oslo')", "f(*a)", "f(**a)", "f(a=g(1))", "f(a=b)", "f(a=1, a=2)", "f(a=1).g",
      "x = f(a=1)",
-     "import os", "Call get_weather(city='Oslo').", "[1, 2]", "f(a={1: {2}})", "__import__('os').system('ls')",
+     "import os", "Call get_weather(city='Oslo').", "[1, 2]", "f(a={1: {2}})", "f(a=1e999)",
+     "__import__('os').system('ls')",
      "(lambda: 0)()", "f(a=1j)", "f(a=b'x')", "Sure: {\"name\": \"f\", \"arguments\": {}}"],
 )
 def test_other_text_is_no_call(text: str) -> None:
@@ -95,7 +96,8 @@ def test_values_without_types_are_read_as_the_schema_says() -> None:
 
 PIECES = ["<tool_call>", "</tool_call>", "<function=f>", "</function>", "<parameter=a>", "</parameter>", "[ARGS]",
           "[TOOL_CALLS]", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>", "to=functions.f",
-          "<|message|>", "<|call|>", "<|python_tag|>", "```tool_code\n", "```", "<arg_key>", "</arg_key>", "<arg_value>",
+          "<|message|>", "<|call|>", "<|python_tag|>", "```tool_code\n", "```", "<arg_key>", "</arg_key>",
+          "<arg_value>",
           "</arg_value>", '{"name": ',
           '"f"', ', "arguments": ', "{}", "{", "}", "[", "]", "(", ")", "f(a=", "1e999", "9" * 5000, "NaN", "\\ud800",
           "\x00", "<think>", "</think>", "\n", ".a" * 300, "-" * 300, "[" * 300, '"']
