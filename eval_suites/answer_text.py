@@ -6,9 +6,18 @@ import json
 import math
 from typing import Any
 
+FINAL_CHANNEL = "<|channel|>final<|message|>"
+
 
 def without_thought(answer: str) -> str:
-    """The answer behind a reasoning block, which some templates open in the prompt; '' if the block never ends."""
+    """The answer behind a reasoning block, which some templates open in the prompt; '' if the block never ends.
+
+    Blocks are <think>…</think>, and the channels of gpt-oss, of which `final` is the answer and `commentary` calls tools.
+    """
+    if answer.lstrip().startswith("<|channel|>analysis"):
+        _, final, rest = answer.rpartition(FINAL_CHANNEL)
+        return rest if final else answer if "to=functions." in answer else ""
+    answer = answer.removeprefix(FINAL_CHANNEL)
     thought, end, rest = answer.partition("</think>")
     if end and "<think>" not in thought.lstrip()[1:]:
         return rest.lstrip()

@@ -142,11 +142,11 @@ def suite(name: str) -> Suite:
     Raises:
         EvalError: there is no such suite, says the nearest name; or an unknown protocol behind the @.
     """
+    if name.endswith(SUFFIXES):
+        return _by_path(name)
     plain, _, asked = name.partition("@")
     if asked:
         return _under(suite(plain), asked)
-    if name.endswith(SUFFIXES):
-        return _by_path(name)
     if name.startswith(LM_PREFIX):
         task = name.removeprefix(LM_PREFIX)
         return Suite(name=name, about=f"lm-eval's {task}", kind="capability", engine="lm_eval", tasks=(task,))

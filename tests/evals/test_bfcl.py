@@ -176,6 +176,12 @@ def test_an_argument_without_a_way_out_must_be_given_even_if_the_schema_has_it_o
     assert (invented.value, invented.why) == (0.0, "f: c invented")
 
 
+def test_dots_in_names_may_be_underscores() -> None:
+    expect = {"calls": [{"math.hypot": {"x": [3]}}], "parameters": {"math.hypot": {"properties": {"x": INTEGER}}}}
+    assert score("tool_calls", expect, HERMES([Call("math_hypot", {"x": 3})])).value == 1.0
+    assert score("tool_calls", expect, HERMES([Call("hypot", {"x": 3})])).why == "hypot instead of math.hypot"
+
+
 def test_schemas_become_json_schema() -> None:
     bfcl = {"type": "dict", "properties": {"type": {"type": "float"}, "x": {"type": "tuple", "items": {"type": "any"}},
                                            "d": {"type": "dict", "default": {"type": "float"}}}}

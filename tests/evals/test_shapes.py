@@ -171,5 +171,11 @@ def test_reasoning_in_front_is_no_part_of_the_answer() -> None:
     assert without_thought("<think>\nNo. [1]\n</think>\n\nRome") == without_thought("No.</think>Rome") == "Rome"
     assert without_thought("<think>and on it goes") == ""
     assert without_thought("Rome") == "Rome"
+    thought = "<|channel|>analysis<|message|>Italy.<|end|><|start|>assistant"
+    assert without_thought(thought + "<|channel|>final<|message|>Rome") == "Rome"
+    assert without_thought("<|channel|>final<|message|>Rome") == "Rome"
+    assert without_thought("<|channel|>analysis<|message|>Italy. Rome") == ""
+    called = thought + "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}"
+    assert without_thought(called) == called
     assert score("bare", {"answers": ["Rome"]}, "<think>Oslo?</think>Rome").value == 1.0
     assert score("no_call", {}, "<think>all of it").value == 0.0

@@ -190,8 +190,8 @@ def test_bad_suites_are_named(tmp_path: Path) -> None:
                          ({"engine": "likelihood", "scale": "log", "scorer": "a:b"}, "scorer and variants are for")):
         with pytest.raises(EvalError, match=rf"mine\.yaml is not a valid suite(.|\n)*{said}"):
             suite(write(tmp_path, [ROW], **fields))
-    with pytest.raises(EvalError, match="not here.yaml cannot be read"):
-        suite(str(tmp_path / "not here.yaml"))
+    with pytest.raises(EvalError, match="not@here.yaml cannot be read"):
+        suite(str(tmp_path / "not@here.yaml"))
     (tmp_path / "list.yaml").write_text("- 1\n")
     with pytest.raises(EvalError, match="holds list"):
         suite(str(tmp_path / "list.yaml"))
