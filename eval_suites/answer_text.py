@@ -12,7 +12,8 @@ FINAL_CHANNEL = "<|channel|>final<|message|>"
 def without_thought(answer: str) -> str:
     """The answer behind a reasoning block, which some templates open in the prompt; '' if the block never ends.
 
-    Blocks are <think>…</think>, and the channels of gpt-oss, of which `final` is the answer and `commentary` calls tools.
+    Blocks are <think>…</think>, and the channels of gpt-oss, of which `final` is the answer and `commentary` calls
+    tools.
     """
     if answer.lstrip().startswith("<|channel|>analysis"):
         _, final, rest = answer.rpartition(FINAL_CHANNEL)
