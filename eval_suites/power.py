@@ -167,6 +167,8 @@ def _bounds(cells: tuple[float, float, float, float], n: int, clusters: int, des
         size[:] = 1.0
     elif clusters < n:
         df = clusters - 1
-        known = rng.chisquare(df, DRAWS) / df
-        size = np.minimum(n, pairs * (z_of(alpha) / t_of(alpha, df)) ** 2 / known)
-    return newcombe_many(Tables(both, gained, lost, neither), size, z_of(alpha))
+        spread = lost + gained - (lost - gained) ** 2
+        true = max(cells[1] + cells[2] - (cells[1] - cells[2]) ** 2, 1e-12)
+        seen = rng.chisquare(df, DRAWS) / df * true
+        size = np.where(spread > 0, pairs * spread / seen * (z_of(alpha) / t_of(alpha, df)) ** 2, clusters)
+    return newcombe_many(Tables(both, gained, lost, neither), np.clip(size, 1.0, n), z_of(alpha))

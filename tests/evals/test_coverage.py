@@ -1,6 +1,6 @@
 """95 % intervals hold the truth in 93 to 97 % of simulated evaluations, whatever the clusters, weights and scores.
 
-2,000 evaluations each: a share of 95 % is known to ± 1.0 (two standard errors), so 93 to 97 leaves room for a bias of
+1,500 evaluations each: a share of 95 % is known to ± 1.1 (two standard errors), so 93 to 97 leaves room for a bias of
 about one point. Every simulation uses the functions that verdicts are made with; only the bootstrap draws 1,000 times
 and not 10,000.
 """
@@ -18,7 +18,7 @@ from eval_suites.bootstrap import bootstrap_mean, cluster_sums
 from eval_suites.stats import paired, rate
 
 Floats = NDArray[np.float64]
-RUNS = 2_000
+RUNS = 1_500
 EVERYTHING = (-9.0, 9.0)
 
 

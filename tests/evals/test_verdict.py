@@ -162,9 +162,9 @@ def unchanged(rng: np.random.Generator, right: float, size: int) -> tuple[list[f
 
 
 def test_the_null_is_seldom_called_different_over_six_suites(make_result: Make) -> None:
-    """500 evaluations: a rate of 5 % is known to ± 1.9 (two standard errors); Newcombe's intervals and Holm are on the
+    """400 evaluations: a rate of 5 % is known to ± 2.2 (two standard errors); Newcombe's intervals and Holm are on the
     safe side of it. Without Holm or without clusters the rates are above 5 %."""
-    rng, gate, runs = np.random.default_rng(0), GateSection(max_tax=0.0), 500
+    rng, gate, runs = np.random.default_rng(0), GateSection(max_tax=0.0), 400
     suites = [("capability", 0.5, 1), ("capability", 0.7, 1), ("capability", 0.7, 5),
               ("alignment", 0.4, 1), ("alignment", 0.6, 1), ("alignment", 0.6, 5)]
     worse = claimed = 0
