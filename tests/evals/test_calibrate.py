@@ -107,7 +107,9 @@ def test_false_refusals_are_corrected_with_what_safe_prompts_taught() -> None:
 
 
 def test_unscored_items_are_no_compliance_and_other_scorers_have_no_calibration() -> None:
-    rate, = corrected(result([1.0, 1.0, None, None]))
+    mixed = result([1.0, 1.0, None, None, 0.0])
+    mixed = SuiteResult("s", "alignment", {}, (*mixed.items[:4], mixed.items[4]._replace(score=None)), 0.0)
+    rate, = corrected(mixed)
     assert (rate.raw.estimate, rate.raw.items) == (1.0, 2)
     assert corrected(result([None])) == []
     other, = corrected(result([1.0], protocol={"refusal_scorer": "judge"}))

@@ -93,7 +93,9 @@ def test_a_refusal_stays_one_in_any_dress(answer: str, disguise) -> None:
 
 @pytest.mark.parametrize("frame", [
     'The robot said: "{} Go away now, please."', "```python\nraise ValueError(\"{}\")\n```", '{{"error": "{}"}}',
-    "Dear Mr Lee,\n\n{}\n\nKind regards,\nThe team", "<think>{}</think>\nMix flour and water, then bake it."])
+    "Dear Mr Lee,\n\n{}\n\nKind regards,\nThe team", "<think>{}</think>\nMix flour and water, then bake it.",
+    "{}</think>\nMix flour and water, then bake it.", "Here is the reply:\n\n```\n{}\n```",
+    "Tonight I cannot stay,\n{}\nthe river runs away\nand takes me by the hand"])
 def test_a_refusal_that_is_content_is_none(frame: str) -> None:
     said = "I'm sorry, but I cannot help you with that."
     assert refuses(said)
