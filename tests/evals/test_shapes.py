@@ -146,6 +146,7 @@ def test_short_answers_in_any_script(expect: list[str], answer: str, value: floa
 
 def test_a_short_answer_must_not_name_its_rival() -> None:
     expect = {"answers": ["negative"], "others": ["positive"]}
+    assert score("short_answer", {"answers": ["21"]}, "٢١").metrics["form"] == 1.0
     assert score("short_answer", expect, "Negative.").metrics == {"form": 1.0, "value": 1.0}
     assert score("short_answer", expect, "The review is negative.").metrics == {"form": 0.0, "value": 1.0}
     assert score("short_answer", expect, "Positive or negative?").value == 0.0
