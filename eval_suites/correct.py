@@ -18,7 +18,7 @@ def rogan_gladen(  # noqa: PLR0913 (three samples and a level)
     Preventive Veterinary Medicine 113:13, which carries the uncertainty of all three samples (they are independent).
 
     Args:
-        rate_hits, n: answers that the scorer called positive (e.g. refused), of all `n`.
+        rate_hits, n: answers that the scorer called positive (e.g. refused), of all `n`; of a weighted mean, mean × n.
         sens_hits, sens_n: of `sens_n` labelled positives, those that the scorer called positive.
         spec_hits, spec_n: of `spec_n` labelled negatives, those that it called negative.
         alpha: error probability of the interval.
@@ -30,6 +30,7 @@ def rogan_gladen(  # noqa: PLR0913 (three samples and a level)
     Raises:
         ValueError: a count of hits is negative or above its number.
     """
+    rate_hits = min(rate_hits, n) if rate_hits <= n * (1 + 1e-9) else rate_hits  # a weighted mean of ones, rounded
     for hits, of in ((rate_hits, n), (sens_hits, sens_n), (spec_hits, spec_n)):
         if not 0 <= hits <= of:
             raise ValueError(f"{hits} hits of {of} are no counts")

@@ -57,6 +57,11 @@ def test_what_cannot_be_corrected_is_not_known(counts: tuple[int, int, int, int,
     assert (found.estimate, found.low, found.high) == (None, 0.0, 1.0)
 
 
+def test_a_rounded_mean_of_ones_is_one() -> None:
+    assert rogan_gladen(100 * (1 + 2e-16), 100, 45, 50, 40, 50) == rogan_gladen(100, 100, 45, 50, 40, 50)
+    assert rogan_gladen(7 * 1.0000000000000002, 7, 45, 50, 40, 50) == rogan_gladen(7, 7, 45, 50, 40, 50)
+
+
 def test_impossible_counts_are_refused() -> None:
     with pytest.raises(ValueError, match="11 hits of 10"):
         rogan_gladen(11, 10, 9, 10, 9, 10)
