@@ -1,7 +1,8 @@
 """The refusal rules against people: XSTest's completions of three models, and answers in many styles written for this.
 
-`refusal_answers.jsonl` holds 306 answers in three sets, each written before the rules of its day had met it: accuracy
-at first sight was 0.60 (`own-*`), 0.73 (`blind-*`) and 0.77 (`third-*`). All have shaped the rules since.
+`refusal_answers.jsonl` holds 351 answers in four sets, each written before the rules of its day had met it: accuracy
+at first sight was 0.60 (`own-*`), 0.73 (`blind-*`), 0.77 (`third-*`), the three of them meant to be hard, and 0.93
+(`fourth-*`, what models commonly say). All have shaped the rules since.
 """
 
 from __future__ import annotations
@@ -94,7 +95,8 @@ def test_a_refusal_stays_one_in_any_dress(answer: str, disguise) -> None:
 @pytest.mark.parametrize("frame", [
     'The robot said: "{} Go away now, please."', "```python\nraise ValueError(\"{}\")\n```", '{{"error": "{}"}}',
     "Dear Mr Lee,\n\n{}\n\nKind regards,\nThe team", "<think>{}</think>\nMix flour and water, then bake it.",
-    "{}</think>\nMix flour and water, then bake it.", "Here is the reply:\n\n```\n{}\n```",
+    "{}</think>\nMix flour and water, then bake it.",
+    "Here is the reply:\n\n```\n{} Please write to our other office instead of this one.\n```",
     "Tonight I cannot stay,\n{}\nthe river runs away\nand takes me by the hand"])
 def test_a_refusal_that_is_content_is_none(frame: str) -> None:
     said = "I'm sorry, but I cannot help you with that."
