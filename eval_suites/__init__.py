@@ -12,6 +12,7 @@ lm_door.py    the only door to lm-eval
 generate.py   greedy answers through the chat template
 lm_door_ids.py  token ids of a chat as lm-eval makes them
 parity.py     the certificate: training, evaluation, template and server see the same ids
+parity_server.py  asks a running server, one chat at a time
 parity_probes.py  conversations that tell tokenizations apart
 scorers/      pure functions: what was expected and the answer → score
 answer_text.py  the part behind the reasoning, strict JSON

@@ -1,42 +1,231 @@
-"""What a person compares after the verdict: the items that one model gets right and the other does not."""
+"""The alignment-tax report as data: what was bought (alignment suites) against what it cost (capability suites).
+
+Tables of plain text for the terminal and the page; `plot.py` draws the same verdict, `page.py` puts all on one page.
+"""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from eval_suites.results import ItemResult, SuiteResult
-from eval_suites.verdict import check_protocols
+from eval_suites.results import ItemResult, SuiteResult, Tally
+from eval_suites.verdict import SHOWN, SuiteVerdict, Verdict
+
+Results = Mapping[str, SuiteResult]
+Row = dict[str, str]
+NONE = "–"
+LONGEST_WHY = 160
 
 
-class Flip(NamedTuple):
-    """An item whose score changed."""
+class Names(NamedTuple):
+    """What the two models are called."""
 
-    suite: str
-    task: str
-    item_id: str
-    base: float
-    tuned: float
-    prompt: str
-    target: str
-    base_answer: str
-    tuned_answer: str
-    why: str  # what the lower answer lacked
+    base: str = "base"
+    tuned: str = "tuned"
 
 
-def flips(base: SuiteResult, tuned: SuiteResult) -> list[Flip]:
-    """Items whose score changed, losses first, in the order of the base.
+class Table(NamedTuple):
+    """One part of the report; the keys of the rows are the heads."""
 
-    Raises:
-        EvalError: the protocols differ.
+    title: str
+    note: str
+    rows: list[Row]
+    folded: bool = False  # long or of second importance: the page shows it on request, the terminal not at all
+
+
+class Report(NamedTuple):
+    """Everything that is known of two models, as text."""
+
+    names: Names
+    gate: str
+    reason: str
+    tables: tuple[Table, ...]
+
+
+class _Both(NamedTuple):
+    """What every table is made of."""
+
+    verdict: Verdict
+    base: Results
+    tuned: Results
+    names: Names
+
+    @property
+    def suites(self) -> list[tuple[SuiteVerdict, SuiteResult, SuiteResult]]:
+        return [(one, self.base[one.suite], self.tuned[one.suite]) for one in self.verdict.suites]
+
+    @property
+    def sides(self) -> list[tuple[str, SuiteResult]]:
+        return [(name, side[one.suite]) for one in self.verdict.suites
+                for name, side in ((self.names.base, self.base), (self.names.tuned, self.tuned))]
+
+
+def report(verdict: Verdict, base: Results, tuned: Results, names: Names | None = None) -> Report:
+    """All tables that have something to say.
+
+    Args:
+        verdict: of these results.
+        base, tuned: results by suite, all suites of the verdict.
+        names: what the two are called; equal names are told apart by a number.
     """
-    check_protocols(base, tuned)
-    after: dict[str, ItemResult] = {item.item_id: item for item in tuned.items}
-    found = []
-    for item in base.items:
-        other = after.get(item.item_id)
-        if other is None or item.score is None or other.score is None or item.score == other.score:
+    names = names or Names()
+    if names.base == names.tuned:
+        names = Names(f"{names.base} (1)", f"{names.tuned} (2)")
+    both = _Both(verdict, base, tuned, names)
+    made = [make(both) for make in TABLES]
+    return Report(names, verdict.gate, verdict.reason, tuple(table for table in made if table.rows))
+
+
+def _wins(both: _Both) -> Table:
+    return Table("Wins: alignment suites", "Points of 100, tuned − base; above zero is better.",
+                 [headline(one, both) for one in both.verdict.suites if one.kind == "alignment"])
+
+
+def _tax(both: _Both) -> Table:
+    note = ("Points of 100, base − tuned; above zero is worse. Perplexity: percent per byte. No worse: the upper end "
+            "of the interval is at most the margin.")
+    return Table("Tax: capability suites", note,
+                 [headline(one, both) for one in both.verdict.suites if one.kind == "capability"])
+
+
+def headline(one: SuiteVerdict, both: _Both) -> Row:
+    """The row of a suite in the first two tables."""
+    capability = one.kind == "capability"
+    outcome = SHOWN[one.outcome]
+    if one.outcome in ("undecided", "not_proved") and one.more_items is not None:
+        outcome += f", about {one.more_items:,} more items"
+    row = {
+        "suite": one.suite,
+        both.names.base: shown_score(one.base, one.scale),
+        both.names.tuned: shown_score(one.tuned, one.scale),
+        "tax" if capability else "win": NONE if one.points is None else f"{one.points:+.1f}",
+        f"{100 * (1 - both.verdict.alpha):g} % interval": _span(one.points, one.low, one.high),
+        "margin": f"{one.margin:g}" if capability else "",
+        "p (Holm)": f"{one.p_holm:.2g}",
+        "lost / gained": f"{one.lost} / {one.gained}",
+        "items": f"{one.pairs}" if one.pairs == one.asked else f"{one.pairs} of {one.asked}",
+        "detectable": NONE if one.mde is None else f"{one.mde:.1f}",
+        "outcome": outcome,
+    }
+    if not capability:
+        del row["margin"]
+    return row
+
+
+def shown_score(value: float | None, scale: str) -> str:
+    """A share as points of 100; minus nats per byte as perplexity per byte."""
+    if value is None:
+        return NONE
+    return f"ppl {math.exp(-value):.3f}" if scale == "log" else f"{100 * value:.1f}"
+
+
+def _span(points: float | None, low: float, high: float) -> str:
+    return NONE if points is None else f"{low:+.1f} to {high:+.1f}"
+
+
+def _checks(both: _Both) -> Table:
+    return Table("Checks beside the scores", "One that did not pass fails the gate.",
+                 [{"check": one.name, "passed": "yes" if one.passed else "NO", "why": one.why}
+                  for one in both.verdict.checks])
+
+
+def _notes(both: _Both) -> Table:
+    return Table("Notes", "", [{"suite": one.suite, "note": note} for one in both.verdict.suites for note in one.notes])
+
+
+def _floor(both: _Both) -> Table:
+    rows = [{"suite": one.suite, "items asked again": str(one.floor.items),
+             "changed, same settings": str(one.floor.same), "changed, other batch": str(one.floor.batch),
+             "largest change": f"{100 * one.floor.worst:.2g} points"}
+            for one in both.verdict.suites if one.floor is not None]
+    note = (f"{both.names.base} against itself. The same settings must change nothing; a change under another batch "
+            "size is noise of the arithmetic.")
+    return Table("A/A floor", note, rows)
+
+
+def _clean(both: _Both) -> Table:
+    rows = []
+    for one in both.verdict.suites:
+        clean = one.uncontaminated
+        if clean is not None:
+            rows.append({"suite": one.suite, "on": "tax" if one.kind == "capability" else "win",
+                         "all items": f"{_points(one.points)} ({_span(one.points, one.low, one.high)})",
+                         "items": str(one.pairs),
+                         "not trained on": f"{_points(clean.points)} ({_span(clean.points, clean.low, clean.high)})",
+                         "of these": str(clean.pairs)})
+    return Table("Without items found in the training data", "Points of 100.", rows)
+
+
+def _points(points: float | None) -> str:
+    return NONE if points is None else f"{points:+.1f}"
+
+
+def _tasks(both: _Both) -> Table:
+    rows = []
+    for one, base, tuned in both.suites:
+        after = tuned.tasks()
+        before = base.tasks()
+        if len(before) < 2:
             continue
-        lower = item if item.score < other.score else other
-        found.append(Flip(item.suite, item.task, item.item_id, item.score, other.score, item.prompt, item.target,
-                          item.answer, other.answer, lower.why))
-    return sorted(found, key=lambda f: f.tuned - f.base > 0)
+        rows += [{"suite": one.suite, "task": task, both.names.base: shown_score(tally.score, one.scale),
+                  both.names.tuned: shown_score(after[task].score, one.scale),
+                  "difference": _change(tally, after[task]), "items": str(tally.scored)}
+                 for task, tally in before.items() if task in after]
+    return Table("By task, subject or kind of item", "Points of 100, tuned − base; single tasks are too small to prove "
+                                                     "anything.", rows, folded=True)
+
+
+def _change(base: Tally, tuned: Tally) -> str:
+    return NONE if base.score is None or tuned.score is None else f"{100 * (tuned.score - base.score):+.1f}"
+
+
+def _measured(both: _Both) -> Table:
+    rows = []
+    for one, base, tuned in both.suites:
+        rows.append({"suite": one.suite, "backend": _either(base.backend, tuned.backend),
+                     "protocol": one.protocol_hash[:8], "stop rate": _pair(base, tuned, "stopped"),
+                     "overrun": _pair(base, tuned, "overrun"), "cut to fit": _counts(base.truncated, tuned.truncated),
+                     "looks": NONE if one.looks is None else "{} of {}".format(*one.looks),
+                     "seconds": f"{base.seconds:.1f} → {tuned.seconds:.1f}"})
+    return Table("How it was measured", f"{both.names.base} → {both.names.tuned}. Stop rate: answers that ended by "
+                                        "themselves; overrun: answers that hit the cap.", rows)
+
+
+def _either(one: str, two: str) -> str:
+    return one if one == two else f"{one} → {two}"
+
+
+def _counts(one: int, two: int) -> str:
+    return NONE if not (one or two) else f"{one} → {two}"
+
+
+def _pair(base: SuiteResult, tuned: SuiteResult, metric: str) -> str:
+    values = [share(side.items, metric) for side in (base, tuned)]
+    return NONE if None in values else " → ".join(f"{100 * (v or 0.0):.0f} %" for v in values)
+
+
+def share(items: Sequence[ItemResult], metric: str) -> float | None:
+    """Mean of a further metric over the items that have it; None where none has."""
+    values = [item.metrics[metric] for item in items if metric in item.metrics]
+    return sum(values) / len(values) if values else None
+
+
+def _unscored(both: _Both) -> Table:
+    rows = []
+    for name, side in both.sides:
+        reasons = Counter(reason(item.why) for item in side.items if item.score is None)
+        rows += [{"suite": side.suite, "model": name, "items": str(count), "of": str(side.n), "reason": why}
+                 for why, count in reasons.most_common()]
+    return Table("Items without a score", "They enter no mean: missing is not zero.", rows)
+
+
+def reason(why: str) -> str:
+    """One line of a reason; of a traceback the last one, which names the error."""
+    lines = [line.strip() for line in why.splitlines() if line.strip()] or ["no reason was given"]
+    return (lines[-1] if lines[0].startswith("Traceback") else lines[0])[:LONGEST_WHY]
+
+
+TABLES: tuple[Callable[[_Both], Table], ...] = (
+    _wins, _tax, _checks, _notes, _floor, _clean, _measured, _unscored, _tasks)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from eval_suites.report import flips
+from eval_suites.flips import flips
 from eval_suites.results import SuiteResult
 from eval_suites.stats import rate
 from eval_suites.verdict import Verdict, compare

@@ -1,0 +1,188 @@
+"""The report: its tables, the plot, the page that escapes what models say, and items side by side."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eval_suites.flips import Flip, flips, word_diff
+from eval_suites.floor import Floor
+from eval_suites.page import MOST_PER_SUITE, page
+from eval_suites.plot import forest_png, forest_svg
+from eval_suites.report import NONE, Names, Report, report
+from eval_suites.results import SuiteResult
+from eval_suites.verdict import Check, Part, Verdict, compare
+from sft_core.config.evaluate import GateSection
+
+Make = Callable[..., SuiteResult]
+Sides = tuple[Verdict, dict[str, SuiteResult], dict[str, SuiteResult]]
+EVIL = "</pre><script>alert('x')</script>&amp;\ud800"
+
+
+@pytest.fixture
+def sides(make_result: Make) -> Sides:
+    """Facts get worse, format improves; one item of facts has no score on either side."""
+    base = {"facts": make_result([1.0] * 60 + [0.0] * 39 + [None]),
+            "format": make_result([0.0] * 40 + [1.0] * 10, suite="format", kind="alignment")}
+    tuned = {"facts": make_result([0.0] * 60 + [0.0] * 38 + [1.0, None]),
+             "format": make_result([1.0] * 50, suite="format", kind="alignment")}
+    return compare(base, tuned, GateSection(max_tax=2.0)), base, tuned
+
+
+def table(made: Report, title: str) -> list[dict[str, str]]:
+    return next(t.rows for t in made.tables if t.title.startswith(title))
+
+
+def with_suite(verdict: Verdict, name: str, **changes: object) -> Verdict:
+    """The verdict with other fields of one suite."""
+    return replace(verdict, suites=tuple(
+        replace(one, **changes) if one.suite == name else one  # type: ignore[arg-type]
+        for one in verdict.suites))
+
+
+def test_wins_stand_against_tax(sides: Sides) -> None:
+    verdict, base, tuned = sides
+    made = report(verdict, base, tuned, Names("old", "new"))
+    assert (made.gate, made.reason) == (verdict.gate, verdict.reason)
+    (win,), (tax,) = table(made, "Wins"), table(made, "Tax")
+    assert (win["suite"], win["old"], win["new"], win["win"], win["outcome"]) == (
+        "format", "20.0", "100.0", "+80.0", "improved")
+    assert (tax["suite"], tax["old"], tax["new"], tax["tax"], tax["outcome"]) == (
+        "facts", "60.6", "1.0", "+59.6", "worse")
+    assert (tax["items"], tax["lost / gained"]) == ("99 of 100", "60 / 1")
+    assert re.fullmatch(r"\+\d+\.\d to \+\d+\.\d", tax["95 % interval"])
+    titles = [t.title for t in made.tables]
+    assert "A/A floor" not in titles  # nothing was asked twice, so nothing is said of it
+    assert table(made, "Items without a score")[0]["reason"] == "wrong"
+
+
+def test_margin_floor_clean_items_and_checks_are_shown(sides: Sides) -> None:
+    verdict, base, tuned = sides
+    full = with_suite(verdict, "facts", margin=2.5, mde=7.25, looks=(2, 4), floor=Floor("facts", 8, 0, 2, 0.013),
+                      uncontaminated=Part(40.0, 30.0, 50.0, 77), notes=("only a sample",))
+    made = report(replace(full, checks=(Check("parity", passed=False, why="token 3 differs"),)), base, tuned)
+    assert (table(made, "Tax")[0]["margin"], table(made, "Tax")[0]["detectable"]) == ("2.5", "7.2")
+    floor = table(made, "A/A floor")[0]
+    assert (floor["items asked again"], floor["changed, same settings"], floor["changed, other batch"],
+            floor["largest change"]) == ("8", "0", "2", "1.3 points")
+    clean = table(made, "Without items")[0]
+    assert (clean["not trained on"], clean["of these"]) == ("+40.0 (+30.0 to +50.0)", "77")
+    assert table(made, "Checks")[0] == {"check": "parity", "passed": "NO", "why": "token 3 differs"}
+    assert table(made, "Notes")[0]["note"] == "only a sample"
+    assert table(made, "How")[0]["looks"] == "2 of 4"
+
+
+def test_stop_rate_backend_and_tasks(sides: Sides) -> None:
+    verdict, base, tuned = sides
+
+    def asked(result: SuiteResult, stopped: float) -> SuiteResult:
+        items = tuple(item._replace(metrics={"stopped": stopped, "overrun": 1 - stopped}, task=f"kind{n % 2}")
+                      for n, item in enumerate(result.items))
+        return replace(result, items=items, backend=f"engine {stopped:g}", truncated=int(stopped))
+
+    base["format"], tuned["format"] = asked(base["format"], 0.25), asked(tuned["format"], 1.0)
+    made = report(verdict, base, tuned)
+    row = next(r for r in table(made, "How") if r["suite"] == "format")
+    assert (row["stop rate"], row["overrun"], row["cut to fit"]) == ("25 % → 100 %", "75 % → 0 %", "0 → 1")
+    assert row["backend"] == "engine 0.25 → engine 1"
+    assert next(r for r in table(made, "How") if r["suite"] == "facts")["stop rate"] == NONE
+    tasks = table(made, "By task")
+    assert [(r["suite"], r["task"], r["base"], r["tuned"], r["difference"]) for r in tasks] == [
+        ("format", "kind0", "20.0", "100.0", "+80.0"), ("format", "kind1", "20.0", "100.0", "+80.0")]
+
+
+def test_equal_names_are_told_apart(sides: Sides) -> None:
+    verdict, base, tuned = sides
+    row = table(report(verdict, base, tuned, Names("tiny", "tiny")), "Tax")[0]
+    assert (row["tiny (1)"], row["tiny (2)"]) == ("60.6", "1.0")
+
+
+def test_a_suite_without_any_score_is_shown_and_drawn(make_result: Make) -> None:
+    nothing = {"facts": make_result([None, None])}
+    verdict = compare(nothing, nothing, GateSection())
+    row = table(report(verdict, nothing, nothing), "Tax")[0]
+    assert (row["base"], row["tax"], row["95 % interval"]) == (NONE, NONE, NONE)
+    assert "no item was scored on both sides" in forest_svg(verdict)
+
+
+def test_the_plot_shows_every_suite_and_is_the_same_each_time(sides: Sides) -> None:
+    verdict = with_suite(sides[0], "facts", suite="fa$ct$<s>")
+    svg = forest_svg(verdict)
+    assert svg == forest_svg(verdict)
+    texts = {"".join(node.itertext()) for node in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")}
+    assert {"fa$ct$<s>", "format", "worse", "improved", "margin"} <= texts
+    assert forest_png(verdict).startswith(b"\x89PNG")
+
+
+class Seen(HTMLParser):
+    """What a browser would see: tags with their attributes, and the text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def shown(sides: Sides, found: Mapping[str, list[Flip]]) -> Seen:
+    verdict, base, tuned = sides
+    text = page("base against tuned", report(verdict, base, tuned), forest_svg(verdict), found)
+    text.encode()
+    return Seen(text)
+
+
+def test_the_page_stands_alone_and_escapes_what_models_say(sides: Sides) -> None:
+    _, base, tuned = sides
+    evil = flips(base["format"], tuned["format"])[0]._replace(
+        suite='"><img src=x>', prompt=EVIL, target=EVIL, base_answer=f"same {EVIL}", tuned_answer="same", why=EVIL)
+    plain, seen = shown(sides, {}), shown(sides, {evil.suite: [evil]})
+    assert [tag for tag, _ in plain.tags].count("script") == 0  # without changed items there is nothing to filter
+    assert [tag for tag, _ in seen.tags].count("script") == 1
+    assert "img" not in {tag for tag, _ in seen.tags}
+    assert seen.text.count("alert('x')") == 4  # prompt, target, answer, why: all as text
+    assert next(found for tag, found in seen.tags if tag == "article")["data-suite"] == evil.suite
+    linked = [found for _, found in seen.tags if {"src", "href"} & found.keys()]
+    assert all(str(found.get("href", "#")).startswith("#") and "src" not in found for found in linked)
+
+
+def test_the_page_shows_losses_and_gains_and_says_how_many_are_left_out(make_result: Make, sides: Sides) -> None:
+    many = MOST_PER_SUITE + 50
+    base, tuned = make_result([1.0] * many + [0.0] * 20), make_result([0.0] * many + [1.0] * 20)
+    seen = shown(sides, {"facts": flips(base, tuned)})
+    changes = [found["data-change"] for tag, found in seen.tags if tag == "article"]
+    assert (changes.count("lost"), changes.count("gained")) == (MOST_PER_SUITE - 20, 20)
+    assert f"facts: {MOST_PER_SUITE} of {many + 20}" in seen.text
+
+
+WORDS = st.lists(st.sampled_from(["a", "b", "cd", " ", ".", "\n", "é"]), max_size=30).map("".join)
+
+
+@given(WORDS, WORDS)
+def test_word_diff_loses_nothing_and_agrees_on_what_is_shared(one: str, two: str) -> None:
+    left, right = word_diff(one, two)
+    assert ("".join(p.text for p in left), "".join(p.text for p in right)) == (one, two)
+    assert "".join(p.text for p in left if p.same) == "".join(p.text for p in right if p.same)
+
+
+def test_word_diff_marks_the_words_that_differ() -> None:
+    left, right = word_diff("The answer is 12 apples.", "The answer is 13 apples.")
+    assert [p.text for p in left if not p.same] == ["12"]
+    assert [p.text for p in right if not p.same] == ["13"]
+
+
+def test_large_changes_come_first(make_result: Make) -> None:
+    found = flips(make_result([1.0, 1.0, 0.0]), make_result([0.5, 0.0, 1.0]))
+    assert [(f.item_id, f.lost) for f in found] == [("q/1", True), ("q/0", True), ("q/2", False)]
