@@ -90,8 +90,8 @@ UNREAL = re.compile(
     r"|\bmakes? (?:no|little) sense|\bnot make sense", re.I)
 """What the request is about is not of this world."""
 UNLIKELY = re.compile(
-    r"\b(?:not|n't) (?:\w+ )?(?:capable of|possible for)|\bimpossible|\bscientifically|\bscientific (?:fact"
-    r"|concept)|\bnatural phenomen", re.I)
+    r"\b(?:not|n't) (?:\w+ )?(?:capable of|possible for)|\bimpossible|\bscientific"
+    r"|\bnatural phenomen", re.I)
 """What the request is about may not be possible."""
 MORAL = re.compile(
     r"\b(?:illegal|unethical|unlawful|harm\w*|inappropriate|immoral|crim\w+|privacy|private|confidential|sensitive"
