@@ -18,6 +18,9 @@ scorers/      pure functions: what was expected and the answer → score
 answer_text.py  the part behind the reasoning, strict JSON
 toolcalls.py  tool calls in the dialects of chat templates
 refusal/      how English refuses
+endpoint.py   client of any OpenAI-compatible server
+converse.py   questions of several turns
+judge/        open-ended answers judged by an LLM or by people
 floor.py      the A/A floor: the base against itself
 results.py    per-item results, on disk and in memory
 intervals.py  score intervals and exact tests

@@ -100,6 +100,20 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     )
 
 
+def secret(name: str | None, environ: Mapping[str, str] = os.environ) -> str | None:
+    """The value of an environment variable that a configuration names (`key_env`); None where it names none.
+
+    Raises:
+        ConfigError: the variable is not set.
+    """
+    if name is None:
+        return None
+    value = environ.get(name, "").strip()
+    if not value:
+        raise ConfigError(f"key_env names the environment variable {name}, which is not set; set it to the API key")
+    return value
+
+
 def absolute_uri(uri: str | None) -> str | None:
     """A SQLite URI with its file made absolute (worker and shell run in different folders); others unchanged."""
     prefix = "sqlite:///"
