@@ -105,9 +105,15 @@ def _sample(items: list[Item], limit: int | None, stratum: Callable[[Item], str]
         strata.setdefault(stratum(item), []).append(item)
     weights = {}
     for group in strata.values():
-        drawn = sorted(group, key=lambda item: hashlib.sha256(f"{SAMPLE}:{item.item_id}".encode()).digest())[:limit]
+        # Languages and the like ask every cluster once: then all strata draw the same clusters, and stay paired.
+        once = len({item.cluster for item in group}) == len(group)
+        drawn = sorted(group, key=lambda item: _order(item.cluster if once else item.item_id))[:limit]
         weights.update({item.item_id: len(group) / len(drawn) for item in drawn})
     return [item._replace(weight=weights[item.item_id]) for item in items if item.item_id in weights]
+
+
+def _order(name: str) -> bytes:
+    return hashlib.sha256(f"{SAMPLE}:{name}".encode()).digest()
 
 
 def _with_system(item: ChatItem, system: str) -> list[dict[str, str]]:

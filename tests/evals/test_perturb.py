@@ -10,7 +10,7 @@ import pytest
 
 from eval_suites.chat_item import ChatItem
 from eval_suites.items import read_items
-from eval_suites.perturb import CHOICE, FIXED, PARAPHRASES, VARIANTS
+from eval_suites.perturb import CHOICE, DISTRACTORS, FIXED, PARAPHRASES, VARIANTS
 from eval_suites.results import ItemResult, SuiteResult
 from eval_suites.robustness import Drop, drop_rows, drops
 from eval_suites.scorers import score
@@ -94,6 +94,15 @@ def test_the_answers_letter_moves_along_with_its_text() -> None:
     assert all(VARIANTS["option_order"](item) == item for item in CLEAN if item.kind != "letter")
 
 
+def test_a_distractor_names_nothing_that_is_asked_for() -> None:
+    def item(*expected: str) -> ChatItem:
+        return CLEAN[0]._replace(expect={"answers": list(expected)})
+
+    names = ["chain", "fence", "library", "scarf", "song"]
+    assert asked(VARIANTS["distractor"](item(*names))).startswith(DISTRACTORS[-1])
+    assert VARIANTS["distractor"](item(*names, "bread")) == item(*names, "bread")
+
+
 def test_the_suite_asks_every_item_clean_and_in_every_form_that_it_has() -> None:
     items = read_items(suite("robustness"))
     tasks = Counter(item.task for item in items)
@@ -105,6 +114,8 @@ def test_the_suite_asks_every_item_clean_and_in_every_form_that_it_has() -> None
 
 
 def test_languages_ask_the_same_tasks() -> None:
+    few = read_items(suite("multilingual"), 5)
+    assert Counter(item.cluster for item in few) == dict.fromkeys({item.cluster for item in few}, 8)
     items = read_items(suite("multilingual"))
     assert {item.task for item in items} == {"en", "de", "fr", "es", "zh", "hi", "ar", "ja"}
     asked_in = Counter(item.cluster for item in items)
