@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -39,18 +38,18 @@ def scorer_version(spec: str, folder: Path | None) -> str:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else spec
 
 
-@cache
 def _module(place: str, folder: Path | None) -> ModuleType:
+    file = (folder or Path.cwd()) / place
     try:
-        return _from_file((folder or Path.cwd()) / place) if place.endswith(".py") else importlib.import_module(place)
-    except (ImportError, OSError) as error:
+        return _from_file(file, file.read_bytes()) if place.endswith(".py") else importlib.import_module(place)
+    except (ImportError, OSError, SyntaxError) as error:
         raise EvalError(f"the scorer's module {place} cannot be imported: {error}") from error
 
 
-def _from_file(file: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"sft_scorer_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{file} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+@cache
+def _from_file(file: Path, content: bytes) -> ModuleType:
+    """The file as a module, once for each content: a worker that lives on must not score by an older one."""
+    module = ModuleType(f"sft_scorer_{file.stem}")
+    module.__file__ = str(file)
+    exec(compile(content, str(file), "exec"), module.__dict__)  # the user's own code, as an import would run it
     return module

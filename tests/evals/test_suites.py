@@ -156,6 +156,10 @@ def test_what_lies_outside_the_package_is_part_of_the_stage(tmp_path: Path) -> N
     assert before == content_hash(suite(name), None) != ""
     write(tmp_path, [{**ROW, "id": "z"}], scorer="mine.py:f")
     assert content_hash(suite(name), None) != before
+    written = content_hash(suite(name), None)
+    (tmp_path / "mine.py").write_text("def f(expect, answer): return 1\n")
+    assert content_hash(suite(name), None) != written
+    assert scorer_for("mine.py:f", tmp_path)("", {}, "") == 1
     (tmp_path / "bfcl").mkdir()
     empty = content_hash(suite("bfcl"), tmp_path)
     (tmp_path / "bfcl" / "a.json").write_text("{}")
@@ -167,8 +171,10 @@ def test_what_lies_outside_the_package_is_part_of_the_stage(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(("spec", "said"), [
     ("nowhere.py:f", "nowhere.py cannot be imported"), ("no.such.module:f", "no.such.module cannot be imported"),
-    ("json:nothing", "json has no function 'nothing'"), ("json", "names no function")])
+    ("json:nothing", "json has no function 'nothing'"), ("json", "names no function"),
+    ("broken.py:f", "broken.py cannot be imported")])
 def test_a_missing_scorer_is_named(tmp_path: Path, spec: str, said: str) -> None:
+    (tmp_path / "broken.py").write_text("def f(:\n")
     with pytest.raises(EvalError, match=said):
         scorer_for(spec, tmp_path)
 
