@@ -7,8 +7,20 @@ readers/      published benchmarks as their authors ship them
 perturb.py    the same question in another form
 robustness.py what another form or language costs
 run.py        one model through several suites, and their protocols
+protocol.py   what makes two scores of a suite comparable
+subject.py    a model ready to be asked
+asking.py     the items of one suite, opened for one model
+sample.py     which items are asked
+backend.py    the contract of all that computes answers
+local.py      transformers in this process
+vllm_engine.py  vLLM
+remote.py     any OpenAI-compatible server
+cache.py      answers by content, kept on disk
+likelihood.py nats of texts and of answers
 probe.py      a few items on a model that is being trained
 lm_door.py    the only door to lm-eval
+lm_door_model.py  lm-eval's HFLM with a backend of ours
+lm_door_rows.py  lm-eval's samples as item results
 generate.py   greedy answers through the chat template
 lm_door_ids.py  token ids of a chat as lm-eval makes them
 parity.py     the certificate: training, evaluation, template and server see the same ids
@@ -22,6 +34,7 @@ endpoint.py   client of any OpenAI-compatible server
 converse.py   questions of several turns
 judge/        open-ended answers judged by an LLM or by people
 floor.py      the A/A floor: the base against itself
+again.py      asks items again to measure it
 results.py    per-item results, on disk and in memory
 intervals.py  score intervals and exact tests
 bootstrap.py  clustered, weighted bootstrap of a mean

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
+
+from eval_suites.results import ItemResult, SuiteResult
 
 
 class Floor(NamedTuple):
@@ -14,3 +17,30 @@ class Floor(NamedTuple):
     same: int  # of these, changed their score under the same settings; must be 0
     batch: int  # of these, changed their score under another batch size
     worst: float  # largest change of a score
+
+
+def changed(before: Sequence[ItemResult], after: Sequence[ItemResult]) -> tuple[int, float]:
+    """Items whose score changed, and the largest change; an item that lost or found its score changed by 1."""
+    again = {item.item_id: item.score for item in after}
+    found = []
+    for item in before:
+        other = again[item.item_id]
+        if item.score is None or other is None:
+            found.append(float(item.score is not other))
+        else:
+            found.append(abs(item.score - other))
+    return sum(change > 0 for change in found), max(found, default=0.0)
+
+
+def measure(result: SuiteResult, first: Sequence[ItemResult], second: Sequence[ItemResult],
+            alone: Sequence[ItemResult]) -> Floor:
+    """The floor of a suite from some of its items asked twice in the same batches, and once one by one.
+
+    Args:
+        result: of the whole suite, for its name.
+        first, second: the same items, asked the same way twice.
+        alone: the same items, one row per batch.
+    """
+    same, drift = changed(first, second)
+    batch, moved = changed(first, alone)
+    return Floor(result.suite, len(first), same, batch, max(drift, moved))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jinja2
-import torch
 
-from eval_suites.items import ChatItem
-from sft_core.progress import progress
+from eval_suites.backend import Backend, Prompt, Stops
+from eval_suites.chat_item import ChatItem
+from sft_core.stage import fingerprint
 
 
 class ChatForm(Protocol):
@@ -30,19 +30,15 @@ class Answer(NamedTuple):
     text: str | None
     stopped: bool
     why: str = ""
+    tokens: int = 0  # of the answer
+    ids: str = ""  # hash of the prompt's ids, where they are known here
 
 
-class Decoding(NamedTuple):
-    """How to answer, greedily. `label` names the progress bar."""
+class Answerer(Protocol):
+    """Answers chat items: a backend behind a template, or a server that applies its own."""
 
-    label: str
-    batch_size: int
-    max_new_tokens: int
-
-
-class _Prompt(NamedTuple):
-    at: int  # place of the item
-    ids: list[int]
+    def answers(self, items: Sequence[ChatItem], longest: int) -> Iterator[tuple[int, Answer]]:
+        """(place of the item, its answer of at most `longest` tokens) as soon as it is there, in any order."""
 
 
 def stop_ids(model: Any, tokenizer: Any, stop: str) -> list[int]:
@@ -67,52 +63,60 @@ def prompt_ids(tokenizer: Any, item: ChatItem, jinja: str) -> list[int]:
     return list(tokenizer.encode(text, add_special_tokens=False))
 
 
-def answer_all(model: Any, tokenizer: Any, items: Sequence[ChatItem], form: ChatForm,
-               decoding: Decoding) -> list[Answer]:
-    """Answers in the order of the items. The model's generation config holds the stop ids and no sampling.
+def chat_stops(tokenizer: Any, ends: Sequence[int], stop: str) -> Stops:
+    """What ends an answer of a chat: the stop ids, and the template's stop where it is several tokens."""
+    if not stop or len(tokenizer.encode(stop, add_special_tokens=False)) == 1:
+        return Stops(frozenset(ends))
+    return Stops(frozenset(ends), lambda said: stop in tokenizer.decode(said, skip_special_tokens=False), stop)
 
-    Batches go from long to short prompts, padded on the left behind an attention mask. An item that the template
-    refuses, or that leaves no room in the model's window, is not asked.
+
+class Templated:
+    """A backend asked through a chat template.
+
+    Args:
+        backend: who computes.
+        tokenizer: the model's.
+        form: the template.
+        ends: ids that end an answer, see `stop_ids`.
     """
-    answers: dict[int, Answer] = {}
-    prompts = []
-    window = getattr(model.config, "max_position_embeddings", None) or 1 << 30
-    for index, item in enumerate(items):
-        try:
-            ids = prompt_ids(tokenizer, item, form.jinja)
-        except jinja2.TemplateError as error:
-            answers[index] = Answer(None, False, f"the chat template refuses it: {error}")
-            continue
-        if len(ids) < window:
-            prompts.append(_Prompt(index, ids))
-        else:
-            answers[index] = Answer(None, False, f"{len(ids)} tokens do not fit the model's window of {window}")
-    prompts.sort(key=lambda p: (-len(p.ids), p.at))
-    with progress(decoding.label, len(prompts), "answers") as bar:
-        for start in range(0, len(prompts), decoding.batch_size):
-            batch = prompts[start:start + decoding.batch_size]
-            room = min(decoding.max_new_tokens, window - len(batch[0].ids))
-            said = _answer_batch(model, tokenizer, [p.ids for p in batch], form.stop, room)
-            answers.update(zip((p.at for p in batch), said, strict=True))
-            bar.advance(len(batch))
-    return [answers[index] for index in range(len(items))]
 
+    def __init__(self, backend: Backend, tokenizer: Any, form: ChatForm, ends: Sequence[int]) -> None:
+        self._backend, self._tokenizer, self._form = backend, tokenizer, form
+        whole = bool(form.stop) and len(tokenizer.encode(form.stop, add_special_tokens=False)) > 1
+        self._stops = Stops(frozenset(ends), self._has_stop if whole else None, form.stop if whole else "")
 
-@torch.inference_mode()
-def _answer_batch(model: Any, tokenizer: Any, prompts: list[list[int]], stop: str, max_new_tokens: int) -> list[Answer]:
-    width = max(len(ids) for ids in prompts)
-    pad = model.generation_config.pad_token_id
-    ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
-    found = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False)
-    ends = set(model.generation_config.eos_token_id)
-    return [_answer(tokenizer, row, ends, stop) for row in found[:, width:].tolist()]
+    def _has_stop(self, ids: Sequence[int]) -> bool:
+        return self._form.stop in self._tokenizer.decode(ids, skip_special_tokens=False)
 
+    def answers(self, items: Sequence[ChatItem], longest: int) -> Iterator[tuple[int, Answer]]:
+        """As `Answerer.answers`. An item that the template refuses, or that leaves no room in the model's window, is
+        not asked."""
+        prompts: list[Prompt] = []
+        places: list[int] = []
+        window = self._backend.window
+        for place, item in enumerate(items):
+            try:
+                ids = prompt_ids(self._tokenizer, item, self._form.jinja)
+            except jinja2.TemplateError as error:
+                yield place, Answer(None, False, f"the chat template refuses it: {error}")
+                continue
+            if len(ids) < window:
+                prompts.append(Prompt(tuple(ids), min(longest, window - len(ids))))
+                places.append(place)
+            else:
+                yield place, Answer(None, False, f"{len(ids)} tokens do not fit the model's window of {window}")
+        for at, said in self._backend.generate(prompts, self._stops):
+            hashed = fingerprint(prompts[at].ids)
+            if said.why:
+                yield places[at], Answer(None, False, said.why, len(said.ids), hashed)
+                continue
+            text, stopped = self._text(said.ids, said.stopped)
+            yield places[at], Answer(text, stopped, "", len(said.ids), hashed)
 
-def _answer(tokenizer: Any, ids: list[int], ends: set[int], stop: str) -> Answer:
-    """The text up to the stop. Other special tokens stay visible: they are part of what the model said."""
-    length = next((at for at, token in enumerate(ids) if token in ends), len(ids))
-    text = tokenizer.decode(ids[:length], skip_special_tokens=False)
-    if stop and stop in text:  # a stop that is several tokens here, so no id could end the generation
-        return Answer(text.partition(stop)[0], True)
-    return Answer(text, length < len(ids))
+    def _text(self, ids: Sequence[int], stopped: bool) -> tuple[str, bool]:
+        """The text up to the stop. Other special tokens stay visible: they are part of what the model said."""
+        text = self._tokenizer.decode(ids, skip_special_tokens=False)
+        stop = self._form.stop
+        if stop and stop in text:  # a stop that is several tokens here, so no id could end the generation
+            return text.partition(stop)[0], True
+        return text, stopped

@@ -7,12 +7,10 @@ changes `dataset_path` alone.
 
 from __future__ import annotations
 
-import copy
 import difflib
 import logging
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,20 +21,20 @@ import lm_eval.api.task
 import lm_eval.evaluator
 import lm_eval.tasks
 import yaml
-from lm_eval.api.model import CacheHook
-from lm_eval.models.huggingface import HFLM
+from lm_eval.api.samplers import FirstNSampler
 
+from eval_suites.backend import Backend
+from eval_suites.lm_door_model import FastModel
+from eval_suites.lm_door_rows import check_mean, first_metric, question, rows
+from eval_suites.local import Local
 from eval_suites.results import ItemResult
 from eval_suites.suites import ROOM, Suite
 from sft_core.errors import EvalError
-from sft_core.progress import Progress, progress
-from sft_core.stage import fingerprint
 
 BUILT_IN = Path(lm_eval.tasks.__file__).parent
 OWN = ROOM / "lm_tasks"
 FEWSHOT_SEED = 1234  # lm-eval's own default
 MAX_GEN_TOKS = 256  # lm-eval's own default for tasks that do not say
-HEADING, PROMPT_END = re.compile(r"^\s*(?:Question|Q)\s*:\s*"), re.compile(r"\s*\b(?:Answer|A)\s*:\s*$")
 
 
 class LmRun(NamedTuple):
@@ -46,59 +44,6 @@ class LmRun(NamedTuple):
     truncated: int
     tasks: dict[str, dict[str, Any]]  # task → version, few-shot examples, metric that counts
     aggregates: dict[str, dict[str, Any]]  # task or group → lm-eval's own numbers
-
-
-class _Advancing(CacheHook):  # type: ignore[misc]
-    """lm-eval tells its cache of every finished request; here it moves the progress bar."""
-
-    def __init__(self, bar: Progress) -> None:
-        super().__init__(None)
-        self._bar = bar
-
-    def add_partial(self, attr: str, req: object, res: object) -> None:
-        self._bar.advance(1)
-
-
-class WatchedModel(HFLM):  # type: ignore[misc]
-    """lm-eval's HFLM, unchanged in what it computes, that shows progress and counts the contexts it has to cut."""
-
-    def __init__(self, model: Any, tokenizer: Any, batch_size: int, label: str) -> None:
-        super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, backend="causal")
-        self.truncated = 0
-        self._label = label
-
-    @contextmanager
-    def _watched(self, requests: Sequence[object]) -> Iterator[None]:
-        with progress(self._label, len(requests), "requests") as bar:
-            self.set_cache_hook(_Advancing(bar))
-            try:
-                yield
-            finally:
-                self.set_cache_hook(CacheHook(None))
-
-    def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> Any:
-        with self._watched(requests):
-            return super().loglikelihood(requests, disable_tqdm=True)
-
-    def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> Any:
-        with self._watched(requests):
-            return super().loglikelihood_rolling(requests, disable_tqdm=True)
-
-    def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
-        with self._watched(requests):
-            return super().generate_until(requests, disable_tqdm=True)
-
-    def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = False, override_bs: int | None = None) -> Any:
-        self.truncated += sum(len(context) + len(answer) > self.max_length + 1 for _, context, answer in requests)
-        return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
-
-    def tok_batch_encode(self, strings: Any, padding_side: str = "left", left_truncate_len: int | None = None,
-                         truncation: bool = False) -> Any:
-        ids, mask = super().tok_batch_encode(strings, padding_side, None, truncation)
-        if left_truncate_len:
-            self.truncated += int((mask.sum(dim=1) > left_truncate_len).sum())
-            ids, mask = ids[:, -left_truncate_len:], mask[:, -left_truncate_len:]
-        return ids, mask
 
 
 @contextmanager
@@ -148,27 +93,62 @@ class LmDoor:
         return [(f"{name}/{number}", question(task, doc)) for name, task in self.tasks.items()
                 for number, doc in enumerate(task.eval_docs)]
 
-    def run(self, lm: WatchedModel, *, limit: int | None, max_new_tokens: int | None) -> LmRun:
-        """Ask the model everything.
+    @property
+    def strata(self) -> dict[str, list[str]]:
+        """Task → ids of its items."""
+        return {name: [f"{name}/{number}" for number in range(len(task.eval_docs))]
+                for name, task in self.tasks.items()}
+
+    def run(self, lm: FastModel, *, chosen: Collection[str] | None, max_new_tokens: int | None) -> LmRun:
+        """Ask the model the items with these ids (None: all), in the words in which all of them would be asked.
 
         Raises:
             EvalError: the metric is not there, is not in [0, 1] or is not the mean of its items.
         """
-        for task in self.tasks.values():
-            _configure(task, self.suite.num_fewshot, max_new_tokens)
-        with _quiet():
+        before = len(lm.truncated)
+        with _quiet(), ExitStack() as stack:
+            for name, task in self.tasks.items():
+                _configure(task, self.suite.num_fewshot, max_new_tokens)
+                stack.enter_context(self._narrowed(name, task, lm, chosen))
+            asked = {name: task for name, task in self.tasks.items() if task.instances}
             found = lm_eval.evaluator.evaluate(
-                lm, self._loaded, limit=limit, bootstrap_iters=0, log_samples=True,
-                apply_chat_template=self.suite.chat, fewshot_as_multiturn=self.suite.chat)
+                lm, {"tasks": asked, "groups": {}, "group_map": {}}, bootstrap_iters=0, log_samples=True,
+                system_instruction=self.suite.system, apply_chat_template=self.suite.chat,
+                fewshot_as_multiturn=self.suite.chat)
         items, notes = [], {}
-        for name, task in self.tasks.items():
-            metric = self.suite.metric or _first_metric(found["results"][name])
-            rows = _rows(self.suite.name, task, found["samples"][name], metric)
-            _check_mean(rows, name, metric, found["results"][name])
-            items += rows
+        for name, task in asked.items():
+            metric = self.suite.metric or first_metric(found["results"][name])
+            made = rows(self.suite.name, task, found["samples"][name], metric, lm.failed)
+            check_mean(made, name, metric, found["results"][name])
+            items += made
             notes[name] = {"version": found["versions"].get(name), "num_fewshot": found["n-shot"].get(name),
                            "metric": metric}
-        return LmRun(tuple(items), lm.truncated, notes, found["results"])
+        return LmRun(tuple(items), len(lm.truncated) - before, notes, found["results"])
+
+    @contextmanager
+    def _narrowed(self, name: str, task: Any, lm: FastModel, chosen: Collection[str] | None) -> Iterator[None]:
+        """The task asks the chosen documents alone, with few-shot examples as they are drawn when all are asked.
+
+        A sampler that draws at random goes on from document to document, so then all prompts are built.
+        """
+        numbers = [i for i in range(len(task.eval_docs)) if chosen is None or f"{name}/{i}" in chosen]
+        some = [(i, task.eval_docs[i]) for i in numbers]
+        drawing = task.config.num_fewshot and not isinstance(getattr(task, "sampler", None), FirstNSampler)
+        if numbers and drawing:
+            self._build(task, lm)
+        with mock.patch.object(task, "doc_iterator", side_effect=lambda **_: iter(some)):
+            if numbers and not drawing:
+                self._build(task, lm)
+            kept = set(numbers)
+            task._instances = [one for one in task._instances if one.doc_id in kept] if numbers else []
+            with mock.patch.object(task, "build_all_requests", return_value=None):
+                yield
+
+    def _build(self, task: Any, lm: FastModel) -> None:
+        """As lm-eval's evaluate does."""
+        task.build_all_requests(
+            limit=None, rank=0, world_size=1, system_instruction=self.suite.system, apply_chat_template=self.suite.chat,
+            fewshot_as_multiturn=self.suite.chat, chat_template=lm.apply_chat_template if self.suite.chat else None)
 
 
 def engine() -> str:
@@ -176,10 +156,11 @@ def engine() -> str:
     return f"lm-eval {version('lm_eval')}"
 
 
-def language_model(model: Any, tokenizer: Any, batch_size: int, label: str) -> WatchedModel:
-    """The loaded model as lm-eval wants it. The tokenizer is copied: lm-eval gives it a pad token."""
+def language_model(model: Any, tokenizer: Any, batch_tokens: int, label: str,
+                   backend: Backend | None = None) -> FastModel:
+    """The loaded model as lm-eval wants it, behind a backend (default: in this process)."""
     with _quiet():
-        return WatchedModel(model, copy.deepcopy(tokenizer), batch_size, label)
+        return FastModel(model, tokenizer, backend or Local(model, batch_tokens), label)
 
 
 def _manager(chosen: Suite, include_path: str | None) -> Any:
@@ -234,60 +215,3 @@ def _configure(task: Any, num_fewshot: int | None, max_new_tokens: int | None) -
     if max_new_tokens is not None and task.get_config("output_type") == "generate_until":
         longest = task.get_config("generation_kwargs").get("max_gen_toks", MAX_GEN_TOKS)
         task.set_config(key="generation_kwargs", value={"max_gen_toks": min(longest, max_new_tokens)}, update=True)
-
-
-def question(task: Any, doc: Mapping[str, Any]) -> str:
-    """The question alone: its column where there is one, else the task's text without its headings."""
-    own = doc.get("question")
-    text = own if isinstance(own, str) else str(task.doc_to_text(doc))
-    return PROMPT_END.sub("", HEADING.sub("", text)).strip()
-
-
-def _first_metric(results: Mapping[str, Any]) -> str:
-    return next(key for key in results if "," in key and "_stderr," not in key)
-
-
-def _rows(suite: str, task: Any, samples: Sequence[Mapping[str, Any]], metric: str) -> list[ItemResult]:
-    """One row per document; lm-eval logs one sample per document and filter."""
-    by_doc: dict[int, list[Mapping[str, Any]]] = {}
-    for sample in samples:
-        by_doc.setdefault(sample["doc_id"], []).append(sample)
-    return [_row(suite, task, by_doc[doc_id], metric) for doc_id in sorted(by_doc)]
-
-
-def _row(suite: str, task: Any, samples: Sequence[Mapping[str, Any]], metric: str) -> ItemResult:
-    metrics = {f"{name},{sample['filter']}": float(sample[name]) for sample in samples for name in sample["metrics"]
-               if isinstance(sample[name], int | float)}
-    first = samples[0]
-    name, value = task.config.task, metrics.get(metric)
-    item_id = f"{name}/{first['doc_id']}"
-    if value is not None and not 0.0 <= value <= 1.0:
-        raise EvalError(f"{item_id}: {metric} is {value}, and scores lie in [0, 1]; choose another metric for {suite}")
-    answer, target = _said(task, first)
-    own = first["doc"].get("cluster")
-    return ItemResult(
-        suite=suite, task=name, item_id=item_id, cluster=own if isinstance(own, str) else item_id, score=value,
-        metrics=metrics, prompt=question(task, first["doc"]), answer=answer, target=target,
-        why="" if value == 1.0 else f"{metric} is {value}",
-        asked=fingerprint(first["doc_hash"], first["prompt_hash"], first["target_hash"]))
-
-
-def _said(task: Any, sample: Mapping[str, Any]) -> tuple[str, str]:
-    """What the model answered and what was expected, as text."""
-    target = sample["target"]
-    if task.OUTPUT_TYPE != "multiple_choice":
-        return str(sample["resps"][0][0]), str(target)
-    choices = task.doc_to_choice(sample["doc"])
-    likelihoods = [pair[0] for pair in sample["filtered_resps"]][:len(choices)]
-    chosen = choices[max(range(len(likelihoods)), key=likelihoods.__getitem__)]
-    return str(chosen), str(choices[target] if isinstance(target, int) and target < len(choices) else target)
-
-
-def _check_mean(rows: Sequence[ItemResult], task: str, metric: str, results: Mapping[str, Any]) -> None:
-    if metric not in results:
-        raise EvalError(f"task {task} has no metric {metric!r}; it has {sorted(k for k in results if ',' in k)}")
-    scores = [row.score for row in rows if row.score is not None]
-    mean = sum(scores) / len(scores) if scores else None
-    if mean is None or abs(mean - float(results[metric])) > 1e-9:
-        raise EvalError(f"{metric} of task {task} is {results[metric]} by lm-eval and {mean} as the mean of its "
-                        "items; only metrics that are such a mean can be compared with an interval; choose another one")

@@ -32,11 +32,10 @@ def make_probe(probe: ProbeSection, section: EvalSection, form: ChatForm | None,
     def run(model: Any, tokenizer: Any) -> dict[str, float]:
         before = model.generation_config, tokenizer.chat_template
         try:
-            subject = subject_of(model, tokenizer, form)
+            subject = subject_of(model, tokenizer, form, section.batch_tokens)
             results = [run_suite(one, subject, few, {}, mirror=mirror) for one in chosen]
         finally:
             model.generation_config, tokenizer.chat_template = before
-        scores = {one.suite: [item.score for item in one.items if item.score is not None] for one in results}
-        return {name: sum(values) / len(values) for name, values in scores.items() if values}
+        return {one.suite: one.score for one in results if one.score is not None}
 
     return run if chosen else None

@@ -6,6 +6,7 @@ A suite's results are two files in a folder: `<suite>.parquet` with the items an
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -110,12 +111,23 @@ class SuiteResult:
         return {task: tally(items) for task, items in groups.items()}
 
     def metrics(self) -> dict[str, float]:
-        """Mean of every further metric over the items that have it, as `task/metric`."""
+        """Mean of every further metric over the items that have it, as `task/metric`.
+
+        Where nats were measured, also the perplexities of the whole: `ppl_token`, `ppl_byte`, `ppl_word`.
+        """
         values: dict[str, list[float]] = {}
         for item in self.items:
             for name, value in item.metrics.items():
                 values.setdefault(f"{item.task}/{name}", []).append(value)
-        return {name: sum(v) / len(v) for name, v in values.items()}
+        return {name: sum(v) / len(v) for name, v in values.items()} | self._perplexities()
+
+    def _perplexities(self) -> dict[str, float]:
+        """exp(nats / units) over all texts; units that only some of them have are left out."""
+        found = [item.metrics for item in self.items if "nats" in item.metrics]
+        nats = sum(one["nats"] for one in found)
+        totals = {unit: sum(one[unit + "s"] for one in found) for unit in ("token", "byte", "word")
+                  if found and all(unit + "s" in one for one in found)}
+        return {f"ppl_{unit}": math.exp(min(nats / total, 700.0)) for unit, total in totals.items() if total}
 
 
 def _stem(folder: Path, suite: str) -> Path:

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from eval_suites.floor import Floor
 from eval_suites.items import content_hash
 from eval_suites.results import SuiteResult, read_results, write_results
+from eval_suites.sequential import certain
 from eval_suites.suites import suite
 from infra.tracking import Tracker
 from sft_core.config.data import ModelSection, TemplateSection
-from sft_core.config.evaluate import EvalSection
+from sft_core.config.evaluate import EvalSection, GateSection
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.stage import Stage, fingerprint, read_json, write_json
 from tasks.runs import find, local_runs
 from tasks.stages import Done, Workspace, once, version
+
+if TYPE_CHECKING:
+    from eval_suites.generate import ChatForm
 
 log = logging.getLogger("sft")
 
@@ -66,6 +72,8 @@ def evaluate_any(reference: str, template: str, section: EvalSection, place: Wor
 
     model = ModelSection(path=_path_of(reference, place, tracker))
     chosen = None
+    if reference.startswith(("http://", "https://")):
+        return evaluate.fn(Subject(reference, model, None), section, place)
     if any(suite(name).through_template for name in section.suites):
         made = choose(TemplateSection.model_validate({"name": template}),
                       load_tokenizer(model, locate(model, place.mirror)))
@@ -84,9 +92,16 @@ def _path_of(reference: str, place: Workspace, tracker: Tracker) -> str:
     return reference
 
 
+class Against(NamedTuple):
+    """What a sequential evaluation of a tuned model looks at: its base's results and the gate."""
+
+    base: Mapping[str, SuiteResult]
+    gate: GateSection
+
+
 @task(name="evaluate", cache_policy=NO_CACHE, task_run_name="evaluate-{subject.label}")
 def evaluate(
-    subject: Subject, section: EvalSection, place: Workspace, occasion: str = ""
+    subject: Subject, section: EvalSection, place: Workspace, occasion: str = "", against: Against | None = None
 ) -> dict[str, SuiteResult]:
     """Results per suite: found, or measured now with one model load for all that are missing.
 
@@ -95,28 +110,53 @@ def evaluate(
         section: suites, limits, batch size.
         place: the workspace.
         occasion: a new value measures again what was measured before (nightlies do).
+        against: with `section.looks` > 1, a suite ends as soon as its verdict is certain.
 
     Raises:
         EvalError, ModelError: a suite or the model cannot be used.
     """
-    stages = _stages(subject, section, place, occasion)
+    stages = _stages(subject, section, place, (occasion, _judged_by(section, against)))
     missing = [name for name, stage in stages.items() if stage.result() is None]
     if missing:
         log.info("evaluating %s: %s", subject.label, ", ".join(missing))
-        _measure(subject, section, place, {name: stages[name] for name in missing})
+        _measure(subject, section, place, {name: stages[name] for name in missing},
+                 None if occasion else place.root / "cache" / "answers", _stop(section, against))
     if found := [name for name in stages if name not in missing]:
         log.info("evaluation of %s found: %s", subject.label, ", ".join(found))
     return {name: read_results(stage.work, name) for name, stage in stages.items()}
 
 
-def _stages(subject: Subject, section: EvalSection, place: Workspace, occasion: str) -> dict[str, Stage]:
-    from sft_core.models import compute_dtype, model_identity, resolve_device
+def _judged_by(section: EvalSection, against: Against | None) -> object:
+    """What decides where a sequential evaluation stops; None where it runs to its end."""
+    if against is None or section.looks == 1:
+        return None
+    return against.gate, sorted((name, one.protocol_hash, one.model) for name, one in against.base.items())
+
+
+def _stop(section: EvalSection, against: Against | None) -> Callable[[SuiteResult], bool] | None:
+    if against is None or section.looks == 1:
+        return None
+    kinds = Counter(one.kind for one in against.base.values())
+
+    def stop(partial: SuiteResult) -> bool:
+        base = against.base.get(partial.suite)
+        if base is None or partial.looks is None:
+            return False
+        return certain(base, partial, *partial.looks, against.gate, kinds[base.kind])
+
+    return stop
+
+
+def _stages(subject: Subject, section: EvalSection, place: Workspace, occasion: object) -> dict[str, Stage]:
+    from eval_suites.remote import is_endpoint
+    from eval_suites.subject import identity_of
+    from sft_core.models import compute_dtype, resolve_device
 
     device = resolve_device(subject.model)
-    asked = section.model_dump(mode="json", exclude={"suites", "batch_size"})
+    asked = section.model_dump(mode="json", exclude={"suites", "batch_tokens", "floor_items", "parity", "judge"})
     common = (
-        "evaluate", version("evaluate"), model_identity(subject.model, place.mirror)["digest"], asked, device.type,
-        str(compute_dtype(subject.model, device)), place.mirror, occasion,
+        "evaluate", version("evaluate"), identity_of(subject.model, place.mirror), asked, device.type,
+        "" if is_endpoint(subject.model.path) else str(compute_dtype(subject.model, device)), place.mirror, occasion,
     )
     template = read_json(subject.template) if subject.template else None
     data_path = Path(section.data_path) if section.data_path else None
@@ -128,16 +168,22 @@ def _stages(subject: Subject, section: EvalSection, place: Workspace, occasion: 
     }
 
 
-def _measure(subject: Subject, section: EvalSection, place: Workspace, stages: Mapping[str, Stage]) -> None:
-    """Measure into a pending folder, which keeps finished suites after a kill, then fill the stages."""
+def _form(subject: Subject) -> ChatForm | None:
     from eval_suites.run import ChatFormat
-    from eval_suites.run import evaluate as run_suites
 
     served = read_json(subject.template) if subject.template else None
-    template = ChatFormat(served["jinja"], served["stop"]) if served else None
+    return ChatFormat(served["jinja"], served["stop"]) if served else None
+
+
+def _measure(subject: Subject, section: EvalSection, place: Workspace, stages: Mapping[str, Stage],
+             cache: Path | None, stop: Callable[[SuiteResult], bool] | None) -> None:
+    """Measure into a pending folder, which keeps finished suites after a kill, then fill the stages."""
+    from eval_suites.run import Out
+    from eval_suites.run import evaluate as run_suites
+
     pending = place.scratch / f"evaluate-{fingerprint(sorted(s.fingerprint for s in stages.values()))}"
-    measured = run_suites(subject.model, list(stages), section=section, template=template, mirror=place.mirror,
-                          out=pending)
+    measured = run_suites(subject.model, list(stages), section=section, template=_form(subject), mirror=place.mirror,
+                          out=Out(pending, cache, stop))
     for name, stage in stages.items():
         def make(out: Path, result: SuiteResult = measured[name]) -> dict[str, object]:
             write_results(out, result)
@@ -145,3 +191,30 @@ def _measure(subject: Subject, section: EvalSection, place: Workspace, stages: M
 
         once(stage, make)
     shutil.rmtree(pending)
+
+
+@task(name="floors", cache_policy=NO_CACHE, task_run_name="floors-{subject.label}")
+def floors(subject: Subject, results: Mapping[str, SuiteResult], section: EvalSection,
+           place: Workspace) -> dict[str, Floor]:
+    """The A/A floor of every suite: found, or measured now. Servers have none: their batches are their own.
+
+    Raises:
+        EvalError, ModelError: the model cannot be used.
+    """
+    from eval_suites.remote import is_endpoint
+
+    if is_endpoint(subject.model.path) or not section.floor_items:
+        return {}
+    named = {name: (one.model, one.protocol_hash, one.backend, one.n) for name, one in results.items()}
+    stage = place.stages.open("floors", fingerprint(
+        "floors", version("evaluate"), named, section.floor_items, section.batch_tokens, section.include_path,
+        section.data_path, section.limit))
+
+    def make(_: Path) -> dict[str, object]:
+        from eval_suites.again import floors as measure
+
+        log.info("A/A floor of %s: %d items of each suite asked again", subject.label, section.floor_items)
+        found = measure(subject.model, results, section, _form(subject), place.mirror)
+        return {name: list(floor) for name, floor in found.items()}
+
+    return {name: Floor(*row) for name, row in once(stage, make).result.items() if name in results}

@@ -48,8 +48,8 @@ class EvalSection(Section):
     """Suites to run before and after training; `sft suites` lists them."""
     limit: Positive | None = None
     """Items per task: a sample drawn once by a fixed seed, the same for every model; intervals widen accordingly."""
-    batch_size: Positive = 16
-    """Rows per forward pass in evaluation."""
+    batch_tokens: Positive = 16384
+    """Padded tokens per batch in evaluation, room for the answer included; no part of the protocol."""
     max_new_tokens: Positive | None = None
     """Cap on generated tokens, where a suite's own should be lowered; part of the protocol."""
     include_path: str | None = None

@@ -1,0 +1,70 @@
+"""Who computes: one contract for transformers in this process, vLLM, and both behind a cache of answers.
+
+A backend works on token ids. Template, few-shot examples and the tokenizer's rules are decided before it is asked, so
+the ids are all that an answer depends on besides the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+NOT_FINITE = "the model's logits are not finite"
+
+
+class Continuation(NamedTuple):
+    """How likely is `continuation` behind `context`? Both hold at least one id."""
+
+    context: tuple[int, ...]
+    continuation: tuple[int, ...]
+
+
+class Likelihood(NamedTuple):
+    """Nats of the continuation, and whether greedy decoding would have said it. NaN where logits are not finite."""
+
+    logprob: float
+    greedy: bool
+
+
+class Prompt(NamedTuple):
+    """What is to be continued greedily, by at most `longest` tokens."""
+
+    ids: tuple[int, ...]
+    longest: int
+
+
+class Generation(NamedTuple):
+    """New ids without the stop. `stopped`: by a stop id, or by `done`. `why` says that there is no answer."""
+
+    ids: tuple[int, ...]
+    stopped: bool
+    why: str = ""
+
+
+class Stops(NamedTuple):
+    """What ends an answer: ids, and for stops that are text a function of the ids so far, asked now and then.
+
+    `key` stands for `done` in the cache's keys.
+    """
+
+    ids: frozenset[int]
+    done: Callable[[Sequence[int]], bool] | None = None
+    key: str = ""
+
+
+class Backend(Protocol):
+    """Answers come in any order, with the place of their request, as soon as they are there."""
+
+    @property
+    def name(self) -> str:
+        """Engine with version, device and precision: what results are labelled with."""
+
+    @property
+    def window(self) -> int:
+        """Most tokens of context and answer together."""
+
+    def likelihoods(self, asked: Sequence[Continuation]) -> Iterator[tuple[int, Likelihood]]:
+        """Log-probabilities. A context that does not fit the window loses its beginning, as lm-eval cuts it."""
+
+    def generate(self, asked: Sequence[Prompt], stops: Stops) -> Iterator[tuple[int, Generation]]:
+        """Greedy answers. Every prompt leaves room for its answer in the window."""

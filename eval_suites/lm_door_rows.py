@@ -1,0 +1,119 @@
+"""lm-eval's samples as item results, and the check that their mean is lm-eval's own number."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from eval_suites.results import ItemResult
+from sft_core.errors import EvalError
+from sft_core.stage import fingerprint
+
+HEADING, PROMPT_END = re.compile(r"^\s*(?:Question|Q)\s*:\s*"), re.compile(r"\s*\b(?:Answer|A)\s*:\s*$")
+NATS = {"word_perplexity": "words", "byte_perplexity": "bytes"}
+"""Metrics of perplexity tasks whose samples are (log-likelihood, weight), and what the weight counts."""
+BYTES = "byte_perplexity"
+
+
+def question(task: Any, doc: Mapping[str, Any]) -> str:
+    """The question alone: its column where there is one, else the task's text without its headings."""
+    own = doc.get("question")
+    text = own if isinstance(own, str) else str(task.doc_to_text(doc))
+    return PROMPT_END.sub("", HEADING.sub("", text)).strip()
+
+
+def first_metric(results: Mapping[str, Any]) -> str:
+    """The first metric of a task as `metric,filter`; of a perplexity task that per byte."""
+    names = [key for key in results if "," in key and "_stderr," not in key]
+    return next((name for name in names if name.startswith(BYTES)), names[0])
+
+
+def rows(suite: str, task: Any, samples: Sequence[Mapping[str, Any]], metric: str,
+         failed: Mapping[str, str]) -> list[ItemResult]:
+    """One row per document; lm-eval logs one sample per document and filter.
+
+    Args:
+        failed: contexts without an answer → why.
+
+    Raises:
+        EvalError: the metric is not in [0, 1].
+    """
+    by_doc: dict[int, list[Mapping[str, Any]]] = {}
+    for sample in samples:
+        by_doc.setdefault(sample["doc_id"], []).append(sample)
+    return [_row(suite, task, by_doc[doc_id], metric, failed) for doc_id in sorted(by_doc)]
+
+
+def _row(suite: str, task: Any, samples: Sequence[Mapping[str, Any]], metric: str,
+         failed: Mapping[str, str]) -> ItemResult:
+    first = samples[0]
+    name = task.config.task
+    item_id, own = f"{name}/{first['doc_id']}", first["doc"].get("cluster")
+    answer, target = _said(task, first)
+    row = ItemResult(
+        suite=suite, task=name, item_id=item_id, cluster=own if isinstance(own, str) else item_id, score=None,
+        metrics={}, prompt=question(task, first["doc"]), answer=answer, target=target, why="",
+        asked=fingerprint(first["doc_hash"], first["prompt_hash"], first["target_hash"]),
+        ids=fingerprint(first["prompt_hash"]))
+    if why := next((failed[args[0]] for args in first["arguments"] if args[0] in failed), _not_finite(first)):
+        return row._replace(why=why)
+    if BYTES in first["metrics"]:
+        return _measured(row, first)
+    metrics = {f"{key},{sample['filter']}": float(sample[key]) for sample in samples for key in sample["metrics"]
+               if isinstance(sample[key], int | float)}
+    value = metrics.get(metric)
+    if value is not None and not 0.0 <= value <= 1.0:
+        raise EvalError(f"{item_id}: {metric} is {value}, and scores lie in [0, 1]; choose another metric for {suite}")
+    return row._replace(score=value, metrics=metrics, why="" if value == 1.0 else f"{metric} is {value}")
+
+
+def _not_finite(sample: Mapping[str, Any]) -> str:
+    """Why a text has no likelihood: lm-eval gives a rolling one as a number."""
+    found = [one for group in sample["resps"] for one in group if isinstance(one, float)]
+    return "" if all(math.isfinite(one) for one in found) else "the model's logits are not finite"
+
+
+def _measured(row: ItemResult, sample: Mapping[str, Any]) -> ItemResult:
+    """A text of a perplexity task: minus nats per byte, weighing its bytes."""
+    loglikelihood, count = sample[BYTES]
+    metrics = {"nats": -float(loglikelihood)}
+    metrics |= {what: float(sample[key][1]) for key, what in NATS.items() if key in sample["metrics"]}
+    return row._replace(score=float(loglikelihood) / count, weight=float(count), metrics=metrics, answer="")
+
+
+def _said(task: Any, sample: Mapping[str, Any]) -> tuple[str, str]:
+    """What the model answered and what was expected, as text."""
+    target = sample["target"]
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return str(sample["resps"][0][0]), str(target)
+    choices = task.doc_to_choice(sample["doc"])
+    likelihoods = [pair[0] for pair in sample["filtered_resps"]][:len(choices)]
+    chosen = choices[max(range(len(likelihoods)), key=likelihoods.__getitem__)]
+    return str(chosen), str(choices[target] if isinstance(target, int) and target < len(choices) else target)
+
+
+def check_mean(found: Sequence[ItemResult], task: str, metric: str, results: Mapping[str, Any]) -> None:
+    """The items must come to lm-eval's own number, unless some have no answer.
+
+    Raises:
+        EvalError: they do not, or there is no such metric.
+    """
+    if metric not in results:
+        raise EvalError(f"task {task} has no metric {metric!r}; it has {sorted(k for k in results if ',' in k)}")
+    if any(row.score is None and row.why and row.why != f"{metric} is None" for row in found):
+        return
+    mean, theirs = _mean(found, metric), float(results[metric])
+    if mean is None or abs(mean - theirs) > 1e-9 * max(1.0, abs(theirs)):
+        raise EvalError(f"{metric} of task {task} is {theirs} by lm-eval and {mean} as the mean of its "
+                        "items; only metrics that are such a mean can be compared with an interval; choose another one")
+
+
+def _mean(found: Sequence[ItemResult], metric: str) -> float | None:
+    """Mean score, or perplexity over all texts."""
+    counted = NATS.get(metric.partition(",")[0])
+    if counted is not None:
+        return math.exp(sum(row.metrics["nats"] for row in found) / sum(row.metrics[counted] for row in found))
+    scores = [row.score for row in found if row.score is not None]
+    return sum(scores) / len(scores) if scores else None
