@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,17 @@ class LmIds:
     """lm-eval's HFLM around a loaded model. The tokenizer is copied: lm-eval gives it a pad token."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
-        self._lm = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=1, backend="causal")
+        logger = logging.getLogger("lm_eval")
+        before = logger.level
+        logger.setLevel(logging.ERROR)  # it warns of every model that is loaded already
+        try:
+            self._lm = self._made(model, tokenizer)
+        finally:
+            logger.setLevel(before)
+
+    @staticmethod
+    def _made(model: Any, tokenizer: Any) -> HFLM:
+        return HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=1, backend="causal")
 
     def scored(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """Ids of a context behind which answers are scored (`tok_encode`)."""

@@ -7,6 +7,7 @@ trial.py       one trial as a process of its own
 nightly.py     the flow sft-nightly, and promotion
 evaluation.py  eval, compare, suites, data show
 doctor.py      pre-flight
+parity.py      the parity certificate
 story.py       the story of the tiny world
 console.py     tables on the terminal
 configs/       demo, sweep, alpaca

@@ -9,7 +9,7 @@ naming.py           our names, values and folders in MLflow's vocabulary
 tracking.py         the only door to MLflow: runs, metrics, artifacts, tables, registry
 study.py            the only door to Optuna: ask, tell, reconcile
 pareto.py           a sweep as picture, page and table
-servers.py          local Prefect and MLflow servers and workers as process groups
+servers.py          local Prefect, MLflow and model servers and workers as process groups
 prefect_plugin.py   bare names for `prefect deployment run`
 deploy.py           registers the deployments of prefect.yaml
 """

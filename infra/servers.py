@@ -1,4 +1,4 @@
-"""Local Prefect and MLflow servers and Prefect workers as child processes.
+"""Local Prefect, MLflow and model servers and Prefect workers as child processes.
 
 Each is started from Python in its own session: `&` of a non-interactive shell makes a Prefect worker deaf to
 SIGTERM, and only killing the whole process group takes the children along.
@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from infra.locks import exclusive
@@ -85,6 +86,30 @@ def start_prefect(home: Path, port: int) -> Service:
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     service = _start("prefect", f"http://127.0.0.1:{port}/api", command, environment, home)
     return _healthy(service, "/health")
+
+
+def start_serving(model: Path, port: int, *, device: str, dtype: str, folder: Path) -> Service:
+    """transformers' own OpenAI-compatible server on 127.0.0.1, pinned to one model folder, without network.
+
+    Args:
+        model: the model folder.
+        port: where it listens; its API is below /v1.
+        device, dtype: as the model is to be loaded.
+        folder: where its log goes.
+
+    Raises:
+        OrchestrationError: a library that it needs is missing, or it does not answer in time.
+    """
+    if find_spec("openai") is None:
+        raise OrchestrationError("transformers' server needs the package openai; install it with "
+                                 "`pip install 'sft-platform[serve]'`, or name a running server")
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [
+        sys.executable, "-m", "transformers.cli.transformers", "serve", str(model.absolute()), "--host", "127.0.0.1",
+        "--port", str(port), "--device", device, "--dtype", dtype,
+    ]
+    environment = {**TELEMETRY_OFF, "HF_HUB_OFFLINE": "1"}
+    return _healthy(_start("serving", f"http://127.0.0.1:{port}", command, environment, folder), "/health")
 
 
 def ensure_prefect(settings: Settings) -> None:

@@ -12,5 +12,6 @@ trial.py       one trial of a sweep in its own process
 story.py       what SFT buys and costs, pooled over seeds
 tiny.py        the embedded base, trained again
 doctor.py      pre-flight of an experiment
+parity.py      the parity certificate, alone or against a server
 show.py        prepared examples and suites for a person
 """
