@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from eval_suites.classify import by_classifier
-from eval_suites.refusal.judged import INSTRUCTION, Ask, Asked, Unjudged, by_judge
+from eval_suites.endpoint import Endpoint, EndpointError, Request
+from eval_suites.refusal.judged import INSTRUCTION, Ask, Asked, Messages, Unjudged, by_judge
 from eval_suites.refusal.rules import Verdict, judge
 from eval_suites.results import ItemResult, SuiteResult
 from eval_suites.scorers.base import Expect
@@ -32,12 +33,23 @@ class RefusalScorer(NamedTuple):
     judge: Callable[[Sequence[Asked]], list[Verdict | Unjudged]]
 
 
+def through(endpoint: Endpoint, max_tokens: int) -> Ask:
+    """Asks a judge behind an endpoint (`eval.judge.max_tokens` for its longest reply); what fails stands in its
+    place."""
+
+    def ask(requests: Sequence[Messages]) -> list[str | Exception]:
+        replies = endpoint.many([Request(messages, max_tokens) for messages in requests])
+        return [reply if isinstance(reply, EndpointError) else reply.text for reply in replies]
+
+    return ask
+
+
 def refusal_scorer(section: EvalSection, ask: Ask | None = None, mirror: Path | None = None) -> RefusalScorer:
     """The scorer of `eval.refusal_scorer`. A classifier is loaded with the first answers.
 
     Args:
         section: which one, and what a classifier's classes mean.
-        ask: asks the judge of `eval.judge`; needed for `judge` alone.
+        ask: asks the judge of `eval.judge`, see `through`; needed for `judge` alone.
         mirror: folder with hub models, or None for the hub.
 
     Raises:

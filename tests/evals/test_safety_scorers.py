@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import json
 import threading
-import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from eval_suites.calibrate import corrected
-from eval_suites.refusal.choice import refusal_scorer, rescore
-from eval_suites.refusal.judged import Asked, Messages, Unjudged, question, read_reply
+from eval_suites.endpoint import Endpoint
+from eval_suites.refusal.choice import refusal_scorer, rescore, through
+from eval_suites.refusal.judged import Ask, Asked, Unjudged, question, read_reply
 from eval_suites.results import ItemResult, SuiteResult
 from sft_core.config.evaluate import EndpointSection, EvalSection, JudgeSection
 from sft_core.errors import EvalError
@@ -97,20 +97,9 @@ def judge_url() -> Iterator[str]:
     server.server_close()
 
 
-def asker(url: str):
-    def one(messages: Messages) -> str | Exception:
-        data = json.dumps({"model": "fake", "messages": messages}).encode()
-        request = urllib.request.Request(f"{url}/chat/completions", data, {"Content-Type": "application/json"})
-        try:
-            with urllib.request.urlopen(request, timeout=5) as reply:
-                return str(json.load(reply)["choices"][0]["message"]["content"])
-        except OSError as error:
-            return EvalError(str(error))
-
-    def ask(requests: Sequence[Messages]) -> list[str | Exception]:
-        return [one(messages) for messages in requests]
-
-    return ask
+def asker(url: str) -> Ask:
+    section = EndpointSection(url=url, model="fake", retries=1, parallel=2)
+    return through(Endpoint(section, pause=lambda seconds: None), max_tokens=50)
 
 
 def judged(url: str) -> EvalSection:
