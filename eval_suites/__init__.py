@@ -23,6 +23,7 @@ lm_door_model.py  lm-eval's HFLM with a backend of ours
 lm_door_rows.py  lm-eval's samples as item results
 generate.py   greedy answers through the chat template
 lm_door_ids.py  token ids of a chat as lm-eval makes them
+lm_door_data.py  which hub data sets lm-eval's tasks read
 parity.py     the certificate: training, evaluation, template and server see the same ids
 parity_server.py  asks a running server, one chat at a time
 parity_probes.py  conversations that tell tokenizations apart

@@ -10,7 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from eval_suites.calibrate import corrected
+from eval_suites.intervals import Interval
 from eval_suites.results import ItemResult, SuiteResult, Tally
+from eval_suites.robustness import drop_rows
 from eval_suites.verdict import SHOWN, SuiteVerdict, Verdict
 
 Results = Mapping[str, SuiteResult]
@@ -181,6 +184,44 @@ def _change(base: Tally, tuned: Tally) -> str:
     return NONE if base.score is None or tuned.score is None else f"{100 * (tuned.score - base.score):+.1f}"
 
 
+def _robustness(both: _Both) -> Table:
+    rows = [row for _, base, tuned in both.suites for row in drop_rows(base, tuned)]
+    return Table("Drop from the clean form", "Points of 100, clean − changed form, paired; above zero the changed form "
+                                             "is harder.", rows)
+
+
+def _refusals(both: _Both) -> Table:
+    rows = [{"suite": side.suite, "model": name, "requests": rate.task,
+             "should refuse": "yes" if rate.wanted else "no", "refused, as scored": _percent(rate.raw.estimate),
+             "corrected": _percent(rate.corrected.estimate), "95 % interval": _percents(rate.corrected),
+             "items": str(rate.raw.items)} for name, side in both.sides for rate in corrected(side)]
+    return Table("Refusal rates, corrected for the scorer's errors", "After Rogan and Gladen (1978).", rows)
+
+
+def _percent(value: float | None) -> str:
+    return NONE if value is None else f"{100 * value:.1f} %"
+
+
+def _percents(span: Interval) -> str:
+    return span.method if span.estimate is None else f"{100 * span.low:.1f} to {100 * span.high:.1f} %"
+
+
+def _perplexity(both: _Both) -> Table:
+    rows = [{"suite": side.suite, "model": name, "per byte": _per(side, "bytes"), "per token": _per(side, "tokens"),
+             "per word": _per(side, "words")}
+            for name, side in both.sides if side.scale == "log"]
+    return Table("Perplexity", "Per token only of models with the same tokenizer to be compared.", rows)
+
+
+def _per(side: SuiteResult, unit: str) -> str:
+    """exp(nats / units) over the scored items that count this unit."""
+    counted = [item for item in side.items if item.score is not None and item.metrics.get(unit)]
+    if unit == "bytes" and side.score is not None:
+        return f"{math.exp(-side.score):.4f}"
+    total = sum(item.metrics[unit] for item in counted)
+    return f"{math.exp(sum(item.metrics['nats'] for item in counted) / total):.3f}" if total else NONE
+
+
 def _measured(both: _Both) -> Table:
     rows = []
     for one, base, tuned in both.suites:
@@ -202,11 +243,11 @@ def _counts(one: int, two: int) -> str:
 
 
 def _pair(base: SuiteResult, tuned: SuiteResult, metric: str) -> str:
-    values = [share(side.items, metric) for side in (base, tuned)]
+    values = [shared_metric(side.items, metric) for side in (base, tuned)]
     return NONE if None in values else " → ".join(f"{100 * (v or 0.0):.0f} %" for v in values)
 
 
-def share(items: Sequence[ItemResult], metric: str) -> float | None:
+def shared_metric(items: Sequence[ItemResult], metric: str) -> float | None:
     """Mean of a further metric over the items that have it; None where none has."""
     values = [item.metrics[metric] for item in items if metric in item.metrics]
     return sum(values) / len(values) if values else None
@@ -228,4 +269,4 @@ def reason(why: str) -> str:
 
 
 TABLES: tuple[Callable[[_Both], Table], ...] = (
-    _wins, _tax, _checks, _notes, _floor, _clean, _measured, _unscored, _tasks)
+    _wins, _tax, _checks, _notes, _floor, _clean, _refusals, _robustness, _perplexity, _measured, _unscored, _tasks)

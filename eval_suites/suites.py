@@ -56,6 +56,8 @@ class Suite(Section):
     scorer: str | None = None
     """Scores all items in place of the scorer that their kind names: `package.module:function`, or `file.py:function`
     beside the YAML, a pure function of (expect, answer) that returns a `Score`."""
+    published_items: Positive | None = None
+    """Items of the published test set, for listings: counting them would load it from the hub."""
     reader: str | None = None
     """Reads a published benchmark's own files into items (`readers.py`); without one `items` holds items."""
     variants: tuple[str, ...] = ()

@@ -8,8 +8,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from tasks.verdict import Flip, Names, Report, reason, word_diff
 
 console = Console(width=None if sys.stdout.isatty() else 150)  # a file or a pipe has no width of its own
+LONGEST_PROMPT = 1000
+"""Characters of a prompt on the terminal: its end, where the question is."""
 STYLE = {"pass": "bold green", "fail": "bold red", "undecided": "bold yellow"}
 
 
@@ -55,6 +60,30 @@ def lines(*texts: str) -> None:
     """Print plain lines, without markup."""
     for text in texts:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def report(found: Report) -> None:
+    """Print the tables of a report that are not folded away, and the gate."""
+    for part in found.tables:
+        if not part.folded:
+            table(part.title, part.rows)
+    gate(found.gate, found.reason)
+
+
+def side_by_side(flip: Flip, names: Names) -> None:
+    """Print an item that changed: what was asked, and both answers beside each other with their differences."""
+    left, right = (Text.assemble(*((piece.text, "" if piece.same else "bold reverse") for piece in side))
+                   for side in word_diff(flip.base_answer, flip.tuned_answer))
+    shown = Table(title=Text(f"{'lost' if flip.lost else 'gained'}: {flip.suite} {flip.item_id} ({flip.task})"),
+                  title_justify="left", title_style="bold", expand=True)
+    for name, score in ((names.base, flip.base), (names.tuned, flip.tuned)):
+        shown.add_column(Text(f"{name}: {score:.3g}"), ratio=1, overflow="fold")
+    shown.add_row(left, right)
+    lines(f"prompt: {flip.prompt[-LONGEST_PROMPT:]}", f"target: {flip.target[:LONGEST_PROMPT]}")
+    console.print(shown)
+    if flip.why:
+        lines(f"why points are missing: {reason(flip.why)}")
+    lines("")
 
 
 def where_to_look(uri: str) -> str:

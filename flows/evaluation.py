@@ -2,54 +2,87 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import NamedTuple
 
 from flows import console
 from flows.experiment import connect, workspace
 from sft_core.config.evaluate import EvalSection, GateSection
 from sft_core.configfile import load
-from sft_core.errors import DataError
+from sft_core.errors import ConfigError, DataError, EvalError
 from tasks.evaluate import evaluate_any
 from tasks.prepare import prepare, prepared_stage
-from tasks.runs import find
+from tasks.runs import results_of
 from tasks.show import Wanted, page, rejected_rows, shown_rows
-from tasks.verdict import changed_items, judge, listed
+from tasks.verdict import Names, Results, compared, judge, keep, listed, write_page
 
 
-def run_evaluation(model: str, suites: list[str], *, against: str | None, limit: int | None, template: str) -> None:
+class Shown(NamedTuple):
+    """How a comparison is shown: changed items per suite on the terminal, and where a page and results go."""
+
+    flips: int = 0
+    html: Path | None = None
+    out: Path | None = None
+
+
+def run_evaluation(model: str, section: EvalSection, template: str, against: str | None, shown: Shown) -> None:
     """`sft eval`: evaluate a model, alone or paired with another one."""
     place, tracker = workspace(), connect()
-    section = EvalSection(suites=tuple(suites), limit=limit)
+    if shown.html and against is None:
+        raise ConfigError("--html writes a comparison; say with --against what to compare with")
     results = evaluate_any(model, template, section, place, tracker)
-    if against is None:
-        console.table(model, listed(results))
-        return
-    base = evaluate_any(against, template, section, place, tracker)
-    verdict = judge.fn(base, results, GateSection())
-    console.table(f"{model} against {against}", verdict.rows())
-    console.gate(verdict.gate, verdict.reason)
+    base = evaluate_any(against, template, section, place, tracker) if against else None
+    if shown.out:
+        keep(shown.out, results)
+    console.table(model, listed(results))
+    if base is not None and against is not None:
+        show_comparison(base, results, GateSection(), Names(against, model), shown)
 
 
-def run_comparison(run_a: str, run_b: str, flips: int) -> None:
-    """`sft compare`: paired differences between two recorded runs, and the items that flipped."""
+def run_comparison(first: str, second: str, gate: GateSection, shown: Shown, section: EvalSection | None) -> None:
+    """`sft compare`: two recorded runs by their results, or any two models, evaluated now on `section`."""
     place, tracker = workspace(), connect()
-    first, second = (find(reference, place, tracker) for reference in (run_a, run_b))
-    a, b = first.results(), second.results()
-    shared = sorted(set(a) & set(b))
-    verdict = judge.fn({name: a[name] for name in shared}, {name: b[name] for name in shared}, GateSection())
-    console.table(f"{second.name} against {first.name}", verdict.rows())
+    if section is None:
+        (name_a, a), (name_b, b) = (results_of(reference, place, tracker) for reference in (first, second))
+    else:
+        a, b = (evaluate_any(reference, "auto", section, place, tracker) for reference in (first, second))
+        name_a, name_b = first, second
+    shared = [name for name in a if name in b]
+    if not shared:
+        raise EvalError(f"{name_a} and {name_b} share no suite: {sorted(a)} and {sorted(b)}; say with --suite what to "
+                        "evaluate on both")
+    show_comparison({name: a[name] for name in shared}, {name: b[name] for name in shared}, gate,
+                    Names(name_a, name_b), shown)
     if missing := sorted(set(a) ^ set(b)):
         console.lines(f"not compared, only in one of the two: {', '.join(missing)}")
-    for name in shared:
-        items, total = changed_items(a[name], b[name], flips)
-        console.table(f"{name}: {len(items)} of {total} items that changed", items)
 
 
-def list_suites() -> None:
+def show_comparison(base: Results, tuned: Results, gate: GateSection, names: Names, shown: Shown) -> None:
+    """Print the report and the items that changed, and write the page where one is asked for."""
+    found = compared(judge.fn(base, tuned, gate), base, tuned, names)
+    for changed in found.flips.values():
+        for flip in changed[: shown.flips]:
+            console.side_by_side(flip, found.report.names)
+        if shown.flips and changed:
+            console.lines(f"{changed[0].suite}: {min(shown.flips, len(changed))} of {len(changed)} items that changed")
+    console.report(found.report)
+    if shown.html:
+        write_page(shown.html, f"{names.tuned} against {names.base}", found)
+        console.lines(f"page     {shown.html}")
+
+
+def list_suites(data_path: Path | None, *, as_json: bool) -> None:
     """`sft suites`: what can be run."""
     from tasks.show import suite_rows
 
-    console.table("Suites (lm:TASK is any task of lm-eval)", suite_rows())
+    rows = suite_rows(data_path, workspace().mirror)
+    if as_json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+    else:
+        short = [{key: value for key, value in row.items() if key != "about"} for row in rows]
+        console.table("Suites (lm:TASK is any task of lm-eval)", short)
+        console.lines("detectable: the smallest difference, in points, that is found with 80 % power at a base of 50 %")
 
 
 def show_data(path: Path, overrides: list[str], wanted: Wanted, *, html: Path | None) -> None:

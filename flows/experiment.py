@@ -15,6 +15,7 @@ from sft_core.configfile import Loaded, load
 from sft_core.errors import GateFailed
 from tasks.evaluate import base_subject, evaluate, tuned_subject
 from tasks.experiment import open_experiment
+from tasks.parity import certificate
 from tasks.prepare import prepare
 from tasks.record import record
 from tasks.stages import Workspace
@@ -71,7 +72,9 @@ def experiment(loaded: Loaded, parent_run_id: str | None = None) -> dict[str, An
         base = evaluate(base_subject(config, prepared), config.eval, place)
         trained = train(config, prepared, place, run.follow)
         tuned = evaluate(tuned_subject(config, trained), config.eval, place)
-        verdict = judge(base, tuned, config.gate)
+        found = certificate(trained, config, place)
+        verdict = judge(base, tuned, config.gate, contaminated=prepared.result.get("contaminated"),
+                        checks=(found.check(),) if found else ())
         return record(run, prepared, trained, {"base": base, "tuned": tuned}, verdict)
 
 
@@ -85,6 +88,7 @@ def show(summary: dict[str, Any], config: ExperimentConfig) -> None:
     console.table("Verdict: tuned against base", summary["verdict_rows"])
     console.gate(summary["gate"]["outcome"], summary["gate"]["reason"])
     console.lines("", f"model    {summary['model']}", f"run      {summary['run']}  ({summary['folder']})",
+                  f"report   {summary['folder']}/report.html",
                   f"compare  {console.where_to_look(summary['mlflow_uri'])}")
     if config.gate.enforce and summary["gate"]["outcome"] != "pass":
         raise GateFailed(f"{summary['gate']['outcome']}: {summary['gate']['reason']}")

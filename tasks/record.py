@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from eval_suites.verdict import Verdict
 from sft_core.stage import write_json
 from tasks.experiment import Experiment
 from tasks.stages import Done
+from tasks.verdict import compared, write_report
 
 CANDIDATE = "candidate"
-TABLE_COLUMNS = ("item_id", "task", "score", "prompt", "answer", "target", "why")
+SHARED = ("item_id", "task", "prompt", "target", "ids")
+SIDED = ("score", "answer", "why")
 
 
 @task(name="record", cache_policy=NO_CACHE)
@@ -33,7 +36,8 @@ def record(
     for label, suites in results.items():
         for result in suites.values():
             write_results(run.folder / "evaluation" / label, result)
-    write_json(run.folder / "verdict.json", verdict.to_dict())
+    found = compared(verdict, results["base"], results["tuned"])
+    write_report(run.folder, f"{run.name}: tuned against base", found)
     write_json(run.folder / "ledger.json", prepared.result["ledger"])
     write_json(run.folder / "training.json", trained.result)
     _link(run.folder / "model", trained.folder / "model")
@@ -71,21 +75,41 @@ def _track(run: Experiment, trained: Done, results: Mapping[str, Mapping[str, Su
     for one in verdict.suites:
         kind = "tax" if one.kind == "capability" else "win"
         metrics |= {f"base/{one.suite}": one.base, f"tuned/{one.suite}": one.tuned, f"{kind}/{one.suite}": one.points,
-                    f"{kind}_low/{one.suite}": one.low, f"{kind}_high/{one.suite}": one.high}
+                    f"{kind}_low/{one.suite}": one.low, f"{kind}_high/{one.suite}": one.high,
+                    f"mde/{one.suite}": one.mde, f"margin/{one.suite}": one.margin}
+        if one.floor:
+            metrics |= {f"floor_same/{one.suite}": one.floor.same, f"floor_batch/{one.suite}": one.floor.batch,
+                        f"floor_worst/{one.suite}": one.floor.worst}
+        if one.uncontaminated:
+            metrics[f"{kind}_uncontaminated/{one.suite}"] = one.uncontaminated.points
     tracker.log_metrics(run_id, metrics)
-    for name in ("verdict.json", "ledger.json", "training.json", "summary.json"):
+    for name in ("report.html", "tax.png", "verdict.json", "ledger.json", "training.json", "summary.json"):
         tracker.log_artifacts(run_id, run.folder / name)
     tracker.log_artifacts(run_id, run.folder / "evaluation", "evaluation")
     tracker.log_artifacts(run_id, trained.folder / "events.jsonl")
     for suite, result in results["tuned"].items():
-        columns = {name: [getattr(item, name) for item in result.items] for name in TABLE_COLUMNS}
-        tracker.log_table(run_id, f"items/{suite.replace(':', '-')}.json", columns)
+        tracker.log_table(run_id, f"items/{re.sub(r'[^0-9A-Za-z_.-]+', '-', suite)}.json",
+                          side_by_side(results["base"][suite], result))
     tracker.log_artifacts(run_id, trained.folder / "model", "model")
     if run.config.tracking.registered_model:
         version = tracker.register(run_id, trained.folder / "model", run.config.tracking.registered_model)
         tracker.set_alias(run.config.tracking.registered_model, CANDIDATE, version)
     tracker.set_tags(run_id, {"sft.gate": verdict.gate, "sft.reason": verdict.reason})
     tracker.finish(run_id)
+
+
+def side_by_side(base: SuiteResult, tuned: SuiteResult) -> dict[str, list[object]]:
+    """Columns of one table with every item once: what was asked, and of both models answer, score and why.
+
+    An item that only one of them was asked has None on the other side.
+    """
+    before, after = ({item.item_id: item for item in side.items} for side in (base, tuned))
+    keys = list(before | after)
+    columns: dict[str, list[object]] = {
+        name: [getattr(before.get(key) or after[key], name) for key in keys] for name in SHARED}
+    for label, side in (("base", before), ("tuned", after)):
+        columns |= {f"{label}_{name}": [getattr(side.get(key), name, None) for key in keys] for name in SIDED}
+    return columns
 
 
 def _show(run: Experiment, summary: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from eval_suites.results import SuiteResult, read_results
 from infra.tracking import Tracker
 from sft_core.configfile import Loaded, load
-from sft_core.errors import EvalError
+from sft_core.errors import EvalError, TrackingError
 from sft_core.stage import read_json
 from tasks.stages import Workspace
 
@@ -58,6 +58,28 @@ def find(reference: str, place: Workspace, tracker: Tracker) -> Recorded:
     for artifact in ("config.yaml", "evaluation", "model"):
         tracker.download(tracked.run_id, artifact, folder)
     return Recorded(tracked.name, tracked.run_id, folder)
+
+
+def results_of(reference: str, place: Workspace, tracker: Tracker) -> tuple[str, dict[str, SuiteResult]]:
+    """Name and results of the tuned model of a recorded run, given as for `find` or as models:/NAME@ALIAS.
+
+    Raises:
+        EvalError: it is no recorded run, or has no results; says what else can be done.
+        TrackingError: the registry does not know the model, or the tracker cannot be asked.
+    """
+    if reference.startswith("models:/"):
+        name, _, alias = reference.removeprefix("models:/").partition("@")
+        run = find(tracker.resolve_alias(name, alias or "champion").run_id, place, tracker)
+        return reference, run.results()
+    if reference == "tiny" or Path(reference).is_dir():
+        raise EvalError(f"{reference} is a model and no recorded run, so it has no results yet; say with --suite what "
+                        "to evaluate on both")
+    try:
+        run = find(reference, place, tracker)
+    except TrackingError as error:
+        raise EvalError(f"{error}. A folder, a hub id or tiny can be compared too: say with --suite what to evaluate"
+                        ) from error
+    return run.name, run.results()
 
 
 def local_runs(runs: Path) -> Mapping[str, Recorded]:

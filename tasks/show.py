@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 from rich.text import Text
 
-from eval_suites.suites import load_suites
+from eval_suites.lm_door_data import hub_ids
+from eval_suites.suites import Suite, load_suites
 from sft_core.config.experiment import ExperimentConfig
-from sft_core.errors import ConfigError, DataError
+from sft_core.errors import ConfigError, DataError, EvalError
 from sft_core.stage import read_json, write_text
 from tasks.stages import Done, Workspace
 
@@ -75,12 +76,38 @@ def rejected_rows(folder: Path, wanted: Wanted) -> tuple[list[str], int]:
     return [f"{row.origin}: {row.why}: {row.detail}" for row in some], len(rows)
 
 
-def suite_rows() -> list[dict[str, object]]:
-    """One row per shipped suite."""
-    return [
-        {"suite": one.name, "kind": one.kind, "engine": one.engine, "about": one.about}
-        for one in load_suites().values()
-    ]
+def suite_rows(data_path: Path | None, mirror: Path | None) -> list[dict[str, object]]:
+    """One row per shipped suite; loads no model and asks no hub."""
+    return [_suite_row(one, data_path, mirror) for one in load_suites().values()]
+
+
+def _suite_row(one: Suite, data_path: Path | None, mirror: Path | None) -> dict[str, object]:
+    from eval_suites.items import read_items, read_texts
+    from eval_suites.power import mde_points
+
+    items, clusters, state = one.published_items, None, "ready"
+    if one.engine == "lm_eval":
+        missing = [name for name in hub_ids(one) if mirror is None or not (mirror / name).is_dir()]
+        state = f"needs {', '.join(missing)}: from the hub, or in SFT_MIRROR" if missing else "ready"
+    else:
+        try:
+            read = (read_texts if one.engine == "likelihood" else read_items)(one, None, data_path)
+        except EvalError as error:
+            state = str(error).splitlines()[0]
+        else:
+            items, clusters = len(read), len({item.cluster for item in read})
+    points = mde_points(items, clusters, one.kind, one.scale) if items else None
+    return {"suite": one.name, "kind": one.kind, "items": items, "protocol": _protocol(one),
+            "detectable": None if points is None else round(points, 1), "data": one.items or ", ".join(one.tasks),
+            "here": state, "about": one.about}
+
+
+def _protocol(one: Suite) -> str:
+    if one.engine == "lm_eval":
+        parts = ["chat" if one.chat else "completion"]
+        parts += [f"{one.num_fewshot}-shot"] if one.num_fewshot is not None else []
+        return ", ".join([*parts, *([one.metric] if one.metric else [])])
+    return "chat" if one.through_template else "text"
 
 
 def _views(config: ExperimentConfig, prepared: Done, wanted: Wanted) -> list[Any]:

@@ -2,26 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from eval_suites.flips import flips
-from eval_suites.results import SuiteResult
+from eval_suites.flips import Flip, flips, word_diff
+from eval_suites.floor import Floor
+from eval_suites.report import Names, Report, reason, report, shared_metric, shown_score
+from eval_suites.results import SuiteResult, write_results
 from eval_suites.stats import rate
-from eval_suites.verdict import Verdict, compare
+from eval_suites.verdict import Check, Verdict, compare
 from sft_core.config.evaluate import GateSection
+from sft_core.stage import write_json, write_text
+
+__all__ = ["Compared", "Flip", "Names", "Report", "Results", "compared", "judge", "keep", "listed", "reason",
+           "regressions", "with_variants", "word_diff", "write_page", "write_report"]
+Results = Mapping[str, SuiteResult]
 
 
 @task(name="verdict", cache_policy=NO_CACHE)
-def judge(base: Mapping[str, SuiteResult], tuned: Mapping[str, SuiteResult], gate: GateSection) -> Verdict:
+def judge(
+    base: Results, tuned: Results, gate: GateSection, contaminated: Mapping[str, Collection[str]] | None = None,
+    floors: Mapping[str, Floor] | None = None, checks: Sequence[Check] = (),
+) -> Verdict:
     """Compare paired results under the declared gate.
+
+    Args:
+        base, tuned: results by suite.
+        gate: what is asked for.
+        contaminated: suite → ids of the items found in the training data, without their variants' endings.
+        floors: suite → how far the base differs from itself.
+        checks: conditions beside the scores.
 
     Raises:
         EvalError: the protocols of base and tuned differ.
     """
-    return compare(base, tuned, gate)
+    found = {name: with_variants(ids, base[name]) for name, ids in (contaminated or {}).items() if name in base}
+    return compare(base, tuned, gate, contaminated=found, floors=floors, checks=checks)
+
+
+def with_variants(ids: Collection[str], result: SuiteResult) -> set[str]:
+    """Ids of the result's items that are one of these or a variant of it (`id~variant`)."""
+    known = set(ids)
+    return {item.item_id for item in result.items if item.item_id in known or item.item_id.split("~")[0] in known}
+
+
+class Compared(NamedTuple):
+    """A verdict with everything that a person reads of it."""
+
+    verdict: Verdict
+    report: Report
+    flips: dict[str, list[Flip]]
+
+
+def compared(verdict: Verdict, base: Results, tuned: Results, names: Names | None = None) -> Compared:
+    """The report and the changed items of a verdict."""
+    changed = {name: flips(base[name], tuned[name]) for name in tuned}
+    return Compared(verdict, report(verdict, base, tuned, names), changed)
+
+
+def keep(folder: Path, results: Results) -> None:
+    """Write per-item results, Parquet and JSON, one pair of files per suite."""
+    for result in results.values():
+        write_results(folder, result)
+
+
+def write_page(file: Path, title: str, found: Compared) -> None:
+    """The report as one page that stands alone."""
+    from eval_suites.page import page
+    from eval_suites.plot import forest_svg
+
+    write_text(file, page(title, found.report, forest_svg(found.verdict), found.flips))
+
+
+def write_report(folder: Path, title: str, found: Compared) -> None:
+    """`report.html`, `verdict.json` and `tax.png`."""
+    from eval_suites.plot import forest_png
+
+    write_page(folder / "report.html", title, found)
+    write_json(folder / "verdict.json", found.verdict.to_dict())
+    (folder / "tax.png").write_bytes(forest_png(found.verdict))
 
 
 def regressions(verdict: Verdict) -> list[str]:
@@ -40,22 +103,16 @@ def listed(results: Mapping[str, SuiteResult]) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for name, result in results.items():
         scored = [item for item in result.items if item.score is not None]
-        evidence = rate([float(item.score or 0.0) for item in scored], [item.cluster for item in scored])
+        evidence = rate([float(item.score or 0.0) for item in scored], [item.cluster for item in scored],
+                        [item.weight for item in scored], result.scale)
         span = evidence.interval(0.05) if evidence else None
+        ends = [shown_score(end, result.scale) for end in (span.low, span.high)] if span else []
+        stopped = shared_metric(result.items, "stopped")
         rows.append({
-            "suite": name, "score": "–" if result.score is None else f"{100 * result.score:.1f}",
-            "95 % interval": f"{100 * span.low:.1f} to {100 * span.high:.1f}" if span else "–",
-            "items": result.n, "unscored": result.tally.unscored, "protocol": result.protocol_hash[:8],
+            "suite": name, "score": shown_score(result.score, result.scale),
+            "95 % interval": " to ".join(ends[::-1] if result.scale == "log" else ends) or "–",
+            "items": result.n, "unscored": result.tally.unscored,
+            "stop rate": "–" if stopped is None else f"{100 * stopped:.0f} %", "seconds": f"{result.seconds:.1f}",
+            "backend": result.backend, "protocol": result.protocol_hash[:8],
         })
     return rows
-
-
-def changed_items(a: SuiteResult, b: SuiteResult, most: int) -> tuple[list[dict[str, object]], int]:
-    """The first items whose score changed from `a` to `b`, losses first, and how many there are in all."""
-    found = flips(a, b)
-    rows: list[dict[str, object]] = [
-        {"item": flip.item_id, "score": f"{flip.base:g} → {flip.tuned:g}", "prompt": flip.prompt[-200:],
-         "first": flip.base_answer[:120], "second": flip.tuned_answer[:120], "target": flip.target[:80]}
-        for flip in found[:most]
-    ]
-    return rows, len(found)
