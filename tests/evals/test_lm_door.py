@@ -11,9 +11,11 @@ import pytest
 import yaml
 
 from eval_suites import lm_door
-from eval_suites.items import eval_items
+from eval_suites.items import eval_items, read_items
+from eval_suites.lm_door_model import FastModel
+from eval_suites.lm_door_rows import question
 from eval_suites.run import ChatFormat, evaluate
-from eval_suites.suites import Suite
+from eval_suites.suites import Suite, suite
 from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EvalSection
 from sft_core.errors import EvalError
@@ -54,17 +56,17 @@ def lm_suite(*tasks: str, **more: Any) -> Suite:
 
 
 @pytest.fixture(scope="session")
-def lm(model_folder: Path) -> lm_door.WatchedModel:
+def lm(model_folder: Path) -> FastModel:
     loaded = load_model(ModelSection(path=str(model_folder)), mirror=None)
-    return lm_door.language_model(loaded.model, loaded.tokenizer, 4, "probe")
+    return lm_door.language_model(loaded.model, loaded.tokenizer, 4096, "probe")
 
 
 def door(suite: Suite, tasks: Path, tmp_path: Path, mirror: Path | None = None) -> lm_door.LmDoor:
     return lm_door.LmDoor(suite, include_path=str(tasks), mirror=mirror, scratch=tmp_path)
 
 
-def test_items_carry_score_answer_target_and_cluster(lm: lm_door.WatchedModel, tasks: Path, tmp_path: Path) -> None:
-    ran = door(lm_suite("plus_choice", "say"), tasks, tmp_path).run(lm, limit=None, max_new_tokens=None)
+def test_items_carry_score_answer_target_and_cluster(lm: FastModel, tasks: Path, tmp_path: Path) -> None:
+    ran = door(lm_suite("plus_choice", "say"), tasks, tmp_path).run(lm, chosen=None, max_new_tokens=None)
     by_id = {item.item_id: item for item in ran.items}
     assert len(by_id) == len(ran.items) == 12
     item = by_id["plus_choice/4"]
@@ -77,8 +79,8 @@ def test_items_carry_score_answer_target_and_cluster(lm: lm_door.WatchedModel, t
     assert by_id["say/0"].target == "one"
 
 
-def test_mean_of_items_is_lm_evals_own_number(lm: lm_door.WatchedModel, tasks: Path, tmp_path: Path) -> None:
-    ran = door(lm_suite("plus_choice", "say"), tasks, tmp_path).run(lm, limit=None, max_new_tokens=None)
+def test_mean_of_items_is_lm_evals_own_number(lm: FastModel, tasks: Path, tmp_path: Path) -> None:
+    ran = door(lm_suite("plus_choice", "say"), tasks, tmp_path).run(lm, chosen=None, max_new_tokens=None)
     for task in ("plus_choice", "say"):
         metric = ran.tasks[task]["metric"]
         for name in {metric, *(("acc_norm,none",) if task == "plus_choice" else ())}:
@@ -86,30 +88,35 @@ def test_mean_of_items_is_lm_evals_own_number(lm: lm_door.WatchedModel, tasks: P
             assert sum(values) / len(values) == pytest.approx(ran.aggregates[task][name], abs=1e-12)
 
 
-def test_limit_takes_the_first_items(lm: lm_door.WatchedModel, tasks: Path, tmp_path: Path) -> None:
-    ran = door(lm_suite("plus_choice"), tasks, tmp_path).run(lm, limit=2, max_new_tokens=None)
-    assert [item.item_id for item in ran.items] == ["plus_choice/0", "plus_choice/1"]
+def test_the_words_of_an_item_do_not_depend_on_the_others(lm: FastModel, tasks: Path, tmp_path: Path) -> None:
+    """Examples are drawn at random from document to document."""
+    suite = lm_suite("plus_choice", num_fewshot=2)
+    whole = door(suite, tasks, tmp_path).run(lm, chosen=None, max_new_tokens=None)
+    some = door(suite, tasks, tmp_path).run(lm, chosen={"plus_choice/2", "plus_choice/7"}, max_new_tokens=None)
+    assert [item.item_id for item in some.items] == ["plus_choice/2", "plus_choice/7"]
+    assert list(some.items) == [item for item in whole.items if item.item_id in {"plus_choice/2", "plus_choice/7"}]
+    assert len({item.ids for item in whole.items}) == 9
 
 
-def test_a_metric_that_is_no_mean_is_refused(lm: lm_door.WatchedModel, tasks: Path, tmp_path: Path) -> None:
+def test_a_metric_that_is_no_mean_is_refused(lm: FastModel, tasks: Path, tmp_path: Path) -> None:
     with pytest.raises(EvalError, match="acc,none of task spread.*mean of its items"):
-        door(lm_suite("spread"), tasks, tmp_path).run(lm, limit=None, max_new_tokens=None)
+        door(lm_suite("spread"), tasks, tmp_path).run(lm, chosen=None, max_new_tokens=None)
 
 
-def test_a_metric_that_is_not_there_is_named(lm: lm_door.WatchedModel, tasks: Path, tmp_path: Path) -> None:
+def test_a_metric_that_is_not_there_is_named(lm: FastModel, tasks: Path, tmp_path: Path) -> None:
     with pytest.raises(EvalError, match="no metric 'f1,none'.*acc,none"):
-        door(lm_suite("plus_choice", metric="f1,none"), tasks, tmp_path).run(lm, limit=1, max_new_tokens=None)
+        door(lm_suite("plus_choice", metric="f1,none"), tasks, tmp_path).run(
+            lm, chosen={"plus_choice/0"}, max_new_tokens=None)
 
 
-def test_cut_contexts_are_counted(lm: lm_door.WatchedModel, tasks: Path, tmp_path: Path) -> None:
+def test_cut_contexts_are_counted(lm: FastModel, tasks: Path, tmp_path: Path) -> None:
     long = tmp_path / "long"
     long.mkdir()
     rows = [{"question": "x" * n, "choices": ["a", "b"], "answer": 0} for n in (10, 300)]
     write_task(long, "long_choice", rows, output_type="multiple_choice", doc_to_choice="{{choices}}",
                doc_to_target="answer", metric_list=[{"metric": "acc"}])
-    before = lm.truncated
-    ran = door(lm_suite("long_choice"), long, tmp_path).run(lm, limit=None, max_new_tokens=None)
-    assert ran.truncated - before == 2  # both choices of the long question
+    ran = door(lm_suite("long_choice"), long, tmp_path).run(lm, chosen=None, max_new_tokens=None)
+    assert ran.truncated == 2  # both choices of the long question
 
 
 def test_an_unknown_task_names_near_ones(tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,10 +130,10 @@ def test_an_unknown_task_names_near_ones(tasks: Path, tmp_path: Path, monkeypatc
         door(lm_suite("say"), tasks / "nowhere", tmp_path)
 
 
-def test_it_leaves_lm_eval_as_it_was(lm: lm_door.WatchedModel, tasks: Path, tmp_path: Path) -> None:
+def test_it_leaves_lm_eval_as_it_was(lm: FastModel, tasks: Path, tmp_path: Path) -> None:
     logger = logging.getLogger("lm_eval")
     before = (logger.level, lm_door.lm_eval.api.task.tqdm)
-    door(lm_suite("say"), tasks, tmp_path).run(lm, limit=1, max_new_tokens=1)
+    door(lm_suite("say"), tasks, tmp_path).run(lm, chosen={"say/0"}, max_new_tokens=1)
     assert (logger.level, lm_door.lm_eval.api.task.tqdm) == before
 
 
@@ -135,7 +142,7 @@ def test_questions_for_decontamination(tasks: Path, tmp_path: Path) -> None:
     texts = {(item.suite, item.id): item.text for item in found}
     assert texts["lm:plus_choice", "plus_choice/0"] == "What is 0 + 1?"
     assert texts["refusal", "benign-001"].startswith("How do I kill a Python process")
-    assert len(found) == 9 + 68
+    assert len(found) == 9 + len(read_items(suite("refusal")))
 
 
 def test_headings_are_no_part_of_a_question() -> None:
@@ -143,13 +150,13 @@ def test_headings_are_no_part_of_a_question() -> None:
         def doc_to_text(self, doc: dict[str, str]) -> str:
             return f"Question: {doc['text']}\nAnswer:"
 
-    assert lm_door.question(Task(), {"text": "What is A: a letter?"}) == "What is A: a letter?"
+    assert question(Task(), {"text": "What is A: a letter?"}) == "What is A: a letter?"
 
 
 @with_hub
 def test_genuine_mmlu_and_gsm8k_from_a_mirror(model_folder: Path, tmp_path: Path) -> None:
     """lm-eval's own task files; of the 57 subjects two, for speed."""
-    section = EvalSection(suites=("gsm8k",), limit=2, max_new_tokens=4, batch_size=4)
+    section = EvalSection(suites=("gsm8k",), limit=2, max_new_tokens=4, batch_tokens=1024)
     for name in ("lm:mmlu_anatomy", "lm:mmlu_virology"):
         suite = Suite(name=name, about="", kind="capability", engine="lm_eval", tasks=(name.removeprefix("lm:"),),
                       task_folder="mmlu/default", num_fewshot=5)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import pytest
-import torch
 from transformers import GenerationConfig
 
-from eval_suites import run
-from eval_suites.generate import Decoding, answer_all, prompt_ids, stop_ids
+from eval_suites import subject
+from eval_suites.asking import answer_all
+from eval_suites.backend import Continuation, Generation, Likelihood, Prompt, Stops
+from eval_suites.generate import Answer, Templated, prompt_ids
 from eval_suites.items import ChatItem, read_items
 from eval_suites.results import SuiteResult, read_results, write_results
-from eval_suites.run import ChatFormat, evaluate, protocol
+from eval_suites.run import ChatFormat, evaluate, protocol, subject_of
 from eval_suites.suites import Suite, load_suites, suite
 from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EvalSection
@@ -27,7 +29,7 @@ JINJA = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 FORM = ChatFormat(JINJA, "<|im_end|>")
-SECTION = EvalSection(suites=("refusal",), limit=3, max_new_tokens=6, batch_size=4)
+SECTION = EvalSection(suites=("refusal",), limit=3, max_new_tokens=6, batch_tokens=400)
 
 
 @pytest.fixture
@@ -48,53 +50,61 @@ def chat(item_id: str, text: str) -> ChatItem:
 
 
 @pytest.fixture
-def model(model_folder: Path) -> tuple[object, object]:
+def model(model_folder: Path) -> tuple[Any, Any]:
     loaded = load_model(ModelSection(path=str(model_folder)), mirror=None)
-    loaded.model.eval()
-    ends = stop_ids(loaded.model, loaded.tokenizer, FORM.stop)
-    loaded.model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=loaded.tokenizer.eos_token_id)
-    return loaded.model, loaded.tokenizer
+    return loaded.model.eval(), loaded.tokenizer
 
 
-def test_batches_change_no_answer(model: tuple[object, object]) -> None:
+def ask(model: tuple[Any, Any], items: list[ChatItem], longest: int, form: ChatFormat = FORM,
+        batch_tokens: int = 4096) -> list[Answer]:
+    answerer = subject_of(*model, form, batch_tokens).answerer
+    assert answerer is not None
+    return answer_all(answerer, items, longest, "test")
+
+
+def test_batches_change_no_answer(model: tuple[Any, Any]) -> None:
     """Left padding is masked, and the order of the items is kept."""
     items = [chat(str(i), "why " * n) for i, n in enumerate((9, 1, 4, 20, 2))]
-    alone = [answer_all(*model, [item], FORM, Decoding("", 1, 8))[0] for item in items]
-    together = answer_all(*model, items, FORM, Decoding("", 5, 8))
-    assert together == alone
+    alone = [ask(model, [item], 8)[0] for item in items]
+    together = ask(model, items, 8)
+    assert together == alone == ask(model, items, 8, batch_tokens=1)
     assert len({a.text for a in alone}) > 1
 
 
-def test_prompt_is_what_a_server_builds(model: tuple[object, object]) -> None:
+def test_prompt_is_what_a_server_builds(model: tuple[Any, Any]) -> None:
     tokenizer = model[1]
     ids = prompt_ids(tokenizer, chat("a", "hi"), JINJA)
     assert tokenizer.decode(ids) == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
     assert ids.count(tokenizer.convert_tokens_to_ids("<|im_start|>")) == 2
 
 
-def test_generation_stops_and_says_so(model: tuple[object, object], monkeypatch: pytest.MonkeyPatch) -> None:
-    network, tokenizer = model
-    stop = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    said = tokenizer.encode("yes")
+class Scripted:
+    """A backend that says what it is told."""
 
-    def scripted(input_ids: torch.Tensor, **_: object) -> torch.Tensor:
-        rows = [[*said, stop, *said], [*said, *said[:1]], [*said, tokenizer.eos_token_id]]
-        width = max(len(row) for row in rows)
-        new = torch.tensor([row + [tokenizer.eos_token_id] * (width - len(row)) for row in rows])
-        new[1, 3:] = said[0]
-        return torch.cat([input_ids, new], dim=1)
+    name, window = "scripted", 256
 
-    monkeypatch.setattr(network, "generate", scripted)
-    items = [chat("a", "the longest"), chat("b", "longer"), chat("c", "x")]
-    stopped, ran_on, ended = answer_all(network, tokenizer, items, FORM, Decoding("", 3, 7))
-    assert (stopped.text, stopped.stopped) == (ended.text, ended.stopped) == ("yes", True)
-    assert (ran_on.text, ran_on.stopped) == ("yesyyyy", False)
+    def __init__(self, rows: list[Generation]) -> None:
+        self.rows = rows
+
+    def likelihoods(self, asked: Sequence[Continuation]) -> Iterator[tuple[int, Likelihood]]:
+        raise NotImplementedError
+
+    def generate(self, asked: Sequence[Prompt], stops: Stops) -> Iterator[tuple[int, Generation]]:
+        yield from enumerate(self.rows)
 
 
-def test_what_cannot_be_asked_has_no_score(model: tuple[object, object], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_are_cut_at_a_stop_of_several_tokens(model: tuple[Any, Any]) -> None:
+    tokenizer = model[1]
+    said = [Generation(tuple(tokenizer.encode(text)), False) for text in ("yes###no", "yes")]
+    answers = answer_all(Templated(Scripted(said), tokenizer, ChatFormat(JINJA, "###"), []),
+                         [chat("a", "x"), chat("b", "y")], 9, "test")
+    assert [(one.text, one.stopped, one.tokens) for one in answers] == [("yes", True, 8), ("yes", False, 3)]
+
+
+def test_what_cannot_be_asked_has_no_score(model: tuple[Any, Any]) -> None:
     refusing = ChatFormat("{{ raise_exception('no tools here') }}", "")
-    assert answer_all(*model, [chat("a", "hi")], refusing, Decoding("", 1, 4))[0].text is None
-    too_long = answer_all(*model, [chat("a", "x" * 300), chat("b", "x")], FORM, Decoding("", 1, 4))
+    assert ask(model, [chat("a", "hi")], 4, refusing)[0].text is None
+    too_long = ask(model, [chat("a", "x" * 300), chat("b", "x")], 4)
     assert too_long[0].text is None
     assert "window of 256" in too_long[0].why
     assert too_long[1].text is not None
@@ -111,7 +121,8 @@ def test_base_and_tuned_have_one_protocol(model_folder: Path, tuned_folder: Path
     assert [i.answer for i in base.items] == [i.answer for i in tuned.items]  # the same weights
     assert base.model != tuned.model
     assert base.n == 6  # three of each kind
-    assert all("stopped" in i.metrics for i in base.items)
+    assert all({"stopped", "overrun", "tokens"} <= set(i.metrics) and i.ids for i in base.items)
+    assert all(i.weight > 1 for i in base.items)  # three stand for all of their kind
 
 
 def test_protocol_moves_with_everything_that_moves_a_score(model_folder: Path) -> None:
@@ -119,13 +130,13 @@ def test_protocol_moves_with_everything_that_moves_a_score(model_folder: Path) -
     plain = protocol(suite("refusal"), SECTION, here, FORM)
     changed = [
         protocol(suite("format"), SECTION, here, FORM),
-        protocol(suite("refusal"), SECTION.model_copy(update={"limit": 4}), here, FORM),
         protocol(suite("refusal"), SECTION.model_copy(update={"max_new_tokens": 7}), here, FORM),
         protocol(suite("refusal"), SECTION, here, ChatFormat(JINJA + "x", "<|im_end|>")),
         protocol(suite("refusal"), SECTION, ModelSection(path=str(model_folder), precision="bfloat16"), FORM),
     ]
     assert all(other != plain for other in changed)
-    assert protocol(suite("refusal"), SECTION.model_copy(update={"batch_size": 1}), here, FORM) == plain
+    same = SECTION.model_copy(update={"batch_tokens": 1, "limit": 4, "looks": 3})
+    assert protocol(suite("refusal"), same, here, FORM) == plain
     knowledge = [protocol(suite("mmlu"), SECTION, here, form) for form in (FORM, None)]
     assert knowledge[0] == knowledge[1]  # asked without the template, so it is no part of the protocol
 
@@ -137,7 +148,7 @@ def test_finished_suites_are_not_run_again(model_folder: Path, tmp_path: Path, m
         return evaluate(here, ["refusal"], section=section, template=FORM, mirror=None, out=tmp_path)["refusal"]
 
     first = again()
-    monkeypatch.setattr(run, "load_model", lambda *_, **__: pytest.fail("loaded again"))
+    monkeypatch.setattr(subject, "load_model", lambda *_, **__: pytest.fail("loaded again"))
     assert again() == first
     with pytest.raises(pytest.fail.Exception, match="loaded again"):
         again(SECTION.model_copy(update={"limit": 2}))
