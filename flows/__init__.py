@@ -6,6 +6,8 @@ sweep.py       the flow sft-sweep
 trial.py       one trial as a process of its own
 nightly.py     the flow sft-nightly, and promotion
 evaluation.py  eval, compare, suites, data show
+cli_judging.py its commands judge and human
+judging.py     open-ended answers judged: judge, human export, human import
 doctor.py      pre-flight
 parity.py      the parity certificate
 story.py       the story of the tiny world

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
+from flows.cli_judging import add_judging
 from infra.servers import ensure_prefect
 from infra.settings import Settings, prepare_environment, read_settings
 from sft_core.config.evaluate import EvalSection, GateSection
@@ -334,6 +335,9 @@ def tiny_build(
     from flows.story import build_tiny
 
     build_tiny(folder)
+
+
+add_judging(app, begin)
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ stages.py      the workspace; look at the mark, then make
 prepare.py     the stage prepare
 evaluate.py    the stage evaluate, of base, tuned model or anything else
 train.py       the stage train
+judge.py       open-ended answers judged by an LLM or by people
 verdict.py     base results × tuned results → verdict, regressions, flips
 experiment.py  one run: its folder and its place in the tracker
 record.py      the stage record

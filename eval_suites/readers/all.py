@@ -7,6 +7,7 @@ from pathlib import Path
 
 from eval_suites.chat_item import ChatItem, LikelihoodItem
 from eval_suites.readers.bfcl import read_bfcl
+from eval_suites.readers.open_ended import read_mt_bench
 from eval_suites.readers.safety import (
     read_advbench,
     read_harmbench,
@@ -18,6 +19,7 @@ from eval_suites.readers.text import read_answers, read_text
 
 READERS: Mapping[str, Callable[[Path], list[ChatItem]]] = {
     "bfcl": read_bfcl,
+    "mt_bench": read_mt_bench,
     "xstest": read_xstest,
     "advbench": read_advbench,
     "harmbench": read_harmbench,

@@ -1,0 +1,75 @@
+"""Who judges, which answers can be judged, and the scorer of those that nobody has judged yet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from eval_suites.answer_text import without_thought
+from eval_suites.converse import texts_of
+from eval_suites.endpoint import Endpoint, EndpointError, Request
+from eval_suites.results import ItemResult
+from eval_suites.scorers.base import Expect, Score
+
+Messages = list[dict[str, str]]
+Ask = Callable[[Sequence[Messages]], list[str | Exception]]
+"""Asks a judge, in order: its reply, or what went wrong."""
+
+
+class Judge(NamedTuple):
+    """A judge; verdicts of judges with different names may not be compared."""
+
+    name: str
+    ask: Ask
+
+
+class Unjudged(NamedTuple):
+    """No verdict, and why."""
+
+    why: str
+
+
+class Talk(NamedTuple):
+    """A conversation to be judged: user turns, the model's answers to them, and reference answers where there are."""
+
+    questions: list[str]
+    answers: list[str]
+    references: list[str]
+
+    @property
+    def words(self) -> int:
+        """Words of all answers."""
+        return sum(len(answer.split()) for answer in self.answers)
+
+
+def judge_at(endpoint: Endpoint, name: str, max_tokens: int) -> Judge:
+    """The model behind an endpoint as a judge."""
+
+    def ask(asked: Sequence[Messages]) -> list[str | Exception]:
+        replies = endpoint.many([Request(messages, max_tokens) for messages in asked])
+        return [reply if isinstance(reply, EndpointError) else reply.text for reply in replies]
+
+    return Judge(name, ask)
+
+
+def keep_open(expect: Expect, answer: str) -> Score:
+    """Scorer of open-ended suites: keeps the answer, which only a judge can score."""
+    return Score(None, {"answered": float(bool(answer.strip()))}, "not judged yet: see `sft judge` and `sft human`")
+
+
+def talk_of(item: ItemResult) -> Talk | Unjudged:
+    """What a judge is shown of an item: without reasoning, turn by turn."""
+    if item.score is None and not item.metrics:
+        return Unjudged(item.why or "it was not answered")
+    try:
+        expect = json.loads(item.target)
+    except json.JSONDecodeError:
+        expect = {}
+    known: Mapping[str, Any] = expect if isinstance(expect, dict) else {}
+    try:
+        answers = texts_of(known, item.answer)
+    except ValueError as error:
+        return Unjudged(str(error))
+    return Talk(known.get("questions") or [item.prompt], [without_thought(a).strip() for a in answers],
+                list(known.get("reference") or []))

@@ -1,0 +1,49 @@
+"""`sft judge` and `sft human`: open-ended answers judged by an LLM or by people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flows import console
+from flows.experiment import connect, workspace
+from sft_core.config.evaluate import JudgeSection
+from sft_core.stage import fingerprint
+from tasks.judge import export_sheets, import_labels, judge_all, results_at, write_judged
+from tasks.verdict import listed
+
+
+def run_judging(first: str, second: str, section: JudgeSection, out: Path | None) -> None:
+    """`sft judge`: the second against the first."""
+    place, tracker = workspace(), connect()
+    base, tuned = results_at(first, place, tracker), results_at(second, place, tracker)
+    found = judge_all(base, tuned, section, place)
+    if rows := [one.row() for one in found.win_rates()]:
+        console.table(f"{second} against {first}, judged by {section.endpoint.model}", rows)
+    else:
+        console.table(first, listed(found.base))
+        console.table(second, listed(found.tuned))
+    agreement, usage = found.agreement, found.usage
+    said = "–" if agreement.accuracy is None else (
+        f"{100 * agreement.accuracy:.0f} % (κ {agreement.kappa.estimate:.2f}, {agreement.kappa.low:.2f} to "
+        f"{agreement.kappa.high:.2f})")
+    path = write_judged(found, out or place.root / "judged" / fingerprint(first, second, section))
+    console.lines(f"agreement with the gold set  {said}, {agreement.pairs} pairs, {agreement.unscored} unscored",
+                  f"judge   {usage.calls} calls, {usage.kept} kept answers, {usage.prompt_tokens} + "
+                  f"{usage.completion_tokens} tokens, cost {usage.cost:.4f}", f"written {path}")
+
+
+def run_export(first: str, second: str, out: Path, seed: int) -> None:
+    """`sft human export`: blinded sheets."""
+    place, tracker = workspace(), connect()
+    made = export_sheets(results_at(first, place, tracker), results_at(second, place, tracker), out, seed)
+    console.lines(*map(str, made))
+
+
+def run_import(first: str, second: str, files: list[Path], seed: int) -> None:
+    """`sft human import`: labels as a win rate."""
+    place, tracker = workspace(), connect()
+    rates, found = import_labels(results_at(first, place, tracker), results_at(second, place, tracker), files, seed)
+    console.table(f"{second} against {first}, judged by people", [one.row() for one in rates])
+    if found and found.accuracy is not None:
+        console.lines(f"raters agree on {100 * found.accuracy:.0f} % of {found.pairs} labels, κ "
+                      f"{found.kappa.estimate:.2f} ({found.kappa.low:.2f} to {found.kappa.high:.2f})")

@@ -1,0 +1,173 @@
+"""Open-ended answers of base and tuned, judged by the configuration's judge or by people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from eval_suites.endpoint import Endpoint, Usage
+from eval_suites.judge.asking import Judge, judge_at
+from eval_suites.judge.gold import OWN, Agreement, against_people, read_gold
+from eval_suites.judge.human import Sheet, as_csv, as_html, between_raters, label_results, read_labels, sheet_of
+from eval_suites.judge.pairwise import judge_pairs
+from eval_suites.judge.single import judge_single
+from eval_suites.judge.summary import WinRate, win_rate
+from eval_suites.results import SuiteResult, read_results, write_results
+from eval_suites.suites import suite
+from infra.settings import secret
+from infra.tracking import Tracker
+from sft_core.config.evaluate import JudgeSection
+from sft_core.errors import EvalError
+from sft_core.stage import read_json, write_json
+from tasks.runs import find
+from tasks.stages import Workspace
+
+Results = Mapping[str, SuiteResult]
+SCORER = "eval_suites.judge.asking:keep_open"
+
+
+class Judged(NamedTuple):
+    """Judged suites of both, what the judge agrees with people, and what it cost."""
+
+    base: dict[str, SuiteResult]
+    tuned: dict[str, SuiteResult]
+    agreement: Agreement
+    usage: Usage
+
+    def win_rates(self) -> list[WinRate]:
+        """One per suite that was judged in pairs."""
+        return [win_rate(self.base[name], self.tuned[name]) for name in self.base if name.endswith(":pairwise")]
+
+
+def judged(base: Results, tuned: Results, section: JudgeSection | None, place: Workspace
+           ) -> tuple[dict[str, SuiteResult], dict[str, SuiteResult]]:
+    """Both sides' results with the judged suites added; unchanged where there is no judge or no open-ended suite.
+
+    Raises:
+        ConfigError: the judge's key is not set.
+    """
+    if section is None or not open_ended(base, tuned):
+        return dict(base), dict(tuned)
+    found = judge_all(base, tuned, section, place)
+    return {**base, **found.base}, {**tuned, **found.tuned}
+
+
+def judge_all(base: Results, tuned: Results, section: JudgeSection, place: Workspace) -> Judged:
+    """Ask the judge about all open-ended suites and about the gold set. What it does not answer is unscored.
+
+    Raises:
+        EvalError: no open-ended suite, or an unreadable gold set.
+        ConfigError: the judge's key is not set.
+    """
+    names = open_ended(base, tuned)
+    if not names:
+        raise EvalError("neither has answers to an open-ended suite that the other has too; evaluate both with "
+                        "--suite open_ended or --suite mt_bench")
+    gold = read_gold(Path(section.gold) if section.gold else OWN)
+    endpoint, judge = asked_at(section, place)
+    before, after = {}, {}
+    for name in names:
+        made = (judge_pairs(base[name], tuned[name], judge) if section.mode == "pairwise"
+                else (judge_single(base[name], judge), judge_single(tuned[name], judge)))
+        before[made[0].suite], after[made[1].suite] = made
+    return Judged(before, after, against_people(gold, judge), endpoint.usage)
+
+
+def asked_at(section: JudgeSection, place: Workspace) -> tuple[Endpoint, Judge]:
+    """The judge's endpoint; its answers are kept in the workspace."""
+    endpoint = Endpoint(section.endpoint, secret(section.endpoint.key_env), place.root / "cache" / "judge.jsonl")
+    return endpoint, judge_at(endpoint, section.endpoint.model, section.max_tokens)
+
+
+def open_ended(base: Results, tuned: Results) -> list[str]:
+    """The suites of both whose answers only a judge can score."""
+    return [name for name in base if name in tuned and ":" not in name and suite(name).scorer == SCORER]
+
+
+def results_at(reference: str, place: Workspace, tracker: Tracker) -> dict[str, SuiteResult]:
+    """Results in a folder that an evaluation wrote, or the tuned ones of a recorded run.
+
+    Raises:
+        EvalError, TrackingError: there are none.
+    """
+    folder = Path(reference)
+    if folder.is_dir() and not (place.runs / reference).is_dir():
+        names = [read_json(file)["suite"] for file in sorted(folder.glob("*.json")) if file.with_suffix(
+            ".parquet").exists()]
+        if not names:
+            raise EvalError(f"{folder} holds no results; give a folder with SUITE.json and SUITE.parquet, or a run")
+        return {name: read_results(folder, name) for name in names}
+    return find(reference, place, tracker).results()
+
+
+def write_judged(found: Judged, out: Path) -> Path:
+    """Per-item results in `out/base` and `out/tuned`, and `out/judge.json` with all numbers."""
+    for label, results in (("base", found.base), ("tuned", found.tuned)):
+        for result in results.values():
+            write_results(out / label, result)
+    path = out / "judge.json"
+    write_json(path, {
+        "win_rates": [_plain(one) for one in found.win_rates()],
+        "scores": {label: {name: result.tally._asdict() for name, result in results.items()}
+                   for label, results in (("base", found.base), ("tuned", found.tuned))},
+        "agreement": _plain(found.agreement), "usage": _plain(found.usage),
+    })
+    return path
+
+
+def _plain(value: Any) -> Any:
+    """Named tuples as mappings, all the way down."""
+    return {key: _plain(one) for key, one in value._asdict().items()} if hasattr(value, "_asdict") else value
+
+
+def export_sheets(base: Results, tuned: Results, out: Path, seed: int) -> list[Path]:
+    """One CSV and one HTML sheet per open-ended suite.
+
+    Raises:
+        EvalError: there is no open-ended suite that both have.
+    """
+    made = []
+    for name, sheet in _sheets(base, tuned, seed).items():
+        out.mkdir(parents=True, exist_ok=True)
+        for path, text in ((out / f"{name}.csv", as_csv(sheet)), (out / f"{name}.html", as_html(sheet))):
+            path.write_text(text, encoding="utf-8")
+            made.append(path)
+    return made
+
+
+def import_labels(base: Results, tuned: Results, files: Sequence[Path], seed: int
+                  ) -> tuple[list[WinRate], Agreement | None]:
+    """People's labels, one file per rater: win rates, and the raters' agreement.
+
+    Raises:
+        EvalError: a file is of another sheet or has wrong rows.
+    """
+    rates, found = [], None
+    sheets = _sheets(base, tuned, seed)
+    texts = {file: _text(file) for file in files}
+    for name, sheet in sheets.items():
+        mine = [file for file in files if sheet.name in texts[file]] or (list(files) if len(sheets) == 1 else [])
+        if not mine:
+            continue
+        raters = [read_labels(texts[file], sheet, file) for file in mine]
+        rates.append(win_rate(*label_results(base[name], tuned[name], sheet, raters)))
+        found = between_raters(raters) or found
+    if not rates:
+        raise EvalError(f"none of {', '.join(map(str, files))} belongs to a sheet of these two; give the same results "
+                        "in the same order and the same --seed as at export")
+    return rates, found
+
+
+def _sheets(base: Results, tuned: Results, seed: int) -> dict[str, Sheet]:
+    names = open_ended(base, tuned)
+    if not names:
+        raise EvalError("there is no open-ended suite that both have answered; evaluate both with --suite open_ended")
+    return {name: sheet_of(base[name], tuned[name], seed) for name in names}
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise EvalError(f"the labels {file} cannot be read: {error}") from error
