@@ -22,6 +22,7 @@ lm_door.py    the only door to lm-eval
 lm_door_model.py  lm-eval's HFLM with a backend of ours
 lm_door_rows.py  lm-eval's samples as item results
 generate.py   greedy answers through the chat template
+lm_door_needs.py  what single tasks of lm-eval need besides it
 lm_door_ids.py  token ids of a chat as lm-eval makes them
 lm_door_data.py  which hub data sets lm-eval's tasks read
 parity.py     the certificate: training, evaluation, template and server see the same ids

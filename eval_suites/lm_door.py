@@ -25,6 +25,7 @@ from lm_eval.api.samplers import FirstNSampler
 
 from eval_suites.backend import Backend
 from eval_suites.lm_door_model import FastModel
+from eval_suites.lm_door_needs import require
 from eval_suites.lm_door_rows import check_mean, first_metric, question, rows
 from eval_suites.local import Local
 from eval_suites.results import ItemResult
@@ -199,6 +200,7 @@ def _load(manager: Any, chosen: Suite) -> Any:
             near = difflib.get_close_matches(name, manager.all_tasks, n=3)
             raise EvalError(f"suite {chosen.name}: lm-eval has no task {name!r}; near names are {near}; tasks of your "
                             "own go into the folder eval.include_path")
+    require(chosen.tasks)
     try:
         return manager.load(list(chosen.tasks))
     except (OSError, ValueError, KeyError) as error:
