@@ -11,7 +11,7 @@ from flows.experiment import connect, workspace
 from sft_core.config.evaluate import EvalSection, GateSection
 from sft_core.configfile import load
 from sft_core.errors import ConfigError, DataError, EvalError
-from tasks.evaluate import evaluate_any
+from tasks.evaluate import Against, evaluate_any
 from tasks.prepare import prepare, prepared_stage
 from tasks.runs import results_of
 from tasks.show import Wanted, page, rejected_rows, shown_rows
@@ -31,8 +31,9 @@ def run_evaluation(model: str, section: EvalSection, template: str, against: str
     place, tracker = workspace(), connect()
     if shown.html and against is None:
         raise ConfigError("--html writes a comparison; say with --against what to compare with")
-    results = evaluate_any(model, template, section, place, tracker)
     base = evaluate_any(against, template, section, place, tracker) if against else None
+    looked = Against(base, GateSection()) if base else None
+    results = evaluate_any(model, template, section, place, tracker, looked)
     if shown.out:
         keep(shown.out, results)
     console.table(model, listed(results))

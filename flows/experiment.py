@@ -13,7 +13,7 @@ from infra.tracking import Tracker, open_tracker
 from sft_core.config.experiment import ExperimentConfig, TrackingSection
 from sft_core.configfile import Loaded, load
 from sft_core.errors import GateFailed
-from tasks.evaluate import base_subject, evaluate, tuned_subject
+from tasks.evaluate import Against, base_subject, evaluate, floors, tuned_subject
 from tasks.experiment import open_experiment
 from tasks.parity import certificate
 from tasks.prepare import prepare
@@ -69,11 +69,13 @@ def experiment(loaded: Loaded, parent_run_id: str | None = None) -> dict[str, An
     tracker = connect(config.tracking)
     prepared = prepare(config, place)
     with open_experiment(loaded, prepared, place, tracker, parent_run_id) as run:
-        base = evaluate(base_subject(config, prepared), config.eval, place)
+        subject = base_subject(config, prepared)
+        base = evaluate(subject, config.eval, place)
+        floor = floors(subject, base, config.eval, place)
         trained = train(config, prepared, place, run.follow)
-        tuned = evaluate(tuned_subject(config, trained), config.eval, place)
+        tuned = evaluate(tuned_subject(config, trained), config.eval, place, against=Against(base, config.gate))
         found = certificate(trained, config, place)
-        verdict = judge(base, tuned, config.gate, contaminated=prepared.result.get("contaminated"),
+        verdict = judge(base, tuned, config.gate, contaminated=prepared.result["contaminated"], floors=floor,
                         checks=(found.check(),) if found else ())
         return record(run, prepared, trained, {"base": base, "tuned": tuned}, verdict)
 

@@ -57,7 +57,7 @@ def folder_subject(label: str, folder: Path, like: ModelSection) -> Subject:
 
 
 def evaluate_any(reference: str, template: str, section: EvalSection, place: Workspace,
-                 tracker: Tracker) -> dict[str, SuiteResult]:
+                 tracker: Tracker, against: Against | None = None) -> dict[str, SuiteResult]:
     """Evaluate whatever a person may name: `tiny`, a folder, a hub id, a run, or models:/NAME@ALIAS.
 
     Args:
@@ -73,14 +73,14 @@ def evaluate_any(reference: str, template: str, section: EvalSection, place: Wor
     model = ModelSection(path=_path_of(reference, place, tracker))
     chosen = None
     if reference.startswith(("http://", "https://")):
-        return evaluate.fn(Subject(reference, model, None), section, place)
+        return evaluate.fn(Subject(reference, model, None), section, place, against=against)
     if any(suite(name).through_template for name in section.suites):
         made = choose(TemplateSection.model_validate({"name": template}),
                       load_tokenizer(model, locate(model, place.mirror)))
         served = {"name": made.name, "stop": made.stop, "jinja": made.jinja}
         chosen = place.scratch / f"template-{fingerprint(served)}.json"
         write_json(chosen, served)
-    return evaluate.fn(Subject(reference, model, chosen), section, place)
+    return evaluate.fn(Subject(reference, model, chosen), section, place, against=against)
 
 
 def _path_of(reference: str, place: Workspace, tracker: Tracker) -> str:

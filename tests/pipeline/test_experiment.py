@@ -53,13 +53,21 @@ def test_whole_way_is_recorded_and_not_redone(sft: Sft, config: Path, home: Path
     assert [m.step for m in steps] == list(range(1, len(steps) + 1))
     assert len(steps) > 3
     artifacts = {entry.path for entry in client.list_artifacts(run["mlflow_run_id"])}
-    assert {"config.yaml", "verdict.json", "ledger.json", "evaluation", "model"} <= artifacts
+    assert {"config.yaml", "verdict.json", "report.html", "tax.png", "ledger.json", "evaluation", "model"} <= artifacts
+    assert tracked.data.metrics["floor_same/tiny_refusal"] == 0.0
+    assert tracked.data.metrics["mde/tiny_mmlu"] > 0
+    table = json.loads(Path(client.download_artifacts(tracked.info.run_id, "items/tiny_refusal.json")).read_text())
+    assert {"prompt", "ids", "base_answer", "base_score", "base_why", "tuned_answer"} <= set(table["columns"])
+    assert len(table["data"]) == 12
 
     verdict = json.loads((run_file.parent / "verdict.json").read_text())
     assert {row["suite"] for row in verdict["suites"]} == {"tiny_mmlu", "tiny_refusal"}
+    assert all(row["floor"] is not None for row in verdict["suites"])
+    assert [(check[0], check[1]) for check in verdict["checks"]] == [("parity", True)], verdict["checks"]
 
     before = done_marks(home)
-    assert {stage: len(marks) for stage, marks in before.items()} == {"evaluate": 4, "prepare": 1, "train": 1}
+    assert {stage: len(marks) for stage, marks in before.items()} == {
+        "evaluate": 4, "floors": 1, "prepare": 1, "train": 1}
     again = sft("run", config)
     assert again.returncode == 0, again.stderr[-3000:]
     assert done_marks(home) == before
@@ -76,6 +84,7 @@ def test_whole_way_is_recorded_and_not_redone(sft: Sft, config: Path, home: Path
     first, second = sorted(home.glob("runs/*"))
     compared = sft("compare", first.name, second.name)
     assert compared.returncode == 0, compared.stderr[-3000:]
+    assert "Tax: capability suites" in compared.stdout
     assert "tiny_mmlu" in compared.stdout
 
 

@@ -28,7 +28,8 @@ def test_what_only_training_reads_does_not_redo_it(config: Path, home: Path, cha
 
 
 @pytest.mark.parametrize("change", [
-    {"max_tokens": 100}, {"validation_share": 0.1}, {"decontaminate": False}, {"decontaminate": "report"}, {"source": {"limit": 119}},
+    {"max_tokens": 100}, {"validation_share": 0.1}, {"decontaminate": "off"}, {"decontaminate": "report"},
+    {"source": {"limit": 119}},
     {"replay": {"limit": 59}}, {"source": {"name": "other"}}, {"source": {"roles": {"BOT": "assistant"}}},
 ])
 def test_what_it_depends_on_redoes_it(config: Path, home: Path, change: dict[str, Any]) -> None:

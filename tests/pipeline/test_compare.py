@@ -1,0 +1,91 @@
+"""`sft compare`, `sft eval --against` and `sft suites`: any two models, the page, and what cannot be compared."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from eval_suites.results import ItemResult, SuiteResult, write_results
+from sft_core.config.evaluate import GateSection
+from tasks.record import side_by_side
+from tasks.verdict import judge, with_variants
+
+Sft = Callable[..., subprocess.CompletedProcess[str]]
+GATE = GateSection()
+
+
+def result(answers: dict[str, float | None], **changes: str) -> SuiteResult:
+    """Answers to a suite `facts`, given by item id."""
+    items = tuple(ItemResult("facts", "q", key, key, score, {}, f"prompt of {key}", f"answer <b>{score}</b>", "yes", "",
+                             f"asked {key}") for key, score in answers.items())
+    return SuiteResult("facts", "capability", {"version": changes.get("version", "1")}, items, 1.0)
+
+
+def recorded(home: Path, name: str, made: SuiteResult) -> None:
+    """A run of that name in the workspace, as far as a comparison reads it."""
+    folder = home / "runs" / name
+    write_results(folder / "evaluation" / "tuned", made)
+    (folder / "run.json").write_text(json.dumps({"name": name, "mlflow_run_id": name * 4}))
+
+
+def test_two_runs_and_their_flipped_items_on_a_page(sft: Sft, home: Path) -> None:
+    recorded(home, "one", result({f"q{n}": 1.0 for n in range(40)}))
+    recorded(home, "two", result({f"q{n}": float(n > 29) for n in range(40)}))
+    recorded(home, "other", result({"q0": 1.0}, version="2"))
+    done = sft("compare", "one", "two", "--flips", "1", "--html", home / "page.html", "--max-tax", "2")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "prompt of q0" in done.stdout
+    assert "1 of 30 items that changed" in done.stdout
+    assert "Gate: fail" in done.stdout
+    page = (home / "page.html").read_text()
+    assert page.count("<article") == 30
+    assert "<b>0.0</b>" not in page
+
+    refused = sft("compare", "one", "other")
+    assert refused.returncode == 1
+    assert "protocols differ in version: 1 against 2" in refused.stderr
+    unknown = sft("compare", "one", "tiny")
+    assert unknown.returncode == 1
+    assert "--suite" in unknown.stderr
+
+
+def test_two_models_are_evaluated_and_compared(sft: Sft, home: Path) -> None:
+    base = Path(__file__).parents[2] / "sft_core" / "tiny" / "base"
+    done = sft("compare", "tiny", base, "--suite", "tiny_refusal", "--limit", "3")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Wins: alignment suites" in done.stdout
+    assert "0 / 0" in done.stdout  # the same weights give the same answers
+
+
+def test_suites_say_what_can_be_run_here(sft: Sft) -> None:
+    done = sft("suites", "--json")
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = {row["suite"]: row for row in json.loads(done.stdout)}
+    assert (rows["mmlu"]["items"], rows["mmlu"]["protocol"]) == (14042, "completion, 5-shot, acc,none")
+    assert "cais/mmlu" in rows["mmlu"]["here"]
+    assert "SFT_MIRROR" in rows["mmlu"]["here"]
+    assert (rows["tiny_refusal"]["items"], rows["tiny_refusal"]["here"]) == (240, "ready")
+    assert "data_path" in rows["xstest"]["here"]
+    assert 0 < rows["mmlu"]["detectable"] < rows["tiny_refusal"]["detectable"]
+
+
+@pytest.mark.parametrize("ids", [["q1"], ["q1", "q9"]])
+def test_contaminated_items_take_their_variants_along(ids: list[str]) -> None:
+    asked = result({"q1": 1.0, "q1~typos": 0.0, "q10": 1.0, "q2~case": 0.0})
+    assert with_variants(ids, asked) == {"q1", "q1~typos"}
+    clean = judge.fn({"facts": asked}, {"facts": asked}, GATE, {"facts": ids, "absent": ["x"]}).suites[0].uncontaminated
+    assert clean is not None
+    assert clean.pairs == 2
+
+
+def test_the_table_has_both_models_and_leaves_unasked_items_empty() -> None:
+    columns = side_by_side(result({"a": 1.0, "b": None}), result({"a": 0.0, "c": 1.0}))
+    assert columns["item_id"] == ["a", "b", "c"]
+    assert columns["base_score"] == [1.0, None, None]
+    assert columns["tuned_score"] == [0.0, None, 1.0]
+    assert columns["tuned_answer"] == ["answer <b>0.0</b>", None, "answer <b>1.0</b>"]
+    assert columns["prompt"] == ["prompt of a", "prompt of b", "prompt of c"]
