@@ -15,6 +15,7 @@ from sft_core.configfile import Loaded, load
 from sft_core.errors import GateFailed
 from tasks.evaluate import Against, base_subject, evaluate, floors, tuned_subject
 from tasks.experiment import open_experiment
+from tasks.judge import judged
 from tasks.parity import certificate
 from tasks.prepare import prepare
 from tasks.record import record
@@ -74,6 +75,7 @@ def experiment(loaded: Loaded, parent_run_id: str | None = None) -> dict[str, An
         floor = floors(subject, base, config.eval, place)
         trained = train(config, prepared, place, run.follow)
         tuned = evaluate(tuned_subject(config, trained), config.eval, place, against=Against(base, config.gate))
+        base, tuned = judged(base, tuned, config.eval.judge, place)
         found = certificate(trained, config, place)
         verdict = judge(base, tuned, config.gate, contaminated=prepared.result["contaminated"], floors=floor,
                         checks=(found.check(),) if found else ())
