@@ -19,8 +19,9 @@ Floats = NDArray[np.float64]
 DRAWS = 2_000
 STEPS = 30
 PRIOR = 1.0
-"""Weight of one added tie of equal length, and of the ridge on the slope: both keep the fit finite where every longer
-answer wins."""
+"""Weight of one added tie of equal length, which keeps the fit finite where one model always wins."""
+RIDGE = 0.01
+"""On the slope: keeps it finite where the longer answer always wins. A stronger one would leave length uncorrected."""
 
 
 class Controlled(NamedTuple):
@@ -62,9 +63,9 @@ def _fit(x: Floats, y: Floats, weights: Floats) -> Floats:
         p = 1 / (1 + np.exp(-np.clip(theta[:, :1] + theta[:, 1:] * x, -30, 30)))
         rest, w = weights * (y - p), weights * p * (1 - p)
         even = 1 / (1 + np.exp(-theta[:, 0]))
-        slope = np.stack([rest.sum(1) + PRIOR * (0.5 - even), (rest * x).sum(1) - PRIOR * theta[:, 1]], axis=1)
+        slope = np.stack([rest.sum(1) + PRIOR * (0.5 - even), (rest * x).sum(1) - RIDGE * theta[:, 1]], axis=1)
         a, b = w.sum(1) + PRIOR * even * (1 - even) + 1e-9, (w * x).sum(1)
-        c = (w * x * x).sum(1) + PRIOR
+        c = (w * x * x).sum(1) + RIDGE
         det = a * c - b * b
         step = np.stack([c * slope[:, 0] - b * slope[:, 1], a * slope[:, 1] - b * slope[:, 0]], axis=1) / det[:, None]
         theta += np.clip(step, -2, 2)

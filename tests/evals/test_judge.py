@@ -1,0 +1,236 @@
+"""Judging open-ended answers, by fake judges behind real HTTP on loopback, and by people."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eval_suites.endpoint import Endpoint
+from eval_suites.items import read_items
+from eval_suites.judge.asking import Judge, Unjudged, judge_at
+from eval_suites.judge.gold import OWN, against_people, read_gold
+from eval_suites.judge.human import (
+    as_csv,
+    as_html,
+    between_raters,
+    label_results,
+    read_labels,
+    sheet_of,
+)
+from eval_suites.judge.lengths import length_controlled
+from eval_suites.judge.pairwise import judge_pairs
+from eval_suites.judge.replies import read_choice, read_grade
+from eval_suites.judge.single import judge_single
+from eval_suites.judge.summary import win_rate
+from eval_suites.results import ItemResult, SuiteResult
+from eval_suites.suites import suite
+from sft_core.config.evaluate import EndpointSection
+from sft_core.errors import EvalError
+
+spec = importlib.util.spec_from_file_location("fake_server", Path(__file__).with_name("fake_server.py"))
+fake_server = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(fake_server)
+
+
+def results(answers: list[str]) -> SuiteResult:
+    items = tuple(ItemResult("open", "t", f"i{n}", f"i{n}", None, {"answered": 1.0}, f"question {n}", text,
+                             json.dumps({"questions": [f"question {n}"]}), "not judged", f"asked {n}")
+                  for n, text in enumerate(answers))
+    return SuiteResult("open", "alignment", {"v": 1}, items, 1.0)
+
+
+def shown(prompt: str) -> tuple[str, str]:
+    found = re.findall(r"<assistant_[ab]_turn_1>\n(.*?)\n</assistant", prompt, re.S)
+    return found[0], found[1]
+
+
+def behind_http(decide: Callable[[str, str], object], run: Callable[[Judge], object]) -> object:
+    with fake_server.serve(lambda body, n: decide(*shown(body["messages"][0]["content"]))) as (url, _):
+        endpoint = Endpoint(EndpointSection(url=url, model="fake", retries=0), pause=lambda s: None)
+        return run(judge_at(endpoint, "fake", 64))
+
+
+def by(decide: Callable[[str, str], object], base: list[str], tuned: list[str]) -> tuple[SuiteResult, SuiteResult]:
+    return behind_http(decide, lambda judge: judge_pairs(results(base), results(tuned), judge))  # type: ignore
+
+
+def good(a: str, b: str) -> str:
+    return "[[C]]" if ("good" in a) == ("good" in b) else "[[A]]" if "good" in a else "[[B]]"
+
+
+@pytest.mark.parametrize(("reply", "choice"), [
+    ("A is fine, B is not. [[A]]", "A"), ("**B**", "B"), ("Winner: Assistant B", "B"), ('{"verdict": "A"}', "A"),
+    ("Both do.\n\nB", "B"), ("[[C]]", "tie"), ("Verdict: a tie", "tie"), ("**Final verdict:** **A**", "A"),
+    ("<think>[[A]]</think>[[B]]", "B"), ("Overall, Assistant A is better.", "A"), ("Verdict: tie", "tie")])
+def test_a_verdict_survives_prose(reply: str, choice: str) -> None:
+    assert read_choice(reply) == choice
+
+
+@pytest.mark.parametrize("reply", ["[[A]] but then [[B]]", "A good question about B.", "", "I cannot say.", "[[D]]"])
+def test_no_or_two_verdicts_are_none(reply: str) -> None:
+    assert isinstance(read_choice(reply), Unjudged)
+
+
+@pytest.mark.parametrize(("reply", "grade"), [
+    ("Fine. [[7]]", 7), ("Rating: 7/10", 7), ("I give it 7 out of 10.", 7), ('{"rating": 8.5}', 8.5), ("Good.\n9", 9),
+    ("**Rating**: 6", 6), ("[[11]]", None), ("[[0]]", None), ("[[3]] or [[4]]", None), ("there are 7 errors", None)])
+def test_grades(reply: str, grade: float | None) -> None:
+    found = read_grade(reply)
+    assert isinstance(found, Unjudged) if grade is None else found == grade
+
+
+def test_both_orders_give_a_win_rate() -> None:
+    base, tuned = by(good, ["bad"] * 30 + ["good"] * 6 + ["bad x"] * 4, ["good"] * 30 + ["bad"] * 6 + ["bad y"] * 4)
+    assert base.suite == tuned.suite == "open:pairwise"
+    assert {item.score for item in base.items} == {0.5}
+    found = win_rate(base, tuned)
+    assert (found.wins, found.ties, found.losses, found.unscored) == (30, 4, 6, 0)
+    assert found.rate is not None
+    assert found.rate.estimate == pytest.approx(0.8)
+    assert 0.6 < found.rate.low < 0.75
+    assert 0.85 < found.rate.high < 0.95
+    assert found.order_decided == 0.0
+
+
+def test_a_judge_that_likes_a_place_only_makes_ties() -> None:
+    found = win_rate(*by(lambda a, b: "[[A]]", ["bad"] * 10, ["good"] * 10))
+    assert (found.ties, found.order_decided, found.first_share) == (10, 1.0, 1.0)
+
+
+def test_a_judge_that_likes_length_is_corrected() -> None:
+    rng = np.random.default_rng(1)
+    base = [f"{n} " + "w " * int(rng.integers(20, 60)) for n in range(80)]
+    tuned = [f"{n} " + "w " * (int(rng.integers(20, 60)) + 15) for n in range(80)]
+    found = win_rate(*by(lambda a, b: "[[A]]" if len(a) > len(b) else "[[B]]", base, tuned))
+    assert found.rate is not None
+    assert found.controlled is not None
+    assert found.rate.low > 0.6
+    assert found.controlled.interval.low < 0.5 < found.controlled.interval.high
+    assert found.controlled.slope > 1
+
+
+def test_the_length_controlled_rate_finds_the_true_one() -> None:
+    rng = np.random.default_rng(2)
+    gap = rng.normal(30, 40, 4000)
+    p = 1 / (1 + np.exp(-(0.4 + 1.5 * np.tanh(gap / gap.std()))))
+    worth = (rng.random(4000) < p).astype(float)
+    found = length_controlled(list(worth), [0.0] * 4000, list(gap), [str(n) for n in range(4000)])
+    assert found is not None
+    assert worth.mean() > 0.65
+    assert found.interval.low < 1 / (1 + np.exp(-0.4)) < found.interval.high
+    assert found.interval.high - found.interval.low < 0.07
+    assert length_controlled([], [], [], []) is None
+
+
+@pytest.mark.parametrize(("answer", "why"), [
+    ("well, well, both have merits " * 50, "no verdict"), ((500, {}, "down"), "did not answer.*HTTP 500"),
+    ((429, {"Retry-After": "1"}, "limit"), "HTTP 429")])
+def test_a_judge_that_fails_leaves_items_unscored(answer: object, why: str) -> None:
+    base, tuned = by(lambda a, b: answer if "odd" in a + b else good(a, b), ["bad", "bad odd"], ["good", "good"])
+    assert [item.score for item in tuned.items] == [1.0, None]
+    assert [item.score for item in base.items] == [0.5, None]
+    assert re.search(why, tuned.items[1].why)
+    assert win_rate(base, tuned).unscored == 1
+
+
+def test_what_was_not_answered_is_not_judged() -> None:
+    base, tuned = results(["bad", "bad"]), results(["good", ""])
+    silent = tuned.items[1]._replace(metrics={}, why="too long")
+    _, after = behind_http(good, lambda judge: judge_pairs(
+        base, replace(tuned, items=(tuned.items[0], silent)), judge))  # type: ignore
+    assert after.items[1].why == "tuned has no answer to judge: too long"
+
+
+def test_grades_become_scores() -> None:
+    def ask(asked: object) -> list[str | Exception]:
+        return ["[[10]]", "[[1]]", "[[12]]", EvalError("down")]
+
+    found = judge_single(results(["a", "b", "c", "d"]), Judge("fake", ask))
+    assert [item.score for item in found.items] == [1.0, 0.0, None, None]
+    assert "not between" in found.items[2].why
+    assert found.suite == "open:graded"
+
+
+def test_the_gold_set_tells_judges_apart() -> None:
+    gold = read_gold(OWN)
+    right = {(one.a.answers[0], one.b.answers[0]): one.label for one in gold}
+
+    def knows(a: str, b: str) -> str:
+        label = right.get((a, b)) or {"A": "B", "B": "A", "tie": "tie"}[right[b, a]]
+        return f"[[{'C' if label == 'tie' else label}]]"
+
+    found = behind_http(knows, lambda judge: against_people(gold, judge))
+    assert (found.accuracy, found.kappa.estimate, found.pairs) == (1.0, 1.0, len(gold))
+    always_a = behind_http(lambda a, b: "[[A]]", lambda judge: against_people(gold, judge))
+    assert always_a.kappa.estimate == 0.0
+    rng = np.random.default_rng(0)
+    chance = behind_http(lambda a, b: f"[[{rng.choice(['A', 'B'])}]]", lambda judge: against_people(gold, judge))
+    assert chance.kappa.estimate < 0.5
+
+
+def filled(text: str, label: Callable[[dict[str, str]], str]) -> str:
+    rows = list(csv.DictReader(io.StringIO(text)))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]))
+    writer.writeheader()
+    writer.writerows({**row, "label": label(row)} for row in rows)
+    return out.getvalue()
+
+
+def test_people_label_blinded_sheets() -> None:
+    base, tuned = results(["bad"] * 12), results(["good"] * 12)
+    sheet = sheet_of(base, tuned)
+    assert {row.tuned_is_a for row in sheet.rows} == {True, False}
+    assert [row.item_id for row in sheet.rows] != [item.item_id for item in base.items]
+    first = read_labels(filled(as_csv(sheet), lambda row: "a" if row["answer_a"] == "good" else "B"), sheet, "one.csv")
+    second = read_labels(filled(as_csv(sheet), lambda row: "" if row["id"] == "i0" else "tie"), sheet, "two.csv")
+    found = win_rate(*label_results(base, tuned, sheet, [first]))
+    assert (found.wins, found.unscored, found.order_decided) == (12, 0, None)
+    both = label_results(base, tuned, sheet, [first, second])[1]
+    assert {item.item_id: item.score for item in both.items if item.item_id in ("i0", "i1")} == {"i0": 1.0, "i1": 0.75}
+    raters = between_raters([first, second])
+    assert raters is not None
+    assert (raters.accuracy, raters.pairs) == (0.0, 11)
+
+
+@pytest.mark.parametrize(("change", "why"), [
+    (lambda t: t.replace(",i1,", ",zz,"), "id 'zz' is unknown"), (lambda t: t.replace(",i1,", ",i0,"), "twice"),
+    (lambda t: t.replace("sheet", "x", 1), "lacks the columns sheet"),
+    (lambda t: t.replace(",A", ",better"), "none of A, B, tie"), (lambda t: t.replace(",A", ","), "has no label")])
+def test_wrong_labels_are_named(change: Callable[[str], str], why: str) -> None:
+    sheet = sheet_of(results(["x", "y"]), results(["u", "v"]))
+    with pytest.raises(EvalError, match=why):
+        read_labels(change(filled(as_csv(sheet), lambda row: "A")), sheet, "f.csv")
+    with pytest.raises(EvalError, match="it is of sheet"):
+        read_labels(filled(as_csv(sheet_of(results(["x"]), results(["u"]))), lambda row: "A"), sheet, "f.csv")
+
+
+def test_sheets_do_not_run_what_answers_say() -> None:
+    sheet = sheet_of(results(["=HYPERLINK(1)"]), results(["<script>alert(1)</script>"]))
+    assert "'=HYPERLINK(1)" in as_csv(sheet)
+    page = as_html(sheet)
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert not re.search(r"(src|href)=", page)
+
+
+@pytest.mark.parametrize("name", ["open_ended", "mt_bench"])
+def test_open_suites_carry_their_turns(name: str) -> None:
+    data = Path(__file__).parents[2].parent / "shared" / "data"
+    if name == "mt_bench" and not data.is_dir():
+        pytest.skip("the published questions are not here")
+    items = read_items(suite(name), None, data)
+    assert len({item.task for item in items}) == 8
+    for item in items:
+        assert item.expect["questions"] == [turn["content"] for turn in item.messages]
+        assert len(item.expect.get("reference", [1, 2])) == 2
+    assert sum("reference" in item.expect for item in items) >= 20
