@@ -6,19 +6,16 @@ from pathlib import Path
 
 from flows import console
 from flows.experiment import connect, workspace
-from tasks.parity import Serving, certificate_of
+from tasks.parity import Serving, certificate_of, keep
 
 
 def run_parity(model: str, template: str, serving: Serving, out: Path | None) -> bool:
     """Print the certificate as one table, write it as JSON, and say whether it passed."""
-    from sft_core.stage import write_json
-
     place = workspace()
     made = certificate_of(model, template, serving, place, connect())
     console.table(f"Parity of {model}", made.table())
     console.lines(f"{'pass' if made.passed else 'FAIL'}: {made.why}")
     file = out or place.root / "parity.json"
-    write_json(file, {"model": model, "server": serving.url or ("transformers serve" if serving.start else None),
-                      **made.to_dict()})
+    keep(made, model, serving, file)
     console.lines(f"written to {file}")
     return made.passed

@@ -12,7 +12,9 @@ from infra.servers import free_port, start_serving
 from infra.tracking import Tracker
 from sft_core.config.data import ModelSection, TemplateSection
 from sft_core.config.experiment import ExperimentConfig
+from sft_core.stage import write_json
 from tasks.evaluate import _path_of
+from tasks.mirror import mirrored
 from tasks.runs import find, local_runs
 from tasks.stages import Done, Workspace
 
@@ -74,8 +76,14 @@ def certificate_of(reference: str, template: str, serving: Serving, place: Works
     origin = _Origin(model, TemplateSection.model_validate({"name": template}))
     if reference in local_runs(place.runs):
         config = find(reference, place, tracker).config().config
-        origin = _Origin(config.model, config.template)
+        origin, place = _Origin(config.model, config.template), mirrored(place, config.data.mirror)
     return _certified(model, origin, serving, place)
+
+
+def keep(made: Certificate, model: str, serving: Serving, file: Path) -> None:
+    """Write a certificate as JSON."""
+    write_json(file, {"model": model, "server": serving.url or ("transformers serve" if serving.start else None),
+                      **made.to_dict()})
 
 
 def _certified(model: ModelSection, origin: _Origin, serving: Serving, place: Workspace) -> Certificate:

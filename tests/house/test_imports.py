@@ -19,7 +19,7 @@ MAY_IMPORT = {
 DOORS = {
     "mlflow": {"infra/tracking.py"},
     "optuna": {"infra/study.py"},
-    "lm_eval": {"eval_suites/lm_door.py"},
+    "lm_eval": {"eval_suites/lm_door.py", "eval_suites/lm_door_model.py", "eval_suites/lm_door_ids.py"},
 }
 ONLY_IN = {"prefect": {"tasks", "flows", "infra"}}
 
