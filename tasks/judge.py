@@ -20,7 +20,7 @@ from infra.tracking import Tracker
 from sft_core.config.evaluate import JudgeSection
 from sft_core.errors import EvalError
 from sft_core.stage import read_json, write_json
-from tasks.runs import find
+from tasks.runs import find, local_runs
 from tasks.stages import Workspace
 
 Results = Mapping[str, SuiteResult]
@@ -92,7 +92,7 @@ def results_at(reference: str, place: Workspace, tracker: Tracker) -> dict[str, 
         EvalError, TrackingError: there are none.
     """
     folder = Path(reference)
-    if folder.is_dir() and not (place.runs / reference).is_dir():
+    if folder.is_dir() and reference not in local_runs(place.runs):
         names = [read_json(file)["suite"] for file in sorted(folder.glob("*.json")) if file.with_suffix(
             ".parquet").exists()]
         if not names:
