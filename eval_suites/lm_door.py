@@ -205,7 +205,7 @@ def _load(manager: Any, chosen: Suite) -> Any:
         return manager.load(list(chosen.tasks))
     except (OSError, ValueError, KeyError) as error:
         raise EvalError(f"suite {chosen.name}: the tasks {list(chosen.tasks)} cannot be loaded: {error}; without a "
-                        "network point SFT_MIRROR to a folder with their hub data sets") from error
+                        "network point SFT_MIRROR to a folder with their hub data sets, or data.mirror") from error
 
 
 def _configure(task: Any, num_fewshot: int | None, max_new_tokens: int | None) -> None:

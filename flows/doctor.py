@@ -25,7 +25,7 @@ def run_doctor(path: Path, overrides: list[str]) -> bool:
         table.add_column(head, **options)
     failed, number, seconds = 0, 0, 0.0
     with Live(table, console=console.console, auto_refresh=False, transient=True) as live:
-        for found in examine(config, workspace()):
+        for found in examine(config, workspace(config)):
             table.add_row(found.check, Text(found.result, style=STYLE[found.result]), Text(found.seen),
                           f"{found.seconds:.1f}")
             live.refresh()

@@ -89,7 +89,7 @@ def list_suites(data_path: Path | None, *, as_json: bool) -> None:
 def show_data(path: Path, overrides: list[str], wanted: Wanted, *, html: Path | None) -> None:
     """`sft data show`: prepared examples with their masks, alone or packed, and the ledger."""
     config = load(path, overrides).config
-    place = workspace()
+    place = workspace(config)
     prepared = prepare.fn(config, place)
     if html:
         page(config, prepared, place, html, wanted)
@@ -107,7 +107,7 @@ def show_rejected(path: Path, overrides: list[str], wanted: Wanted) -> None:
         DataError: what the stage failed with, behind the rows.
     """
     config = load(path, overrides).config
-    place = workspace()
+    place = workspace(config)
     stage = prepared_stage(config, place)
     failed: DataError | None = None
     try:

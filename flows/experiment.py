@@ -16,6 +16,7 @@ from sft_core.errors import GateFailed
 from tasks.evaluate import Against, base_subject, evaluate, floors, tuned_subject
 from tasks.experiment import open_experiment
 from tasks.judge import judged
+from tasks.mirror import mirrored
 from tasks.parity import certificate
 from tasks.prepare import prepare
 from tasks.record import record
@@ -24,10 +25,14 @@ from tasks.train import train
 from tasks.verdict import judge
 
 
-def workspace() -> Workspace:
-    """The workspace that the settings name."""
+def workspace(config: ExperimentConfig | None = None) -> Workspace:
+    """The workspace that the settings name, with the configuration's mirror in front.
+
+    Raises:
+        ConfigError: `data.mirror` names a folder that is not there.
+    """
     settings = read_settings()
-    return Workspace(settings.workspace, settings.mirror)
+    return mirrored(Workspace(settings.workspace, settings.mirror), config.data.mirror if config else None)
 
 
 def connect(tracking: TrackingSection | None = None) -> Tracker:
@@ -66,7 +71,7 @@ def sft_experiment(
 
 def experiment(loaded: Loaded, parent_run_id: str | None = None) -> dict[str, Any]:
     """The stages of one experiment; returns the summary that is also in the run folder."""
-    config, place = loaded.config, workspace()
+    config, place = loaded.config, workspace(loaded.config)
     tracker = connect(config.tracking)
     prepared = prepare(config, place)
     with open_experiment(loaded, prepared, place, tracker, parent_run_id) as run:

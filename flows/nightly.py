@@ -13,6 +13,7 @@ from flows.experiment import connect, workspace
 from sft_core.config.evaluate import GateSection
 from sft_core.errors import RegressionFound
 from tasks.evaluate import evaluate, folder_subject
+from tasks.mirror import mirrored
 from tasks.runs import find
 from tasks.verdict import judge, regressions
 
@@ -51,6 +52,7 @@ def sft_nightly(name: str = "sft", alias: str = "champion", margin: float = 0.0)
     stored = find(champion.run_id, place, tracker)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     config = stored.config().config
+    place = mirrored(place, config.data.mirror)
     before = stored.results("tuned")
     after = evaluate(folder_subject("champion", champion.folder, config.model), config.eval, place, occasion=now)
     verdict = judge(before, after, GateSection(max_tax=margin))

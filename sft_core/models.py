@@ -70,7 +70,8 @@ def locate(section: ModelSection, mirror: Path | None) -> Path:
         where = f"; SFT_MIRROR ({mirror}) has no folder {section.path}" if mirror else ""
         raise ModelError(f"model {section.path!r} (revision {section.revision or 'main'}) is neither a local folder "
                          f"nor to be had from the hub: {_first_line(error)}{where}. Check the name and the network, or "
-                         f"put the model into SFT_MIRROR/{section.path}, or give model.path a local folder") from error
+                         f"put the model into SFT_MIRROR/{section.path}, name it in data.mirror, or give model.path a "
+                         "local folder") from error
 
 
 def model_identity(section: ModelSection, mirror: Path | None) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Prefect tasks: one thin task per stage. Check the mark, call the core, record, return what was found.
 
 stages.py      the workspace; look at the mark, then make
+mirror.py      local folders that stand for the hub
 prepare.py     the stage prepare
 evaluate.py    the stage evaluate, of base, tuned model or anything else
 train.py       the stage train

@@ -85,6 +85,10 @@ class DataSection(Section):
     """Share of conversations held out for the validation loss."""
     max_rejected_share: Share = 0.05
     """The run fails when more than this share of the rows read cannot be used."""
+    mirror: str | dict[str, str] | None = None
+    """Local folders that stand for the hub, for machines without internet: hub id to folder, for example
+    `{cais/mmlu: /data/mmlu}`, or one folder that holds them as `org/name`. Goes before SFT_MIRROR; ids it does not name
+    are looked up there. For models, training data and lm-eval's data sets."""
 
 
 class TemplateSection(Section):
