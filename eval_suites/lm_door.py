@@ -31,6 +31,7 @@ from eval_suites.local import Local
 from eval_suites.results import ItemResult
 from eval_suites.suites import ROOM, Suite
 from sft_core.errors import EvalError
+from sft_core.localhub import named_by_content
 
 BUILT_IN = Path(lm_eval.tasks.__file__).parent
 OWN = ROOM / "lm_tasks"
@@ -183,14 +184,17 @@ def _redirect(index: Mapping[str, Any], mirror: Path, scratch: Path) -> None:
 
     The index entry is changed and not a second folder included, because that would also replace the tags' members.
     """
+    found: dict[str, Path] = {}
     for name, entry in index.items():
         source = (entry.cfg or {}).get("dataset_path")
         if entry.yaml_path is None or not isinstance(source, str) or not (mirror / source).is_dir():
             continue
+        if source not in found:
+            found[source] = named_by_content(mirror / source, (scratch / "hub").absolute())
         override = scratch / "lm_tasks" / f"{name}.yaml"
         override.parent.mkdir(parents=True, exist_ok=True)
         override.write_text(yaml.safe_dump({
-            "include": str(entry.yaml_path), "task": name, "dataset_path": str((mirror / source).resolve())}))
+            "include": str(entry.yaml_path), "task": name, "dataset_path": str(found[source])}))
         entry.yaml_path = override
 
 

@@ -8,6 +8,7 @@ stage.py         stage folders, fingerprints, atomic files
 progress.py      bars on a terminal, lines elsewhere
 errors.py        what a user may meet
 conversation.py  the values: Row, Turn, Conversation, Rejected
+localhub.py      local snapshots of hub data sets, never mistaken for one another
 sources.py       files and hub ids → rows with their origin
 readers.py       one reader per kind of file
 columnar.py      Arrow tables → rows, nulls told apart as far as they can be

@@ -17,6 +17,7 @@ from sft_core.columnar import Told, rows_of
 from sft_core.config.data import SourceSection
 from sft_core.conversation import Origin, Rejected, Row
 from sft_core.errors import DataError
+from sft_core.localhub import named_by_content
 from sft_core.readers import READERS, kind_of, read_file
 
 HUB_TIMEOUT_S = 10.0
@@ -50,11 +51,11 @@ def resolve(source: SourceSection, *, scratch: Path, mirror: Path | None) -> lis
         return _tiny(source.path, scratch)
     path = Path(source.path).expanduser()
     if path.is_dir():
-        return Hub(str(path), source.path, local=True) if _declares_splits(path) else _files_in(path)
+        return _snapshot(source, path, scratch) if _declares_splits(path) else _files_in(path)
     if path.exists():
         return [path]
     if mirror is not None and (mirror / source.path).is_dir():
-        return Hub(str(mirror / source.path), source.path, local=True)
+        return _snapshot(source, mirror / source.path, scratch)
     if _HUB_ID.fullmatch(source.path) and kind_of(path) not in READERS:
         return Hub(source.path, source.path, local=False)
     raise DataError(f"there is no {source.path} (looked in {Path.cwd()}"
@@ -109,6 +110,10 @@ def _files_in(folder: Path) -> list[Path]:
     if not files:
         raise DataError(f"the folder {folder} holds no data file; allowed are {', '.join(READERS)}, each also with .gz")
     return files
+
+
+def _snapshot(source: SourceSection, folder: Path, scratch: Path) -> Hub:
+    return Hub(str(named_by_content(folder, scratch / "hub")), source.path, local=True)
 
 
 def _declares_splits(folder: Path) -> bool:

@@ -162,7 +162,7 @@ def test_genuine_mmlu_and_gsm8k_from_a_mirror(model_folder: Path, tmp_path: Path
                       task_folder="mmlu/default", num_fewshot=5)
         opened = lm_door.LmDoor(suite, include_path=None, mirror=HUB, scratch=tmp_path)
         task = opened.tasks[suite.tasks[0]]
-        assert task.config.dataset_path == str(HUB.resolve() / "cais" / "mmlu")
+        assert Path(task.config.dataset_path).resolve() == HUB.resolve() / "cais" / "mmlu"
         assert task.config.doc_to_choice == ["A", "B", "C", "D"]
         assert len(opened.questions()) > 100
     found = evaluate(ModelSection(path=str(model_folder)), ["gsm8k"], section=section,

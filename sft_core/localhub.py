@@ -1,0 +1,23 @@
+"""Local folders in the shape of hub data sets, under a name that moves with their files.
+
+The `datasets` library keeps what it has read of a local folder under the folder's own name and a hash of its card
+(5.2): other rows behind the same card, or another mirror's folder of the same name, would give the rows read before.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from sft_core.stage import fingerprint
+
+
+def named_by_content(folder: Path, links: Path) -> Path:
+    """A link to `folder` in `links`, named after it and after names, sizes and times of change of its files."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    told = [(path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    link = links / f"{folder.name}-{fingerprint(str(folder.resolve()), told)}"
+    links.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        link.symlink_to(folder.resolve(), target_is_directory=True)
+    return link
