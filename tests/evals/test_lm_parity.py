@@ -38,6 +38,7 @@ pytestmark = pytest.mark.skipif(not (HUB / "cais" / "mmlu").is_dir(), reason=f"n
 JINJA = ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
          "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
 LONGEST = 12  # new tokens
+WINDOW = 1024  # tokens
 SUBJECT = "mmlu_abstract_algebra"  # all of its 100 items
 GSM8K = (0, 1, 2)  # the first ones: lm-eval draws examples anew for `--samples` that leave some out
 CHATS = range(10)  # of the subject
@@ -76,7 +77,7 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
              for n in range(4)]
     _hub(root / "truthfulqa/truthful_qa", {"validation": truth}, ("multiple_choice",))
     text = (SHARED / "wikitext2" / "test.txt").read_text(encoding="utf-8")
-    pages = [{"page": text[at:at + 1500]} for at in range(0, 4500, 1500)]
+    pages = [{"page": text[at:at + 4000]} for at in range(0, 12_000, 4000)]  # each several windows
     _hub(root / "EleutherAI/wikitext_document_level", {s: pages for s in ("train", "validation", "test")},
          ("wikitext-2-raw-v1",))
     return root
@@ -118,22 +119,30 @@ def punkt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded base with a chat template."""
+    """The embedded base with a chat template, and a window in which five examples of MMLU fit and GSM8K's do not."""
     folder = tmp_path_factory.mktemp("model") / "base"
     shutil.copytree(BASE_FOLDER, folder)
+    for file, key in (("config.json", "max_position_embeddings"), ("tokenizer_config.json", "model_max_length")):
+        settings = json.loads((folder / file).read_text())
+        assert key in settings
+        (folder / file).write_text(json.dumps(settings | {key: WINDOW}))
     (folder / "chat_template.jinja").write_text(JINJA)
     return folder
 
 
 def start(model: Path, mirror: Path, out: Path, tasks: Sequence[str], *more: str) -> subprocess.Popen[str]:
-    """lm-eval's own command, started where the mirror's folders carry the names of the hub."""
+    """lm-eval's own command, started where the mirror's folders carry the names of the hub.
+
+    With a cache of its own: the library would take rows that another mirror of the same names once held.
+    """
     command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--model_args",
                f"pretrained={model},dtype=float32", "--tasks", ",".join(tasks), "--device", "cpu", "--batch_size", "1",
                "--gen_kwargs", f"max_gen_toks={LONGEST}", "--log_samples", "--output_path", str(out), *more]
     samples = {"gsm8k": list(GSM8K), SUBJECT: list(CHATS)} if "gsm8k" in tasks else {}
     samples = {task: numbers for task, numbers in samples.items() if task in tasks}
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OMP_NUM_THREADS": "1",
-                                "NLTK_DATA": nltk.data.path[0]}
+                                "NLTK_DATA": nltk.data.path[0],
+                                "HF_DATASETS_CACHE": str(out.with_name(f"{out.name}-cache"))}
     return subprocess.Popen([*command, *(("--samples", json.dumps(samples)) if samples else ())], cwd=mirror,
                             env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
