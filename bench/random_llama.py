@@ -18,12 +18,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 EOS = "<|endoftext|>"
 
 
-def build(folder: Path, texts: Sequence[Path], vocab: int = 8192, hidden: int = 384, layers: int = 8) -> int:
+def build(folder: Path, texts: Sequence[Path], vocab: int = 8192, hidden: int = 384, layers: int = 8,
+          seed: int = 0) -> int:
     """Write model and tokenizer into `folder` and return the number of parameters.
 
     Args:
         texts: files whose text the byte-level BPE is trained on.
-        vocab: tokens asked for. hidden: width. layers: depth; with the defaults about 22 M parameters.
+        vocab: tokens asked for. hidden: width. layers: depth; with the defaults about 22 M parameters. seed: of the
+            weights.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -37,7 +39,7 @@ def build(folder: Path, texts: Sequence[Path], vocab: int = 8192, hidden: int = 
         tokenizer_object=tokenizer, eos_token=EOS, bos_token=EOS, pad_token="<|pad|>",
         additional_special_tokens=["<|im_start|>", "<|im_end|>"],
     )
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(fast), hidden_size=hidden, intermediate_size=hidden * 8 // 3 // 32 * 32,
         num_hidden_layers=layers, num_attention_heads=hidden // 64, max_position_embeddings=4096,

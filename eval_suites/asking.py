@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from eval_suites import lm_door
 from eval_suites.chat_item import ChatItem, LikelihoodItem
+from eval_suites.converse import converse
 from eval_suites.generate import Answer, Answerer
 from eval_suites.items import read_items, read_texts
 from eval_suites.likelihood import Measured, Texts
@@ -106,7 +107,7 @@ class ChatItems:
     def take(self, ids: Collection[str]) -> Taken:
         """See `Asking`."""
         items = [item for item in self._items if item.item_id in ids]
-        answers = answer_all(self._answerer, items, self._longest, self._suite.name)
+        answers = converse(items, lambda batch: answer_all(self._answerer, batch, self._longest, self._suite.name))
         found = tuple(scored(self._suite.name, item, answer, self._score)
                       for item, answer in zip(items, answers, strict=True))
         return Taken(found, 0, {}, self._suite.scale)

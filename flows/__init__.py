@@ -6,6 +6,8 @@ sweep.py       the flow sft-sweep
 trial.py       one trial as a process of its own
 nightly.py     the flow sft-nightly, and promotion
 evaluation.py  eval, compare, suites, data show
+cli_begin.py   what its commands do first
+cli_evaluation.py its commands eval, compare, suites and parity
 cli_judging.py its commands judge and human
 judging.py     open-ended answers judged: judge, human export, human import
 doctor.py      pre-flight

@@ -12,10 +12,10 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
+from flows.cli_evaluation import add_evaluation
 from flows.cli_judging import add_judging
 from infra.servers import ensure_prefect
 from infra.settings import Settings, prepare_environment, read_settings
-from sft_core.config.evaluate import EvalSection, GateSection
 from sft_core.configfile import load
 from sft_core.errors import ConfigError, Interrupted, SftError
 
@@ -148,91 +148,6 @@ def sweep(
     run_sweep(config, trials, overrides or [])
 
 
-@app.command(name="eval")
-def evaluate(  # noqa: PLR0913  (the options of a command)
-    model: Annotated[str, typer.Argument(help="Folder, hub id, `tiny`, a run, or models:/NAME@ALIAS")],
-    suite: Annotated[list[str], typer.Option("--suite", help="Suite name (see `sft suites`). Repeatable.")],
-    against: Annotated[str | None, typer.Option(help="Base to compare with, paired, item by item")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Items per task")] = None,
-    template: Annotated[str, typer.Option(help="Chat template: auto, model, or a built-in name, e.g. llama3")] = "auto",
-    data_path: Annotated[Path | None, typer.Option(help="Folder with published benchmarks")] = None,
-    include_path: Annotated[Path | None, typer.Option(help="Folder with further lm-eval tasks")] = None,
-    looks: Annotated[int, typer.Option(min=1, help="Stop a suite early, at one of so many looks")] = 1,
-    out: Annotated[Path | None, typer.Option(help="Write per-item results into this folder")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write the comparison as a page")] = None,
-) -> None:
-    """Evaluate any model on suites, optionally against another one."""
-    begin()
-    from flows.evaluation import Shown, run_evaluation
-
-    section = EvalSection(suites=tuple(suite), limit=limit, looks=looks, data_path=_text(data_path),
-                          include_path=_text(include_path))
-    run_evaluation(model, section, template, against, Shown(html=html, out=out))
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
-
-
-@app.command()
-def compare(  # noqa: PLR0913  (the options of a command)
-    first: Annotated[str, typer.Argument(metavar="A", help="Run, MLflow run id or its start, models:/NAME@ALIAS; with "
-                                                           "--suite also a folder, a hub id or `tiny`")],
-    second: Annotated[str, typer.Argument(metavar="B", help="Likewise; what is judged against A")],
-    suite: Annotated[list[str] | None, typer.Option("--suite", help="Evaluate both on this now. Repeatable.")] = None,
-    flips: Annotated[int, typer.Option(min=0, help="Show this many items that changed, per suite")] = 3,
-    html: Annotated[Path | None, typer.Option(help="Write report and changed items as a page")] = None,
-    max_tax: Annotated[float, typer.Option(min=0.0, help="Margin of the capability suites, in points")] = 1.0,
-    must_improve: Annotated[list[str] | None, typer.Option(help="Suite that must be better. Repeatable.")] = None,
-    alpha: Annotated[float, typer.Option(min=0.001, max=0.499, help="Error probability")] = 0.05,
-    limit: Annotated[int | None, typer.Option(min=1, help="With --suite: items per task")] = None,
-    data_path: Annotated[Path | None, typer.Option(help="With --suite: folder with published benchmarks")] = None,
-) -> None:
-    """Compare two runs or models: paired differences, the gate, and the items that flipped, side by side."""
-    begin()
-    from flows.evaluation import Shown, run_comparison
-
-    gate = GateSection(max_tax=max_tax, must_improve=tuple(must_improve or ()), alpha=alpha)
-    section = EvalSection(suites=tuple(suite), limit=limit, data_path=_text(data_path)) if suite else None
-    run_comparison(first, second, gate, Shown(flips, html), section)
-
-
-@app.command()
-def suites(
-    data_path: Annotated[Path | None, typer.Option(help="Folder with published benchmarks")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
-) -> None:
-    """List the evaluation suites: items, protocol, minimum detectable effect, and whether they can be run here."""
-    begin()
-    from flows.evaluation import list_suites
-
-    list_suites(data_path, as_json=as_json)
-
-
-@app.command()
-def parity(
-    model: Annotated[str, typer.Argument(help="Folder, hub id, a run, or models:/NAME@ALIAS")],
-    endpoint: Annotated[str | None, typer.Option(help="Base URL of a running server, e.g. http://127.0.0.1:8000/v1")]
-    = None,
-    served_name: Annotated[str | None, typer.Option(help="The model's name there; default: its folder")] = None,
-    serve: Annotated[bool, typer.Option("--serve", help="Start transformers' own server on loopback")] = False,
-    template: Annotated[str, typer.Option(help="Template it was trained with; a run knows its own")] = "auto",
-    json_file: Annotated[Path | None, typer.Option("--json", help="Default: .sft/parity.json")] = None,
-) -> None:
-    """Certify that training, lm-eval, evaluation, chat template and server see the same tokens and stops.
-
-    Exit code 1 when they do not.
-    """
-    if serve and endpoint:
-        raise ConfigError("--serve starts a server and --endpoint names a running one; give one of the two")
-    begin()
-    from flows.parity import run_parity
-    from tasks.parity import Serving
-
-    if not run_parity(model, template, Serving(serve, endpoint, served_name), json_file):
-        raise typer.Exit(1)
-
-
 @app.command()
 def promote(
     run_ref: Annotated[str, typer.Argument(metavar="RUN", help="Run name or MLflow run id")],
@@ -337,6 +252,7 @@ def tiny_build(
     build_tiny(folder)
 
 
+add_evaluation(app, begin)
 add_judging(app, begin)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from flows.cli_begin import after
 from sft_core.errors import ConfigError
 
 FirstResults = Annotated[str, typer.Argument(metavar="A", help="Base: a recorded run, or a folder with results")]
@@ -72,13 +72,4 @@ def add_judging(app: typer.Typer, begin: Callable[[], object]) -> None:
     app.add_typer(human_app, name="human")
     for place, name, command in ((app, "judge", judge_answers), (human_app, "export", human_export),
                                  (human_app, "import", human_import)):
-        place.command(name=name)(_after(begin, command))
-
-
-def _after(begin: Callable[[], object], command: Callable[..., None]) -> Callable[..., None]:
-    @functools.wraps(command)
-    def begun(*args: Any, **kwargs: Any) -> None:
-        begin()
-        command(*args, **kwargs)
-
-    return begun
+        place.command(name=name)(after(begin, command))

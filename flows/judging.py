@@ -7,8 +7,7 @@ from pathlib import Path
 from flows import console
 from flows.experiment import connect, workspace
 from sft_core.config.evaluate import JudgeSection
-from sft_core.stage import fingerprint
-from tasks.judge import export_sheets, import_labels, judge_all, results_at, write_judged
+from tasks.judge import export_sheets, folder_of, import_labels, judge_all, results_at, write_judged
 from tasks.verdict import listed
 
 
@@ -26,7 +25,7 @@ def run_judging(first: str, second: str, section: JudgeSection, out: Path | None
     said = "–" if agreement.accuracy is None else (
         f"{100 * agreement.accuracy:.0f} % (κ {agreement.kappa.estimate:.2f}, {agreement.kappa.low:.2f} to "
         f"{agreement.kappa.high:.2f})")
-    path = write_judged(found, out or place.root / "judged" / fingerprint(first, second, section))
+    path = write_judged(found, out or folder_of(first, second, section, place))
     console.lines(f"agreement with the gold set  {said}, {agreement.pairs} pairs, {agreement.unscored} unscored",
                   f"judge   {usage.calls} calls, {usage.kept} kept answers, {usage.prompt_tokens} + "
                   f"{usage.completion_tokens} tokens, cost {usage.cost:.4f}", f"written {path}")

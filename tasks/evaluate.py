@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from eval_suites.endpoint import Endpoint
 from eval_suites.floor import Floor
 from eval_suites.items import content_hash
 from eval_suites.results import SuiteResult, read_results, write_results
 from eval_suites.sequential import certain
 from eval_suites.suites import suite
+from infra.settings import secret
 from infra.tracking import Tracker
 from sft_core.config.data import ModelSection, TemplateSection
 from sft_core.config.evaluate import EvalSection, GateSection
@@ -70,7 +72,7 @@ def evaluate_any(reference: str, template: str, section: EvalSection, place: Wor
     from sft_core.models import load_tokenizer, locate
     from sft_core.templates.choose import choose
 
-    model = ModelSection(path=_path_of(reference, place, tracker))
+    model = ModelSection(path=path_of(reference, place, tracker))
     chosen = None
     if reference.startswith(("http://", "https://")):
         return evaluate.fn(Subject(reference, model, None), section, place, against=against)
@@ -83,7 +85,12 @@ def evaluate_any(reference: str, template: str, section: EvalSection, place: Wor
     return evaluate.fn(Subject(reference, model, chosen), section, place, against=against)
 
 
-def _path_of(reference: str, place: Workspace, tracker: Tracker) -> str:
+def path_of(reference: str, place: Workspace, tracker: Tracker) -> str:
+    """Where the named model lies: the folder of a run's or a registered model, else the name itself.
+
+    Raises:
+        TrackingError: no such registered model.
+    """
     if reference.startswith("models:/"):
         name, _, alias = reference.removeprefix("models:/").partition("@")
         return str(tracker.resolve_alias(name, alias or "champion").folder)
@@ -123,7 +130,22 @@ def evaluate(
                  None if occasion else place.root / "cache" / "answers", _stop(section, against))
     if found := [name for name in stages if name not in missing]:
         log.info("evaluation of %s found: %s", subject.label, ", ".join(found))
-    return {name: read_results(stage.work, name) for name, stage in stages.items()}
+    return _rescored({name: read_results(stage.work, name) for name, stage in stages.items()}, section, place)
+
+
+def _rescored(results: dict[str, SuiteResult], section: EvalSection, place: Workspace) -> dict[str, SuiteResult]:
+    """Requests judged by `eval.refusal_scorer`. Stages hold what the rules say: another scorer asks no model again."""
+    from eval_suites.refusal.choice import RULES, refusal_scorer, rescore, through
+
+    if section.refusal_scorer == RULES:
+        return results
+    ask = None
+    if section.refusal_scorer == "judge" and section.judge is not None:
+        key = secret(section.judge.endpoint.key_env)
+        ask = through(Endpoint(section.judge.endpoint, key, place.root / "cache" / "judge.jsonl"),
+                      section.judge.max_tokens)
+    scorer = refusal_scorer(section, ask, place.mirror)
+    return {name: rescore(result, scorer) for name, result in results.items()}
 
 
 def _judged_by(section: EvalSection, against: Against | None) -> object:
@@ -153,7 +175,8 @@ def _stages(subject: Subject, section: EvalSection, place: Workspace, occasion: 
     from sft_core.models import compute_dtype, resolve_device
 
     device = resolve_device(subject.model)
-    asked = section.model_dump(mode="json", exclude={"suites", "batch_tokens", "floor_items", "parity", "judge"})
+    asked = section.model_dump(mode="json", exclude={
+        "suites", "batch_tokens", "floor_items", "parity", "judge", "refusal_scorer", "refusal_labels"})
     common = (
         "evaluate", version("evaluate"), identity_of(subject.model, place.mirror), asked, device.type,
         "" if is_endpoint(subject.model.path) else str(compute_dtype(subject.model, device)), place.mirror, occasion,

@@ -19,7 +19,7 @@ from infra.settings import secret
 from infra.tracking import Tracker
 from sft_core.config.evaluate import JudgeSection
 from sft_core.errors import EvalError
-from sft_core.stage import read_json, write_json
+from sft_core.stage import fingerprint, read_json, write_json
 from tasks.runs import find, local_runs
 from tasks.stages import Workspace
 
@@ -99,6 +99,11 @@ def results_at(reference: str, place: Workspace, tracker: Tracker) -> dict[str, 
             raise EvalError(f"{folder} holds no results; give a folder with SUITE.json and SUITE.parquet, or a run")
         return {name: read_results(folder, name) for name in names}
     return find(reference, place, tracker).results()
+
+
+def folder_of(first: str, second: str, section: JudgeSection, place: Workspace) -> Path:
+    """Where the judgements of these two by this judge are kept."""
+    return place.root / "judged" / fingerprint(first, second, section)
 
 
 def write_judged(found: Judged, out: Path) -> Path:

@@ -13,7 +13,7 @@ from infra.tracking import Tracker
 from sft_core.config.data import ModelSection, TemplateSection
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.stage import write_json
-from tasks.evaluate import _path_of
+from tasks.evaluate import path_of
 from tasks.mirror import mirrored
 from tasks.runs import find, local_runs
 from tasks.stages import Done, Workspace
@@ -72,7 +72,7 @@ def certificate_of(reference: str, template: str, serving: Serving, place: Works
         ModelError, TemplateError, TrackingError, EvalError: it cannot be found, loaded or asked.
         OrchestrationError: the server does not start.
     """
-    model = ModelSection(path=_path_of(reference, place, tracker))
+    model = ModelSection(path=path_of(reference, place, tracker))
     origin = _Origin(model, TemplateSection.model_validate({"name": template}))
     if reference in local_runs(place.runs):
         config = find(reference, place, tracker).config().config

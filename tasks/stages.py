@@ -67,8 +67,8 @@ def version(stage: str) -> str:
 
 CODE: dict[str, tuple[str, ...]] = {
     "prepare": tuple(f"sft_core/{name}" for name in (
-        "conversation.py", "localhub.py", "sources.py", "readers.py", "columnar.py", "formats.py", "messages.py", "curate",
-        "mixture.py", "templates", "encode.py", "render.py", "fit.py", "intake.py", "ledger.py",
+        "conversation.py", "localhub.py", "sources.py", "readers.py", "columnar.py", "formats.py", "messages.py",
+        "curate", "mixture.py", "templates", "encode.py", "render.py", "fit.py", "intake.py", "ledger.py",
         "prepare.py", "show.py", "tiny",
     )) + ("eval_suites/chat_item.py", "eval_suites/items.py", "eval_suites/readers", "eval_suites/lm_door.py"),
     "train": tuple(f"sft_core/{name}" for name in (

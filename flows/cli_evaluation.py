@@ -1,0 +1,102 @@
+"""The commands `sft eval`, `sft compare`, `sft suites` and `sft parity`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli_begin import after
+from sft_core.config.evaluate import EvalSection, GateSection
+from sft_core.errors import ConfigError
+
+
+def evaluate(  # noqa: PLR0913  (the options of a command)
+    model: Annotated[str, typer.Argument(help="Folder, hub id, `tiny`, a run, models:/NAME@ALIAS, or "
+                                          "http://HOST/v1#NAME")],
+    suite: Annotated[list[str], typer.Option("--suite", help="Suite name (see `sft suites`). Repeatable.")],
+    against: Annotated[str | None, typer.Option(help="Base to compare with, paired, item by item")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Items per task")] = None,
+    template: Annotated[str, typer.Option(help="Chat template: auto, model, or a built-in name, e.g. llama3")] = "auto",
+    data_path: Annotated[Path | None, typer.Option(help="Folder with published benchmarks")] = None,
+    include_path: Annotated[Path | None, typer.Option(help="Folder with further lm-eval tasks")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Cap on the length of answers")] = None,
+    looks: Annotated[int, typer.Option(min=1, help="Stop a suite early, at one of so many looks")] = 1,
+    backend: Annotated[str, typer.Option(help="transformers or vllm")] = "transformers",
+    out: Annotated[Path | None, typer.Option(help="Write per-item results into this folder")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the comparison as a page")] = None,
+) -> None:
+    """Evaluate any model on suites, optionally against another one."""
+    from flows.evaluation import Shown, run_evaluation
+
+    if backend not in ("transformers", "vllm"):
+        raise ConfigError(f"--backend is transformers or vllm, not {backend!r}")
+    section = EvalSection(suites=tuple(suite), limit=limit, looks=looks, data_path=_text(data_path),
+                          include_path=_text(include_path), max_new_tokens=max_new_tokens,
+                          backend="vllm" if backend == "vllm" else "transformers")
+    run_evaluation(model, section, template, against, Shown(html=html, out=out))
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def compare(  # noqa: PLR0913  (the options of a command)
+    first: Annotated[str, typer.Argument(metavar="A", help="Run, MLflow run id or its start, models:/NAME@ALIAS; with "
+                                                           "--suite also a folder, a hub id or `tiny`")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Likewise; what is judged against A")],
+    suite: Annotated[list[str] | None, typer.Option("--suite", help="Evaluate both on this now. Repeatable.")] = None,
+    flips: Annotated[int, typer.Option(min=0, help="Show this many items that changed, per suite")] = 3,
+    html: Annotated[Path | None, typer.Option(help="Write report and changed items as a page")] = None,
+    max_tax: Annotated[float, typer.Option(min=0.0, help="Margin of the capability suites, in points")] = 1.0,
+    must_improve: Annotated[list[str] | None, typer.Option(help="Suite that must be better. Repeatable.")] = None,
+    alpha: Annotated[float, typer.Option(min=0.001, max=0.499, help="Error probability")] = 0.05,
+    limit: Annotated[int | None, typer.Option(min=1, help="With --suite: items per task")] = None,
+    data_path: Annotated[Path | None, typer.Option(help="With --suite: folder with published benchmarks")] = None,
+) -> None:
+    """Compare two runs or models: paired differences, the gate, and the items that flipped, side by side."""
+    from flows.evaluation import Shown, run_comparison
+
+    gate = GateSection(max_tax=max_tax, must_improve=tuple(must_improve or ()), alpha=alpha)
+    section = EvalSection(suites=tuple(suite), limit=limit, data_path=_text(data_path)) if suite else None
+    run_comparison(first, second, gate, Shown(flips, html), section)
+
+
+def suites(
+    data_path: Annotated[Path | None, typer.Option(help="Folder with published benchmarks")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
+) -> None:
+    """List the evaluation suites: items, protocol, minimum detectable effect, and whether they can be run here."""
+    from flows.evaluation import list_suites
+
+    list_suites(data_path, as_json=as_json)
+
+
+def parity(
+    model: Annotated[str, typer.Argument(help="Folder, hub id, a run, or models:/NAME@ALIAS")],
+    endpoint: Annotated[str | None, typer.Option(help="Base URL of a running server, e.g. http://127.0.0.1:8000/v1")]
+    = None,
+    served_name: Annotated[str | None, typer.Option(help="The model's name there; default: its folder")] = None,
+    serve: Annotated[bool, typer.Option("--serve", help="Start transformers' own server on loopback")] = False,
+    template: Annotated[str, typer.Option(help="Template it was trained with; a run knows its own")] = "auto",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Default: .sft/parity.json")] = None,
+) -> None:
+    """Certify that training, lm-eval, evaluation, chat template and server see the same tokens and stops.
+
+    Exit code 1 when they do not.
+    """
+    if serve and endpoint:
+        raise ConfigError("--serve starts a server and --endpoint names a running one; give one of the two")
+    from flows.parity import run_parity
+    from tasks.parity import Serving
+
+    if not run_parity(model, template, Serving(serve, endpoint, served_name), json_file):
+        raise typer.Exit(1)
+
+
+def add_evaluation(app: typer.Typer, begin: Callable[[], object]) -> None:
+    """Give `app` the commands; `begin` is the first thing that each of them does."""
+    for name, command in (("eval", evaluate), ("compare", compare), ("suites", suites), ("parity", parity)):
+        app.command(name=name)(after(begin, command))
