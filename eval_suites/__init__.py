@@ -13,6 +13,7 @@ asking.py     the items of one suite, opened for one model
 sample.py     which items are asked
 backend.py    the contract of all that computes answers
 local.py      transformers in this process
+kv.py         its KV cache, with room for the next tokens
 vllm_engine.py  vLLM
 remote.py     any OpenAI-compatible server
 cache.py      answers by content, kept on disk

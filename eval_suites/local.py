@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from eval_suites.backend import NOT_FINITE, Continuation, Generation, Likelihood, Prompt, Stops
+from eval_suites.kv import make_room
 from sft_core.attention import decoder_of, head_of
 
 SHARED = 48
@@ -135,6 +136,8 @@ class Local:
         while True:
             out = decoder_of(self._model)(input_ids=ids, attention_mask=mask, position_ids=positions,
                                           past_key_values=cache, use_cache=True)
+            if cache is None:
+                make_room(out.past_key_values)
             cache, logits = out.past_key_values, self._head(out.last_hidden_state[:, -1])
             highest, chosen = logits.max(dim=-1)  # NaN if any is: -inf alone only bars a token
             finite = highest.isfinite()
