@@ -11,11 +11,12 @@ from flows.experiment import connect, workspace
 from sft_core.config.evaluate import EvalSection, GateSection
 from sft_core.configfile import load
 from sft_core.errors import ConfigError, DataError, EvalError
-from tasks.evaluate import Against, evaluate_any
+from tasks.evaluate import Against, Subject, evaluate, floors, named
 from tasks.prepare import prepare, prepared_stage
 from tasks.runs import results_of
 from tasks.show import Wanted, page, rejected_rows, shown_rows
-from tasks.verdict import Names, Results, compared, judge, keep, listed, write_page
+from tasks.stages import Workspace
+from tasks.verdict import Compared, Floor, Names, Results, SuiteResult, compared, judge, keep, listed, write_page
 
 
 class Shown(NamedTuple):
@@ -31,37 +32,54 @@ def run_evaluation(model: str, section: EvalSection, template: str, against: str
     place, tracker = workspace(), connect()
     if shown.html and against is None:
         raise ConfigError("--html writes a comparison; say with --against what to compare with")
-    base = evaluate_any(against, template, section, place, tracker) if against else None
-    looked = Against(base, GateSection()) if base else None
-    results = evaluate_any(model, template, section, place, tracker, looked)
+    tuned = named(model, template, section, place, tracker)
+    if against is None:
+        show_scores(model, evaluate.fn(tuned, section, place), shown)
+        return
+    base, results, floor = paired(named(against, template, section, place, tracker), tuned, section, place)
+    show_scores(model, results, shown)
+    verdict = judge.fn(base, results, GateSection(), floors=floor)
+    show_comparison(compared(verdict, base, results, Names(against, model)), shown)
+
+
+def show_scores(model: str, results: Results, shown: Shown) -> None:
+    """Print one model's scores and write its items where that is asked for."""
     if shown.out:
         keep(shown.out, results)
     console.table(model, listed(results))
-    if base is not None and against is not None:
-        show_comparison(base, results, GateSection(), Names(against, model), shown)
+
+
+def paired(base: Subject, tuned: Subject, section: EvalSection, place: Workspace,
+           gate: GateSection | None = None) -> tuple[dict[str, SuiteResult], dict[str, SuiteResult], dict[str, Floor]]:
+    """Both models' results, the tuned one's looked at early where asked for, and the base's A/A floor."""
+    before = evaluate.fn(base, section, place)
+    after = evaluate.fn(tuned, section, place, against=Against(before, gate or GateSection()))
+    return before, after, floors.fn(base, before, section, place)
 
 
 def run_comparison(first: str, second: str, gate: GateSection, shown: Shown, section: EvalSection | None) -> None:
     """`sft compare`: two recorded runs by their results, or any two models, evaluated now on `section`."""
     place, tracker = workspace(), connect()
+    floor: dict[str, Floor] = {}
     if section is None:
         (name_a, a), (name_b, b) = (results_of(reference, place, tracker) for reference in (first, second))
     else:
-        a, b = (evaluate_any(reference, "auto", section, place, tracker) for reference in (first, second))
+        sides = [named(reference, "auto", section, place, tracker) for reference in (first, second)]
+        a, b, floor = paired(sides[0], sides[1], section, place, gate)
         name_a, name_b = first, second
     shared = [name for name in a if name in b]
     if not shared:
         raise EvalError(f"{name_a} and {name_b} share no suite: {sorted(a)} and {sorted(b)}; say with --suite what to "
                         "evaluate on both")
-    show_comparison({name: a[name] for name in shared}, {name: b[name] for name in shared}, gate,
-                    Names(name_a, name_b), shown)
-    if missing := sorted(set(a) ^ set(b)):
+    missing = sorted(set(a) ^ set(b))
+    a, b = {name: a[name] for name in shared}, {name: b[name] for name in shared}
+    show_comparison(compared(judge.fn(a, b, gate, floors=floor), a, b, Names(name_a, name_b)), shown)
+    if missing:
         console.lines(f"not compared, only in one of the two: {', '.join(missing)}")
 
 
-def show_comparison(base: Results, tuned: Results, gate: GateSection, names: Names, shown: Shown) -> None:
+def show_comparison(found: Compared, shown: Shown) -> None:
     """Print the report and the items that changed, and write the page where one is asked for."""
-    found = compared(judge.fn(base, tuned, gate), base, tuned, names)
     for changed in found.flips.values():
         for flip in changed[: shown.flips]:
             console.side_by_side(flip, found.report.names)
@@ -69,6 +87,7 @@ def show_comparison(base: Results, tuned: Results, gate: GateSection, names: Nam
             console.lines(f"{changed[0].suite}: {min(shown.flips, len(changed))} of {len(changed)} items that changed")
     console.report(found.report)
     if shown.html:
+        names = found.report.names
         write_page(shown.html, f"{names.tuned} against {names.base}", found)
         console.lines(f"page     {shown.html}")
 

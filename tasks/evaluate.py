@@ -58,9 +58,8 @@ def folder_subject(label: str, folder: Path, like: ModelSection) -> Subject:
     return Subject(label, model, None)
 
 
-def evaluate_any(reference: str, template: str, section: EvalSection, place: Workspace,
-                 tracker: Tracker, against: Against | None = None) -> dict[str, SuiteResult]:
-    """Evaluate whatever a person may name: `tiny`, a folder, a hub id, a run, or models:/NAME@ALIAS.
+def named(reference: str, template: str, section: EvalSection, place: Workspace, tracker: Tracker) -> Subject:
+    """Whatever a person may name: `tiny`, a folder, a hub id, a run, models:/NAME@ALIAS, or http://HOST/v1#NAME.
 
     Args:
         reference: the model.
@@ -73,16 +72,15 @@ def evaluate_any(reference: str, template: str, section: EvalSection, place: Wor
     from sft_core.templates.choose import choose
 
     model = ModelSection(path=path_of(reference, place, tracker))
-    chosen = None
-    if reference.startswith(("http://", "https://")):
-        return evaluate.fn(Subject(reference, model, None), section, place, against=against)
-    if any(suite(name).through_template for name in section.suites):
-        made = choose(TemplateSection.model_validate({"name": template}),
-                      load_tokenizer(model, locate(model, place.mirror)))
-        served = {"name": made.name, "stop": made.stop, "jinja": made.jinja}
-        chosen = place.scratch / f"template-{fingerprint(served)}.json"
-        write_json(chosen, served)
-    return evaluate.fn(Subject(reference, model, chosen), section, place, against=against)
+    served = reference.startswith(("http://", "https://"))
+    if served or not any(suite(name).through_template for name in section.suites):
+        return Subject(reference, model, None)
+    made = choose(TemplateSection.model_validate({"name": template}),
+                  load_tokenizer(model, locate(model, place.mirror)))
+    form = {"name": made.name, "stop": made.stop, "jinja": made.jinja}
+    file = place.scratch / f"template-{fingerprint(form)}.json"
+    write_json(file, form)
+    return Subject(reference, model, file)
 
 
 def path_of(reference: str, place: Workspace, tracker: Tracker) -> str:

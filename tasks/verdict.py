@@ -11,15 +11,15 @@ from prefect.cache_policies import NO_CACHE
 
 from eval_suites.flips import Flip, flips, word_diff
 from eval_suites.floor import Floor
+from eval_suites.pairing import mean_score
 from eval_suites.report import Names, Report, reason, report, shared_metric, shown_score
 from eval_suites.results import SuiteResult, write_results
-from eval_suites.stats import rate
 from eval_suites.verdict import Check, Verdict, compare
 from sft_core.config.evaluate import GateSection
 from sft_core.stage import write_json, write_text
 
-__all__ = ["Compared", "Flip", "Names", "Report", "Results", "compared", "judge", "keep", "listed", "reason",
-           "regressions", "with_variants", "word_diff", "write_page", "write_report"]
+__all__ = ["Compared", "Flip", "Floor", "Names", "Report", "Results", "SuiteResult", "compared", "judge", "keep",
+           "listed", "reason", "regressions", "with_variants", "word_diff", "write_page", "write_report"]
 Results = Mapping[str, SuiteResult]
 
 
@@ -102,9 +102,7 @@ def listed(results: Mapping[str, SuiteResult]) -> list[dict[str, object]]:
     """One row per suite with its score and 95 % interval, items clustered as the suite says."""
     rows: list[dict[str, object]] = []
     for name, result in results.items():
-        scored = [item for item in result.items if item.score is not None]
-        evidence = rate([float(item.score or 0.0) for item in scored], [item.cluster for item in scored],
-                        [item.weight for item in scored], result.scale)
+        evidence = mean_score(result)
         span = evidence.interval(0.05) if evidence else None
         ends = [shown_score(end, result.scale) for end in (span.low, span.high)] if span else []
         stopped = shared_metric(result.items, "stopped")
