@@ -11,6 +11,7 @@ import difflib
 import logging
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ import datasets
 import lm_eval.api.task
 import lm_eval.evaluator
 import lm_eval.tasks
+import lm_eval.utils
 import yaml
 from lm_eval.api.samplers import FirstNSampler
 
@@ -50,13 +52,18 @@ class LmRun(NamedTuple):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without lm-eval's log lines (one per cut context) and the bars per task and data file."""
+    """Without lm-eval's log lines (one per cut context) and the bars per task and data file.
+
+    Its templates are compiled once and not for every example of every document (GSM8K: 15,832 times, 13 s).
+    """
     logger = logging.getLogger("lm_eval")
     before, silent = logger.level, datasets.are_progress_bars_disabled()
     logger.setLevel(logging.ERROR)
     datasets.disable_progress_bars()
     try:
-        with mock.patch.object(lm_eval.api.task, "tqdm", lambda rows, **_: rows):
+        compiled = lru_cache(maxsize=256)(lm_eval.utils.env.from_string)
+        with (mock.patch.object(lm_eval.api.task, "tqdm", lambda rows, **_: rows),
+              mock.patch.object(lm_eval.utils.env, "from_string", compiled)):
             yield
     finally:
         logger.setLevel(before)
