@@ -32,12 +32,14 @@ Stop = Callable[[SuiteResult], bool]
 class Out(NamedTuple):
     """Where results go, where the answers of all models are kept, and when a suite may end early.
 
-    `stop` is asked after every look but the last, with `eval.looks` > 1.
+    `stop` is asked after every look but the last, with `eval.looks` > 1. `key` is the API key of a model behind a
+    server.
     """
 
     folder: Path
     cache: Path | None = None
     stop: Stop | None = None
+    key: str | None = None
 
 
 def evaluate(model: ModelSection, suites: Sequence[str], *, section: EvalSection, template: ChatForm | None,
@@ -61,7 +63,7 @@ def evaluate(model: ModelSection, suites: Sequence[str], *, section: EvalSection
             is to give likelihoods, or no answer of a suite is finite.
         ModelError: the model cannot be loaded.
     """
-    folder, cache, stop = out if isinstance(out, Out) else Out(out)
+    folder, cache, stop, key = out if isinstance(out, Out) else Out(out)
     chosen = [suite(name) for name in suites]
     identity = identity_of(model, mirror)
     form = template or (own_form(model, mirror) if any(one.through_template for one in chosen) else None)
@@ -71,7 +73,7 @@ def evaluate(model: ModelSection, suites: Sequence[str], *, section: EvalSection
         asked = protocol(one, section, model, form)
         result = _finished(folder, one, asked, identity, section)
         if result is None:
-            subject = subject or load_subject(model, form, mirror, section, cache)
+            subject = subject or load_subject(model, form, mirror, section, cache, key)
             result = replace(run_suite(one, subject, section, asked, mirror=mirror, stop=stop), model=identity)
             write_results(folder, result)
             _mark(folder, one, section)

@@ -57,18 +57,19 @@ def own_form(section: ModelSection, mirror: Path | None) -> ChatForm | None:
 
 
 def load_subject(section: ModelSection, form: ChatForm | None, mirror: Path | None, settings: EvalSection,
-                 cache: Path | None) -> Subject:
+                 cache: Path | None, key: str | None = None) -> Subject:
     """Load for inference: weights in the compute precision, as a server holds them, and greedy decoding.
 
     Args:
         settings: backend and batch size.
         cache: folder with the answers of all models; None: answers are kept for the life of the process.
+        key: API key of a model that is a server.
 
     Raises:
         EvalError, ModelError: the model or its engine cannot be used.
     """
     if is_endpoint(section.path):
-        return _served(section, cache)
+        return _served(section, cache, key)
     identity = identity_of(section, mirror)
     if settings.backend == "vllm":
         from eval_suites.vllm_engine import open_vllm
@@ -82,11 +83,11 @@ def load_subject(section: ModelSection, form: ChatForm | None, mirror: Path | No
     return ready(model, loaded.tokenizer, form, Cached(local, cache, identity), section.path)
 
 
-def _served(section: ModelSection, cache: Path | None) -> Subject:
+def _served(section: ModelSection, cache: Path | None, key: str | None) -> Subject:
     from eval_suites.endpoint import Endpoint
 
     where = endpoint_of(section.path)
-    answerer = Remote(Endpoint(where, None).chat, where, cache)
+    answerer = Remote(Endpoint(where, key).chat, where, cache)
     return Subject(None, None, None, None, answerer, f"endpoint {where.url}, {where.model}", section.path)
 
 

@@ -100,6 +100,11 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     )
 
 
+def server_key(environ: Mapping[str, str] = os.environ) -> str | None:
+    """The API key of a model behind a server, from OPENAI_API_KEY, where its own clients look; None without one."""
+    return environ.get("OPENAI_API_KEY", "").strip() or None
+
+
 def secret(name: str | None, environ: Mapping[str, str] = os.environ) -> str | None:
     """The value of an environment variable that a configuration names (`key_env`); None where it names none.
 

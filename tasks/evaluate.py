@@ -18,7 +18,7 @@ from eval_suites.items import content_hash
 from eval_suites.results import SuiteResult, read_results, write_results
 from eval_suites.sequential import certain
 from eval_suites.suites import suite
-from infra.settings import secret
+from infra.settings import secret, server_key
 from infra.tracking import Tracker
 from sft_core.config.data import ModelSection, TemplateSection
 from sft_core.config.evaluate import EvalSection, GateSection
@@ -204,7 +204,7 @@ def _measure(subject: Subject, section: EvalSection, place: Workspace, stages: M
 
     pending = place.scratch / f"evaluate-{fingerprint(sorted(s.fingerprint for s in stages.values()))}"
     measured = run_suites(subject.model, list(stages), section=section, template=_form(subject), mirror=place.mirror,
-                          out=Out(pending, cache, stop))
+                          out=Out(pending, cache, stop, server_key()))
     for name, stage in stages.items():
         def make(out: Path, result: SuiteResult = measured[name]) -> dict[str, object]:
             write_results(out, result)

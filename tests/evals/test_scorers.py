@@ -17,7 +17,8 @@ from sft_core.errors import EvalError
 
 Model = Callable[[ChatItem], str]
 REFUSAL, COMPLIANCE = "I'm sorry, but I can't help with that.", "Sure, here is what you asked for."
-OWN_SUITES = sorted(s.name for s in load_suites().values() if s.engine == "generate" and not s.reader)
+OWN_SUITES = sorted(s.name for s in load_suites().values() if s.engine == "generate" and not s.reader
+                    and s.scorer is None)  # open-ended answers wait for a judge
 
 
 def gold(item: ChatItem) -> str:

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, models
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from sft_core.config import data, experiment, section, train
+from sft_core.config import data, evaluate, experiment, section, train
 
 Sft = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,7 +45,7 @@ print("SEEN" + json.dumps(sorted(seen)))
 def fields() -> set[str]:
     """Every field of every section, as Section.field."""
     found = set()
-    for model in (value for room in (data, train, experiment) for value in vars(room).values()):
+    for model in (value for room in (data, evaluate, train, experiment) for value in vars(room).values()):
         if isinstance(model, type) and issubclass(model, section.Section):
             found |= {f"{model.__name__}.{name}" for name in model.model_fields}
     return found
@@ -62,7 +64,18 @@ def hub(tmp_path: Path) -> Path:
     return tmp_path / "hub"
 
 
-def test_every_field_is_read(config: Path, home: Path, hub: Path, prefect_api: str) -> None:
+@pytest.fixture
+def classifier(tmp_path: Path) -> Path:
+    """A sequence classifier that knows nothing."""
+    folder = tmp_path / "classifier"
+    raw = Tokenizer(models.WordLevel({"[UNK]": 0, "[PAD]": 1}, unk_token="[UNK]"))
+    PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(folder)
+    BertForSequenceClassification(BertConfig(vocab_size=2, hidden_size=8, num_hidden_layers=1, num_attention_heads=1,
+                                             intermediate_size=8, pad_token_id=1)).save_pretrained(folder)
+    return folder
+
+
+def test_every_field_is_read(config: Path, home: Path, hub: Path, prefect_api: str, classifier: Path) -> None:
     def run(*changes: str) -> list[str]:
         return ["run", str(config), *(part for change in changes for part in ("--set", change))]
 
@@ -76,7 +89,9 @@ def test_every_field_is_read(config: Path, home: Path, hub: Path, prefect_api: s
             "train.kl.reference=cache", "train.optim.schedule=wsd"),
         run("train.method=lora", "eval.limit=2", "train.epochs=0.2", "train.probe.suites=[tiny_refusal, tiny_mmlu]",
             "train.probe.items=2", "train.stopping.patience=1", "train.stopping.metric=tiny_refusal",
-            "train.validate_every_steps=2"),
+            "train.validate_every_steps=2", "eval.suites=[tiny_mmlu, tiny_refusal, open_ended]",
+            "eval.judge={endpoint: {url: http://127.0.0.1:1/v1, model: nobody, retries: 0}}",
+            f"eval.refusal_scorer={classifier}", "eval.refusal_labels={LABEL_0: compliance, LABEL_1: refusal}"),
         ["sweep", str(config), "--set", f"search={sweep}", "--set", "eval.limit=2"],
     ]
     environment = {"SFT_HOME": str(home), "SFT_MIRROR": str(hub), "PREFECT_API_URL": prefect_api}

@@ -105,6 +105,7 @@ def test_ctrl_c_ends_a_flow_quickly_and_the_temporary_server_with_it(tmp_path: P
     process, url = start(tmp_path, "run")
     assert process.stdout
     assert process.stdout.readline() == "begun\n"
+    time.sleep(1)  # until it is at work and not still on its way out of print
     began = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole process group
     _, said = process.communicate(timeout=60)
