@@ -29,14 +29,14 @@ class Shown(NamedTuple):
 
 def run_evaluation(model: str, section: EvalSection, template: str, against: str | None, shown: Shown) -> None:
     """`sft eval`: evaluate a model, alone or paired with another one."""
-    place, tracker = workspace(), connect()
+    place = workspace()
     if shown.html and against is None:
         raise ConfigError("--html writes a comparison; say with --against what to compare with")
-    tuned = named(model, template, section, place, tracker)
+    tuned = named(model, template, section, place, connect)
     if against is None:
         show_scores(model, evaluate.fn(tuned, section, place), shown)
         return
-    base, results, floor = paired(named(against, template, section, place, tracker), tuned, section, place)
+    base, results, floor = paired(named(against, template, section, place, connect), tuned, section, place)
     show_scores(model, results, shown)
     verdict = judge.fn(base, results, GateSection(), floors=floor)
     show_comparison(compared(verdict, base, results, Names(against, model)), shown)
@@ -59,12 +59,13 @@ def paired(base: Subject, tuned: Subject, section: EvalSection, place: Workspace
 
 def run_comparison(first: str, second: str, gate: GateSection, shown: Shown, section: EvalSection | None) -> None:
     """`sft compare`: two recorded runs by their results, or any two models, evaluated now on `section`."""
-    place, tracker = workspace(), connect()
+    place = workspace()
     floor: dict[str, Floor] = {}
     if section is None:
+        tracker = connect()
         (name_a, a), (name_b, b) = (results_of(reference, place, tracker) for reference in (first, second))
     else:
-        sides = [named(reference, "auto", section, place, tracker) for reference in (first, second)]
+        sides = [named(reference, "auto", section, place, connect) for reference in (first, second)]
         a, b, floor = paired(sides[0], sides[1], section, place, gate)
         name_a, name_b = first, second
     shared = [name for name in a if name in b]

@@ -58,7 +58,11 @@ def folder_subject(label: str, folder: Path, like: ModelSection) -> Subject:
     return Subject(label, model, None)
 
 
-def named(reference: str, template: str, section: EvalSection, place: Workspace, tracker: Tracker) -> Subject:
+Opener = Callable[[], Tracker]
+"""Opens the tracker, which takes a second, for references that need it."""
+
+
+def named(reference: str, template: str, section: EvalSection, place: Workspace, tracker: Opener) -> Subject:
     """Whatever a person may name: `tiny`, a folder, a hub id, a run, models:/NAME@ALIAS, or http://HOST/v1#NAME.
 
     Args:
@@ -83,7 +87,7 @@ def named(reference: str, template: str, section: EvalSection, place: Workspace,
     return Subject(reference, model, file)
 
 
-def path_of(reference: str, place: Workspace, tracker: Tracker) -> str:
+def path_of(reference: str, place: Workspace, tracker: Opener) -> str:
     """Where the named model lies: the folder of a run's or a registered model, else the name itself.
 
     Raises:
@@ -91,9 +95,9 @@ def path_of(reference: str, place: Workspace, tracker: Tracker) -> str:
     """
     if reference.startswith("models:/"):
         name, _, alias = reference.removeprefix("models:/").partition("@")
-        return str(tracker.resolve_alias(name, alias or "champion").folder)
+        return str(tracker().resolve_alias(name, alias or "champion").folder)
     if reference in local_runs(place.runs):
-        return str(find(reference, place, tracker).folder / "model")
+        return str(find(reference, place, tracker()).folder / "model")
     return reference
 
 

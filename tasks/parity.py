@@ -72,7 +72,7 @@ def certificate_of(reference: str, template: str, serving: Serving, place: Works
         ModelError, TemplateError, TrackingError, EvalError: it cannot be found, loaded or asked.
         OrchestrationError: the server does not start.
     """
-    model = ModelSection(path=path_of(reference, place, tracker))
+    model = ModelSection(path=path_of(reference, place, lambda: tracker))
     origin = _Origin(model, TemplateSection.model_validate({"name": template}))
     if reference in local_runs(place.runs):
         config = find(reference, place, tracker).config().config
