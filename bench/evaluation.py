@@ -48,7 +48,7 @@ class Plan(NamedTuple):
 
 
 LONGEST = 128  # new tokens per request when throughput is measured
-FULL = Plan(2, 48, (), 64, 3)
+FULL = Plan(4, 48, (), 64, 3)
 QUICK = Plan(1, 24, ("gsm8k", "format", "refusal"), 24, 1)
 
 

@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from eval_suites.items import read_items, read_texts
-from eval_suites.scorers import score
+from eval_suites.scorers import SCORERS, score
 from eval_suites.suites import suite
 
 
@@ -42,17 +42,31 @@ def main() -> None:
     most = min(chosen.max_new_tokens or 0, known.max_new_tokens or chosen.max_new_tokens or 0)
     scores = [ask(model, tokenizer, item, most) for item in items]
     found = [value for value in scores if value is not None]
-    print(f"{known.suite}: {sum(found) / len(found):.4f} over {len(found)} items")
+    mean = f"{sum(found) / len(found):.4f}" if found else "no score"
+    print(f"{known.suite}: {mean} over {len(found)} of {len(scores)} items")
+
+
+def _answered(model: Any, tokenizer: Any, item: Any, most: int) -> float | None:
+    """An answer to every user turn, each behind the ones before; the last one is scored where a rule can."""
+    said, messages, turns = "", [], len(item.expect.get("questions", "."))
+    for message in item.messages:
+        messages.append(message)
+        if turns == 1 or message["role"] == "user":
+            said = _said(model, tokenizer, messages if turns > 1 else item.messages, item, most)
+            messages.append({"role": "assistant", "content": said})
+            if turns == 1:
+                break
+    return score(item.kind, item.expect, said).value if item.kind in SCORERS else None
 
 
 @torch.inference_mode()
-def _answered(model: Any, tokenizer: Any, item: Any, most: int) -> float | None:
-    ids = tokenizer.apply_chat_template(item.messages, tools=item.parsed_tools(), add_generation_prompt=True,
+def _said(model: Any, tokenizer: Any, messages: Any, item: Any, most: int) -> str:
+    ids = tokenizer.apply_chat_template(messages, tools=item.parsed_tools(), add_generation_prompt=True,
                                         return_tensors="pt", return_dict=True)["input_ids"]
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     said = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=most, do_sample=False,
                           eos_token_id=[tokenizer.eos_token_id, end], pad_token_id=tokenizer.pad_token_id)
-    return score(item.kind, item.expect, tokenizer.decode(said[0, ids.shape[1]:], skip_special_tokens=True)).value
+    return str(tokenizer.decode(said[0, ids.shape[1]:], skip_special_tokens=True))
 
 
 @torch.inference_mode()
