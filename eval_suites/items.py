@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from eval_suites.chat_item import BadRow, ChatItem, LikelihoodItem, chat_item, likelihood_item, parse_lines
 from eval_suites.perturb import VARIANTS
 from eval_suites.readers.all import READERS, TEXT_READERS
+from eval_suites.sample import rank
 from eval_suites.scorers import SCORERS
 from eval_suites.scorers.custom import scorer_version
 from eval_suites.suites import Suite, suite
@@ -20,8 +21,6 @@ from sft_core.errors import EvalError
 __all__ = ["ChatItem", "LikelihoodItem", "content_hash", "eval_items", "read_items", "read_texts"]
 
 Item = TypeVar("Item", ChatItem, LikelihoodItem)
-SAMPLE = "sft-sample-0"
-"""Part of the hash that orders items for sampling: the same sample for every model, and a larger one holds it."""
 
 
 def read_items(chosen: Suite, limit: int | None = None, data_path: Path | None = None) -> list[ChatItem]:
@@ -107,13 +106,9 @@ def _sample(items: list[Item], limit: int | None, stratum: Callable[[Item], str]
     for group in strata.values():
         # Languages and the like ask every cluster once: then all strata draw the same clusters, and stay paired.
         once = len({item.cluster for item in group}) == len(group)
-        drawn = sorted(group, key=lambda item: _order(item.cluster if once else item.item_id))[:limit]
+        drawn = sorted(group, key=lambda item: rank(item.cluster if once else item.item_id))[:limit]
         weights.update({item.item_id: len(group) / len(drawn) for item in drawn})
     return [item._replace(weight=weights[item.item_id]) for item in items if item.item_id in weights]
-
-
-def _order(name: str) -> bytes:
-    return hashlib.sha256(f"{SAMPLE}:{name}".encode()).digest()
 
 
 def _with_system(item: ChatItem, system: str) -> list[dict[str, str]]:

@@ -9,18 +9,19 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 
-from eval_suites.items import SAMPLE
-
+SEED = "sft-sample-0"
 Strata = Mapping[str, Sequence[str]]
 """Stratum → ids of its items."""
 
 
+def rank(name: str) -> bytes:
+    """Where an id or a cluster stands in sampling order."""
+    return hashlib.sha256(f"{SEED}:{name}".encode()).digest()
+
+
 def ordered(ids: Sequence[str]) -> list[str]:
     """The ids in sampling order. A variant of an item (`ID~VARIANT`) comes with the item."""
-    def key(item_id: str) -> tuple[bytes, str]:
-        return hashlib.sha256(f"{SAMPLE}:{item_id.partition('~')[0]}".encode()).digest(), item_id
-
-    return sorted(ids, key=key)
+    return sorted(ids, key=lambda item_id: (rank(item_id.partition("~")[0]), item_id))
 
 
 def drawn(strata: Strata, limit: int | None) -> dict[str, list[str]]:
