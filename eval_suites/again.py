@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -40,8 +39,4 @@ def _asked(model: ModelSection, picked: Mapping[str, set[str]], section: EvalSec
            mirror: Path | None) -> dict[str, tuple[ItemResult, ...]]:
     """One round on a freshly loaded model: nothing of an earlier one is left."""
     subject = load_subject(model, form, mirror, section, None)
-    found = {}
-    for name, ids in picked.items():
-        with tempfile.TemporaryDirectory(prefix="sft-floor-") as scratch:
-            found[name] = open_suite(suite(name), subject, section, mirror, Path(scratch)).take(ids).items
-    return found
+    return {name: open_suite(suite(name), subject, section, mirror).take(ids).items for name, ids in picked.items()}

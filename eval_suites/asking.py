@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -49,7 +51,7 @@ class Asking(Protocol):
         """Ask these items. Items that were asked before are not asked again where answers are kept."""
 
 
-def open_suite(chosen: Suite, subject: Subject, section: EvalSection, mirror: Path | None, scratch: Path) -> Asking:
+def open_suite(chosen: Suite, subject: Subject, section: EvalSection, mirror: Path | None) -> Asking:
     """The suite's items.
 
     Raises:
@@ -59,9 +61,18 @@ def open_suite(chosen: Suite, subject: Subject, section: EvalSection, mirror: Pa
         raise EvalError(f"suite {chosen.name} ({chosen.engine}) needs likelihoods and prompts of its own, and a chat "
                         f"endpoint gives answers only; evaluate the weights, or suites of the engine generate")
     if chosen.engine == "lm_eval":
-        return LmItems(chosen, subject, section, lm_door.LmDoor(
-            chosen, include_path=section.include_path, mirror=mirror, scratch=scratch))
+        return LmItems(chosen, subject, section, _door(chosen, section.include_path, mirror, section.max_new_tokens))
     return ChatItems(chosen, subject, section) if chosen.engine == "generate" else TextItems(chosen, subject, section)
+
+
+@lru_cache(maxsize=32)
+def _door(chosen: Suite, include_path: str | None, mirror: Path | None, _longest: int | None) -> lm_door.LmDoor:
+    """lm-eval's tasks with their data, loaded once for base, tuned model and A/A floor (MMLU: 57 data sets).
+
+    A cap on answers stays in the tasks, hence it is part of what is remembered.
+    """
+    with tempfile.TemporaryDirectory(prefix="sft-lm-") as scratch:
+        return lm_door.LmDoor(chosen, include_path=include_path, mirror=mirror, scratch=Path(scratch))
 
 
 def _data(section: EvalSection) -> Path | None:

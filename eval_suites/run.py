@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,18 +90,14 @@ def run_suite(chosen: Suite, subject: Subject, section: EvalSection, asked: Mapp
         raise EvalError(f"suite {chosen.name} asks through a chat template, and the model has none; evaluate it with "
                         "the template of a run (template.name: chatml, for example)")
     started = time.monotonic()
-    with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sft-suite-")))
-        asking = open_suite(chosen, subject, section, mirror, scratch)
-        looks = section.looks if stop is not None else 1
-        shares = parts(asking.strata, looks)
-        for look, ids in enumerate(shares, 1):
-            taken = asking.take(ids)
-            result = _result(chosen, subject, asked, taken, asking)
-            result = replace(result, seconds=round(time.monotonic() - started, 3),
-                             looks=(look, looks) if looks > 1 else None)
-            if look < looks and stop is not None and stop(result):
-                break
+    asking = open_suite(chosen, subject, section, mirror)
+    looks = section.looks if stop is not None else 1
+    for look, ids in enumerate(parts(asking.strata, looks), 1):
+        result = _result(chosen, subject, asked, asking.take(ids), asking)
+        result = replace(result, seconds=round(time.monotonic() - started, 3),
+                         looks=(look, looks) if looks > 1 else None)
+        if look < looks and stop is not None and stop(result):
+            break
     return result
 
 
