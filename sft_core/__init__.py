@@ -25,7 +25,8 @@ intake.py        training sources → conversations, file by file
 ledger.py        counts of everything read, dropped, cut and trained
 prepare.py       all of the above in one stage
 show.py          the mask viewer
-models.py        base model, tokenizer, adapters
+models.py        base model and tokenizer
+lora.py          adapters around the base
 segments.py      attention over a line of examples without padding
 attention.py     ways to keep packed examples apart; proof on the model that one does
 objective.py     sums of SFT, replay LM and KL over selected positions

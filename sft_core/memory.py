@@ -24,7 +24,8 @@ from sft_core.config.train import TrainSection
 from sft_core.course import Course, Stream
 from sft_core.errors import ModelError
 from sft_core.inputs import TrainInputs, served_template
-from sft_core.models import apply_lora, locate, new_token_modules
+from sft_core.lora import apply_lora, new_token_modules
+from sft_core.models import locate
 from sft_core.objective import CHUNK_LOGITS
 from sft_core.segments import LONG
 

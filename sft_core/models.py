@@ -1,4 +1,4 @@
-"""The base model: where it lies, what it is (a content hash), the loaded model and tokenizer, and its adapters.
+"""The base model: where it lies, what it is (a content hash), the loaded model and tokenizer.
 
 Only safetensors are read: a pickle can run code. Weights are held in float32 whatever the file holds, because small
 updates vanish in bfloat16; the compute precision is `ModelSection.precision`.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -20,14 +19,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
-from peft import LoraConfig, PeftModel, get_peft_model
-from peft.utils.constants import EMBEDDING_LAYER_NAMES
-from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from sft_core.config.data import ModelSection
-from sft_core.config.train import LoraSection
 from sft_core.errors import ModelError
 from sft_core.stage import file_digest
 from sft_core.templates.choose import add_tokens
@@ -69,7 +64,7 @@ def locate(section: ModelSection, mirror: Path | None) -> Path:
     except (OSError, ValueError, HfHubHTTPError) as error:
         where = f"; SFT_MIRROR ({mirror}) has no folder {section.path}" if mirror else ""
         raise ModelError(f"model {section.path!r} (revision {section.revision or 'main'}) is neither a local folder "
-                         f"nor to be had from the hub: {_first_line(error)}{where}. Check the name and the network, or "
+                         f"nor to be had from the hub: {first_line(error)}{where}. Check the name and the network, or "
                          f"put the model into SFT_MIRROR/{section.path}, name it in data.mirror, or give model.path a "
                          "local folder") from error
 
@@ -116,7 +111,7 @@ def load_model(section: ModelSection, *, mirror: Path | None, added: Sequence[st
             folder, use_safetensors=True, output_loading_info=True,
             trust_remote_code=section.trust_remote_code, local_files_only=True, **precision)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"the model in {folder} cannot be loaded: {_first_line(error)}"
+        raise ModelError(f"the model in {folder} cannot be loaded: {first_line(error)}"
                          + _trust_hint(section, folder)) from error
     if missing := sorted(info["missing_keys"]):
         raise ModelError(f"{folder}: {len(missing)} weights are missing in its safetensors (first: {missing[0]}); they "
@@ -150,14 +145,6 @@ def grow(model: Any, tokenizer: Any, added: Sequence[str]) -> None:
         weight[ids] = (known.mean(0) + spread.to(known.device)).to(weight.dtype)
 
 
-def new_token_modules(model: Any) -> tuple[str, ...]:
-    """Names of the embedding and, where it is not the same weights, the head: what new tokens need to be trained."""
-    wanted = {id(model.get_input_embeddings())}
-    if not getattr(model.config, "tie_word_embeddings", False):
-        wanted.add(id(model.get_output_embeddings()))
-    return tuple(name.split(".")[-1] for name, module in model.named_modules() if id(module) in wanted)
-
-
 def load_tokenizer(section: ModelSection, folder: Path) -> Any:
     """The tokenizer of a model folder.
 
@@ -168,7 +155,7 @@ def load_tokenizer(section: ModelSection, folder: Path) -> Any:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=section.trust_remote_code,
                                              local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise ModelError(f"the tokenizer in {folder} cannot be loaded: {_first_line(error)}; copy the tokenizer files "
+        raise ModelError(f"the tokenizer in {folder} cannot be loaded: {first_line(error)}; copy the tokenizer files "
                          "of the base into the folder" + _trust_hint(section, folder)) from error
 
 
@@ -192,34 +179,6 @@ def compute_dtype(section: ModelSection, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if section.precision == "bfloat16" else torch.float32
 
 
-def apply_lora(model: Any, section: LoraSection, seed: int, grown: Sequence[str] = ()) -> PeftModel:
-    """Wrap the model with adapters whose start depends on `seed` alone; the base is frozen.
-
-    `grown` names modules that are trained in full because they have new rows (`new_token_modules`).
-
-    An embedding in `modules_to_save` of a model with tied embeddings stays tied, so that it also trains the head.
-
-    Raises:
-        ModelError: a target or a module to save does not exist.
-    """
-    _check_modules(model, section)
-    targets = section.target_modules if isinstance(section.target_modules, str) else list(section.target_modules)
-    in_full = list(dict.fromkeys((*section.modules_to_save, *grown)))
-    touched = {*in_full, *([] if isinstance(targets, str) else targets)}
-    tied = bool(getattr(model.config, "tie_word_embeddings", False))
-    config = LoraConfig(
-        r=section.rank, lora_alpha=section.alpha, lora_dropout=section.dropout, target_modules=targets, bias="none",
-        modules_to_save=in_full or None, task_type="CAUSAL_LM", use_rslora=section.rslora, use_dora=section.dora,
-        ensure_weight_tying=tied and any(name.split(".")[-1] in EMBEDDING_LAYER_NAMES for name in touched))
-    try:
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # peft 0.21 asks for it
-            torch.manual_seed(seed)
-            return get_peft_model(model, config)
-    except ValueError as error:
-        raise ModelError(f"train.lora does not fit {type(model).__name__}: {_first_line(error)}") from error
-
-
 def _in_4_bits(section: ModelSection) -> dict[str, Any]:
     """How QLoRA loads a base: NF4 with double quantisation, products in bfloat16."""
     if resolve_device(section).type != "cuda":
@@ -231,17 +190,6 @@ def _in_4_bits(section: ModelSection) -> dict[str, Any]:
     how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
                              bnb_4bit_compute_dtype=torch.bfloat16)
     return {"dtype": torch.bfloat16, "quantization_config": how, "device_map": {"": torch.cuda.current_device()}}
-
-
-def _check_modules(model: nn.Module, section: LoraSection) -> None:
-    names = {name.split(".")[-1] for name, _ in model.named_modules()}
-    full = {name for name, _ in model.named_modules()}
-    asked = set(section.modules_to_save)
-    if not isinstance(section.target_modules, str):
-        asked |= set(section.target_modules)
-    if unknown := sorted(a for a in asked if a not in names and not any(f.endswith(a) for f in full)):
-        kinds = sorted({n.split(".")[-1] for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Embedding)})
-        raise ModelError(f"train.lora names {unknown}, which {type(model).__name__} does not have; it has {kinds}")
 
 
 def _check_complete(folder: Path) -> None:
@@ -306,5 +254,6 @@ def _trust_hint(section: ModelSection, folder: Path) -> str:
     return "; it comes with code of its own: set model.trust_remote_code: true if you trust it"
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What a library's error says, in one line."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -31,7 +31,8 @@ from sft_core.attention import (
 )
 from sft_core.config.data import ModelSection
 from sft_core.config.train import KlReference, TrainSection
-from sft_core.models import Loaded, apply_lora, compute_dtype, new_token_modules, resolve_device
+from sft_core.lora import apply_lora, new_token_modules
+from sft_core.models import Loaded, compute_dtype, resolve_device
 from sft_core.objective import Base, Sums, Term, TopK, chosen, sums
 from sft_core.pack import Batch
 from sft_core.segments import flatten

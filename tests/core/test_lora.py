@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 from sft_core import artifact, workbench
 from sft_core.config.train import LoraSection, TrainSection
 from sft_core.errors import ModelError, TrainingError
-from sft_core.models import apply_lora
+from sft_core.lora import apply_lora
 from sft_core.trainer import TrainInputs, train
 
 Section = Callable[..., TrainSection]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sft_core.attention import Backend, choose_backend, hidden_of, masks_for
 from sft_core.config.train import LoraSection
-from sft_core.models import apply_lora
+from sft_core.lora import apply_lora
 from sft_core.objective import Term, chosen
 from sft_core.pack import Batch, collate
 from sft_core.policy import Policy

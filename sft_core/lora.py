@@ -1,0 +1,63 @@
+"""Adapters around a base model. Apart from `models`: peft takes seconds to import, and evaluation needs none of it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils.constants import EMBEDDING_LAYER_NAMES
+from torch import nn
+
+from sft_core.config.train import LoraSection
+from sft_core.errors import ModelError
+from sft_core.models import first_line
+
+
+def apply_lora(model: Any, section: LoraSection, seed: int, grown: Sequence[str] = ()) -> PeftModel:
+    """Wrap the model with adapters whose start depends on `seed` alone; the base is frozen.
+
+    `grown` names modules that are trained in full because they have new rows (`new_token_modules`).
+
+    An embedding in `modules_to_save` of a model with tied embeddings stays tied, so that it also trains the head.
+
+    Raises:
+        ModelError: a target or a module to save does not exist.
+    """
+    _check_modules(model, section)
+    targets = section.target_modules if isinstance(section.target_modules, str) else list(section.target_modules)
+    in_full = list(dict.fromkeys((*section.modules_to_save, *grown)))
+    touched = {*in_full, *([] if isinstance(targets, str) else targets)}
+    tied = bool(getattr(model.config, "tie_word_embeddings", False))
+    config = LoraConfig(
+        r=section.rank, lora_alpha=section.alpha, lora_dropout=section.dropout, target_modules=targets, bias="none",
+        modules_to_save=in_full or None, task_type="CAUSAL_LM", use_rslora=section.rslora, use_dora=section.dora,
+        ensure_weight_tying=tied and any(name.split(".")[-1] in EMBEDDING_LAYER_NAMES for name in touched))
+    try:
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # peft 0.21 asks for it
+            torch.manual_seed(seed)
+            return get_peft_model(model, config)
+    except ValueError as error:
+        raise ModelError(f"train.lora does not fit {type(model).__name__}: {first_line(error)}") from error
+
+
+def new_token_modules(model: Any) -> tuple[str, ...]:
+    """Names of the embedding and, where it is not the same weights, the head: what new tokens need to be trained."""
+    wanted = {id(model.get_input_embeddings())}
+    if not getattr(model.config, "tie_word_embeddings", False):
+        wanted.add(id(model.get_output_embeddings()))
+    return tuple(name.split(".")[-1] for name, module in model.named_modules() if id(module) in wanted)
+
+
+def _check_modules(model: nn.Module, section: LoraSection) -> None:
+    names = {name.split(".")[-1] for name, _ in model.named_modules()}
+    full = {name for name, _ in model.named_modules()}
+    asked = set(section.modules_to_save)
+    if not isinstance(section.target_modules, str):
+        asked |= set(section.target_modules)
+    if unknown := sorted(a for a in asked if a not in names and not any(f.endswith(a) for f in full)):
+        kinds = sorted({n.split(".")[-1] for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Embedding)})
+        raise ModelError(f"train.lora names {unknown}, which {type(model).__name__} does not have; it has {kinds}")
