@@ -1,8 +1,10 @@
 """The command line: help that teaches, schema, and a clear error with the right exit code for bad input."""
 
 import json
+import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +45,9 @@ def test_schema_accepts_the_demo_and_refuses_an_unknown_key(sft: Sft) -> None:
         (["rnu"], "No such command"),
         (["sweep", DEMO, "--trials", "0"], "greater than or equal to 1"),
         (["sweep", DEMO], "has no search section"),
+        (["eval", "tiny", "--suite", "tiny_refusal", "--template", "llama9"], "'llama9' is not one of"),
+        (["parity", "tiny", "--template", "llama9"], "'llama9' is not one of"),
+        (["suites", "--mirror", "/nowhere"], "--mirror: '/nowhere' is not a folder"),
     ],
 )
 def test_usage_errors_end_with_2(sft: Sft, arguments: list[object], said: str) -> None:
@@ -75,6 +80,23 @@ def test_unreachable_prefect_server_is_said_at_once(sft: Sft) -> None:
     assert done.returncode == 1
     assert "127.0.0.1:9" in done.stderr
     assert "PREFECT_API_URL" in done.stderr
+
+
+CYCLE = """
+from flows.cli import begin
+class Circle:
+    def __init__(self): self.itself = self
+    def __del__(self): print("collected")
+begin()
+Circle()
+"""
+
+
+def test_nothing_is_collected_on_the_way_out(home: Path) -> None:
+    """With torch and lm-eval loaded that takes two seconds of every command, after all is said."""
+    done = subprocess.run([sys.executable, "-c", CYCLE], cwd=ROOT, env=os.environ | {"SFT_HOME": str(home)},
+                          capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
 def test_unwritable_workspace_is_said(sft: Sft, tmp_path: Path) -> None:
