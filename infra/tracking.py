@@ -276,7 +276,8 @@ class Tracker:
             found = named or (self._search(f"attributes.run_id LIKE '{ref}%'", 2, everywhere) if is_prefix else [])
         if len(found) == 1:
             return _info(found[0])
-        latest = ", ".join(f"{run.name} ({run.run_id[:8]})" for run in self.recent(5)) or "none yet"
+        latest = ", ".join(f"{run.name} ({run.run_id[:8]})" for run in map(_info, self._search("", 5, everywhere))
+                           ) or "none yet"
         what = "is the start of several run ids" if found else "is no run (name, id or id prefix)"
         raise TrackingError(f"{ref} {what} in {self.uri}; the latest runs: {latest}")
 

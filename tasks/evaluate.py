@@ -24,7 +24,7 @@ from sft_core.config.data import ModelSection, TemplateSection
 from sft_core.config.evaluate import EvalSection, GateSection
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.stage import Stage, fingerprint, read_json, write_json
-from tasks.runs import find, local_runs
+from tasks.runs import run_named
 from tasks.stages import Done, Workspace, once, version
 
 if TYPE_CHECKING:
@@ -91,14 +91,13 @@ def path_of(reference: str, place: Workspace, tracker: Opener) -> str:
     """Where the named model lies: the folder of a run's or a registered model, else the name itself.
 
     Raises:
-        TrackingError: no such registered model.
+        TrackingError: no such registered model, or no run of that id.
     """
     if reference.startswith("models:/"):
         name, _, alias = reference.removeprefix("models:/").partition("@")
         return str(tracker().resolve_alias(name, alias or "champion").folder)
-    if reference in local_runs(place.runs):
-        return str(find(reference, place, tracker()).folder / "model")
-    return reference
+    run = run_named(reference, place, tracker)
+    return reference if run is None else str(run.folder / "model")
 
 
 class Against(NamedTuple):

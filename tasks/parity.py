@@ -15,7 +15,7 @@ from sft_core.config.experiment import ExperimentConfig
 from sft_core.stage import write_json
 from tasks.evaluate import path_of
 from tasks.mirror import mirrored
-from tasks.runs import find, local_runs
+from tasks.runs import run_named
 from tasks.stages import Done, Workspace
 
 if TYPE_CHECKING:
@@ -74,8 +74,8 @@ def certificate_of(reference: str, template: str, serving: Serving, place: Works
     """
     model = ModelSection(path=path_of(reference, place, lambda: tracker))
     origin = _Origin(model, TemplateSection.model_validate({"name": template}))
-    if reference in local_runs(place.runs):
-        config = find(reference, place, tracker).config().config
+    if run := run_named(reference, place, lambda: tracker):
+        config = run.config().config
         origin, place = _Origin(config.model, config.template), mirrored(place, config.data.mirror)
     return _certified(model, origin, serving, place)
 

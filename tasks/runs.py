@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,8 @@ from sft_core.configfile import Loaded, load
 from sft_core.errors import EvalError, TrackingError
 from sft_core.stage import read_json
 from tasks.stages import Workspace
+
+RUN_ID = re.compile("[0-9a-f]{6,32}")
 
 
 class Recorded(NamedTuple):
@@ -58,6 +61,19 @@ def find(reference: str, place: Workspace, tracker: Tracker) -> Recorded:
     for artifact in ("config.yaml", "evaluation", "model"):
         tracker.download(tracked.run_id, artifact, folder)
     return Recorded(tracked.name, tracked.run_id, folder)
+
+
+def run_named(reference: str, place: Workspace, tracker: Callable[[], Tracker]) -> Recorded | None:
+    """The run that stands for a model: named by its folder in the workspace, its MLflow run id, or the start of one.
+
+    None where it is no such name; a folder or a hub id then. The tracker is opened only for a name that is one.
+
+    Raises:
+        TrackingError: no run has this id.
+    """
+    if reference in local_runs(place.runs) or (RUN_ID.fullmatch(reference) and not Path(reference).exists()):
+        return find(reference, place, tracker())
+    return None
 
 
 def results_of(reference: str, place: Workspace, tracker: Tracker) -> tuple[str, dict[str, SuiteResult]]:

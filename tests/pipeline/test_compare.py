@@ -6,12 +6,17 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from eval_suites.results import ItemResult, SuiteResult, write_results
+from infra.tracking import open_tracker
 from sft_core.config.evaluate import GateSection
+from sft_core.errors import TrackingError
+from tasks.evaluate import path_of
 from tasks.record import side_by_side
+from tasks.stages import Workspace
 from tasks.verdict import judge, with_variants
 
 Sft = Callable[..., subprocess.CompletedProcess[str]]
@@ -53,6 +58,22 @@ def test_two_runs_and_their_flipped_items_on_a_page(sft: Sft, home: Path) -> Non
     assert "--suite" in unknown.stderr
 
 
+def test_a_run_is_a_model_by_its_name_and_by_the_start_of_its_id(tmp_path: Path) -> None:
+    place = Workspace(tmp_path / "home", None)
+    recorded(place.root, "one", result({"q0": 1.0}))
+    tracker = open_tracker(f"sqlite:///{tmp_path}/mlflow.db", "e", place.root)
+    tracked = tracker.start_run("run", "key", {}, "name: one", {})
+    (place.runs / "one" / "run.json").write_text(json.dumps({"name": "one", "mlflow_run_id": tracked}))
+    model = str(place.runs / "one" / "model")
+    assert [path_of(name, place, lambda: tracker) for name in ("one", tracked, tracked[:8])] == [model] * 3
+    (tmp_path / "beef00").mkdir()
+    unasked = Mock(side_effect=AssertionError("no tracker is needed"))
+    for other in ("tiny", "org/name", "beef", str(tmp_path / "beef00")):
+        assert path_of(other, place, unasked) == other
+    with pytest.raises(TrackingError, match="is no run"):
+        path_of("abcdef", place, lambda: tracker)
+
+
 def test_two_models_are_evaluated_and_compared(sft: Sft, home: Path) -> None:
     base = Path(__file__).parents[2] / "sft_core" / "tiny" / "base"
     done = sft("compare", "tiny", base, "--suite", "tiny_refusal", "--limit", "3")
@@ -61,15 +82,17 @@ def test_two_models_are_evaluated_and_compared(sft: Sft, home: Path) -> None:
     assert "0 / 0" in done.stdout  # the same weights give the same answers
 
 
-def test_suites_say_what_can_be_run_here(sft: Sft) -> None:
-    done = sft("suites", "--json")
+def test_suites_say_what_can_be_run_here(sft: Sft, tmp_path: Path) -> None:
+    (tmp_path / "hub" / "openai" / "gsm8k").mkdir(parents=True)
+    done = sft("suites", "--json", "--mirror", tmp_path / "hub")
     assert done.returncode == 0, done.stderr[-2000:]
     rows = {row["suite"]: row for row in json.loads(done.stdout)}
     assert (rows["mmlu"]["items"], rows["mmlu"]["protocol"]) == (14042, "completion, 5-shot, acc,none")
     assert "cais/mmlu" in rows["mmlu"]["here"]
-    assert "SFT_MIRROR" in rows["mmlu"]["here"]
+    assert "--mirror (SFT_MIRROR)" in rows["mmlu"]["here"]
+    assert rows["gsm8k"]["here"] == "ready"
     assert (rows["tiny_refusal"]["items"], rows["tiny_refusal"]["here"]) == (240, "ready")
-    assert "data_path" in rows["xstest"]["here"]
+    assert rows["xstest"]["here"] == "needs xstest/xstest_prompts.csv below --data-path (eval.data_path)"
     assert 0 < rows["mmlu"]["detectable"] < rows["tiny_refusal"]["detectable"]
 
 

@@ -214,6 +214,9 @@ def test_runs_are_found_by_id_prefix_and_name(tracker: Tracker) -> None:
     assert tracker.find_run(other[:12]).run_id == other
     with pytest.raises(TrackingError, match=f"nosuch is no run .* the latest runs: .*same .{new[:8]}"):
         tracker.find_run("nosuch")
+    elsewhere = open_tracker(tracker.uri, "another experiment", tracker.workspace)
+    with pytest.raises(TrackingError, match=f"the latest runs: .*same .{new[:8]}"):
+        elsewhere.find_run("nosuch")
 
 
 def test_trials_are_nested_in_their_sweep(tracker: Tracker) -> None:
