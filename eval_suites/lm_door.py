@@ -216,7 +216,8 @@ def _load(manager: Any, chosen: Suite) -> Any:
         return manager.load(list(chosen.tasks))
     except (OSError, ValueError, KeyError) as error:
         raise EvalError(f"suite {chosen.name}: the tasks {list(chosen.tasks)} cannot be loaded: {error}; without a "
-                        "network point SFT_MIRROR to a folder with their hub data sets, or data.mirror") from error
+                        "network put their data sets into a folder as org/name and name it in SFT_MIRROR, in --mirror, "
+                        "or in data.mirror of a configuration") from error
 
 
 def _configure(task: Any, num_fewshot: int | None, max_new_tokens: int | None) -> None:

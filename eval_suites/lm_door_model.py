@@ -127,7 +127,7 @@ class FastModel(HFLM):  # type: ignore[misc]
         longest = kwargs["max_gen_toks"]
         if (room := self.max_length - longest) <= 0:
             raise EvalError(f"{self._label}: an answer of {longest} tokens leaves no room for a question in a window "
-                            f"of {self.max_length}; lower eval.max_new_tokens")
+                            f"of {self.max_length}; lower eval.max_new_tokens (--max-new-tokens)")
         prompts = [self._prompt(requests[place].args[0], room, longest) for place in places]
         for at, said in self._backend.generate(prompts, self._stops(until)):
             if said.why:

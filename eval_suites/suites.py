@@ -102,8 +102,8 @@ class Suite(Section):
         if self.reader is None:
             return self.items_file
         if data_path is None:
-            raise EvalError(f"suite {self.name} reads {self.items} as its authors ship it; set eval.data_path to the "
-                            "folder that holds it")
+            raise EvalError(f"suite {self.name} reads {self.items} as its authors ship it; set eval.data_path "
+                            "(--data-path of `sft eval`) to the folder that holds it")
         return data_path / str(self.items)
 
 

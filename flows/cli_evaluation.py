@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from flows.cli_begin import after
 from sft_core.config.evaluate import EvalSection, GateSection
 from sft_core.errors import ConfigError
+
+Template = Literal["auto", "model", "chatml", "alpaca", "llama3", "zephyr", "gemma", "mistral"]
+Mirror = Annotated[Path | None, typer.Option(help="Folder that holds hub ids as org/name, asked before SFT_MIRROR")]
 
 
 def evaluate(  # noqa: PLR0913  (the options of a command)
@@ -19,24 +22,22 @@ def evaluate(  # noqa: PLR0913  (the options of a command)
     suite: Annotated[list[str], typer.Option("--suite", help="Suite name (see `sft suites`). Repeatable.")],
     against: Annotated[str | None, typer.Option(help="Base to compare with, paired, item by item")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Items per task")] = None,
-    template: Annotated[str, typer.Option(help="Chat template: auto, model, or a built-in name, e.g. llama3")] = "auto",
+    template: Annotated[Template, typer.Option(help="Chat template: the model's own, or a built-in one")] = "auto",
     data_path: Annotated[Path | None, typer.Option(help="Folder with published benchmarks")] = None,
     include_path: Annotated[Path | None, typer.Option(help="Folder with further lm-eval tasks")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Cap on the length of answers")] = None,
     looks: Annotated[int, typer.Option(min=1, help="Stop a suite early, at one of so many looks")] = 1,
-    backend: Annotated[str, typer.Option(help="transformers or vllm")] = "transformers",
+    backend: Annotated[Literal["transformers", "vllm"], typer.Option(help="Who computes")] = "transformers",
+    mirror: Mirror = None,
     out: Annotated[Path | None, typer.Option(help="Write per-item results into this folder")] = None,
     html: Annotated[Path | None, typer.Option(help="Write the comparison as a page")] = None,
 ) -> None:
     """Evaluate any model on suites, optionally against another one."""
     from flows.evaluation import Shown, run_evaluation
 
-    if backend not in ("transformers", "vllm"):
-        raise ConfigError(f"--backend is transformers or vllm, not {backend!r}")
     section = EvalSection(suites=tuple(suite), limit=limit, looks=looks, data_path=_text(data_path),
-                          include_path=_text(include_path), max_new_tokens=max_new_tokens,
-                          backend="vllm" if backend == "vllm" else "transformers")
-    run_evaluation(model, section, template, against, Shown(html=html, out=out))
+                          include_path=_text(include_path), max_new_tokens=max_new_tokens, backend=backend)
+    run_evaluation(model, section, template, against, Shown(html=html, out=out), mirror)
 
 
 def _text(path: Path | None) -> str | None:
@@ -55,32 +56,35 @@ def compare(  # noqa: PLR0913  (the options of a command)
     alpha: Annotated[float, typer.Option(min=0.001, max=0.499, help="Error probability")] = 0.05,
     limit: Annotated[int | None, typer.Option(min=1, help="With --suite: items per task")] = None,
     data_path: Annotated[Path | None, typer.Option(help="With --suite: folder with published benchmarks")] = None,
+    mirror: Mirror = None,
 ) -> None:
     """Compare two runs or models: paired differences, the gate, and the items that flipped, side by side."""
     from flows.evaluation import Shown, run_comparison
 
     gate = GateSection(max_tax=max_tax, must_improve=tuple(must_improve or ()), alpha=alpha)
     section = EvalSection(suites=tuple(suite), limit=limit, data_path=_text(data_path)) if suite else None
-    run_comparison(first, second, gate, Shown(flips, html), section)
+    run_comparison(first, second, gate, Shown(flips, html), section, mirror)
 
 
 def suites(
     data_path: Annotated[Path | None, typer.Option(help="Folder with published benchmarks")] = None,
+    mirror: Mirror = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
 ) -> None:
     """List the evaluation suites: items, protocol, minimum detectable effect, and whether they can be run here."""
     from flows.evaluation import list_suites
 
-    list_suites(data_path, as_json=as_json)
+    list_suites(data_path, mirror, as_json=as_json)
 
 
-def parity(
+def parity(  # noqa: PLR0913  (the options of a command)
     model: Annotated[str, typer.Argument(help="Folder, hub id, a run, or models:/NAME@ALIAS")],
     endpoint: Annotated[str | None, typer.Option(help="Base URL of a running server, e.g. http://127.0.0.1:8000/v1")]
     = None,
     served_name: Annotated[str | None, typer.Option(help="The model's name there; default: its folder")] = None,
     serve: Annotated[bool, typer.Option("--serve", help="Start transformers' own server on loopback")] = False,
-    template: Annotated[str, typer.Option(help="Template it was trained with; a run knows its own")] = "auto",
+    template: Annotated[Template, typer.Option(help="Template it was trained with; a run knows its own")] = "auto",
+    mirror: Mirror = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Default: .sft/parity.json")] = None,
 ) -> None:
     """Certify that training, lm-eval, evaluation, chat template and server see the same tokens and stops.
@@ -92,7 +96,7 @@ def parity(
     from flows.parity import run_parity
     from tasks.parity import Serving
 
-    if not run_parity(model, template, Serving(serve, endpoint, served_name), json_file):
+    if not run_parity(model, template, Serving(serve, endpoint, served_name), json_file, mirror):
         raise typer.Exit(1)
 
 

@@ -12,6 +12,7 @@ from sft_core.config.evaluate import EvalSection, GateSection
 from sft_core.configfile import load
 from sft_core.errors import ConfigError, DataError, EvalError
 from tasks.evaluate import Against, Subject, evaluate, floors, named
+from tasks.mirror import asked_mirror
 from tasks.prepare import prepare, prepared_stage
 from tasks.runs import results_of
 from tasks.show import Wanted, page, rejected_rows, shown_rows
@@ -27,9 +28,11 @@ class Shown(NamedTuple):
     out: Path | None = None
 
 
-def run_evaluation(model: str, section: EvalSection, template: str, against: str | None, shown: Shown) -> None:
+def run_evaluation(
+    model: str, section: EvalSection, template: str, against: str | None, shown: Shown, mirror: Path | None
+) -> None:
     """`sft eval`: evaluate a model, alone or paired with another one."""
-    place = workspace()
+    place = asked_mirror(workspace(), mirror)
     if shown.html and against is None:
         raise ConfigError("--html writes a comparison; say with --against what to compare with")
     tuned = named(model, template, section, place, connect)
@@ -57,9 +60,11 @@ def paired(base: Subject, tuned: Subject, section: EvalSection, place: Workspace
     return before, after, floors.fn(base, before, section, place)
 
 
-def run_comparison(first: str, second: str, gate: GateSection, shown: Shown, section: EvalSection | None) -> None:
+def run_comparison(
+    first: str, second: str, gate: GateSection, shown: Shown, section: EvalSection | None, mirror: Path | None
+) -> None:
     """`sft compare`: two recorded runs by their results, or any two models, evaluated now on `section`."""
-    place = workspace()
+    place = asked_mirror(workspace(), mirror)
     floor: dict[str, Floor] = {}
     if section is None:
         tracker = connect()
@@ -93,11 +98,11 @@ def show_comparison(found: Compared, shown: Shown) -> None:
         console.lines(f"page     {shown.html}")
 
 
-def list_suites(data_path: Path | None, *, as_json: bool) -> None:
+def list_suites(data_path: Path | None, mirror: Path | None, *, as_json: bool) -> None:
     """`sft suites`: what can be run."""
     from tasks.show import suite_rows
 
-    rows = suite_rows(data_path, workspace().mirror)
+    rows = suite_rows(data_path, asked_mirror(workspace(), mirror).mirror)
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     else:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from flows import console
 from flows.experiment import connect, workspace
+from tasks.mirror import asked_mirror
 from tasks.parity import Serving, certificate_of, keep
 
 
-def run_parity(model: str, template: str, serving: Serving, out: Path | None) -> bool:
+def run_parity(model: str, template: str, serving: Serving, out: Path | None, mirror: Path | None) -> bool:
     """Print the certificate as one table, write it as JSON, and say whether it passed."""
-    place = workspace()
+    place = asked_mirror(workspace(), mirror)
     made = certificate_of(model, template, serving, place, connect())
     console.table(f"Parity of {model}", made.table())
     console.lines(f"{'pass' if made.passed else 'FAIL'}: {made.why}")

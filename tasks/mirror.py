@@ -11,12 +11,22 @@ from sft_core.stage import fingerprint
 from tasks.stages import Workspace
 
 
-def mirrored(place: Workspace, mirror: str | Mapping[str, str] | None) -> Workspace:
+def asked_mirror(place: Workspace, folder: Path | None) -> Workspace:
+    """The workspace with the folder of the option `--mirror` in front of its own.
+
+    Raises:
+        ConfigError: the folder is not there.
+    """
+    return mirrored(place, None if folder is None else str(folder), "--mirror")
+
+
+def mirrored(place: Workspace, mirror: str | Mapping[str, str] | None, setting: str = "data.mirror") -> Workspace:
     """The workspace with this mirror in front of its own (SFT_MIRROR).
 
     Args:
         place: the workspace as the settings name it.
         mirror: a folder that holds `org/name` folders, or hub id → folder, or None for the workspace's own alone.
+        setting: where it stands, for messages.
 
     Raises:
         ConfigError: a folder is not there, or a name is no hub id.
@@ -24,7 +34,7 @@ def mirrored(place: Workspace, mirror: str | Mapping[str, str] | None) -> Worksp
     if mirror is None:
         return place
     if isinstance(mirror, str):
-        named = dict(_snapshots(_folder("data.mirror", mirror)))
+        named = dict(_snapshots(_folder(setting, mirror)))
     else:
         named = {_hub_id(name): _folder(f"data.mirror[{name}]", folder) for name, folder in mirror.items()}
     below = {name: folder for name, folder in (_snapshots(place.mirror) if place.mirror else ())
@@ -36,7 +46,7 @@ def _folder(setting: str, given: str) -> Path:
     folder = Path(given).expanduser().absolute()
     if not folder.is_dir():
         raise ConfigError(f"{setting}: {given!r} is not a folder; give the folder of a hub snapshot (README.md and its "
-                          "files), or for data.mirror itself one that holds such folders as org/name")
+                          "files), or for the whole mirror one that holds such folders as org/name")
     return folder
 
 

@@ -88,12 +88,13 @@ def _suite_row(one: Suite, data_path: Path | None, mirror: Path | None) -> dict[
     items, clusters, state = one.published_items, None, "ready"
     if one.engine == "lm_eval":
         missing = [name for name in hub_ids(one) if mirror is None or not (mirror / name).is_dir()]
-        state = f"needs {', '.join(missing)}: from the hub, or in SFT_MIRROR" if missing else "ready"
+        state = f"needs {', '.join(missing)}: from the hub, or in --mirror (SFT_MIRROR)" if missing else "ready"
     else:
         try:
             read = (read_texts if one.engine == "likelihood" else read_items)(one, None, data_path)
         except EvalError as error:
-            state = str(error).splitlines()[0]
+            asked = one.reader and data_path is None
+            state = f"needs {one.items} below --data-path (eval.data_path)" if asked else str(error).splitlines()[0]
         else:
             items, clusters = len(read), len({item.cluster for item in read})
     points = mde_points(items, clusters, one.kind, one.scale) if items else None

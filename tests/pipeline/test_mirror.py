@@ -74,6 +74,24 @@ def test_what_is_wrong_is_named(place: Workspace, mirror: str | dict[str, str], 
         mirrored(place, mirror)
 
 
+def test_an_lm_eval_task_finds_its_data_behind_the_option(sft: Sft, tmp_path: Path) -> None:
+    """GSM8K in the hub's shape with rows of its own; without the option the message names every way to give it."""
+    asked = ("eval", "tiny", "--suite", "gsm8k", "--limit", "1", "--max-new-tokens", "8")
+    missing = sft(*asked)
+    assert missing.returncode == 1
+    assert all(way in missing.stderr for way in ("openai/gsm8k", "SFT_MIRROR", "--mirror", "data.mirror"))
+    folder = tmp_path / "hub" / "openai" / "gsm8k"
+    (folder / "main").mkdir(parents=True)
+    row = {"question": "What is 1 + 1?", "answer": "1 + 1 = 2\n#### 2"}
+    for split in ("train", "test"):
+        (folder / "main" / f"{split}.jsonl").write_text((json.dumps(row) + "\n") * 8)
+    files = "".join(f"  - {{split: {split}, path: main/{split}.jsonl}}\n" for split in ("train", "test"))
+    (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: main\n  data_files:\n{files}---\n")
+    found = sft(*asked, "--mirror", tmp_path / "hub")
+    assert found.returncode == 0, found.stderr
+    assert "gsm8k" in found.stdout
+
+
 def test_data_of_a_configuration_come_from_its_mirror(sft: Sft, config: Path, tmp_path: Path) -> None:
     """The real command, without SFT_MIRROR and without a network."""
     folder = snapshot(tmp_path / "chats", "named")
