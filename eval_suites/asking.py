@@ -16,6 +16,7 @@ from eval_suites.converse import converse
 from eval_suites.generate import Answer, Answerer
 from eval_suites.items import read_items, read_texts
 from eval_suites.likelihood import Measured, Texts
+from eval_suites.lm_door_data import outside
 from eval_suites.results import ItemResult
 from eval_suites.sample import drawn
 from eval_suites.scorers import Score, scorer_for
@@ -61,15 +62,17 @@ def open_suite(chosen: Suite, subject: Subject, section: EvalSection, mirror: Pa
         raise EvalError(f"suite {chosen.name} ({chosen.engine}) needs likelihoods and prompts of its own, and a chat "
                         f"endpoint gives answers only; evaluate the weights, or suites of the engine generate")
     if chosen.engine == "lm_eval":
-        return LmItems(chosen, subject, section, _door(chosen, section.include_path, mirror, section.max_new_tokens))
+        door = _door(chosen, section.include_path, mirror, section.max_new_tokens, outside(chosen, section, mirror))
+        return LmItems(chosen, subject, section, door)
     return ChatItems(chosen, subject, section) if chosen.engine == "generate" else TextItems(chosen, subject, section)
 
 
 @lru_cache(maxsize=32)
-def _door(chosen: Suite, include_path: str | None, mirror: Path | None, _longest: int | None) -> lm_door.LmDoor:
+def _door(chosen: Suite, include_path: str | None, mirror: Path | None, _longest: int | None, _stamp: str
+          ) -> lm_door.LmDoor:
     """lm-eval's tasks with their data, loaded once for base, tuned model and A/A floor (MMLU: 57 data sets).
 
-    A cap on answers stays in the tasks, hence it is part of what is remembered.
+    A cap on answers stays in the tasks, hence it is part of what is remembered, and so are changes to files.
     """
     with tempfile.TemporaryDirectory(prefix="sft-lm-") as scratch:
         return lm_door.LmDoor(chosen, include_path=include_path, mirror=mirror, scratch=Path(scratch))

@@ -12,11 +12,16 @@ from pathlib import Path
 from sft_core.stage import fingerprint
 
 
-def named_by_content(folder: Path, links: Path) -> Path:
-    """A link to `folder` in `links`, named after it and after names, sizes and times of change of its files."""
+def stamp(folder: Path) -> str:
+    """Moves with the folder's place and with names, sizes and times of change of its files; reads none of them."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     told = [(path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    link = links / f"{folder.name}-{fingerprint(str(folder.resolve()), told)}"
+    return fingerprint(str(folder.resolve()), told)
+
+
+def named_by_content(folder: Path, links: Path) -> Path:
+    """A link to `folder` in `links`, named after it and its `stamp`."""
+    link = links / f"{folder.name}-{stamp(folder)}"
     links.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
         link.symlink_to(folder.resolve(), target_is_directory=True)

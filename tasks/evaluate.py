@@ -14,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 
 from eval_suites.endpoint import Endpoint
 from eval_suites.floor import Floor
-from eval_suites.items import content_hash
+from eval_suites.lm_door_data import outside
 from eval_suites.results import SuiteResult, read_results, write_results
 from eval_suites.sequential import certain
 from eval_suites.suites import suite
@@ -180,14 +180,13 @@ def _stages(subject: Subject, section: EvalSection, place: Workspace, occasion: 
         "suites", "batch_tokens", "floor_items", "parity", "judge", "refusal_scorer", "refusal_labels"})
     common = (
         "evaluate", version("evaluate"), identity_of(subject.model, place.mirror), asked, device.type,
-        "" if is_endpoint(subject.model.path) else str(compute_dtype(subject.model, device)), place.mirror, occasion,
+        "" if is_endpoint(subject.model.path) else str(compute_dtype(subject.model, device)), occasion,
     )
     template = read_json(subject.template) if subject.template else None
-    data_path = Path(section.data_path) if section.data_path else None
     return {
         name: place.stages.open("evaluate", fingerprint(
-            *common, suite(name), content_hash(suite(name), data_path), template if suite(name).through_template
-            else None))
+            *common, suite(name), outside(suite(name), section, place.mirror),
+            template if suite(name).through_template else None))
         for name in section.suites
     }
 
@@ -231,8 +230,8 @@ def floors(subject: Subject, results: Mapping[str, SuiteResult], section: EvalSe
         return {}
     named = {name: (one.model, one.protocol_hash, one.backend, one.n) for name, one in results.items()}
     stage = place.stages.open("floors", fingerprint(
-        "floors", version("evaluate"), named, section.floor_items, section.batch_tokens, section.include_path,
-        section.data_path, section.limit))
+        "floors", version("evaluate"), named, section.floor_items, section.batch_tokens, section.limit,
+        [outside(suite(name), section, place.mirror) for name in results]))
 
     def make(_: Path) -> dict[str, object]:
         from eval_suites.again import floors as measure

@@ -9,6 +9,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from eval_suites.items import eval_items
+from eval_suites.lm_door_data import outside
+from eval_suites.suites import suite
 from sft_core.config.data import SourceSection
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.curate.decontaminate import EvalItem
@@ -39,7 +41,8 @@ def prepared_stage(config: ExperimentConfig, place: Workspace) -> Stage:
     tokenizer = {name: digest for name, digest in identity["files"].items() if not name.endswith(".safetensors")}
     sources = [*config.data.sources, *replay_sources(config)]
     asked = config.eval
-    suites = (asked.suites, asked.include_path, asked.data_path) if config.data.decontaminate != "off" else None
+    suites = [(name, outside(suite(name), asked, place.mirror)) for name in asked.suites] \
+        if config.data.decontaminate != "off" else None
     stamp = fingerprint(
         "prepare", version("prepare"), config.data.model_dump(mode="json", exclude={"pack": True, "sources": True}),
         config.template, config.seed, tokenizer, suites, [
