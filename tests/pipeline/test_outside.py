@@ -1,0 +1,75 @@
+"""Results are found again only while what a suite reads from outside the package is as it was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from eval_suites.lm_door_data import outside
+from eval_suites.suites import suite
+from sft_core.config.data import ModelSection
+from sft_core.config.evaluate import EvalSection
+from tasks.evaluate import Subject, evaluate
+from tasks.stages import Workspace
+
+TASK = {"task": "sums", "dataset_path": "someone/sums", "test_split": "train", "output_type": "multiple_choice",
+        "doc_to_text": "Question: {{question}}\nAnswer:", "doc_to_choice": "{{choices}}", "doc_to_target": "{{answer}}",
+        "metric_list": [{"metric": "acc"}], "metadata": {"version": 1.0}}
+CARD = "---\nconfigs:\n- config_name: default\n  data_files: [{split: train, path: train.jsonl}]\n---\n"
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Path:
+    """A mirror with one data set of sums."""
+    folder = tmp_path / "hub" / "someone" / "sums"
+    folder.mkdir(parents=True)
+    (folder / "README.md").write_text(CARD)
+    return tmp_path / "hub"
+
+
+def rows(hub: Path, count: int) -> None:
+    (hub / "someone" / "sums" / "train.jsonl").write_text("".join(
+        json.dumps({"question": f"{n} + 1?", "choices": [str(n + 1), "0"], "answer": 0}) + "\n" for n in range(count)))
+
+
+def test_a_changed_task_and_changed_rows_are_asked_anew(hub: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    section = EvalSection(suites=("lm:sums",), include_path=str(own))
+    subject = Subject("tiny", ModelSection(path="tiny", device="cpu"), None)
+    place = Workspace(tmp_path / "home", hub)
+
+    def asked(**changes: str) -> set[str]:
+        (own / "sums.yaml").write_text(yaml.safe_dump(TASK | changes))
+        return {item.asked for item in evaluate.fn(subject, section, place)["lm:sums"].items}
+
+    rows(hub, 3)
+    first = asked()
+    assert len(first) == 3
+    shorter = asked(doc_to_text="{{question}}")
+    assert len(shorter) == 3
+    assert not shorter & first
+    rows(hub, 5)
+    assert shorter < asked(doc_to_text="{{question}}")
+
+
+def test_only_what_a_suite_reads_moves_its_stamp(hub: Path, tmp_path: Path) -> None:
+    (hub / "openai" / "gsm8k").mkdir(parents=True)
+    section = EvalSection(suites=("gsm8k",))
+
+    def stamps() -> list[str]:
+        return [outside(suite(name), section, hub) for name in ("gsm8k", "gsm8k@chat", "mmlu", "format", "lm:piqa")]
+
+    rows(hub, 1)
+    before = stamps()
+    assert stamps() == before
+    assert before[0] != outside(suite("gsm8k"), section, None)
+    (hub / "openai" / "gsm8k" / "README.md").write_text(CARD)
+    assert [a == b for a, b in zip(before, stamps(), strict=True)] == [False, False, True, True, False]
+    links = tmp_path / "links" / "openai"
+    links.mkdir(parents=True)
+    (links / "gsm8k").symlink_to(hub / "openai" / "gsm8k", target_is_directory=True)
+    assert outside(suite("gsm8k"), section, tmp_path / "links") == stamps()[0]  # wherever the mirror names it
