@@ -17,7 +17,7 @@ from eval_suites.generate import Answer, Answerer
 from eval_suites.items import read_items, read_texts
 from eval_suites.likelihood import Measured, Texts
 from eval_suites.lm_door_data import outside
-from eval_suites.results import ItemResult
+from eval_suites.results import FAILED, ItemResult
 from eval_suites.sample import drawn
 from eval_suites.scorers import Score, scorer_for
 from eval_suites.subject import Subject
@@ -152,7 +152,7 @@ def scored(suite: str, item: ChatItem, answer: Answer,
         value = score(item.kind, item.expect, answer.text)
     except SCORER_ERRORS as error:
         lines = "".join(traceback.format_exception(error)).strip().splitlines()[-4:]
-        return made._replace(metrics=said, why="the scorer failed: " + "\n".join(lines))
+        return made._replace(metrics=said, why=f"{FAILED} " + "\n".join(lines))
     return made._replace(score=value.value, metrics={**value.metrics, **said}, why=value.why)
 
 

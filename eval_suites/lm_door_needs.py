@@ -7,7 +7,9 @@ tries to download that and goes on without; the first prompt about sentences wou
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from importlib.util import find_spec
+from io import StringIO
 
 from sft_core.errors import EvalError
 
@@ -27,7 +29,9 @@ def require(tasks: Sequence[str]) -> None:
         raise EvalError(f"ifeval needs {', '.join(missing)}; install with `pip install 'sft-platform[ifeval]'`")
     import nltk
 
-    if _has_punkt() or (nltk.download("punkt_tab", quiet=True) and _has_punkt()):
+    with redirect_stderr(StringIO()):  # it says at length what the error below says
+        found = _has_punkt() or (nltk.download("punkt_tab", quiet=True) and _has_punkt())
+    if found:
         return
     raise EvalError("ifeval counts sentences and words with NLTK's punkt_tab, which is not on this machine and cannot "
                     "be fetched; on one with a network run `python -m nltk.downloader punkt_tab`, copy its folder to "

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from eval_suites.calibrate import corrected
 from eval_suites.intervals import Interval
-from eval_suites.results import ItemResult, SuiteResult, Tally
+from eval_suites.results import FAILED, ItemResult, SuiteResult, Tally
 from eval_suites.robustness import drop_rows
 from eval_suites.verdict import SHOWN, SuiteVerdict, Verdict
 
@@ -256,16 +256,21 @@ def shared_metric(items: Sequence[ItemResult], metric: str) -> float | None:
 def _unscored(both: _Both) -> Table:
     rows = []
     for name, side in both.sides:
-        reasons = Counter(reason(item.why) for item in side.items if item.score is None)
         rows += [{"suite": side.suite, "model": name, "items": str(count), "of": str(side.n), "reason": why}
-                 for why, count in reasons.most_common()]
+                 for why, count in unscored(side).most_common()]
     return Table("Items without a score", "They enter no mean: missing is not zero.", rows)
+
+
+def unscored(result: SuiteResult) -> Counter[str]:
+    """Why items have no score, and how many."""
+    return Counter(reason(item.why) for item in result.items if item.score is None)
 
 
 def reason(why: str) -> str:
     """One line of a reason; of a traceback the last one, which names the error."""
     lines = [line.strip() for line in why.splitlines() if line.strip()] or ["no reason was given"]
-    return (lines[-1] if lines[0].startswith("Traceback") else lines[0])[:LONGEST_WHY]
+    raised = len(lines) > 1 and lines[0].startswith(FAILED)
+    return (f"{FAILED} {lines[-1]}" if raised else lines[0])[:LONGEST_WHY]
 
 
 TABLES: tuple[Callable[[_Both], Table], ...] = (

@@ -27,6 +27,9 @@ COLUMNS = pa.schema([
     ("weight", pa.float64()),
 ])
 
+FAILED = "the scorer failed:"
+"""How the reason of an item begins whose scorer raised; the end of the traceback follows."""
+
 
 class ItemResult(NamedTuple):
     """One answer. `score` is None where the item could not be scored: that is not a zero."""

@@ -15,7 +15,7 @@ from tasks.evaluate import Against, Subject, evaluate, floors, named
 from tasks.mirror import asked_mirror
 from tasks.prepare import prepare, prepared_stage
 from tasks.runs import results_of
-from tasks.show import Wanted, page, rejected_rows, shown_rows
+from tasks.show import Wanted, page, rejected_rows, remarks, shown_rows
 from tasks.stages import Workspace
 from tasks.verdict import Compared, Floor, Names, Results, SuiteResult, compared, judge, keep, listed, write_page
 
@@ -47,9 +47,11 @@ def run_evaluation(
 
 def show_scores(model: str, results: Results, shown: Shown) -> None:
     """Print one model's scores and write its items where that is asked for."""
+    console.table(model, listed(results))
+    console.lines(*remarks(results))
     if shown.out:
         keep(shown.out, results)
-    console.table(model, listed(results))
+        console.lines(f"items    {shown.out}")
 
 
 def paired(base: Subject, tuned: Subject, section: EvalSection, place: Workspace,

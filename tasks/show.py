@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.text import Text
 
 from eval_suites.lm_door_data import hub_ids
+from eval_suites.results import SuiteResult
 from eval_suites.suites import Suite, load_suites
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.errors import ConfigError, DataError, EvalError
@@ -109,6 +110,20 @@ def _protocol(one: Suite) -> str:
         parts += [f"{one.num_fewshot}-shot"] if one.num_fewshot is not None else []
         return ", ".join([*parts, *([one.metric] if one.metric else [])])
     return "chat" if one.through_template else "text"
+
+
+def remarks(results: Mapping[str, SuiteResult]) -> list[str]:
+    """What a table of scores does not say: items without a score and why, and contexts that were cut."""
+    from eval_suites.report import unscored
+
+    said = []
+    for name, result in results.items():
+        said += [f"{name}: {count} of {result.n} items without a score, which are no zeros: {why}"
+                 for why, count in unscored(result).most_common()]
+        if result.truncated:
+            said.append(f"{name}: {result.truncated} requests were longer than the model's context, which lost its "
+                        "beginning")
+    return said
 
 
 def _views(config: ExperimentConfig, prepared: Done, wanted: Wanted) -> list[Any]:

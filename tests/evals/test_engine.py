@@ -21,6 +21,7 @@ from eval_suites.cache import Cached
 from eval_suites.floor import changed
 from eval_suites.items import ChatItem
 from eval_suites.local import Local
+from eval_suites.report import reason
 from eval_suites.results import ItemResult, SuiteResult
 from eval_suites.run import ChatFormat, Out, evaluate
 from eval_suites.sample import drawn, parts
@@ -191,6 +192,7 @@ def test_a_scorer_that_raises_costs_one_item() -> None:
     assert [item.score for item in made] == [1.0, None, None]
     assert "KeyError: 'bad'" in made[1].why
     assert "the scorer failed" in made[2].why
+    assert reason(made[1].why) == "the scorer failed: KeyError: 'bad'"
 
 
 def test_a_model_of_nan_is_named(model_folder: Path, tmp_path: Path) -> None:

@@ -273,7 +273,7 @@ def test_completion_is_the_other_protocol_of_a_chat_suite(ours: Ours, punkt: Pat
     assert all(plain[key].ids != chat[key].ids for key in plain)
 
 
-def test_what_ifeval_lacks_is_named(tmp_path: Path, mirror: Path) -> None:
+def test_what_ifeval_lacks_is_named(tmp_path: Path, mirror: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def opened() -> None:
         lm_door.LmDoor(suite("ifeval"), include_path=None, mirror=mirror, scratch=tmp_path)
 
@@ -281,9 +281,10 @@ def test_what_ifeval_lacks_is_named(tmp_path: Path, mirror: Path) -> None:
             pytest.raises(EvalError, match=r"ifeval needs langdetect; install.*\[ifeval\]"):
         opened()
     with mock.patch.object(nltk.data, "path", [str(tmp_path)]), \
-            mock.patch.object(nltk, "download", return_value=False), \
+            mock.patch.object(nltk, "download", side_effect=lambda *_, **__: print("no host", file=sys.stderr)), \
             pytest.raises(EvalError, match="punkt_tab.*NLTK_DATA"):
         opened()
+    assert capsys.readouterr().err == ""
 
 
 def test_a_data_set_that_is_missing_names_the_mirror(mirror: Path, tmp_path: Path) -> None:

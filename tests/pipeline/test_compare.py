@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -16,6 +17,7 @@ from sft_core.config.evaluate import GateSection
 from sft_core.errors import TrackingError
 from tasks.evaluate import path_of
 from tasks.record import side_by_side
+from tasks.show import remarks
 from tasks.stages import Workspace
 from tasks.verdict import judge, with_variants
 
@@ -103,6 +105,16 @@ def test_contaminated_items_take_their_variants_along(ids: list[str]) -> None:
     clean = judge.fn({"facts": asked}, {"facts": asked}, GATE, {"facts": ids, "absent": ["x"]}).suites[0].uncontaminated
     assert clean is not None
     assert clean.pairs == 2
+
+
+def test_a_single_model_says_what_its_scores_leave_out() -> None:
+    whole, part = result({"a": 1.0}), result({"a": 1.0, "b": None, "c": None})
+    part = replace(part, truncated=3, items=tuple(item._replace(why="the judge is down") if item.score is None else item
+                                                  for item in part.items))
+    assert remarks({"whole": whole}) == []
+    said = remarks({"part": part})
+    assert said[0] == "part: 2 of 3 items without a score, which are no zeros: the judge is down"
+    assert "part: 3 requests were longer than the model's context" in said[1]
 
 
 def test_the_table_has_both_models_and_leaves_unasked_items_empty() -> None:
