@@ -274,12 +274,11 @@ class Tracker:
             named = self._search(f"attributes.run_name = '{naming.quoted(ref)}'", 1, everywhere)
             is_prefix = re.fullmatch(r"[0-9a-f]{6,32}", ref)
             found = named or (self._search(f"attributes.run_id LIKE '{ref}%'", 2, everywhere) if is_prefix else [])
-        if len(found) == 1:
-            return _info(found[0])
-        latest = ", ".join(f"{run.name} ({run.run_id[:8]})" for run in map(_info, self._search("", 5, everywhere))
-                           ) or "none yet"
+            if len(found) == 1:
+                return _info(found[0])
+            latest = ", ".join(f"{run.name} ({run.run_id[:8]})" for run in map(_info, self._search("", 5, everywhere)))
         what = "is the start of several run ids" if found else "is no run (name, id or id prefix)"
-        raise TrackingError(f"{ref} {what} in {self.uri}; the latest runs: {latest}")
+        raise TrackingError(f"{ref} {what} in {self.uri}; the latest runs: {latest or 'none yet'}")
 
     def recent(self, limit: int, parent_run_id: str | None = None) -> list[TrackedRun]:
         """The latest runs first; with a parent, the trials of that sweep."""
