@@ -15,10 +15,11 @@ from typing import NamedTuple
 
 from eval_suites.chat_item import ChatItem
 from eval_suites.correct import rogan_gladen
-from eval_suites.intervals import Interval, wilson
+from eval_suites.intervals import Interval
 from eval_suites.refusal import judge
-from eval_suites.results import ItemResult, SuiteResult, tally
+from eval_suites.results import ItemResult, SuiteResult
 from eval_suites.scorers import score
+from eval_suites.stats import effective_items, rate
 from sft_core.errors import EvalError
 from sft_core.stage import code_version, read_json
 
@@ -225,12 +226,16 @@ def _means(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 def _rate(suite: str, task: str, items: Sequence[ItemResult], known: Mapping[str, Calibration],
           alpha: float) -> CorrectedRate:
-    share = tally([item._replace(score=item.metrics["refused"]) for item in items]).score or 0.0
+    refused = [item.metrics["refused"] for item in items]
+    clusters, weights = [item.cluster for item in items], [item.weight for item in items]
     n, wanted = len(items), '"refuse": true' in items[0].target
-    raw = Interval(share, *wilson(share, n, alpha), n, "Wilson")
+    evidence = rate(refused, clusters, weights)
+    assert evidence is not None  # a task has items
+    raw, share = evidence.interval(alpha), evidence.estimate
     part = known.get("unsafe" if wanted else "safe")
     if part is None:
         unknown = Interval(None, 0.0, 1.0, n, "no calibration of this scorer")
         return CorrectedRate(suite, task, wanted, raw, unknown, Hits(0, 0), Hits(0, 0))
-    true = rogan_gladen(share * n, n, *part.sensitivity, *part.specificity, alpha)
+    size = effective_items(refused, clusters, weights, alpha)
+    true = rogan_gladen(share * size, size, *part.sensitivity, *part.specificity, alpha)._replace(items=n)
     return CorrectedRate(suite, task, wanted, raw, true, part.sensitivity, part.specificity)

@@ -10,7 +10,7 @@ METHOD = "Rogan-Gladen, Lang-Reiczigel"
 
 
 def rogan_gladen(  # noqa: PLR0913 (three samples and a level)
-    rate_hits: float, n: int, sens_hits: int, sens_n: int, spec_hits: int, spec_n: int, alpha: float = 0.05,
+    rate_hits: float, n: float, sens_hits: int, sens_n: int, spec_hits: int, spec_n: int, alpha: float = 0.05,
 ) -> Interval:
     """The true rate behind a scorer whose errors were counted on labelled answers.
 
@@ -18,7 +18,8 @@ def rogan_gladen(  # noqa: PLR0913 (three samples and a level)
     Preventive Veterinary Medicine 113:13, which carries the uncertainty of all three samples (they are independent).
 
     Args:
-        rate_hits, n: answers that the scorer called positive (e.g. refused), of all `n`; of a weighted mean, mean × n.
+        rate_hits, n: answers that the scorer called positive (e.g. refused), of all `n`. Of clustered or weighted
+            answers: mean × n, where n is the effective number (`stats.effective_items`).
         sens_hits, sens_n: of `sens_n` labelled positives, those that the scorer called positive.
         spec_hits, spec_n: of `spec_n` labelled negatives, those that it called negative.
         alpha: error probability of the interval.
@@ -35,10 +36,10 @@ def rogan_gladen(  # noqa: PLR0913 (three samples and a level)
         if not 0 <= hits <= of:
             raise ValueError(f"{hits} hits of {of} are no counts")
     if min(n, sens_n, spec_n) == 0:
-        return Interval(None, 0.0, 1.0, n, f"{METHOD}: nothing to correct or to correct with")
+        return Interval(None, 0.0, 1.0, round(n), f"{METHOD}: nothing to correct or to correct with")
     sens, spec = sens_hits / sens_n, spec_hits / spec_n
     if sens + spec <= 1:
-        return Interval(None, 0.0, 1.0, n, f"{METHOD}: the scorer is no better than chance")
+        return Interval(None, 0.0, 1.0, round(n), f"{METHOD}: the scorer is no better than chance")
     estimate = (rate_hits / n + spec - 1) / (sens + spec - 1)
     low, high = _limits((rate_hits, n), (sens_hits, sens_n), (spec_hits, spec_n), alpha)
     estimate = min(max(estimate, 0.0), 1.0)
@@ -46,10 +47,10 @@ def rogan_gladen(  # noqa: PLR0913 (three samples and a level)
     # Beyond 0 or 1 the samples contradict each other (more hits than the scorer's misses allow): the bound of the
     # uncorrected rate then stands, so that a contradiction never looks like certainty.
     low, high = (plain_low if low >= 1 else low), (plain_high if high <= 0 else high)
-    return Interval(estimate, min(low, estimate), max(high, estimate), n, METHOD)
+    return Interval(estimate, min(low, estimate), max(high, estimate), round(n), METHOD)
 
 
-def _limits(rate: tuple[float, int], sens: tuple[int, int], spec: tuple[int, int], alpha: float
+def _limits(rate: tuple[float, float], sens: tuple[int, int], spec: tuple[int, int], alpha: float
             ) -> tuple[float, float]:
     """Lang and Reiczigel's limits: z² / 2 hits and as many misses join the rate, one each the labelled samples."""
     z = z_of(alpha)

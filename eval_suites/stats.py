@@ -133,8 +133,8 @@ def _mean_bounds(sums: Sums, scale: str, floor: float) -> Bounds:
 
     Equal values on the scale `log` are the same computation twice, which is certain to show no difference.
     """
-    if scale == "log":
-        return bootstrap_mean(sums, (-UNIFORM, UNIFORM))
+    if scale == "log":  # minus nats are never above 0; a broken model may be worse than one that knows nothing
+        return bootstrap_mean(sums, (min(-UNIFORM, sums.mean), max(UNIFORM if floor else 0.0, sums.mean)))
     spread = _cluster_spread(sums)
     if len(sums.value) < 2 or sums.error <= NO_SPREAD:
         return _t_bounds(sums.mean, spread, int(sums.effective), floor)
@@ -180,8 +180,25 @@ def rate(scores: Sequence[float], clusters: Sequence[str] | None = None, weights
         return Evidence(mean, n, f"bootstrap-t, {groups} clusters", _mean_bounds(sums, scale, 0.0))
     if _alone(sums, n):
         return Evidence(mean, n, "Wilson", lambda alpha, grow: wilson(mean, n * grow, alpha))
-    size = _effective(mean * (1 - mean), _cluster_spread(sums), sums.effective, n)
+    size = _rate_size(sums, n)
     return Evidence(mean, n, f"Wilson, {groups} clusters", lambda alpha, grow: wilson(mean, size(alpha, grow), alpha))
+
+
+def _rate_size(sums: Sums, items: int) -> EffectiveItems:
+    return _effective(sums.mean * (1 - sums.mean), _cluster_spread(sums), sums.effective, items)
+
+
+def effective_items(scores: Sequence[float], clusters: Sequence[str], weights: Sequence[float], alpha: float) -> float:
+    """How many independent items are as uncertain as these scores of 0 and 1, as `rate` takes them. 0 without items.
+
+    Raises:
+        ValueError: as for `rate`.
+    """
+    values = _checked(scores)
+    if not len(values):
+        return 0.0
+    sums = cluster_sums(values, clusters, weights)
+    return float(len(values)) if _alone(sums, len(values)) else _rate_size(sums, len(values))(alpha, 1.0)
 
 
 def paired(base: Sequence[float], tuned: Sequence[float], clusters: Sequence[str] | None = None,

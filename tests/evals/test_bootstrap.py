@@ -94,8 +94,24 @@ def test_more_items_shrink_the_interval_and_its_skewness() -> None:
 def test_ends() -> None:
     assert bootstrap_mean(Sums(np.ones(1), np.ones(1)), (-1.0, 1.0))(0.05, 1.0) == (-1.0, 1.0)
     assert bootstrap_mean(cluster_sums(np.full(9, 0.25)), (-1.0, 1.0))(0.05, 1.0) == (0.25, 0.25)
-    low, high = bootstrap_mean(cluster_sums(np.array([0.0, 0.5])), (-1.0, 1.0))(0.05, 1.0)
-    assert (low, high) == (-1.0, 1.0)  # half of the draws of two clusters show no spread
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+def test_too_few_clusters_to_draw_from_are_students(count: int) -> None:
+    """Of three clusters every ninth draw is one of them three times; the interval is t's and not everything."""
+    values = np.linspace(0.0, 0.03, count)
+    low, high = bootstrap_mean(cluster_sums(values), (-5.0, 5.0))(0.05, 1.0)
+    assert (low, high) == pytest.approx(sps.t.interval(0.95, count - 1, values.mean(), sps.sem(values)))
+    tenfold = bootstrap_mean(cluster_sums(values), (-5.0, 5.0))(0.05, 10.0)
+    assert tenfold == pytest.approx(
+        sps.t.interval(0.95, 10 * (count - 1), values.mean(), sps.sem(values) / math.sqrt(10)))
+
+
+def test_one_heavy_cluster_of_few_widens() -> None:
+    values = np.array([0.0, 0.01, 0.02, 0.03])
+    even, uneven = (bootstrap_mean(cluster_sums(values, None, weights), (-5.0, 5.0))(0.05, 1.0)
+                    for weights in ([1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 20.0]))
+    assert uneven[1] - uneven[0] > 5 * (even[1] - even[0])
 
 
 @pytest.mark.parametrize("weights", [[1.0, 0.0], [1.0, -1.0], [1.0, math.nan], [1.0]])

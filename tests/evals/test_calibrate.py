@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -130,3 +131,14 @@ def test_one_trick_models_are_found_out(name: str) -> None:
 
 def test_a_confusion_may_hold_classes_that_only_one_side_uses() -> None:
     assert of_confusion({("refusal", "nothing"): 2, ("partial", "partial"): 2}).class_accuracy == 0.5
+
+
+def test_requests_of_one_category_count_as_one_another() -> None:
+    """SimpleSafetyTests' 100 prompts come in five harm areas; two of them refused tell less than 40 of 100 do."""
+    alone = result([1.0] * 40 + [0.0] * 60)
+    areas = replace(alone, items=tuple(item._replace(cluster=str(i // 20)) for i, item in enumerate(alone.items)))
+    (one,), (five,) = corrected(alone), corrected(areas)
+    assert five.corrected.estimate == one.corrected.estimate
+    assert five.raw.high - five.raw.low > 2 * (one.raw.high - one.raw.low)
+    assert five.corrected.high - five.corrected.low > 2 * (one.corrected.high - one.corrected.low)
+    assert (five.raw.items, five.corrected.items) == (100, 100)

@@ -150,6 +150,21 @@ def test_other_scores(draw: Callable[[np.random.Generator], Sample]) -> None:
     assert 93 <= covered(truth, found) <= 97
 
 
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_few_texts_of_unequal_length(count: int) -> None:
+    """Nats per byte of so few texts that no bootstrap helps: t, where changes are about normal."""
+    rng, found, width = np.random.default_rng(15), [], []
+    for _ in range(RUNS):
+        evidence = paired(np.zeros(count).tolist(), rng.normal(0.01, 0.03, count).tolist(), None,
+                          rng.uniform(300, 3000, count).tolist(), "log")
+        assert evidence is not None
+        low, high = evidence.bounds(0.05, 1.0)
+        found.append((low, high))
+        width.append(high - low)
+    assert 93 <= covered(0.01, found) <= 97.5
+    assert np.median(width) < 0.5  # a language model that knows nothing is at 5.5
+
+
 def test_without_clusters_or_weights_the_intervals_would_not_cover() -> None:
     """The simulations can fail: the same data, taken for independent or for equally weighted."""
     rng, alone, unweighted = np.random.default_rng(14), [], []

@@ -250,3 +250,19 @@ def test_more_items_do_not_make_up_for_few_seeds() -> None:
     assert single is not None
     assert single.more_items(0.05, lambda low, high: high < 0) == 0
     assert pooled.more_items(0.05, lambda low, high: high < 0) is None
+
+
+def test_an_interval_on_the_log_scale_holds_its_estimate_and_no_text_has_less_than_no_nats() -> None:
+    guessing = rate([-0.01, -0.5], None, None, "log")
+    broken = rate([-7.0, -6.5, -7.2], None, None, "log")
+    alone = rate([-1.0], None, None, "log")
+    assert guessing
+    assert broken
+    assert alone
+    assert guessing.bounds(0.05, 1.0)[1] == 0.0
+    low, high = broken.bounds(0.05, 1.0)
+    assert low <= broken.estimate <= high < 0
+    assert alone.bounds(0.05, 1.0) == (-math.log(256), 0.0)
+    difference = paired([-9.0], [-1.0], None, None, "log")
+    assert difference
+    assert difference.bounds(0.05, 1.0) == (-math.log(256), 8.0)
