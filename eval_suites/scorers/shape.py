@@ -6,20 +6,49 @@ import re
 
 from eval_suites.scorers.base import Expect, Score, formed
 
-SENTENCE_END = re.compile(r"(?:[.!?]+[\"')\]]*(?=\s|$)|:(?=\s*\n))")
-ABBREVIATION = re.compile(r"\b(?:e\.g|i\.e|etc|Mr|Mrs|Ms|Dr|St|vs|No|a\.m|p\.m|[A-Z])\.$")
-LIST_ITEM = re.compile(r"\s*(?:\d+[.)]|[-*•])\s+\S")
+SENTENCE_END = re.compile(r"(?:[.!?…؟۔]+[\"'”’»)\]]*(?=\s|$)|[。！？｡।॥]+[\"'”’」』）)]*|:(?=\s*\n))")
+TITLE = re.compile(r"\b(?:e\.g|i\.e|cf|vs|ca|approx|Mr|Mrs|Ms|Dr|Prof|St|Mt)\.$", re.IGNORECASE)
+"""Abbreviations behind which a sentence always goes on."""
+NUMBERED = re.compile(r"\b(?:No|Nos|Fig|Vol|Ch|Sec|p|pp|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sep|Sept|Oct|Nov|Dec)\.$")
+"""Abbreviations behind which it goes on where a number follows."""
+OPEN = re.compile(r"(?:\b(?:etc|[ap]\.m|Ph\.D|Jr|Sr|Inc|Ltd|Co)|\b[A-Z](?:\.[A-Z])*)\.$")
+"""Abbreviations and initials behind which it goes on unless a word follows that opens sentences (as in Kiss and Strunk
+2006, where such words are learned)."""
+OPENER = re.compile(r"\s+(?:A|An|The|This|That|These|Those|It|Its|He|She|They|We|You|His|Her|Their|Our|There|Here|Then|"
+                    r"And|But|So|If|In|On|At|As|For|When|While|After|Before|However|Also|Finally|Next)\b")
+LIST_ITEM = re.compile(r"\s*(\d+[.)]|[-*•])\s+\S")
+UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
+"""Kana and Han: no space between words, so that each character counts, as word processors count."""
+WORD_BORDER = re.compile(r"[\s—…]+|\.{2,}")
 
 
 def split_sentences(text: str) -> list[str]:
     """The sentences of a text; text behind the last full stop is one more, and so is a line that ends in a colon."""
     found, start = [], 0
     for end in SENTENCE_END.finditer(text):
-        if not ABBREVIATION.search(text[start:end.end()]):
+        numeral = text[text.rfind("\n", 0, end.start()) + 1:end.end()].strip(" \t.").isdigit()  # of a list
+        if not numeral and not _goes_on(text[start:end.end()], text[end.end():]):
             found.append(text[start:end.end()].strip())
             start = end.end()
-    rest = text[start:].strip()
-    return [*found, rest] if rest else found
+    return [one for one in (*found, text[start:].strip()) if any(map(str.isalnum, one))]
+
+
+def _goes_on(before: str, after: str) -> bool:
+    """The sentence does not end here: behind an abbreviation, or a quotation or dots that a small letter follows."""
+    if TITLE.search(before):
+        return True
+    if NUMBERED.search(before):
+        return re.match(r"\s*\d", after) is not None
+    if OPEN.search(before):
+        return OPENER.match(after) is None
+    small = re.match(r"\s+[a-z]", after) is not None
+    return small and (before.endswith("..") or not before.endswith((".", "!", "?")))
+
+
+def word_count(text: str) -> int:
+    """Words: what stands between spaces and holds a letter or a digit; dashes, bullets and emoji are none."""
+    characters = len(UNSPACED.findall(text))
+    return characters + sum(any(map(str.isalnum, one)) for one in WORD_BORDER.split(UNSPACED.sub(" ", text)))
 
 
 def sentences(text: str) -> int:
@@ -35,21 +64,23 @@ def score_one_sentence(expect: Expect, answer: str) -> Score:
 
 def score_word_limit(expect: Expect, answer: str) -> Score:
     """Not empty and at most `max_words` words, with what they must contain."""
-    return _counted(len(answer.split()), 1, expect["max_words"], expect, answer, "words")
+    return _counted(word_count(answer), 1, expect["max_words"], expect, answer, "words")
 
 
 def score_words(expect: Expect, answer: str) -> Score:
     """Between `min` and `max` words, with what they must contain."""
-    return _counted(len(answer.split()), expect["min"], expect["max"], expect, answer, "words")
+    return _counted(word_count(answer), expect["min"], expect["max"], expect, answer, "words")
 
 
 def score_list(expect: Expect, answer: str) -> Score:
-    """A numbered or bulleted list of exactly `items` lines and nothing else."""
+    """A list of exactly `items` lines and nothing else; `numbered`, where given: with numbers, or with bullets."""
     lines = [line for line in answer.splitlines() if line.strip()]
-    items = sum(bool(LIST_ITEM.match(line)) for line in lines)
+    numbered = expect.get("numbered")
+    items = sum((found := LIST_ITEM.match(line)) is not None and numbered in (None, found.group(1)[0].isdigit())
+                for line in lines)
     other, wanted = len(lines) - items, expect["items"]
-    found = formed(other == 0 and items == wanted, expect, answer, f"{items} list items, {other} other lines")
-    return _with_partial(found, max(0.0, 1.0 - (abs(items - wanted) + other) / wanted))
+    found_all = formed(other == 0 and items == wanted, expect, answer, f"{items} list items, {other} other lines")
+    return _with_partial(found_all, max(0.0, 1.0 - (abs(items - wanted) + other) / wanted))
 
 
 def score_pattern(expect: Expect, answer: str) -> Score:

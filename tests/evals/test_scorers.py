@@ -126,7 +126,14 @@ def test_tool_call(answer: str, right: float, form: float) -> None:
 @pytest.mark.parametrize(
     ("text", "count"),
     [("", 0), ("It is red.", 1), ("It is red", 1), ("Red. Blue.", 2), ("Really?! Yes.", 2), ("He said \"no.\"", 1),
-     ("Dr. Smith lives at 3.5 km.", 1), ("Use e.g. yeast.", 1), ("One.\nTwo", 2)],
+     ("Dr. Smith lives at 3.5 km.", 1), ("Use e.g. yeast.", 1), ("One.\nTwo", 2), ("...", 0),
+     ("Mr. Hale met J. K. Rowling at 5 p.m. on Jan. 3, 2020.", 1), ("It ends at 5 p.m. Then we go.", 2),
+     ("St. Louis is near Mt. Fuji (cf. Fig. 3), approx. 5 vs. 6 km.", 1), ("No. It is not.", 2), ("No. 5 is red.", 1),
+     ("She has a Ph.D. in physics.", 1), ("Take vitamin C. It helps.", 2), ("He lives in the U.S. He is old.", 2),
+     ("The U.S. Senate met.", 1), ('He said "Stop!" and left.', 1), ('He said "Stop!" Then he left.', 2),
+     ("Wait... what?", 1), ("It is light… and more.", 1), ("it is red. it is blue.", 2), ("What? it is red.", 2),
+     ("植物は光を使う。それは良い。", 2), ("阳光！真好？", 2), ("पौधे प्रकाश लेते हैं। यह अच्छा है।", 2),
+     ("هل هذا ضوء؟ نعم.", 2), ("1. It is red.\n2. It is blue.", 2), ("How old is she? 42. He is 40.", 3)],
 )
 def test_sentences(text: str, count: int) -> None:
     assert sentences(text) == count

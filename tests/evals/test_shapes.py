@@ -70,6 +70,28 @@ def test_shapes(kind: str, expect: dict[str, Any], answer: str, value: float) ->
 
 
 @pytest.mark.parametrize(
+    ("text", "count"),
+    [("", 0), ("...", 0), ("one - two – three — four", 4), ("well-known state-of-the-art don't it's", 4),
+     ("3.5 million, e.g. 4", 4), ("a, b; c: d / e", 5), ("* one\n- two\n# three", 3), ("one 😀 two", 2),
+     ("one—two…three...four", 4), ("naïve café", 2), ("पानी बहुत अच्छा है", 4), ("我喜欢吃苹果", 6),
+     ("안녕하세요 세계", 2), ("ローマ is 2", 5)],
+)
+def test_words_are_what_holds_a_letter_or_a_digit(text: str, count: int) -> None:
+    assert score("words", {"min": count or 1, "max": count or 1}, text).value == float(count > 0)
+    assert score("word_limit", {"max_words": count + 1}, text).value == float(count > 0)
+    assert score("words", {"min": count + 1, "max": 99}, text).value == 0.0
+
+
+@pytest.mark.parametrize(("numbered", "answer", "partial"), [
+    (True, "1. a\n2) b\n3. c\n4. d", 1), (True, "- a\n- b\n- c\n- d", 0), (True, "1. a\n- b\n3. c\n4. d", 1 / 2),
+    (False, "- a\n* b\n• c\n- d", 1), (False, "1. a\n2. b\n3. c\n4. d", 0), (None, "- a\n2. b\n- c\n* d", 1),
+])
+def test_a_numbered_list_has_numbers(numbered: bool | None, answer: str, partial: float) -> None:
+    found = score("list", {"items": 4, "numbered": numbered}, answer)
+    assert (found.value, found.metrics["partial"]) == (float(partial == 1), partial)
+
+
+@pytest.mark.parametrize(
     ("kind", "expect", "answer", "partial"),
     [
         ("table", TABLE, GOOD_TABLE.replace("Rome", "Riga"), 4 / 5), ("table", TABLE, "Rome", 0.0),
