@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, time
 from typing import Any
 
@@ -15,25 +15,34 @@ from eval_suites.scorers.base import Expect, Score
 LONGEST_WHY = 300
 FENCED = re.compile(r"```(?:json)?\s*\n(.*?)\n?\s*```", re.DOTALL)
 
-
-FORMATS = FormatChecker(("date", "email", "ipv4", "ipv6", "uuid", "regex"))
+FORMATS = FormatChecker(("date", "ipv4", "ipv6", "uuid", "regex"))
 """Formats that are checked, whatever else is installed; a schema that names others is not checked for them."""
-DATE_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:\d\d)")
-CLOCK = re.compile(r"\d\d:\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:\d\d)")
+CLOCK = r"\d\d:\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:\d\d)"
+LABEL = r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)"
+SHAPES = {  # RFC 3339 and its appendix A, RFC 1123, RFC 3986
+    "date-time": rf"\d{{4}}-\d\d-\d\d[Tt]{CLOCK}",
+    "time": CLOCK,
+    "duration": r"P(?:\d+W|(?=[\dT])(?:\d+Y)?(?:\d+M)?(?:\d+D)?(?:T(?=\d)(?:\d+H)?(?:\d+M)?(?:\d+S)?)?)",
+    "hostname": rf"(?=.{{1,253}}\Z){LABEL}(?:\.{LABEL})*",
+    "email": rf"[^\s@]+@{LABEL}(?:\.{LABEL})*",
+    "uri": r"(?!https?:(?!//[^/?#]))[A-Za-z][A-Za-z0-9+.-]*:"
+           r"(?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+",
+}
+READ: Mapping[str, Callable[[str], object]] = {"date-time": datetime.fromisoformat, "time": time.fromisoformat}
+"""What refuses the 30th of February."""
 
 
-def _date_time(value: object) -> bool:
-    """RFC 3339: a date, T, a time with its zone."""
-    return not isinstance(value, str) or bool(DATE_TIME.fullmatch(value) and datetime.fromisoformat(value.upper()))
+def _check(name: str) -> Callable[[object], bool]:
+    shape, read = re.compile(SHAPES[name], re.ASCII), READ.get(name, str)
+
+    def holds(value: object) -> bool:
+        return not isinstance(value, str) or bool(shape.fullmatch(value) and read(value.upper()) is not None)
+
+    return holds
 
 
-def _time(value: object) -> bool:
-    """RFC 3339: a time with its zone."""
-    return not isinstance(value, str) or bool(CLOCK.fullmatch(value) and time.fromisoformat(value.upper()) is not None)
-
-
-FORMATS.checks("date-time", raises=ValueError)(_date_time)
-FORMATS.checks("time", raises=ValueError)(_time)
+for _name in SHAPES:
+    FORMATS.checks(_name, raises=ValueError)(_check(_name))
 
 
 def _against_schema(text: str, schema: Mapping[str, Any]) -> tuple[Any, str]:

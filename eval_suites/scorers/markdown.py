@@ -12,7 +12,7 @@ CELL_BORDER = re.compile(r"(?<!\\)\|")
 RULE = re.compile(r":?-+:?")
 HEADING = re.compile(r"(#{1,6})\s+(.*?)\s*#*")
 CITATION = re.compile(r"\[(\d{1,4})\](?!\()")
-FENCE = re.compile(r"```")
+FENCE = ("```", "~~~")
 
 
 def score_table(expect: Expect, answer: str) -> Score:
@@ -60,9 +60,10 @@ def score_headings(expect: Expect, answer: str) -> Score:
     """
     found: list[tuple[int, str]] = []
     filled: list[bool] = []
-    before = False
+    before = code = False
     for line in (one.strip() for one in answer.splitlines()):
-        if heading := HEADING.fullmatch(line):
+        code ^= line.startswith(FENCE)
+        if not code and (heading := HEADING.fullmatch(line)):
             found.append((len(heading.group(1)), _text(heading.group(2))))
             filled.append(False)
         elif line and filled:
@@ -80,7 +81,7 @@ def score_headings(expect: Expect, answer: str) -> Score:
 
 
 def score_citations(expect: Expect, answer: str) -> Score:
-    """Markers like [2]: all of `required`, none outside `allowed`; with `each_sentence` one in every sentence.
+    """Markers like [2] in a text: all of `required`, none outside `allowed`; with `each_sentence` one in every sentence.
 
     A marker behind the full stop belongs to the sentence that it follows. `partial`: required and cited numbers
     (those that are both, over those that are either), times the share of sentences with a marker where each needs one.
@@ -90,7 +91,8 @@ def score_citations(expect: Expect, answer: str) -> Score:
     bare = _without_marker(answer) if expect.get("each_sentence") else []
     problem = f"without {_markers(required - cited)}" if required - cited else \
         f"cites {_markers(cited - allowed)}" if cited - allowed else \
-        f"{len(bare)} sentences without a marker" if bare else "" if cited else "no marker"
+        f"{len(bare)} sentences without a marker" if bare else "no marker" if not cited else \
+        "" if any(map(str.isalnum, CITATION.sub("", answer))) else "nothing but markers"
     overlap = len(required & cited) / len(required | (cited - allowed)) if required | cited else 0.0
     sentences = len(split_sentences(CITATION.sub("", answer))) if bare else 1
     share = 1.0 - len(bare) / max(sentences, len(bare)) if bare else 1.0

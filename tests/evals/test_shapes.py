@@ -46,6 +46,9 @@ ONE_CITED = {"required": [2], "allowed": [1, 2]}
         ("citations", CITED, "It closed [1]. A crack [2]. So [3].", 0), ("citations", CITED, "It closed 1, 3.", 0),
         ("citations", CITED, "It closed [1]. That is all. See [3].", 0),
         ("citations", CITED, "See [1](x) and [3](y).", 0),
+        ("headings", HEADINGS, GOOD_HEADINGS.replace("Hot.", "```\n# not a heading\n```\nHot."), 1),
+        ("headings", HEADINGS, "```\n" + GOOD_HEADINGS + "\n```", 0),
+        ("citations", CITED, "[1][3]", 0), ("citations", CITED, "[1], [3].", 0),
         ("citations", ONE_CITED, "Yes. It is so [2].", 1), ("citations", ONE_CITED, "So [1].", 0),
         ("citations", ONE_CITED, "So [1] and [2].", 1), ("citations", ONE_CITED, "So [2] and [7].", 0),
         ("pattern", {"pattern": r"\d{4}-\d\d", "values": ["2020-05"]}, " 2020-05\n", 1),
@@ -138,7 +141,14 @@ def test_json_counts_required_keys_that_are_right(change: dict[str, Any], form: 
      ("date-time", "2024-05-01T10:00:00Z", 1), ("date-time", "2024-05-01T10:00:00+02:00", 1),
      ("date-time", "2024-05-01", 0),
      ("date-time", "2024-05-01T25:00:00Z", 0), ("date-time", "2024-05-01T10:00:00", 0), ("time", "10:00:00Z", 1),
-     ("time", "10:00", 0)],
+     ("time", "10:00", 0), ("time", "25:00:00Z", 0), ("date-time", "2024-02-30T10:00:00Z", 0), ("email", "a@", 0),
+     ("email", "a b@c.org", 0), ("email", "a@b@c.org", 0), ("date", "٢٠٢٤-٠٢-٢٩", 0), ("time", "١٠:٠٠:٠٠Z", 0),
+     ("uri", "https://a.org/x?y=%20#z", 1), ("uri", "mailto:a@b.org", 1), ("uri", "urn:isbn:045", 1),
+     ("uri", "a.org", 0),
+     ("uri", "https://", 0), ("uri", "https:a.org", 0), ("uri", "http://a b", 0), ("uri", "http://a.org/%zz", 0),
+     ("hostname", "a-b.org", 1), ("hostname", "a_b.org", 0), ("hostname", "a..org", 0), ("hostname", "-a.org", 0),
+     ("duration", "P1DT2H", 1), ("duration", "P3W", 1), ("duration", "PT", 0), ("duration", "P", 0),
+     ("duration", "1 day", 0), ("regex", "a+", 1), ("regex", "(", 0), ("ipv6", "::1", 1), ("ipv6", "::z", 0)],
 )
 def test_formats_of_json_schema_are_checked(form: str, text: str, right: float) -> None:
     assert score("json", {"schema": {"type": "string", "format": form}}, f'"{text}"').value == right
