@@ -9,8 +9,10 @@
 | deepseek | `<｜tool▁call▁begin｜>f<｜tool▁sep｜>{…}<｜tool▁call▁end｜>` | DeepSeek V2 to V3.1 |
 | harmony | `to=functions.f … <|message|>{…}<|call|>` | gpt-oss |
 | llama | `<|python_tag|>{"name": …, "parameters": {…}}` | Llama 3.1 |
+| phi | `<|tool_call|>[{…}]<|/tool_call|>` and `functools[{…}]` | Phi 4 mini, Granite 3 |
 | gemma | a ```` ```tool_code ```` block of Python calls | Gemma |
-| json | the whole answer is such an object, or a list of them | Llama 3.2, prompts that ask for JSON |
+| function_gemma | `<start_function_call>call:f{a:<escape>x<escape>,b:1}<end_function_call>` | FunctionGemma |
+| json | the whole answer is such an object, a list of them, or OpenAI's message of them | Llama 3.2, prompts for JSON |
 | pythonic | the whole answer is `[f(a=1), g(b="x")]` | Llama 3.2 and 4, BFCL prompts |
 """
 
@@ -64,6 +66,9 @@ HARMONY = re.compile(r"(?:<\|start\|>assistant)?\s*(?:<\|channel\|>\w+\s*)?to=fu
                      r"(?:<\|channel\|>\w+)?\s*(?:<\|constrain\|>\s*\w+|\w+)?\s*<\|message\|>(.*?)(?:<\|call\|>|<\|end\|>|(?=<\|start\|>)|\Z)",
                      re.DOTALL)
 PYTHON_TAG = re.compile(r"<\|python_tag\|>(.*?)(?:<\|eom_id\|>|<\|eot_id\|>|\Z)", re.DOTALL)
+PHI = re.compile(r"(?:<\|tool_call\|>|\A\s*functools(?=\[))(.*?)(?:<\|/tool_call\|>|\Z)", re.DOTALL)
+FUNCTION_GEMMA = re.compile(r"<start_function_call>\s*call:([\w.\-]+)\s*(\{.*?\})\s*<end_function_call>", re.DOTALL)
+GEMMA_KEY = re.compile(r"(?<=[{,])\s*([\w.\-]+)\s*:")
 TOOL_CODE = re.compile(r"```tool_code\s*\n(.*?)\n?```", re.DOTALL)
 WHOLE_FENCE = re.compile(r"\A```(?:json|python)?\s*\n(.*?)\n?```\Z", re.DOTALL)
 PYTHON_FRAME = re.compile(r"<\|python_(?:start|end)\|>")
@@ -132,6 +137,8 @@ def _call(value: object) -> Call:
 
 
 def _calls(value: object) -> list[Call]:
+    if isinstance(value, dict) and isinstance(value.get("tool_calls"), list):
+        value = value["tool_calls"]
     return [_call(one) for one in value] if isinstance(value, list) else [_call(value)]
 
 
@@ -207,6 +214,20 @@ def _llama(dialect: str, answer: str) -> Calls:
 
 def _gemma(dialect: str, answer: str) -> Calls:
     return _blocks(dialect, answer, TOOL_CODE, lambda m: iter(_python(m.group(1))), marker="```tool_code")
+
+
+def _phi(dialect: str, answer: str) -> Calls:
+    return _blocks(dialect, answer, PHI, lambda m: iter(_calls(strict_json(m.group(1)))), marker="<|tool_call|>")
+
+
+def _function_gemma(dialect: str, answer: str) -> Calls:
+    def read(found: re.Match[str]) -> Iterator[Call]:
+        parts = found.group(2).split("<escape>")  # every other one is text
+        parts[1::2] = [json.dumps(text) for text in parts[1::2]]
+        parts[::2] = [GEMMA_KEY.sub(r'"\1":', part) for part in parts[::2]]
+        yield _named(found.group(1), "".join(parts))
+
+    return _blocks(dialect, answer, FUNCTION_GEMMA, read, marker="<start_function_call>")
 
 
 def _many_objects(text: str) -> list[Call]:
@@ -290,6 +311,9 @@ MARKED: tuple[tuple[str, str, Callable[[str, str], Calls]], ...] = (
     ("deepseek", "<｜tool▁call▁begin｜>", _deepseek),
     ("harmony", "to=functions.", _harmony),
     ("llama", "<|python_tag|>", _llama),
+    ("phi", "<|tool_call|>", _phi),
+    ("phi", "functools[", _phi),
+    ("function_gemma", "<start_function_call>", _function_gemma),
     ("gemma", "```tool_code", _gemma),
 )
 """Dialect, text that gives it away, reader."""

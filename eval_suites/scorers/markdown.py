@@ -81,7 +81,7 @@ def score_headings(expect: Expect, answer: str) -> Score:
 
 
 def score_citations(expect: Expect, answer: str) -> Score:
-    """Markers like [2] in a text: all of `required`, none outside `allowed`; with `each_sentence` one in every sentence.
+    """Words with markers like [2]: all of `required`, none outside `allowed`; with `each_sentence` one in each.
 
     A marker behind the full stop belongs to the sentence that it follows. `partial`: required and cited numbers
     (those that are both, over those that are either), times the share of sentences with a marker where each needs one.

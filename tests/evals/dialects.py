@@ -46,6 +46,18 @@ def _harmony(call: Call) -> str:
            f"{_json(call.arguments)}<|call|>"
 
 
+def _gemma_value(value: object) -> str:
+    if isinstance(value, str):
+        return f"<escape>{value}<escape>"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_gemma_value(one)}" for key, one in value.items()) + "}"
+    return f"[{','.join(map(_gemma_value, value))}]" if isinstance(value, list) else _json(value)
+
+
+def _function_gemma(call: Call) -> str:
+    return f"<start_function_call>call:{call.name}{_gemma_value(call.arguments)}<end_function_call>"
+
+
 DIALECTS: dict[str, tuple[str, Callable[[Sequence[Call]], str]]] = {
     "hermes": ("hermes", lambda calls: "\n".join(f"<tool_call>\n{_json(o)}\n</tool_call>" for o in _objects(calls))),
     "qwen3-coder": ("xml", lambda calls: "\n".join(map(_xml, calls))),
@@ -66,6 +78,12 @@ DIALECTS: dict[str, tuple[str, Callable[[Sequence[Call]], str]]] = {
     "json-fence": ("json", lambda calls: f"```json\n{_json(_objects(calls))}\n```"),
     "openai": ("json", lambda calls: _json([
         {"type": "function", "function": {"name": c.name, "arguments": _json(c.arguments)}} for c in calls])),
+    "openai-message": ("json", lambda calls: _json({"role": "assistant", "content": None, "tool_calls": [
+        {"id": "1", "type": "function", "function": {"name": c.name, "arguments": _json(c.arguments)}}
+        for c in calls]})),
+    "phi-4-mini": ("phi", lambda calls: f"<|tool_call|>{_json(_objects(calls))}<|/tool_call|>"),
+    "granite-3": ("phi", lambda calls: f"<|tool_call|>{_json(_objects(calls))}"),
+    "function-gemma": ("function_gemma", lambda calls: "".join(map(_function_gemma, calls))),
     "pythonic": ("pythonic", lambda calls: f"[{', '.join(map(_python, calls))}]"),
     "gemma": ("gemma", lambda calls: "```tool_code\n" + "\n".join(map(_python, calls)) + "\n```"),
 }

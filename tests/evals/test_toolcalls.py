@@ -74,12 +74,21 @@ def test_other_text_is_no_call(text: str) -> None:
      "[TOOL_CALLS]", '[TOOL_CALLS]{"name": "f"}', '[TOOL_CALLS][{"name": "f", "arguments": {}}',
      "<｜tool▁call▁begin｜>f<｜tool▁sep｜>{}", "<｜tool▁call▁begin｜>f<｜tool▁sep｜>{a}<｜tool▁call▁end｜>",
      "to=functions.f", "to=functions.f<|message|>{<|call|>", "<|python_tag|>{", "<|python_tag|>1 + 1",
-     "```tool_code\nf(1)\n```", "```tool_code\nf(a=1)"],
+     "```tool_code\nf(1)\n```", "```tool_code\nf(a=1)", "<|tool_call|>", "<|tool_call|>[1]<|/tool_call|>",
+     'functools[{"name": "f"}]', "<start_function_call>call:f{a:1}", "<start_function_call>f{}<end_function_call>",
+     "<start_function_call>call:f{a:<escape>x}<end_function_call>",
+     "<start_function_call>call:f{a:1,a:2}<end_function_call>"],
 )
 def test_malformed_calls_are_a_problem_and_not_text(text: str) -> None:
     found = parse_calls(text)
     assert found.problem
     assert found.calls == ()
+
+
+def test_functools_opens_calls_only_at_the_start() -> None:
+    calls = '[{"name": "f", "arguments": {"a": 1}}]'
+    assert parse_calls(f"functools{calls}").calls == (Call("f", {"a": 1}),)
+    assert parse_calls(f"Look at functools{calls}").calls == ()
 
 
 def test_the_good_ones_among_malformed_calls_are_kept() -> None:
@@ -96,7 +105,8 @@ def test_values_without_types_are_read_as_the_schema_says() -> None:
 
 PIECES = ["<tool_call>", "</tool_call>", "<function=f>", "</function>", "<parameter=a>", "</parameter>", "[ARGS]",
           "[TOOL_CALLS]", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>", "to=functions.f",
-          "<|message|>", "<|call|>", "<|python_tag|>", "```tool_code\n", "```", "<arg_key>", "</arg_key>",
+          "<|tool_call|>", "<|/tool_call|>", "functools[", "<start_function_call>call:f", "<end_function_call>",
+          "<escape>", "<|message|>", "<|call|>", "<|python_tag|>", "```tool_code\n", "```", "<arg_key>", "</arg_key>",
           "<arg_value>",
           "</arg_value>", '{"name": ',
           '"f"', ', "arguments": ', "{}", "{", "}", "[", "]", "(", ")", "f(a=", "1e999", "9" * 5000, "NaN", "\\ud800",
