@@ -72,6 +72,8 @@ GEMMA_KEY = re.compile(r"(?<=[{,])\s*([\w.\-]+)\s*:")
 TOOL_CODE = re.compile(r"```tool_code\s*\n(.*?)\n?```", re.DOTALL)
 WHOLE_FENCE = re.compile(r"\A```(?:json|python)?\s*\n(.*?)\n?```\Z", re.DOTALL)
 PYTHON_FRAME = re.compile(r"<\|python_(?:start|end)\|>")
+LISTED = re.compile(r"\[\s*[A-Za-z_][\w.]*\(.*\)\s*\]", re.DOTALL)
+"""A list of calls, whatever is wrong with their arguments."""
 CONSTANTS = {"true": True, "false": False, "null": None}
 
 
@@ -245,6 +247,8 @@ def _bare(answer: str) -> Calls:
             continue
         if calls:
             return Calls(tuple(calls), dialect, "")
+    if LISTED.fullmatch(body):
+        return Calls((), "pythonic", "", "arguments that are no literals with names")
     return Calls((), "", answer)
 
 

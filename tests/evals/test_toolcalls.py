@@ -54,7 +54,7 @@ def test_text_and_thoughts_around_marked_calls_are_kept_apart(name: str) -> None
     ["", "It is raining.", "{}", "[]", '{"name": "Ann", "age": 3}', '["get_weather"]', "3.5", "null", "print('hi')",
      "get_weather", "get_weather('Oslo')", "f(*a)", "f(**a)", "f(a=g(1))", "f(a=b)", "f(a=1, a=2)", "f(a=1).g",
      "x = f(a=1)",
-     "import os", "Call get_weather(city='Oslo').", "[1, 2]", "f(a={1: {2}})", "f(a=1e999)",
+     "import os", "Call get_weather(city='Oslo').", "[1, 2]", "[1] (2)", "[f](x)", "f(a={1: {2}})", "f(a=1e999)",
      "__import__('os').system('ls')",
      "(lambda: 0)()", "f(a=1j)", "f(a=b'x')", "Sure: {\"name\": \"f\", \"arguments\": {}}"],
 )
@@ -74,6 +74,7 @@ def test_other_text_is_no_call(text: str) -> None:
      "[TOOL_CALLS]", '[TOOL_CALLS]{"name": "f"}', '[TOOL_CALLS][{"name": "f", "arguments": {}}',
      "<｜tool▁call▁begin｜>f<｜tool▁sep｜>{}", "<｜tool▁call▁begin｜>f<｜tool▁sep｜>{a}<｜tool▁call▁end｜>",
      "to=functions.f", "to=functions.f<|message|>{<|call|>", "<|python_tag|>{", "<|python_tag|>1 + 1",
+     "[f(1)]", "[f(a=b)]", "[f.g(a=1), f(**x)]",
      "```tool_code\nf(1)\n```", "```tool_code\nf(a=1)", "<|tool_call|>", "<|tool_call|>[1]<|/tool_call|>",
      'functools[{"name": "f"}]', "<start_function_call>call:f{a:1}", "<start_function_call>f{}<end_function_call>",
      "<start_function_call>call:f{a:<escape>x}<end_function_call>",
