@@ -40,8 +40,6 @@ class FastModel(HFLM):  # type: ignore[misc]
 
     def __init__(self, network: Any, tokenizer: Any, backend: Backend, label: str) -> None:
         super().__init__(pretrained=network, tokenizer=copy.deepcopy(tokenizer), batch_size=ALL, backend="causal")
-        # Else transformers foretells "indexing errors" for prompts that are cut, and counted, before they are asked.
-        self.tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
         self.truncated: set[str] = set()
         """Contexts that were cut to fit the model."""
         self.failed: dict[str, str] = {}

@@ -97,7 +97,11 @@ def subject_of(model: Any, tokenizer: Any, form: ChatForm | None, batch_tokens: 
 
 
 def ready(network: Any, tokenizer: Any, form: ChatForm | None, backend: Backend, label: str) -> Subject:
-    """Greedy decoding, the template's stops."""
+    """Greedy decoding, the template's stops.
+
+    The tokenizer no longer foretells "indexing errors" of long prompts: those are cut or left unscored, and counted.
+    """
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     if form is not None:
         tokenizer.chat_template = form.jinja
     ends = stop_ids(network, tokenizer, form.stop if form else "")

@@ -11,10 +11,12 @@ import sys
 import textwrap
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 import yaml
+from transformers import tokenization_utils_base
 
 from eval_suites import again, asking, remote, subject
 from eval_suites.cache import Cached
@@ -203,6 +205,19 @@ def test_a_model_of_nan_is_named(model_folder: Path, tmp_path: Path) -> None:
     for name in ("refusal", "tiny_mmlu"):
         with pytest.raises(EvalError, match=rf"{name}.*not finite.*{tmp_path / 'nan'}"):
             run(tmp_path / "nan", [name], tmp_path / "out")
+
+
+def test_transformers_says_nothing_of_long_prompts(model_folder: Path) -> None:
+    """They are cut or left unscored, and counted, before they are asked."""
+    loaded = load_model(ModelSection(path=str(model_folder)), mirror=None)
+    loaded.tokenizer.model_max_length = 4
+    with mock.patch.object(tokenization_utils_base.logger, "warning") as warned:
+        loaded.tokenizer("x" * 20)
+        assert warned.call_count == 1
+        loaded.tokenizer.deprecation_warnings.clear()
+        subject.subject_of(loaded.model, loaded.tokenizer, FORM, 64)
+        loaded.tokenizer("x" * 20)
+        assert warned.call_count == 1
 
 
 class Server:
