@@ -15,7 +15,14 @@ UNSPACED = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 SAID_LETTER = re.compile(r"\b(?i:answer|option|choice|letter)(?:\s+is)?\s*:?\s*[*_(\"']*"
                          r"([A-Z]|[a-z](?!\s+[a-z]))(?![\w'’])")
 ONLY_LETTER = re.compile(r"[\s*_(\[\"']*([A-Za-z])[\s*_)\]\"'.:]*")
-LEADING_LETTER = re.compile(r"[\s*_(\[\"']*([A-Za-z])[*_\]\"']*[).:]")
+LEADING_LETTER = re.compile(r"^[\s*_(\[\"']*(?:([A-Za-z])[*_\]\"']*(?:[).:]|\s*$)|"
+                            r"([A-Z])[*_\]\"']*(?:,(?!\s*[A-Z]\b)|\s+[-–—]))", re.MULTILINE)
+LONE_LETTER = re.compile(r"(?<![\w'’])([B-HJ-Z]|A(?!\s+(?!or\b|and\b)[a-z]))(?![\w'’])")
+"""A capital by itself that is neither the article nor I."""
+BOXED = re.compile(r"\\boxed\{(?:\\text\{)?([^{}]*)\}+")
+NEGATION = re.compile(r"(?:(?:\b(?:not|no|nicht|keine?|pas)|n['’]t)\s+(?:an?\s+|the\s+)?|不是?|非)\Z", re.IGNORECASE)
+"""What takes back the word behind it."""
+LONGEST_NEGATION = 16
 
 
 def score_short_answer(expect: Expect, answer: str) -> Score:
@@ -42,8 +49,8 @@ def _normal(text: str) -> str:
 
 
 def _said_number(said: str, wanted: Sequence[str]) -> bool:
-    found = NUMBER.findall(said)
-    return bool(found) and any(_readings(found[-1]) & _readings(one) for one in wanted)
+    found = [number for number in NUMBER.finditer(said) if not _negated(said, number)]
+    return bool(found) and any(_readings(found[-1].group()) & _readings(one) for one in wanted)
 
 
 def _readings(number: str) -> set[float]:
@@ -56,17 +63,21 @@ def _readings(number: str) -> set[float]:
 
 
 def _holds(said: str, wanted: str) -> bool:
-    """The words are there, as whole words where the script has such."""
-    if UNSPACED.search(wanted):
-        return wanted in said
-    return re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", said) is not None
+    """The words are there and not negated, as whole words where the script has such."""
+    whole = re.escape(wanted) if UNSPACED.search(wanted) else rf"(?<!\w){re.escape(wanted)}(?!\w)"
+    return any(not _negated(said, found) for found in re.finditer(whole, said))
+
+
+def _negated(said: str, found: re.Match[str]) -> bool:
+    return NEGATION.search(said, max(found.start() - LONGEST_NEGATION, 0), found.start()) is not None
 
 
 def score_letter(expect: Expect, answer: str) -> Score:
     """The letter `letter` of the choices `options` (texts in the order of their letters) is chosen.
 
-    Taken in this order: the answer is a letter; it says "answer: B" or "option B"; it starts with "B)"; it holds the
-    text of exactly one choice. `form`: the answer is the letter alone.
+    Taken in this order: the answer is a letter; it says "answer: B" or "option B"; it starts with "B)" and does not go
+    through all choices; one letter stands by itself; it holds the text of exactly one choice. `form`: the answer is the
+    letter alone.
     """
     wanted = str(expect["letter"])
     chosen = _letter(answer, list(expect.get("options", ())))
@@ -77,12 +88,18 @@ def score_letter(expect: Expect, answer: str) -> Score:
 
 
 def _letter(answer: str, options: Sequence[str]) -> str:
-    if only := ONLY_LETTER.fullmatch(answer):
+    said = BOXED.sub(r"\1", unicodedata.normalize("NFKC", answer)).strip()
+    if only := ONLY_LETTER.fullmatch(said):
         return str(only.group(1)).upper()
-    said = {letter.upper() for letter in SAID_LETTER.findall(answer)}
-    if len(said) == 1:
-        return str(said.pop())
-    if leading := LEADING_LETTER.match(answer):
-        return str(leading.group(1)).upper()
-    named = [at for at, option in enumerate(options) if _holds(_normal(answer), _normal(option))]
-    return chr(ord("A") + named[0]) if len(named) == 1 else ""
+    letters = [chr(ord("A") + at) for at in range(len(options))]
+    named = {letter.upper() for letter in SAID_LETTER.findall(said)}
+    leading = [(one or other).upper() for one, other in LEADING_LETTER.findall(said)]
+    if len(named) != 1 and LEADING_LETTER.match(said) and (leading != letters or len(letters) < 2):
+        named = set(leading[:1])
+    if not named:
+        named = {one.group(1) for one in LONE_LETTER.finditer(said) if not _negated(said, one)}
+        named = {one for one in named if one in letters or not letters}
+    if not named:
+        normal = _normal(said)
+        named = {letter for letter, option in zip(letters, options, strict=True) if _holds(normal, _normal(option))}
+    return named.pop() if len(named) == 1 else ""

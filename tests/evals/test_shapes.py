@@ -176,6 +176,17 @@ def test_short_answers_in_any_script(expect: list[str], answer: str, value: floa
     assert bool(found.why) == (value == 0)
 
 
+@pytest.mark.parametrize(("answers", "others", "answer", "value"), [
+    (["positive"], ["negative"], "It is positive, not negative.", 1), (["positive"], ["negative"], "not positive", 0),
+    (["positiv"], [], "nicht positiv", 0), (["正面"], ["负面"], "不是正面的", 0),
+    (["负面"], ["正面"], "不是正面，是负面", 1),
+    (["Rome"], [], "It isn't Rome.", 0), (["Rome"], [], "Not Oslo. Rome.", 1), (["Rome"], [], "Not Rome? Rome!", 1),
+    (["21"], [], "22, not 21", 0), (["22"], [], "22, not 21", 1), (["no"], ["yes"], "No, not yes.", 1),
+])
+def test_what_is_negated_is_not_said(answers: list[str], others: list[str], answer: str, value: float) -> None:
+    assert score("short_answer", {"answers": answers, "others": others}, answer).value == value
+
+
 def test_a_short_answer_must_not_name_its_rival() -> None:
     expect = {"answers": ["negative"], "others": ["positive"]}
     assert score("short_answer", {"answers": ["21"]}, "٢١").metrics["form"] == 1.0
@@ -191,7 +202,13 @@ def test_a_short_answer_must_not_name_its_rival() -> None:
      ("The answer is B.", "B"), ("The correct answer is (B) sparrow", "B"), ("Answer: B", "B"),
      ("I choose option B because ...", "B"),
      ("sparrow", "B"), ("It is the sparrow, of course.", "B"), ("Sparrow or trout", ""), ("A sparrow is a bird.", "B"),
-     ("", ""),
+     ("B\n\nA trout is a fish.", "B"), ("B - sparrow", "B"), ("B, because A is a fish", "B"), ("\\boxed{B}", "B"),
+     ("$\\boxed{\\text{B}}$", "B"), ("Ｂ", "B"),
+     ("I think it's B", "B"), ("A bird is B", "B"), ("It is a bird: B", "B"),
+     ("A trout is a fish, so B", "B"), ("The answer is not A but B.", "B"), ("A or B", ""), ("A, B", ""), ("Not B", ""),
+     ("It isn't B", ""), ("A) trout\nB) sparrow\nC) lizard\nD) bat", ""), ("", ""),
+     ("B) sparrow\n\nA) is a fish.\nC) crawls.\nD) is a mammal.", "B"), ("Not the sparrow", ""),
+     ("A) trout\nB) sparrow\nC) lizard\nD) bat\n\nAnswer: B", "B"), ("not a trout but a sparrow", "B"),
      ("The answer is a bird.", ""), ("I do not know", ""), ("The answer is A, not option B", ""), ("C", "C")],
 )
 def test_letters(answer: str, letter: str) -> None:
