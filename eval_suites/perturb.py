@@ -4,8 +4,8 @@ Each variant takes an item and returns it with its last user turn changed, by a 
 id: the same for every model and every run. An item that comes back unchanged cannot be asked in that form.
 
 The last paragraph of a turn is taken for the instruction where there is more than one, and lines like "A) Rome" for the
-choices of an item of kind `letter`. Numbers, quoted text, code and JSON are never touched; typing errors also spare the
-words of the right answer and of its rivals.
+choices of an item of kind `letter`. Numbers, quoted text, code and JSON are never touched; typing errors also spare
+names and the words of the right answer and of its rivals.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ FIXED = re.compile(r"```.*?```|`[^`\n]*`|\"[^\"\n]*\"|“[^”\n]*”|\{.*\}|<[^
 """Text whose letters are part of the task."""
 CHOICE = re.compile(r"^([A-Z])\) (.*)$", re.MULTILINE)
 WORD = re.compile(r"[A-Za-z]+(?:['’][A-Za-z]+)?")
+NAME = re.compile(r"(?<=[A-Za-z0-9,;] )[A-Z][a-z]+")
+"""A word with a capital inside a sentence."""
 NEIGHBOURS = {near: line[max(at - 1, 0):at] + line[at + 1:at + 2]
               for line in ("qwertyuiop", "asdfghjkl", "zxcvbnm") for at, near in enumerate(line)}
 PARAPHRASES = (
@@ -78,7 +80,8 @@ def _words(expect: Any) -> Iterator[str]:
 def typos(item: ChatItem) -> ChatItem:
     """Some words get a neighbouring key, two letters in the wrong order, or a letter less."""
     rng = _random(item, "typos")
-    text, spared = _asked(item), set(_words(item.expect))
+    text = _asked(item)
+    spared = {*_words(item.expect), *(name.casefold() for name in NAME.findall(text))}
     spans = [fixed.span() for fixed in FIXED.finditer(text)]
     able = [word for word in WORD.finditer(text)
             if len(word.group()) >= SHORTEST_MISTYPED and word.group().casefold() not in spared
@@ -131,9 +134,9 @@ def instruction_first(item: ChatItem) -> ChatItem:
 
 
 def distractor(item: ChatItem) -> ChatItem:
-    """A sentence that has nothing to do with the question, in front of it."""
-    expected = set(_words(item.expect))
-    able = [one for one in DISTRACTORS if not expected & set(_words(one))]
+    """A sentence that has nothing to do with the question, in front of it: none of its words begins like one there."""
+    near = {word[:4] for word in _words([_asked(item), item.expect])}
+    able = [one for one in DISTRACTORS if not near & {word[:4] for word in _words(one) if len(word) > 3}]
     return _with(item, f"{_random(item, 'distractor').choice(able)} {_asked(item)}") if able else item
 
 

@@ -103,6 +103,22 @@ def test_a_distractor_names_nothing_that_is_asked_for() -> None:
     assert VARIANTS["distractor"](item(*names, "bread")) == item(*names, "bread")
 
 
+def test_a_distractor_shares_no_stem_with_the_question() -> None:
+    def stems(text: str) -> set[str]:
+        return {word[:4].casefold() for word in words(text) if len(word) > 3}
+
+    for item in CLEAN:
+        text = asked(item)
+        assert not stems(asked(VARIANTS["distractor"](item)).removesuffix(text)) & stems(text)
+
+
+def test_typing_errors_spare_names() -> None:
+    names = "Dr Sato, Osaka, Ghent and Quito are in Lima and 3 Rome"
+    slips = {asked(VARIANTS["typos"](CLEAN[0]._replace(item_id=str(n), messages=[{"role": "user", "content": names}])))
+             for n in range(30)}
+    assert slips == {names}
+
+
 def test_the_suite_asks_every_item_clean_and_in_every_form_that_it_has() -> None:
     items = read_items(suite("robustness"))
     tasks = Counter(item.task for item in items)
