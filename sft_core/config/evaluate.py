@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Collection, Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -42,6 +44,10 @@ class JudgeSection(Section):
     gold: str | None = None
     """JSONL of judgements by people; the judge's agreement with them is reported beside its verdicts."""
 
+    def suites(self, asked: Iterable[str]) -> list[str]:
+        """Names of the judged suites that come of these, where they are open-ended: `NAME:pairwise`, `NAME:graded`."""
+        return [f"{name}:{'pairwise' if self.mode == 'pairwise' else 'graded'}" for name in asked]
+
 
 class EvalSection(Section):
     suites: tuple[str, ...] = Field(min_length=1)
@@ -81,10 +87,24 @@ class GateSection(Section):
     margins: dict[str, Annotated[float, Field(ge=0.0)]] = Field(default_factory=dict)
     """Margins of single suites instead of `max_tax`, e.g. `{wikitext: 3.0}`."""
     must_improve: tuple[str, ...] = ()
-    """Suites on which the tuned model must be proved better than its base."""
+    """Suites on which the tuned model must be proved better than its base; judged ones are called `NAME:pairwise`
+    or `NAME:graded`."""
     at_least: dict[str, Share] = Field(default_factory=dict)
     """Lowest accepted score per suite, e.g. `{tiny_format: 0.9}`."""
     alpha: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
     """Error probability: intervals have level 1 − alpha."""
     enforce: bool = False
     """End with exit code 3 when the gate does not pass; off: report only."""
+
+    def unknown(self, known: Collection[str]) -> list[str]:
+        """What it says of suites that are not among these, a sentence per field, with the nearest right name."""
+        fields = {"gate.must_improve": self.must_improve, "gate.at_least": self.at_least, "gate.margins": self.margins}
+        return [said for field, names in fields.items() if (said := unknown_suites(field, names, known))]
+
+
+def unknown_suites(field: str, names: Iterable[str], known: Collection[str]) -> str:
+    """What is wrong with a field that names suites which are not among these; nothing where all are."""
+    missing = sorted(set(names) - set(known))
+    near = [close for name in missing for close in difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)]
+    hint = f" (did you mean {' or '.join(dict.fromkeys(near))}?)" if near else ""
+    return f"{field} names {missing}{hint}, but the suites are {sorted(known)}" if missing else ""

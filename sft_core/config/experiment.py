@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from sft_core.config.data import DataSection, ModelSection, TemplateSection
-from sft_core.config.evaluate import EvalSection, GateSection
+from sft_core.config.evaluate import EvalSection, GateSection, unknown_suites
 from sft_core.config.section import Positive, Section
 from sft_core.config.train import TrainSection
 
@@ -90,13 +90,13 @@ class ExperimentConfig(Section):
 
     @model_validator(mode="after")
     def _gate_names_suites(self) -> ExperimentConfig:
-        known = set(self.eval.suites)
-        named = {"gate.must_improve": set(self.gate.must_improve), "gate.at_least": set(self.gate.at_least),
-                 "gate.margins": set(self.gate.margins)}
+        asked = self.eval.suites
+        known = {*asked, *(self.eval.judge.suites(asked) if self.eval.judge else ())}
+        found = self.gate.unknown(known)
         if self.search:
-            named |= {"search.alignment": set(self.search.alignment),
-                      "search.capability": set(self.search.capability)}
-        for field, names in named.items():
-            if missing := sorted(names - known):
-                raise ValueError(f"{field} names {missing}, which eval.suites {sorted(known)} does not run")
+            found += [unknown_suites("search.alignment", self.search.alignment, known),
+                      unknown_suites("search.capability", self.search.capability, known)]
+        if said := "; ".join(one for one in found if one):
+            judge = "" if self.eval.judge else "; judged suites (NAME:pairwise, NAME:graded) take eval.judge"
+            raise ValueError(f"{said}{judge if ':pairwise' in said or ':graded' in said else ''}")
         return self

@@ -71,11 +71,24 @@ def test_a_bad_entry_does_not_also_make_its_list_too_short(file: Path) -> None:
         ("name: [unclosed\n", "not valid YAML"),
         (MINIMAL + "name: again\n", "config.yaml:11: name is given twice"),
         (MINIMAL + "gate: {must_improve: [nosuch]}\n", "gate.must_improve names ['nosuch']"),
+        (MINIMAL + "gate: {margins: {tiny_mmul: 2.0}}\n", "gate.margins names ['tiny_mmul'] (did you mean"),
+        (MINIMAL + "gate: {at_least: {'tiny_mmlu:pairwise': 0.5}}\n", "judged suites (NAME:pairwise, NAME:graded)"),
         (MINIMAL.replace("{lr: 0.001}", "{lr: 0.001}\n  replay: {lambda: 1}"), "needs replay.sources"),
     ],
 )
 def test_malformed_files(file: Path, text: str, expected: str) -> None:
     assert expected in message(file, text)
+
+
+@pytest.mark.parametrize(("mode", "name"), [("pairwise", "tiny_mmlu:pairwise"), ("single", "tiny_mmlu:graded")])
+def test_a_gate_may_name_judged_suites_where_there_is_a_judge(file: Path, mode: str, name: str) -> None:
+    judge = f"  judge: {{endpoint: {{url: 'http://127.0.0.1:1/v1', model: m}}, mode: {mode}}}\n"
+    gate = f"gate: {{must_improve: ['{name}'], margins: {{'{name}': 2.0}}}}\n"
+    file.write_text(MINIMAL + judge + gate)
+    assert load(file).config.gate.must_improve == (name,)
+    other = {"pairwise": "single", "single": "pairwise"}[mode]
+    assert f"gate.must_improve names ['{name}'] (did you mean" in message(
+        file, MINIMAL + judge.replace(f"mode: {mode}", f"mode: {other}") + gate)
 
 
 def test_missing_and_binary_files(tmp_path: Path) -> None:
