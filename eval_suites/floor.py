@@ -17,6 +17,7 @@ class Floor(NamedTuple):
     same: int  # of these, changed their score under the same settings; must be 0
     batch: int  # of these, changed their score under another batch size
     worst: float  # largest change of a score
+    of: str = ""  # the model, where it is not the base of the comparison
 
 
 def changed(before: Sequence[ItemResult], after: Sequence[ItemResult]) -> tuple[int, float]:
@@ -44,3 +45,9 @@ def measure(result: SuiteResult, first: Sequence[ItemResult], second: Sequence[I
     same, drift = changed(first, second)
     batch, moved = changed(first, alone)
     return Floor(result.suite, len(first), same, batch, max(drift, moved))
+
+
+def larger(one: Floor | None, two: Floor | None) -> Floor | None:
+    """The one that changed more, of floors of different models; None where none was measured."""
+    known = [floor for floor in (one, two) if floor is not None and floor.items]
+    return max(known, key=lambda one: (one.same / one.items * one.worst, one.batch / one.items), default=None)

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from eval_suites.floor import Floor
+from eval_suites.stats import UNIFORM
 
 Outcome = Literal["no_worse", "worse", "improved", "not_proved", "undecided"]
 SHOWN = {"no_worse": "no worse", "worse": "worse", "improved": "improved", "not_proved": "not proved",
          "undecided": "undecided"}
 OPEN = ("undecided", "not_proved")
+NONE = "–"
 
 
 class Check(NamedTuple):
@@ -96,24 +98,37 @@ def row(suite: SuiteVerdict, alpha: float) -> dict[str, str]:
     capability = suite.kind == "capability"
     return {
         "suite": suite.suite,
-        "base": _score(suite.base, suite.scale),
-        "tuned": _score(suite.tuned, suite.scale),
-        "tax / win": "–" if suite.points is None else f"{'tax' if capability else 'win'} {suite.points:+.1f}",
-        f"{100 * (1 - alpha):g} % interval": f"{suite.low:+.1f} to {suite.high:+.1f}",
-        "margin": _short(suite.margin) if capability else "–",
+        "base": shown_score(suite.base, suite.scale),
+        "tuned": shown_score(suite.tuned, suite.scale),
+        "tax / win": NONE if suite.points is None else f"{'tax' if capability else 'win'} {suite.points:+.1f}",
+        f"{100 * (1 - alpha):g} % interval": span(suite.points, suite.low, suite.high, suite.scale),
+        "margin": _short(suite.margin) if capability else NONE,
         "p (Holm)": f"{suite.p_holm:.2g}",
         "lost / gained": f"{suite.lost} / {suite.gained}",
         "items": f"{suite.pairs}" if suite.pairs == suite.asked else f"{suite.pairs} of {suite.asked}",
-        "detectable": "–" if suite.mde is None else f"{suite.mde:.1f}",
+        "detectable": NONE if suite.mde is None else f"{suite.mde:.1f}",
         "outcome": suite.said,
     }
+
+
+def bounded(low: float, high: float, scale: str) -> bool:
+    """Whether an interval in points says anything; that of one text alone does not."""
+    return scale != "log" or high - low < 200 * UNIFORM
+
+
+def span(points: float | None, low: float, high: float, scale: str) -> str:
+    """An interval in words."""
+    if points is None:
+        return NONE
+    return f"{low:+.1f} to {high:+.1f}" if bounded(low, high, scale) else "unknown"
 
 
 def _short(points: float) -> str:
     return f"{points:.1f}" if round(points, 1) == points else f"{points:g}"
 
 
-def _score(value: float | None, scale: str) -> str:
+def shown_score(value: float | None, scale: str) -> str:
+    """A share as points of 100; minus nats per byte as perplexity per byte."""
     if value is None:
-        return "–"
+        return NONE
     return f"ppl {math.exp(-value):.3f}" if scale == "log" else f"{100 * value:.1f}"

@@ -13,6 +13,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from eval_suites.outcome import bounded
 from eval_suites.verdict import SHOWN, Outcome, SuiteVerdict, Verdict
 
 LOOK: dict[Outcome, tuple[str, str]] = {
@@ -68,7 +69,11 @@ def _panel(axis: Axes, suites: Sequence[SuiteVerdict], title: str) -> None:
         if one.points is None:
             axis.text(0.0, row, " no item was scored on both sides", va="center", color=colour)
             continue
-        axis.hlines(row, one.low, one.high, color=colour, linewidth=1.6)
+        if bounded(one.low, one.high, one.scale):
+            axis.hlines(row, one.low, one.high, color=colour, linewidth=1.6)
+        else:
+            axis.annotate("interval unknown", (one.points, row), (8, 0), textcoords="offset points", va="center",
+                          color=colour)
         axis.plot([one.points], [row], marker=marker, color=colour, markersize=6)
         if one.kind == "capability":
             axis.vlines(one.margin, row - 0.45, row + 0.45, color="#555555", linestyle="--", linewidth=1.0)

@@ -78,11 +78,12 @@ def mde_points(items: int, clusters: int | None = None, kind: str = "capability"
     return _found(items, clusters or items, 0.05, POWER, assumed)
 
 
-def detectable(evidence: Evidence, alpha: float, power: float = POWER) -> float:
+def detectable(evidence: Evidence, alpha: float, power: float = POWER) -> float | None:
     """The same in points for a comparison that was made, with the spread that it showed: (z + z_power) standard errors,
-    one of which is the interval's half width by z."""
+    one of which is the interval's half width by z. None where not even 100 points would be found."""
     low, high = evidence.bounds(alpha, 1.0)
-    return 100 * (high - low) / 2 * (1 + float(sps.norm.ppf(power)) / z_of(alpha))
+    found = 100 * (high - low) / 2 * (1 + float(sps.norm.ppf(power)) / z_of(alpha))
+    return found if found < 100 else None
 
 
 def _design_effect(n: int, clusters: int, assumed: Assumed) -> float:

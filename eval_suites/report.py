@@ -12,14 +12,19 @@ from typing import NamedTuple
 
 from eval_suites.calibrate import corrected
 from eval_suites.intervals import Interval
-from eval_suites.results import FAILED, ItemResult, SuiteResult, Tally
+from eval_suites.outcome import NONE, Part, shown_score, span
+from eval_suites.pairing import both_asked
+from eval_suites.results import FAILED, ItemResult, SuiteResult, Tally, tally
 from eval_suites.robustness import drop_rows
-from eval_suites.verdict import SHOWN, SuiteVerdict, Verdict
+from eval_suites.stats import paired
+from eval_suites.verdict import SuiteVerdict, Verdict
 
 Results = Mapping[str, SuiteResult]
 Row = dict[str, str]
-NONE = "–"
 LONGEST_WHY = 160
+READINGS = {"partial": "partial credit", "form": "form alone", "value": "content alone",
+            "functions": "functions alone", "flexible": "answer found anywhere"}
+"""Metrics of the scorers (`scorers/__init__.py`) and what a reader calls them."""
 
 
 class Names(NamedTuple):
@@ -96,36 +101,22 @@ def _tax(both: _Both) -> Table:
 def headline(one: SuiteVerdict, both: _Both) -> Row:
     """The row of a suite in the first two tables."""
     capability = one.kind == "capability"
-    outcome = SHOWN[one.outcome]
-    if one.outcome in ("undecided", "not_proved") and one.more_items is not None:
-        outcome += f", about {one.more_items:,} more items"
     row = {
         "suite": one.suite,
         both.names.base: shown_score(one.base, one.scale),
         both.names.tuned: shown_score(one.tuned, one.scale),
         "tax" if capability else "win": NONE if one.points is None else f"{one.points:+.1f}",
-        f"{100 * (1 - both.verdict.alpha):g} % interval": _span(one.points, one.low, one.high),
+        f"{100 * (1 - both.verdict.alpha):g} % interval": span(one.points, one.low, one.high, one.scale),
         "margin": f"{one.margin:g}" if capability else "",
         "p (Holm)": f"{one.p_holm:.2g}",
         "lost / gained": f"{one.lost} / {one.gained}",
         "items": f"{one.pairs}" if one.pairs == one.asked else f"{one.pairs} of {one.asked}",
         "detectable": NONE if one.mde is None else f"{one.mde:.1f}",
-        "outcome": outcome,
+        "outcome": one.said,
     }
     if not capability:
         del row["margin"]
     return row
-
-
-def shown_score(value: float | None, scale: str) -> str:
-    """A share as points of 100; minus nats per byte as perplexity per byte."""
-    if value is None:
-        return NONE
-    return f"ppl {math.exp(-value):.3f}" if scale == "log" else f"{100 * value:.1f}"
-
-
-def _span(points: float | None, low: float, high: float) -> str:
-    return NONE if points is None else f"{low:+.1f} to {high:+.1f}"
 
 
 def _checks(both: _Both) -> Table:
@@ -139,13 +130,19 @@ def _notes(both: _Both) -> Table:
 
 
 def _floor(both: _Both) -> Table:
-    rows = [{"suite": one.suite, "items asked again": str(one.floor.items),
-             "changed, same settings": str(one.floor.same), "changed, other batch": str(one.floor.batch),
-             "largest change": f"{100 * one.floor.worst:.2g} points"}
-            for one in both.verdict.suites if one.floor is not None]
-    note = (f"{both.names.base} against itself. The same settings must change nothing; a change under another batch "
-            "size is noise of the arithmetic.")
-    return Table("A/A floor", note, rows)
+    note = ("A model against itself. The same settings must change nothing; a change under another batch size is noise "
+            "of the arithmetic. Not measured: what a server, another model or people answered or judged, and with "
+            "eval.floor_items: 0.")
+    return Table("A/A floor", note, [_floor_row(one, both.names.base) for one in both.verdict.suites])
+
+
+def _floor_row(one: SuiteVerdict, base: str) -> Row:
+    floor = one.floor
+    return {"suite": one.suite, "model": (floor.of or base) if floor else NONE,
+            "items asked again": str(floor.items) if floor else "not measured",
+            "changed, same settings": str(floor.same) if floor else NONE,
+            "changed, other batch": str(floor.batch) if floor else NONE,
+            "largest change": f"{100 * floor.worst:.2g} points" if floor else NONE}
 
 
 def _clean(both: _Both) -> Table:
@@ -154,15 +151,17 @@ def _clean(both: _Both) -> Table:
         clean = one.uncontaminated
         if clean is not None:
             rows.append({"suite": one.suite, "on": "tax" if one.kind == "capability" else "win",
-                         "all items": f"{_points(one.points)} ({_span(one.points, one.low, one.high)})",
+                         "all items": _of_items(one, Part(one.points, one.low, one.high, one.pairs)),
                          "items": str(one.pairs),
-                         "not trained on": f"{_points(clean.points)} ({_span(clean.points, clean.low, clean.high)})",
+                         "not trained on": _of_items(one, clean),
                          "of these": str(clean.pairs)})
     return Table("Without items found in the training data", "Points of 100.", rows)
 
 
-def _points(points: float | None) -> str:
-    return NONE if points is None else f"{points:+.1f}"
+def _of_items(suite: SuiteVerdict, part: Part) -> str:
+    if part.points is None:
+        return NONE
+    return f"{part.points:+.1f} ({span(part.points, part.low, part.high, suite.scale)})"
 
 
 def _tasks(both: _Both) -> Table:
@@ -188,6 +187,46 @@ def _robustness(both: _Both) -> Table:
     rows = [row for _, base, tuned in both.suites for row in drop_rows(base, tuned)]
     return Table("Drop from the clean form", "Points of 100, clean − changed form, paired; above zero the changed form "
                                              "is harder.", rows)
+
+
+def _readings(both: _Both) -> Table:
+    rows = [row for one, base, tuned in both.suites if one.scale == "share"
+            for name in readings(base.items + tuned.items) for row in _reading((base, tuned), name, both)]
+    return Table("Partial credit and other readings, apart from the strict score", (
+        "Points of 100 over the items that have the reading on both sides; in brackets the interval of the difference, "
+        "tuned − base. Only the strict score is judged."), rows)
+
+
+def readings(items: Sequence[ItemResult]) -> list[str]:
+    """Further metrics in [0, 1] that say what an answer is worth: partial credit, form and content by themselves, or
+    another metric or filter of lm-eval's. Those that equal the score everywhere say nothing new."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for item in items:
+        if item.score is not None:
+            for name, value in item.metrics.items():
+                if name in READINGS or "," in name:
+                    found.setdefault(name, []).append((item.score, value))
+    return [name for name, values in found.items() if all(0.0 <= value <= 1.0 for _, value in values)
+            and any(score != value for score, value in values)]
+
+
+def _reading(sides: tuple[SuiteResult, SuiteResult], name: str, both: _Both) -> list[Row]:
+    pairs = [pair for pair in both_asked(*sides) if all(i.score is not None and name in i.metrics for i in pair)]
+    before, after = ([pair[at] for pair in pairs] for at in (0, 1))
+    evidence = paired([i.metrics[name] for i in before], [i.metrics[name] for i in after],
+                      [i.cluster for i in before], [i.weight for i in before])
+    if evidence is None:
+        return []
+    low, high = evidence.bounds(both.verdict.alpha, 1.0)
+    read = [tally([i._replace(score=i.metrics[name]) for i in side]) for side in (before, after)]
+    return [{"suite": sides[0].suite, "reading": READINGS.get(name, name), "items": str(len(pairs)),
+             "strict": " → ".join(_hundredths(tally(side)) for side in (before, after)),
+             "this reading": " → ".join(_hundredths(one) for one in read),
+             "difference": f"{100 * evidence.estimate:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"}]
+
+
+def _hundredths(found: Tally) -> str:
+    return shown_score(found.score, "share")
 
 
 def _refusals(both: _Both) -> Table:
@@ -274,4 +313,5 @@ def reason(why: str) -> str:
 
 
 TABLES: tuple[Callable[[_Both], Table], ...] = (
-    _wins, _tax, _checks, _notes, _floor, _clean, _refusals, _robustness, _perplexity, _measured, _unscored, _tasks)
+    _wins, _tax, _checks, _notes, _readings, _floor, _clean, _refusals, _robustness, _perplexity, _measured,
+    _unscored, _tasks)

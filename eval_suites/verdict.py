@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from eval_suites import gate as policy
+from eval_suites.bootstrap import FEW
 from eval_suites.floor import Floor
 from eval_suites.intervals import NOTHING, Evidence, holm, mcnemar_exact
 from eval_suites.outcome import OPEN, SHOWN, Check, Outcome, Part, SuiteVerdict, row
@@ -92,7 +93,7 @@ def compare(
     found, clean, floor = [], contaminated or {}, floors or {}
     for one, p_holm, members in zip(weighed, *_holm_by_kind(weighed), strict=True):
         name = one.base.suite
-        suite = _judge(one, p_holm, gate.alpha, members)
+        suite = _with_few(_judge(one, p_holm, gate.alpha, members), one.pairs)
         suite = _with_clean(suite, one, gate.alpha, clean[name]) if name in clean else suite
         suite = _with_floor(suite, floor[name]) if name in floor else suite
         found.append(_with_missing(suite, one, gate.alpha))
@@ -190,6 +191,17 @@ def _more(weighed: _Weighed, p_holm: float, outcome: Outcome, alpha: float) -> i
 
     settled: Callable[[float, float], bool] = margin_settled if kind == "capability" else sign_settled
     return evidence.more_items(alpha * weighed.p / p_holm, settled)
+
+
+def _with_few(suite: SuiteVerdict, pairs: Pairs) -> SuiteVerdict:
+    """Too few clusters for an interval that can be relied on are told."""
+    clusters = len(set(pairs.clusters))
+    if not 0 < clusters < FEW:
+        return suite
+    note = (f"its {suite.pairs} items make {clusters} clusters, too few to know how much clusters differ: the interval "
+            "is a rough one") if clusters > 1 else (
+        f"its items ({suite.pairs}) make one cluster, which tells nothing about others")
+    return replace(suite, notes=(*suite.notes, note))
 
 
 def _with_clean(suite: SuiteVerdict, weighed: _Weighed, alpha: float, ids: Collection[str]) -> SuiteVerdict:

@@ -11,8 +11,9 @@ from prefect.cache_policies import NO_CACHE
 
 from eval_suites.flips import Flip, flips, word_diff
 from eval_suites.floor import Floor
+from eval_suites.outcome import shown_score
 from eval_suites.pairing import mean_score
-from eval_suites.report import Names, Report, reason, report, shared_metric, shown_score
+from eval_suites.report import Names, Report, reason, report, shared_metric
 from eval_suites.results import SuiteResult, write_results
 from eval_suites.verdict import Check, Verdict, compare
 from sft_core.config.evaluate import GateSection

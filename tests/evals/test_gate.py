@@ -59,6 +59,13 @@ def test_a_demand_on_a_suite_that_was_not_run_is_not_met(make_result: Make) -> N
     assert "gate asks for format, which was not run" in verdict.reason
 
 
+def test_an_interval_of_few_clusters_is_told(make_result: Make) -> None:
+    for clusters, told in ((2, True), (5, True), (6, False)):
+        result = make_result([1.0] * 30, clusters=[str(n % clusters) for n in range(30)])
+        assert bool(one(result, result).notes) is told
+        assert not told or f"30 items make {clusters} clusters" in one(result, result).notes[0]
+
+
 def test_a_capability_suite_that_must_improve(make_result: Make) -> None:
     low, high = make_result([1.0] * 60 + [0.0] * 60), make_result([1.0] * 120)
     gate = GateSection(max_tax=2.0, must_improve=("facts",))

@@ -53,13 +53,12 @@ def test_wins_stand_against_tax(sides: Sides) -> None:
     assert (made.gate, made.reason) == (verdict.gate, verdict.reason)
     (win,), (tax,) = table(made, "Wins"), table(made, "Tax")
     assert (win["suite"], win["old"], win["new"], win["win"], win["outcome"]) == (
-        "format", "20.0", "100.0", "+80.0", "improved")
+        "format", "20.0", "100.0", "+80.0", "improved (proved)")
     assert (tax["suite"], tax["old"], tax["new"], tax["tax"], tax["outcome"]) == (
-        "facts", "60.6", "1.0", "+59.6", "worse")
+        "facts", "60.6", "1.0", "+59.6", "worse (proved)")
     assert (tax["items"], tax["lost / gained"]) == ("99 of 100", "60 / 1")
     assert re.fullmatch(r"\+\d+\.\d to \+\d+\.\d", tax["95 % interval"])
-    titles = [t.title for t in made.tables]
-    assert "A/A floor" not in titles  # nothing was asked twice, so nothing is said of it
+    assert {row["items asked again"] for row in table(made, "A/A floor")} == {"not measured"}
     assert table(made, "Items without a score")[0]["reason"] == "wrong"
 
 
@@ -70,6 +69,7 @@ def test_margin_floor_clean_items_and_checks_are_shown(sides: Sides) -> None:
     made = report(replace(full, checks=(Check("parity", passed=False, why="token 3 differs"),)), base, tuned)
     assert (table(made, "Tax")[0]["margin"], table(made, "Tax")[0]["detectable"]) == ("2.5", "7.2")
     floor = table(made, "A/A floor")[0]
+    assert floor["model"] == "base"
     assert (floor["items asked again"], floor["changed, same settings"], floor["changed, other batch"],
             floor["largest change"]) == ("8", "0", "2", "1.3 points")
     clean = table(made, "Without items")[0]
@@ -77,6 +77,47 @@ def test_margin_floor_clean_items_and_checks_are_shown(sides: Sides) -> None:
     assert table(made, "Checks")[0] == {"check": "parity", "passed": "NO", "why": "token 3 differs"}
     assert table(made, "Notes")[0]["note"] == "only a sample"
     assert table(made, "How")[0]["looks"] == "2 of 4"
+
+
+def test_the_floor_of_another_model_says_whose_it_is(sides: Sides) -> None:
+    verdict, base, tuned = sides
+    floor = Floor("facts", 8, 0, 2, 0.013, "the base of run one")
+    assert table(report(with_suite(verdict, "facts", floor=floor), base, tuned), "A/A floor")[0]["model"] == (
+        "the base of run one")
+
+
+def test_partial_credit_stands_apart_from_the_strict_score(sides: Sides) -> None:
+    verdict, base, tuned = sides
+
+    def reading(result: SuiteResult, wrong: float) -> SuiteResult:
+        """Wrong answers have some partial credit, item 0 has no reading; form follows the score; words are no share."""
+        items = tuple(item._replace(metrics={} if n == 0 else {
+            "partial": 1.0 if item.score == 1 else wrong, "form": item.score or 0.0, "acc,none": item.score or 0.0,
+            "acc,loose": 1.0, "bleu,none": 31.0, "words": 0.5}) for n, item in enumerate(result.items))
+        return replace(result, items=items)
+
+    base["format"], tuned["format"] = reading(base["format"], 0.5), reading(tuned["format"], 0.5)
+    rows = table(report(verdict, base, tuned), "Partial credit")
+    assert [row["reading"] for row in rows] == ["partial credit", "acc,loose"]
+    assert (rows[0]["items"], rows[0]["strict"], rows[0]["this reading"]) == ("49", "20.4 → 100.0", "60.2 → 100.0")
+    assert re.fullmatch(r"\+39\.8 \(\+3\d\.\d to \+4\d\.\d\)", rows[0]["difference"])
+    assert rows[1]["difference"].startswith("+0.0 (")
+    assert verdict == sides[0]  # it judges nothing
+    unread = {"facts": base["facts"]}, {"facts": tuned["facts"]}
+    assert not any(t.title.startswith("Partial") for t in report(compare(*unread, GateSection()), *unread).tables)
+
+
+def test_the_interval_of_one_text_is_unknown_in_words_and_in_the_plot(make_result: Make) -> None:
+    base, tuned = ({"facts": replace(make_result(scores), scale="log")} for scores in ([-1.0], [-1.25]))
+    verdict = compare(base, tuned, GateSection())
+    made = report(verdict, base, tuned)
+    tax, = table(made, "Tax")
+    assert (tax["tax"], tax["95 % interval"], tax["detectable"]) == ("+25.0", "unknown", NONE)
+    assert verdict.rows()[0]["95 % interval"] == "unknown"
+    assert table(made, "Notes")[0]["note"] == "its items (1) make one cluster, which tells nothing about others"
+    plot = forest_svg(verdict)
+    assert "interval unknown" in plot
+    assert "500" not in re.sub(r"<[^>]*>", "", plot)  # the axis does not reach where nothing is known
 
 
 def test_stop_rate_backend_and_tasks(sides: Sides) -> None:
