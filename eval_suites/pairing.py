@@ -40,8 +40,9 @@ def check_protocols(base: SuiteResult, tuned: SuiteResult) -> None:
         return
     keys = sorted(k for k in {*base.protocol, *tuned.protocol} if base.protocol.get(k) != tuned.protocol.get(k))
     said = "; ".join(f"{k}: {str(base.protocol.get(k)):.200} against {str(tuned.protocol.get(k)):.200}" for k in keys)
+    hint = ", or through one template (`sft eval --template`)" if "template" in keys else ""
     raise EvalError(f"the results of suite {base.suite} cannot be compared, their protocols differ in {said}. Evaluate "
-                    "both models with the same configuration")
+                    f"both models with the same configuration{hint}")
 
 
 def both_asked(base: SuiteResult, tuned: SuiteResult) -> list[tuple[ItemResult, ItemResult]]:

@@ -11,7 +11,7 @@ from flows.experiment import connect, workspace
 from sft_core.config.evaluate import EvalSection, GateSection
 from sft_core.configfile import load
 from sft_core.errors import ConfigError, DataError, EvalError
-from tasks.evaluate import Against, Subject, evaluate, floors, named
+from tasks.evaluate import Against, Subject, alike, evaluate, floors, named
 from tasks.mirror import asked_mirror
 from tasks.prepare import prepare, prepared_stage
 from tasks.runs import results_of
@@ -39,7 +39,8 @@ def run_evaluation(
     if against is None:
         show_scores(model, evaluate.fn(tuned, section, place), shown)
         return
-    base, results, floor = paired(named(against, template, section, place, connect), tuned, section, place)
+    base_model, tuned = alike(named(against, template, section, place, connect), tuned)
+    base, results, floor = paired(base_model, tuned, section, place)
     show_scores(model, results, shown)
     verdict = judge.fn(base, results, GateSection(), floors=floor)
     show_comparison(compared(verdict, base, results, Names(against, model)), shown)
@@ -73,7 +74,7 @@ def run_comparison(
         (name_a, a), (name_b, b) = (results_of(reference, place, tracker) for reference in (first, second))
     else:
         sides = [named(reference, "auto", section, place, connect) for reference in (first, second)]
-        a, b, floor = paired(sides[0], sides[1], section, place, gate)
+        a, b, floor = paired(*alike(*sides), section, place, gate)
         name_a, name_b = first, second
     shared = [name for name in a if name in b]
     if not shared:

@@ -87,6 +87,21 @@ def named(reference: str, template: str, section: EvalSection, place: Workspace,
     return Subject(reference, model, file)
 
 
+def alike(first: Subject, second: Subject) -> tuple[Subject, Subject]:
+    """Two models that are to be compared: one without a chat template of its own is asked through the other's.
+
+    So a base is asked as its tuned model is, whose template came with the training.
+    """
+    if first.template is None or second.template is None:
+        return first, second
+    own = [read_json(one.template)["name"] == "model" for one in (first, second) if one.template]
+    if own == [False, True]:
+        return first._replace(template=second.template), second
+    if own == [True, False]:
+        return first, second._replace(template=first.template)
+    return first, second
+
+
 def path_of(reference: str, place: Workspace, tracker: Opener) -> str:
     """Where the named model lies: the folder of a run's or a registered model, else the name itself.
 

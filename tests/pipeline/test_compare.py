@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,9 +14,10 @@ import pytest
 
 from eval_suites.results import ItemResult, SuiteResult, write_results
 from infra.tracking import open_tracker
-from sft_core.config.evaluate import GateSection
+from sft_core.config.evaluate import EvalSection, GateSection
 from sft_core.errors import TrackingError
-from tasks.evaluate import path_of
+from sft_core.tiny.paths import BASE_FOLDER
+from tasks.evaluate import alike, named, path_of
 from tasks.record import side_by_side
 from tasks.show import remarks
 from tasks.stages import Workspace
@@ -23,6 +25,8 @@ from tasks.verdict import judge, with_variants
 
 Sft = Callable[..., subprocess.CompletedProcess[str]]
 GATE = GateSection()
+JINJA = ("{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>\n{% endfor %}"
+         "{% if add_generation_prompt %}<|im_start|>assistant: {% endif %}")
 
 
 def result(answers: dict[str, float | None], **changes: str) -> SuiteResult:
@@ -76,12 +80,32 @@ def test_a_run_is_a_model_by_its_name_and_by_the_start_of_its_id(tmp_path: Path)
         path_of("abcdef", place, lambda: tracker)
 
 
-def test_two_models_are_evaluated_and_compared(sft: Sft, home: Path) -> None:
-    base = Path(__file__).parents[2] / "sft_core" / "tiny" / "base"
-    done = sft("compare", "tiny", base, "--suite", "tiny_refusal", "--limit", "3")
+def test_two_models_are_evaluated_and_compared(sft: Sft, tmp_path: Path) -> None:
+    """The base has no chat template: it is asked through that of the other, which came with its training."""
+    tuned = tmp_path / "tuned"
+    shutil.copytree(BASE_FOLDER, tuned)
+    (tuned / "chat_template.jinja").write_text(JINJA)
+    done = sft("compare", "tiny", tuned, "--suite", "tiny_refusal", "--limit", "3")
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Wins: alignment suites" in done.stdout
     assert "0 / 0" in done.stdout  # the same weights give the same answers
+
+
+def test_models_without_a_template_take_the_other_ones(tmp_path: Path) -> None:
+    place, section = Workspace(tmp_path / "home", None), EvalSection(suites=("tiny_refusal",))
+    own = []
+    for name, jinja in (("one", JINJA), ("two", JINJA.replace(": ", ">"))):
+        shutil.copytree(BASE_FOLDER, tmp_path / name)
+        (tmp_path / name / "chat_template.jinja").write_text(jinja)
+        own.append(named(str(tmp_path / name), "auto", section, place, Mock()))
+    bare = named("tiny", "auto", section, place, Mock())
+    assert bare.template != own[0].template
+    assert alike(bare, own[0]) == (bare._replace(template=own[0].template), own[0])
+    assert alike(own[0], bare) == (own[0], bare._replace(template=own[0].template))
+    assert alike(*own) == tuple(own)  # which is refused later: these are two protocols
+    assert alike(bare, bare) == (bare, bare)
+    unasked = named("tiny", "auto", EvalSection(suites=("tiny_mmlu",)), place, Mock())
+    assert alike(unasked, own[0]) == (unasked, own[0])
 
 
 def test_suites_say_what_can_be_run_here(sft: Sft, tmp_path: Path) -> None:
