@@ -174,7 +174,8 @@ def language_model(model: Any, tokenizer: Any, batch_tokens: int, label: str,
 
 def _manager(chosen: Suite, include_path: str | None) -> Any:
     if include_path is not None and not Path(include_path).is_dir():
-        raise EvalError(f"eval.include_path: {include_path!r} is not a folder; give one that holds lm-eval task YAMLs")
+        raise EvalError(f"eval.include_path (--include-path): {include_path!r} is not a folder; give one that "
+                        "holds lm-eval task YAMLs")
     folders: list[str | Path] = [OWN]
     if chosen.task_folder:
         folders.insert(0, BUILT_IN / chosen.task_folder)
@@ -209,8 +210,9 @@ def _load(manager: Any, chosen: Suite) -> Any:
     for name in chosen.tasks:
         if name not in manager.task_index:
             near = difflib.get_close_matches(name, manager.all_tasks, n=3)
-            raise EvalError(f"suite {chosen.name}: lm-eval has no task {name!r}; near names are {near}; tasks of your "
-                            "own go into the folder eval.include_path")
+            hint = f"near names are {', '.join(near)}" if near else "`lm-eval ls tasks` lists them"
+            raise EvalError(f"suite {chosen.name}: lm-eval has no task {name!r}; {hint}; tasks of your own go into the "
+                            "folder of eval.include_path (--include-path)")
     require(chosen.tasks)
     try:
         return manager.load(list(chosen.tasks))

@@ -24,7 +24,7 @@ def evaluate(  # noqa: PLR0913  (the options of a command)
     limit: Annotated[int | None, typer.Option(min=1, help="Items per task")] = None,
     template: Annotated[Template, typer.Option(help="Chat template: the model's own, or a built-in one")] = "auto",
     data_path: Annotated[Path | None, typer.Option(help="Folder with published benchmarks")] = None,
-    include_path: Annotated[Path | None, typer.Option(help="Folder with further lm-eval tasks")] = None,
+    include_path: Annotated[Path | None, typer.Option(help="Folder with lm-eval tasks of your own")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Cap on the length of answers")] = None,
     looks: Annotated[int, typer.Option(min=1, help="Stop a suite early, at one of so many looks")] = 1,
     backend: Annotated[Literal["transformers", "vllm"], typer.Option(help="Who computes")] = "transformers",
@@ -35,6 +35,9 @@ def evaluate(  # noqa: PLR0913  (the options of a command)
     """Evaluate any model on suites, optionally against another one."""
     from flows.evaluation import Shown, run_evaluation
 
+    if looks > 1 and against is None:
+        raise ConfigError("--looks stops a suite when its comparison is certain; say with --against what to compare "
+                          "with")
     section = EvalSection(suites=tuple(suite), limit=limit, looks=looks, data_path=_text(data_path),
                           include_path=_text(include_path), max_new_tokens=max_new_tokens, backend=backend)
     run_evaluation(model, section, template, against, Shown(html=html, out=out), mirror)
@@ -61,6 +64,9 @@ def compare(  # noqa: PLR0913  (the options of a command)
     """Compare two runs or models: paired differences, the gate, and the items that flipped, side by side."""
     from flows.evaluation import Shown, run_comparison
 
+    if suite is None and (limit or data_path or mirror):
+        raise ConfigError("--limit, --data-path and --mirror are for an evaluation; say with --suite which one, or "
+                          "leave them out to compare recorded results")
     gate = GateSection(max_tax=max_tax, must_improve=tuple(must_improve or ()), alpha=alpha)
     section = EvalSection(suites=tuple(suite), limit=limit, data_path=_text(data_path)) if suite else None
     run_comparison(first, second, gate, Shown(flips, html), section, mirror)
@@ -93,6 +99,8 @@ def parity(  # noqa: PLR0913  (the options of a command)
     """
     if serve and endpoint:
         raise ConfigError("--serve starts a server and --endpoint names a running one; give one of the two")
+    if served_name and not endpoint:
+        raise ConfigError("--served-name is the model's name at --endpoint; give that too")
     from flows.parity import run_parity
     from tasks.parity import Serving
 

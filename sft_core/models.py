@@ -249,7 +249,10 @@ def _stored_dtype(folder: Path) -> torch.dtype:
 
 
 def _trust_hint(section: ModelSection, folder: Path) -> str:
-    if section.trust_remote_code or "auto_map" not in (folder / "config.json").read_text(encoding="utf-8"):
+    file = folder / "config.json"
+    if not file.is_file():
+        return f"; there is no {file.name} in it: is it the folder of a model?"
+    if section.trust_remote_code or "auto_map" not in file.read_text(encoding="utf-8"):
         return ""
     return "; it comes with code of its own: set model.trust_remote_code: true if you trust it"
 

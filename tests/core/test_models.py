@@ -13,7 +13,7 @@ import torch
 
 from sft_core.config.data import ModelSection
 from sft_core.errors import ModelError
-from sft_core.models import compute_dtype, load_model, locate, model_identity, resolve_device
+from sft_core.models import compute_dtype, load_model, load_tokenizer, locate, model_identity, resolve_device
 from sft_core.tiny.paths import BASE_FOLDER
 
 
@@ -67,6 +67,11 @@ def test_identity_is_the_content_not_the_place(tiny_base: Path, copied: Path) ->
 def test_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"nowhere' is not a folder; give a folder"):
         locate(_section(f"{tmp_path}/nowhere"), None)
+
+
+def test_a_folder_that_holds_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"there is no config.json in it: is it the folder of a model\?"):
+        load_tokenizer(_section(tmp_path), tmp_path)
 
 
 @pytest.mark.parametrize("mirror", [None, "mirror"])

@@ -126,6 +126,8 @@ def test_an_unknown_task_names_near_ones(tasks: Path, tmp_path: Path, monkeypatc
                         lambda include_path, include_defaults: real(include_path=include_path, include_defaults=False))
     with pytest.raises(EvalError, match="no task 'plus_choise'.*plus_choice"):
         door(lm_suite("plus_choise"), tasks, tmp_path)
+    with pytest.raises(EvalError, match="no task 'xyz'; `lm-eval ls tasks` lists them.*--include-path"):
+        door(lm_suite("xyz"), tasks, tmp_path)
     with pytest.raises(EvalError, match="eval.include_path"):
         door(lm_suite("say"), tasks / "nowhere", tmp_path)
 

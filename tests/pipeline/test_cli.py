@@ -47,6 +47,9 @@ def test_schema_accepts_the_demo_and_refuses_an_unknown_key(sft: Sft) -> None:
         (["sweep", DEMO], "has no search section"),
         (["eval", "tiny", "--suite", "tiny_refusal", "--template", "llama9"], "'llama9' is not one of"),
         (["parity", "tiny", "--template", "llama9"], "'llama9' is not one of"),
+        (["eval", "tiny", "--suite", "tiny_refusal", "--looks", "3"], "say with --against"),
+        (["compare", "a", "b", "--limit", "3"], "say with --suite which one"),
+        (["parity", "tiny", "--served-name", "x"], "the model's name at --endpoint"),
         (["suites", "--mirror", "/nowhere"], "--mirror: '/nowhere' is not a folder"),
     ],
 )
