@@ -41,6 +41,7 @@ class Table(NamedTuple):
     note: str
     rows: list[Row]
     folded: bool = False  # long or of second importance: the page shows it on request, the terminal not at all
+    short: bool = False  # needed to read the verdict: shown also where the other tables are not
 
 
 class Report(NamedTuple):
@@ -126,14 +127,15 @@ def _checks(both: _Both) -> Table:
 
 
 def _notes(both: _Both) -> Table:
-    return Table("Notes", "", [{"suite": one.suite, "note": note} for one in both.verdict.suites for note in one.notes])
+    rows = [{"suite": one.suite, "note": note} for one in both.verdict.suites for note in one.notes]
+    return Table("Notes", "", rows, short=True)
 
 
 def _floor(both: _Both) -> Table:
     note = ("A model against itself. The same settings must change nothing; a change under another batch size is noise "
             "of the arithmetic. Not measured: what a server, another model or people answered or judged, and with "
             "eval.floor_items: 0.")
-    return Table("A/A floor", note, [_floor_row(one, both.names.base) for one in both.verdict.suites])
+    return Table("A/A floor", note, [_floor_row(one, both.names.base) for one in both.verdict.suites], short=True)
 
 
 def _floor_row(one: SuiteVerdict, base: str) -> Row:
@@ -155,7 +157,7 @@ def _clean(both: _Both) -> Table:
                          "items": str(one.pairs),
                          "not trained on": _of_items(one, clean),
                          "of these": str(clean.pairs)})
-    return Table("Without items found in the training data", "Points of 100.", rows)
+    return Table("Without items found in the training data", "Points of 100.", rows, short=True)
 
 
 def _of_items(suite: SuiteVerdict, part: Part) -> str:
@@ -194,7 +196,7 @@ def _readings(both: _Both) -> Table:
             for name in readings(base.items + tuned.items) for row in _reading((base, tuned), name, both)]
     return Table("Partial credit and other readings, apart from the strict score", (
         "Points of 100 over the items that have the reading on both sides; in brackets the interval of the difference, "
-        "tuned − base. Only the strict score is judged."), rows)
+        "tuned − base. Only the strict score is judged."), rows, short=True)
 
 
 def readings(items: Sequence[ItemResult]) -> list[str]:

@@ -226,13 +226,14 @@ def _with_floor(suite: SuiteVerdict, floor: Floor) -> SuiteVerdict:
     suite = replace(suite, floor=floor)
     if floor.batch:
         suite = replace(suite, notes=(*suite.notes, (
-            f"under another batch size {floor.batch} of {floor.items} items of the base changed their score, by up to "
+            f"under another batch size {floor.batch} of {floor.items} items of {floor.of or 'the base'} changed their "
+            f"score, by up to "
             f"{100 * floor.worst:.2g} points")))
     if not floor.same:
         return suite
     noise = 100 * floor.worst * floor.same / floor.items
-    note = (f"the base does not repeat itself: under the same settings {floor.same} of {floor.items} items changed "
-            f"their score, up to {noise:.1f} points of the suite")
+    note = (f"{floor.of or 'the base'} does not repeat itself: under the same settings {floor.same} of {floor.items} "
+            f"items changed their score, up to {noise:.1f} points of the suite")
     beyond = abs((suite.points or 0.0) - (suite.margin if suite.kind == "capability" else 0.0))
     if suite.outcome in ("worse", "improved") and beyond <= noise:
         return _withdrawn(suite, f"{note}, so that no smaller difference is claimed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from sft_core.errors import ConfigError, DataError, EvalError
 from tasks.evaluate import Against, Subject, alike, evaluate, floors, named
 from tasks.mirror import asked_mirror
 from tasks.prepare import prepare, prepared_stage
-from tasks.runs import results_of
+from tasks.runs import Beside, joined, results_of
 from tasks.show import Wanted, page, rejected_rows, remarks, shown_rows
 from tasks.stages import Workspace
 from tasks.verdict import Compared, Floor, Names, Results, SuiteResult, compared, judge, keep, listed, write_page
@@ -68,13 +69,16 @@ def run_comparison(
 ) -> None:
     """`sft compare`: two recorded runs by their results, or any two models, evaluated now on `section`."""
     place = asked_mirror(workspace(), mirror)
-    floor: dict[str, Floor] = {}
+    beside = Beside({}, None)
     if section is None:
         tracker = connect()
-        (name_a, a), (name_b, b) = (results_of(reference, place, tracker) for reference in (first, second))
+        (name_a, a, of_a), (name_b, b, of_b) = (results_of(reference, place, tracker) for reference in (first, second))
+        beside = joined(of_a, of_b)
     else:
         sides = [named(reference, "auto", section, place, connect) for reference in (first, second)]
+        _name_only(gate, section.suites)
         a, b, floor = paired(*alike(*sides), section, place, gate)
+        beside = Beside(floor, None)
         name_a, name_b = first, second
     shared = [name for name in a if name in b]
     if not shared:
@@ -82,9 +86,17 @@ def run_comparison(
                         "evaluate on both")
     missing = sorted(set(a) ^ set(b))
     a, b = {name: a[name] for name in shared}, {name: b[name] for name in shared}
-    show_comparison(compared(judge.fn(a, b, gate, floors=floor), a, b, Names(name_a, name_b)), shown)
+    _name_only(gate, shared)
+    verdict = judge.fn(a, b, gate, beside.contaminated, beside.floors)
+    show_comparison(compared(verdict, a, b, Names(name_a, name_b)), shown)
     if missing:
         console.lines(f"not compared, only in one of the two: {', '.join(missing)}")
+
+
+def _name_only(gate: GateSection, suites: Collection[str]) -> None:
+    """Raises ConfigError where the gate asks for a suite that is not compared."""
+    if wrong := gate.unknown(suites):
+        raise ConfigError("; ".join(wrong))
 
 
 def show_comparison(found: Compared, shown: Shown) -> None:

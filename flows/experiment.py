@@ -82,7 +82,8 @@ def experiment(loaded: Loaded, parent_run_id: str | None = None) -> dict[str, An
         tuned = evaluate(tuned_subject(config, trained), config.eval, place, against=Against(base, config.gate))
         base, tuned = judged(base, tuned, config.eval.judge, place)
         found = certificate(trained, config, place)
-        verdict = judge(base, tuned, config.gate, contaminated=prepared.result["contaminated"], floors=floor,
+        looked = None if config.data.decontaminate == "off" else prepared.result["contaminated"]
+        verdict = judge(base, tuned, config.gate, contaminated=looked, floors=floor,
                         checks=(found.check(),) if found else ())
         return record(run, prepared, trained, {"base": base, "tuned": tuned}, verdict)
 
@@ -95,6 +96,8 @@ def show(summary: dict[str, Any], config: ExperimentConfig) -> None:
     """
     console.ledger("Data", summary["ledger"])
     console.table("Verdict: tuned against base", summary["verdict_rows"])
+    for part in summary["beside"]:
+        console.table(part["title"], part["rows"])
     console.gate(summary["gate"]["outcome"], summary["gate"]["reason"])
     console.lines("", f"model    {summary['model']}", f"run      {summary['run']}  ({summary['folder']})",
                   f"report   {summary['folder']}/report.html",

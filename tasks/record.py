@@ -11,12 +11,14 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
+from eval_suites.report import shared_metric
 from eval_suites.results import SuiteResult, write_results
 from eval_suites.verdict import Verdict
 from sft_core.stage import write_json
 from tasks.experiment import Experiment
+from tasks.runs import Beside, write_beside
 from tasks.stages import Done
-from tasks.verdict import compared, write_report
+from tasks.verdict import Compared, compared, write_report
 
 CANDIDATE = "candidate"
 SHARED = ("item_id", "task", "prompt", "target", "ids")
@@ -32,12 +34,15 @@ def record(
     Raises:
         TrackingError: the tracker refuses; the run folder is complete, the same command records again.
     """
-    summary = _summary(run, prepared, trained, verdict)
     for label, suites in results.items():
         for result in suites.values():
             write_results(run.folder / "evaluation" / label, result)
+    write_beside(run.folder, Beside(
+        {one.suite: one.floor for one in verdict.suites if one.floor},
+        None if run.config.data.decontaminate == "off" else prepared.result["contaminated"]))
     found = compared(verdict, results["base"], results["tuned"])
     write_report(run.folder, f"{run.name}: tuned against base", found)
+    summary = _summary(run, prepared, trained, found)
     write_json(run.folder / "ledger.json", prepared.result["ledger"])
     write_json(run.folder / "training.json", trained.result)
     _link(run.folder / "model", trained.folder / "model")
@@ -47,7 +52,8 @@ def record(
     return summary
 
 
-def _summary(run: Experiment, prepared: Done, trained: Done, verdict: Verdict) -> dict[str, Any]:
+def _summary(run: Experiment, prepared: Done, trained: Done, found: Compared) -> dict[str, Any]:
+    verdict = found.verdict
     suites = {
         one.suite: {"base": one.base, "tuned": one.tuned, "tax" if one.kind == "capability" else "win": one.points,
                     "low": one.low, "high": one.high, "outcome": one.outcome}
@@ -56,7 +62,9 @@ def _summary(run: Experiment, prepared: Done, trained: Done, verdict: Verdict) -
     return {
         "run": run.name, "folder": str(run.folder), "mlflow_run_id": run.run_id, "mlflow_uri": run.tracker.uri,
         "model": str(trained.folder / "model"), "ledger": prepared.result["rows"], "suites": suites,
-        "verdict_rows": verdict.rows(), "gate": {"outcome": verdict.gate, "reason": verdict.reason},
+        "verdict_rows": verdict.rows(),
+        "beside": [table._asdict() for table in found.report.tables if table.short],
+        "gate": {"outcome": verdict.gate, "reason": verdict.reason},
         "seconds": {"training": trained.result["seconds"]},
         "reused": {"prepare": prepared.reused, "train": trained.reused},
     }
@@ -76,7 +84,9 @@ def _track(run: Experiment, trained: Done, results: Mapping[str, Mapping[str, Su
         kind = "tax" if one.kind == "capability" else "win"
         metrics |= {f"base/{one.suite}": one.base, f"tuned/{one.suite}": one.tuned, f"{kind}/{one.suite}": one.points,
                     f"{kind}_low/{one.suite}": one.low, f"{kind}_high/{one.suite}": one.high,
-                    f"mde/{one.suite}": one.mde, f"margin/{one.suite}": one.margin}
+                    f"mde/{one.suite}": one.mde, f"margin/{one.suite}": one.margin,
+                    **{f"{label}_partial/{one.suite}": shared_metric(results[label][one.suite].items, "partial")
+                       for label in ("base", "tuned")}}
         if one.floor:
             metrics |= {f"floor_same/{one.suite}": one.floor.same, f"floor_batch/{one.suite}": one.floor.batch,
                         f"floor_worst/{one.suite}": one.floor.worst}

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from eval_suites.floor import Floor, larger
 from eval_suites.results import SuiteResult, read_results
 from infra.tracking import Tracker
 from sft_core.configfile import Loaded, load
 from sft_core.errors import EvalError, TrackingError
-from sft_core.stage import read_json
+from sft_core.stage import read_json, write_json
 from tasks.stages import Workspace
 
 RUN_ID = re.compile("[0-9a-f]{6,32}")
@@ -40,6 +41,48 @@ class Recorded(NamedTuple):
             raise EvalError(f"the run {self.name} has no {label} results in {folder}; finish it first: give its "
                             "command again")
         return {name: read_results(folder, name) for name in names}
+
+    def beside(self) -> Beside:
+        """What was found out beside the results; nothing of a run that is too old to have kept it."""
+        file = self.folder / "evaluation" / "beside.json"
+        if not file.exists():
+            return Beside({}, None)
+        kept = read_json(file)
+        floors = {name: Floor(*row)._replace(of=f"the base of {self.name}") for name, row in kept["floors"].items()}
+        return Beside(floors, kept["contaminated"])
+
+
+class Beside(NamedTuple):
+    """What a run found out beside its results, for comparisons with other runs.
+
+    `floors`: suite → how far its base differs from itself. `contaminated`: suite → ids of items in its training data,
+    None where none was looked for.
+    """
+
+    floors: Mapping[str, Floor]
+    contaminated: Mapping[str, Sequence[str]] | None
+
+
+def write_beside(folder: Path, found: Beside) -> None:
+    """Write it into a run folder."""
+    write_json(folder / "evaluation" / "beside.json", {
+        "floors": {name: list(floor) for name, floor in found.floors.items()}, "contaminated": found.contaminated})
+
+
+def joined(one: Beside, two: Beside) -> Beside:
+    """Of two runs: per suite the larger floor, and what either was trained on."""
+    floors = {name: larger(one.floors.get(name), two.floors.get(name)) for name in {*one.floors, *two.floors}}
+    a, b = one.contaminated, two.contaminated
+    return Beside({name: floor for name, floor in floors.items() if floor}, None if a is None or b is None else {
+        name: sorted({*a.get(name, ()), *b.get(name, ())}) for name in {*a, *b}})
+
+
+class Found(NamedTuple):
+    """The tuned model of a recorded run: what it is called, its results, and what the run knows beside them."""
+
+    name: str
+    results: dict[str, SuiteResult]
+    beside: Beside
 
 
 def find(reference: str, place: Workspace, tracker: Tracker) -> Recorded:
@@ -76,7 +119,7 @@ def run_named(reference: str, place: Workspace, tracker: Callable[[], Tracker]) 
     return None
 
 
-def results_of(reference: str, place: Workspace, tracker: Tracker) -> tuple[str, dict[str, SuiteResult]]:
+def results_of(reference: str, place: Workspace, tracker: Tracker) -> Found:
     """Name and results of the tuned model of a recorded run, given as for `find` or as models:/NAME@ALIAS.
 
     Raises:
@@ -86,7 +129,7 @@ def results_of(reference: str, place: Workspace, tracker: Tracker) -> tuple[str,
     if reference.startswith("models:/"):
         name, _, alias = reference.removeprefix("models:/").partition("@")
         run = find(tracker.resolve_alias(name, alias or "champion").run_id, place, tracker)
-        return reference, run.results()
+        return Found(reference, run.results(), run.beside())
     if reference == "tiny" or Path(reference).is_dir():
         raise EvalError(f"{reference} is a model and no recorded run, so it has no results yet; say with --suite what "
                         "to evaluate on both")
@@ -95,7 +138,7 @@ def results_of(reference: str, place: Workspace, tracker: Tracker) -> tuple[str,
     except TrackingError as error:
         raise EvalError(f"{error}. A folder, a hub id or tiny can be compared too: say with --suite what to evaluate"
                         ) from error
-    return run.name, run.results()
+    return Found(run.name, run.results(), run.beside())
 
 
 def local_runs(runs: Path) -> Mapping[str, Recorded]:

@@ -16,7 +16,7 @@ from eval_suites.pairing import mean_score
 from eval_suites.report import Names, Report, reason, report, shared_metric
 from eval_suites.results import SuiteResult, write_results
 from eval_suites.verdict import Check, Verdict, compare
-from sft_core.config.evaluate import GateSection
+from sft_core.config.evaluate import JUDGED, GateSection
 from sft_core.stage import write_json, write_text
 
 __all__ = ["Compared", "Flip", "Floor", "Names", "Report", "Results", "SuiteResult", "compared", "judge", "keep",
@@ -34,15 +34,23 @@ def judge(
     Args:
         base, tuned: results by suite.
         gate: what is asked for.
-        contaminated: suite → ids of the items found in the training data, without their variants' endings.
+        contaminated: suite → ids of the items found in the training data, without their variants' endings; a suite
+            that is missing has none. None where none was looked for.
         floors: suite → how far the base differs from itself.
         checks: conditions beside the scores.
 
     Raises:
         EvalError: the protocols of base and tuned differ.
     """
-    found = {name: with_variants(ids, base[name]) for name, ids in (contaminated or {}).items() if name in base}
+    found = {name: with_variants(contaminated.get(_asked(name), ()), base[name]) for name in base
+             } if contaminated is not None else None
     return compare(base, tuned, gate, contaminated=found, floors=floors, checks=checks)
+
+
+def _asked(name: str) -> str:
+    """The suite whose questions these are: judged ones add an ending."""
+    ending = next((ending for ending in JUDGED.values() if name.endswith(ending)), "")
+    return name.removesuffix(ending)
 
 
 def with_variants(ids: Collection[str], result: SuiteResult) -> set[str]:

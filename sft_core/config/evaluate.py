@@ -32,6 +32,10 @@ class EndpointSection(Section):
     """Price of a million answer tokens."""
 
 
+JUDGED = {"pairwise": ":pairwise", "single": ":graded"}
+"""What follows the name of a suite once it is judged."""
+
+
 class JudgeSection(Section):
     """An LLM judge of open-ended answers and, where a suite says so, of refusals."""
 
@@ -46,7 +50,7 @@ class JudgeSection(Section):
 
     def suites(self, asked: Iterable[str]) -> list[str]:
         """Names of the judged suites that come of these, where they are open-ended: `NAME:pairwise`, `NAME:graded`."""
-        return [f"{name}:{'pairwise' if self.mode == 'pairwise' else 'graded'}" for name in asked]
+        return [name + JUDGED[self.mode] for name in asked]
 
 
 class EvalSection(Section):

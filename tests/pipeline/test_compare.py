@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -12,13 +13,16 @@ from unittest.mock import Mock
 
 import pytest
 
+from eval_suites.floor import Floor
 from eval_suites.results import ItemResult, SuiteResult, write_results
+from flows.evaluation import Shown, run_comparison
 from infra.tracking import open_tracker
 from sft_core.config.evaluate import EvalSection, GateSection
-from sft_core.errors import TrackingError
+from sft_core.errors import ConfigError, TrackingError
 from sft_core.tiny.paths import BASE_FOLDER
 from tasks.evaluate import alike, named, path_of
 from tasks.record import side_by_side
+from tasks.runs import Beside, joined, results_of, write_beside
 from tasks.show import remarks
 from tasks.stages import Workspace
 from tasks.verdict import judge, with_variants
@@ -62,6 +66,34 @@ def test_two_runs_and_their_flipped_items_on_a_page(sft: Sft, home: Path) -> Non
     unknown = sft("compare", "one", "tiny")
     assert unknown.returncode == 1
     assert "--suite" in unknown.stderr
+
+
+def test_runs_keep_their_floors_and_what_they_were_trained_on(tmp_path: Path) -> None:
+    place, tracker = Workspace(tmp_path, None), Mock()
+    for name, same, learnt in (("one", 0, ["q1"]), ("two", 2, ["q2", "q3"]), ("old", 0, [])):
+        recorded(tmp_path, name, result({"q1": 1.0}))
+        if name != "old":
+            write_beside(place.runs / name, Beside({"facts": Floor("facts", 8, same, 1, 0.5)}, {"facts": learnt}))
+    one, two, old = (results_of(name, place, tracker).beside for name in ("one", "two", "old"))
+    assert joined(one, two) == joined(two, one)
+    assert joined(one, two).floors["facts"] == Floor("facts", 8, 2, 1, 0.5, "the base of two")
+    assert joined(one, two).contaminated == {"facts": ["q1", "q2", "q3"]}
+    assert joined(one, old) == Beside({"facts": Floor("facts", 8, 0, 1, 0.5, "the base of one")}, None)
+
+
+def test_runs_are_compared_with_their_floors_and_without_items_either_was_trained_on(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SFT_HOME", str(home))
+    for name, learnt in (("one", ["q1"]), ("two", ["q2", "q3"])):
+        recorded(home, name, result({f"q{n}": 1.0 for n in range(40)}))
+        write_beside(home / "runs" / name, Beside({"facts": Floor("facts", 8, 0, 0, 0.0)}, {"facts": learnt}))
+    run_comparison("one", "two", GATE, Shown(), None, None)
+    said = capsys.readouterr().out
+    assert "the base of one" in said
+    assert re.search(r"facts .* 40 .* 37\b", said)
+    with pytest.raises(ConfigError, match=r"gate.must_improve names \['fact'\] \(did you mean facts\?\)"):
+        run_comparison("one", "two", GateSection(must_improve=("fact",)), Shown(), None, None)
 
 
 def test_a_run_is_a_model_by_its_name_and_by_the_start_of_its_id(tmp_path: Path) -> None:
@@ -129,6 +161,14 @@ def test_contaminated_items_take_their_variants_along(ids: list[str]) -> None:
     clean = judge.fn({"facts": asked}, {"facts": asked}, GATE, {"facts": ids, "absent": ["x"]}).suites[0].uncontaminated
     assert clean is not None
     assert clean.pairs == 2
+
+
+def test_items_of_a_suite_are_clean_or_not_also_where_it_is_judged() -> None:
+    plain = result({"q1": 1.0, "q2": 0.0, "q3": 1.0})
+    sides = {name: replace(plain, suite=name) for name in ("facts", "facts:pairwise", "facts:graded", "other")}
+    found = judge.fn(sides, sides, GATE, {"facts": ["q1"]}).suites
+    assert [one.uncontaminated and one.uncontaminated.pairs for one in found] == [2, 2, 2, 3]
+    assert judge.fn(sides, sides, GATE).suites[0].uncontaminated is None
 
 
 def test_a_single_model_says_what_its_scores_leave_out() -> None:

@@ -40,6 +40,8 @@ def test_whole_way_is_recorded_and_not_redone(sft: Sft, config: Path, home: Path
     done = sft("run", config)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Verdict: tuned against base" in done.stdout
+    assert "A/A floor" in done.stdout
+    assert "Without items found in the training data" in done.stdout
     assert "Gate:" in done.stdout
 
     (run_file,) = home.glob("runs/*/run.json")
@@ -86,6 +88,9 @@ def test_whole_way_is_recorded_and_not_redone(sft: Sft, config: Path, home: Path
     assert compared.returncode == 0, compared.stderr[-3000:]
     assert "Tax: capability suites" in compared.stdout
     assert "tiny_mmlu" in compared.stdout
+    floor = compared.stdout[compared.stdout.index("A/A floor"):]
+    assert f"the base of {first.name}" in floor or f"the base of {second.name}" in floor
+    assert "not measured" not in floor
 
 
 def test_ledger_accounts_for_every_row(sft: Sft, config: Path, home: Path) -> None:
