@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import PrivateAttr, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from sft_core.config.section import Positive, Section
 from sft_core.errors import EvalError
@@ -125,8 +126,17 @@ def _load(file: Path, name: str) -> Suite:
         return Suite(**{"name": name, **data})
     except OSError as error:
         raise EvalError(f"the suite {name} cannot be read: {error}") from error
-    except (ValidationError, TypeError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except ValidationError as error:
+        raise EvalError(f"{file} is not a valid suite: {'; '.join(map(_problem, error.errors()))}") from error
+    except (TypeError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise EvalError(f"{file} is not a valid suite: {error}") from error
+
+
+def _problem(detail: ErrorDetails) -> str:
+    where = ".".join(map(str, detail["loc"]))
+    if detail["type"] == "extra_forbidden":
+        return f"there is no key {where!r}; keys are {', '.join(sorted(Suite.model_fields.keys() - {'name'}))}"
+    return f"{where}: {detail['msg']}, and it is {detail['input']!r}" if where else detail["msg"]
 
 
 def _by_path(name: str) -> Suite:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import math
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from eval_suites.scorers.base import Scorer
+from eval_suites.scorers.base import Score, Scorer
 from sft_core.errors import EvalError
 
 
@@ -17,6 +18,8 @@ def load_scorer(spec: str, folder: Path | None) -> Scorer:
 
     Raises:
         EvalError: there is no such module or function; it runs when imported, so any error of its own passes.
+
+    The function raises TypeError or ValueError where what it gives is no score.
     """
     place, _, name = spec.partition(":")
     if not name:
@@ -25,7 +28,27 @@ def load_scorer(spec: str, folder: Path | None) -> Scorer:
     if not callable(found):
         raise EvalError(f"scorer {spec!r}: {place} has no function {name!r}")
     scorer: Scorer = found
-    return scorer
+    return lambda expect, answer: _checked(scorer(expect, answer), spec)
+
+
+def _checked(made: object, spec: str) -> Score:
+    """What the function gave, if it can be averaged.
+
+    Raises:
+        TypeError: it is no Score.
+        ValueError: its value is neither None nor in [0, 1], or a metric is no finite number.
+    """
+    if not isinstance(made, Score):
+        raise TypeError(f"{spec} gave {made!r}; a scorer gives Score(value, metrics, why)")
+    if made.value is not None and not (_finite(made.value) and 0.0 <= made.value <= 1.0):
+        raise ValueError(f"{spec} gave the value {made.value!r}; it lies in 0 to 1, or is None")
+    if wrong := {name: metric for name, metric in made.metrics.items() if not _finite(metric)}:
+        raise ValueError(f"{spec} gave metrics that are no finite numbers: {wrong}")
+    return made._replace(value=made.value if made.value is None else float(made.value))
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def scorer_version(spec: str, folder: Path | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from functools import cache
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eval_suites import asking
 from eval_suites.chat_item import ChatItem
+from eval_suites.generate import Answer
 from eval_suites.items import content_hash, eval_items, read_items, read_texts
 from eval_suites.scorers import SCORERS, Score, score, scorer_for
 from eval_suites.scorers.custom import scorer_version
@@ -157,9 +160,9 @@ def test_what_lies_outside_the_package_is_part_of_the_stage(tmp_path: Path) -> N
     write(tmp_path, [{**ROW, "id": "z"}], scorer="mine.py:f")
     assert content_hash(suite(name), None) != before
     written = content_hash(suite(name), None)
-    (tmp_path / "mine.py").write_text("def f(expect, answer): return 1\n")
+    (tmp_path / "mine.py").write_text("from eval_suites.scorers import Score\ndef f(e, a): return Score(1, {})\n")
     assert content_hash(suite(name), None) != written
-    assert scorer_for("mine.py:f", tmp_path)("", {}, "") == 1
+    assert scorer_for("mine.py:f", tmp_path)("", {}, "").value == 1.0
     (tmp_path / "bfcl").mkdir()
     empty = content_hash(suite("bfcl"), tmp_path)
     (tmp_path / "bfcl" / "a.json").write_text("{}")
@@ -179,6 +182,29 @@ def test_a_missing_scorer_is_named(tmp_path: Path, spec: str, said: str) -> None
         scorer_for(spec, tmp_path)
 
 
+@pytest.mark.parametrize(("gives", "said"), [
+    ("None", "mine.py:f gave None; a scorer gives Score"), ("1.0", "gave 1.0; a scorer"), ("'yes'", "gave 'yes'"),
+    ("(1.0, {}, '')", "a scorer gives Score"), ("Score(7, {})", "value 7; it lies in 0 to 1"),
+    ("Score(-0.1, {})", "value -0.1"), ("Score(float('nan'), {})", "value nan"), ("Score('1', {})", "value '1'"),
+    ("Score(1.0, {'a': float('inf')})", "no finite numbers.*'a'"), ("Score(1.0, {'a': '1'})", "no finite numbers")])
+def test_what_a_scorer_gives_is_a_score_or_the_item_is_unscored(tmp_path: Path, gives: str, said: str) -> None:
+    (tmp_path / "mine.py").write_text(f"from eval_suites.scorers import Score\ndef f(e, a): return {gives}\n")
+    chosen = suite(write(tmp_path, [ROW], scorer="mine.py:f"))
+    item, = read_items(chosen)
+    found = asking.scored(chosen.name, item, Answer("4", True, ""), scorer_for(chosen.scorer, chosen.folder))
+    assert found.score is None
+    assert re.search(said, found.why)
+    assert found.metrics["stopped"] == 1.0
+
+
+def test_a_score_may_be_a_truth_value_or_missing(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from eval_suites.scorers import Score\ndef f(e, a): return Score(*e['s'])\n")
+    found = scorer_for("mine.py:f", tmp_path)
+    assert found("", {"s": [True, {"a": 2}]}, "") == Score(1.0, {"a": 2})
+    assert isinstance(found("", {"s": [True, {}]}, "").value, float)
+    assert found("", {"s": [None, {}, "no judge"]}, "") == Score(None, {}, "no judge")
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [("x", "mine.jsonl:2 is not an item: it is str"), ({**ROW, "id": 3}, "mine.jsonl:2.*id is int, not str"),
@@ -193,7 +219,8 @@ def test_bad_rows_are_named_by_line(tmp_path: Path, row: object, said: str) -> N
 
 
 def test_bad_suites_are_named(tmp_path: Path) -> None:
-    for fields, said in (({"colour": 1}, "colour"), ({"engine": "guess"}, "engine"), ({"items": None}, "needs items"),
+    for fields, said in (({"colour": 1}, "there is no key 'colour'; keys are about,.*variants"),
+                         ({"engine": "guess"}, "engine: .*'generate'.*it is 'guess'"), ({"items": None}, "needs items"),
                          ({"engine": "likelihood", "scale": "log", "scorer": "a:b"}, "scorer and variants are for")):
         with pytest.raises(EvalError, match=rf"mine\.yaml is not a valid suite(.|\n)*{said}"):
             suite(write(tmp_path, [ROW], **fields))
