@@ -63,10 +63,11 @@ def drop_rows(base: SuiteResult, tuned: SuiteResult) -> list[dict[str, str]]:
     """The drops of two models side by side, as text, in the order of the tuned model's; empty without variants."""
     before = {drop.variant: drop for drop in drops(base)}
     return [{"suite": tuned.suite, "form": after.variant, "items": str(after.items),
-             "base": _shown(before.get(after.variant)), "tuned": _shown(after)} for after in drops(tuned)]
+             "base": shown_drop(before.get(after.variant)), "tuned": shown_drop(after)} for after in drops(tuned)]
 
 
-def _shown(drop: Drop | None) -> str:
+def shown_drop(drop: Drop | None) -> str:
+    """Points and their interval."""
     if drop is None or drop.points is None:
         return "–"
     return f"{drop.points:+.1f} ({drop.low:+.1f} to {drop.high:+.1f})"

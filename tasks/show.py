@@ -113,8 +113,10 @@ def _protocol(one: Suite) -> str:
 
 
 def remarks(results: Mapping[str, SuiteResult]) -> list[str]:
-    """What a table of scores does not say: items without a score and why, and contexts that were cut."""
+    """What a table of scores does not say: items without a score and why, contexts that were cut, and what other forms
+    of the questions, or other languages, cost."""
     from eval_suites.report import unscored
+    from eval_suites.robustness import drops, shown_drop
 
     said = []
     for name, result in results.items():
@@ -123,6 +125,8 @@ def remarks(results: Mapping[str, SuiteResult]) -> list[str]:
         if result.truncated:
             said.append(f"{name}: {result.truncated} requests were longer than the model's context, which lost its "
                         "beginning")
+        said += [f"{name}: {drop.variant} costs {shown_drop(drop)} points, paired over {drop.items} items"
+                 for drop in drops(result)]
     return said
 
 

@@ -181,6 +181,14 @@ def test_a_single_model_says_what_its_scores_leave_out() -> None:
     assert "part: 3 requests were longer than the model's context" in said[1]
 
 
+def test_a_single_model_says_what_other_forms_of_the_questions_cost() -> None:
+    plain = result({"a": 1.0, "b": 1.0, "a~typos": 0.0, "b~typos": 1.0})
+    items = tuple(item._replace(task="typos" if "~" in item.item_id else "clean", cluster=item.item_id[0])
+                  for item in plain.items)
+    said, = remarks({"part": replace(plain, items=items)})
+    assert re.fullmatch(r"part: typos costs \+50\.0 \(-\d+\.\d to \+\d+\.\d\) points, paired over 2 items", said)
+
+
 def test_the_table_has_both_models_and_leaves_unasked_items_empty() -> None:
     columns = side_by_side(result({"a": 1.0, "b": None}), result({"a": 0.0, "c": 1.0}))
     assert columns["item_id"] == ["a", "b", "c"]
