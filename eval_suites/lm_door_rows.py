@@ -56,7 +56,8 @@ def _row(suite: str, task: Any, samples: Sequence[Mapping[str, Any]], metric: st
         suite=suite, task=name, item_id=item_id, cluster=own if isinstance(own, str) else item_id, score=None,
         metrics={}, prompt=question(task, first["doc"]), answer=answer, target=target, why="",
         asked=fingerprint(first["doc_hash"], first["prompt_hash"], first["target_hash"]),
-        ids=fingerprint(first["prompt_hash"]))
+        ids=fingerprint(first["prompt_hash"]),
+        context="" if BYTES in first["metrics"] else str(first["arguments"][0][0]))
     if why := next((failed[args[0]] for args in first["arguments"] if args[0] in failed), _not_finite(first)):
         return row._replace(why=why)
     if BYTES in first["metrics"]:

@@ -24,7 +24,7 @@ COLUMNS = pa.schema([
     ("suite", pa.string()), ("task", pa.string()), ("item_id", pa.string()), ("cluster", pa.string()),
     ("score", pa.float64()), ("metrics", pa.string()), ("prompt", pa.string()), ("answer", pa.string()),
     ("target", pa.string()), ("why", pa.string()), ("asked", pa.string()), ("ids", pa.string()),
-    ("weight", pa.float64()),
+    ("weight", pa.float64()), ("context", pa.string()),
 ])
 
 FAILED = "the scorer failed:"
@@ -47,6 +47,7 @@ class ItemResult(NamedTuple):
     asked: str  # hash of everything the model was shown and of the target
     ids: str = ""  # hash of the prompt's token ids, where the backend knows them
     weight: float = 1.0  # of the item in the suite's mean: items it stands for in a sample, or bytes of its text
+    context: str = ""  # all that lm-eval put before the answer, examples included: what `ids` is the hash of
 
 
 class Tally(NamedTuple):
@@ -169,6 +170,7 @@ def read_results(folder: Path, suite: str) -> SuiteResult:
     except (FileNotFoundError, json.JSONDecodeError, pa.ArrowInvalid) as error:
         raise EvalError(f"{folder} has no complete results of suite {suite!r} ({error}); run the evaluation again"
                         ) from error
-    items = tuple(ItemResult(**{**row, "metrics": json.loads(row["metrics"])}) for row in rows)
+    items = tuple(ItemResult(**{**row, "metrics": json.loads(row["metrics"]), "context": row["context"] or ""})
+                  for row in rows)
     return SuiteResult(head["suite"], head["kind"], head["protocol"], items, head["seconds"], head["truncated"],
                        head["model"], head["backend"], head["scale"], tuple(head["looks"]) if head["looks"] else None)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -14,12 +16,14 @@ from eval_suites import lm_door
 from eval_suites.items import eval_items, read_items
 from eval_suites.lm_door_model import FastModel
 from eval_suites.lm_door_rows import question
+from eval_suites.results import SuiteResult, read_results, write_results
 from eval_suites.run import ChatFormat, evaluate
 from eval_suites.suites import Suite, suite
 from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EvalSection
 from sft_core.errors import EvalError
 from sft_core.models import load_model
+from sft_core.stage import fingerprint
 
 HUB = Path(__file__).parents[2].parent / "shared" / "data" / "hub"
 with_hub = pytest.mark.skipif(not (HUB / "cais" / "mmlu").is_dir(), reason=f"no mirror of cais/mmlu at {HUB}")
@@ -96,6 +100,19 @@ def test_the_words_of_an_item_do_not_depend_on_the_others(lm: FastModel, tasks: 
     assert [item.item_id for item in some.items] == ["plus_choice/2", "plus_choice/7"]
     assert list(some.items) == [item for item in whole.items if item.item_id in {"plus_choice/2", "plus_choice/7"}]
     assert len({item.ids for item in whole.items}) == 9
+
+
+def test_an_items_log_holds_all_that_was_asked(lm: FastModel, tasks: Path, tmp_path: Path) -> None:
+    """The question to be read, the whole context to be looked up, and the hash is that of the context."""
+    ran = door(lm_suite("plus_choice", num_fewshot=2), tasks, tmp_path).run(lm, chosen=None, max_new_tokens=None)
+    write_results(tmp_path, SuiteResult("probe", "capability", {}, ran.items, 0.0))
+    for item in read_results(tmp_path, "probe").items:
+        assert item.context.count("Question:") == 3
+        assert item.context.endswith(f"Question: {item.prompt}\nAnswer:")
+        assert item.ids == fingerprint(hashlib.sha256(item.context.encode()).hexdigest())
+    old = pq.read_table(tmp_path / "probe.parquet").drop_columns(["context"])
+    pq.write_table(old, tmp_path / "probe.parquet")  # as results were written before
+    assert [item.context for item in read_results(tmp_path, "probe").items] == [""] * 9
 
 
 def test_a_metric_that_is_no_mean_is_refused(lm: FastModel, tasks: Path, tmp_path: Path) -> None:
