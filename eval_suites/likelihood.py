@@ -84,7 +84,7 @@ class Texts:
 
     def _pieces(self, item: LikelihoodItem) -> Pieces:
         if item.kind == "text":
-            ids = self._tokenizer.encode(item.text)  # with BOS where the tokenizer puts one, as in lm-eval
+            ids = self._tokenizer.encode(item.text, add_special_tokens=False)  # a BOS is the prefix, no part of it
             found = tuple(windows(ids, self._prefix, self._backend.window))
             return Pieces(found, fingerprint(ids), "" if found else "the text has no tokens")
         return self._answer(item)

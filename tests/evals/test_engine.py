@@ -16,12 +16,15 @@ from unittest import mock
 import pytest
 import torch
 import yaml
+from tokenizers.processors import TemplateProcessing
 from transformers import tokenization_utils_base
 
 from eval_suites import again, asking, remote, subject
 from eval_suites.cache import Cached
+from eval_suites.chat_item import LikelihoodItem
 from eval_suites.floor import changed
 from eval_suites.items import ChatItem
+from eval_suites.likelihood import Texts
 from eval_suites.local import Local
 from eval_suites.report import reason
 from eval_suites.results import ItemResult, SuiteResult
@@ -86,6 +89,19 @@ def test_nats_per_byte(model_folder: Path, texts: str, tmp_path: Path) -> None:
     assert result.metrics()["ppl_byte"] == pytest.approx(math.exp(total / (7 * 231 + 3)))
     assert math.log(result.metrics()["ppl_byte"]) == pytest.approx(-(result.score or 0))
     assert result.scale == "log"
+
+
+def test_a_bos_that_the_tokenizer_adds_is_context_and_no_part_of_a_text(model_folder: Path) -> None:
+    loaded = load_model(ModelSection(path=str(model_folder)), mirror=None)
+    tokenizer = loaded.tokenizer
+    tokenizer.bos_token = tokenizer.eos_token
+    items = [LikelihoodItem(str(n), "text", "c", "abc é " * n, []) for n in (1, 90)]
+    plain = [one for _, one in Texts(Local(loaded.model.eval(), 512), tokenizer, None).measured(items)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{tokenizer.bos_token} $A", special_tokens=[(tokenizer.bos_token, tokenizer.bos_token_id)])
+    assert tokenizer.encode("a")[0] == tokenizer.bos_token_id
+    assert [one for _, one in Texts(Local(loaded.model.eval(), 512), tokenizer, None).measured(items)] == plain
+    assert [one.tokens for one in plain] == [7, 630]
 
 
 def test_perplexity_is_lm_evals_own(model_folder: Path, tmp_path: Path) -> None:
