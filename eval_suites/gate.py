@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from eval_suites.outcome import OPEN, Check, SuiteVerdict
+from eval_suites.outcome import OPEN, UNKNOWN, Check, SuiteVerdict, span
 from sft_core.config.evaluate import GateSection
 
+TOLD = 3
+"""Reasons that fit into a sentence; the tables hold all."""
 State = Literal["pass", "fail", "undecided"]
 
 
@@ -39,7 +41,8 @@ def decide(suites: Sequence[SuiteVerdict], gate: GateSection, checks: Sequence[C
 
 
 def _sentence(parts: Sequence[str]) -> str:
-    text = "; ".join(parts)
+    more = f"; and so for {len(parts) - TOLD} more" if len(parts) > TOLD else ""
+    text = "; ".join(parts[:TOLD]) + more
     return text[:1].upper() + text[1:] + "."
 
 
@@ -71,7 +74,7 @@ def _improvement(suite: SuiteVerdict) -> tuple[State, str]:
         return "pass", f"{suite.suite} is proved better than its base ({_points(suite)})"
     if suite.outcome == "worse":
         return "fail", f"{suite.suite} is proved worse than its base ({_points(suite)})"
-    return "undecided", f"{suite.suite} is not proved better{_wanted(suite)} than its base ({_points(suite)})"
+    return "undecided", f"{suite.suite} is not proved better than its base{_wanted(suite)} ({_points(suite)})"
 
 
 def _level(suite: SuiteVerdict, least: float) -> tuple[State, str]:
@@ -94,4 +97,6 @@ def _wanted(suite: SuiteVerdict) -> str:
 def _points(suite: SuiteVerdict) -> str:
     if suite.points is None:
         return "no item was scored on both sides"
-    return f"{suite.points:+.1f} points, {suite.low:+.1f} to {suite.high:+.1f}, {suite.pairs} items"
+    low_to_high = span(suite.points, suite.low, suite.high, suite.scale)
+    interval = low_to_high if low_to_high != UNKNOWN else f"interval {low_to_high}"
+    return f"{suite.points:+.1f} points, {interval}, {suite.pairs} item{'s' * (suite.pairs != 1)}"

@@ -14,6 +14,7 @@ SHOWN = {"no_worse": "no worse", "worse": "worse", "improved": "improved", "not_
          "undecided": "undecided"}
 OPEN = ("undecided", "not_proved")
 NONE = "–"
+UNKNOWN = "unknown"
 
 
 class Check(NamedTuple):
@@ -120,7 +121,7 @@ def span(points: float | None, low: float, high: float, scale: str) -> str:
     """An interval in words."""
     if points is None:
         return NONE
-    return f"{low:+.1f} to {high:+.1f}" if bounded(low, high, scale) else "unknown"
+    return f"{low:+.1f} to {high:+.1f}" if bounded(low, high, scale) else UNKNOWN
 
 
 def _short(points: float) -> str:

@@ -10,6 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from eval_suites.flips import Flip, word_diff
+from eval_suites.outcome import NONE
 from eval_suites.report import Report, reason
 from eval_suites.suites import ROOM
 
@@ -28,7 +29,7 @@ def page(title: str, report: Report, plot: str, flips: Mapping[str, Sequence[Fli
     """
     chosen = {suite: _some(found) for suite, found in flips.items() if found}
     text = _template().render(
-        title=title, report=report, plot=Markup(plot), suites=list(chosen), base=report.names.base,
+        title=title, report=report, words=_words, plot=Markup(plot), suites=list(chosen), base=report.names.base,
         tuned=report.names.tuned, shown=_shown(flips, chosen),
         flips=[_shown_flip(flip) for found in chosen.values() for flip in found])
     return text.encode(errors="replace").decode()  # a lone surrogate of a model's answer is no UTF-8
@@ -39,6 +40,13 @@ def _template() -> jinja2.Template:
     loader = jinja2.FileSystemLoader(ROOM / "pages")
     made = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return made.get_template("report.html.jinja")
+
+
+def _words(rows: Sequence[Mapping[str, str]]) -> set[str]:
+    """Heads of the columns that hold words: they stand on the left, numbers on the right."""
+    cells = {head: [row[head] for row in rows if row[head] != NONE] for head in rows[0]}
+    return {head for head, found in cells.items() if 2 * sum(
+        cell[:1].isalpha() and not cell.startswith("ppl ") for cell in found) > len(found)}
 
 
 def _some(found: Sequence[Flip]) -> list[Flip]:

@@ -144,7 +144,7 @@ def _floor_row(one: SuiteVerdict, base: str) -> Row:
             "items asked again": str(floor.items) if floor else "not measured",
             "changed, same settings": str(floor.same) if floor else NONE,
             "changed, other batch": str(floor.batch) if floor else NONE,
-            "largest change": f"{100 * floor.worst:.2g} points" if floor else NONE}
+            "largest change": f"{100 * floor.worst:.3g} points" if floor else NONE}
 
 
 def _clean(both: _Both) -> Table:

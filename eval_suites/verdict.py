@@ -228,7 +228,7 @@ def _with_floor(suite: SuiteVerdict, floor: Floor) -> SuiteVerdict:
         suite = replace(suite, notes=(*suite.notes, (
             f"under another batch size {floor.batch} of {floor.items} items of {floor.of or 'the base'} changed their "
             f"score, by up to "
-            f"{100 * floor.worst:.2g} points")))
+            f"{100 * floor.worst:.3g} points")))
     if not floor.same:
         return suite
     noise = 100 * floor.worst * floor.same / floor.items

@@ -59,6 +59,20 @@ def test_a_demand_on_a_suite_that_was_not_run_is_not_met(make_result: Make) -> N
     assert "gate asks for format, which was not run" in verdict.reason
 
 
+def test_the_reason_stays_a_sentence(make_result: Make) -> None:
+    sides = {name: make_result([1.0, 0.0] * 20, suite=name) for name in "abcde"}
+    verdict = compare(sides, sides, GATE)
+    assert verdict.gate == "undecided"
+    assert [f"tax on {name} is" in verdict.reason for name in "abcde"] == [True, True, True, False, False]
+    assert verdict.reason.endswith("; and so for 2 more.")
+    text = replace(make_result([-1.0]), scale="log")
+    assert "(+0.0 points, interval unknown, 1 item)" in judged(text, text).reason
+    better = make_result([0.0] * 20 + [1.0] * 3, suite="format", kind="alignment")
+    worse = make_result([0.0] * 22 + [1.0], suite="format", kind="alignment")
+    asked = judged(worse, better, GateSection(must_improve=("format",)))
+    assert "is not proved better than its base, about " in asked.reason
+
+
 def test_an_interval_of_few_clusters_is_told(make_result: Make) -> None:
     for clusters, told in ((2, True), (5, True), (6, False)):
         result = make_result([1.0] * 30, clusters=[str(n % clusters) for n in range(30)])

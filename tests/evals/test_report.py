@@ -120,6 +120,15 @@ def test_the_interval_of_one_text_is_unknown_in_words_and_in_the_plot(make_resul
     assert "500" not in re.sub(r"<[^>]*>", "", plot)  # the axis does not reach where nothing is known
 
 
+def test_words_stand_on_the_left_and_numbers_on_the_right(sides: Sides) -> None:
+    verdict, base, tuned = sides
+    html = page("t", report(verdict, base, tuned), "", {})
+    assert '<td class="text">worse (proved)</td>' in html
+    assert '<td class="text">facts</td>' in html
+    assert "<td>+59.6</td>" in html
+    assert "<td>99 of 100</td>" in html
+
+
 def test_stop_rate_backend_and_tasks(sides: Sides) -> None:
     verdict, base, tuned = sides
 
