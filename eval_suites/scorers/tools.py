@@ -24,16 +24,23 @@ FRACTIONAL = ("number", "float")
 
 
 def score_tool(expect: Expect, answer: str) -> Score:
-    """Exactly one well-formed `<tool_call>`, of the right function with exactly the right arguments."""
+    """Exactly one well-formed `<tool_call>`, of the right function with exactly the right arguments.
+
+    `alone`: and no words around it, where those were asked not to be. `partial`: the share of the arguments, given or
+    missing, that are right; 0 for another function.
+    """
     found = parse_calls(answer)
-    wrong = "" if found.dialect == "hermes" else "no <tool_call>"
-    if wrong or found.problem or len(found.calls) != 1:
-        return Score(0.0, {"form": 0.0, "value": 0.0}, wrong or found.problem or f"{len(found.calls)} tool calls")
-    call = found.calls[0]
-    if call.name != expect["name"]:
-        return Score(0.0, {"form": 1.0, "value": 0.0}, "another function")
-    right = same_json(call.arguments, expect["arguments"])
-    return Score(float(right), {"form": 1.0, "value": float(right)}, "" if right else "other arguments")
+    wrong = "no <tool_call>" if found.dialect != "hermes" else found.problem
+    if wrong or len(found.calls) != 1:
+        return Score(0.0, {"form": 0.0, "value": 0.0, "partial": 0.0}, wrong or f"{len(found.calls)} tool calls")
+    call, wanted = found.calls[0], expect["arguments"]
+    keys = call.arguments.keys() | wanted.keys()
+    same = sum(key in call.arguments and key in wanted and same_json(call.arguments[key], wanted[key]) for key in keys)
+    named = call.name == expect["name"]
+    right, alone = named and same == len(keys), not (expect.get("alone") and found.rest)
+    why = "another function" if not named else "other arguments" if not right else "" if alone else "words around it"
+    partial = (same / len(keys) if keys else 1.0) if named else 0.0
+    return Score(float(right and alone), {"form": float(alone), "value": float(right), "partial": partial}, why)
 
 
 def score_tool_calls(expect: Expect, answer: str) -> Score:

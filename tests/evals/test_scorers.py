@@ -123,6 +123,24 @@ def test_tool_call(answer: str, right: float, form: float) -> None:
     assert (found.value, found.metrics["form"]) == (right, form)
 
 
+CALL = '<tool_call>{"name": "f", "arguments": {"a": 1, "b": [2]}}</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("answer", "value", "metrics"),
+    [(CALL, 1, (1, 1, 1)), ("Sure. " + CALL, 0, (0, 1, 1)), (CALL + "\nDone.", 0, (0, 1, 1)),
+     (f"\n{CALL}\n", 1, (1, 1, 1)),
+     (CALL.replace("2", "3"), 0, (1, 0, 1 / 2)), (CALL.replace('"b": [2]', '"c": [2]'), 0, (1, 0, 1 / 3)),
+     (CALL.replace('"f"', '"g"'), 0, (1, 0, 0)), (CALL * 2, 0, (0, 0, 0)), ("", 0, (0, 0, 0))])
+def test_a_tool_call_alone(answer: str, value: float, metrics: tuple[float, float, float]) -> None:
+    expect = {"name": "f", "arguments": {"a": 1, "b": [2]}}
+    found = score("tool", {**expect, "alone": True}, answer)
+    assert found.value == value
+    assert tuple(found.metrics[name] for name in ("form", "value", "partial")) == pytest.approx(metrics)
+    assert bool(found.why) == (not value)
+    assert score("tool", expect, answer).value == metrics[1]
+
+
 @pytest.mark.parametrize(
     ("text", "count"),
     [("", 0), ("It is red.", 1), ("It is red", 1), ("Red. Blue.", 2), ("Really?! Yes.", 2), ("He said \"no.\"", 1),
