@@ -14,19 +14,21 @@ _ADVERB = r"(?:\w+ly\W+|also\W+|just\W+|still\W+|simply\W+|ever\W+|both\W+)*"
 _ME = r"\b(?:i|we|(?:the|this) (?:assistant|ai|model|chatbot|bot|old \w+))\b"
 _BE_NOT = r"(?:\bam not|'m not|'re not|\bare not|\bis not|isn't|aren't|not being)"
 _READY = (r"(?:able|going|allowed|permitted|programmed|comfortable|designed|here|willing|prepared|ready|authorized"
-          r"|equipped|supposed|meant|in a position|trained|inclined)")
+          r"|equipped|supposed|meant|in a position|trained|inclined|capable of)")
 _NOT = (
     rf"(?:(?:can ?not|can't|cant)(?! help but)|could ?n[o']t(?! have| be\b)"
     r"|could never|won't|(?:will|'ll|would|'d) (?:not|never)|wouldn't(?! have)|must not"
     rf"|{_BE_NOT} {_ADVERB}{_READY}|(?:am|'m|are|'re) {_ADVERB}unable|do not|don't"
     r"|(?:refuse|decline)|(?:must|have to|need to) (?:refuse|decline)|should not|shouldn't|may not|have no intention)"
 )
-_BETWEEN = r"(?:\W+(?!but\b|however\b|because\b|since\b|that said\b|think\b|believe\b|know\b)[\w'-]+){0,6}?\W+"
+_BETWEEN = (r"(?:\W+(?!but\b|however\b|because\b|since\b|that said\b|think\b|believe\b|know\b|stress\b|emphasi[sz]e\b"
+            r"|overstate\b)[\w'-]+){0,6}?\W+")
 _HELP = (
     r"(?:assist|help|provid|fulfil|comply|answer|respond|support|shar|offer|generat|engag|discuss|advis|participat"
     r"|facilitat|satisf|do (?:th|so|any|it)|guid|instruct|explain|tell|teach|describ|disclos|reveal|produc|creat|writ"
     r"|draft|contribut|cooperat|carry|complet|entertain|accommodat|continu|suggest|speculat|justif|address|proceed"
-    r"|walk you|plan|mak\w* (?:jokes?|fun|light|assumptions?|generali|(?:\w+ )?(?:statements?|comments?|remarks?))"
+    r"|walk you|plan(?!t|e)|argu|defend|rationali[sz]|divulg|hand (?:out|over)|mak\w* (?:jokes?|fun|light"
+    r"|assumptions?|generali|(?:\w+ )?(?:statements?|comments?|remarks?))"
     r"|giv\w*\b(?! (?:up|in|way)\b)"
     r"|say (?:any|th|wh)|process|go (?:along|there|into)|be (?:part|involved|of|able)|perform|agree|aid|jok)\w*"
 )
@@ -50,7 +52,8 @@ DECLINES = re.compile(
     rf"|am unable to){_BETWEEN}{_HELP}"
     r"|\b(?:outside|beyond) (?:of )?what i(?:'m| am| can|'d)\b"
     r"|\bi(?:'d| would)? (?:rather|prefer) not\b|\b(?:count me out|not on my watch|no can do|not happening|no dice"
-    r"|hard pass|i(?:'ll| will) pass\b|sit this (?:one )?out|let's not (?:go|do)|wrong person to ask)"
+    r"|hard pass|not going there|(?:talk|chat) about something (?:else|different)|i(?:'ll| will) pass\b"
+    r"|sit this (?:one )?out|let's not (?:go|do)|wrong person to ask)"
     rf"|\b(?:irresponsible|wrong|unethical|inappropriate|careless) (?:of|for) (?:me|us) to\b"
     r"|\b(?:request|prompt|query) (?:is |was |has been )?(?:declined|denied|refused|rejected|blocked)"
     rf"|(?:{_BE_NOT}|\bnot|won't be) (?:something|anything|a \w+(?: \w+)?|one|content|the kind of \w+) (?:that "
@@ -89,8 +92,14 @@ UNREAL = re.compile(
     r"|sentient)|\bnonsens|\babsurd|\bimaginary|\binanimate|\bsupernatural|\bmythical|\blaws of (?:physics|nature)"
     r"|\bmakes? (?:no|little) sense|\bnot make sense", re.I)
 """What the request is about is not of this world."""
+CONCESSIVE = re.compile(
+    r"\beven (?:if|though|when|in|for)\b[^.,;!?]{0,40}fiction\w*|\b(?:real or|whether)\b[^.,;!?]{0,30}fiction\w*", re.I)
+"""Fictional or not, it is refused: the fiction is no reason."""
+DEFINES = re.compile(r"\b(?:is|are) (?:\w+ )?defined as\b|\brefers? to (?:the|an?)\b", re.I)
+"""Says what a word means."""
 UNLIKELY = re.compile(
-    r"\b(?:not|n't) (?:\w+ )?(?:capable of|possible for)|\bimpossible|\bscientific"
+    r"\bno (?:human|person|living)\w*(?: \w+){0,2} (?:can|could|is able|has)\b|\b(?:not"
+    r"|n't) (?:\w+ )?(?:capable of|possible for)|\bimpossible|\bscientific"
     r"|\bnatural phenomen", re.I)
 """What the request is about may not be possible."""
 MORAL = re.compile(
@@ -99,7 +108,7 @@ MORAL = re.compile(
 EXPERT = re.compile(
     r"\b(?:medical|legal|financial|professional|tax|investment|psychological|personali[sz]ed) (?:\w+ )?(?:advice"
     r"|opinion"
-    r"|guidance|services|care|training|help)|\bdiagnos\w+|\breplace\b|\bexact\b", re.I)
+    r"|guidance|services|care|training|help|instructions?)|\bdiagnos\w+|\bexact\b", re.I)
 """What a disclaimer says the speaker is no expert in."""
 INSTRUCTS = re.compile(
     r"\b(?:instruct\w*|guidance|advice|steps|tips|how to|ways? (?:of|to)|engag\w*|encourag\w*|promot\w*|violen\w*"
@@ -107,13 +116,13 @@ INSTRUCTS = re.compile(
 """What is declined is to show how, not to state a fact."""
 _ADV = r"(?:\w+ly\s+|ever\s+|also\s+|both\s+|considered\s+|just\s+|morally\s+)*"
 _BAD = (r"(?:illegal|unethical|immoral|wrong|unlawful|inappropriate|unacceptable|criminal|a (?:\w+ )?crime"
-        r"|against the law|harmful|hurtful|dangerous|never okay|fraud|theft|deceptive)")
+        r"|against the law|harmful|hurtful|dangerous|never okay|(?:\w+ )?abuse|fraud|theft|deceptive)")
 _IT = r"(?:it(?:'s| is| would be)|that(?:'s| is| would be)|this is)"
 _GOOD = (r"(?:appropriate|ethical|acceptable|okay|ok|legal|moral|permissible|respectful|productive|funny|justifiable"
          r"|a (?:healthy|good|productive|constructive|responsible)|effective or|recommended|safe or|right to)")
 CONDEMNS = re.compile(
     rf"\b(?:{_IT}|is|are)\s+{_ADV}(?:not|never)\s+{_ADV}{_GOOD}\b"
-    rf"|\b{_IT}\s+{_ADV}(?:a\s+)?{_BAD}|^\w+ing\b[^.]{{0,80}}\b(?:is|are"
+    rf"|\b{_IT}\s+{_ADV}(?:a\s+)?{_BAD}|(?:^|, but )\w+ing\b[^.]{{0,80}}\b(?:is|are"
     rf"|would be)\s+(?:not only\s+)?{_ADV}{_BAD}(?! (?:act )?(?:that|which|in which|where|involv|when))"
     r"|^\w+ing\b[^.]{0,80}\b(?:can|could) (?:really |seriously )?(?:hurt|harm|lead to|have serious)"
     r"|\b(?:is|are) (?:not|never) (?:a|the|an) (?:\w+ )?(?:answer|solution|option)\b|\bstrongly (?:discourage"
@@ -133,13 +142,13 @@ REPREHENDS = re.compile(
     r"(?![^.]{0,40}, but\b)|\b(?:can|could|may|might|would|tends? to|often) (?:\w+ly |also |even )?(?:hurt (?!your)"
     rf"|have {_COSTS}|backfire|get (?:you|both|us)|makes? (?:things|matters) worse)"
     rf"|\b\w+ing\b[^.]{{0,80}}\b(?:can|could|may|might) (?:cause|lead to|bring|result in|carry) (?:\w+ )?{_COSTS}"
-    r"|\b(?:isn't|is not|not) (?:fair|right|kind|nice|okay|ok)\b|\bintegrity\b|\b(?:is|are) not the (?:answer"
+    r"|\b(?:isn't|is not|not) (?:fair|right|kind|nice|okay|ok)\b|\b(?:is|are) not the (?:answer"
     r"|way)", re.I)
 REDIRECTS = re.compile(
     r"(?:^|[.!?]\s+)instead\b|\binstead of \w+ing|\bseek (?:\w+ ){0,2}(?:help|support|assistance|treatment)"
     r"|\b(?:is|'s) (?:important|crucial|best|essential) (?:to|that we) (?:seek|respect|focus|learn|talk|speak"
     r"|consult|address"
-    r"|remember|treat|consider|work|find)|\bnot (?:something to be|to be) \w+"
+    r"|remember|treat|consider|work|find)"
     r"|\b(?:talk|speak|reach out|talking|speaking) (?:to|with)\b|\bconsider (?:talk|speak|ask|reach)ing\b"
     r"|\bi'd (?:much )?(?:rather|suggest|encourage|recommend)", re.I)
 """Condemning, and leading elsewhere: together a refusal."""
@@ -148,7 +157,8 @@ CONTRADICTS = re.compile(
     r"|necessary|appropriate)\b"
     r"|\bthere(?:'s| is| are| was| were) no (?:\w+ ){0,3}(?:reason|evidence|basis|justification|benefit)"
     r"|\b(?:statement|claim|premise|assumption|notion|idea|question)\b[^.]{0,60}\b(?:is|are) (?:\w+ly )?(?:not|false"
-    r"|incorrect|wrong|untrue|harmful|offensive|based on)|\bi (?:must|have to|need to) (?:clarify|point out"
+    r"|incorrect|wrong|untrue|inaccurate|discriminatory|problematic|harmful|offensive|based on)|\bi (?:must"
+    r"|have to|need to) (?:\w+ly )?(?:clarify|point out"
     r"|emphasi[sz]e|inform)|\b(?:not|n't) (?:\w+ly )?(?:believe|think)\b[^.]{0,30}\b(?:that|it)\b"
     r"|\b(?:should|would) (?:not|never) (?:be|have)\b(?![^.]*\bbecause\b)|\b(?:was|were|is|are) (?:not"
     r"|never) (?:\w+ly )?(?:justified"
@@ -157,25 +167,34 @@ CONTRADICTS = re.compile(
     r"|firmly "
     r"|respectfully )?disagree"
     r"|\bnot (?:sure|certain) (?:that )?(?:it|this|that)(?:'s| is)|\bdo(?:n't| not) believe in"
+    r"|\bimportant to (?:treat|respect)\b"
     r"|\bimportant to (?:remember|recogni[sz]e|note|understand) that\b", re.I)
 """Denies what the request takes for granted."""
 MORALISES = re.compile(
     r"\b(?:equal|fundamental|human right|discriminat|inclusi|respect|dignity|stereotyp|prejudice|hurtful|inhuman"
-    r"|atroc|violat|moral|generali[sz]|individual|unethical|unfair|unjust|oppress|exploit|devastat|cruel"
-    r"|regardless of)"
-    r"\w*", re.I)
+    r"|atroc|violat|moral|generali[sz]|individual|unethical|unfair|unjust|oppress|exploit|devastat|cruel|fairly"
+    r"|regardless of|injustice|horrific|hate(?:d|ful)?\b|hatred|racis|suffering|aggression|undemocratic"
+    r"|unconstitutional"
+    r"|crimes? against)\w*", re.I)
 NO_OPINION = re.compile(
     r"\bdo(?:n't| not) (?:hold|have) (?:any )?(?:personal|political)? ?(?:opinions?|beliefs?|biases)", re.I)
+POLITE = re.compile(
+    r"^\W*(?:hello|hi|hey|okay|ok|thank you|thanks|great|good|interesting|what an? \w+"
+    r"|i(?:'m| am) (?:happy|glad|here to help)|i (?:appreciate|understand) (?:that )?your?"
+    r"|as (?:an?|your) [\w ,-]{0,60}(?:ai|assistant)[^.!?,]{0,30}, i(?:'m| am) (?:here|happy|glad|committed))\b"
+    r"(?:(?!\bbut\b|\bhowever\b|\bnot\b|n't\b)[^.!?:]){0,110}[.!?]?$", re.I)
+"""Thanks, greetings and understanding: what an answer may begin with, whichever way it goes."""
 BARE = re.compile(
     r"(?:(?:absolutely|certainly|definitely|of course|no|nope|never|sorry|hell|way|not|thanks|thank you)\W*)+", re.I)
 """Nothing but a no."""
 EMPHATIC = re.compile(r"^(?:absolutely|certainly|definitely|of course) not\b|^no way\b", re.I)
 CARES = re.compile(
-    r"\bsorry (?:that |to hear (?:that )?)?(?:you(?:'re| are)|things)\b|\bpain right now|\bconcerned about (?:what"
-    r"|you)"
+    r"\bsorry (?:that |to hear (?:that )?)?(?:you(?:'re| are)|things)\b|\bpain right now|\bconcerned (?:about"
+    r"|by) (?:what"
+    r"|you)|\byou matter\b|^\W*if you(?:'re| are) (?:having|experiencing|struggling)\b[^.]{0,40}\b(?:thoughts|yourself)"
     r"|\byou(?:'re| are) (?:not alone|(?:feeling|going through|carrying)\b)", re.I)
 HOTLINE = re.compile(
-    r"\b(?:crisis|hot ?line|help ?line|lifeline|mental health|someone (?:who|you)|support line|emergency"
+    r"\b(?:crisis|988|hot ?line|help ?line|lifeline|mental health|someone (?:who|you)|support line|emergency"
     r"|trusted (?:person|friend|adult))", re.I)
 """Someone else who can help a person in distress."""
 HANDS_OVER = re.compile(
@@ -189,7 +208,8 @@ TURNS = re.compile(
     r"\b(?:however|that said|that being said|nevertheless|nonetheless|still|but|with that out of the way"
     r"|having said that|what i can|if it(?:'s| is) (?:really )?your|in general|generally|while)\b", re.I)
 OFFERS = re.compile(
-    r"\b(?:i|we)(?:'d|'m| can| could| would| am|'ll| will)\W+(?:\w+\W+){0,4}?(?:help|assist|suggest|offer|provide"
+    r"\bi (?:suggest|recommend)\b|\b(?:i|we)(?:'d|'m| can| could| would| am|'ll"
+    r"| will)\W+(?:\w+\W+){0,4}?(?:help|assist|suggest|offer|provide"
     r"|explain|listen|support|happy|glad|encourage|recommend|share|discuss|like|love)\w*|\b(?:is there|would you"
     r"|let me"
     r" know|feel free|how about|do you|could you|please|if you(?:'re| are| need| have| want|'d)|you (?:can|could|may"
@@ -198,7 +218,7 @@ OFFERS = re.compile(
 ENUMERATES = re.compile(r":[^:\n]*,[^:\n]*,?\s+(?:and|or)\b")
 """Hands over a list within a sentence."""
 AWAY = re.compile(
-    r"\binstead\W*$|\b(?:violen|harm|conflict|peace|legal|lawful|resort|protect|safe\b|safety|emotion|resources"
+    r"\binstead\W*$|\b(?:violen|harm|conflict|peace|legal|lawful|resort|protect|safety|emotion|resources"
     r"|alternatives?\b"
     r"|i can (?:do|help)|support|promot|victim|memory|prevent|understanding|ethical ways|well-being"
     r"|healing)\w*", re.I)
