@@ -128,3 +128,27 @@ def test_mmlu_in_ten_thousand_draws_takes_seconds() -> None:
     bootstrap_paired(base, tuned, None, RNG.uniform(1, 2, 14_042), draws=10_000)
     assert time.perf_counter() - started < 10  # 0.02 s and 2 s on one core
     assert clustered.low < clustered.high
+
+
+def test_the_standard_error_is_that_of_independent_values() -> None:
+    assert cluster_sums(SKEWED).error == pytest.approx(sps.sem(SKEWED))
+    assert cluster_sums(SKEWED[:2]).error == pytest.approx(sps.sem(SKEWED[:2]))
+    assert cluster_sums(SKEWED[:4]).jackknife == pytest.approx(sps.sem(SKEWED[:4]))
+
+
+def test_no_side_is_narrower_than_students() -> None:
+    """Whatever is drawn: of a long left tail the bootstrap's own lower end would be."""
+    for values in (SKEWED, -SKEWED, np.repeat([0.0, 1.0], [20, 3]), RNG.uniform(0, 1, 12)):
+        sums = cluster_sums(values)
+        low, high = bootstrap_mean(sums, WIDE)(0.05, 1.0)
+        student = sps.t.isf(0.025, len(values) - 1) * sums.error
+        assert sums.mean - low >= student - 1e-12
+        assert high - sums.mean >= student - 1e-12
+
+
+def test_beyond_the_draws_a_skewed_side_keeps_its_skewness() -> None:
+    """Twenty of 10,000 draws lie beyond 0.2 %; from there on the skewed end grows by the ratio of Student's t."""
+    sums = cluster_sums(SKEWED)
+    bounds = bootstrap_mean(sums, WIDE)
+    near, far = (bounds(alpha, 1.0)[1] - sums.mean for alpha in (0.004, 1e-5))
+    assert far / near == pytest.approx(sps.t.isf(5e-6, 24) / sps.t.isf(0.002, 24), rel=0.01)
