@@ -132,6 +132,11 @@ def test_json_counts_required_keys_that_are_right(change: dict[str, Any], form: 
     assert (found.value, found.metrics["partial"]) == (form, partial)
 
 
+def test_json_without_required_keys_has_no_partial_credit() -> None:
+    assert score("json", {"schema": {"type": "integer"}}, "x").metrics["partial"] == 0.0
+    assert score("json", {"schema": {"type": "integer"}}, "5").metrics["partial"] == 1.0
+
+
 @pytest.mark.parametrize(
     ("form", "text", "right"),
     [("date", "2024-02-29", 1), ("date", "2023-02-29", 0), ("date", "1 May 2024", 0), ("email", "a@b.org", 1),
@@ -148,6 +153,7 @@ def test_json_counts_required_keys_that_are_right(change: dict[str, Any], form: 
      ("uri", "https://", 0), ("uri", "https:a.org", 0), ("uri", "http://a b", 0), ("uri", "http://a.org/%zz", 0),
      ("hostname", "a-b.org", 1), ("hostname", "a_b.org", 0), ("hostname", "a..org", 0), ("hostname", "-a.org", 0),
      ("duration", "P1DT2H", 1), ("duration", "P3W", 1), ("duration", "PT", 0), ("duration", "P", 0),
+     ("duration", "P١D", 0),
      ("duration", "1 day", 0), ("regex", "a+", 1), ("regex", "(", 0), ("ipv6", "::1", 1), ("ipv6", "::z", 0)],
 )
 def test_formats_of_json_schema_are_checked(form: str, text: str, right: float) -> None:
