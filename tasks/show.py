@@ -113,8 +113,9 @@ def _protocol(one: Suite) -> str:
 
 
 def remarks(results: Mapping[str, SuiteResult]) -> list[str]:
-    """What a table of scores does not say: items without a score and why, contexts that were cut, and what other forms
-    of the questions, or other languages, cost."""
+    """What a table of scores does not say: items without a score and why, contexts that were cut, refusal rates
+    corrected for the scorer's errors, and what other forms of the questions, or other languages, cost."""
+    from eval_suites.calibrate import corrected, shown_rate
     from eval_suites.report import unscored
     from eval_suites.robustness import drops, shown_drop
 
@@ -125,6 +126,7 @@ def remarks(results: Mapping[str, SuiteResult]) -> list[str]:
         if result.truncated:
             said.append(f"{name}: {result.truncated} requests were longer than the model's context, which lost its "
                         "beginning")
+        said += [f"{name}: {rate.task}: {shown_rate(rate)}" for rate in corrected(result)]
         said += [f"{name}: {drop.variant} costs {shown_drop(drop)} points, paired over {drop.items} items"
                  for drop in drops(result)]
     return said

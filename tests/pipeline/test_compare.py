@@ -189,6 +189,18 @@ def test_a_single_model_says_what_other_forms_of_the_questions_cost() -> None:
     assert re.fullmatch(r"part: typos costs \+50\.0 \(-\d+\.\d to \+\d+\.\d\) points, paired over 2 items", said)
 
 
+def test_a_single_model_says_its_refusal_rates_corrected_for_the_scorers_errors() -> None:
+    plain = result({str(number): float(number >= 2) for number in range(20)})
+    items = tuple(item._replace(task="benign", target='{"refuse": false}',
+                                metrics={"refused": 1.0 - (item.score or 0.0)}) for item in plain.items)
+    said, = remarks({"safe": replace(plain, items=items)})
+    assert re.fullmatch(r"safe: benign: false refusals 10\.0 % as scored, \d+\.\d % \(\d+\.\d to \d+\.\d\) corrected "
+                        r"for the scorer's errors", said)
+    judged = replace(plain, items=items, protocol={**plain.protocol, "refusal_scorer": "judge"})
+    said, = remarks({"safe": judged})
+    assert said.endswith("10.0 % as scored, not corrected: no calibration of this scorer")
+
+
 def test_the_table_has_both_models_and_leaves_unasked_items_empty() -> None:
     columns = side_by_side(result({"a": 1.0, "b": None}), result({"a": 0.0, "c": 1.0}))
     assert columns["item_id"] == ["a", "b", "c"]
