@@ -15,7 +15,10 @@ import numpy as np
 from scipy import optimize
 from scipy import stats as sps
 
+from eval_suites.gate import margin_of
 from eval_suites.intervals import Evidence, Floats, Tables, newcombe_many, t_of, z_of
+from eval_suites.results import SuiteResult
+from sft_core.config.evaluate import GateSection
 
 POWER = 0.8
 DRAWS = 8_000
@@ -76,6 +79,27 @@ def mde_points(items: int, clusters: int | None = None, kind: str = "capability"
     start = 0.5 if base is None or scale == "log" else min(max(base, 0.0), 1.0)
     assumed = Assumed(base=start if kind == "capability" else 1 - start, sd=LOG_SD if scale == "log" else None)
     return _found(items, clusters or items, 0.05, POWER, assumed)
+
+
+def foreseen(base: SuiteResult, gate: GateSection) -> str:
+    """What a comparison with these results of the base can find, in a sentence; before the tuned model is asked."""
+    scored = [item for item in base.items if item.score is not None]
+    if not scored or base.score is None:
+        return f"{base.suite}: no item of the base has a score, so nothing can be found"
+    clusters, log = len({item.cluster for item in scored}), base.scale == "log"
+    right = base.score if base.kind == "capability" else 1 - base.score
+    found = mde(len(scored), clusters, gate.alpha, assumed=Assumed(
+        base=0.5 if log else right, sd=LOG_SD if log else None))
+    change = "loss" if base.kind == "capability" else "win"
+    items = "1 item finds" if len(scored) == 1 else f"{len(scored)} items find"
+    said = f"{base.suite}: {items} a {change} of " + (
+        "no size" if found.difference is None else f"{found.difference:.1f} points")
+    if base.kind == "capability":
+        margin = margin_of(base.suite, gate)
+        within = math.inf if found.margin is None else found.margin
+        said += f" and can prove a tax of at most {within:.1f}" if within < math.inf else " and can prove no margin"
+        said += f", the gate asks for {margin:g}" + (": too few items" if within > margin else "")
+    return f"{said} ({100 * POWER:.0f} % power)"
 
 
 def detectable(evidence: Evidence, alpha: float, power: float = POWER) -> float | None:

@@ -18,7 +18,19 @@ from tasks.prepare import prepare, prepared_stage
 from tasks.runs import Beside, joined, results_of
 from tasks.show import Wanted, page, rejected_rows, remarks, shown_rows
 from tasks.stages import Workspace
-from tasks.verdict import Compared, Floor, Names, Results, SuiteResult, compared, judge, keep, listed, write_page
+from tasks.verdict import (
+    Compared,
+    Floor,
+    Names,
+    Results,
+    SuiteResult,
+    compared,
+    foresee,
+    judge,
+    keep,
+    listed,
+    write_page,
+)
 
 
 class Shown(NamedTuple):
@@ -60,6 +72,7 @@ def paired(base: Subject, tuned: Subject, section: EvalSection, place: Workspace
            gate: GateSection | None = None) -> tuple[dict[str, SuiteResult], dict[str, SuiteResult], dict[str, Floor]]:
     """Both models' results, the tuned one's looked at early where asked for, and the base's A/A floor."""
     before = evaluate.fn(base, section, place)
+    foresee(before, gate or GateSection(), place)
     after = evaluate.fn(tuned, section, place, against=Against(before, gate or GateSection()))
     return before, after, floors.fn(base, before, section, place)
 

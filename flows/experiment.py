@@ -22,7 +22,7 @@ from tasks.prepare import prepare
 from tasks.record import record
 from tasks.stages import Workspace
 from tasks.train import train
-from tasks.verdict import judge
+from tasks.verdict import foresee, judge
 
 
 def workspace(config: ExperimentConfig | None = None) -> Workspace:
@@ -78,6 +78,7 @@ def experiment(loaded: Loaded, parent_run_id: str | None = None) -> dict[str, An
         subject = base_subject(config, prepared)
         base = evaluate(subject, config.eval, place)
         floor = floors(subject, base, config.eval, place)
+        foresee(base, config.gate, place)
         trained = train(config, prepared, place, run.follow)
         tuned = evaluate(tuned_subject(config, trained), config.eval, place, against=Against(base, config.gate))
         base, tuned = judged(base, tuned, config.eval.judge, place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,11 +18,13 @@ from eval_suites.report import Names, Report, reason, report, shared_metric
 from eval_suites.results import SuiteResult, write_results
 from eval_suites.verdict import Check, Verdict, compare
 from sft_core.config.evaluate import JUDGED, GateSection
-from sft_core.stage import write_json, write_text
+from sft_core.stage import fingerprint, write_json, write_text
+from tasks.stages import Workspace, once, version
 
-__all__ = ["Compared", "Flip", "Floor", "Names", "Report", "Results", "SuiteResult", "compared", "judge", "keep",
-           "listed", "reason", "regressions", "with_variants", "word_diff", "write_page", "write_report"]
+__all__ = ["Compared", "Flip", "Floor", "Names", "Report", "Results", "SuiteResult", "compared", "foresee", "judge",
+           "keep", "listed", "reason", "regressions", "with_variants", "word_diff", "write_page", "write_report"]
 Results = Mapping[str, SuiteResult]
+log = logging.getLogger("sft")
 
 
 @task(name="verdict", cache_policy=NO_CACHE)
@@ -45,6 +48,16 @@ def judge(
     found = {name: with_variants(contaminated.get(_asked(name), ()), base[name]) for name in base
              } if contaminated is not None else None
     return compare(base, tuned, gate, contaminated=found, floors=floors, checks=checks)
+
+
+def foresee(base: Results, gate: GateSection, place: Workspace) -> None:
+    """Log what the comparison can find, before the tuned model is trained or asked."""
+    from eval_suites.power import foreseen
+
+    known = {name: (one.protocol_hash, one.model, one.n, one.score) for name, one in base.items()}
+    stage = place.stages.open("power", fingerprint("power", version("evaluate"), known, gate))
+    for line in once(stage, lambda _: {"said": [foreseen(one, gate) for one in base.values()]}).result["said"]:
+        log.info("%s", line)
 
 
 def _asked(name: str) -> str:

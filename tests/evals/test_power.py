@@ -7,6 +7,8 @@ the clusters, the more the statement errs on the safe side.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,8 +16,10 @@ from numpy.typing import NDArray
 
 from eval_suites.bootstrap import bootstrap_mean, cluster_sums
 from eval_suites.intervals import Evidence
-from eval_suites.power import Assumed, detectable, mde, mde_points
+from eval_suites.power import Assumed, detectable, foreseen, mde, mde_points
+from eval_suites.results import SuiteResult
 from eval_suites.stats import paired
+from sft_core.config.evaluate import GateSection
 
 Floats = NDArray[np.float64]
 RUNS = 1_500
@@ -129,3 +133,27 @@ def test_too_few_items_find_nothing() -> None:
         mde(0)
     with pytest.raises(ValueError, match="5 items in 6 clusters"):
         mde(5, 6)
+
+
+def test_what_can_be_found_is_said_before_the_tuned_model_is_asked(make_result: Callable[..., SuiteResult]) -> None:
+    """Of the items that have a score, at the base's own score and the gate's own level."""
+    base = make_result([1.0] * 240 + [0.0] * 60 + [None] * 9)
+    at = Assumed(base=0.8)
+    for gate in (GateSection(max_tax=5.0), GateSection(max_tax=20.0), GateSection(max_tax=5.0, alpha=0.2)):
+        known = mde(300, alpha=gate.alpha, assumed=at)
+        assert known.margin
+        few = ": too few items" if known.margin > gate.max_tax else ""
+        assert foreseen(base, gate) == (
+            f"facts: 300 items find a loss of {known.difference:.1f} points and can prove a tax of at most "
+            f"{known.margin:.1f}, the gate asks for {gate.max_tax:g}{few} (80 % power)")
+    assert "too few" in foreseen(base, GateSection(max_tax=5.0))
+    assert "too few" not in foreseen(base, GateSection(max_tax=20.0))
+    win = foreseen(replace(base, kind="alignment"), GateSection())
+    points = mde(300, assumed=Assumed(base=0.2)).difference
+    assert win == f"facts: 300 items find a win of {points:.1f} points (80 % power)"
+    alike = make_result([1.0] * 240 + [0.0] * 60, clusters=[str(n % 10) for n in range(300)])
+    assert f"a loss of {mde(300, 10, assumed=at).difference:.1f} points" in foreseen(alike, GateSection())
+    text = replace(make_result([-1.0]), scale="log")
+    assert foreseen(text, GateSection()).startswith(
+        "facts: 1 item finds a loss of no size and can prove no margin, the gate asks for 1: too few items")
+    assert "nothing can be found" in foreseen(make_result([None]), GateSection())

@@ -41,6 +41,8 @@ def test_whole_way_is_recorded_and_not_redone(sft: Sft, config: Path, home: Path
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Verdict: tuned against base" in done.stdout
     assert "A/A floor" in done.stdout
+    said = done.stdout + done.stderr
+    assert 0 < said.index("tiny_refusal: 12 items find a win of ") < said.index("evaluating tuned")
     assert "Without items found in the training data" in done.stdout
     assert "Gate:" in done.stdout
 
@@ -69,7 +71,7 @@ def test_whole_way_is_recorded_and_not_redone(sft: Sft, config: Path, home: Path
 
     before = done_marks(home)
     assert {stage: len(marks) for stage, marks in before.items()} == {
-        "evaluate": 4, "floors": 1, "prepare": 1, "train": 1}
+        "evaluate": 4, "floors": 1, "power": 1, "prepare": 1, "train": 1}
     again = sft("run", config)
     assert again.returncode == 0, again.stderr[-3000:]
     assert done_marks(home) == before
