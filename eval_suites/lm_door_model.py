@@ -25,6 +25,7 @@ from sft_core.errors import EvalError
 from sft_core.progress import progress
 
 GREEDY = {"until", "max_gen_toks", "do_sample", "temperature"}
+AT_ONCE = 1024  # texts per call of the tokenizer
 ALL = 1 << 30  # requests per batch as far as HFLM is concerned: batching is the backend's
 
 
@@ -57,16 +58,19 @@ class FastModel(HFLM):  # type: ignore[misc]
         return super().tok_encode(string, add_special_tokens, left_truncate_len, **kwargs)
 
     def _encode_all(self, strings: Iterable[str]) -> None:
-        """As `tok_encode` would, in one call of the tokenizer for those with and one for those without a BOS."""
+        """As `tok_encode` would, many at a time; all of MMLU takes a minute, which is told."""
         prefix = self.tokenizer.decode(self.prefix_token_id)
         kinds: dict[bool, list[str]] = {True: [], False: []}
         for string in dict.fromkeys(strings):
             kinds[bool(has_bos_prefix(string, prefix))].append(string)
-        for begun, texts in kinds.items():
-            if texts:
-                how = _add_special_kwargs(None, self.add_bos_token)
-                found = self.tokenizer(texts, **({**how, "add_special_tokens": False} if begun else how))
-                self._encoded.update(zip(texts, found["input_ids"], strict=True))
+        how = _add_special_kwargs(None, self.add_bos_token)
+        with progress(f"{self._label}: prompts", sum(map(len, kinds.values())), "texts") as bar:
+            for begun, texts in kinds.items():
+                for start in range(0, len(texts), AT_ONCE):
+                    some = texts[start:start + AT_ONCE]
+                    found = self.tokenizer(some, **({**how, "add_special_tokens": False} if begun else how))
+                    self._encoded.update(zip(some, found["input_ids"], strict=True))
+                    bar.advance(len(some))
 
     # Likelihoods
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from eval_suites import lm_door
+from eval_suites import lm_door, lm_door_model
 from eval_suites.items import eval_items, read_items
+from eval_suites.lm_door import LmRun
 from eval_suites.lm_door_model import FastModel
 from eval_suites.lm_door_rows import question
 from eval_suites.results import SuiteResult, read_results, write_results
@@ -113,6 +117,28 @@ def test_an_items_log_holds_all_that_was_asked(lm: FastModel, tasks: Path, tmp_p
     old = pq.read_table(tmp_path / "probe.parquet").drop_columns(["context"])
     pq.write_table(old, tmp_path / "probe.parquet")  # as results were written before
     assert [item.context for item in read_results(tmp_path, "probe").items] == [""] * 9
+
+
+def test_long_preparations_are_told(lm: FastModel, tasks: Path, tmp_path: Path,
+                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokenizing many prompts takes minutes before the first request; how many at a time changes nothing."""
+    def run() -> LmRun:
+        return door(lm_suite("plus_choice"), tasks, tmp_path).run(lm, chosen=None, max_new_tokens=None)
+
+    at_once = run()
+    told: dict[str, list[float]] = {}
+
+    @contextmanager
+    def recorded(label: str, total: float, unit: str) -> Iterator[SimpleNamespace]:
+        told[label] = [total]
+        yield SimpleNamespace(advance=told[label].append)
+
+    monkeypatch.setattr(lm_door_model, "progress", recorded)
+    monkeypatch.setattr(lm_door_model, "AT_ONCE", 4)
+    assert run().items == at_once.items
+    total, *steps = next(steps for label, steps in told.items() if label.endswith(": prompts"))
+    assert sum(steps) == total == 9 * 5  # of every question its prompt, alone and before each of four answers
+    assert max(steps) == 4
 
 
 def test_a_metric_that_is_no_mean_is_refused(lm: FastModel, tasks: Path, tmp_path: Path) -> None:
