@@ -27,7 +27,7 @@ def split_sentences(text: str) -> list[str]:
     found, start = [], 0
     for end in SENTENCE_END.finditer(text):
         numeral = text[text.rfind("\n", 0, end.start()) + 1:end.end()].strip(" \t.").isdigit()  # of a list
-        if not numeral and not _goes_on(text[start:end.end()], text[end.end():]):
+        if not numeral and not _goes_on(text[start:end.end()], text[end.end():end.end() + 40]):
             found.append(text[start:end.end()].strip())
             start = end.end()
     return [one for one in (*found, text[start:].strip()) if any(map(str.isalnum, one))]
