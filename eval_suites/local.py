@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +23,8 @@ SHARED = 48
 """A common beginning shorter than this is not worth a cache of its own."""
 LOOK_EVERY = 8
 """Tokens between two looks at stops that are text; what was generated beyond one is cut off."""
+LOGITS = 1 << 25
+"""Logits held at once, 128 MiB in float32: 262 positions of a vocabulary of 128,000."""
 NO_WINDOW = 1 << 30
 
 
@@ -100,17 +103,31 @@ class Local:
     def _scored(self, batch: Sequence[_Row], hidden: Tensor) -> Iterator[tuple[int, Likelihood]]:
         start = len(batch[0].ids) - hidden.shape[1]
         spans = [(len(row.ids) - start - row.tail, len(row.ids) - start) for row in batch]
-        logits = self._head(torch.cat([hidden[i, a:b] for i, (a, b) in enumerate(spans)]))
-        logprobs = logits.float().log_softmax(dim=-1)
-        best, at = logprobs.argmax(dim=-1), 0
-        for row in batch:
-            end = at + row.tail
-            for place, continuation in row.wanted:
-                first = end - len(continuation)
-                target = torch.tensor(continuation, device=logits.device)
-                total = float(logprobs[first:end].gather(1, target[:, None]).sum())
-                yield place, Likelihood(total, bool((best[first:end] == target).all()))
+        found, greedy = self._said(torch.cat([hidden[i, a:b] for i, (a, b) in enumerate(spans)]), batch)
+        at = 0
+        for place, continuation in (one for row in batch for one in row.wanted):
+            end = at + len(continuation)
+            yield place, Likelihood(float(found[at:end].sum()), bool(greedy[at:end].all()))
             at = end
+
+    def _said(self, hidden: Tensor, batch: Sequence[_Row]) -> tuple[Tensor, Tensor]:
+        """Log-probability of every wanted token, in the order of the requests, and whether it is the likeliest.
+
+        Args:
+            hidden: [positions, width], the tails of the rows.
+        """
+        ends = accumulate(row.tail for row in batch)
+        wanted = [(end, one) for end, row in zip(ends, batch, strict=True) for _, one in row.wanted]
+        where = torch.tensor([at for end, one in wanted for at in range(end - len(one), end)], device=hidden.device)
+        tokens = torch.tensor([token for _, one in wanted for token in one], device=hidden.device)
+        found, greedy = torch.zeros(len(tokens), device=hidden.device), torch.zeros_like(tokens, dtype=torch.bool)
+        step = max(1, LOGITS // self._model.config.get_text_config().vocab_size)
+        for start in range(0, len(hidden), step):
+            logprobs = self._head(hidden[start:start + step]).float().log_softmax(dim=-1)
+            here = ((where >= start) & (where < start + step)).nonzero().flatten()
+            rows, said = where[here] - start, tokens[here]
+            found[here], greedy[here] = logprobs[rows, said], logprobs.argmax(dim=-1)[rows] == said
+        return found, greedy
 
     # Generation
 

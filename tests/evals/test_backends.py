@@ -145,6 +145,20 @@ def test_no_logits_where_none_are_needed(loaded: tuple[Any, Any]) -> None:
     assert sum(seen) == 3
 
 
+def test_logits_are_held_for_a_few_positions_at_once(loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [*TestContract.asked, Continuation((4, 5), tuple(range(6, 200)))]
+    whole = dict(Local(loaded[0], 2000).likelihoods(asked))
+    seen: list[int] = []
+    hook = loaded[0].get_output_embeddings().register_forward_hook(lambda _, __, out: seen.append(out.numel()))
+    monkeypatch.setattr(local, "LOGITS", 50 * loaded[0].config.vocab_size)
+    parts = dict(Local(loaded[0], 2000).likelihoods(asked))
+    hook.remove()
+    assert max(seen) == local.LOGITS
+    for place, one in whole.items():
+        assert parts[place].logprob == pytest.approx(one.logprob, abs=1e-4, rel=1e-6)
+        assert parts[place].greedy == one.greedy
+
+
 def test_nan_is_no_number(loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     broken = Local(loaded[0], 2000)
     real = broken._head
