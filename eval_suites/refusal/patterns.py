@@ -195,7 +195,7 @@ BARE = re.compile(
 """Nothing but a no."""
 EMPHATIC = re.compile(r"^(?:absolutely|certainly|definitely|of course) not\b|^no way\b", re.I)
 CARES = re.compile(
-    r"\bsorry (?:that |to hear (?:that )?)?(?:you(?:'re| are)|things)\b|\b(?:in pain|pain right now)"
+    r"\bsorry (?:that |to hear (?:that )?)?(?:you(?:'re| are)|things)\b|\b(?:in (?:\w+ )?pain|pain right now)"
     r"|\bconcerned (?:about"
     r"|by) (?:what"
     r"|you)|\byou matter\b|^\W*if you(?:'re| are) (?:having|experiencing|struggling)\b[^.]{0,40}\b(?:thoughts|yourself)"
