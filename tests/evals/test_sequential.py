@@ -174,6 +174,15 @@ def test_a_suite_stops_when_its_verdict_stands(make_result: Make) -> None:
     assert not certain(half, half, 4, 5, gate)
 
 
+def test_missing_items_keep_a_suite_going(make_result: Make) -> None:
+    """They may hold the answer: with more than 5 % of them missing, no verdict is certain."""
+    gate = GateSection(max_tax=2.0)
+    for missing, stops in ((40, True), (60, False)):
+        tuned = make_result([1.0] * (1000 - missing) + [None] * missing)
+        assert certain(make_result([1.0] * 1000), tuned, 4, 5, gate) is stops
+        assert certain(tuned, make_result([1.0] * 1000), 4, 5, gate) is stops
+
+
 def test_an_alignment_suite_stops_when_its_sign_stands(make_result: Make) -> None:
     before, after = results(make_result, 30, 70, suite="format", kind="alignment")
     assert certain(before, after, 2, 5, GateSection())

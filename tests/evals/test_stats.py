@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from eval_suites.intervals import NO_RATE, NOTHING, Interval
-from eval_suites.stats import paired, pooled_paired, pooled_paired_interval, pooled_rate_interval, rate
+from eval_suites.stats import effective_items, paired, pooled_paired, pooled_paired_interval, pooled_rate_interval, rate
 
 Floats = NDArray[np.float64]
 
@@ -266,3 +266,24 @@ def test_an_interval_on_the_log_scale_holds_its_estimate_and_no_text_has_less_th
     difference = paired([-9.0], [-1.0], None, None, "log")
     assert difference
     assert difference.bounds(0.05, 1.0) == (-math.log(256), 8.0)
+
+
+def test_effective_items_pay_for_few_clusters_and_never_gain_from_even_ones() -> None:
+    """Five clusters of 20: as many items as make Wilson's standard error what Student's t with 4 df asks for."""
+    scores = [float(i % 20 < right) for right in (4, 8, 10, 12, 16) for i in range(20)]
+    clusters = [str(i // 20) for i in range(100)]
+    error = np.std([0.2, 0.4, 0.5, 0.6, 0.8], ddof=1) / math.sqrt(5)
+    wanted = 0.25 * (1.959964 / (2.776445 * error)) ** 2
+    assert effective_items(scores, clusters, [1.0] * 100, 0.05) == pytest.approx(wanted, rel=1e-5)
+    alike = [float(i % 20 < right) for right in (9, 10, 10, 10, 11) for i in range(20)]
+    assert effective_items(alike, clusters, [1.0] * 100, 0.05) == 100
+    assert effective_items(alike, [str(i) for i in range(100)], [1.0] * 100, 0.05) == 100
+    assert effective_items([], [], [], 0.05) == 0
+
+
+def test_equal_scores_of_which_one_weighs_most_tell_little() -> None:
+    even, uneven = (paired([0.5] * 10, [0.75] * 10, None, weights) for weights in ([1.0] * 10, [1.0] * 9 + [99.0]))
+    assert even
+    assert uneven
+    assert uneven.estimate == even.estimate == 0.25
+    assert uneven.bounds(0.05, 1.0)[0] < even.bounds(0.05, 1.0)[0] - 0.2
