@@ -19,6 +19,8 @@ OPENER = re.compile(r"\s+(?:A|An|The|This|That|These|Those|It|Its|He|She|They|We
 LIST_ITEM = re.compile(r"\s*(\d+[.)]|[-*•])\s+\S")
 UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
 """Kana and Han: no space between words, so that each character counts, as word processors count."""
+NEAR = 40
+"""Characters that are looked at before and behind a full stop."""
 WORD_BORDER = re.compile(r"[\s—…]+|\.{2,}")
 
 
@@ -26,11 +28,18 @@ def split_sentences(text: str) -> list[str]:
     """The sentences of a text; text behind the last full stop is one more, and so is a line that ends in a colon."""
     found, start = [], 0
     for end in SENTENCE_END.finditer(text):
-        numeral = text[text.rfind("\n", 0, end.start()) + 1:end.end()].strip(" \t.").isdigit()  # of a list
-        if not numeral and not _goes_on(text[start:end.end()], text[end.end():end.end() + 40]):
+        at = end.end()
+        if not _numeral(text, at) and not _goes_on(text[max(start, at - NEAR):at], text[at:at + NEAR]):
             found.append(text[start:end.end()].strip())
             start = end.end()
     return [one for one in (*found, text[start:].strip()) if any(map(str.isalnum, one))]
+
+
+def _numeral(text: str, end: int) -> bool:
+    """A number alone in its line so far, as in front of a list's items."""
+    near = text[max(end - NEAR, 0):end]
+    line = near.rfind("\n") + 1
+    return (line > 0 or end <= NEAR) and near[line:].strip(" \t.").isdigit()
 
 
 def _goes_on(before: str, after: str) -> bool:

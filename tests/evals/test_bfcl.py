@@ -166,6 +166,14 @@ def test_partial_credit_is_counted_over_calls_and_arguments() -> None:
     assert score("tool_calls", expect, "I would call f.").metrics == {"form": 0.0, "functions": 0.0, "partial": 0.0}
 
 
+def test_a_malformed_call_beside_the_right_ones_is_wrong() -> None:
+    expect = {"calls": [{"f": {"a": [1]}}], "parameters": {"f": {"type": "object", "properties": {"a": INTEGER}}}}
+    found = score("tool_calls", expect, HERMES([Call("f", {"a": 1})]) + "<tool_call>{</tool_call>")
+    assert (found.value, found.metrics) == (0.0, {"form": 0.0, "functions": 1.0, "partial": 1.0})
+    assert found.why.startswith("not JSON")
+    assert score("no_call", {}, "Let me see. <tool_call>{").value == 0.0
+
+
 def test_an_argument_without_a_way_out_must_be_given_even_if_the_schema_has_it_optional() -> None:
     schema = {"type": "object", "properties": {"a": INTEGER, "b": TEXT}, "required": ["a"]}
     expect = {"calls": [{"f": {"a": [1], "b": ["x"]}}], "parameters": {"f": schema}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -160,6 +161,13 @@ def test_a_tool_call_alone(answer: str, value: float, metrics: tuple[float, floa
 )
 def test_sentences(text: str, count: int) -> None:
     assert sentences(text) == count
+
+
+@pytest.mark.parametrize("text", [". " * 40_000, "e.g. " * 40_000, "1. a\n" * 40_000, "..." * 40_000])
+def test_sentences_of_a_text_that_never_ends_are_counted_in_time(text: str) -> None:
+    began = time.process_time()
+    sentences(text)
+    assert time.process_time() - began < 2.0  # seconds; with its square it would take 20
 
 
 def test_counted_forms() -> None:
