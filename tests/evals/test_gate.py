@@ -247,3 +247,19 @@ def test_the_detectable_effect_is_that_of_the_comparison(make_result: Make) -> N
 
     assert of("alignment", 4) > 1.15 * of("alignment", 1)
     assert of("capability", 4) == of("capability", 1)
+
+
+def test_a_suite_that_was_stopped_is_read_at_the_earlier_look_also_without_contaminated_items(make_result: Make
+                                                                                             ) -> None:
+    base, tuned = make_result([1.0] * 300), make_result([0.0] * 20 + [1.0] * 280)
+    learnt = {"facts": {"q/0", "q/1"}}
+
+    def read(first: tuple[int, int] | None, second: tuple[int, int] | None) -> SuiteVerdict:
+        return one(replace(base, looks=first), replace(tuned, looks=second), contaminated=learnt)
+
+    whole, early, late = read(None, None), read((1, 4), (1, 4)), read((3, 4), (3, 4))
+    for pair in ((1, 4), (3, 4)), ((3, 4), (1, 4)):
+        assert read(*pair).looks == (1, 4)
+        assert (read(*pair).low, read(*pair).high) == (early.low, early.high)
+    assert whole.uncontaminated and late.uncontaminated and early.uncontaminated  # noqa: PT018
+    assert early.uncontaminated.high > late.uncontaminated.high > whole.uncontaminated.high
