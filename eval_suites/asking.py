@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -17,19 +16,15 @@ from eval_suites.generate import Answer, Answerer
 from eval_suites.items import read_items, read_texts
 from eval_suites.likelihood import Measured, Texts
 from eval_suites.lm_door_data import outside
-from eval_suites.results import FAILED, ItemResult
+from eval_suites.results import SCORER_ERRORS, ItemResult, scorer_failed
 from eval_suites.sample import drawn
 from eval_suites.scorers import Score, scorer_for
 from eval_suites.subject import Subject
 from eval_suites.suites import Suite
 from sft_core.config.evaluate import EvalSection
-from sft_core.errors import EvalError, SftError
+from sft_core.errors import EvalError
 from sft_core.progress import progress
 from sft_core.stage import fingerprint
-
-SCORER_ERRORS = (ArithmeticError, AssertionError, AttributeError, BufferError, ImportError, LookupError, MemoryError,
-                 NameError, OSError, RuntimeError, SftError, StopIteration, SyntaxError, TypeError, ValueError)
-"""All that a scorer can raise and that is no wish to stop the process."""
 
 
 class Taken(NamedTuple):
@@ -151,8 +146,7 @@ def scored(suite: str, item: ChatItem, answer: Answer,
     try:
         value = score(item.kind, item.expect, answer.text)
     except SCORER_ERRORS as error:
-        lines = "".join(traceback.format_exception(error)).strip().splitlines()[-4:]
-        return made._replace(metrics=said, why=f"{FAILED} " + "\n".join(lines))
+        return made._replace(metrics=said, why=scorer_failed(error))
     return made._replace(score=value.value, metrics={**value.metrics, **said}, why=value.why)
 
 

@@ -28,7 +28,7 @@ from lm_eval.api.samplers import FirstNSampler
 from eval_suites.backend import Backend
 from eval_suites.lm_door_model import FastModel
 from eval_suites.lm_door_needs import require
-from eval_suites.lm_door_rows import check_mean, first_metric, question, rows
+from eval_suites.lm_door_rows import Why, check_mean, first_metric, guarded, question, rows
 from eval_suites.local import Local
 from eval_suites.results import ItemResult
 from eval_suites.suites import ROOM, Suite
@@ -114,11 +114,13 @@ class LmDoor:
         Raises:
             EvalError: the metric is not there, is not in [0, 1] or is not the mean of its items.
         """
-        before = len(lm.truncated)
+        before, unscored = len(lm.truncated), dict[str, str]()
         with _quiet(), ExitStack() as stack:
             for name, task in self.tasks.items():
                 _configure(task, self.suite.num_fewshot, max_new_tokens)
                 stack.enter_context(self._narrowed(name, task, lm, chosen))
+                ids = {id(doc): f"{name}/{number}" for number, doc in task.doc_iterator()}
+                stack.enter_context(mock.patch.object(task, "process_results", guarded(task, ids, unscored)))
             asked = {name: task for name, task in self.tasks.items() if task.instances}
             found = lm_eval.evaluator.evaluate(
                 lm, {"tasks": asked, "groups": {}, "group_map": {}}, bootstrap_iters=0, log_samples=True,
@@ -127,7 +129,7 @@ class LmDoor:
         items, notes = [], {}
         for name, task in asked.items():
             metric = self.suite.metric or first_metric(found["results"][name])
-            made = rows(self.suite.name, task, found["samples"][name], metric, lm.failed)
+            made = rows(self.suite.name, task, found["samples"][name], metric, Why(lm.failed, unscored))
             check_mean(made, name, metric, found["results"][name])
             items += made
             notes[name] = {"version": found["versions"].get(name), "num_fewshot": found["n-shot"].get(name),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
+from typing import Any, NamedTuple
 
-from eval_suites.results import ItemResult
+from eval_suites.results import SCORER_ERRORS, ItemResult, scorer_failed
 from sft_core.errors import EvalError
 from sft_core.stage import fingerprint
 
@@ -15,6 +16,13 @@ HEADING, PROMPT_END = re.compile(r"^\s*(?:Question|Q)\s*:\s*"), re.compile(r"\s*
 NATS = {"word_perplexity": "words", "byte_perplexity": "bytes"}
 """Metrics of perplexity tasks whose samples are (log-likelihood, weight), and what the weight counts."""
 BYTES = "byte_perplexity"
+
+
+class Why(NamedTuple):
+    """Why items lack something: context → why it has no answer, id of an item → why it has no score."""
+
+    answer: Mapping[str, str]
+    score: Mapping[str, str]
 
 
 def question(task: Any, doc: Mapping[str, Any]) -> str:
@@ -25,17 +33,40 @@ def question(task: Any, doc: Mapping[str, Any]) -> str:
 
 
 def first_metric(results: Mapping[str, Any]) -> str:
-    """The first metric of a task as `metric,filter`; of a perplexity task that per byte."""
+    """The first metric of a task as `metric,filter`; of a perplexity task that per byte.
+
+    Where no item has any, a name that stands for it.
+    """
     names = [key for key in results if "," in key and "_stderr," not in key]
-    return next((name for name in names if name.startswith(BYTES)), names[0])
+    return next((name for name in names if name.startswith(BYTES)), names[0] if names else "its metric")
+
+
+def guarded(task: Any, ids: Mapping[int, str], unscored: dict[str, str]) -> Callable[..., dict[str, Any]]:
+    """The task's `process_results`; what raises on one item, or is no number, is left out and told in `unscored`.
+
+    Args:
+        ids: identity of a document → id of its item.
+        unscored: id of an item → why; filled.
+    """
+    process = task.process_results
+
+    def processed(doc: Any, results: Any) -> dict[str, Any]:
+        try:
+            found = dict(process(doc, results))
+        except SCORER_ERRORS as error:
+            unscored[ids[id(doc)]] = scorer_failed(error)
+            return {}
+        bad = [name for name, value in found.items() if isinstance(value, Real) and not math.isfinite(value)]
+        if bad:
+            unscored[ids[id(doc)]] = f"{bad[0]} is {found[bad[0]]}"
+        return {name: value for name, value in found.items() if name not in bad}
+
+    return processed
 
 
 def rows(suite: str, task: Any, samples: Sequence[Mapping[str, Any]], metric: str,
-         failed: Mapping[str, str]) -> list[ItemResult]:
+         why: Why) -> list[ItemResult]:
     """One row per document; lm-eval logs one sample per document and filter.
-
-    Args:
-        failed: contexts without an answer → why.
 
     Raises:
         EvalError: the metric is not in [0, 1].
@@ -43,11 +74,11 @@ def rows(suite: str, task: Any, samples: Sequence[Mapping[str, Any]], metric: st
     by_doc: dict[int, list[Mapping[str, Any]]] = {}
     for sample in samples:
         by_doc.setdefault(sample["doc_id"], []).append(sample)
-    return [_row(suite, task, by_doc[doc_id], metric, failed) for doc_id in sorted(by_doc)]
+    return [_row(suite, task, by_doc[doc_id], metric, why) for doc_id in sorted(by_doc)]
 
 
 def _row(suite: str, task: Any, samples: Sequence[Mapping[str, Any]], metric: str,
-         failed: Mapping[str, str]) -> ItemResult:
+         without: Why) -> ItemResult:
     first = samples[0]
     name = task.config.task
     item_id, own = f"{name}/{first['doc_id']}", first["doc"].get("cluster")
@@ -58,7 +89,8 @@ def _row(suite: str, task: Any, samples: Sequence[Mapping[str, Any]], metric: st
         asked=fingerprint(first["doc_hash"], first["prompt_hash"], first["target_hash"]),
         ids=fingerprint(first["prompt_hash"]),
         context="" if BYTES in first["metrics"] else str(first["arguments"][0][0]))
-    if why := next((failed[args[0]] for args in first["arguments"] if args[0] in failed), _not_finite(first)):
+    if why := next((without.answer[args[0]] for args in first["arguments"] if args[0] in without.answer),
+                   _not_finite(first)):
         return row._replace(why=why)
     if BYTES in first["metrics"]:
         return _measured(row, first)
@@ -67,6 +99,8 @@ def _row(suite: str, task: Any, samples: Sequence[Mapping[str, Any]], metric: st
     value = metrics.get(metric)
     if value is not None and not 0.0 <= value <= 1.0:
         raise EvalError(f"{item_id}: {metric} is {value}, and scores lie in [0, 1]; choose another metric for {suite}")
+    if value is None:
+        return row._replace(metrics=metrics, why=without.score.get(item_id, f"{metric} is None"))
     return row._replace(score=value, metrics=metrics, why="" if value == 1.0 else f"{metric} is {value}")
 
 
@@ -101,9 +135,10 @@ def check_mean(found: Sequence[ItemResult], task: str, metric: str, results: Map
     Raises:
         EvalError: they do not, or there is no such metric.
     """
-    if metric not in results:
+    unscored = [row for row in found if row.score is None and row.why and row.why != f"{metric} is None"]
+    if metric not in results and len(unscored) < len(found):
         raise EvalError(f"task {task} has no metric {metric!r}; it has {sorted(k for k in results if ',' in k)}")
-    if any(row.score is None and row.why and row.why != f"{metric} is None" for row in found):
+    if unscored:
         return
     mean, theirs = _mean(found, metric), float(results[metric])
     if mean is None or abs(mean - theirs) > 1e-9 * max(1.0, abs(theirs)):

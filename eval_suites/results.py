@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sft_core.errors import EvalError
+from sft_core.errors import EvalError, SftError
 from sft_core.stage import fingerprint, read_json, write_json
 
 COLUMNS = pa.schema([
@@ -29,6 +30,15 @@ COLUMNS = pa.schema([
 
 FAILED = "the scorer failed:"
 """How the reason of an item begins whose scorer raised; the end of the traceback follows."""
+SCORER_ERRORS = (ArithmeticError, AssertionError, AttributeError, BufferError, ImportError, LookupError, MemoryError,
+                 NameError, OSError, RuntimeError, SftError, StopIteration, SyntaxError, TypeError, ValueError)
+"""All that a scorer can raise and that is no wish to stop the process."""
+
+
+def scorer_failed(error: BaseException) -> str:
+    """Why an item has no score whose scorer raised: the end of the traceback."""
+    lines = "".join(traceback.format_exception(error)).strip().splitlines()[-4:]
+    return f"{FAILED} " + "\n".join(lines)
 
 
 class ItemResult(NamedTuple):

@@ -152,6 +152,38 @@ def test_a_metric_that_is_not_there_is_named(lm: FastModel, tasks: Path, tmp_pat
             lm, chosen={"plus_choice/0"}, max_new_tokens=None)
 
 
+def odd(doc: dict[str, Any], results: list[Any]) -> dict[str, float]:
+    """A task's own metric: raises on one item, is no number on another."""
+    if "2" in doc["question"]:
+        raise KeyError("no such gold")
+    return {"acc": float("nan") if "3" in doc["question"] else 1.0}
+
+
+@pytest.fixture
+def odd_task(tmp_path: Path) -> tuple[Path, list[dict[str, Any]]]:
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    rows = [{"question": f"Say {n}", "choices": ["a", "b"], "answer": 0} for n in range(5)]
+    write_task(folder, "odd", rows, output_type="multiple_choice", doc_to_choice="{{choices}}", doc_to_target="answer",
+               metric_list=[{"metric": "acc"}])
+    return folder, rows
+
+
+def test_an_item_whose_metric_raises_or_is_no_number_has_no_score(
+        lm: FastModel, odd_task: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = door(lm_suite("odd"), odd_task[0], tmp_path)
+    monkeypatch.setattr(opened.tasks["odd"], "process_results", odd)
+    ran = opened.run(lm, chosen=None, max_new_tokens=None)
+    assert [row.score for row in ran.items] == [1.0, 1.0, None, None, 1.0]
+    assert ran.items[2].why.startswith("the scorer failed:")
+    assert "no such gold" in ran.items[2].why
+    assert "in odd" in ran.items[2].why
+    assert ran.items[3].why == "acc is nan"
+    assert ran.aggregates["odd"]["acc,none"] == 1.0
+    some = opened.run(lm, chosen={"odd/2"}, max_new_tokens=None)
+    assert [row.score for row in some.items] == [None]
+
+
 def test_cut_contexts_are_counted(lm: FastModel, tasks: Path, tmp_path: Path) -> None:
     long = tmp_path / "long"
     long.mkdir()
