@@ -212,6 +212,7 @@ def test_a_short_answer_must_not_name_its_rival() -> None:
      ("$\\boxed{\\text{B}}$", "B"), ("Ｂ", "B"),
      ("I think it's B", "B"), ("A bird is B", "B"), ("It is a bird: B", "B"),
      ("A trout is a fish, so B", "B"), ("The answer is not A but B.", "B"), ("A or B", ""), ("A, B", ""), ("Not B", ""),
+     ("Rich in vitamin E: the sparrow", "B"),
      ("It isn't B", ""), ("A) trout\nB) sparrow\nC) lizard\nD) bat", ""), ("", ""),
      ("B) sparrow\n\nA) is a fish.\nC) crawls.\nD) is a mammal.", "B"), ("Not the sparrow", ""),
      ("A) trout\nB) sparrow\nC) lizard\nD) bat\n\nAnswer: B", "B"), ("not a trout but a sparrow", "B"),
