@@ -263,3 +263,12 @@ def test_a_suite_that_was_stopped_is_read_at_the_earlier_look_also_without_conta
         assert (read(*pair).low, read(*pair).high) == (early.low, early.high)
     assert whole.uncontaminated and late.uncontaminated and early.uncontaminated  # noqa: PT018
     assert early.uncontaminated.high > late.uncontaminated.high > whole.uncontaminated.high
+
+
+def test_a_tax_is_claimed_where_it_passes_the_margin_by_more_than_the_floor(make_result: Make) -> None:
+    """A tax of 20 points with a floor of 12.5: proved above a margin of 5, and within the noise of one of 10."""
+    base, tuned = make_result([1.0] * 500), make_result([0.0] * 100 + [1.0] * 400)
+    noisy = {"facts": Floor("facts", 8, 1, 0, 1.0)}
+    assert one(base, tuned, GateSection(max_tax=5.0), floors=noisy).outcome == "worse"
+    assert one(base, tuned, GateSection(max_tax=10.0)).outcome == "worse"
+    assert one(base, tuned, GateSection(max_tax=10.0), floors=noisy).outcome == "undecided"
