@@ -23,7 +23,7 @@ def protocol(chosen: Suite, section: EvalSection, model: ModelSection, template:
     `template` is what the model is asked through, whether it comes from a run or from its own folder. The items are no
     part of it: they are paired one by one by what was asked, so that samples of different sizes can be compared.
     Neither are batch size and device: the A/A floor measures what they move. The tokenizer is none either: base and
-    tuned may differ in it, and what is compared is text, per item or per byte.
+    tuned may differ in it, and what is compared is text, per item or per byte; the verdict then says so.
     """
     served = is_endpoint(model.path)
     made: dict[str, Any] = {

@@ -96,6 +96,7 @@ class SuiteResult:
     backend: str = ""
     scale: str = "share"
     looks: tuple[int, int] | None = None  # (looks taken, looks planned) of a sequential evaluation
+    vocabulary: str = ""  # hash of the tokenizer's tokens and ids; empty where it is not seen
 
     @cached_property
     def protocol_hash(self) -> str:
@@ -162,7 +163,7 @@ def write_results(folder: Path, result: SuiteResult) -> Path:
         "tasks": {t: v._asdict() for t, v in result.tasks().items()}, "metrics": result.metrics(),
         "protocol": dict(result.protocol), "protocol_hash": result.protocol_hash,
         "seconds": result.seconds, "truncated": result.truncated, "model": result.model, "backend": result.backend,
-        "scale": result.scale, "looks": result.looks,
+        "scale": result.scale, "looks": result.looks, "vocabulary": result.vocabulary,
     })
     return path
 
@@ -183,4 +184,5 @@ def read_results(folder: Path, suite: str) -> SuiteResult:
     items = tuple(ItemResult(**{**row, "metrics": json.loads(row["metrics"]), "context": row["context"] or ""})
                   for row in rows)
     return SuiteResult(head["suite"], head["kind"], head["protocol"], items, head["seconds"], head["truncated"],
-                       head["model"], head["backend"], head["scale"], tuple(head["looks"]) if head["looks"] else None)
+                       head["model"], head["backend"], head["scale"], tuple(head["looks"]) if head["looks"] else None,
+                       head.get("vocabulary", ""))

@@ -72,7 +72,8 @@ def evaluate(model: ModelSection, suites: Sequence[str], *, section: EvalSection
         result = _finished(folder, one, asked, identity, section)
         if result is None:
             subject = subject or load_subject(model, form, mirror, section, cache, key)
-            result = replace(run_suite(one, subject, section, asked, mirror=mirror, stop=stop), model=identity)
+            result = replace(run_suite(one, subject, section, asked, mirror=mirror, stop=stop), model=identity,
+                             vocabulary=subject.vocabulary)
             write_results(folder, result)
             _mark(folder, one, section)
         found[one.name] = result

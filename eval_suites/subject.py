@@ -40,6 +40,11 @@ class Subject(NamedTuple):
     name: str  # of the backend
     label: str = "the model"
 
+    @property
+    def vocabulary(self) -> str:
+        """Hash of the tokenizer's tokens with their ids; empty behind a server."""
+        return fingerprint(sorted(self.tokenizer.get_vocab().items())) if self.tokenizer is not None else ""
+
 
 def identity_of(model: ModelSection, mirror: Path | None) -> str:
     """Content hash of the model; of a server its address and the model's name, as the weights are not seen."""

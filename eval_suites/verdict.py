@@ -93,7 +93,7 @@ def compare(
     found, clean, floor = [], contaminated or {}, floors or {}
     for one, p_holm, members in zip(weighed, *_holm_by_kind(weighed), strict=True):
         name = one.base.suite
-        suite = _with_few(_judge(one, p_holm, gate.alpha, members), one.pairs)
+        suite = _with_few(_with_vocabularies(_judge(one, p_holm, gate.alpha, members), one), one.pairs)
         suite = _with_clean(suite, one, gate.alpha, clean[name]) if name in clean else suite
         suite = _with_floor(suite, floor[name]) if name in floor else suite
         found.append(_with_missing(suite, one, gate.alpha))
@@ -191,6 +191,17 @@ def _more(weighed: _Weighed, p_holm: float, outcome: Outcome, alpha: float) -> i
 
     settled: Callable[[float, float], bool] = margin_settled if kind == "capability" else sign_settled
     return evidence.more_items(alpha * weighed.p / p_holm, settled)
+
+
+def _with_vocabularies(suite: SuiteVerdict, weighed: _Weighed) -> SuiteVerdict:
+    """Scores are of texts, or per byte of them, so that tokenizers may differ; what is per token may not."""
+    base, tuned = weighed.base.vocabulary, weighed.tuned.vocabulary
+    if not base or not tuned or base == tuned:
+        return suite
+    note = "base and tuned have different vocabularies; " + (
+        "compared is what a byte of text costs, as perplexities per token cannot be" if suite.scale == "log" else
+        "compared are answers as text, but a limit in tokens cuts them at other lengths")
+    return replace(suite, notes=(*suite.notes, note))
 
 
 def _with_few(suite: SuiteVerdict, pairs: Pairs) -> SuiteVerdict:

@@ -19,8 +19,9 @@ from eval_suites.items import ChatItem, read_items
 from eval_suites.results import SuiteResult, read_results, write_results
 from eval_suites.run import ChatFormat, evaluate, protocol, subject_of
 from eval_suites.suites import Suite, load_suites, suite
+from eval_suites.verdict import compare
 from sft_core.config.data import ModelSection
-from sft_core.config.evaluate import EvalSection
+from sft_core.config.evaluate import EvalSection, GateSection
 from sft_core.errors import EvalError
 from sft_core.models import load_model
 
@@ -123,6 +124,26 @@ def test_base_and_tuned_have_one_protocol(model_folder: Path, tuned_folder: Path
     assert base.n == 6  # three of each kind
     assert all({"stopped", "overrun", "tokens"} <= set(i.metrics) and i.ids for i in base.items)
     assert all(i.weight > 1 for i in base.items)  # three stand for all of their kind
+
+
+def test_other_vocabularies_are_recorded_and_said(model_folder: Path, tuned_folder: Path, tmp_path: Path) -> None:
+    loaded = load_model(ModelSection(path=str(tuned_folder)), mirror=None)
+    loaded.tokenizer.add_tokens(["Sorry"])
+    loaded.model.resize_token_embeddings(len(loaded.tokenizer))
+    for part in (loaded.model, loaded.tokenizer):
+        part.save_pretrained(tmp_path / "wider")
+    found = {folder.name: evaluate(ModelSection(path=str(folder)), ["refusal"], section=SECTION, template=FORM,
+                                   mirror=None, out=tmp_path / "out" / folder.name)
+             for folder in (model_folder, tuned_folder, tmp_path / "wider")}
+    base, same, wider = found.values()
+    kept = {"refusal": read_results(tmp_path / "out" / "wider", "refusal")}
+    assert kept["refusal"].vocabulary == wider["refusal"].vocabulary != base["refusal"].vocabulary
+
+    def notes(tuned: dict[str, SuiteResult]) -> str:
+        return " ".join(compare(base, tuned, GateSection()).suites[0].notes)
+
+    assert "vocabular" not in notes(same)
+    assert "different vocabularies; compared are answers as text" in notes(kept)
 
 
 def test_protocol_moves_with_everything_that_moves_a_score(model_folder: Path) -> None:
