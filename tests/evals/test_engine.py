@@ -16,6 +16,7 @@ from unittest import mock
 import pytest
 import torch
 import yaml
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tokenizers.processors import TemplateProcessing
 from transformers import tokenization_utils_base
 
@@ -24,7 +25,7 @@ from eval_suites.cache import Cached
 from eval_suites.chat_item import LikelihoodItem
 from eval_suites.floor import changed
 from eval_suites.items import ChatItem
-from eval_suites.likelihood import Texts
+from eval_suites.likelihood import Texts, windows
 from eval_suites.local import Local
 from eval_suites.report import reason
 from eval_suites.results import ItemResult, SuiteResult
@@ -89,6 +90,16 @@ def test_nats_per_byte(model_folder: Path, texts: str, tmp_path: Path) -> None:
     assert result.metrics()["ppl_byte"] == pytest.approx(math.exp(total / (7 * 231 + 3)))
     assert math.log(result.metrics()["ppl_byte"]) == pytest.approx(-(result.score or 0))
     assert result.scale == "log"
+
+
+@pytest.mark.parametrize("length", [0, 1, 4, 5, 8, 10, 11])
+def test_long_texts_are_cut_as_lm_eval_cuts_them(length: int) -> None:
+    theirs = [make_disjoint_window(one) for one in get_rolling_token_windows(list(range(length)), 99, 4, 1)]
+    assert [(list(one.context), list(one.continuation)) for one in windows(range(length), 99, 4)] == theirs
+
+
+def test_the_last_piece_of_a_long_text_has_all_context_that_fits() -> None:
+    assert windows(range(10), 99, 4) == [((99,), (0, 1, 2, 3)), ((3,), (4, 5, 6, 7)), ((5, 6, 7), (8, 9))]
 
 
 def test_a_bos_that_the_tokenizer_adds_is_context_and_no_part_of_a_text(model_folder: Path) -> None:
