@@ -272,3 +272,11 @@ def test_a_tax_is_claimed_where_it_passes_the_margin_by_more_than_the_floor(make
     assert one(base, tuned, GateSection(max_tax=5.0), floors=noisy).outcome == "worse"
     assert one(base, tuned, GateSection(max_tax=10.0)).outcome == "worse"
     assert one(base, tuned, GateSection(max_tax=10.0), floors=noisy).outcome == "undecided"
+
+
+def test_no_worse_is_not_better_and_a_level_of_a_suite_that_was_not_run_is_not_met(make_result: Make) -> None:
+    same = make_result([1.0] * 500)
+    assert judged(same, same).gate == "pass"
+    assert judged(same, same, GateSection(max_tax=2.0, must_improve=("facts",))).gate == "undecided"
+    unmet = judged(same, same, GateSection(max_tax=2.0, at_least={"format": 0.5}))
+    assert (unmet.gate, "format, which was not run" in unmet.reason) == ("undecided", True)
