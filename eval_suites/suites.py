@@ -59,6 +59,8 @@ class Suite(Section):
     beside the YAML, a pure function of (expect, answer) that returns a `Score`."""
     published_items: Positive | None = None
     """Items of the published test set, for listings: counting them would load it from the hub."""
+    published_clusters: Positive | None = None
+    """Groups of items that are alike in the published test set, for the detectable effects of listings."""
     reader: str | None = None
     """Reads a published benchmark's own files into items (`readers.py`); without one `items` holds items."""
     variants: tuple[str, ...] = ()

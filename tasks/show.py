@@ -86,7 +86,7 @@ def _suite_row(one: Suite, data_path: Path | None, mirror: Path | None) -> dict[
     from eval_suites.items import read_items, read_texts
     from eval_suites.power import mde_points
 
-    items, clusters, state = one.published_items, None, "ready"
+    items, clusters, state = one.published_items, one.published_clusters, "ready"
     if one.engine == "lm_eval":
         missing = [name for name in hub_ids(one) if mirror is None or not (mirror / name).is_dir()]
         state = f"needs {', '.join(missing)}: from the hub, or in --mirror (SFT_MIRROR)" if missing else "ready"

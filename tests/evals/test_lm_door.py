@@ -43,13 +43,14 @@ def write_task(folder: Path, name: str, rows: list[dict[str, Any]], **more: obje
 
 @pytest.fixture(scope="session")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two tasks: choices (with clusters) and free answers."""
+    """Two tasks: choices (with clusters) and free answers (two with a subject)."""
     folder = tmp_path_factory.mktemp("tasks")
     choices = [{"question": f"What is {a} + 1?", "choices": [str(a + d) for d in range(4)], "answer": 1,
                 "cluster": f"c{a % 3}"} for a in range(9)]
     write_task(folder, "plus_choice", choices, output_type="multiple_choice", doc_to_choice="{{choices}}",
                doc_to_target="answer", metric_list=[{"metric": "acc"}, {"metric": "acc_norm"}])
-    free = [{"question": f"Say {w}", "answer": w} for w in ("one", "two", "three")]
+    said = (("one", "odd"), ("two", None), ("three", "odd"))
+    free = [{"question": f"Say {w}", "answer": w, "subject": s} for w, s in said]
     write_task(folder, "say", free, output_type="generate_until", doc_to_target="{{answer}}",
                generation_kwargs={"until": ["\n"], "max_gen_toks": 5},
                metric_list=[{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}])
@@ -83,7 +84,7 @@ def test_items_carry_score_answer_target_and_cluster(lm: FastModel, tasks: Path,
     assert item.score == float(item.answer == "5") == item.metrics["acc,none"]
     assert set(item.metrics) == {"acc,none", "acc_norm,none"}
     assert {i.score for i in ran.items} >= {0.0, 1.0}
-    assert by_id["say/0"].cluster == "say/0"
+    assert [by_id[f"say/{n}"].cluster for n in range(3)] == ["odd", "say/1", "odd"]
     assert by_id["say/0"].target == "one"
 
 
