@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 import typer
 
 from flows.cli_begin import after
+from sft_core.config.data import TemplateName
 from sft_core.config.evaluate import EvalSection, GateSection
 from sft_core.errors import ConfigError
 
-Template = Literal["auto", "model", "chatml", "alpaca", "llama3", "zephyr", "gemma", "mistral"]
 Mirror = Annotated[Path | None, typer.Option(help="Folder that holds hub ids as org/name, asked before SFT_MIRROR")]
 
 
@@ -22,7 +22,7 @@ def evaluate(  # noqa: PLR0913  (the options of a command)
     suite: Annotated[list[str], typer.Option("--suite", help="Suite name (see `sft suites`). Repeatable.")],
     against: Annotated[str | None, typer.Option(help="Base to compare with, paired, item by item")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Items per task")] = None,
-    template: Annotated[Template, typer.Option(help="Chat template: the model's own, or a built-in one")] = "auto",
+    template: Annotated[TemplateName, typer.Option(help="Chat template: the model's own, or a built-in one")] = "auto",
     data_path: Annotated[Path | None, typer.Option(help="Folder with published benchmarks")] = None,
     include_path: Annotated[Path | None, typer.Option(help="Folder with lm-eval tasks of your own")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Cap on the length of answers")] = None,
@@ -89,7 +89,7 @@ def parity(  # noqa: PLR0913  (the options of a command)
     = None,
     served_name: Annotated[str | None, typer.Option(help="The model's name there; default: its folder")] = None,
     serve: Annotated[bool, typer.Option("--serve", help="Start transformers' own server on loopback")] = False,
-    template: Annotated[Template, typer.Option(help="Template it was trained with; a run knows its own")] = "auto",
+    template: Annotated[TemplateName, typer.Option(help="Template it was trained with; a run knows its own")] = "auto",
     mirror: Mirror = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Default: .sft/parity.json")] = None,
 ) -> None:

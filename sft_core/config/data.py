@@ -91,8 +91,11 @@ class DataSection(Section):
     are looked up there. For models, training data and lm-eval's data sets."""
 
 
+TemplateName = Literal["auto", "model", "chatml", "alpaca", "llama3", "zephyr", "gemma", "mistral"]
+
+
 class TemplateSection(Section):
-    name: Literal["auto", "model", "chatml", "alpaca", "llama3", "zephyr", "gemma", "mistral"] = "auto"
+    name: TemplateName = "auto"
     """`model`: the tokenizer's own template; `chatml` and so on: a built-in one, saved into the model folder;
     `auto`: the tokenizer's own where there is one, `chatml` otherwise."""
     train_on: Literal["all_assistant", "last_assistant"] = "all_assistant"
