@@ -70,19 +70,27 @@ def good(a: str, b: str) -> str:
 @pytest.mark.parametrize(("reply", "choice"), [
     ("A is fine, B is not. [[A]]", "A"), ("**B**", "B"), ("Winner: Assistant B", "B"), ('{"verdict": "A"}', "A"),
     ("Both do.\n\nB", "B"), ("[[C]]", "tie"), ("Verdict: a tie", "tie"), ("**Final verdict:** **A**", "A"),
-    ("<think>[[A]]</think>[[B]]", "B"), ("Overall, Assistant A is better.", "A"), ("Verdict: tie", "tie")])
+    ("<think>[[A]]</think>[[B]]", "B"), ("Overall, Assistant A is better.", "A"), ("Verdict: tie", "tie"),
+    ("I was to say [[A]], [[B]] or [[C]].\n\n[[A]]", "A"), ("At first [[A]].\nBut no.\nFinal verdict: [[B]]", "B"),
+    ("Response B is better.", "B"), ("The better answer is A.", "A"), ("I prefer Assistant B's answer.", "B"),
+    ('{"winner": "assistant_b"}', "B"), ("The verdict is [[a]]", "A"), ("\\boxed{A}", "A"),
+    ("Hm.\nIt is a draw.", "tie")])
 def test_a_verdict_survives_prose(reply: str, choice: str) -> None:
     assert read_choice(reply) == choice
 
 
-@pytest.mark.parametrize("reply", ["[[A]] but then [[B]]", "A good question about B.", "", "I cannot say.", "[[D]]"])
+@pytest.mark.parametrize("reply", [
+    "[[A]] but then [[B]]", "[[A]]\n[[B]]\nSo much for that.", "A is not better than B.",
+    "A good question about B.", "", "I cannot say.", "[[D]]"])
 def test_no_or_two_verdicts_are_none(reply: str) -> None:
     assert isinstance(read_choice(reply), Unjudged)
 
 
 @pytest.mark.parametrize(("reply", "grade"), [
     ("Fine. [[7]]", 7), ("Rating: 7/10", 7), ("I give it 7 out of 10.", 7), ('{"rating": 8.5}', 8.5), ("Good.\n9", 9),
-    ("**Rating**: 6", 6), ("[[11]]", None), ("[[0]]", None), ("[[3]] or [[4]]", None), ("there are 7 errors", None)])
+    ("**Rating**: 6", 6), ("[[11]]", None), ("[[0]]", None), ("[[3]] or [[4]]", None), ("there are 7 errors", None),
+    ("I'd rate this a 7.", 7), ("[[7,5]]", 7.5), ("Such as [[5]]; mine:\n[[9]]", 9), ("Rating: 8-9", None),
+    ("Style 6/10, facts 8/10. Overall: 7/10", 7)])
 def test_grades(reply: str, grade: float | None) -> None:
     found = read_grade(reply)
     assert isinstance(found, Unjudged) if grade is None else found == grade
