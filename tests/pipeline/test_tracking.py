@@ -203,9 +203,12 @@ def test_model_folders_versions_and_aliases(tracker: Tracker, tmp_path: Path) ->
         tracker.resolve_alias("nosuch", "champion")
 
 
-def test_runs_are_found_by_id_prefix_and_name(tracker: Tracker) -> None:
+def test_an_empty_store_has_no_latest_runs(tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match="the latest runs: none yet"):
-        tracker.find_run("a")
+        open_tracker(f"sqlite:///{tmp_path}/mlflow.db", "first", tmp_path).find_run("a")
+
+
+def test_runs_are_found_by_id_prefix_and_name(tracker: Tracker) -> None:
     old = start(tracker, "same", "1")
     time.sleep(0.01)
     new, other = start(tracker, "same", "2"), start(tracker, "o'ther", "3")
