@@ -12,7 +12,7 @@ help:
 	@echo "make test      install with the dev extra, then ruff, mypy and pytest (about 10 minutes)"
 	@echo "make story     what SFT buys and costs on the tiny world, three seeds (about 15 minutes)"
 	@echo "make coverage  tests of sft_core and eval_suites with their coverage"
-	@echo "make bench     training against TRL, evaluation against lm-eval's CLI (25 minutes; --quick of each: one or two)"
+	@echo "make bench     training against TRL, evaluation against lm-eval's CLI (40 minutes; --quick of each: one or two)"
 	@echo "make clean     remove the workspace .sft (runs, caches, tracking); the environment stays"
 
 setup:

@@ -22,8 +22,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from eval_suites.lm_door import language_model
 from eval_suites.local import Local
+from sft_core.config.evaluate import EvalSection
 
-BATCH = 8192  # tokens, the default of eval.batch_tokens
+BATCH = int(EvalSection.model_fields["batch_tokens"].default)
 AUTO = (8, 16, 64)
 WORDS = ("seven", "farmers", "carry", "apples", "over", "the", "bridge", "and", "sell", "half", "of", "them", "each",
          "day", "how", "many", "are", "left", "when", "it", "rains")
