@@ -30,7 +30,7 @@ def open_vllm(section: ModelSection, folder: Path) -> tuple[Any, Any, Vllm]:
     try:
         vllm = importlib.import_module("vllm")
     except ImportError as error:
-        raise EvalError(f"eval.backend: vllm needs the extra (pip install 'sft[vllm]', CUDA): {error}; or set "
+        raise EvalError(f"eval.backend: vllm needs the extra (pip install 'sft-platform[vllm]', CUDA): {error}; or set "
                         "eval.backend: transformers") from error
     dtype = str(compute_dtype(section, resolve_device(section))).removeprefix("torch.")
     engine = vllm.LLM(model=str(folder), dtype=dtype, enable_prefix_caching=True,

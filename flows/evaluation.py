@@ -16,7 +16,7 @@ from tasks.evaluate import Against, Subject, alike, evaluate, floors, named
 from tasks.mirror import asked_mirror
 from tasks.prepare import prepare, prepared_stage
 from tasks.runs import Beside, joined, results_of
-from tasks.show import Wanted, page, rejected_rows, remarks, shown_rows
+from tasks.show import Wanted, check_answered, page, rejected_rows, remarks, shown_rows
 from tasks.stages import Workspace
 from tasks.verdict import (
     Compared,
@@ -60,12 +60,17 @@ def run_evaluation(
 
 
 def show_scores(model: str, results: Results, shown: Shown) -> None:
-    """Print one model's scores and write its items where that is asked for."""
+    """Print one model's scores and write its items where that is asked for.
+
+    Raises:
+        EvalError: it answered nothing at all.
+    """
     console.table(model, listed(results))
     console.lines(*remarks(results))
     if shown.out:
         keep(shown.out, results)
         console.lines(f"items    {shown.out}")
+    check_answered(results)
 
 
 def paired(base: Subject, tuned: Subject, section: EvalSection, place: Workspace,

@@ -81,7 +81,7 @@ def experiment(loaded: Loaded, parent_run_id: str | None = None) -> dict[str, An
         foresee(base, config.gate, place)
         trained = train(config, prepared, place, run.follow)
         tuned = evaluate(tuned_subject(config, trained), config.eval, place, against=Against(base, config.gate))
-        base, tuned = judged(base, tuned, config.eval.judge, place)
+        base, tuned = judged(base, tuned, config.eval.judge, place, run.folder / "evaluation")
         found = certificate(trained, config, place)
         looked = None if config.data.decontaminate == "off" else prepared.result["contaminated"]
         verdict = judge(base, tuned, config.gate, contaminated=looked, floors=floor,

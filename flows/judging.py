@@ -21,14 +21,8 @@ def run_judging(first: str, second: str, section: JudgeSection, out: Path | None
     else:
         console.table(first, listed(found.base))
         console.table(second, listed(found.tuned))
-    agreement, usage = found.agreement, found.usage
-    said = "–" if agreement.accuracy is None else (
-        f"{100 * agreement.accuracy:.0f} % (κ {agreement.kappa.estimate:.2f}, {agreement.kappa.low:.2f} to "
-        f"{agreement.kappa.high:.2f})")
     path = write_judged(found, out or folder_of(first, second, section, place))
-    console.lines(f"agreement with the gold set  {said}, {agreement.pairs} pairs, {agreement.unscored} unscored",
-                  f"judge   {usage.calls} calls, {usage.kept} kept answers, {usage.prompt_tokens} + "
-                  f"{usage.completion_tokens} tokens, cost {usage.cost:.4f}", f"written {path}")
+    console.lines(*found.lines(), f"written {path}")
 
 
 def run_export(first: str, second: str, out: Path, seed: int) -> None:

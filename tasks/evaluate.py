@@ -140,13 +140,15 @@ def evaluate(
     """
     stages = _stages(subject, section, place, (occasion, _judged_by(section, against)))
     missing = [name for name, stage in stages.items() if stage.result() is None]
+    partial: dict[str, SuiteResult] = {}
     if missing:
         log.info("evaluating %s: %s", subject.label, ", ".join(missing))
-        _measure(subject, section, place, {name: stages[name] for name in missing},
-                 None if occasion else place.root / "cache" / "answers", _stop(section, against))
+        partial = _measure(subject, section, place, {name: stages[name] for name in missing},
+                           None if occasion else place.root / "cache" / "answers", _stop(section, against))
     if found := [name for name in stages if name not in missing]:
         log.info("evaluation of %s found: %s", subject.label, ", ".join(found))
-    return _rescored({name: read_results(stage.work, name) for name, stage in stages.items()}, section, place)
+    return _rescored({name: partial[name] if name in partial else read_results(stage.work, name)
+                      for name, stage in stages.items()}, section, place)
 
 
 def _rescored(results: dict[str, SuiteResult], section: EvalSection, place: Workspace) -> dict[str, SuiteResult]:
@@ -214,21 +216,31 @@ def _form(subject: Subject) -> ChatForm | None:
 
 
 def _measure(subject: Subject, section: EvalSection, place: Workspace, stages: Mapping[str, Stage],
-             cache: Path | None, stop: Callable[[SuiteResult], bool] | None) -> None:
-    """Measure into a pending folder, which keeps finished suites after a kill, then fill the stages."""
+             cache: Path | None, stop: Callable[[SuiteResult], bool] | None) -> dict[str, SuiteResult]:
+    """Measure into a pending folder, which keeps finished suites after a kill, then fill the stages.
+
+    Returns what a server left unanswered in part: that is no finished stage, and the next evaluation asks for the rest.
+    """
+    from eval_suites.remote import is_endpoint
     from eval_suites.run import Out
     from eval_suites.run import evaluate as run_suites
 
     pending = place.scratch / f"evaluate-{fingerprint(sorted(s.fingerprint for s in stages.values()))}"
     measured = run_suites(subject.model, list(stages), section=section, template=_form(subject), mirror=place.mirror,
                           out=Out(pending, cache, stop, server_key()))
+    partial = {name: result for name, result in measured.items() if is_endpoint(subject.model.path)
+               and any(item.score is None and not item.metrics for item in result.items)}
     for name, stage in stages.items():
+        if name in partial:
+            continue
+
         def make(out: Path, result: SuiteResult = measured[name]) -> dict[str, object]:
             write_results(out, result)
             return {"suite": result.suite, "score": result.score, "protocol": result.protocol_hash}
 
         once(stage, make)
     shutil.rmtree(pending)
+    return partial
 
 
 @task(name="floors", cache_policy=NO_CACHE, task_run_name="floors-{subject.label}")

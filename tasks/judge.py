@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from tasks.runs import find, local_runs
 from tasks.stages import Workspace
 
 Results = Mapping[str, SuiteResult]
+log = logging.getLogger("sft")
 SCORER = "eval_suites.judge.asking:keep_open"
 
 
@@ -39,10 +41,31 @@ class Judged(NamedTuple):
         """One per suite that was judged in pairs."""
         return [win_rate(self.base[name], self.tuned[name]) for name in self.base if name.endswith(":pairwise")]
 
+    def lines(self) -> tuple[str, str]:
+        """How far the judge agrees with the gold set, and what it cost."""
+        found, usage = self.agreement, self.usage
+        said = "–" if found.accuracy is None else (f"{100 * found.accuracy:.0f} % (κ {found.kappa.estimate:.2f}, "
+                                                   f"{found.kappa.low:.2f} to {found.kappa.high:.2f})")
+        return (f"agreement with the gold set  {said}, {found.pairs} pairs, {found.unscored} unscored",
+                f"judge   {usage.calls} calls, {usage.kept} kept answers, {usage.prompt_tokens} + "
+                f"{usage.completion_tokens} tokens, cost {usage.cost:.4f}")
 
-def judged(base: Results, tuned: Results, section: JudgeSection | None, place: Workspace
+    def plain(self) -> dict[str, Any]:
+        """All numbers, for `judge.json`."""
+        return {
+            "win_rates": [_plain(one) for one in self.win_rates()],
+            "scores": {label: {name: result.tally._asdict() for name, result in results.items()}
+                       for label, results in (("base", self.base), ("tuned", self.tuned))},
+            "agreement": _plain(self.agreement), "usage": _plain(self.usage),
+        }
+
+
+def judged(base: Results, tuned: Results, section: JudgeSection | None, place: Workspace, out: Path
            ) -> tuple[dict[str, SuiteResult], dict[str, SuiteResult]]:
     """Both sides' results with the judged suites added; unchanged where there is no judge or no open-ended suite.
+
+    What the judgements came to, how far the judge agrees with people and what it cost is logged and stands in
+    `out/judge.json`.
 
     Raises:
         ConfigError: the judge's key is not set.
@@ -50,6 +73,11 @@ def judged(base: Results, tuned: Results, section: JudgeSection | None, place: W
     if section is None or not open_ended(base, tuned):
         return dict(base), dict(tuned)
     found = judge_all(base, tuned, section, place)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "judge.json", found.plain())
+    for line in (*(", ".join(f"{name} {value}" for name, value in one.row().items()) for one in found.win_rates()),
+                 *found.lines()):
+        log.info("%s", line)
     return {**base, **found.base}, {**tuned, **found.tuned}
 
 
@@ -112,12 +140,7 @@ def write_judged(found: Judged, out: Path) -> Path:
         for result in results.values():
             write_results(out / label, result)
     path = out / "judge.json"
-    write_json(path, {
-        "win_rates": [_plain(one) for one in found.win_rates()],
-        "scores": {label: {name: result.tally._asdict() for name, result in results.items()}
-                   for label, results in (("base", found.base), ("tuned", found.tuned))},
-        "agreement": _plain(found.agreement), "usage": _plain(found.usage),
-    })
+    write_json(path, found.plain())
     return path
 
 

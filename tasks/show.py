@@ -112,6 +112,15 @@ def _protocol(one: Suite) -> str:
     return "chat" if one.through_template else "text"
 
 
+def check_answered(results: Mapping[str, SuiteResult]) -> None:
+    """Raises EvalError where a model answered nothing at all, as behind a server that is down."""
+    from eval_suites.report import reason
+
+    items = [item for result in results.values() for item in result.items]
+    if items and not any(item.metrics or item.score is not None for item in items):
+        raise EvalError(f"none of the {len(items)} items was answered: {reason(items[0].why)}")
+
+
 def remarks(results: Mapping[str, SuiteResult]) -> list[str]:
     """What a table of scores does not say: items without a score and why, contexts that were cut, refusal rates
     corrected for the scorer's errors, and what other forms of the questions, or other languages, cost."""

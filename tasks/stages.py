@@ -72,9 +72,9 @@ CODE: dict[str, tuple[str, ...]] = {
         "prepare.py", "show.py", "tiny",
     )) + ("eval_suites/chat_item.py", "eval_suites/items.py", "eval_suites/readers", "eval_suites/lm_door.py"),
     "train": tuple(f"sft_core/{name}" for name in (
-        "artifact.py", "attention.py", "checkpoint.py", "course.py", "events.py", "inputs.py", "launch.py", "models.py",
-        "objective.py", "optim.py", "pack.py", "policy.py", "reference.py", "segments.py", "snapshot.py", "step.py",
-        "stopping.py", "trainer.py", "trl_bridge.py", "trl_engine.py", "workbench.py",
+        "artifact.py", "attention.py", "checkpoint.py", "course.py", "events.py", "inputs.py", "launch.py", "lora.py",
+        "models.py", "objective.py", "optim.py", "pack.py", "policy.py", "reference.py", "segments.py", "snapshot.py",
+        "step.py", "stopping.py", "trainer.py", "trl_bridge.py", "trl_engine.py", "workbench.py",
     )),
     "evaluate": ("eval_suites",),
 }

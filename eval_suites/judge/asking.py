@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from eval_suites.answer_text import without_thought
 from eval_suites.converse import texts_of
-from eval_suites.endpoint import Endpoint, EndpointError, Request
+from eval_suites.endpoint import Endpoint, EndpointError, Reply, Request
 from eval_suites.results import ItemResult
 from eval_suites.scorers.base import Expect, Score
 
@@ -38,9 +38,9 @@ class Talk(NamedTuple):
     references: list[str]
 
     @property
-    def words(self) -> int:
-        """Words of all answers."""
-        return sum(len(answer.split()) for answer in self.answers)
+    def length(self) -> int:
+        """Characters of all answers: words are no measure in every script."""
+        return sum(map(len, self.answers))
 
 
 def judge_at(endpoint: Endpoint, name: str, max_tokens: int) -> Judge:
@@ -48,9 +48,18 @@ def judge_at(endpoint: Endpoint, name: str, max_tokens: int) -> Judge:
 
     def ask(asked: Sequence[Messages]) -> list[str | Exception]:
         replies = endpoint.many([Request(messages, max_tokens) for messages in asked])
-        return [reply if isinstance(reply, EndpointError) else reply.text for reply in replies]
+        return [_said(reply, max_tokens) for reply in replies]
 
     return Judge(name, ask)
+
+
+def _said(reply: Reply | EndpointError, max_tokens: int) -> str | Exception:
+    """A reply that was cut off is no verdict: what it leans to so far may turn."""
+    if isinstance(reply, EndpointError):
+        return reply
+    if reply.finish_reason == "length":
+        return EndpointError(f"the judge's reply was cut off after {max_tokens} tokens: raise eval.judge.max_tokens")
+    return reply.text
 
 
 def keep_open(expect: Expect, answer: str) -> Score:

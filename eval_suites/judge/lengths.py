@@ -32,19 +32,22 @@ class Controlled(NamedTuple):
     slope: float
 
 
-def length_controlled(worth: Sequence[float], words_base: Sequence[float], words_tuned: Sequence[float],
+def length_controlled(worth: Sequence[float], base: Sequence[float], tuned: Sequence[float],
                       clusters: Sequence[str], alpha: float = 0.05) -> Controlled | None:
-    """Length-controlled win rate of the tuned model; None without pairs.
+    """Length-controlled win rate of the tuned model.
+
+    None where the pairs cannot tell it: there are none, all were decided alike, or in none are the lengths within one
+    standard deviation of each other, so that length and quality are one.
 
     Args:
         worth: 0 to 1 per pair.
-        words_base, words_tuned: lengths of the two answers.
+        base, tuned: lengths of the two answers, in characters.
         clusters: pairs that share one are drawn together.
     """
-    if not worth:
+    gap = np.asarray(tuned, dtype=np.float64) - np.asarray(base, dtype=np.float64)
+    spread = float(gap.std()) if worth else 0.0
+    if len(set(worth)) < 2 or np.abs(gap).min() > spread:
         return None
-    gap = np.asarray(words_tuned, dtype=np.float64) - np.asarray(words_base, dtype=np.float64)
-    spread = float(gap.std())
     x = np.tanh(gap / spread) if spread > 0 else np.zeros_like(gap)
     y = np.asarray(worth, dtype=np.float64)
     names, member = np.unique(np.asarray(clusters), return_inverse=True)

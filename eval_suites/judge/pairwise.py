@@ -76,8 +76,8 @@ def judged(pairs: Sequence[Pair], judge: Judge) -> list[Outcome]:
 
 
 def lengths(base: Talk, tuned: Talk) -> dict[str, float]:
-    """Words of both, for the length-controlled win rate."""
-    return {"words_base": float(base.words), "words_tuned": float(tuned.words)}
+    """Characters of both, for the length-controlled win rate."""
+    return {"length_base": float(base.length), "length_tuned": float(tuned.length)}
 
 
 def _row(item: ItemResult, suite: str, score: float | None, outcome: Outcome) -> ItemResult:

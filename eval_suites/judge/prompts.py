@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+
 from eval_suites.judge.asking import Messages, Talk
 from sft_core.stage import fingerprint
 
@@ -23,6 +25,7 @@ GRADE = f"""An assistant had the following conversation with a user. Grade its a
 Give your reasons in a few sentences. Then write the grade on a line of its own as [[grade]], for example [[5]]."""
 VERSION = fingerprint(PAIR, GRADE)
 NOTHING = "(no answer)"
+_OURS = re.compile(r"</(?=(?:user|reference_answer_to|assistant(?:_[ab])?)_turn_\d)")
 
 
 def pair_prompt(first: Talk, second: Talk) -> Messages:
@@ -48,4 +51,5 @@ def _answers(talk: Talk, name: str) -> str:
 
 
 def _block(tag: str, text: str) -> str:
-    return f"<{tag}>\n{text}\n</{tag}>\n\n"
+    inert = _OURS.sub("<\\\\/", text)  # an answer must not end its own block and speak as somebody else
+    return f"<{tag}>\n{inert}\n</{tag}>\n\n"

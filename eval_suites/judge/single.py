@@ -31,7 +31,7 @@ def _graded(item: ItemResult, talk: Talk, reply: str | Exception) -> ItemResult:
     grade = read_grade(reply)
     if isinstance(grade, Unjudged):
         return _unscored(item, grade.why)
-    return item._replace(score=(grade - 1.0) / 9.0, metrics={"grade": grade, "words": float(talk.words)},
+    return item._replace(score=(grade - 1.0) / 9.0, metrics={"grade": grade, "length": float(talk.length)},
                          why=reply[:300])
 
 

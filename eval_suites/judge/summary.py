@@ -50,7 +50,7 @@ def win_rate(base: SuiteResult, tuned: SuiteResult, alpha: float = 0.05) -> WinR
                     ) if span else None
     scored = [item for item in tuned.items if item.score is not None]
     controlled = length_controlled(
-        [item.score or 0.0 for item in scored], _metric(scored, "words_base"), _metric(scored, "words_tuned"),
+        [item.score or 0.0 for item in scored], _metric(scored, "length_base"), _metric(scored, "length_tuned"),
         [item.cluster for item in scored], alpha)
     decided = [item for item in scored if "order_decided" in item.metrics]
     flipped = [item for item in decided if item.metrics["order_decided"]]

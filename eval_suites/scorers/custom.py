@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+from eval_suites.results import SCORER_ERRORS
 from eval_suites.scorers.base import Score, Scorer
 from sft_core.errors import EvalError
 
@@ -17,7 +18,7 @@ def load_scorer(spec: str, folder: Path | None) -> Scorer:
     """The function that `package.module:function` or `file.py:function` (in `folder`) names.
 
     Raises:
-        EvalError: there is no such module or function; it runs when imported, so any error of its own passes.
+        EvalError: there is no such module or function; or its code fails while it is imported.
 
     The function raises TypeError or ValueError where what it gives is no score.
     """
@@ -65,8 +66,8 @@ def _module(place: str, folder: Path | None) -> ModuleType:
     file = (folder or Path.cwd()) / place
     try:
         return _from_file(file, file.read_bytes()) if place.endswith(".py") else importlib.import_module(place)
-    except (ImportError, OSError, SyntaxError) as error:
-        raise EvalError(f"the scorer's module {place} cannot be imported: {error}") from error
+    except (OSError, SyntaxError, *SCORER_ERRORS) as error:
+        raise EvalError(f"the scorer's module {place} cannot be imported: {type(error).__name__}: {error}") from error
 
 
 @cache

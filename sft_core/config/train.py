@@ -81,7 +81,7 @@ class ProbeSection(Section):
     suites: tuple[str, ...] = ()
     """Suites that are run on the model under training after every validation: learning curves, early stopping."""
     items: Positive = 32
-    """Items per task and probe, the first ones."""
+    """Items per task and probe: a fixed sample."""
 
 
 class StoppingSection(Section):

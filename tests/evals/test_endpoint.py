@@ -38,7 +38,8 @@ def test_a_reply_its_cost_and_the_key() -> None:
 
 
 @pytest.mark.parametrize("failure", [
-    (429, {"Retry-After": "7"}, "slow down"), (500, {}, "oops"), (200, {}, "{not json"), (200, {}, '{"choices": []}'),
+    (429, {"Retry-After": "7"}, "slow down"), (503, {"Retry-After": "nan"}, "later"),
+    (500, {}, "oops"), (200, {}, "{not json"), (200, {}, '{"choices": []}'),
     (200, {}, '{"choices": [{"message": null}]}')])
 def test_what_may_pass_is_tried_again(failure: tuple[int, dict[str, str], str]) -> None:
     pauses: list[float] = []

@@ -11,7 +11,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from eval_suites.results import ItemResult, SuiteResult, write_results
+from sft_core.config.evaluate import EndpointSection, JudgeSection
+from tasks.judge import judged
+from tasks.stages import Workspace
 
 spec = importlib.util.spec_from_file_location("fake_server", Path(__file__).with_name("fake_server.py"))
 fake_server = importlib.util.module_from_spec(spec)
@@ -25,23 +30,42 @@ def sft(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
                           env=os.environ | {"SFT_HOME": str(home), "MY_KEY": "sk-mine"}, timeout=120)
 
 
-def folder(at: Path, text: str) -> str:
+def results(text: str) -> SuiteResult:
     items = tuple(ItemResult("open_ended", "t", f"i{n}", f"i{n}", None, {"answered": 1.0}, "q",
                              json.dumps([f"{text} {n}", "more"]), json.dumps({"questions": ["q", "r"]}), "", f"a{n}")
                   for n in range(6))
-    write_results(at, SuiteResult("open_ended", "alignment", {"v": 1}, items, 1.0))
+    return SuiteResult("open_ended", "alignment", {"v": 1}, items, 1.0)
+
+
+def folder(at: Path, text: str) -> str:
+    write_results(at, results(text))
     return str(at)
+
+
+def better(body: dict, n: int) -> str:
+    first, second = re.findall(r"<assistant_[ab]_turn_1>\n(\w*)", body["messages"][0]["content"])
+    return "[[A]]" if first == "good" else "[[B]]" if second == "good" else "[[C]]"
+
+
+def test_a_run_keeps_what_its_judge_agrees_with_and_costs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    base, tuned = {"open_ended": results("bad")}, {"open_ended": results("good")}
+    with fake_server.serve(better) as (url, _), caplog.at_level("INFO", "sft"):
+        section = JudgeSection(endpoint=EndpointSection(url=url, model="fake", price_in=1.0))
+        before, after = judged(base, tuned, section, Workspace(tmp_path, None), tmp_path / "run" / "evaluation")
+    assert list(before) == list(after) == ["open_ended", "open_ended:pairwise"]
+    kept = json.loads((tmp_path / "run" / "evaluation" / "judge.json").read_text())
+    assert kept["win_rates"][0]["wins"] == 6
+    assert kept["agreement"]["pairs"] == 22
+    assert kept["usage"]["cost"] > 0
+    said = r"win rate 100\.0 %.*agreement with the gold set  \d+ % \(κ .*22 pairs.*cost 0\.00"
+    assert re.search(said, caplog.text, re.S)
 
 
 def test_judge_and_human(tmp_path: Path) -> None:
     home = tmp_path / "home"
     a, b = folder(tmp_path / "a", "bad"), folder(tmp_path / "b", "good")
 
-    def say(body: dict, n: int) -> str:
-        first, second = re.findall(r"<assistant_[ab]_turn_1>\n(\w*)", body["messages"][0]["content"])
-        return "[[A]]" if first == "good" else "[[B]]" if second == "good" else "[[C]]"
-
-    with fake_server.serve(say) as (url, seen):
+    with fake_server.serve(better) as (url, seen):
         command = ["judge", a, b, "--endpoint", url, "--model", "fake", "--key-env", "MY_KEY", "--price-in", "1",
                    "--out", str(tmp_path / "out")]
         ran = sft(home, *command)

@@ -175,8 +175,9 @@ def test_what_lies_outside_the_package_is_part_of_the_stage(tmp_path: Path) -> N
 @pytest.mark.parametrize(("spec", "said"), [
     ("nowhere.py:f", "nowhere.py cannot be imported"), ("no.such.module:f", "no.such.module cannot be imported"),
     ("json:nothing", "json has no function 'nothing'"), ("json", "names no function"),
-    ("broken.py:f", "broken.py cannot be imported")])
+    ("broken.py:f", "broken.py cannot be imported"), ("raises.py:f", "raises.py cannot be imported: KeyError: 'key'")])
 def test_a_missing_scorer_is_named(tmp_path: Path, spec: str, said: str) -> None:
+    (tmp_path / "raises.py").write_text("{}['key']\n")
     (tmp_path / "broken.py").write_text("def f(:\n")
     with pytest.raises(EvalError, match=said):
         scorer_for(spec, tmp_path)

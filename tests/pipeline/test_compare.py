@@ -18,12 +18,12 @@ from eval_suites.results import ItemResult, SuiteResult, write_results
 from flows.evaluation import Shown, run_comparison
 from infra.tracking import open_tracker
 from sft_core.config.evaluate import EvalSection, GateSection
-from sft_core.errors import ConfigError, TrackingError
+from sft_core.errors import ConfigError, EvalError, TrackingError
 from sft_core.tiny.paths import BASE_FOLDER
 from tasks.evaluate import alike, named, path_of
 from tasks.record import side_by_side
 from tasks.runs import Beside, joined, results_of, write_beside
-from tasks.show import remarks
+from tasks.show import check_answered, remarks
 from tasks.stages import Workspace
 from tasks.verdict import judge, with_variants
 
@@ -179,6 +179,15 @@ def test_a_single_model_says_what_its_scores_leave_out() -> None:
     said = remarks({"part": part})
     assert said[0] == "part: 2 of 3 items without a score, which are no zeros: the judge is down"
     assert "part: 3 requests were longer than the model's context" in said[1]
+
+
+def test_a_model_that_answered_nothing_is_an_error() -> None:
+    silent = replace(result({"a": None}), items=(result({"a": None}).items[0]._replace(
+        metrics={}, why="no answer: ConnectError"),))
+    with pytest.raises(EvalError, match="none of the 2 items was answered: no answer: ConnectError"):
+        check_answered({"one": silent, "two": silent})
+    check_answered({"one": silent, "two": result({"a": 1.0})})
+    check_answered({})
 
 
 def test_a_single_model_says_what_other_forms_of_the_questions_cost() -> None:
