@@ -10,6 +10,7 @@ import os
 import pickle
 import re
 import shutil
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,9 @@ from sft_core.stage import read_json, write_json
 
 NAME = re.compile(r"step-(\d+)")
 WEIGHTS, STATE, META = "weights.safetensors", "state.pt", "meta.json"
+DAMAGED = (OSError, ValueError, RuntimeError, EOFError, LookupError, TypeError, AttributeError, AssertionError,
+           ArithmeticError, MemoryError, SafetensorError, pickle.UnpicklingError, struct.error)
+"""What reading a file of noise can raise: torch's unpickler takes its first bytes for instructions."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,8 @@ def load_latest(root: Path, belongs_to: Mapping[str, Any]) -> tuple[Checkpoint |
         try:
             weights = load_file(folder / WEIGHTS)
             state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-        except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
-            skipped.append(f"{folder.name}: {error}")
+        except DAMAGED as error:
+            skipped.append(f"{folder.name}: {type(error).__name__}: {error}")
             continue
         return Checkpoint(int(meta["step"]), meta["belongs_to"], weights, state), skipped
     return None, skipped

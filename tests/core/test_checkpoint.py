@@ -46,7 +46,7 @@ def test_nothing_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("victim", [checkpoint.WEIGHTS, checkpoint.STATE, checkpoint.META])
-@pytest.mark.parametrize("damage", ["cut", "gone", "noise"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "noise", "ttt", "ccc"])  # of instructions of a pickle, too
 def test_a_damaged_one_is_skipped_and_said(tmp_path: Path, victim: str, damage: str) -> None:
     for step in (4, 5):
         save(tmp_path, _checkpoint(step), keep=2)
@@ -55,7 +55,8 @@ def test_a_damaged_one_is_skipped_and_said(tmp_path: Path, victim: str, damage: 
     if damage == "gone":
         file.unlink()
     else:
-        file.write_bytes(whole[: len(whole) // 2] if damage == "cut" else os.urandom(len(whole)))
+        known = {"cut": whole[: len(whole) // 2], "noise": os.urandom(len(whole))}
+        file.write_bytes(known.get(damage, damage.encode()))
     found, skipped = load_latest(tmp_path, OURS)
     assert found is not None
     assert found.step == 4
