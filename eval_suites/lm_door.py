@@ -129,7 +129,8 @@ class LmDoor:
         items, notes = [], {}
         for name, task in asked.items():
             metric = self.suite.metric or first_metric(found["results"][name])
-            made = rows(self.suite.name, task, found["samples"][name], metric, Why(lm.failed, unscored))
+            made = rows(self.suite.name, task, found["samples"][name], metric,
+                        Why(lm.failed, unscored), self.suite.cluster)
             check_mean(made, name, metric, found["results"][name])
             items += made
             notes[name] = {"version": found["versions"].get(name), "num_fewshot": found["n-shot"].get(name),

@@ -16,7 +16,6 @@ HEADING, PROMPT_END = re.compile(r"^\s*(?:Question|Q)\s*:\s*"), re.compile(r"\s*
 NATS = {"word_perplexity": "words", "byte_perplexity": "bytes"}
 """Metrics of perplexity tasks whose samples are (log-likelihood, weight), and what the weight counts."""
 BYTES = "byte_perplexity"
-CLUSTERS = ("cluster", "subject")
 
 
 class Why(NamedTuple):
@@ -66,8 +65,9 @@ def guarded(task: Any, ids: Mapping[int, str], unscored: dict[str, str]) -> Call
 
 
 def rows(suite: str, task: Any, samples: Sequence[Mapping[str, Any]], metric: str,
-         why: Why) -> list[ItemResult]:
-    """One row per document; lm-eval logs one sample per document and filter.
+         why: Why, cluster: str) -> list[ItemResult]:
+    """One row per document; lm-eval logs one sample per document and filter. Documents that say the same in the column
+    `cluster` are not independent.
 
     Raises:
         EvalError: the metric is not in [0, 1].
@@ -75,17 +75,17 @@ def rows(suite: str, task: Any, samples: Sequence[Mapping[str, Any]], metric: st
     by_doc: dict[int, list[Mapping[str, Any]]] = {}
     for sample in samples:
         by_doc.setdefault(sample["doc_id"], []).append(sample)
-    return [_row(suite, task, by_doc[doc_id], metric, why) for doc_id in sorted(by_doc)]
+    return [_row(suite, task, by_doc[doc_id], metric, why, cluster) for doc_id in sorted(by_doc)]
 
 
 def _row(suite: str, task: Any, samples: Sequence[Mapping[str, Any]], metric: str,
-         without: Why) -> ItemResult:
+         without: Why, cluster: str) -> ItemResult:
     first = samples[0]
     name = task.config.task
-    item_id = f"{name}/{first['doc_id']}"
+    item_id, own = f"{name}/{first['doc_id']}", first["doc"].get(cluster)
     answer, target = _said(task, first)
     row = ItemResult(
-        suite=suite, task=name, item_id=item_id, cluster=_cluster(first["doc"], item_id), score=None,
+        suite=suite, task=name, item_id=item_id, cluster=own if isinstance(own, str) else item_id, score=None,
         metrics={}, prompt=question(task, first["doc"]), answer=answer, target=target, why="",
         asked=fingerprint(first["doc_hash"], first["prompt_hash"], first["target_hash"]),
         ids=fingerprint(first["prompt_hash"]),
@@ -103,11 +103,6 @@ def _row(suite: str, task: Any, samples: Sequence[Mapping[str, Any]], metric: st
     if value is None:
         return row._replace(metrics=metrics, why=without.score.get(item_id, f"{metric} is None"))
     return row._replace(score=value, metrics=metrics, why="" if value == 1.0 else f"{metric} is {value}")
-
-
-def _cluster(doc: Mapping[str, Any], item_id: str) -> str:
-    """What an item shares with others: a column `cluster` or, as MMLU has it, `subject`; else nothing."""
-    return next((doc[name] for name in CLUSTERS if isinstance(doc.get(name), str)), item_id)
 
 
 def _not_finite(sample: Mapping[str, Any]) -> str:

@@ -59,6 +59,8 @@ class Suite(Section):
     beside the YAML, a pure function of (expect, answer) that returns a `Score`."""
     published_items: Positive | None = None
     """Items of the published test set, for listings: counting them would load it from the hub."""
+    cluster: str = "cluster"
+    """Column of lm-eval's documents that items share which are not independent."""
     published_clusters: Positive | None = None
     """Groups of items that are alike in the published test set, for the detectable effects of listings."""
     reader: str | None = None

@@ -84,7 +84,9 @@ def test_items_carry_score_answer_target_and_cluster(lm: FastModel, tasks: Path,
     assert item.score == float(item.answer == "5") == item.metrics["acc,none"]
     assert set(item.metrics) == {"acc,none", "acc_norm,none"}
     assert {i.score for i in ran.items} >= {0.0, 1.0}
-    assert [by_id[f"say/{n}"].cluster for n in range(3)] == ["odd", "say/1", "odd"]
+    assert by_id["say/0"].cluster == "say/0"
+    by_subject = door(lm_suite("say", cluster="subject"), tasks, tmp_path).run(lm, chosen=None, max_new_tokens=None)
+    assert [item.cluster for item in by_subject.items] == ["odd", "say/1", "odd"]
     assert by_id["say/0"].target == "one"
 
 
