@@ -216,7 +216,7 @@ def test_vllm_says_what_is_missing(model_folder: Path, tmp_path: Path,
     from eval_suites.vllm_engine import open_vllm
 
     make_missing("vllm")
-    with pytest.raises(EvalError, match=r"sft\[vllm\]"):
+    with pytest.raises(EvalError, match=r"sft-platform\[vllm\]"):
         open_vllm(ModelSection(path=str(model_folder)), model_folder)
 
 
