@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,22 @@ import json, os
 from pathlib import Path
 from prefect import flow
 
-@flow(name="toy")
-def toy(answer: int = 0):
+@flow(name="NAME")
+def NAME(answer: int = 0):
     names = ("SFT_HOME", "SFT_MIRROR", "MLFLOW_TRACKING_URI", "PREFECT_API_URL", "DO_NOT_TRACK")
     seen = {"answer": answer, "folder": os.getcwd()} | {name: os.environ.get(name) for name in names}
-    Path(os.environ["SFT_HOME"], "seen.json").write_text(json.dumps(seen))
+    Path(os.environ["SFT_HOME"], "NAME.json").write_text(json.dumps(seen))
 """
-PLAN = {"deployments": [{"name": "toy", "entrypoint": "folder/toy.py:toy", "schedules": [{"cron": "0 0 * * *"}]}]}
+
+
+def project(folder: Path, name: str) -> Path:
+    """A folder with one scheduled toy flow that writes what it sees, and its deployment file."""
+    root = folder / "project"
+    (root / "folder").mkdir(parents=True)
+    (root / "folder" / f"{name}.py").write_text(FLOW.replace("NAME", name))
+    plan = {"name": name, "entrypoint": f"folder/{name}.py:{name}", "schedules": [{"cron": "0 0 1 1 *"}]}
+    (root / "plan.yaml").write_text(yaml.safe_dump({"deployments": [plan]}))
+    return root
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +76,10 @@ def prefect(settings: Settings, *arguments: str, cwd: Path) -> subprocess.Comple
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
 
 
-def wait_for_end(settings: Settings, deployment: str) -> dict[str, Any]:
-    """The state of the deployment's only run, once it has ended."""
+def wait_for_end(settings: Settings, deployment: str, begin_s: float = 0) -> dict[str, Any]:
+    """The state of the deployment's first run that has ended, within 90 s after the `begin_s` it takes to begin."""
     deployment_id = ask(settings, f"deployments/name/{deployment}")["id"]
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + begin_s + 90
     body = {"deployments": {"id": {"any_": [deployment_id]}}}
     while time.monotonic() < deadline:
         runs = requests.post(f"{settings.prefect_api_url}/flow_runs/filter", json=body, timeout=10).json()
@@ -77,16 +87,13 @@ def wait_for_end(settings: Settings, deployment: str) -> dict[str, Any]:
             if state["type"] in {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}:
                 return dict(state)
         time.sleep(0.3)
-    raise AssertionError(f"the run did not end: {runs}")
+    raise AssertionError(f"no run ended: {[run['state'] for run in runs]}")
 
 
 def test_a_bare_name_starts_a_run_and_the_worker_sees_what_the_shell_sees(
     settings: Settings, place: Path, tmp_path: Path
 ) -> None:
-    root = tmp_path / "project"
-    (root / "folder").mkdir(parents=True)
-    (root / "folder" / "toy.py").write_text(FLOW)
-    (root / "plan.yaml").write_text(yaml.safe_dump(PLAN))
+    root = project(tmp_path, name="toy")
     lines = deploy(settings, pool="toys", cron="15 3 * * *", source=root / "plan.yaml", root=root)
     assert lines[0] == "pool      toys (made)"
     assert "deployed  toy/toy" in lines
@@ -98,11 +105,26 @@ def test_a_bare_name_starts_a_run_and_the_worker_sees_what_the_shell_sees(
         assert state["type"] == "COMPLETED", (state, worker.log.read_text())
     finally:
         worker.stop()
-    assert json.loads((settings.workspace / "seen.json").read_text()) == {
+    assert json.loads((settings.workspace / "toy.json").read_text()) == {
         "answer": 42, "folder": str(root), "SFT_HOME": str(place / "workspace"), "SFT_MIRROR": str(place / "mirror"),
         "MLFLOW_TRACKING_URI": f"sqlite:///{place}/workspace/mlflow.db", "PREFECT_API_URL": settings.prefect_api_url,
         "DO_NOT_TRACK": "true",
     }
+
+
+def test_the_cron_starts_a_run_by_itself(settings: Settings, place: Path, tmp_path: Path) -> None:
+    """A server that answers is not one that schedules: Prefect 3.8.8 with SQLAlchemy 2.1.9 served and never did."""
+    root = project(tmp_path, name="tick")
+    soon = datetime.now(UTC) + timedelta(seconds=75)  # the minute after the next begins in 15 to 75 s
+    deploy(settings, pool="ticks", cron=f"{soon.minute} {soon.hour} * * *", source=root / "plan.yaml", root=root)
+    worker = start_worker("ticks", place / "ticking", job_environment(settings))
+    try:
+        state = wait_for_end(settings, "tick/tick", begin_s=150)
+        assert state["type"] == "COMPLETED", (state, worker.log.read_text())
+    finally:
+        worker.stop()
+    assert datetime.now(UTC) >= soon.replace(second=0, microsecond=0)
+    assert json.loads((settings.workspace / "tick.json").read_text())["answer"] == 0
 
 
 def test_without_the_plugin_only_the_full_name_works(settings: Settings, tmp_path: Path) -> None:
