@@ -2,9 +2,9 @@
 
     python -m bench.kernels [--threads N] [--repeats N]
 
-Head: cross-entropy with gradients of 2,048 hidden states, by sft_core.objective, by F.cross_entropy over whole logits,
+Head: cross-entropy with gradients of 2,048 hidden states, by train.objective, by F.cross_entropy over whole logits,
 by F.linear_cross_entropy in chunks, and by chunks that are recomputed in the backward pass. Attention: forward and
-backward of one group of equal segments, by sft_core.segments and by torch's flash kernel one segment after the other.
+backward of one group of equal segments, by model.segments and by torch's flash kernel one segment after the other.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sft_core import segments
-from sft_core.objective import Term, sums
+from sft_core.model import segments
+from sft_core.train.objective import Term, sums
 
 POSITIONS = 2048
 HEADS = {"8k": (8_192, 256), "49k": (49_152, 448)}  # vocabulary, hidden

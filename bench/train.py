@@ -33,7 +33,7 @@ from bench.train_native import KL
 from bench.train_parent import Child, Timed, alternate
 from bench.train_spec import Spec
 from bench.train_where import parts, top
-from sft_core.pack import plan
+from sft_core.train.pack import plan
 
 ROW_TOKENS = 512  # of a packed row: TRL's dense mask makes longer rows slower for it, ours does not mind
 QUICK_BEST = {("trl", "8k"): (True, True), ("trl", "49k"): (True, False),

@@ -24,7 +24,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from sft_core.render import IGNORE
+from sft_core.templates.render import IGNORE
 
 LOG_MEAN, LOG_SPREAD = 4.346, 0.6135
 SHORTEST, LONGEST = 12, 512  # tokens of a chat; one in a thousand would be longer

@@ -16,8 +16,8 @@ from bench.train_data import lengths
 from bench.train_native import native_stepper
 from sft_core.config.data import DataSection, ModelSection, TemplateSection
 from sft_core.config.train import TrainSection
-from sft_core.inputs import TrainInputs
-from sft_core.prepare import prepare
+from sft_core.data.prepare import prepare
+from sft_core.train.inputs import TrainInputs
 
 MAX_TOKENS = 1024
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from bench.train_spec import Spec, Step
 from sft_core.config.data import ModelSection
 from sft_core.config.train import TrainSection
-from sft_core.events import EventLog
-from sft_core.inputs import TrainInputs
-from sft_core.reference import with_reference
-from sft_core.step import Stepper
-from sft_core.stopping import StopRequest
-from sft_core.trainer import _Run
-from sft_core.workbench import set_up
+from sft_core.train.events import EventLog
+from sft_core.train.inputs import TrainInputs
+from sft_core.train.reference import with_reference
+from sft_core.train.step import Stepper
+from sft_core.train.stopping import StopRequest
+from sft_core.train.trainer import _Run
+from sft_core.train.workbench import set_up
 
 
 def native_stepper(inputs: TrainInputs, section: TrainSection, out: Path) -> Callable[[], Step]:

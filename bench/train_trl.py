@@ -16,10 +16,10 @@ from trl import SFTConfig, SFTTrainer
 
 from bench.train_native import section_of
 from bench.train_spec import Spec, Step, Turns
-from sft_core.course import Packing, Stream, lay_out
-from sft_core.prepare import load_examples
-from sft_core.render import IGNORE
-from sft_core.trl_bridge import dataset_of
+from sft_core.data.prepare import load_examples
+from sft_core.templates.render import IGNORE
+from sft_core.train.course import Packing, Stream, lay_out
+from sft_core.train.trl_bridge import dataset_of
 
 
 def run(spec: Spec, turns: Turns) -> None:

@@ -15,7 +15,7 @@ from eval_suites.sample import rank
 from eval_suites.scorers import SCORERS
 from eval_suites.scorers.custom import scorer_version
 from eval_suites.suites import Suite, suite
-from sft_core.curate.decontaminate import EvalItem
+from sft_core.data.curate.decontaminate import EvalItem
 from sft_core.errors import EvalError
 
 __all__ = ["ChatItem", "LikelihoodItem", "content_hash", "eval_items", "read_items", "read_texts"]

@@ -32,8 +32,8 @@ from eval_suites.lm_door_rows import Why, check_mean, first_metric, guarded, que
 from eval_suites.local import Local
 from eval_suites.results import ItemResult
 from eval_suites.suites import ROOM, Suite
+from sft_core.data.localhub import named_by_content
 from sft_core.errors import EvalError
-from sft_core.localhub import named_by_content
 
 BUILT_IN = Path(lm_eval.tasks.__file__).parent
 OWN = ROOM / "lm_tasks"

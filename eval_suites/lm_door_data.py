@@ -12,7 +12,7 @@ from pathlib import Path
 from eval_suites.items import content_hash
 from eval_suites.suites import Suite, load_suites
 from sft_core.config.evaluate import EvalSection
-from sft_core.localhub import stamp
+from sft_core.data.localhub import stamp
 from sft_core.stage import fingerprint
 
 _DATA_SET = re.compile(r"^dataset_path:\s*[\"']?([\w.-]+/[\w.-]+)", re.MULTILINE)

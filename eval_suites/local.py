@@ -17,7 +17,7 @@ from torch import Tensor
 
 from eval_suites.backend import NOT_FINITE, Continuation, Generation, Likelihood, Prompt, Stops
 from eval_suites.kv import make_room
-from sft_core.attention import decoder_of, head_of
+from sft_core.model.attention import decoder_of, head_of
 
 SHARED = 48
 """A common beginning shorter than this is not worth a cache of its own."""

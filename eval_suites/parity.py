@@ -21,9 +21,9 @@ from eval_suites.outcome import Check
 from eval_suites.parity_probes import ANSWER, Probe, probes
 from sft_core.conversation import Conversation, Origin, Rejected, Turn
 from sft_core.errors import EvalError, TemplateError
-from sft_core.render import IGNORE, Renderer
 from sft_core.templates.choose import control_tokens
 from sft_core.templates.messages import Form, messages_of, tools_of
+from sft_core.templates.render import IGNORE, Renderer
 
 TEMPLATE = "apply_chat_template"
 TRAINING, SCORED, GENERATED, OURS, SERVER = "training", "lm-eval scores", "lm-eval generates", "evaluation", "server"

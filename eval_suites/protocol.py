@@ -12,7 +12,7 @@ from eval_suites.scorers.custom import scorer_version
 from eval_suites.suites import ROOM, Suite
 from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EvalSection
-from sft_core.models import compute_dtype, resolve_device
+from sft_core.model.load import compute_dtype, resolve_device
 from sft_core.stage import code_version, fingerprint
 
 

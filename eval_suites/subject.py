@@ -14,7 +14,7 @@ from eval_suites.local import Local
 from eval_suites.remote import Remote, endpoint_of, is_endpoint
 from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EvalSection
-from sft_core.models import compute_dtype, load_model, load_tokenizer, locate, model_identity, resolve_device
+from sft_core.model.load import compute_dtype, load_model, load_tokenizer, locate, model_identity, resolve_device
 from sft_core.stage import fingerprint
 
 

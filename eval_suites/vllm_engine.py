@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from eval_suites.backend import Continuation, Generation, Likelihood, Prompt, Stops
 from sft_core.config.data import ModelSection
 from sft_core.errors import EvalError
-from sft_core.models import compute_dtype, load_tokenizer, resolve_device
+from sft_core.model.load import compute_dtype, load_tokenizer, resolve_device
 
 
 def open_vllm(section: ModelSection, folder: Path) -> tuple[Any, Any, Vllm]:

@@ -18,7 +18,7 @@ from flows.cli_evaluation import add_evaluation
 from flows.cli_judging import add_judging
 from infra.servers import ensure_prefect
 from infra.settings import Settings, prepare_environment, read_settings
-from sft_core.configfile import load
+from sft_core.config.file import load
 from sft_core.errors import ConfigError, Interrupted, SftError
 
 STOPPED = "stopped; finished stages and the last checkpoint are kept: run the same command again to continue"

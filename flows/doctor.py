@@ -10,7 +10,7 @@ from rich.text import Text
 
 from flows import console
 from flows.experiment import workspace
-from sft_core.configfile import load
+from sft_core.config.file import load
 from tasks.doctor import examine
 
 STYLE = {"ok": "bold green", "failed": "bold red", "skipped": "yellow"}

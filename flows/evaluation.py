@@ -10,7 +10,7 @@ from typing import NamedTuple
 from flows import console
 from flows.experiment import connect, workspace
 from sft_core.config.evaluate import EvalSection, GateSection
-from sft_core.configfile import load
+from sft_core.config.file import load
 from sft_core.errors import ConfigError, DataError, EvalError
 from tasks.evaluate import Against, Subject, alike, evaluate, floors, named
 from tasks.mirror import asked_mirror

@@ -11,7 +11,7 @@ from flows import console
 from infra.settings import read_settings
 from infra.tracking import Tracker, open_tracker
 from sft_core.config.experiment import ExperimentConfig, TrackingSection
-from sft_core.configfile import Loaded, load
+from sft_core.config.file import Loaded, load
 from sft_core.errors import GateFailed
 from tasks.evaluate import Against, base_subject, evaluate, floors, tuned_subject
 from tasks.experiment import open_experiment

@@ -9,7 +9,7 @@ from prefect import flow
 
 from flows import console
 from flows.experiment import experiment, workspace
-from sft_core.configfile import load
+from sft_core.config.file import load
 from tasks.runs import local_runs
 from tasks.story import claims, pool, write_story
 from tasks.tiny import rebuild

@@ -14,7 +14,7 @@ from infra import pareto
 from infra.study import Study, open_study
 from infra.tracking import Tracker
 from sft_core.config.experiment import ExperimentConfig, SearchSection
-from sft_core.configfile import Loaded, flatten, load, override
+from sft_core.config.file import Loaded, flatten, load, override
 from sft_core.errors import ConfigError, OrchestrationError
 from tasks.trial import Outcome, plan_of, run_trial, sweep_key
 

@@ -72,7 +72,7 @@ def named(reference: str, template: str, section: EvalSection, place: Workspace,
     Raises:
         ModelError, TemplateError, EvalError, TrackingError: it cannot be found or cannot be asked.
     """
-    from sft_core.models import load_tokenizer, locate
+    from sft_core.model.load import load_tokenizer, locate
     from sft_core.templates.choose import choose
 
     model = ModelSection(path=path_of(reference, place, tracker))
@@ -190,7 +190,7 @@ def _stop(section: EvalSection, against: Against | None) -> Callable[[SuiteResul
 def _stages(subject: Subject, section: EvalSection, place: Workspace, occasion: object) -> dict[str, Stage]:
     from eval_suites.remote import is_endpoint
     from eval_suites.subject import identity_of
-    from sft_core.models import compute_dtype, resolve_device
+    from sft_core.model.load import compute_dtype, resolve_device
 
     device = resolve_device(subject.model)
     asked = section.model_dump(mode="json", exclude={

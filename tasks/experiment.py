@@ -8,7 +8,7 @@ from pathlib import Path
 
 from infra.tracking import Tracker
 from sft_core.config.experiment import ExperimentConfig
-from sft_core.configfile import Loaded, flatten
+from sft_core.config.file import Loaded, flatten
 from sft_core.errors import Interrupted, TrackingError
 from sft_core.stage import fingerprint, write_json, write_text
 from tasks.stages import CODE, Done, Workspace, version

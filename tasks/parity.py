@@ -88,9 +88,9 @@ def keep(made: Certificate, model: str, serving: Serving, file: Path) -> None:
 
 def _certified(model: ModelSection, origin: _Origin, serving: Serving, place: Workspace) -> Certificate:
     from eval_suites.parity import certify
-    from sft_core.models import load_tokenizer, locate
-    from sft_core.render import Renderer
+    from sft_core.model.load import load_tokenizer, locate
     from sft_core.templates.choose import choose
+    from sft_core.templates.render import Renderer
 
     tokenizer = load_tokenizer(origin.base, locate(origin.base, place.mirror))
     training = Renderer(choose(origin.template, tokenizer), tokenizer, origin.template)
@@ -105,7 +105,7 @@ def _deployed(section: ModelSection, place: Workspace, *, weights: bool) -> Depl
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
     from eval_suites.parity import Deployed, require_stops
-    from sft_core.models import compute_dtype, load_model, load_tokenizer, locate, resolve_device
+    from sft_core.model.load import compute_dtype, load_model, load_tokenizer, locate, resolve_device
 
     folder = locate(section, place.mirror)
     if weights:
@@ -125,7 +125,7 @@ def _deployed(section: ModelSection, place: Workspace, *, weights: bool) -> Depl
 def _server(section: ModelSection, serving: Serving, place: Workspace) -> Iterator[Server | None]:
     """The server that runs already, or one started for as long as it is needed."""
     from eval_suites.parity_server import ChatServer
-    from sft_core.models import compute_dtype, locate, resolve_device
+    from sft_core.model.load import compute_dtype, locate, resolve_device
 
     if not serving.asked:
         yield None

@@ -13,7 +13,7 @@ from eval_suites.lm_door_data import outside
 from eval_suites.suites import suite
 from sft_core.config.data import SourceSection
 from sft_core.config.experiment import ExperimentConfig
-from sft_core.curate.decontaminate import EvalItem
+from sft_core.data.curate.decontaminate import EvalItem
 from sft_core.stage import Stage, fingerprint, read_json
 from tasks.stages import Done, Workspace, once, version
 
@@ -34,8 +34,8 @@ def prepared_stage(config: ExperimentConfig, place: Workspace) -> Stage:
     Raises:
         DataError, ModelError: a source or the base cannot be found.
     """
-    from sft_core.models import model_identity
-    from sft_core.sources import source_digest
+    from sft_core.data.sources import source_digest
+    from sft_core.model.load import model_identity
 
     identity = model_identity(config.model, place.mirror)
     tokenizer = {name: digest for name, digest in identity["files"].items() if not name.endswith(".safetensors")}
@@ -69,8 +69,8 @@ def prepare(config: ExperimentConfig, place: Workspace) -> Done:
     Raises:
         DataError, TemplateError, ModelError, EvalError: an input is missing or cannot be used.
     """
-    from sft_core.models import load_tokenizer, locate
-    from sft_core.prepare import prepare as prepare_data
+    from sft_core.data.prepare import prepare as prepare_data
+    from sft_core.model.load import load_tokenizer, locate
 
     def make(out: Path) -> dict[str, object]:
         items = _wanted(config, place)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from eval_suites.floor import Floor, larger
 from eval_suites.results import SuiteResult, read_results
 from infra.tracking import Tracker
-from sft_core.configfile import Loaded, load
+from sft_core.config.file import Loaded, load
 from sft_core.errors import EvalError, TrackingError
 from sft_core.stage import read_json, write_json
 from tasks.stages import Workspace

@@ -37,7 +37,7 @@ def shown_rows(config: ExperimentConfig, prepared: Done, place: Workspace, wante
         DataError: there is no such row.
         ConfigError: packed rows are wanted and `data.pack` is off.
     """
-    from sft_core.show import view_to_rich
+    from sft_core.data.show import view_to_rich
 
     tokenizer = _tokenizer(config, prepared, place)
     for view in _views(config, prepared, wanted):
@@ -51,7 +51,7 @@ def page(config: ExperimentConfig, prepared: Done, place: Workspace, file: Path,
         DataError: there is no such row.
         ConfigError: packed rows are wanted and `data.pack` is off.
     """
-    from sft_core.show import view_to_html
+    from sft_core.data.show import view_to_html
 
     tokenizer = _tokenizer(config, prepared, place)
     parts = [view_to_html(view, tokenizer) for view in _views(config, prepared, wanted)]
@@ -70,7 +70,7 @@ def rejected_rows(folder: Path, wanted: Wanted) -> tuple[list[str], int]:
     Raises:
         DataError: the stage did not come so far.
     """
-    from sft_core.prepare import load_rejected
+    from sft_core.data.prepare import load_rejected
 
     rows = load_rejected(folder / "rejected.parquet")
     some = rows[wanted.first : wanted.first + wanted.most]
@@ -142,9 +142,9 @@ def remarks(results: Mapping[str, SuiteResult]) -> list[str]:
 
 
 def _views(config: ExperimentConfig, prepared: Done, wanted: Wanted) -> list[Any]:
-    from sft_core.course import Packing
-    from sft_core.prepare import load_examples
-    from sft_core.show import Segment, View
+    from sft_core.data.prepare import load_examples
+    from sft_core.data.show import Segment, View
+    from sft_core.train.course import Packing
 
     if wanted.packed and not config.data.pack:
         raise ConfigError("data.pack is off: every row holds one example; leave --packed out, or set data.pack=true")
@@ -161,7 +161,7 @@ def _views(config: ExperimentConfig, prepared: Done, wanted: Wanted) -> list[Any
 
 def _tokenizer(config: ExperimentConfig, prepared: Done, place: Workspace) -> Any:
     """The base's tokenizer with the tokens that the template added."""
-    from sft_core.models import load_tokenizer, locate
+    from sft_core.model.load import load_tokenizer, locate
     from sft_core.templates.choose import add_tokens
 
     tokenizer = load_tokenizer(config.model, locate(config.model, place.mirror))

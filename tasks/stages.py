@@ -66,15 +66,8 @@ def version(stage: str) -> str:
 
 
 CODE: dict[str, tuple[str, ...]] = {
-    "prepare": tuple(f"sft_core/{name}" for name in (
-        "conversation.py", "localhub.py", "sources.py", "readers.py", "columnar.py", "formats.py", "messages.py",
-        "curate", "mixture.py", "templates", "encode.py", "render.py", "fit.py", "intake.py", "ledger.py",
-        "prepare.py", "show.py", "tiny",
-    )) + ("eval_suites/chat_item.py", "eval_suites/items.py", "eval_suites/readers", "eval_suites/lm_door.py"),
-    "train": tuple(f"sft_core/{name}" for name in (
-        "artifact.py", "attention.py", "checkpoint.py", "course.py", "events.py", "inputs.py", "launch.py", "lora.py",
-        "models.py", "objective.py", "optim.py", "pack.py", "policy.py", "reference.py", "segments.py", "snapshot.py",
-        "step.py", "stopping.py", "trainer.py", "trl_bridge.py", "trl_engine.py", "workbench.py",
-    )),
+    "prepare": ("sft_core/conversation.py", "sft_core/data", "sft_core/templates", "sft_core/tiny",
+                "eval_suites/chat_item.py", "eval_suites/items.py", "eval_suites/readers", "eval_suites/lm_door.py"),
+    "train": ("sft_core/model", "sft_core/train"),
     "evaluate": ("eval_suites",),
 }

@@ -12,12 +12,12 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from sft_core.config.experiment import ExperimentConfig
-from sft_core.sources import name_of
+from sft_core.data.sources import name_of
 from sft_core.stage import fingerprint, read_json
 from tasks.stages import Done, Workspace, once, version
 
 if TYPE_CHECKING:
-    from sft_core.inputs import TrainInputs
+    from sft_core.train.inputs import TrainInputs
 
 # How often a run is saved does not change what it learns, nor how its steps are cut into forward passes and dealt out
 # to processes.
@@ -33,15 +33,15 @@ def train(config: ExperimentConfig, prepared: Done, place: Workspace, follow: Ca
         TrainingError, ModelError: training cannot go on.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was saved.
     """
-    from sft_core.models import compute_dtype, model_identity, resolve_device
-    from sft_core.reference import with_reference
+    from sft_core.model.load import compute_dtype, model_identity, resolve_device
+    from sft_core.train.reference import with_reference
 
     if config.train.engine == "trl":
-        from sft_core.trl_engine import train as train_model
+        from sft_core.train.trl_engine import train as train_model
     elif config.train.processes > 1:
-        from sft_core.launch import launch as train_model
+        from sft_core.train.launch import launch as train_model
     else:
-        from sft_core.trainer import train as train_model
+        from sft_core.train.trainer import train as train_model
 
     inputs = inputs_of(config, prepared, place)
     device = resolve_device(config.model)
@@ -84,7 +84,7 @@ def _probe(config: ExperimentConfig, prepared: Done,
 
 def inputs_of(config: ExperimentConfig, prepared: Done, place: Workspace) -> TrainInputs:
     """What the trainer is given of an experiment."""
-    from sft_core.inputs import TrainInputs
+    from sft_core.train.inputs import TrainInputs
 
     weights = {name_of(source): source.weight for source in (*config.data.sources, *config.train.replay.sources)}
     return TrainInputs(prepared=prepared.folder, model=config.model, max_tokens=config.data.max_tokens,

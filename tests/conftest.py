@@ -18,8 +18,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from sft_core.config.data import ModelSection
 from sft_core.config.train import TrainSection
 from sft_core.conversation import Origin
-from sft_core.inputs import TrainInputs
-from sft_core.render import IGNORE, Example
+from sft_core.templates.render import IGNORE, Example
+from sft_core.train.inputs import TrainInputs
 
 VOCABULARY = 64
 SPECIAL = ["<|end|>", "<|pad|>", "<|im_start|>", "<|im_end|>"]

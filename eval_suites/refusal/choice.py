@@ -18,7 +18,7 @@ from eval_suites.scorers.requests import request_score
 from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EvalSection
 from sft_core.errors import EvalError, ModelError
-from sft_core.models import model_identity
+from sft_core.model.load import model_identity
 from sft_core.stage import fingerprint
 
 RULES = "rules"

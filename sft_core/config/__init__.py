@@ -1,12 +1,11 @@
 """The configuration of one experiment: frozen sections, unknown keys refused, a docstring under every field.
 
 One YAML file becomes one `ExperimentConfig`; the same models make the JSON Schema for editors and Prefect's
-parameter forms. Only a section travels: no function of the core sees the whole configuration. Reading files,
-line numbers and `--set` live in `sft_core/configfile.py`.
-
+parameter forms. Only a section travels: no function of the core sees the whole configuration. 
 section.py     what all sections are made of
 data.py        model, sources, curation, template
 train.py       optimiser, adapters, replay, KL
 evaluate.py    evaluation, judge, gate
 experiment.py  tracking, search, and the whole
+file.py        YAML with line numbers, `--set`, all problems at once
 """

@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 
 from sft_core.config.data import DataSection, ModelSection, TemplateSection
 from sft_core.conversation import Conversation, Rejected
+from sft_core.data.intake import take_in
 from sft_core.doctor.finding import Seen, verdict
 from sft_core.errors import DataError
-from sft_core.intake import take_in
-from sft_core.models import load_tokenizer, locate
-from sft_core.render import IGNORE, Example, Renderer
+from sft_core.model.load import load_tokenizer, locate
 from sft_core.stage import read_json
 from sft_core.templates.choose import choose
 from sft_core.templates.messages import messages_of, tools_of
+from sft_core.templates.render import IGNORE, Example, Renderer
 from sft_core.templates.template import trained_turns
 from sft_core.templates.thoughts import visible
 

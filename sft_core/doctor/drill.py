@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from sft_core.config.train import StoppingSection, TrainSection
-from sft_core.course import Packing
-from sft_core.inputs import TrainInputs, wants_replay
-from sft_core.prepare import load_examples, write_examples
-from sft_core.render import IGNORE, Example
+from sft_core.data.prepare import load_examples, write_examples
 from sft_core.stage import read_json, write_json
+from sft_core.templates.render import IGNORE, Example
+from sft_core.train.course import Packing
+from sft_core.train.inputs import TrainInputs, wants_replay
 
 EXAMPLES, REPLAYED = 8, 4
 SHORT, REPLAY_SHORT = 48, 24

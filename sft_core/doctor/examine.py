@@ -11,14 +11,15 @@ from typing import NamedTuple
 
 import torch
 
-from sft_core.attention import fastest
 from sft_core.config.data import DataSection, TemplateSection
 from sft_core.config.train import TrainSection
 from sft_core.doctor import chats, steps
 from sft_core.doctor.drill import cut_down
 from sft_core.doctor.finding import Finding, Seen, examined, verdict
-from sft_core.inputs import TrainInputs, read_data, served_template
-from sft_core.memory import (
+from sft_core.model.attention import fastest
+from sft_core.model.load import compute_dtype, resolve_device
+from sft_core.train.inputs import TrainInputs, read_data, served_template
+from sft_core.train.memory import (
     Forecast,
     Pass,
     Place,
@@ -29,9 +30,8 @@ from sft_core.memory import (
     largest_pass,
     remedies,
 )
-from sft_core.models import compute_dtype, resolve_device
-from sft_core.reference import with_reference
-from sft_core.workbench import Workbench, set_up
+from sft_core.train.reference import with_reference
+from sft_core.train.workbench import Workbench, set_up
 
 
 @dataclass(frozen=True)

@@ -14,22 +14,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sft_core.artifact import MERGE_TOLERANCE, merge_adapter
-from sft_core.attention import head_of, prove
-from sft_core.checkpoint import load_weights
 from sft_core.config.data import ModelSection
 from sft_core.config.train import TrainSection
-from sft_core.course import Course, Row, Stream
 from sft_core.doctor.finding import Seen, verdict
 from sft_core.errors import Interrupted, TrainingError
-from sft_core.inputs import TrainInputs
-from sft_core.models import compute_dtype, resolve_device
-from sft_core.objective import Term
-from sft_core.policy import Micro, Policy
-from sft_core.snapshot import restore_weights
-from sft_core.step import Stepper
-from sft_core.trainer import BEST, train
-from sft_core.workbench import Workbench
+from sft_core.model.attention import head_of, prove
+from sft_core.model.load import compute_dtype, resolve_device
+from sft_core.train.artifact import MERGE_TOLERANCE, merge_adapter
+from sft_core.train.checkpoint import load_weights
+from sft_core.train.course import Course, Row, Stream
+from sft_core.train.inputs import TrainInputs
+from sft_core.train.objective import Term
+from sft_core.train.policy import Micro, Policy
+from sft_core.train.snapshot import restore_weights
+from sft_core.train.step import Stepper
+from sft_core.train.trainer import BEST, train
+from sft_core.train.workbench import Workbench
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 """Largest relative difference of two sums, or of two gradients, that are the same but for rounding."""

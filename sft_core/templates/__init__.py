@@ -1,8 +1,11 @@
-"""Chat templates: what becomes of a conversation, and which of its characters are trained. The map:
+"""Chat templates: what becomes of a conversation, and which of its characters are trained.
 
 *.jinja       the built-in templates, by name
 messages.py   turns as the messages that a Jinja template walks over
 thoughts.py   <think> … </think> and its kin
 template.py   Template: one Jinja, cut into trained and other spans by rendering prefixes
 choose.py     the template that the configuration asks for, tried out on a tokenizer; tokens it adds
+encode.py     pieces of text → token ids, as they go on behind one another
+render.py     Conversation → Example: template, mask and shift in one walk
+truncate.py   examples within max_tokens: oldest turns left out, or cut at user turns
 """

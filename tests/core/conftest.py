@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from sft_core.conversation import Conversation, Origin, ToolCall, Turn
-from sft_core.render import IGNORE, Example
+from sft_core.templates.render import IGNORE, Example
 
 EOS, PAD, START, STOP = "<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>"  # ids 256 to 259
 REAL_DATA = Path(__file__).parents[2].parent / "shared" / "data"

@@ -13,11 +13,11 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sft_core import artifact
-from sft_core.artifact import ServedTemplate, save_model_folder
 from sft_core.config.train import TrainSection
 from sft_core.errors import ModelError, TrainingError
-from sft_core.trainer import TrainInputs, train
+from sft_core.train import artifact
+from sft_core.train.artifact import ServedTemplate, save_model_folder
+from sft_core.train.trainer import TrainInputs, train
 
 TEMPLATE = ServedTemplate("chatml", "<|im_end|>", "{% for m in messages %}{{ m.content }}{% endfor %}")
 Section = Callable[..., TrainSection]

@@ -24,8 +24,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from sft_core import segments
-from sft_core.attention import (
+from sft_core.errors import ModelError
+from sft_core.model import segments
+from sft_core.model.attention import (
     Backend,
     block_causal_mask,
     choose_backend,
@@ -34,12 +35,11 @@ from sft_core.attention import (
     masks_for,
     prove,
 )
-from sft_core.errors import ModelError
-from sft_core.objective import Term
-from sft_core.pack import Batch, collate
-from sft_core.policy import Policy
-from sft_core.render import Example
-from sft_core.segments import Line, flatten, line_of, segment_attention
+from sft_core.model.segments import Line, flatten, line_of, segment_attention
+from sft_core.templates.render import Example
+from sft_core.train.objective import Term
+from sft_core.train.pack import Batch, collate
+from sft_core.train.policy import Policy
 
 TIGHT = 1e-10
 CPU = torch.device("cpu")
@@ -256,7 +256,7 @@ def test_a_model_that_hands_nothing_through_falls_back_to_the_mask(make_llama: M
 def test_a_line_that_leaks_is_refused(make_llama: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """One segment instead of two: the proof sees it."""
     model = make_llama()
-    monkeypatch.setattr("sft_core.attention.line_of", lambda segments, device, by_hand: Line(
+    monkeypatch.setattr("sft_core.model.attention.line_of", lambda segments, device, by_hand: Line(
         (segments.numel(),), torch.tensor([0, segments.numel()]), by_hand))
     with pytest.raises(ModelError, match="see each other"):
         choose_backend(model, "segments", CPU, torch.float32)

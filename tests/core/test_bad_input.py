@@ -10,11 +10,11 @@ import pytest
 from pydantic import ValidationError
 
 from sft_core.config.data import DataSection, SourceSection, TemplateSection
-from sft_core.curate import dedupe
+from sft_core.data.curate import dedupe
+from sft_core.data.intake import take_in
+from sft_core.data.ledger import Ledger
+from sft_core.data.prepare import load_examples, load_rejected, prepare
 from sft_core.errors import DataError
-from sft_core.intake import take_in
-from sft_core.ledger import Ledger
-from sft_core.prepare import load_examples, load_rejected, prepare
 
 GOOD = [{"messages": [{"role": "user", "content": f"What is {n}?"}, {"role": "assistant", "content": f"It is {n}."}]}
         for n in range(5)]

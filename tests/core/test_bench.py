@@ -17,8 +17,8 @@ from bench import gpu, train, train_child
 from bench.train_data import SHAPES, lengths, write_model, write_prepared
 from bench.train_spec import Spec
 from bench.train_where import PARTS, part_of, parts
-from sft_core.prepare import load_examples
-from sft_core.render import IGNORE
+from sft_core.data.prepare import load_examples
+from sft_core.templates.render import IGNORE
 
 NANO = SHAPES["nano"]
 

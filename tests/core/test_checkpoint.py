@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sft_core import checkpoint
-from sft_core.checkpoint import Checkpoint, load_latest, save
 from sft_core.errors import TrainingError
+from sft_core.train import checkpoint
+from sft_core.train.checkpoint import Checkpoint, load_latest, save
 
 OURS = {"train.optim": {"lr": 0.001}, "seed": 1}
 

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sft_core.columnar import rows_of
 from sft_core.config.data import SourceSection
 from sft_core.conversation import Conversation, Row
-from sft_core.formats import to_conversation
-from sft_core.sources import read_rows
+from sft_core.data.columnar import rows_of
+from sft_core.data.formats import to_conversation
+from sft_core.data.sources import read_rows
 
 _SCALAR = st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.text(max_size=5)
 _ARGUMENTS = st.dictionaries(st.text("abc", min_size=1, max_size=2), st.recursive(

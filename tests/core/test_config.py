@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from sft_core.config.experiment import ExperimentConfig, Range
+from sft_core.config.file import flatten, load, override
 from sft_core.config.train import LoraSection
-from sft_core.configfile import flatten, load, override
 from sft_core.errors import ConfigError
 
 MINIMAL = """\

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sft_core.conversation import Why
-from sft_core.curate import dedupe
-from sft_core.curate.decontaminate import EvalItem, ItemIndex, decontaminate, ids_by_suite
+from sft_core.data.curate import dedupe
+from sft_core.data.curate.decontaminate import EvalItem, ItemIndex, decontaminate, ids_by_suite
 
 WORDS = " ".join(f"word{i}" for i in range(60))
 SHORT = EvalItem("quiz", "7", "What is the colour of Bako?")

@@ -29,14 +29,14 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
-from sft_core import artifact, launch, step, workbench
-from sft_core.attention import layers_of
 from sft_core.config.data import ModelSection
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.train import TrainSection
 from sft_core.errors import Interrupted, ModelError, TrainingError
-from sft_core.inputs import TrainInputs
-from sft_core.trainer import TrainReport, train
+from sft_core.model.attention import layers_of
+from sft_core.train import artifact, launch, step, workbench
+from sft_core.train.inputs import TrainInputs
+from sft_core.train.trainer import TrainReport, train
 from tasks.stages import Done, Workspace
 from tasks.train import train as train_task
 

@@ -13,22 +13,23 @@ import pytest
 import torch
 from peft.tuners.lora import LoraModel
 
-from sft_core import attention, trainer
 from sft_core.config.data import DataSection, ModelSection, TemplateSection
 from sft_core.config.train import TrainSection
+from sft_core.data.prepare import prepare
 from sft_core.doctor import chats, examine, steps
 from sft_core.doctor.drill import SHORT, STEPS, cut_down, shortened
 from sft_core.doctor.examine import Patient
 from sft_core.doctor.finding import Finding, Seen, examined
 from sft_core.errors import DataError, Interrupted
-from sft_core.inputs import TrainInputs, read_data
-from sft_core.models import load_tokenizer, locate
-from sft_core.policy import Policy
-from sft_core.prepare import prepare
-from sft_core.render import IGNORE, Example
+from sft_core.model import attention
+from sft_core.model.load import load_tokenizer, locate
 from sft_core.templates import template as template_room
+from sft_core.templates.render import IGNORE, Example
 from sft_core.tiny.paths import BASE_FOLDER
-from sft_core.workbench import Workbench, set_up
+from sft_core.train import trainer
+from sft_core.train.inputs import TrainInputs, read_data
+from sft_core.train.policy import Policy
+from sft_core.train.workbench import Workbench, set_up
 
 ROWS = [{"messages": [{"role": "user", "content": f"How many trees has street {n}?"},
                       {"role": "assistant", "content": f"It has {n} trees. " * (1 + n % 3)},
@@ -234,7 +235,7 @@ def test_packed_examples_that_see_each_other_are_found(ready: Callable[..., Read
                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     one = ready(FULL)
     assert steps.packed_as_alone(one.bench, one.inputs.model).result == "ok"
-    monkeypatch.setattr("sft_core.policy.isolation", _leaky)
+    monkeypatch.setattr("sft_core.train.policy.isolation", _leaky)
     seen = steps.packed_as_alone(one.bench, one.inputs.model)
     assert seen.result == "failed", seen
 

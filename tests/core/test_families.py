@@ -15,9 +15,9 @@ from transformers import PreTrainedTokenizerFast
 
 from sft_core.config.data import TemplateSection
 from sft_core.conversation import Conversation, Origin, Rejected, ToolCall, Turn, Why
-from sft_core.render import IGNORE, Example, Rendered, Renderer
 from sft_core.templates.choose import NEEDS, choose
 from sft_core.templates.messages import messages_of
+from sft_core.templates.render import IGNORE, Example, Rendered, Renderer
 from sft_core.templates.template import Template
 
 

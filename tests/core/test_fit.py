@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from sft_core.config.data import DataSection, TemplateSection
 from sft_core.conversation import Conversation, Origin, Rejected, Turn, Why
-from sft_core.fit import Fitted, fit
-from sft_core.render import IGNORE, Example, Rendered, Renderer
 from sft_core.templates.choose import choose
+from sft_core.templates.render import IGNORE, Example, Rendered, Renderer
+from sft_core.templates.truncate import Fitted, fit
 
 LONG = ("s: be kind", "u: one", "a: first answer", "u: two", "a: second", "u: three", "a: third")
 # A thinking template: only the last answer carries its thought.

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from sft_core.config.data import SourceSection
 from sft_core.conversation import Conversation, Origin, Rejected, Row, ToolCall, Turn, Why
+from sft_core.data.formats import Format, detect, format_of, to_conversation, to_text
 from sft_core.errors import DataError
-from sft_core.formats import Format, detect, format_of, to_conversation, to_text
 
 HERE = Origin("s", "f.jsonl", 7)
 ASK, SAY = Turn("user", "hi"), Turn("assistant", "yo")

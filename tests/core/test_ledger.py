@@ -8,8 +8,8 @@ from dataclasses import fields, replace
 import pytest
 
 from sft_core.conversation import Why
+from sft_core.data.ledger import POLICY, Ledger, SourceCount, Split, Totals
 from sft_core.errors import DataError
-from sft_core.ledger import POLICY, Ledger, SourceCount, Split, Totals
 
 GOOD = SourceCount("a", ("alpaca",), read=10, rejected={"unreadable": 2, "near_duplicate": 1}, kept=7, train=6,
                    validation=1, examples=8, tokens=100, trained_tokens=40, stops_trained=7)

@@ -8,8 +8,8 @@ import pytest
 
 from sft_core.config.data import SourceSection
 from sft_core.conversation import Row
-from sft_core.localhub import named_by_content
-from sft_core.sources import read_rows, source_digest
+from sft_core.data.localhub import named_by_content
+from sft_core.data.sources import read_rows, source_digest
 
 CARD = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: default/train.jsonl\n---\n"
 

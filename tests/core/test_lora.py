@@ -17,11 +17,11 @@ from safetensors import safe_open
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from sft_core import artifact, workbench
 from sft_core.config.train import LoraSection, TrainSection
 from sft_core.errors import ModelError, TrainingError
-from sft_core.lora import apply_lora
-from sft_core.trainer import TrainInputs, train
+from sft_core.model.lora import apply_lora
+from sft_core.train import artifact, workbench
+from sft_core.train.trainer import TrainInputs, train
 
 Section = Callable[..., TrainSection]
 IDS = torch.arange(4, 24)[None]

@@ -13,21 +13,21 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sft_core import memory
 from sft_core.config.data import ModelSection
 from sft_core.config.train import TrainSection
 from sft_core.conversation import Origin
-from sft_core.course import Packing, lay_out
-from sft_core.inputs import TrainInputs
-from sft_core.memory import Architecture, Pass, Place, architecture_of, forecast, free_bytes, largest_pass
-from sft_core.models import Loaded
-from sft_core.objective import Term
-from sft_core.optim import make_optimizer
-from sft_core.pack import collate
-from sft_core.policy import make_policy
-from sft_core.reference import with_reference
-from sft_core.render import IGNORE, Example
-from sft_core.trainer import train
+from sft_core.model.load import Loaded
+from sft_core.templates.render import IGNORE, Example
+from sft_core.train import memory
+from sft_core.train.course import Packing, lay_out
+from sft_core.train.inputs import TrainInputs
+from sft_core.train.memory import Architecture, Pass, Place, architecture_of, forecast, free_bytes, largest_pass
+from sft_core.train.objective import Term
+from sft_core.train.optim import make_optimizer
+from sft_core.train.pack import collate
+from sft_core.train.policy import make_policy
+from sft_core.train.reference import with_reference
+from sft_core.train.trainer import train
 
 WITHIN = (0.8, 1.5)
 WIDE = {"vocab_size": 2000, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sft_core.mixture import split
+from sft_core.data.mixture import split
 
 
 def test_share_and_order(chat):

@@ -13,7 +13,7 @@ import torch
 
 from sft_core.config.data import ModelSection
 from sft_core.errors import ModelError
-from sft_core.models import compute_dtype, load_model, load_tokenizer, locate, model_identity, resolve_device
+from sft_core.model.load import compute_dtype, load_model, load_tokenizer, locate, model_identity, resolve_device
 from sft_core.tiny.paths import BASE_FOLDER
 
 
@@ -80,7 +80,7 @@ def test_an_unreachable_hub_says_what_to_do(mirror: str | None, tmp_path: Path,
     def offline(*args: object, **kwargs: object) -> str:
         raise ConnectionError("no route\nsecond line")
 
-    monkeypatch.setattr("sft_core.models.snapshot_download", offline)
+    monkeypatch.setattr("sft_core.model.load.snapshot_download", offline)
     with pytest.raises(ModelError, match=r"'org/name' .*no route.*SFT_MIRROR/org/name") as found:
         locate(_section("org/name"), tmp_path if mirror else None)
     assert ("has no folder" in str(found.value)) == bool(mirror)

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sft_core import objective
-from sft_core.attention import ScaledHead
-from sft_core.objective import Base, Term, chosen, sums, top_k
-from sft_core.pack import collate
-from sft_core.policy import Policy
-from sft_core.render import IGNORE, Example
+from sft_core.model.attention import ScaledHead
+from sft_core.templates.render import IGNORE, Example
+from sft_core.train import objective
+from sft_core.train.objective import Base, Term, chosen, sums, top_k
+from sft_core.train.pack import collate
+from sft_core.train.policy import Policy
 
 TIGHT = 1e-10
 N, HIDDEN, VOCABULARY = 11, 6, 13

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sft_core.config.train import OptimSection
-from sft_core.optim import learning_rate, make_optimizer, set_rate
+from sft_core.train.optim import learning_rate, make_optimizer, set_rate
 
 
 def _rates(total: int, **fields: object) -> list[float]:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from sft_core.conversation import Origin
 from sft_core.errors import DataError
-from sft_core.pack import collate, plan
-from sft_core.render import IGNORE, Example
+from sft_core.templates.render import IGNORE, Example
+from sft_core.train.pack import collate, plan
 
 LENGTHS = st.lists(st.integers(1, 50), max_size=120)
 

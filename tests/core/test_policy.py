@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sft_core.attention import Backend, choose_backend, hidden_of, masks_for
 from sft_core.config.train import LoraSection
-from sft_core.lora import apply_lora
-from sft_core.objective import Term, chosen
-from sft_core.pack import Batch, collate
-from sft_core.policy import Policy
-from sft_core.render import IGNORE, Example
+from sft_core.model.attention import Backend, choose_backend, hidden_of, masks_for
+from sft_core.model.lora import apply_lora
+from sft_core.templates.render import IGNORE, Example
+from sft_core.train.objective import Term, chosen
+from sft_core.train.pack import Batch, collate
+from sft_core.train.policy import Policy
 
 TIGHT = 1e-10
 BACKENDS = pytest.mark.parametrize("backend", ["mask", "segments"])

@@ -14,11 +14,11 @@ import pytest
 
 from sft_core.config.data import DataSection, SourceSection, TemplateSection
 from sft_core.conversation import Origin
-from sft_core.curate.decontaminate import EvalItem
+from sft_core.data.curate.decontaminate import EvalItem
+from sft_core.data.ledger import Ledger
+from sft_core.data.prepare import load_examples, prepare
 from sft_core.errors import DataError, TemplateError
-from sft_core.ledger import Ledger
-from sft_core.prepare import load_examples, prepare
-from sft_core.render import IGNORE
+from sft_core.templates.render import IGNORE
 
 QUESTION = "What is the colour of Bako?"
 

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from sft_core.conversation import Rejected, Why
+from sft_core.data.readers import read_file
 from sft_core.errors import DataError
-from sft_core.readers import read_file
 
 ROWS = [{"a": "x, y"}, {"a": "z\nö"}]
 KINDS: dict[str, str] = {

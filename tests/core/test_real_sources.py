@@ -11,9 +11,9 @@ import yaml
 
 from sft_core.config.data import SourceSection
 from sft_core.conversation import Conversation, Rejected, Row
+from sft_core.data.formats import format_of, to_conversation, to_text
+from sft_core.data.sources import read_rows
 from sft_core.errors import DataError
-from sft_core.formats import format_of, to_conversation, to_text
-from sft_core.sources import read_rows
 
 
 def rows_of(source: SourceSection, tmp_path: Any) -> list[Row]:

@@ -15,11 +15,11 @@ from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from sft_core.config.data import SourceSection, TemplateSection
 from sft_core.conversation import Conversation, Origin, Rejected, ToolCall, Turn, Why
+from sft_core.data.formats import format_of, to_conversation
+from sft_core.data.sources import read_rows
 from sft_core.errors import TemplateError
-from sft_core.formats import format_of, to_conversation
-from sft_core.render import IGNORE, Example, Rendered, Renderer, pieces, render_text
-from sft_core.sources import read_rows
 from sft_core.templates.choose import choose
+from sft_core.templates.render import IGNORE, Example, Rendered, Renderer, pieces, render_text
 from sft_core.templates.template import Span, Template, trained_turns
 
 STOP_ID = 259

@@ -21,11 +21,11 @@ from typing import Any
 
 import pytest
 
-from sft_core import artifact, checkpoint, step
 from sft_core.config.train import TrainSection
 from sft_core.errors import Interrupted, TrainingError
-from sft_core.inputs import TrainInputs
-from sft_core.trainer import train
+from sft_core.train import artifact, checkpoint, step
+from sft_core.train.inputs import TrainInputs
+from sft_core.train.trainer import train
 
 Section = Callable[..., TrainSection]
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,9 +9,9 @@ from transformers import PreTrainedTokenizerFast
 
 from sft_core.config.data import TemplateSection
 from sft_core.conversation import Origin
-from sft_core.render import IGNORE, Example, Rendered, Renderer
-from sft_core.show import Piece, Segment, View, spans_of, to_html, to_rich, view_to_html, view_to_rich
+from sft_core.data.show import Piece, Segment, View, spans_of, to_html, to_rich, view_to_html, view_to_rich
 from sft_core.templates.choose import choose
+from sft_core.templates.render import IGNORE, Example, Rendered, Renderer
 
 
 def example(tokenizer, conversation):

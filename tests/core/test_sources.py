@@ -14,8 +14,8 @@ import pytest
 
 from sft_core.config.data import SourceSection
 from sft_core.conversation import Origin, Rejected, Row, Why
+from sft_core.data.sources import read_rows, source_digest
 from sft_core.errors import DataError
-from sft_core.sources import read_rows, source_digest
 
 
 def read(path: Path | str, tmp_path: Path, mirror: Path | None = None, **section: Any) -> list[Row | Rejected]:
@@ -208,6 +208,6 @@ class TestDigest:
             source = SourceSection(path="org/name", **section)
             return source_digest(source, scratch=tmp_path, mirror=None)
 
-        monkeypatch.setattr("sft_core.sources._knock", lambda _: None)
+        monkeypatch.setattr("sft_core.data.sources._knock", lambda _: None)
         assert digest(1) == digest(1) != digest(1, 2) != digest(1, 3)
         assert digest(1, 2, limit=1) == digest(1)

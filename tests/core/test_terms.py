@@ -17,20 +17,20 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sft_core import step as step_module
-from sft_core.attention import hidden_of
 from sft_core.config.data import ModelSection
 from sft_core.config.train import TrainSection
 from sft_core.conversation import Origin
-from sft_core.course import Packing, Stream, cut, lay_out
 from sft_core.errors import DataError, ModelError, TrainingError
-from sft_core.inputs import TrainInputs
-from sft_core.models import load_model
-from sft_core.reference import with_reference
-from sft_core.render import IGNORE, Example
-from sft_core.step import Stepper
-from sft_core.trainer import train
-from sft_core.workbench import Workbench, set_up
+from sft_core.model.attention import hidden_of
+from sft_core.model.load import load_model
+from sft_core.templates.render import IGNORE, Example
+from sft_core.train import step as step_module
+from sft_core.train.course import Packing, Stream, cut, lay_out
+from sft_core.train.inputs import TrainInputs
+from sft_core.train.reference import with_reference
+from sft_core.train.step import Stepper
+from sft_core.train.trainer import train
+from sft_core.train.workbench import Workbench, set_up
 
 Section = Callable[..., TrainSection]
 

@@ -17,21 +17,21 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from sft_core import workbench
-from sft_core.attention import hidden_of
 from sft_core.config.train import TrainSection
 from sft_core.conversation import Origin
-from sft_core.course import Packing, lay_out
+from sft_core.data.prepare import load_examples
 from sft_core.errors import DataError, ModelError, TrainingError
-from sft_core.inputs import TrainInputs
-from sft_core.models import Loaded
-from sft_core.objective import chosen
-from sft_core.pack import Batch
-from sft_core.prepare import load_examples
-from sft_core.render import IGNORE, Example
-from sft_core.step import Stepper
-from sft_core.trainer import train
-from sft_core.workbench import set_up
+from sft_core.model.attention import hidden_of
+from sft_core.model.load import Loaded
+from sft_core.templates.render import IGNORE, Example
+from sft_core.train import workbench
+from sft_core.train.course import Packing, lay_out
+from sft_core.train.inputs import TrainInputs
+from sft_core.train.objective import chosen
+from sft_core.train.pack import Batch
+from sft_core.train.step import Stepper
+from sft_core.train.trainer import train
+from sft_core.train.workbench import set_up
 
 Section = Callable[..., TrainSection]
 FLAGS = {"time", "tokens_per_s", "seconds", "peak_rss_bytes"}

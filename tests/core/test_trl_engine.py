@@ -14,10 +14,10 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from sft_core import trainer, trl_bridge, trl_engine
 from sft_core.config.train import TRL_TRAINS, TrainSection
 from sft_core.errors import ConfigError, Interrupted, ModelError, TrainingError
-from sft_core.workbench import TrainInputs
+from sft_core.train import trainer, trl_bridge, trl_engine
+from sft_core.train.workbench import TrainInputs
 
 Section = Callable[..., TrainSection]
 

@@ -20,7 +20,7 @@ from eval_suites.lm_door import language_model
 from eval_suites.local import Local
 from sft_core.config.data import ModelSection
 from sft_core.errors import EvalError
-from sft_core.models import load_model
+from sft_core.model.load import load_model
 
 WORDS = ["the", "cat", "sat", "on", "a", "red", "mat", "and", "7", "dogs", "+", "3", "birds", "=", "10"]
 

@@ -35,7 +35,7 @@ from eval_suites.scorers import Score
 from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EvalSection
 from sft_core.errors import EvalError
-from sft_core.models import load_model
+from sft_core.model.load import load_model
 from tests.evals.conftest import JINJA
 
 ROOT = Path(__file__).parents[2]

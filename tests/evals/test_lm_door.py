@@ -26,7 +26,7 @@ from eval_suites.suites import Suite, suite
 from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EvalSection
 from sft_core.errors import EvalError
-from sft_core.models import load_model
+from sft_core.model.load import load_model
 from sft_core.stage import fingerprint
 
 HUB = Path(__file__).parents[2].parent / "shared" / "data" / "hub"

@@ -28,7 +28,7 @@ from eval_suites.results import ItemResult
 from eval_suites.suites import Suite, suite
 from sft_core.config.data import ModelSection
 from sft_core.errors import EvalError
-from sft_core.models import load_model
+from sft_core.model.load import load_model
 from sft_core.stage import fingerprint
 from sft_core.tiny.paths import BASE_FOLDER
 

@@ -17,9 +17,9 @@ from eval_suites.parity_probes import probes
 from sft_core.config.data import ModelSection, TemplateSection
 from sft_core.conversation import ToolCall, Turn
 from sft_core.errors import EvalError
-from sft_core.models import load_model, load_tokenizer
-from sft_core.render import Renderer
+from sft_core.model.load import load_model, load_tokenizer
 from sft_core.templates.choose import choose
+from sft_core.templates.render import Renderer
 
 STOP = "<|im_end|>"
 TOOLS_JINJA = (

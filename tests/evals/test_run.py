@@ -23,7 +23,7 @@ from eval_suites.verdict import compare
 from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EvalSection, GateSection
 from sft_core.errors import EvalError
-from sft_core.models import load_model
+from sft_core.model.load import load_model
 
 JINJA = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from eval_suites.suites import load_suites
-from sft_core.configfile import load
+from sft_core.config.file import load
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted((ROOT / "flows" / "configs").glob("*.yaml"))

@@ -14,8 +14,13 @@ MAY_IMPORT = {
     "eval_suites": {"sft_core"},
     "infra": {"sft_core.errors"},
     "tasks": {"sft_core", "eval_suites", "infra"},
-    "flows": {"tasks", "infra", "sft_core.config", "sft_core.configfile", "sft_core.errors"},
+    "flows": {"tasks", "infra", "sft_core.config", "sft_core.errors"},
 }
+LAYERS = {
+    "sft_core": ("errors", "conversation", "stage", "progress", "config", "tiny", "templates", "data", "model", "train",
+                 "doctor"),
+}
+"""Within a core: each room or file imports only from itself and from those before it."""
 DOORS = {
     "mlflow": {"infra/tracking.py"},
     "optuna": {"infra/study.py"},
@@ -47,12 +52,29 @@ def breaks(room: str, relative: str, name: str) -> str | None:
         name == allowed or name.startswith(allowed + ".") for allowed in MAY_IMPORT[room]
     ):
         return f"{room} may import only {sorted(MAY_IMPORT[room]) or 'nothing'} of ours"
+    if room in LAYERS and top == room and (why := _upward(room, relative, name)):
+        return why
     doors = {d for d in DOORS.get(top, {relative}) if relative == d or relative.startswith(d.removesuffix(".py") + "/")}
     if not doors:
         return f"{top} is imported only by {sorted(DOORS[top])}"
     if top in ONLY_IN and room not in ONLY_IN[top]:
         return f"{top} is imported only in {sorted(ONLY_IN[top])}"
     return None
+
+
+def _upward(room: str, relative: str, name: str) -> str | None:
+    """Why an import within a core points upward, or None."""
+    order = LAYERS[room]
+    here, there = Path(relative).parts[1].removesuffix(".py"), (name.split(".") + [""])[1]
+    if here == "__init__" or there not in order or order.index(there) <= order.index(here):
+        return None
+    return f"{here} stands below {there} and must not know it"
+
+
+@pytest.mark.parametrize("room", LAYERS)
+def test_layers_name_everything(room: str) -> None:
+    there = {path.stem for path in (ROOT / room).iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert there - {"__init__"} == set(LAYERS[room])
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -72,6 +94,8 @@ def test_the_rule_itself_can_fail() -> None:
     assert breaks("sft_core", "sft_core/x.py", "infra.settings")
     assert breaks("infra", "infra/x.py", "sft_core.config")
     assert breaks("tasks", "tasks/x.py", "mlflow")
+    assert breaks("sft_core", "sft_core/model/load.py", "sft_core.train.step.Step")
+    assert breaks("sft_core", "sft_core/train/step.py", "sft_core.model.load.load") is None
     assert breaks("eval_suites", "eval_suites/x.py", "prefect.task")
     assert breaks("infra", "infra/tracking.py", "mlflow") is None
 

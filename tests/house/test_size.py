@@ -22,7 +22,18 @@ def test_no_file_and_no_function_is_too_long() -> None:
 
 
 def test_package_docstrings_name_every_file() -> None:
-    for room in ROOMS:
-        doc = ast.get_docstring(ast.parse((ROOT / room / "__init__.py").read_text(encoding="utf-8"))) or ""
-        for file in (ROOT / room).glob("*.py"):
-            assert file.name == "__init__.py" or file.name in doc, f"{room}/__init__.py does not mention {file.name}"
+    rooms = [init.parent for room in ROOMS for init in (ROOT / room).rglob("__init__.py")]
+    assert len(rooms) > len(ROOMS)
+    missing = []
+    for room in rooms:
+        doc = ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8"))) or ""
+        files = {file.name for file in room.glob("*.py")} - {"__init__.py"}
+        folders = {f"{inner.parent.name}/" for inner in room.glob("*/__init__.py")}
+        missing += [f"{room.relative_to(ROOT)} does not name {name}" for name in files | folders if name not in doc]
+    assert not missing, "\n".join(missing)
+
+
+def test_every_folder_of_code_is_a_package_with_a_map() -> None:
+    folders = {file.parent for room in ROOMS for file in (ROOT / room).rglob("*.py")}
+    bare = [folder for folder in folders if not (folder / "__init__.py").exists() and "lm_tasks" not in folder.parts]
+    assert not bare

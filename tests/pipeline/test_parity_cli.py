@@ -78,7 +78,7 @@ def test_what_cannot_be_asked_is_said(sft: Sft, served: Path) -> None:
 def test_a_finished_run_is_compared_with_its_own_training(sft: Sft, config: Path, home: Path) -> None:
     assert sft("run", config, "--set", "train.replay.lambda=0", "--set", "eval.suites=[tiny_refusal]").returncode == 0
     run = next((home / "runs").glob("*/run.json")).parent
-    from sft_core.configfile import load
+    from sft_core.config.file import load
 
     loaded = load(run / "config.yaml").config
     trained = Done("", run, {}, reused=True)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from sft_core.errors import ModelError
-from sft_core.segments import Line, line_of, register
+from sft_core.model.segments import Line, line_of, register
 
 Backend = Literal["segments", "varlen", "flash", "mask"]
 Mask = Tensor | dict[str, Tensor] | Line

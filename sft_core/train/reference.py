@@ -19,15 +19,15 @@ from accelerate import PartialState
 from torch import Tensor
 
 from sft_core.config.train import KlSection, TrainSection
-from sft_core.course import Packing, Stream
 from sft_core.errors import DataError
-from sft_core.inputs import TrainInputs, data_digest, read_data, served_template
-from sft_core.models import load_model, model_identity, resolve_device
-from sft_core.objective import TopK, top_k
-from sft_core.pack import collate
-from sft_core.policy import Policy, make_policy
+from sft_core.model.load import load_model, model_identity, resolve_device
 from sft_core.progress import progress
 from sft_core.stage import read_json, write_json
+from sft_core.train.course import Packing, Stream
+from sft_core.train.inputs import TrainInputs, data_digest, read_data, served_template
+from sft_core.train.objective import TopK, top_k
+from sft_core.train.pack import collate
+from sft_core.train.policy import Policy, make_policy
 
 COLUMNS = {"ids": np.int32, "log_probs": np.float32, "rest": np.float32, "floor": np.float32}
 MARK = "kept.json"

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from sft_core.config.train import TrainSection
-from sft_core.pack import plan
-from sft_core.render import IGNORE, Example
+from sft_core.templates.render import IGNORE, Example
+from sft_core.train.pack import plan
 
 Row = tuple[int, ...]  # indices of the examples in one row
 POOL = 50  # steps whose rows are sorted by length together, when rows are not packed

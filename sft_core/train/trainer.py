@@ -17,16 +17,16 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 
-from sft_core import checkpoint
-from sft_core.artifact import Output, card_text, save_trained
 from sft_core.config.train import TrainSection
-from sft_core.course import Counts
 from sft_core.errors import Interrupted, TrainingError
-from sft_core.events import EventLog
-from sft_core.inputs import TrainInputs
 from sft_core.progress import progress
-from sft_core.reference import with_reference
-from sft_core.snapshot import (
+from sft_core.train import checkpoint
+from sft_core.train.artifact import Output, card_text, save_trained
+from sft_core.train.course import Counts
+from sft_core.train.events import EventLog
+from sft_core.train.inputs import TrainInputs
+from sft_core.train.reference import with_reference
+from sft_core.train.snapshot import (
     ever_moved,
     generators,
     moments_of,
@@ -35,9 +35,9 @@ from sft_core.snapshot import (
     restore_weights,
     weights_of,
 )
-from sft_core.step import Losses, Stepper
-from sft_core.stopping import StopRequest, stop_on_signals
-from sft_core.workbench import join, set_up
+from sft_core.train.step import Losses, Stepper
+from sft_core.train.stopping import StopRequest, stop_on_signals
+from sft_core.train.workbench import join, set_up
 
 BEST = "best.safetensors"
 

@@ -20,21 +20,21 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from sft_core.artifact import Output, card_text, save_trained
 from sft_core.config.train import TrainSection
-from sft_core.course import Counts
 from sft_core.errors import Interrupted, TrainingError
-from sft_core.events import EventLog
-from sft_core.inputs import TrainInputs
 from sft_core.progress import progress
-from sft_core.render import IGNORE
-from sft_core.snapshot import weights_of
 from sft_core.stage import read_json, write_json
-from sft_core.step import Losses, origins
-from sft_core.stopping import StopRequest, stop_on_signals
-from sft_core.trainer import TrainReport
-from sft_core.trl_bridge import as_before, dataset_of, make_trainer, prove_isolation, require_trl
-from sft_core.workbench import Workbench, set_up
+from sft_core.templates.render import IGNORE
+from sft_core.train.artifact import Output, card_text, save_trained
+from sft_core.train.course import Counts
+from sft_core.train.events import EventLog
+from sft_core.train.inputs import TrainInputs
+from sft_core.train.snapshot import weights_of
+from sft_core.train.step import Losses, origins
+from sft_core.train.stopping import StopRequest, stop_on_signals
+from sft_core.train.trainer import TrainReport
+from sft_core.train.trl_bridge import as_before, dataset_of, make_trainer, prove_isolation, require_trl
+from sft_core.train.workbench import Workbench, set_up
 
 RUN_FILE = "run.json"  # in a checkpoint, written last: what TRL does not keep, and the sign that it is whole
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from sft_core.config.data import ModelSection
 from sft_core.config.train import TrainSection
-from sft_core.course import Course, Packing, Stream, cut, lay_out
+from sft_core.data.prepare import load_examples
 from sft_core.errors import DataError, TrainingError
-from sft_core.prepare import load_examples
-from sft_core.render import IGNORE, Example
 from sft_core.stage import file_digest, read_json
+from sft_core.templates.render import IGNORE, Example
+from sft_core.train.course import Course, Packing, Stream, cut, lay_out
 
 
 @dataclass(frozen=True)

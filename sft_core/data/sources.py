@@ -13,12 +13,12 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from sft_core.columnar import Told, rows_of
 from sft_core.config.data import SourceSection
 from sft_core.conversation import Origin, Rejected, Row
+from sft_core.data.columnar import Told, rows_of
+from sft_core.data.localhub import named_by_content
+from sft_core.data.readers import READERS, kind_of, read_file
 from sft_core.errors import DataError
-from sft_core.localhub import named_by_content
-from sft_core.readers import READERS, kind_of, read_file
 
 HUB_TIMEOUT_S = 10.0
 """How long the hub may take to say that it is there."""

@@ -18,9 +18,9 @@ from transformers import PreTrainedTokenizerBase
 
 from sft_core.config.data import TemplateSection
 from sft_core.conversation import Conversation, Origin, Rejected, ToolCall, Turn, Why
-from sft_core.encode import Encoder, Piece, any_of, mark
 from sft_core.errors import TemplateError
 from sft_core.templates.choose import control_tokens, starts_with_bos
+from sft_core.templates.encode import Encoder, Piece, any_of, mark
 from sft_core.templates.messages import TemplateRefused
 from sft_core.templates.template import Span, Template, trained_turns
 from sft_core.templates.thoughts import ANY_TAG

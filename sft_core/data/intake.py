@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from sft_core.config.data import SourceSection
 from sft_core.conversation import Conversation, Rejected, Row
+from sft_core.data.formats import LOOKED_AT, format_of, to_conversation
+from sft_core.data.sources import name_of, read_rows
 from sft_core.errors import DataError
-from sft_core.formats import LOOKED_AT, format_of, to_conversation
-from sft_core.sources import name_of, read_rows
 
 log = logging.getLogger("sft")
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from sft_core.config.data import DataSection
 from sft_core.conversation import Conversation, Rejected, Turn, Why
-from sft_core.render import Example, Rendered, Renderer
+from sft_core.templates.render import Example, Rendered, Renderer
 
 
 class Fitted(NamedTuple):

@@ -18,16 +18,16 @@ import psutil  # type: ignore[import-untyped]
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sft_core.attention import Backend
 from sft_core.config.data import ModelSection
 from sft_core.config.train import TrainSection
-from sft_core.course import Course, Stream
 from sft_core.errors import ModelError
-from sft_core.inputs import TrainInputs, served_template
-from sft_core.lora import apply_lora, new_token_modules
-from sft_core.models import locate
-from sft_core.objective import CHUNK_LOGITS
-from sft_core.segments import LONG
+from sft_core.model.attention import Backend
+from sft_core.model.load import locate
+from sft_core.model.lora import apply_lora, new_token_modules
+from sft_core.model.segments import LONG
+from sft_core.train.course import Course, Stream
+from sft_core.train.inputs import TrainInputs, served_template
+from sft_core.train.objective import CHUNK_LOGITS
 
 FLOAT = 4
 """Bytes of a weight, a gradient and each of Adam's two moments."""

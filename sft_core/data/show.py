@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
-from sft_core.render import IGNORE, Example
+from sft_core.templates.render import IGNORE, Example
 
 Kind = Literal["trained", "context", "special"]
 _STYLES: dict[Kind, str] = {"trained": "bold green", "context": "dim", "special": "cyan"}

@@ -14,19 +14,19 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from sft_core.attention import layers_of
 from sft_core.config.data import ModelSection
 from sft_core.config.train import TrainSection
-from sft_core.course import Counts, Course, Row, Stream
 from sft_core.errors import ModelError
-from sft_core.inputs import ServedTemplate, TrainInputs, data_digest, read_data, served_template
-from sft_core.models import Loaded, compute_dtype, load_model, model_identity, resolve_device
-from sft_core.objective import TopK
-from sft_core.optim import make_optimizer
-from sft_core.pack import Batch, collate
-from sft_core.policy import Policy, make_policy
-from sft_core.reference import Kept
-from sft_core.render import IGNORE, Example
+from sft_core.model.attention import layers_of
+from sft_core.model.load import Loaded, compute_dtype, load_model, model_identity, resolve_device
+from sft_core.templates.render import IGNORE, Example
+from sft_core.train.course import Counts, Course, Row, Stream
+from sft_core.train.inputs import ServedTemplate, TrainInputs, data_digest, read_data, served_template
+from sft_core.train.objective import TopK
+from sft_core.train.optim import make_optimizer
+from sft_core.train.pack import Batch, collate
+from sft_core.train.policy import Policy, make_policy
+from sft_core.train.reference import Kept
 
 UNRESUMED = {"checkpoint_every_s", "keep_checkpoints", "validate_every_steps", "micro_rows", "micro_tokens", "compile",
              "gradient_checkpointing", "processes", "shard"}

@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from sft_core.attention import head_of, hidden_of
-from sft_core.checkpoint import sync
 from sft_core.config.train import KlSection, TrainSection
 from sft_core.errors import ModelError, TrainingError
-from sft_core.inputs import ServedTemplate, TrainInputs
-from sft_core.models import load_model
-from sft_core.policy import Micro, make_policy
-from sft_core.snapshot import restore_weights
-from sft_core.workbench import Workbench
+from sft_core.model.attention import head_of, hidden_of
+from sft_core.model.load import load_model
+from sft_core.train.checkpoint import sync
+from sft_core.train.inputs import ServedTemplate, TrainInputs
+from sft_core.train.policy import Micro, make_policy
+from sft_core.train.snapshot import restore_weights
+from sft_core.train.workbench import Workbench
 
 MERGE_TOLERANCE = 1e-3
 """Largest allowed difference of a token's log-probability in nats between adapter and merged weights, in float32."""

@@ -21,15 +21,15 @@ from huggingface_hub import constants as hub
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback
 
-from sft_core.attention import TOLERANCE
 from sft_core.config.train import TrainSection
-from sft_core.course import Stream
 from sft_core.errors import ConfigError, ModelError
-from sft_core.inputs import TrainInputs
-from sft_core.models import compute_dtype
-from sft_core.optim import learning_rate, make_optimizer
-from sft_core.render import IGNORE
-from sft_core.workbench import Workbench
+from sft_core.model.attention import TOLERANCE
+from sft_core.model.load import compute_dtype
+from sft_core.templates.render import IGNORE
+from sft_core.train.course import Stream
+from sft_core.train.inputs import TrainInputs
+from sft_core.train.optim import learning_rate, make_optimizer
+from sft_core.train.workbench import Workbench
 
 INSTALL = "pip install 'sft-platform[trl]'"
 PROOF_TOKENS = 12  # per example in the proof of isolation

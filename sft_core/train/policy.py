@@ -18,7 +18,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
-from sft_core.attention import (
+from sft_core.config.data import ModelSection
+from sft_core.config.train import KlReference, TrainSection
+from sft_core.model.attention import (
     NAMES,
     Backend,
     Mask,
@@ -29,13 +31,11 @@ from sft_core.attention import (
     isolation,
     layers_of,
 )
-from sft_core.config.data import ModelSection
-from sft_core.config.train import KlReference, TrainSection
-from sft_core.lora import apply_lora, new_token_modules
-from sft_core.models import Loaded, compute_dtype, resolve_device
-from sft_core.objective import Base, Sums, Term, TopK, chosen, sums
-from sft_core.pack import Batch
-from sft_core.segments import flatten
+from sft_core.model.load import Loaded, compute_dtype, resolve_device
+from sft_core.model.lora import apply_lora, new_token_modules
+from sft_core.model.segments import flatten
+from sft_core.train.objective import Base, Sums, Term, TopK, chosen, sums
+from sft_core.train.pack import Batch
 
 
 class Micro(NamedTuple):

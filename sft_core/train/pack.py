@@ -15,7 +15,7 @@ from sft_core.errors import DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sft_core.render import Example
+    from sft_core.templates.render import Example
 
 Plan = tuple[tuple[int, ...], ...]
 
@@ -105,7 +105,7 @@ def collate(rows: Sequence[Sequence[Example]], width: int, pad_id: int) -> Batch
 
 
 def _row(row: Sequence[Example], width: int, pad_id: int) -> Iterator[list[int]]:
-    from sft_core.render import IGNORE
+    from sft_core.templates.render import IGNORE
 
     tokens = sum(len(example.input_ids) for example in row)
     if tokens > width:

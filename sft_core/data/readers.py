@@ -18,8 +18,8 @@ from typing import IO, Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sft_core.columnar import rows_of
 from sft_core.conversation import Origin, Rejected, Why
+from sft_core.data.columnar import rows_of
 from sft_core.errors import DataError
 
 _JSON_SHAPES = "it must hold an array of objects, or one object per line"

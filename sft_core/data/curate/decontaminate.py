@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from sft_core.conversation import Conversation, Origin, Rejected, Why
-from sft_core.curate.dedupe import Curated
-from sft_core.curate.words import texts, words
+from sft_core.data.curate.dedupe import Curated
+from sft_core.data.curate.words import texts, words
 
 GRAM_WORDS = 13
 """Length of a shared run of words that counts as contamination (Brown et al. 2020, appendix C)."""

@@ -16,22 +16,22 @@ from transformers import PreTrainedTokenizerBase
 
 from sft_core.config.data import DataSection, SourceSection, TemplateSection
 from sft_core.conversation import Conversation, Origin, Rejected, Why
-from sft_core.curate import dedupe
-from sft_core.curate.decontaminate import EvalItem, ItemIndex, contaminated, decontaminate, ids_by_suite
-from sft_core.curate.words import texts
+from sft_core.data.curate import dedupe
+from sft_core.data.curate.decontaminate import EvalItem, ItemIndex, contaminated, decontaminate, ids_by_suite
+from sft_core.data.curate.words import texts
+from sft_core.data.formats import to_text
+from sft_core.data.intake import Intake, take_in
+from sft_core.data.ledger import Ledger, SourceCount, Split, Totals
+from sft_core.data.mixture import split
+from sft_core.data.show import spans_of
+from sft_core.data.sources import name_of, read_rows
 from sft_core.errors import DataError
-from sft_core.fit import Fitted, fit
-from sft_core.formats import to_text
-from sft_core.intake import Intake, take_in
-from sft_core.ledger import Ledger, SourceCount, Split, Totals
-from sft_core.mixture import split
 from sft_core.progress import progress
-from sft_core.render import IGNORE, Example, Renderer, pieces, render_text
-from sft_core.show import spans_of
-from sft_core.sources import name_of, read_rows
 from sft_core.stage import write_json
 from sft_core.templates.choose import choose
+from sft_core.templates.render import IGNORE, Example, Renderer, pieces, render_text
 from sft_core.templates.template import Template
+from sft_core.templates.truncate import Fitted, fit
 
 SAMPLES = 20
 """Examples shown in `sample.jsonl`."""

@@ -40,12 +40,12 @@ from torch import distributed
 from sft_core import errors
 from sft_core.config.train import TrainSection
 from sft_core.errors import Interrupted, ModelError, SftError, TrainingError
-from sft_core.inputs import TrainInputs
-from sft_core.models import resolve_device
+from sft_core.model.load import resolve_device
 from sft_core.stage import read_json, write_json, write_text
-from sft_core.stopping import StopRequest, stop_on_signals
-from sft_core.trainer import TrainReport, train
-from sft_core.workbench import join
+from sft_core.train.inputs import TrainInputs
+from sft_core.train.stopping import StopRequest, stop_on_signals
+from sft_core.train.trainer import TrainReport, train
+from sft_core.train.workbench import join
 
 JOB, REPORT, FAILED, LOCK = "job.json", "report.json", "failed", "lock"
 POLL_S = 0.1
@@ -82,7 +82,7 @@ def launch(inputs: TrainInputs, section: TrainSection, out: Path, *,
     report.unlink(missing_ok=True)
     shutil.rmtree(out / FAILED, ignore_errors=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
-               str(section.processes), "-m", "sft_core.launch", "--watched", str(job)]
+               str(section.processes), "-m", "sft_core.train.launch", "--watched", str(job)]
     with stop_on_signals() as stop:
         child = _follow(command, stop, lambda: on_events(out / "events.jsonl") if on_events else None, sync_every_s)
         if not report.is_file():
@@ -92,7 +92,8 @@ def launch(inputs: TrainInputs, section: TrainSection, out: Path, *,
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """One of the processes, started by torchrun; returns its exit code."""
-    parser = argparse.ArgumentParser("sft_core.launch", description="One process of a training run (see torchrun).")
+    parser = argparse.ArgumentParser("sft_core.train.launch",
+                                     description="One process of a training run (see torchrun).")
     parser.add_argument("job", type=Path, help="the job.json of a run")
     parser.add_argument("--watched", action="store_true", help="save and stop when standard input ends")
     given = parser.parse_args(arguments)

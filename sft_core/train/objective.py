@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sft_core.render import IGNORE
+from sft_core.templates.render import IGNORE
 
 Head = Callable[[Tensor], Tensor]
 

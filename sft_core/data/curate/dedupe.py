@@ -8,7 +8,7 @@ from typing import NamedTuple
 from rensa import RMinHash, RMinHashLSH
 
 from sft_core.conversation import Conversation, Rejected, Why
-from sft_core.curate.words import texts, words
+from sft_core.data.curate.words import texts, words
 
 SHINGLE_WORDS = 3
 PERMUTATIONS = 128

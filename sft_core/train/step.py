@@ -22,14 +22,14 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from sft_core.config.train import TrainSection
-from sft_core.course import Counts, Row, Stream
 from sft_core.errors import TrainingError
-from sft_core.memory import Place, remedies
-from sft_core.objective import Term, TopK
-from sft_core.optim import learning_rate, set_rate
-from sft_core.policy import Micro as Sent
-from sft_core.render import IGNORE
-from sft_core.workbench import Micro, Workbench
+from sft_core.templates.render import IGNORE
+from sft_core.train.course import Counts, Row, Stream
+from sft_core.train.memory import Place, remedies
+from sft_core.train.objective import Term, TopK
+from sft_core.train.optim import learning_rate, set_rate
+from sft_core.train.policy import Micro as Sent
+from sft_core.train.workbench import Micro, Workbench
 
 NAMED_ROWS = 6  # origins told in an error
 ALLOCATOR = "can't allocate memory"  # how torch says on the CPU that memory is short

@@ -13,7 +13,7 @@ from torch import nn
 
 from sft_core.config.train import LoraSection
 from sft_core.errors import ModelError
-from sft_core.models import first_line
+from sft_core.model.load import first_line
 
 
 def apply_lora(model: Any, section: LoraSection, seed: int, grown: Sequence[str] = ()) -> PeftModel:

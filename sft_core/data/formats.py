@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from sft_core.config.data import SourceSection
 from sft_core.conversation import Conversation, Rejected, Row, Turn, Why
+from sft_core.data.messages import ROLES, Keys, Refused, in_call_order, parse_tools, parsed, shown, text, to_turn
 from sft_core.errors import DataError
-from sft_core.messages import ROLES, Keys, Refused, in_call_order, parse_tools, parsed, shown, text, to_turn
 
 Format = Literal["alpaca", "prompt_completion", "sharegpt", "messages"]
 

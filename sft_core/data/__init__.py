@@ -1,0 +1,15 @@
+"""From raw rows to prepared examples, with a count of everything that was dropped on the way.
+
+sources.py   files and hub ids → rows with their origin
+readers.py   one reader per kind of file
+columnar.py  Arrow tables → rows, nulls told apart as far as they can be
+localhub.py  local snapshots of hub data sets, never mistaken for one another
+formats.py   row → Conversation or Rejected
+messages.py  one message of a chat → Turn
+intake.py    training sources → conversations, file by file
+curate/      duplicates and evaluation items out
+mixture.py   train / validation split
+ledger.py    counts of everything read, dropped, cut and trained
+prepare.py   all of the above in one stage
+show.py      the mask viewer
+"""

@@ -1,0 +1,22 @@
+"""From prepared examples to a model folder. Kill it anywhere: it continues and ends the same.
+
+pack.py        lengths → plan; examples → Batch
+objective.py   sums of SFT, replay LM and KL over selected positions
+policy.py      tuned model and its base; one forward makes the sums
+optim.py       AdamW; the rate as a function of the step
+course.py      which examples meet in which row of which step
+inputs.py      what a training run starts from
+reference.py   what the base says about the data, kept once
+workbench.py   data, base, course and optimiser put together
+memory.py      memory and disk that a run will take, forecast
+step.py        one optimiser step, on one process or several
+snapshot.py    the state between two steps as plain tensors
+events.py      events.jsonl, written ahead
+stopping.py    SIGTERM and Ctrl-C
+checkpoint.py  atomic checkpoints
+artifact.py    the served model folder, adapter merge, card
+trainer.py     the loop: steps, events, checkpoints, resume
+launch.py      the loop by several processes, started by torchrun
+trl_bridge.py  a course as TRL takes it
+trl_engine.py  the same loop by TRL, the second engine
+"""
