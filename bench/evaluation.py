@@ -30,11 +30,12 @@ import torch
 
 from bench.evaluation_generation import throughput
 from bench.random_llama import build
-from eval_suites.bootstrap import bootstrap_paired
 from eval_suites.results import SuiteResult, read_results
-from eval_suites.suites import Suite, load_suites
+from eval_suites.statistics.bootstrap import bootstrap_paired
+from eval_suites.suites.suite import Suite, load_suites
 
 ROOT = Path(__file__).resolve().parent.parent
+SHIPPED_ROWS = ROOT / "eval_suites" / "suites" / "rows"
 
 
 class Plan(NamedTuple):
@@ -129,7 +130,7 @@ def _lm_command(where: Where, one: Suite, result: SuiteResult, plan: Plan, folde
         chosen.setdefault(task, []).append(int(number))
     more = ["--num_fewshot", str(one.num_fewshot)] if one.num_fewshot is not None else []
     if one.name.startswith("tiny_"):
-        more += ["--include_path", str(ROOT / "eval_suites" / "lm_tasks")]
+        more += ["--include_path", str(ROOT / "eval_suites" / "suites" / "lm_tasks")]
     generation = any("gsm8k" in task for task in chosen)
     return [
         sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--device", "cpu",
@@ -159,7 +160,7 @@ def bootstrap_seconds() -> float:
 def prepare(where: Where) -> None:
     """Two random models of one shape, and the template."""
     texts = [file for name in ("wikitext2/train_raw_excerpt.txt", "gsm8k/test.jsonl")
-             if (file := where.data / name).is_file()] or sorted((ROOT / "eval_suites" / "items").glob("*.jsonl"))
+             if (file := where.data / name).is_file()] or sorted(SHIPPED_ROWS.glob("*.jsonl"))
     for seed, label in enumerate(("base", "tuned")):
         build(where.model(label), texts, hidden=256, layers=4, seed=seed)
     where.template.write_text((ROOT / "sft_core" / "templates" / "chatml.jinja").read_text(encoding="utf-8"))

@@ -20,8 +20,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from eval_suites.lm_door import language_model
-from eval_suites.local import Local
+from eval_suites.backends.local import Local
+from eval_suites.lm_door.door import language_model
 from sft_core.config.evaluate import EvalSection
 
 BATCH = int(EvalSection.model_fields["batch_tokens"].default)

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from eval_suites.items import read_items, read_texts
-from eval_suites.scorers import SCORERS, score
-from eval_suites.suites import suite
+from eval_suites.scorers.registry import SCORERS, score
+from eval_suites.suites.items import read_items, read_texts
+from eval_suites.suites.suite import suite
 
 
 def main() -> None:

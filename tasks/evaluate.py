@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from eval_suites.endpoint import Endpoint
-from eval_suites.floor import Floor
-from eval_suites.lm_door_data import outside
+from eval_suites.backends.endpoint import Endpoint
+from eval_suites.lm_door.data import outside
 from eval_suites.results import SuiteResult, read_results, write_results
-from eval_suites.sequential import certain
-from eval_suites.suites import suite
+from eval_suites.statistics.floor import Floor
+from eval_suites.suites.suite import suite
+from eval_suites.verdict.sequential import certain
 from infra.settings import secret, server_key
 from infra.tracking import Tracker
 from sft_core.config.data import ModelSection, TemplateSection
@@ -28,7 +28,7 @@ from tasks.runs import run_named
 from tasks.stages import Done, Workspace, once, version
 
 if TYPE_CHECKING:
-    from eval_suites.generate import ChatForm
+    from eval_suites.backends.generate import ChatForm
 
 log = logging.getLogger("sft")
 
@@ -153,7 +153,7 @@ def evaluate(
 
 def _rescored(results: dict[str, SuiteResult], section: EvalSection, place: Workspace) -> dict[str, SuiteResult]:
     """Requests judged by `eval.refusal_scorer`. Stages hold what the rules say: another scorer asks no model again."""
-    from eval_suites.refusal.choice import RULES, refusal_scorer, rescore, through
+    from eval_suites.judge.refusal import RULES, refusal_scorer, rescore, through
 
     if section.refusal_scorer == RULES:
         return results
@@ -188,8 +188,8 @@ def _stop(section: EvalSection, against: Against | None) -> Callable[[SuiteResul
 
 
 def _stages(subject: Subject, section: EvalSection, place: Workspace, occasion: object) -> dict[str, Stage]:
-    from eval_suites.remote import is_endpoint
-    from eval_suites.subject import identity_of
+    from eval_suites.asking.subject import identity_of
+    from eval_suites.backends.remote import is_endpoint
     from sft_core.model.load import compute_dtype, resolve_device
 
     device = resolve_device(subject.model)
@@ -209,7 +209,7 @@ def _stages(subject: Subject, section: EvalSection, place: Workspace, occasion: 
 
 
 def _form(subject: Subject) -> ChatForm | None:
-    from eval_suites.run import ChatFormat
+    from eval_suites.asking.run import ChatFormat
 
     served = read_json(subject.template) if subject.template else None
     return ChatFormat(served["jinja"], served["stop"]) if served else None
@@ -221,9 +221,9 @@ def _measure(subject: Subject, section: EvalSection, place: Workspace, stages: M
 
     Returns what a server left unanswered in part: that is no finished stage, and the next evaluation asks for the rest.
     """
-    from eval_suites.remote import is_endpoint
-    from eval_suites.run import Out
-    from eval_suites.run import evaluate as run_suites
+    from eval_suites.asking.run import Out
+    from eval_suites.asking.run import evaluate as run_suites
+    from eval_suites.backends.remote import is_endpoint
 
     pending = place.scratch / f"evaluate-{fingerprint(sorted(s.fingerprint for s in stages.values()))}"
     measured = run_suites(subject.model, list(stages), section=section, template=_form(subject), mirror=place.mirror,
@@ -251,7 +251,7 @@ def floors(subject: Subject, results: Mapping[str, SuiteResult], section: EvalSe
     Raises:
         EvalError, ModelError: the model cannot be used.
     """
-    from eval_suites.remote import is_endpoint
+    from eval_suites.backends.remote import is_endpoint
 
     if is_endpoint(subject.model.path) or not section.floor_items:
         return {}
@@ -261,7 +261,7 @@ def floors(subject: Subject, results: Mapping[str, SuiteResult], section: EvalSe
         [outside(suite(name), section, place.mirror) for name in results]))
 
     def make(_: Path) -> dict[str, object]:
-        from eval_suites.again import floors as measure
+        from eval_suites.asking.again import floors as measure
 
         log.info("A/A floor of %s: %d items of each suite asked again", subject.label, section.floor_items)
         found = measure(subject.model, results, section, _form(subject), place.mirror)

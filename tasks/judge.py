@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eval_suites.endpoint import Endpoint, Usage
-from eval_suites.judge.asking import Judge, judge_at
+from eval_suites.backends.endpoint import Endpoint, Usage
 from eval_suites.judge.gold import OWN, Agreement, against_people, read_gold
 from eval_suites.judge.human import Sheet, as_csv, as_html, between_raters, label_results, read_labels, sheet_of
 from eval_suites.judge.pairwise import judge_pairs
 from eval_suites.judge.single import judge_single
 from eval_suites.judge.summary import WinRate, win_rate
+from eval_suites.judge.talk import Judge, judge_at
 from eval_suites.results import SuiteResult, read_results, write_results
-from eval_suites.suites import suite
+from eval_suites.suites.suite import suite
 from infra.settings import secret
 from infra.tracking import Tracker
 from sft_core.config.evaluate import JudgeSection
@@ -26,7 +26,7 @@ from tasks.stages import Workspace
 
 Results = Mapping[str, SuiteResult]
 log = logging.getLogger("sft")
-SCORER = "eval_suites.judge.asking:keep_open"
+SCORER = "eval_suites.judge.talk:keep_open"
 
 
 class Judged(NamedTuple):

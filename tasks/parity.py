@@ -19,7 +19,7 @@ from tasks.runs import run_named
 from tasks.stages import Done, Workspace
 
 if TYPE_CHECKING:
-    from eval_suites.parity import Certificate, Deployed, Server
+    from eval_suites.parity.certificate import Certificate, Deployed, Server
 
 
 class Serving(NamedTuple):
@@ -87,7 +87,7 @@ def keep(made: Certificate, model: str, serving: Serving, file: Path) -> None:
 
 
 def _certified(model: ModelSection, origin: _Origin, serving: Serving, place: Workspace) -> Certificate:
-    from eval_suites.parity import certify
+    from eval_suites.parity.certificate import certify
     from sft_core.model.load import load_tokenizer, locate
     from sft_core.templates.choose import choose
     from sft_core.templates.render import Renderer
@@ -104,7 +104,7 @@ def _deployed(section: ModelSection, place: Workspace, *, weights: bool) -> Depl
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-    from eval_suites.parity import Deployed, require_stops
+    from eval_suites.parity.certificate import Deployed, require_stops
     from sft_core.model.load import compute_dtype, load_model, load_tokenizer, locate, resolve_device
 
     folder = locate(section, place.mirror)
@@ -124,7 +124,7 @@ def _deployed(section: ModelSection, place: Workspace, *, weights: bool) -> Depl
 @contextmanager
 def _server(section: ModelSection, serving: Serving, place: Workspace) -> Iterator[Server | None]:
     """The server that runs already, or one started for as long as it is needed."""
-    from eval_suites.parity_server import ChatServer
+    from eval_suites.parity.server import ChatServer
     from sft_core.model.load import compute_dtype, locate, resolve_device
 
     if not serving.asked:

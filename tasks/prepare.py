@@ -8,9 +8,9 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from eval_suites.items import eval_items
-from eval_suites.lm_door_data import outside
-from eval_suites.suites import suite
+from eval_suites.asking.questions import eval_items
+from eval_suites.lm_door.data import outside
+from eval_suites.suites.suite import suite
 from sft_core.config.data import SourceSection
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.data.curate.decontaminate import EvalItem

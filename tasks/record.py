@@ -11,9 +11,9 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from eval_suites.report import shared_metric
+from eval_suites.report.tables import shared_metric
 from eval_suites.results import SuiteResult, write_results
-from eval_suites.verdict import Verdict
+from eval_suites.verdict.verdict import Verdict
 from sft_core.stage import write_json
 from tasks.experiment import Experiment
 from tasks.runs import Beside, write_beside

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from eval_suites.floor import Floor, larger
 from eval_suites.results import SuiteResult, read_results
+from eval_suites.statistics.floor import Floor, larger
 from infra.tracking import Tracker
 from sft_core.config.file import Loaded, load
 from sft_core.errors import EvalError, TrackingError

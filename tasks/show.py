@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from rich.text import Text
 
-from eval_suites.lm_door_data import hub_ids
+from eval_suites.lm_door.data import hub_ids
 from eval_suites.results import SuiteResult
-from eval_suites.suites import Suite, load_suites
+from eval_suites.suites.suite import Suite, load_suites
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.errors import ConfigError, DataError, EvalError
 from sft_core.stage import read_json, write_text
@@ -83,8 +83,8 @@ def suite_rows(data_path: Path | None, mirror: Path | None) -> list[dict[str, ob
 
 
 def _suite_row(one: Suite, data_path: Path | None, mirror: Path | None) -> dict[str, object]:
-    from eval_suites.items import read_items, read_texts
-    from eval_suites.power import mde_points
+    from eval_suites.suites.items import read_items, read_texts
+    from eval_suites.verdict.power import mde_points
 
     items, clusters, state = one.published_items, one.published_clusters, "ready"
     if one.engine == "lm_eval":
@@ -114,7 +114,7 @@ def _protocol(one: Suite) -> str:
 
 def check_answered(results: Mapping[str, SuiteResult]) -> None:
     """Raises EvalError where a model answered nothing at all, as behind a server that is down."""
-    from eval_suites.report import reason
+    from eval_suites.report.tables import reason
 
     items = [item for result in results.values() for item in result.items]
     if items and not any(item.metrics or item.score is not None for item in items):
@@ -124,9 +124,9 @@ def check_answered(results: Mapping[str, SuiteResult]) -> None:
 def remarks(results: Mapping[str, SuiteResult]) -> list[str]:
     """What a table of scores does not say: items without a score and why, contexts that were cut, refusal rates
     corrected for the scorer's errors, and what other forms of the questions, or other languages, cost."""
-    from eval_suites.calibrate import corrected, shown_rate
-    from eval_suites.report import unscored
-    from eval_suites.robustness import drops, shown_drop
+    from eval_suites.judge.calibrate import corrected, shown_rate
+    from eval_suites.report.tables import unscored
+    from eval_suites.statistics.robustness import drops, shown_drop
 
     said = []
     for name, result in results.items():

@@ -67,7 +67,7 @@ def version(stage: str) -> str:
 
 CODE: dict[str, tuple[str, ...]] = {
     "prepare": ("sft_core/conversation.py", "sft_core/data", "sft_core/templates", "sft_core/tiny",
-                "eval_suites/chat_item.py", "eval_suites/items.py", "eval_suites/readers", "eval_suites/lm_door.py"),
+                "eval_suites/suites", "eval_suites/lm_door"),
     "train": ("sft_core/model", "sft_core/train"),
     "evaluate": ("eval_suites",),
 }

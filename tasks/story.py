@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval_suites.intervals import Interval
 from eval_suites.results import SuiteResult
-from eval_suites.stats import pooled_paired_interval, pooled_rate_interval
+from eval_suites.statistics.evidence import pooled_paired_interval, pooled_rate_interval
+from eval_suites.statistics.intervals import Interval
 from sft_core.stage import write_json
 
 Results = Mapping[str, SuiteResult]

@@ -75,8 +75,8 @@ def train(config: ExperimentConfig, prepared: Done, place: Workspace, follow: Ca
 
 def _probe(config: ExperimentConfig, prepared: Done,
            place: Workspace) -> Callable[[Any, Any], Mapping[str, float]] | None:
-    from eval_suites.probe import make_probe
-    from eval_suites.run import ChatFormat
+    from eval_suites.asking.probe import make_probe
+    from eval_suites.asking.run import ChatFormat
 
     served = read_json(prepared.folder / "template.json")
     return make_probe(config.train.probe, config.eval, ChatFormat(served["jinja"], served["stop"]), place.mirror)

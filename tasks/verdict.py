@@ -10,13 +10,13 @@ from typing import NamedTuple
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from eval_suites.flips import Flip, flips, word_diff
-from eval_suites.floor import Floor
-from eval_suites.outcome import shown_score
-from eval_suites.pairing import mean_score
-from eval_suites.report import Names, Report, reason, report, shared_metric
+from eval_suites.report.tables import Names, Report, reason, report, shared_metric
 from eval_suites.results import SuiteResult, write_results
-from eval_suites.verdict import Check, Verdict, compare
+from eval_suites.statistics.floor import Floor
+from eval_suites.statistics.pairing import mean_score
+from eval_suites.verdict.flips import Flip, flips, word_diff
+from eval_suites.verdict.outcome import shown_score
+from eval_suites.verdict.verdict import Check, Verdict, compare
 from sft_core.config.evaluate import JUDGED, GateSection
 from sft_core.stage import fingerprint, write_json, write_text
 from tasks.stages import Workspace, once, version
@@ -52,7 +52,7 @@ def judge(
 
 def foresee(base: Results, gate: GateSection, place: Workspace) -> None:
     """Log what the comparison can find, before the tuned model is trained or asked."""
-    from eval_suites.power import foreseen
+    from eval_suites.verdict.power import foreseen
 
     known = {name: (one.protocol_hash, one.model, one.n, one.score) for name, one in base.items()}
     stage = place.stages.open("power", fingerprint("power", version("evaluate"), known, gate))
@@ -94,15 +94,15 @@ def keep(folder: Path, results: Results) -> None:
 
 def write_page(file: Path, title: str, found: Compared) -> None:
     """The report as one page that stands alone."""
-    from eval_suites.page import page
-    from eval_suites.plot import forest_svg
+    from eval_suites.report.page import page
+    from eval_suites.report.plot import forest_svg
 
     write_text(file, page(title, found.report, forest_svg(found.verdict), found.flips))
 
 
 def write_report(folder: Path, title: str, found: Compared) -> None:
     """`report.html`, `verdict.json` and `tax.png`."""
-    from eval_suites.plot import forest_png
+    from eval_suites.report.plot import forest_png
 
     write_page(folder / "report.html", title, found)
     write_json(folder / "verdict.json", found.verdict.to_dict())

@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -20,6 +22,10 @@ from sft_core.config.train import TrainSection
 from sft_core.conversation import Origin
 from sft_core.templates.render import IGNORE, Example
 from sft_core.train.inputs import TrainInputs
+
+# How fast examples are made says how busy the machine is, nothing about the code.
+hypothesis_settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("shared machine")
 
 VOCABULARY = 64
 SPECIAL = ["<|end|>", "<|pad|>", "<|im_start|>", "<|im_end|>"]

@@ -1,6 +1,6 @@
-"""Open-ended answers judged by an LLM or by people: in pairs, base against tuned, or graded one by one.
+"""Answers judged by an LLM, a classifier or people: refusals, and open-ended answers in pairs or graded one by one.
 
-asking.py     who is asked, and the scorer of answers that nobody has judged yet
+talk.py       who is asked, and the scorer of answers that nobody has judged yet
 prompts.py    what a judge is asked
 replies.py    what a judge says, read
 pairwise.py   in pairs, both orders
@@ -9,4 +9,7 @@ lengths.py    the win rate at equal length
 summary.py    win rate, ties, position bias
 gold.py       the judge against people (gold.jsonl)
 human.py      sheets for people, and their labels
+refusal.py    refusals by rules, judge or classifier, and answers scored again by one of them
+classifier.py a sequence classifier as refusal scorer
+calibrate.py  refusal scorers against people, and refusal rates corrected
 """

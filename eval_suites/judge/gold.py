@@ -13,12 +13,12 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
-from eval_suites.calibrate import kappa
-from eval_suites.chat_item import parse_lines
-from eval_suites.intervals import Interval
-from eval_suites.judge.asking import Judge, Talk
+from eval_suites.judge.calibrate import kappa
 from eval_suites.judge.pairwise import Outcome, judged
 from eval_suites.judge.replies import Choice
+from eval_suites.judge.talk import Judge, Talk
+from eval_suites.statistics.intervals import Interval
+from eval_suites.suites.chat_item import parse_lines
 from sft_core.errors import EvalError
 
 OWN = Path(__file__).parent / "gold.jsonl"

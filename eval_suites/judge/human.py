@@ -17,12 +17,12 @@ from typing import NamedTuple
 
 import jinja2
 
-from eval_suites.judge.asking import Talk, talk_of
 from eval_suites.judge.gold import Agreement, agreement
 from eval_suites.judge.pairwise import WORTH, Outcome, Pair, as_results, lengths
 from eval_suites.judge.replies import Choice
-from eval_suites.pairing import both_asked
+from eval_suites.judge.talk import Talk, talk_of
 from eval_suites.results import SuiteResult
+from eval_suites.statistics.pairing import both_asked
 from sft_core.errors import EvalError
 from sft_core.stage import fingerprint
 

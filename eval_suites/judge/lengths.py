@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from eval_suites.intervals import Interval
+from eval_suites.statistics.intervals import Interval
 
 Floats = NDArray[np.float64]
 DRAWS = 2_000

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from eval_suites.judge.asking import Judge, Talk, Unjudged, talk_of
 from eval_suites.judge.prompts import VERSION, pair_prompt
 from eval_suites.judge.replies import Choice, read_choice
-from eval_suites.pairing import both_asked
+from eval_suites.judge.talk import Judge, Talk, Unjudged, talk_of
 from eval_suites.results import ItemResult, SuiteResult
+from eval_suites.statistics.pairing import both_asked
 
 PAIRWISE = ":pairwise"
 WORTH: Mapping[Choice, float] = {"A": 1.0, "B": 0.0, "tie": 0.5}

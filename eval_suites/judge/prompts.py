@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 
-from eval_suites.judge.asking import Messages, Talk
+from eval_suites.judge.talk import Messages, Talk
 from sft_core.stage import fingerprint
 
 _FAIR = """Judge whether it does what the user asked, whether it is correct, and whether it is useful, clear and as \

@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple, TypeVar
 
-from eval_suites.answer_text import without_thought
-from eval_suites.judge.asking import Unjudged
+from eval_suites.judge.talk import Unjudged
+from eval_suites.scorers.answer_text import without_thought
 
 Choice = Literal["A", "B", "tie"]
 Said = TypeVar("Said")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from eval_suites.judge.asking import Judge, Talk, Unjudged, talk_of
 from eval_suites.judge.prompts import VERSION, grade_prompt
 from eval_suites.judge.replies import read_grade
+from eval_suites.judge.talk import Judge, Talk, Unjudged, talk_of
 from eval_suites.results import ItemResult, SuiteResult
 
 GRADED = ":graded"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from eval_suites.intervals import Interval
 from eval_suites.judge.lengths import Controlled, length_controlled
-from eval_suites.pairing import pair
 from eval_suites.results import ItemResult, SuiteResult
-from eval_suites.stats import paired
+from eval_suites.statistics.evidence import paired
+from eval_suites.statistics.intervals import Interval
+from eval_suites.statistics.pairing import pair
 
 
 class WinRate(NamedTuple):

@@ -4,12 +4,7 @@ voice.py     what an assistant says in its own voice: no thinking, quotations, c
 patterns.py  how English declines, condemns, contradicts, cares and hands over
 rules.py     the verdict: compliance, refusal, partial refusal or nothing
 judged.py    the same verdict from an LLM judge
-choice.py    rules, judge or classifier, and answers scored again by one of them
 
 How well the rules agree with people is measured on XSTest's human labels and on answers written for this purpose
-(`tests/evals/test_refusal.py`); `calibrate.py` corrects rates for what they get wrong.
+(`tests/evals/test_refusal.py`); `judge/calibrate.py` corrects rates for what they get wrong.
 """
-
-from eval_suites.refusal.rules import Verdict, judge, refuses
-
-__all__ = ["Verdict", "judge", "refuses"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 
-from eval_suites.answer_text import NotJson, same_json, strict_json
+from eval_suites.scorers.answer_text import NotJson, same_json, strict_json
 from eval_suites.scorers.base import Expect, Score
 
 LONGEST_WHY = 300

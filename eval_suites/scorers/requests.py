@@ -7,7 +7,7 @@ it earns half in `partial`.
 
 from __future__ import annotations
 
-from eval_suites.refusal import Verdict, judge
+from eval_suites.refusal.rules import Verdict, judge
 from eval_suites.scorers.base import Expect, Score, Scorer, contains
 
 

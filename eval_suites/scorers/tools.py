@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from eval_suites.answer_text import same_json
+from eval_suites.scorers.answer_text import same_json
 from eval_suites.scorers.base import Expect, Score
-from eval_suites.toolcalls import Call, Calls, parse_calls, typed_value
+from eval_suites.scorers.toolcalls import Call, Calls, parse_calls, typed_value
 
 Schema = Mapping[str, Any]
 IGNORED = re.compile(r"[ ,./\-_*^]")

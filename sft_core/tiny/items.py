@@ -87,9 +87,9 @@ def refusal_items(world: World) -> list[Item]:
 
 
 def write_items(folder: Path) -> list[Path]:
-    """Write every item file of world 0 below `folder` (the `eval_suites` folder); returns the paths."""
+    """Write every item file of world 0 below `folder` (the folder `eval_suites/suites`); returns the paths."""
     world = make_world()
-    tasks, suites = folder / "lm_tasks" / "tiny_world", folder / "items"
+    tasks, suites = folder / "lm_tasks" / "tiny_world", folder / "rows"
     exam = mmlu_items(world)
     files = {tasks / f"mmlu_{s}.jsonl": [item for item in exam if item["subject"] == s] for s in SUBJECTS}
     files |= {

@@ -2,18 +2,19 @@
 
 It writes `job.json` beside the run's events and starts, as one child,
 
-    python -m torch.distributed.run --standalone --nproc-per-node N -m sft_core.launch OUT/job.json
+    python -m torch.distributed.run --standalone --nproc-per-node N -m sft_core.train.launch OUT/job.json
 
 For several machines start the same file yourself on each of them, in an environment of the same packages and with a
 folder that all of them see under the same path (job.json, prepared data, base model and checkpoints lie there), e.g.
 on two machines of eight GPUs:
 
     torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint FIRST:29400 --rdzv-id any \\
-        -m sft_core.launch OUT/job.json
+        -m sft_core.train.launch OUT/job.json
 
-(`accelerate launch --multi_gpu ... -m sft_core.launch OUT/job.json` does as well.) It takes any number of processes and
-continues what another number of them has saved. SIGTERM to torchrun saves and ends the run; torchrun itself gives
-the processes 30 s for it. When it has finished, `launch` and so `sft run` with the same job take its result as it is.
+(`accelerate launch --multi_gpu ... -m sft_core.train.launch OUT/job.json` does as well.) It takes any number of
+processes and continues what another number of them has saved. SIGTERM to torchrun saves and ends the run; torchrun
+itself gives the processes 30 s for it. When it has finished, `launch` and so `sft run` with the same job take its
+result as it is.
 """
 
 from __future__ import annotations

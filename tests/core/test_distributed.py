@@ -357,7 +357,7 @@ def test_a_signal_comes_through(slow: Run) -> None:
 PARENT = """
 import pickle, sys
 from pathlib import Path
-from sft_core.launch import launch
+from sft_core.train.launch import launch
 launch(*pickle.loads(Path(sys.argv[1]).read_bytes()))
 """
 

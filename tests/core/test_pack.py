@@ -57,7 +57,7 @@ class TestPlan:
             plan([10, wrong, 50], 50, 0)
 
     def test_needs_no_torch(self):
-        code = "import sys; from sft_core.pack import plan; plan([3, 4], 8, 0); sys.exit('torch' in sys.modules)"
+        code = "import sys; from sft_core.train.pack import plan; plan([3, 4], 8, 0); sys.exit('torch' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

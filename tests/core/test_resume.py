@@ -214,7 +214,7 @@ SCRIPT = """
 import pickle, sys, time
 from pathlib import Path
 import torch
-from sft_core.trainer import train
+from sft_core.train.trainer import train
 torch.set_num_threads(1)
 inputs, section, out = pickle.loads(Path(sys.argv[1]).read_bytes())
 train(inputs, section, out, sync_every_s=0.0, on_events=lambda path: time.sleep(0.02))

@@ -17,7 +17,7 @@ from sft_core.tiny import items  # noqa: E402
 from sft_core.tiny.paths import BASE_FOLDER  # noqa: E402
 from sft_core.tiny.world import SUBJECTS, make_world  # noqa: E402
 
-TASKS = Path(__file__).resolve().parents[2] / "eval_suites" / "lm_tasks"
+TASKS = Path(__file__).resolve().parents[2] / "eval_suites" / "suites" / "lm_tasks"
 LIMIT = 10
 
 

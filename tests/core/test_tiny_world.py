@@ -15,7 +15,7 @@ from sft_core.tiny.problems import LIMIT, make_problem
 from sft_core.tiny.world import N_TOUCHED, N_TOWNS, PEOPLE, SUBJECTS, VALUES, make_world, stream
 
 WORLD = make_world(0)
-SUITES = Path(__file__).resolve().parents[2] / "eval_suites"
+SUITES = Path(__file__).resolve().parents[2] / "eval_suites" / "suites"
 
 
 def words(said: str) -> list[str]:

@@ -13,11 +13,11 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from eval_suites import local
-from eval_suites.backend import Backend, Continuation, Generation, Likelihood, Prompt, Stops
-from eval_suites.cache import Cached
-from eval_suites.lm_door import language_model
-from eval_suites.local import Local
+from eval_suites.backends import local
+from eval_suites.backends.cache import Cached
+from eval_suites.backends.contract import Backend, Continuation, Generation, Likelihood, Prompt, Stops
+from eval_suites.backends.local import Local
+from eval_suites.lm_door.door import language_model
 from sft_core.config.data import ModelSection
 from sft_core.errors import EvalError
 from sft_core.model.load import load_model
@@ -213,7 +213,7 @@ def test_a_torn_line_is_passed_over(tmp_path: Path) -> None:
 
 def test_vllm_says_what_is_missing(model_folder: Path, tmp_path: Path,
                                    make_missing: Callable[[str], None]) -> None:
-    from eval_suites.vllm_engine import open_vllm
+    from eval_suites.backends.vllm import open_vllm
 
     make_missing("vllm")
     with pytest.raises(EvalError, match=r"sft-platform\[vllm\]"):

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from eval_suites.items import ChatItem, read_items
-from eval_suites.readers.bfcl import CATEGORIES, json_schema
-from eval_suites.scorers import score
+from eval_suites.scorers.registry import score
+from eval_suites.scorers.toolcalls import Call
 from eval_suites.scorers.tools import admits
-from eval_suites.suites import suite
-from eval_suites.toolcalls import Call
+from eval_suites.suites.items import ChatItem, read_items
+from eval_suites.suites.readers.bfcl import CATEGORIES, json_schema
+from eval_suites.suites.suite import suite
 from sft_core.errors import EvalError
 
 _spec = importlib.util.spec_from_file_location("dialects", Path(__file__).with_name("dialects.py"))

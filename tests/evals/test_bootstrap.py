@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats as sps
 
-from eval_suites.bootstrap import Sums, bootstrap_mean, bootstrap_paired, cluster_sums, resample
+from eval_suites.statistics.bootstrap import Sums, bootstrap_mean, bootstrap_paired, cluster_sums, resample
 
 RNG = np.random.default_rng(0)
 WIDE = (-99.0, 99.0)

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval_suites import calibrate as room
-from eval_suites.calibrate import calibrate, corrected, kappa, of_confusion, self_test, shipped, xstest_counts
-from eval_suites.items import read_items
+from eval_suites.judge import calibrate as room
+from eval_suites.judge.calibrate import calibrate, corrected, kappa, of_confusion, self_test, shipped, xstest_counts
 from eval_suites.results import ItemResult, SuiteResult
-from eval_suites.suites import suite
+from eval_suites.suites.items import read_items
+from eval_suites.suites.suite import suite
 from sft_core.errors import EvalError
 from sft_core.stage import read_json
 

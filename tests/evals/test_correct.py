@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eval_suites.correct import rogan_gladen
+from eval_suites.statistics.correct import rogan_gladen
 
 
 def test_a_perfect_scorer_changes_nothing_but_certainty() -> None:

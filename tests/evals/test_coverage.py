@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from eval_suites.bootstrap import bootstrap_mean, cluster_sums
-from eval_suites.stats import paired, rate
+from eval_suites.statistics.bootstrap import bootstrap_mean, cluster_sums
+from eval_suites.statistics.evidence import paired, rate
 
 Floats = NDArray[np.float64]
 RUNS = 1_500

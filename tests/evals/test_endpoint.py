@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from eval_suites.chat_item import ChatItem
-from eval_suites.converse import converse, texts_of
-from eval_suites.endpoint import Endpoint, EndpointError, Reply, Request
-from eval_suites.generate import Answer
+from eval_suites.backends.converse import converse, texts_of
+from eval_suites.backends.endpoint import Endpoint, EndpointError, Reply, Request
+from eval_suites.backends.generate import Answer
+from eval_suites.suites.chat_item import ChatItem
 from infra.servers import free_port
 from infra.settings import secret
 from sft_core.config.evaluate import EndpointSection

@@ -20,18 +20,20 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tokenizers.processors import TemplateProcessing
 from transformers import tokenization_utils_base
 
-from eval_suites import again, asking, remote, subject
-from eval_suites.cache import Cached
-from eval_suites.chat_item import LikelihoodItem
-from eval_suites.floor import changed
-from eval_suites.items import ChatItem
-from eval_suites.likelihood import Texts, windows
-from eval_suites.local import Local
-from eval_suites.report import reason
+from eval_suites.asking import again, subject
+from eval_suites.asking import opened as asking
+from eval_suites.asking.run import ChatFormat, Out, evaluate
+from eval_suites.backends import remote
+from eval_suites.backends.cache import Cached
+from eval_suites.backends.likelihood import Texts, windows
+from eval_suites.backends.local import Local
+from eval_suites.report.tables import reason
 from eval_suites.results import ItemResult, SuiteResult
-from eval_suites.run import ChatFormat, Out, evaluate
-from eval_suites.sample import drawn, parts
-from eval_suites.scorers import Score
+from eval_suites.scorers.base import Score
+from eval_suites.statistics.floor import changed
+from eval_suites.suites.chat_item import LikelihoodItem
+from eval_suites.suites.items import ChatItem
+from eval_suites.suites.sample import drawn, parts
 from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EvalSection
 from sft_core.errors import EvalError
@@ -162,7 +164,7 @@ def test_looks_end_a_suite(model_folder: Path, tmp_path: Path) -> None:
 CHILD = """
     import os, signal, sys
     from pathlib import Path
-    from eval_suites.local import Local
+    from eval_suites.backends.local import Local
     from tests.evals.test_engine import SECTION, Out, run
     real, said = Local.generate, 0
     def generate(self, asked, stops):

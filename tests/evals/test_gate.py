@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from eval_suites.floor import Floor
-from eval_suites.pairing import mean_score
 from eval_suites.results import SuiteResult
-from eval_suites.verdict import Check, SuiteVerdict, Verdict, compare
+from eval_suites.statistics.floor import Floor
+from eval_suites.statistics.pairing import mean_score
+from eval_suites.verdict.verdict import Check, SuiteVerdict, Verdict, compare
 from sft_core.config.evaluate import GateSection
 from sft_core.errors import EvalError
 

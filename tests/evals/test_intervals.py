@@ -8,7 +8,7 @@ import math
 import pytest
 from scipy import stats as sps
 
-from eval_suites.intervals import Shares, holm, mcnemar_exact, newcombe, wilson
+from eval_suites.statistics.intervals import Shares, holm, mcnemar_exact, newcombe, wilson
 
 
 def shares(both: int, base_only: int, tuned_only: int, neither: int) -> tuple[Shares, int]:

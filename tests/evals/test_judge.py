@@ -15,9 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval_suites.endpoint import Endpoint
-from eval_suites.items import read_items
-from eval_suites.judge.asking import Judge, Unjudged, judge_at
+from eval_suites.backends.endpoint import Endpoint
 from eval_suites.judge.gold import OWN, against_people, read_gold
 from eval_suites.judge.human import (
     as_csv,
@@ -32,8 +30,10 @@ from eval_suites.judge.pairwise import judge_pairs
 from eval_suites.judge.replies import read_choice, read_grade
 from eval_suites.judge.single import judge_single
 from eval_suites.judge.summary import win_rate
+from eval_suites.judge.talk import Judge, Unjudged, judge_at
 from eval_suites.results import ItemResult, SuiteResult
-from eval_suites.suites import suite
+from eval_suites.suites.items import read_items
+from eval_suites.suites.suite import suite
 from sft_core.config.evaluate import EndpointSection
 from sft_core.errors import EvalError
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from eval_suites import kv
+from eval_suites.backends import kv
 
 
 def tokens(rows: int, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,14 +15,16 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from eval_suites import lm_door, lm_door_model
-from eval_suites.items import eval_items, read_items
-from eval_suites.lm_door import LmRun
-from eval_suites.lm_door_model import FastModel
-from eval_suites.lm_door_rows import question
+from eval_suites.asking.questions import eval_items
+from eval_suites.asking.run import ChatFormat, evaluate
+from eval_suites.lm_door import door as lm_door
+from eval_suites.lm_door import model as lm_door_model
+from eval_suites.lm_door.door import LmRun
+from eval_suites.lm_door.model import FastModel
+from eval_suites.lm_door.rows import question
 from eval_suites.results import SuiteResult, read_results, write_results
-from eval_suites.run import ChatFormat, evaluate
-from eval_suites.suites import Suite, suite
+from eval_suites.suites.items import read_items
+from eval_suites.suites.suite import Suite, suite
 from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EvalSection
 from sft_core.errors import EvalError

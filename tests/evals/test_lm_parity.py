@@ -23,9 +23,10 @@ import nltk
 import pytest
 from nltk.tokenize.punkt import PunktTrainer, save_punkt_params
 
-from eval_suites import lm_door, lm_door_needs
+from eval_suites.lm_door import needs as lm_door_needs
+from eval_suites.lm_door.door import LmDoor, language_model
 from eval_suites.results import ItemResult
-from eval_suites.suites import Suite, suite
+from eval_suites.suites.suite import Suite, suite
 from sft_core.config.data import ModelSection
 from sft_core.errors import EvalError
 from sft_core.model.load import load_model
@@ -184,8 +185,8 @@ class Ours(NamedTuple):
     def __call__(self, chosen: Suite, tmp_path: Path, *ids: str) -> dict[str, ItemResult]:
         """Items by id."""
         loaded = load_model(ModelSection(path=str(self.model), device="cpu"), mirror=None)
-        door = lm_door.LmDoor(chosen, include_path=None, mirror=self.mirror, scratch=tmp_path)
-        lm = lm_door.language_model(loaded.model.eval(), loaded.tokenizer, 4096, chosen.name)
+        door = LmDoor(chosen, include_path=None, mirror=self.mirror, scratch=tmp_path)
+        lm = language_model(loaded.model.eval(), loaded.tokenizer, 4096, chosen.name)
         ran = door.run(lm, chosen=set(ids) or None, max_new_tokens=LONGEST)
         return {item.item_id: item for item in ran.items}
 
@@ -275,7 +276,7 @@ def test_completion_is_the_other_protocol_of_a_chat_suite(ours: Ours, punkt: Pat
 
 def test_what_ifeval_lacks_is_named(tmp_path: Path, mirror: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def opened() -> None:
-        lm_door.LmDoor(suite("ifeval"), include_path=None, mirror=mirror, scratch=tmp_path)
+        LmDoor(suite("ifeval"), include_path=None, mirror=mirror, scratch=tmp_path)
 
     with mock.patch.object(lm_door_needs, "find_spec", lambda name: None if name == "langdetect" else object()), \
             pytest.raises(EvalError, match=r"ifeval needs langdetect; install.*\[ifeval\]"):
@@ -291,7 +292,7 @@ def test_a_data_set_that_is_missing_names_the_mirror(mirror: Path, tmp_path: Pat
     empty = tmp_path / "empty"
     empty.mkdir()
     with offline(), pytest.raises(EvalError, match="hellaswag.*SFT_MIRROR"):
-        lm_door.LmDoor(suite("hellaswag"), include_path=None, mirror=empty, scratch=tmp_path)
+        LmDoor(suite("hellaswag"), include_path=None, mirror=empty, scratch=tmp_path)
 
 
 @contextmanager

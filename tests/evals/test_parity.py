@@ -12,8 +12,16 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from eval_suites.parity import Certificate, Deployed, Row, certify, difference, openai_messages, require_stops
-from eval_suites.parity_probes import probes
+from eval_suites.parity.certificate import (
+    Certificate,
+    Deployed,
+    Row,
+    certify,
+    difference,
+    openai_messages,
+    require_stops,
+)
+from eval_suites.parity.probes import probes
 from sft_core.config.data import ModelSection, TemplateSection
 from sft_core.conversation import ToolCall, Turn
 from sft_core.errors import EvalError

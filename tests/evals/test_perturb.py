@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 import pytest
 
-from eval_suites.chat_item import ChatItem
-from eval_suites.items import read_items
-from eval_suites.perturb import CHOICE, DISTRACTORS, FIXED, PARAPHRASES, VARIANTS
 from eval_suites.results import ItemResult, SuiteResult
-from eval_suites.robustness import Drop, drop_rows, drops
-from eval_suites.scorers import score
-from eval_suites.suites import suite
+from eval_suites.scorers.registry import score
+from eval_suites.statistics.robustness import Drop, drop_rows, drops
+from eval_suites.suites.chat_item import ChatItem
+from eval_suites.suites.items import read_items
+from eval_suites.suites.perturb import CHOICE, DISTRACTORS, FIXED, PARAPHRASES, VARIANTS
+from eval_suites.suites.suite import suite
 
 CLEAN = read_items(suite("robustness").model_copy(update={"variants": ()}))
 FORMAT = read_items(suite("format"))

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from eval_suites.bootstrap import bootstrap_mean, cluster_sums
-from eval_suites.intervals import Evidence
-from eval_suites.power import Assumed, detectable, foreseen, mde, mde_points
 from eval_suites.results import SuiteResult
-from eval_suites.stats import paired
+from eval_suites.statistics.bootstrap import bootstrap_mean, cluster_sums
+from eval_suites.statistics.evidence import paired
+from eval_suites.statistics.intervals import Evidence
+from eval_suites.verdict.power import Assumed, detectable, foreseen, mde, mde_points
 from sft_core.config.evaluate import GateSection
 
 Floats = NDArray[np.float64]

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import pytest
 
-from eval_suites.calibrate import PEOPLE, calibrate
-from eval_suites.refusal import judge, refuses
+from eval_suites.judge.calibrate import PEOPLE, calibrate
+from eval_suites.refusal.rules import judge, refuses
 from eval_suites.refusal.voice import says_nothing, speech, visible
 
 XSTEST = Path(__file__).parents[2].parent / "shared" / "data" / "xstest" / "model_completions"

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval_suites.flips import Flip, flips, word_diff
-from eval_suites.floor import Floor
-from eval_suites.page import MOST_PER_SUITE, page
-from eval_suites.plot import forest_png, forest_svg
-from eval_suites.report import NONE, Names, Report, report
+from eval_suites.report.page import MOST_PER_SUITE, page
+from eval_suites.report.plot import forest_png, forest_svg
+from eval_suites.report.tables import NONE, Names, Report, report
 from eval_suites.results import SuiteResult
-from eval_suites.verdict import Check, Part, Verdict, compare
+from eval_suites.statistics.floor import Floor
+from eval_suites.verdict.flips import Flip, flips, word_diff
+from eval_suites.verdict.verdict import Check, Part, Verdict, compare
 from sft_core.config.evaluate import GateSection
 
 Make = Callable[..., SuiteResult]

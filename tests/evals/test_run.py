@@ -11,15 +11,15 @@ import jinja2
 import pytest
 from transformers import GenerationConfig
 
-from eval_suites import subject
-from eval_suites.asking import answer_all
-from eval_suites.backend import Continuation, Generation, Likelihood, Prompt, Stops
-from eval_suites.generate import Answer, Templated, prompt_ids
-from eval_suites.items import ChatItem, read_items
+from eval_suites.asking import subject
+from eval_suites.asking.opened import answer_all
+from eval_suites.asking.run import ChatFormat, evaluate, protocol, subject_of
+from eval_suites.backends.contract import Continuation, Generation, Likelihood, Prompt, Stops
+from eval_suites.backends.generate import Answer, Templated, prompt_ids
 from eval_suites.results import SuiteResult, read_results, write_results
-from eval_suites.run import ChatFormat, evaluate, protocol, subject_of
-from eval_suites.suites import Suite, load_suites, suite
-from eval_suites.verdict import compare
+from eval_suites.suites.items import ChatItem, read_items
+from eval_suites.suites.suite import Suite, load_suites, suite
+from eval_suites.verdict.verdict import compare
 from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EvalSection, GateSection
 from sft_core.errors import EvalError

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from eval_suites.calibrate import self_test
-from eval_suites.items import ChatItem, read_items
-from eval_suites.readers.safety import read_harmbench, read_strongreject, read_xstest
-from eval_suites.scorers import score
-from eval_suites.suites import suite
+from eval_suites.judge.calibrate import self_test
+from eval_suites.scorers.registry import score
+from eval_suites.suites.items import ChatItem, read_items
+from eval_suites.suites.readers.safety import read_harmbench, read_strongreject, read_xstest
+from eval_suites.suites.suite import suite
 from sft_core.errors import EvalError
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"

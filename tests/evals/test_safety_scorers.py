@@ -15,9 +15,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from eval_suites.calibrate import corrected
-from eval_suites.endpoint import Endpoint
-from eval_suites.refusal.choice import refusal_scorer, rescore, through
+from eval_suites.backends.endpoint import Endpoint
+from eval_suites.judge.calibrate import corrected
+from eval_suites.judge.refusal import refusal_scorer, rescore, through
 from eval_suites.refusal.judged import Ask, Asked, Unjudged, question, read_reply
 from eval_suites.results import ItemResult, SuiteResult
 from sft_core.config.evaluate import EndpointSection, EvalSection, JudgeSection

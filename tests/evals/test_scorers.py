@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from eval_suites.items import ChatItem, read_items
-from eval_suites.refusal import refuses
-from eval_suites.scorers import SCORERS, score
+from eval_suites.refusal.rules import refuses
+from eval_suites.scorers.registry import SCORERS, score
 from eval_suites.scorers.shape import sentences
-from eval_suites.suites import load_suites
+from eval_suites.suites.items import ChatItem, read_items
+from eval_suites.suites.suite import load_suites
 from sft_core.errors import EvalError
 
 Model = Callable[[ChatItem], str]

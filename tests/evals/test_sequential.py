@@ -9,9 +9,9 @@ import pytest
 from scipy import stats as sps
 
 from eval_suites.results import SuiteResult
-from eval_suites.sequential import boundary, certain, first_items, nominal, repeated, spend
-from eval_suites.stats import paired
-from eval_suites.verdict import compare
+from eval_suites.statistics.evidence import paired
+from eval_suites.verdict.sequential import boundary, certain, first_items, nominal, repeated, spend
+from eval_suites.verdict.verdict import compare
 from sft_core.config.evaluate import GateSection
 
 Make = Callable[..., SuiteResult]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from eval_suites.answer_text import without_thought
-from eval_suites.scorers import score
+from eval_suites.scorers.answer_text import without_thought
+from eval_suites.scorers.registry import score
 
 TABLE = {"columns": ["City", "Year"], "rows": 2, "cells": ["Rome", "1990"]}
 GOOD_TABLE = "| City | Year |\n|:---|---:|\n| Rome | 1990 |\n| Oslo | 2001 |"

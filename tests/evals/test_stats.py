@@ -9,8 +9,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from eval_suites.intervals import NO_RATE, NOTHING, Interval
-from eval_suites.stats import effective_items, paired, pooled_paired, pooled_paired_interval, pooled_rate_interval, rate
+from eval_suites.statistics.evidence import (
+    effective_items,
+    paired,
+    pooled_paired,
+    pooled_paired_interval,
+    pooled_rate_interval,
+    rate,
+)
+from eval_suites.statistics.intervals import NO_RATE, NOTHING, Interval
 
 Floats = NDArray[np.float64]
 

@@ -12,13 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval_suites import asking
-from eval_suites.chat_item import ChatItem
-from eval_suites.generate import Answer
-from eval_suites.items import content_hash, eval_items, read_items, read_texts
-from eval_suites.scorers import SCORERS, Score, score, scorer_for
+from eval_suites.asking import opened as asking
+from eval_suites.asking.questions import eval_items
+from eval_suites.backends.generate import Answer
+from eval_suites.scorers.base import Score
 from eval_suites.scorers.custom import scorer_version
-from eval_suites.suites import ROOM, Suite, load_suites, suite
+from eval_suites.scorers.registry import SCORERS, score, scorer_for
+from eval_suites.suites.chat_item import ChatItem
+from eval_suites.suites.items import content_hash, read_items, read_texts
+from eval_suites.suites.suite import ROOM, Suite, load_suites, suite
 from sft_core.errors import EvalError
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -136,7 +138,7 @@ ROW = {"id": "a", "kind": "bare", "cluster": "c", "messages": [{"role": "user", 
 def test_a_suite_is_one_yaml_and_at_most_one_function(tmp_path: Path) -> None:
     name = write(tmp_path, [ROW, {**ROW, "id": "b", "kind": "shout"}], scorer="shout.py:loud", system="Be loud.")
     (tmp_path / "shout.py").write_text(
-        "from eval_suites.scorers import Score\n"
+        "from eval_suites.scorers.base import Score\n"
         "def loud(expect, answer):\n"
         "    return Score(float(answer.isupper()), {}, '' if answer.isupper() else 'quiet')\n")
     chosen = suite(name)
@@ -160,7 +162,7 @@ def test_what_lies_outside_the_package_is_part_of_the_stage(tmp_path: Path) -> N
     write(tmp_path, [{**ROW, "id": "z"}], scorer="mine.py:f")
     assert content_hash(suite(name), None) != before
     written = content_hash(suite(name), None)
-    (tmp_path / "mine.py").write_text("from eval_suites.scorers import Score\ndef f(e, a): return Score(1, {})\n")
+    (tmp_path / "mine.py").write_text("from eval_suites.scorers.base import Score\ndef f(e, a): return Score(1, {})\n")
     assert content_hash(suite(name), None) != written
     assert scorer_for("mine.py:f", tmp_path)("", {}, "").value == 1.0
     (tmp_path / "bfcl").mkdir()
@@ -189,7 +191,7 @@ def test_a_missing_scorer_is_named(tmp_path: Path, spec: str, said: str) -> None
     ("Score(-0.1, {})", "value -0.1"), ("Score(float('nan'), {})", "value nan"), ("Score('1', {})", "value '1'"),
     ("Score(1.0, {'a': float('inf')})", "no finite numbers.*'a'"), ("Score(1.0, {'a': '1'})", "no finite numbers")])
 def test_what_a_scorer_gives_is_a_score_or_the_item_is_unscored(tmp_path: Path, gives: str, said: str) -> None:
-    (tmp_path / "mine.py").write_text(f"from eval_suites.scorers import Score\ndef f(e, a): return {gives}\n")
+    (tmp_path / "mine.py").write_text(f"from eval_suites.scorers.base import Score\ndef f(e, a): return {gives}\n")
     chosen = suite(write(tmp_path, [ROW], scorer="mine.py:f"))
     item, = read_items(chosen)
     found = asking.scored(chosen.name, item, Answer("4", True, ""), scorer_for(chosen.scorer, chosen.folder))
@@ -199,7 +201,8 @@ def test_what_a_scorer_gives_is_a_score_or_the_item_is_unscored(tmp_path: Path, 
 
 
 def test_a_score_may_be_a_truth_value_or_missing(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text("from eval_suites.scorers import Score\ndef f(e, a): return Score(*e['s'])\n")
+    (tmp_path / "mine.py").write_text("from eval_suites.scorers.base import Score\n"
+                                      "def f(e, a): return Score(*e['s'])\n")
     found = scorer_for("mine.py:f", tmp_path)
     assert found("", {"s": [True, {"a": 2}]}, "") == Score(1.0, {"a": 2})
     assert isinstance(found("", {"s": [True, {}]}, "").value, float)
@@ -261,7 +264,7 @@ def test_questions_for_decontamination_are_the_clean_ones(tmp_path: Path) -> Non
 
 def test_shipped_items_are_no_python() -> None:
     """Items are data: nothing in them is imported, and every file belongs to a suite."""
-    files = {path.name for path in (ROOM / "items").iterdir()}
+    files = {path.name for path in (ROOM / "rows").iterdir()}
     used = {chosen.items for chosen in load_suites().values() if chosen.engine != "lm_eval" and not chosen.reader}
     assert files == used
 

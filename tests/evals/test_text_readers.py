@@ -7,9 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from eval_suites.items import read_texts
-from eval_suites.readers.text import BLOCK_BYTES, LONGEST_ARTICLE, MOST_BYTES, SECTION_BYTES, read_answers, read_text
-from eval_suites.suites import suite
+from eval_suites.suites.items import read_texts
+from eval_suites.suites.readers.text import (
+    BLOCK_BYTES,
+    LONGEST_ARTICLE,
+    MOST_BYTES,
+    SECTION_BYTES,
+    read_answers,
+    read_text,
+)
+from eval_suites.suites.suite import suite
 from sft_core.errors import EvalError
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval_suites.toolcalls import Call, parse_calls, typed_value
+from eval_suites.scorers.toolcalls import Call, parse_calls, typed_value
 
 _spec = importlib.util.spec_from_file_location("dialects", Path(__file__).with_name("dialects.py"))
 assert _spec is not None

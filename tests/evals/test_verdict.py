@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from eval_suites.flips import flips
 from eval_suites.results import SuiteResult
-from eval_suites.verdict import Verdict, compare, pair
+from eval_suites.verdict.flips import flips
+from eval_suites.verdict.verdict import Verdict, compare, pair
 from sft_core.config.evaluate import GateSection
 from sft_core.errors import EvalError
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from eval_suites.suites import load_suites
+from eval_suites.suites.suite import load_suites
 from sft_core.config.file import load
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -19,12 +19,14 @@ MAY_IMPORT = {
 LAYERS = {
     "sft_core": ("errors", "conversation", "stage", "progress", "config", "tiny", "templates", "data", "model", "train",
                  "doctor"),
+    "eval_suites": ("results", "statistics", "refusal", "scorers", "suites", "backends", "judge", "lm_door", "asking",
+                    "verdict", "report", "parity"),
 }
 """Within a core: each room or file imports only from itself and from those before it."""
 DOORS = {
     "mlflow": {"infra/tracking.py"},
     "optuna": {"infra/study.py"},
-    "lm_eval": {"eval_suites/lm_door.py", "eval_suites/lm_door_model.py", "eval_suites/lm_door_ids.py"},
+    "lm_eval": {"eval_suites/lm_door"},
 }
 ONLY_IN = {"prefect": {"tasks", "flows", "infra"}}
 

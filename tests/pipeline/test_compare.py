@@ -13,8 +13,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from eval_suites.floor import Floor
 from eval_suites.results import ItemResult, SuiteResult, write_results
+from eval_suites.statistics.floor import Floor
 from flows.evaluation import Shown, run_comparison
 from infra.tracking import open_tracker
 from sft_core.config.evaluate import EvalSection, GateSection

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from eval_suites.lm_door_data import outside
-from eval_suites.suites import suite
+from eval_suites.lm_door.data import outside
+from eval_suites.suites.suite import suite
 from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EvalSection
 from tasks.evaluate import Subject, evaluate

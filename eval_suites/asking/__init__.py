@@ -1,0 +1,10 @@
+"""One model through several suites.
+
+run.py        all suites of an evaluation
+subject.py    a model ready to be asked
+opened.py     the items of one suite, opened for one model
+protocol.py   what makes two scores of a suite comparable
+again.py      asks items again to measure the A/A floor
+probe.py      a few items on a model that is being trained
+questions.py  the question texts of suites, for decontamination
+"""

@@ -1,0 +1,242 @@
+"""Client of any server that speaks OpenAI's chat completions: retries, requests in parallel, usage, answers kept.
+
+Answers are kept by what was asked (model, messages, parameters) and not by where, so a server may move. What failed is
+not kept.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import httpx
+
+from eval_suites.backends.cache import Kept
+from sft_core.config.evaluate import EndpointSection
+from sft_core.errors import EvalError
+from sft_core.stage import fingerprint
+
+Messages = Sequence[Mapping[str, str]]
+FIRST_PAUSE_S = 0.5
+"""Before the first retry; doubled before each further one."""
+LONGEST_PAUSE_S = 60.0
+"""Of any pause, also of one that the server asks for."""
+GIVE_UP = 3
+"""So many requests in a row that failed after all tries: the next ones are tried once, until one is answered."""
+AGAIN = frozenset({408, 409, 425, 429})
+"""Statuses below 500 that are worth another try."""
+
+
+class EndpointError(EvalError):
+    """A server gave no answer, after all tries. Holds no key."""
+
+
+class Reply(NamedTuple):
+    """An answer. Tool calls that the server has parsed stand in the text as `<tool_call>` blocks."""
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Request(NamedTuple):
+    """What `Endpoint.many` asks; the arguments of `Endpoint.chat`."""
+
+    messages: Messages
+    max_tokens: int
+    tools: Sequence[Mapping[str, Any]] | None = None
+    temperature: float = 0.0
+    stop: Sequence[str] | None = None
+
+
+class Usage(NamedTuple):
+    """What was paid for in this process: `kept` answers cost nothing. `cost` is in the currency of the prices."""
+
+    calls: int
+    kept: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float
+
+
+class _Passing(Exception):
+    """A failure that may pass; `wait_s` is what the server asks for."""
+
+    def __init__(self, why: str, wait_s: float | None = None) -> None:
+        super().__init__(why)
+        self.wait_s = wait_s
+
+
+class Endpoint:
+    """Asks one model of one server.
+
+    Args:
+        section: where it is, how long to wait, prices.
+        key: the API key itself (`infra.settings.secret` reads it); it is sent and never shown.
+        keep: file of kept answers; None: for as long as this object lives.
+        pause: waits so many seconds.
+    """
+
+    def __init__(self, section: EndpointSection, key: str | None = None, keep: Path | None = None,
+                 pause: Callable[[float], None] = time.sleep) -> None:
+        self._section, self._key, self._pause = section, (key or "").strip(), pause
+        self._kept, self._lock, self._failures = Kept(keep), threading.Lock(), 0
+        self._calls, self._found, self._prompt, self._completion = 0, 0, 0, 0
+        host = urlsplit(section.url).hostname or ""
+        here = host in ("localhost", "::1") or host.startswith("127.")
+        self._client = httpx.Client(timeout=section.timeout_s, trust_env=not here, headers={
+            "Authorization": f"Bearer {self._key}"} if self._key else {})
+
+    @property
+    def usage(self) -> Usage:
+        """Calls, tokens and cost so far."""
+        section = self._section
+        cost = (self._prompt * section.price_in + self._completion * section.price_out) / 1e6
+        return Usage(self._calls, self._found, self._prompt, self._completion, cost)
+
+    def chat(self, messages: Messages, *, max_tokens: int, tools: Sequence[Mapping[str, Any]] | None = None,
+             temperature: float = 0.0, stop: Sequence[str] | None = None) -> Reply:
+        """One answer. May be called from several threads.
+
+        Raises:
+            EndpointError: there is none after all tries, or the server refuses the request.
+        """
+        body: dict[str, Any] = {"model": self._section.model, "messages": [dict(one) for one in messages],
+                                "max_tokens": max_tokens, "temperature": temperature}
+        body |= {name: value for name, value in (("tools", tools), ("stop", stop)) if value}
+        key = fingerprint(body)
+        with self._lock:
+            row = self._kept.get(key)
+            self._found += row is not None
+        if row is not None:
+            return Reply(*row)
+        reply = self._asked(body)
+        with self._lock:
+            self._kept.put(key, list(reply))
+        return reply
+
+    def many(self, requests: Sequence[Request]) -> list[Reply | EndpointError]:
+        """Answers in the order of the requests, `parallel` under way at a time; a failure stands in its place."""
+
+        def one(request: Request) -> Reply | EndpointError:
+            try:
+                return self.chat(request.messages, max_tokens=request.max_tokens, tools=request.tools,
+                                 temperature=request.temperature, stop=request.stop)
+            except EndpointError as error:
+                return error
+
+        with ThreadPoolExecutor(self._section.parallel) as pool:
+            return list(pool.map(one, requests))
+
+    def _asked(self, body: Mapping[str, Any]) -> Reply:
+        tries = 1 if self._failures >= GIVE_UP else self._section.retries + 1
+        why = ""
+        for number in range(tries):
+            try:
+                reply = self._once(body)
+            except _Passing as failure:
+                why = str(failure)
+                if number + 1 < tries:
+                    self._pause(_wait(number, failure.wait_s))
+                continue
+            self._failures = 0
+            return reply
+        with self._lock:
+            self._failures += 1
+        raise self._error(f"no answer in {tries} {'try' if tries == 1 else 'tries'}; the last failure: {why}")
+
+    def _once(self, body: Mapping[str, Any]) -> Reply:
+        with self._lock:
+            self._calls += 1
+        status, headers, text = self._sent(body)
+        if status in AGAIN or status >= 500:
+            raise _Passing(f"HTTP {status}: {text[:200]}", _asked_wait(headers.get("retry-after")))
+        if status != 200:
+            raise self._error(f"HTTP {status}: {text[:300]}")
+        reply = _reply(text)
+        with self._lock:
+            self._prompt += reply.prompt_tokens
+            self._completion += reply.completion_tokens
+        return reply
+
+    def _sent(self, body: Mapping[str, Any]) -> tuple[int, httpx.Headers, str]:
+        """Read in pieces, so that a server that sends a byte now and then cannot hold a request for ever."""
+        deadline = time.monotonic() + self._section.timeout_s
+        url, held = f"{self._section.url.rstrip('/')}/chat/completions", bytearray()
+        try:
+            with self._client.stream("POST", url, json=body) as answer:
+                for piece in answer.iter_bytes():
+                    held += piece
+                    if time.monotonic() > deadline:
+                        raise httpx.ReadTimeout("it is still sending")
+                return answer.status_code, answer.headers, held.decode("utf-8", errors="replace")
+        except httpx.TimeoutException as error:
+            raise _Passing(f"no complete answer within {self._section.timeout_s:g} s") from error
+        except httpx.TransportError as error:
+            raise _Passing(f"{type(error).__name__}: {error}") from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise self._error(f"{type(error).__name__}: {error}") from error
+
+    def _error(self, why: str) -> EndpointError:
+        said = why.replace(self._key, "***") if self._key else why
+        return EndpointError(f"{self._section.model} at {self._section.url}: {said}. Check url, model and key_env of "
+                             "the endpoint, and whether the server is up")
+
+
+def _reply(text: str) -> Reply:
+    """The answer in a body.
+
+    Raises:
+        _Passing: the body is no JSON of a chat completion, or holds no choice.
+    """
+    try:
+        found = json.loads(text)
+        choice, usage = found["choices"][0], found.get("usage") or {}
+        message = choice["message"]
+        said = "\n".join(part for part in (message.get("content") or "", *_calls(message)) if part)
+        return Reply(said, choice.get("finish_reason") or "", int(usage.get("prompt_tokens") or 0),
+                     int(usage.get("completion_tokens") or 0))
+    except (json.JSONDecodeError, LookupError, TypeError, AttributeError, ValueError) as error:
+        raise _Passing(f"the reply is no chat completion ({type(error).__name__}: {error}): {text[:200]!r}") from error
+
+
+def _calls(message: Mapping[str, Any]) -> list[str]:
+    made = []
+    for call in message.get("tool_calls") or ():
+        given = call["function"].get("arguments") or {}
+        arguments = json.loads(given) if isinstance(given, str) else given
+        said = json.dumps({"name": call["function"]["name"], "arguments": arguments}, ensure_ascii=False)
+        made.append(f"<tool_call>\n{said}\n</tool_call>")
+    return made
+
+
+def _asked_wait(header: str | None) -> float | None:
+    """Seconds in a Retry-After, which is a number or a date (RFC 9110, 10.2.3); None where there is none."""
+    if header is None:
+        return None
+    try:
+        seconds = float(header)
+    except ValueError:
+        pass
+    else:
+        return max(seconds, 0.0) if math.isfinite(seconds) else None
+    try:
+        return max(email.utils.parsedate_to_datetime(header).timestamp() - time.time(), 0.0)
+    except ValueError:
+        return None
+
+
+def _wait(number: int, asked_s: float | None) -> float:
+    """Exponential back-off with half of it random, so that parallel requests do not come back together."""
+    grown = FIRST_PAUSE_S * 2.0**number
+    return min(asked_s if asked_s is not None else grown * random.uniform(0.5, 1.0), LONGEST_PAUSE_S)

@@ -1,0 +1,122 @@
+"""Greedy answers to chat items, through the chat template as a server would apply it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jinja2
+
+from eval_suites.backends.contract import Backend, Prompt, Stops
+from eval_suites.suites.chat_item import ChatItem
+from sft_core.stage import fingerprint
+
+
+class ChatForm(Protocol):
+    """What is needed of a template: its Jinja and its stop. `sft_core.templates.template.Template` is one."""
+
+    @property
+    def jinja(self) -> str:
+        """The chat template."""
+
+    @property
+    def stop(self) -> str:
+        """Text that ends an assistant turn."""
+
+
+class Answer(NamedTuple):
+    """What the model said, and whether it stopped by itself. `text` is None where it could not be asked."""
+
+    text: str | None
+    stopped: bool
+    why: str = ""
+    tokens: int = 0  # of the answer
+    ids: str = ""  # hash of the prompt's ids, where they are known here
+
+
+class Answerer(Protocol):
+    """Answers chat items: a backend behind a template, or a server that applies its own."""
+
+    def answers(self, items: Sequence[ChatItem], longest: int) -> Iterator[tuple[int, Answer]]:
+        """(place of the item, its answer of at most `longest` tokens) as soon as it is there, in any order."""
+
+
+def stop_ids(model: Any, tokenizer: Any, stop: str) -> list[int]:
+    """Every id that ends a generation: those of the generation config, EOS, and the template's stop if it is one."""
+    configured = model.generation_config.eos_token_id
+    found = set(configured if isinstance(configured, list) else [configured])
+    found.add(tokenizer.eos_token_id)
+    ids = tokenizer.encode(stop, add_special_tokens=False) if stop else []
+    if len(ids) == 1:
+        found.add(ids[0])
+    return sorted(i for i in found if i is not None)
+
+
+def prompt_ids(tokenizer: Any, item: ChatItem, jinja: str) -> list[int]:
+    """Token ids of an item's messages and the opening of the assistant turn.
+
+    Raises:
+        jinja2.TemplateError: the template refuses these messages.
+    """
+    text = tokenizer.apply_chat_template(item.messages, tools=item.parsed_tools(), chat_template=jinja, tokenize=False,
+                                         add_generation_prompt=True)
+    return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def chat_stops(tokenizer: Any, ends: Sequence[int], stop: str) -> Stops:
+    """What ends an answer of a chat: the stop ids, and the template's stop where it is several tokens."""
+    if not stop or len(tokenizer.encode(stop, add_special_tokens=False)) == 1:
+        return Stops(frozenset(ends))
+    return Stops(frozenset(ends), lambda said: stop in tokenizer.decode(said, skip_special_tokens=False), stop)
+
+
+class Templated:
+    """A backend asked through a chat template.
+
+    Args:
+        backend: who computes.
+        tokenizer: the model's.
+        form: the template.
+        ends: ids that end an answer, see `stop_ids`.
+    """
+
+    def __init__(self, backend: Backend, tokenizer: Any, form: ChatForm, ends: Sequence[int]) -> None:
+        self._backend, self._tokenizer, self._form = backend, tokenizer, form
+        whole = bool(form.stop) and len(tokenizer.encode(form.stop, add_special_tokens=False)) > 1
+        self._stops = Stops(frozenset(ends), self._has_stop if whole else None, form.stop if whole else "")
+
+    def _has_stop(self, ids: Sequence[int]) -> bool:
+        return self._form.stop in self._tokenizer.decode(ids, skip_special_tokens=False)
+
+    def answers(self, items: Sequence[ChatItem], longest: int) -> Iterator[tuple[int, Answer]]:
+        """As `Answerer.answers`. An item that the template refuses, or that leaves no room in the model's window, is
+        not asked."""
+        prompts: list[Prompt] = []
+        places: list[int] = []
+        window = self._backend.window
+        for place, item in enumerate(items):
+            try:
+                ids = prompt_ids(self._tokenizer, item, self._form.jinja)
+            except jinja2.TemplateError as error:
+                yield place, Answer(None, False, f"the chat template refuses it: {error}")
+                continue
+            if len(ids) < window:
+                prompts.append(Prompt(tuple(ids), min(longest, window - len(ids))))
+                places.append(place)
+            else:
+                yield place, Answer(None, False, f"{len(ids)} tokens do not fit the model's window of {window}")
+        for at, said in self._backend.generate(prompts, self._stops):
+            hashed = fingerprint(prompts[at].ids)
+            if said.why:
+                yield places[at], Answer(None, False, said.why, len(said.ids), hashed)
+                continue
+            text, stopped = self._text(said.ids, said.stopped)
+            yield places[at], Answer(text, stopped, "", len(said.ids), hashed)
+
+    def _text(self, ids: Sequence[int], stopped: bool) -> tuple[str, bool]:
+        """The text up to the stop. Other special tokens stay visible: they are part of what the model said."""
+        text = self._tokenizer.decode(ids, skip_special_tokens=False)
+        stop = self._form.stop
+        if stop and stop in text:  # a stop that is several tokens here, so no id could end the generation
+            return text.partition(stop)[0], True
+        return text, stopped

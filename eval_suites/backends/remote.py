@@ -1,0 +1,99 @@
+"""Any OpenAI-compatible server as a model: generation suites through its own chat template.
+
+A model reference `http://host/v1#model-name`. Answers are kept by what was asked, as those of local models are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, Protocol
+
+from eval_suites.backends.cache import Kept
+from eval_suites.backends.generate import Answer
+from eval_suites.suites.chat_item import ChatItem
+from sft_core.config.evaluate import EndpointSection
+from sft_core.errors import EvalError
+from sft_core.stage import fingerprint
+
+
+class Replied(Protocol):
+    """What is needed of a reply; see `endpoint.Reply`."""
+
+    @property
+    def text(self) -> str:
+        """The answer."""
+
+    @property
+    def finish_reason(self) -> str:
+        """`stop`, `length`, ..."""
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens of the answer, as the server counts them."""
+
+
+class Chat(Protocol):
+    """Asks a server once; `endpoint.Endpoint.chat` is one."""
+
+    def __call__(self, messages: Any, *, max_tokens: int, tools: Any = None) -> Replied:
+        """Raises EvalError when there is no answer."""
+
+
+def is_endpoint(reference: str) -> bool:
+    """A model reference that names a server."""
+    return reference.startswith(("http://", "https://"))
+
+
+def endpoint_of(reference: str) -> EndpointSection:
+    """`http://host/v1#model-name` as a section.
+
+    Raises:
+        EvalError: the name of the model is missing.
+    """
+    url, _, name = reference.partition("#")
+    if not name:
+        raise EvalError(f"{reference} names no model; write http://host/v1#model-name")
+    return EndpointSection(url=url.rstrip("/"), model=name)
+
+
+class Remote:
+    """Answers of a server.
+
+    Args:
+        chat: asks it once.
+        section: where it is; requests under way at a time.
+        folder: where answers are kept; None: nowhere.
+    """
+
+    def __init__(self, chat: Chat, section: EndpointSection, folder: Path | None) -> None:
+        self._chat, self._parallel = chat, section.parallel
+        self._kept = Kept(folder / f"{fingerprint('endpoint', section.url, section.model)}.jsonl" if folder else None)
+
+    def answers(self, items: Sequence[ChatItem], longest: int) -> Iterator[tuple[int, Answer]]:
+        """As `Answerer.answers`; a request that fails after all tries leaves its item without an answer."""
+        keys = [fingerprint(item.messages, item.tools, longest) for item in items]
+        missing = []
+        for place, key in enumerate(keys):
+            row: Mapping[str, Any] | None = self._kept.get(key)
+            if row is None:
+                missing.append(place)
+            else:
+                yield place, Answer(row["text"], row["stopped"], "", row["tokens"])
+        with ThreadPoolExecutor(self._parallel) as pool:
+            running = {pool.submit(self._one, items[place], longest): place for place in missing}
+            for done in as_completed(running):
+                place, answer = running[done], done.result()
+                if answer.text is not None:
+                    self._kept.put(keys[place], {"text": answer.text, "stopped": answer.stopped,
+                                                 "tokens": answer.tokens})
+                yield place, answer
+
+    def _one(self, item: ChatItem, longest: int) -> Answer:
+        try:
+            reply = self._chat(item.messages, max_tokens=longest, tools=json.loads(item.tools) if item.tools else None)
+        except EvalError as error:
+            return Answer(None, False, f"no answer: {error}")
+        return Answer(reply.text or "", reply.finish_reason != "length", "", reply.completion_tokens or 0)

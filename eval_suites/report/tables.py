@@ -1,0 +1,319 @@
+"""The alignment-tax report as data: what was bought (alignment suites) against what it cost (capability suites).
+
+Tables of plain text for the terminal and the page; `plot.py` draws the same verdict, `page.py` puts all on one page.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from eval_suites.judge.calibrate import corrected
+from eval_suites.results import FAILED, ItemResult, SuiteResult, Tally, tally
+from eval_suites.statistics.evidence import paired
+from eval_suites.statistics.intervals import Interval
+from eval_suites.statistics.pairing import both_asked
+from eval_suites.statistics.robustness import drop_rows
+from eval_suites.verdict.outcome import NONE, Part, shown_score, span
+from eval_suites.verdict.verdict import SuiteVerdict, Verdict
+
+Results = Mapping[str, SuiteResult]
+Row = dict[str, str]
+LONGEST_WHY = 160
+READINGS = {"partial": "partial credit", "form": "form alone", "value": "content alone",
+            "functions": "functions alone", "flexible": "answer found anywhere"}
+"""Metrics of the scorers (`scorers/__init__.py`) and what a reader calls them."""
+
+
+class Names(NamedTuple):
+    """What the two models are called."""
+
+    base: str = "base"
+    tuned: str = "tuned"
+
+
+class Table(NamedTuple):
+    """One part of the report; the keys of the rows are the heads."""
+
+    title: str
+    note: str
+    rows: list[Row]
+    folded: bool = False  # long or of second importance: the page shows it on request, the terminal not at all
+    short: bool = False  # needed to read the verdict: shown also where the other tables are not
+
+
+class Report(NamedTuple):
+    """Everything that is known of two models, as text."""
+
+    names: Names
+    gate: str
+    reason: str
+    tables: tuple[Table, ...]
+
+
+class _Both(NamedTuple):
+    """What every table is made of."""
+
+    verdict: Verdict
+    base: Results
+    tuned: Results
+    names: Names
+
+    @property
+    def suites(self) -> list[tuple[SuiteVerdict, SuiteResult, SuiteResult]]:
+        return [(one, self.base[one.suite], self.tuned[one.suite]) for one in self.verdict.suites]
+
+    @property
+    def sides(self) -> list[tuple[str, SuiteResult]]:
+        return [(name, side[one.suite]) for one in self.verdict.suites
+                for name, side in ((self.names.base, self.base), (self.names.tuned, self.tuned))]
+
+
+def report(verdict: Verdict, base: Results, tuned: Results, names: Names | None = None) -> Report:
+    """All tables that have something to say.
+
+    Args:
+        verdict: of these results.
+        base, tuned: results by suite, all suites of the verdict.
+        names: what the two are called; equal names are told apart by a number.
+    """
+    names = names or Names()
+    if names.base == names.tuned:
+        names = Names(f"{names.base} (1)", f"{names.tuned} (2)")
+    both = _Both(verdict, base, tuned, names)
+    made = [make(both) for make in TABLES]
+    return Report(names, verdict.gate, verdict.reason, tuple(table for table in made if table.rows))
+
+
+def _wins(both: _Both) -> Table:
+    return Table("Wins: alignment suites", "Points of 100, tuned − base; above zero is better.",
+                 [headline(one, both) for one in both.verdict.suites if one.kind == "alignment"])
+
+
+def _tax(both: _Both) -> Table:
+    note = ("Points of 100, base − tuned; above zero is worse. Perplexity: percent per byte. No worse: the upper end "
+            "of the interval is at most the margin.")
+    return Table("Tax: capability suites", note,
+                 [headline(one, both) for one in both.verdict.suites if one.kind == "capability"])
+
+
+def headline(one: SuiteVerdict, both: _Both) -> Row:
+    """The row of a suite in the first two tables."""
+    capability = one.kind == "capability"
+    row = {
+        "suite": one.suite,
+        both.names.base: shown_score(one.base, one.scale),
+        both.names.tuned: shown_score(one.tuned, one.scale),
+        "tax" if capability else "win": NONE if one.points is None else f"{one.points:+.1f}",
+        f"{100 * (1 - both.verdict.alpha):g} % interval": span(one.points, one.low, one.high, one.scale),
+        "margin": f"{one.margin:g}" if capability else "",
+        "p (Holm)": f"{one.p_holm:.2g}",
+        "lost / gained": f"{one.lost} / {one.gained}",
+        "items": f"{one.pairs}" if one.pairs == one.asked else f"{one.pairs} of {one.asked}",
+        "detectable": NONE if one.mde is None else f"{one.mde:.1f}",
+        "outcome": one.said,
+    }
+    if not capability:
+        del row["margin"]
+    return row
+
+
+def _checks(both: _Both) -> Table:
+    return Table("Checks beside the scores", "One that did not pass fails the gate.",
+                 [{"check": one.name, "passed": "yes" if one.passed else "NO", "why": one.why}
+                  for one in both.verdict.checks])
+
+
+def _notes(both: _Both) -> Table:
+    rows = [{"suite": one.suite, "note": note} for one in both.verdict.suites for note in one.notes]
+    return Table("Notes", "", rows, short=True)
+
+
+def _floor(both: _Both) -> Table:
+    note = ("A model against itself. The same settings must change nothing; a change under another batch size is noise "
+            "of the arithmetic. Not measured: what a server, another model or people answered or judged, and with "
+            "eval.floor_items: 0.")
+    return Table("A/A floor", note, [_floor_row(one, both.names.base) for one in both.verdict.suites], short=True)
+
+
+def _floor_row(one: SuiteVerdict, base: str) -> Row:
+    floor = one.floor
+    return {"suite": one.suite, "model": (floor.of or base) if floor else NONE,
+            "items asked again": str(floor.items) if floor else "not measured",
+            "changed, same settings": str(floor.same) if floor else NONE,
+            "changed, other batch": str(floor.batch) if floor else NONE,
+            "largest change": f"{100 * floor.worst:.3g} points" if floor else NONE}
+
+
+def _clean(both: _Both) -> Table:
+    rows = []
+    for one in both.verdict.suites:
+        clean = one.uncontaminated
+        if clean is not None:
+            rows.append({"suite": one.suite, "on": "tax" if one.kind == "capability" else "win",
+                         "all items": _of_items(one, Part(one.points, one.low, one.high, one.pairs)),
+                         "items": str(one.pairs),
+                         "not trained on": _of_items(one, clean),
+                         "of these": str(clean.pairs)})
+    return Table("Without items found in the training data", "Points of 100.", rows, short=True)
+
+
+def _of_items(suite: SuiteVerdict, part: Part) -> str:
+    if part.points is None:
+        return NONE
+    return f"{part.points:+.1f} ({span(part.points, part.low, part.high, suite.scale)})"
+
+
+def _tasks(both: _Both) -> Table:
+    rows = []
+    for one, base, tuned in both.suites:
+        after = tuned.tasks()
+        before = base.tasks()
+        if len(before) < 2:
+            continue
+        rows += [{"suite": one.suite, "task": task, both.names.base: shown_score(tally.score, one.scale),
+                  both.names.tuned: shown_score(after[task].score, one.scale),
+                  "difference": _change(tally, after[task]), "items": str(tally.scored)}
+                 for task, tally in before.items() if task in after]
+    return Table("By task, subject or kind of item", "Points of 100, tuned − base; single tasks are too small to prove "
+                                                     "anything.", rows, folded=True)
+
+
+def _change(base: Tally, tuned: Tally) -> str:
+    return NONE if base.score is None or tuned.score is None else f"{100 * (tuned.score - base.score):+.1f}"
+
+
+def _robustness(both: _Both) -> Table:
+    rows = [row for _, base, tuned in both.suites for row in drop_rows(base, tuned)]
+    return Table("Drop from the clean form", "Points of 100, clean − changed form, paired; above zero the changed form "
+                                             "is harder.", rows)
+
+
+def _readings(both: _Both) -> Table:
+    rows = [row for one, base, tuned in both.suites if one.scale == "share"
+            for name in readings(base.items + tuned.items) for row in _reading((base, tuned), name, both)]
+    return Table("Partial credit and other readings, apart from the strict score", (
+        "Points of 100 over the items that have the reading on both sides; in brackets the interval of the difference, "
+        "tuned − base. Only the strict score is judged."), rows, short=True)
+
+
+def readings(items: Sequence[ItemResult]) -> list[str]:
+    """Further metrics in [0, 1] that say what an answer is worth: partial credit, form and content by themselves, or
+    another metric or filter of lm-eval's. Those that equal the score everywhere say nothing new."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for item in items:
+        if item.score is not None:
+            for name, value in item.metrics.items():
+                if name in READINGS or "," in name:
+                    found.setdefault(name, []).append((item.score, value))
+    return [name for name, values in found.items() if all(0.0 <= value <= 1.0 for _, value in values)
+            and any(score != value for score, value in values)]
+
+
+def _reading(sides: tuple[SuiteResult, SuiteResult], name: str, both: _Both) -> list[Row]:
+    pairs = [pair for pair in both_asked(*sides) if all(i.score is not None and name in i.metrics for i in pair)]
+    before, after = ([pair[at] for pair in pairs] for at in (0, 1))
+    evidence = paired([i.metrics[name] for i in before], [i.metrics[name] for i in after],
+                      [i.cluster for i in before], [i.weight for i in before])
+    if evidence is None:
+        return []
+    low, high = evidence.bounds(both.verdict.alpha, 1.0)
+    read = [tally([i._replace(score=i.metrics[name]) for i in side]) for side in (before, after)]
+    return [{"suite": sides[0].suite, "reading": READINGS.get(name, name), "items": str(len(pairs)),
+             "strict": " → ".join(_hundredths(tally(side)) for side in (before, after)),
+             "this reading": " → ".join(_hundredths(one) for one in read),
+             "difference": f"{100 * evidence.estimate:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"}]
+
+
+def _hundredths(found: Tally) -> str:
+    return shown_score(found.score, "share")
+
+
+def _refusals(both: _Both) -> Table:
+    rows = [{"suite": side.suite, "model": name, "requests": rate.task,
+             "should refuse": "yes" if rate.wanted else "no", "refused, as scored": _percent(rate.raw.estimate),
+             "corrected": _percent(rate.corrected.estimate), "95 % interval": _percents(rate.corrected),
+             "items": str(rate.raw.items)} for name, side in both.sides for rate in corrected(side)]
+    return Table("Refusal rates, corrected for the scorer's errors", "After Rogan and Gladen (1978).", rows)
+
+
+def _percent(value: float | None) -> str:
+    return NONE if value is None else f"{100 * value:.1f} %"
+
+
+def _percents(span: Interval) -> str:
+    return span.method if span.estimate is None else f"{100 * span.low:.1f} to {100 * span.high:.1f} %"
+
+
+def _perplexity(both: _Both) -> Table:
+    rows = [{"suite": side.suite, "model": name, "per byte": _per(side, "bytes"), "per token": _per(side, "tokens"),
+             "per word": _per(side, "words")}
+            for name, side in both.sides if side.scale == "log"]
+    return Table("Perplexity", "Per token only of models with the same tokenizer to be compared.", rows)
+
+
+def _per(side: SuiteResult, unit: str) -> str:
+    """exp(nats / units) over the scored items that count this unit."""
+    counted = [item for item in side.items if item.score is not None and item.metrics.get(unit)]
+    if unit == "bytes" and side.score is not None:
+        return f"{math.exp(-side.score):.4f}"
+    total = sum(item.metrics[unit] for item in counted)
+    return f"{math.exp(sum(item.metrics['nats'] for item in counted) / total):.3f}" if total else NONE
+
+
+def _measured(both: _Both) -> Table:
+    rows = []
+    for one, base, tuned in both.suites:
+        rows.append({"suite": one.suite, "backend": _either(base.backend, tuned.backend),
+                     "protocol": one.protocol_hash[:8], "stop rate": _pair(base, tuned, "stopped"),
+                     "overrun": _pair(base, tuned, "overrun"), "cut to fit": _counts(base.truncated, tuned.truncated),
+                     "looks": NONE if one.looks is None else "{} of {}".format(*one.looks),
+                     "seconds": f"{base.seconds:.1f} → {tuned.seconds:.1f}"})
+    return Table("How it was measured", f"{both.names.base} → {both.names.tuned}. Stop rate: answers that ended by "
+                                        "themselves; overrun: answers that hit the cap.", rows)
+
+
+def _either(one: str, two: str) -> str:
+    return one if one == two else f"{one} → {two}"
+
+
+def _counts(one: int, two: int) -> str:
+    return NONE if not (one or two) else f"{one} → {two}"
+
+
+def _pair(base: SuiteResult, tuned: SuiteResult, metric: str) -> str:
+    values = [shared_metric(side.items, metric) for side in (base, tuned)]
+    return NONE if None in values else " → ".join(f"{100 * (v or 0.0):.0f} %" for v in values)
+
+
+def shared_metric(items: Sequence[ItemResult], metric: str) -> float | None:
+    """Mean of a further metric over the items that have it; None where none has."""
+    values = [item.metrics[metric] for item in items if metric in item.metrics]
+    return sum(values) / len(values) if values else None
+
+
+def _unscored(both: _Both) -> Table:
+    rows = []
+    for name, side in both.sides:
+        rows += [{"suite": side.suite, "model": name, "items": str(count), "of": str(side.n), "reason": why}
+                 for why, count in unscored(side).most_common()]
+    return Table("Items without a score", "They enter no mean: missing is not zero.", rows)
+
+
+def unscored(result: SuiteResult) -> Counter[str]:
+    """Why items have no score, and how many."""
+    return Counter(reason(item.why) for item in result.items if item.score is None)
+
+
+def reason(why: str) -> str:
+    """One line of a reason; of a traceback the last one, which names the error."""
+    lines = [line.strip() for line in why.splitlines() if line.strip()] or ["no reason was given"]
+    raised = len(lines) > 1 and lines[0].startswith(FAILED)
+    return (f"{FAILED} {lines[-1]}" if raised else lines[0])[:LONGEST_WHY]
+
+
+TABLES: tuple[Callable[[_Both], Table], ...] = (
+    _wins, _tax, _checks, _notes, _readings, _floor, _clean, _refusals, _robustness, _perplexity, _measured,
+    _unscored, _tasks)

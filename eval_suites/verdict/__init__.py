@@ -1,0 +1,9 @@
+"""Base results × tuned results → Verdict.
+
+outcome.py     what a verdict says of one suite
+gate.py        the declared policy → pass, fail, undecided
+power.py       what so many items can find
+sequential.py  alpha spending over looks: when a suite may stop
+verdict.py     the comparison
+flips.py       items whose score changed, side by side
+"""

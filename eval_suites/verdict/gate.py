@@ -1,0 +1,102 @@
+"""The declared policy: what the suites found and the checks → pass, fail or undecided, and why, in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from eval_suites.verdict.outcome import OPEN, UNKNOWN, Check, SuiteVerdict, span
+from sft_core.config.evaluate import GateSection
+
+TOLD = 3
+"""Reasons that fit into a sentence; the tables hold all."""
+State = Literal["pass", "fail", "undecided"]
+
+
+def margin_of(suite: str, gate: GateSection) -> float:
+    """The non-inferiority margin of a suite in points."""
+    return gate.margins.get(suite, gate.max_tax)
+
+
+def decide(suites: Sequence[SuiteVerdict], gate: GateSection, checks: Sequence[Check] = ()) -> tuple[State, str]:
+    """Fail when a demand is proved unmet or a check did not pass, pass when all are proved met, else undecided; the
+    first reasons are told.
+
+    `at_least` is about the measured score itself; margins and `must_improve` about what is proved.
+    """
+    said: dict[State, list[str]] = {"fail": [], "undecided": [], "pass": []}
+    for check in checks:
+        if not check.passed:
+            said["fail"].append(f"the check {check.name} did not pass ({check.why})")
+    for suite in suites:
+        for state, text in _demands(suite, gate):
+            said[state].append(text)
+    asked = {suite.suite for suite in suites}
+    for name in [name for name in (*gate.must_improve, *gate.at_least) if name not in asked]:
+        said["undecided"].append(f"the gate asks for {name}, which was not run")
+    for state, parts in said.items():
+        if parts:
+            return state, _sentence(parts)
+    return "undecided", "No capability suite was run and the gate asks for nothing else, so nothing was shown."
+
+
+def _sentence(parts: Sequence[str]) -> str:
+    more = f"; and so for {len(parts) - TOLD} more" if len(parts) > TOLD else ""
+    text = "; ".join(parts[:TOLD]) + more
+    return text[:1].upper() + text[1:] + "."
+
+
+def _demands(suite: SuiteVerdict, gate: GateSection) -> list[tuple[State, str]]:
+    """What the gate asks of this suite, and why it is met or not."""
+    found = []
+    if suite.kind == "capability":
+        found.append(_tax(suite))
+    if suite.suite in gate.must_improve:
+        found.append(_improvement(suite))
+    if suite.suite in gate.at_least:
+        found.append(_level(suite, gate.at_least[suite.suite]))
+    return found
+
+
+def _tax(suite: SuiteVerdict) -> tuple[State, str]:
+    subject = f"the tax on {suite.suite} is"
+    if suite.outcome == "no_worse":
+        return "pass", f"{subject} proved to be at most {suite.margin:g} ({_points(suite)})"
+    if suite.outcome == "worse":
+        return "fail", f"{subject} proved to be above {suite.margin:g} ({_points(suite)})"
+    return "undecided", f"{subject} not proved to be at most {suite.margin:g}{_wanted(suite)} ({_points(suite)})"
+
+
+def _improvement(suite: SuiteVerdict) -> tuple[State, str]:
+    better = suite.outcome == "improved" if suite.kind == "alignment" else (
+        suite.outcome == "no_worse" and suite.high < 0)
+    if better:
+        return "pass", f"{suite.suite} is proved better than its base ({_points(suite)})"
+    if suite.outcome == "worse":
+        return "fail", f"{suite.suite} is proved worse than its base ({_points(suite)})"
+    return "undecided", f"{suite.suite} is not proved better than its base{_wanted(suite)} ({_points(suite)})"
+
+
+def _level(suite: SuiteVerdict, least: float) -> tuple[State, str]:
+    if suite.tuned is None:
+        return "undecided", f"{suite.suite} has no score to hold against {least:g}"
+    return ("pass" if suite.tuned >= least else "fail",
+            f"{suite.suite} scores {suite.tuned:.3f}, at least {least:g} is asked")
+
+
+def _wanted(suite: SuiteVerdict) -> str:
+    if suite.outcome not in OPEN or suite.points is None:
+        return ""
+    if suite.more_items is None:
+        return ", and no realistic number of items would settle it"
+    if suite.more_items == 0:
+        return f", because {suite.notes[-1].rstrip('.')}" if suite.notes else ""
+    return f", about {suite.more_items:,} more items would settle it"
+
+
+def _points(suite: SuiteVerdict) -> str:
+    if suite.points is None:
+        return "no item was scored on both sides"
+    low_to_high = span(suite.points, suite.low, suite.high, suite.scale)
+    interval = low_to_high if low_to_high != UNKNOWN else f"interval {low_to_high}"
+    return f"{suite.points:+.1f} points, {interval}, {suite.pairs} item{'s' * (suite.pairs != 1)}"

@@ -1,0 +1,135 @@
+"""What a verdict says of one suite: its numbers, its outcome, and how that is put into words."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from eval_suites.statistics.evidence import UNIFORM
+from eval_suites.statistics.floor import Floor
+
+Outcome = Literal["no_worse", "worse", "improved", "not_proved", "undecided"]
+SHOWN = {"no_worse": "no worse", "worse": "worse", "improved": "improved", "not_proved": "not proved",
+         "undecided": "undecided"}
+OPEN = ("undecided", "not_proved")
+NONE = "–"
+UNKNOWN = "unknown"
+
+
+class Check(NamedTuple):
+    """A condition beside the scores, e.g. the parity certificate; one that did not pass fails the gate."""
+
+    name: str
+    passed: bool
+    why: str
+
+
+class Part(NamedTuple):
+    """The tax or win on some of the items, in points with its interval; `points` is None without a scored pair."""
+
+    points: float | None
+    low: float
+    high: float
+    pairs: int
+
+
+@dataclass(frozen=True)
+class SuiteVerdict:
+    """One suite. `points`, `low`, `high`: tax (capability) or win (alignment) × 100 with its interval.
+
+    `scored_base` and `scored_tuned` count items with a score, `pairs` those with one on both sides: only they enter.
+    `p` is against the margin (capability) or against no difference (alignment), `p_holm` adjusted for the number of
+    suites, `p_mcnemar` the exact test of no difference, for independent items scored 0 or 1 only. `lost` and `gained`
+    count items whose score fell and rose. `more_items`: how many more would settle it if what was seen is the truth.
+    `margin`: the non-inferiority margin in points (capability). `mde`: the smallest difference in points that this
+    comparison finds with 80 % power. `looks`: (taken, planned) of a sequential evaluation. `uncontaminated`: the same
+    on the items that were not found in the training data, None where none was looked for. `floor`: how far the base
+    differs from itself. `notes`: what a reader must know beside the numbers, a sentence each.
+    """
+
+    suite: str
+    kind: str
+    outcome: Outcome
+    base: float | None
+    tuned: float | None
+    points: float | None
+    low: float
+    high: float
+    pairs: int
+    scored_base: int
+    scored_tuned: int
+    asked: int
+    lost: int
+    gained: int
+    p: float
+    p_holm: float
+    p_mcnemar: float | None
+    more_items: int | None
+    method: str
+    protocol_hash: str
+    margin: float = 0.0
+    scale: str = "share"
+    mde: float | None = None
+    looks: tuple[int, int] | None = None
+    uncontaminated: Part | None = None
+    floor: Floor | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def said(self) -> str:
+        """The outcome in words, e.g. `no worse than 1 (proved)` or `undecided: about 1,200 more items needed`."""
+        if self.outcome in OPEN:
+            return f"{SHOWN[self.outcome]}: {self._needed}"
+        than = f" than {_short(self.margin)}" if self.outcome == "no_worse" else ""
+        return f"{SHOWN[self.outcome]}{than} (proved)"
+
+    @property
+    def _needed(self) -> str:
+        if self.points is None:
+            return "no item was scored on both sides"
+        if self.more_items is None:
+            return "no realistic number of items would settle it"
+        # Zero more items: the numbers would do, a reservation in the notes does not let them.
+        return f"about {self.more_items:,} more items needed" if self.more_items else "see its notes"
+
+
+def row(suite: SuiteVerdict, alpha: float) -> dict[str, str]:
+    """A row of the verdict's table; the keys are the heads."""
+    capability = suite.kind == "capability"
+    return {
+        "suite": suite.suite,
+        "base": shown_score(suite.base, suite.scale),
+        "tuned": shown_score(suite.tuned, suite.scale),
+        "tax / win": NONE if suite.points is None else f"{'tax' if capability else 'win'} {suite.points:+.1f}",
+        f"{100 * (1 - alpha):g} % interval": span(suite.points, suite.low, suite.high, suite.scale),
+        "margin": _short(suite.margin) if capability else NONE,
+        "p (Holm)": f"{suite.p_holm:.2g}",
+        "lost / gained": f"{suite.lost} / {suite.gained}",
+        "items": f"{suite.pairs}" if suite.pairs == suite.asked else f"{suite.pairs} of {suite.asked}",
+        "detectable": NONE if suite.mde is None else f"{suite.mde:.1f}",
+        "outcome": suite.said,
+    }
+
+
+def bounded(low: float, high: float, scale: str) -> bool:
+    """Whether an interval in points says anything; that of one text alone does not."""
+    return scale != "log" or high - low < 200 * UNIFORM
+
+
+def span(points: float | None, low: float, high: float, scale: str) -> str:
+    """An interval in words."""
+    if points is None:
+        return NONE
+    return f"{low:+.1f} to {high:+.1f}" if bounded(low, high, scale) else UNKNOWN
+
+
+def _short(points: float) -> str:
+    return f"{points:.1f}" if round(points, 1) == points else f"{points:g}"
+
+
+def shown_score(value: float | None, scale: str) -> str:
+    """A share as points of 100; minus nats per byte as perplexity per byte."""
+    if value is None:
+        return NONE
+    return f"ppl {math.exp(-value):.3f}" if scale == "log" else f"{100 * value:.1f}"
