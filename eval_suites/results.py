@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sft_core.errors import EvalError, SftError
+from sft_core.names import file_name
 from sft_core.stage import fingerprint, read_json, write_json
 
 COLUMNS = pa.schema([
@@ -146,7 +146,7 @@ class SuiteResult:
 
 
 def _stem(folder: Path, suite: str) -> Path:
-    return folder / re.sub(r"[^\w.-]+", "-", suite)
+    return folder / file_name(suite)
 
 
 def write_results(folder: Path, result: SuiteResult) -> Path:

@@ -7,13 +7,21 @@ import json
 import re
 from pathlib import Path
 
-_NOT_A_NAME = re.compile(r"[^\w\-. :/]", re.ASCII)
-LONGEST_NAME = 250
+from sft_core.names import distinct
+
+_NOT_A_NAME = re.compile(r"[^\w\-. :/]")
+_NO_PARTS = ("", ".", "..")
+LONGEST_NAME = 240
+"""Characters; MLflow takes 250."""
 
 
 def name(text: str) -> str:
-    """A metric or parameter name that MLflow takes: `acc,none` becomes `acc_none`."""
-    return _NOT_A_NAME.sub("_", text)[:LONGEST_NAME]
+    """A metric or parameter name that MLflow takes: `acc,none` becomes `acc_none-` and six hex digits.
+
+    Letters of every language stay. MLflow reads a name as a path and refuses one that is not in its shortest form.
+    """
+    parts = [part for part in _NOT_A_NAME.sub("_", text).split("/") if part not in _NO_PARTS]
+    return distinct(text, "/".join(parts)[:LONGEST_NAME].rstrip("/"))
 
 
 def plain_text(value: object) -> str:

@@ -3,6 +3,7 @@
 In the order the data walks; a room imports only from those above it (tests/house):
 
 errors.py        what a user may meet
+names.py         what may be called how, and texts as names of files
 conversation.py  the values: Row, Turn, Conversation, Rejected
 stage.py         stage folders, fingerprints, atomic files
 progress.py      bars on a terminal, lines elsewhere

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from eval_suites.report.tables import shared_metric
 from eval_suites.results import SuiteResult, write_results
 from eval_suites.verdict.verdict import Verdict
+from sft_core.names import file_name
 from sft_core.stage import write_json
 from tasks.experiment import Experiment
 from tasks.runs import Beside, write_beside
@@ -98,7 +98,7 @@ def _track(run: Experiment, trained: Done, results: Mapping[str, Mapping[str, Su
     tracker.log_artifacts(run_id, run.folder / "evaluation", "evaluation")
     tracker.log_artifacts(run_id, trained.folder / "events.jsonl")
     for suite, result in results["tuned"].items():
-        tracker.log_table(run_id, f"items/{re.sub(r'[^0-9A-Za-z_.-]+', '-', suite)}.json",
+        tracker.log_table(run_id, f"items/{file_name(suite)}.json",
                           side_by_side(results["base"][suite], result))
     tracker.log_artifacts(run_id, trained.folder / "model", "model")
     if run.config.tracking.registered_model:

@@ -14,6 +14,7 @@ from uuid import uuid4
 import pytest
 from mlflow import MlflowClient
 
+from infra import naming
 from infra.servers import Service, free_port, start_mlflow
 from infra.settings import MLFLOW_BLOCK, TELEMETRY_OFF
 from infra.tracking import Tracker, open_tracker
@@ -105,7 +106,7 @@ def test_many_parameters_with_awkward_names(tracker: Tracker) -> None:
     params = {f"eval.suites.{i}": i for i in range(230)} | {"gate.at_least.lm:x,y=z": 0.5, "none": None}
     run = tracker.find_run(tracker.start_run("run", "key", params, "", {}))
     assert len(run.params) == 232
-    assert run.params["gate.at_least.lm:x_y_z"] == "0.5"
+    assert run.params[naming.name("gate.at_least.lm:x,y=z")] == "0.5"
 
 
 def test_events_are_followed_line_by_line(tracker: Tracker, tmp_path: Path) -> None:
@@ -156,9 +157,21 @@ def test_final_metrics_are_not_doubled_and_missing_is_not_zero(tracker: Tracker)
     run_id = start(tracker)
     for score in (0.5, 0.5, 0.75):
         tracker.log_metrics(run_id, {"acc,none": score, "nan": float("nan"), "missing": None})
-    assert [value for _, value in history(tracker, run_id, "acc_none")] == [0.5, 0.75]
+    assert [value for _, value in history(tracker, run_id, naming.name("acc,none"))] == [0.5, 0.75]
     assert len(history(tracker, run_id, "nan")) == 1
-    assert tracker.find_run(run_id).metrics.keys() == {"acc_none", "nan"}
+    assert tracker.find_run(run_id).metrics.keys() == {naming.name("acc,none"), "nan"}
+
+
+def test_names_that_differ_stay_apart_and_can_be_read(tracker: Tracker) -> None:
+    """`tuned/精度` and `tuned/语言` both used to be `tuned/__`: one curve of two metrics."""
+    names = ["tuned/精度", "tuned/语言", "tuned/génie", "tuned/g_nie", "acc,none", "acc_none", "acc;none",
+             "../up", "up", "a//b", "a/b", "x" * 300, "x" * 301]
+    run_id = start(tracker)
+    tracker.log_metrics(run_id, {key: float(index) for index, key in enumerate(names)})
+    found = tracker.find_run(run_id).metrics
+    assert [found[naming.name(key)] for key in names] == [float(index) for index in range(len(names))]
+    assert found.keys() >= {"tuned/精度", "tuned/语言", "tuned/génie", "acc_none", "up", "a/b"}
+    assert naming.name("acc,none") == "acc_none-04004e"
 
 
 def test_tables_and_folders_replace_themselves(tracker: Tracker, tmp_path: Path) -> None:
