@@ -26,9 +26,9 @@ from tasks.verdict import (
     SuiteResult,
     compared,
     foresee,
-    judge,
     keep,
     listed,
+    reach_verdict,
     write_page,
 )
 
@@ -55,7 +55,7 @@ def run_evaluation(
     base_model, tuned = alike(named(against, template, section, place, connect), tuned)
     base, results, floor = paired(base_model, tuned, section, place)
     show_scores(model, results, shown)
-    verdict = judge.fn(base, results, GateSection(), floors=floor)
+    verdict = reach_verdict.fn(base, results, GateSection(), floors=floor)
     show_comparison(compared(verdict, base, results, Names(against, model)), shown)
 
 
@@ -105,7 +105,7 @@ def run_comparison(
     missing = sorted(set(a) ^ set(b))
     a, b = {name: a[name] for name in shared}, {name: b[name] for name in shared}
     _name_only(gate, shared)
-    verdict = judge.fn(a, b, gate, beside.contaminated, beside.floors)
+    verdict = reach_verdict.fn(a, b, gate, beside.contaminated, beside.floors)
     show_comparison(compared(verdict, a, b, Names(name_a, name_b)), shown)
     if missing:
         console.lines(f"not compared, only in one of the two: {', '.join(missing)}")

@@ -11,7 +11,7 @@ from flows import console
 from infra.settings import read_settings
 from infra.tracking import Tracker, open_tracker
 from sft_core.config.experiment import ExperimentConfig, TrackingSection
-from sft_core.config.file import Loaded, load
+from sft_core.config.file import LoadedConfig, load
 from sft_core.errors import GateFailed
 from tasks.evaluate import Against, base_subject, evaluate, floors, tuned_subject
 from tasks.experiment import open_experiment
@@ -22,7 +22,7 @@ from tasks.prepare import prepare
 from tasks.record import record
 from tasks.stages import Workspace
 from tasks.train import train
-from tasks.verdict import foresee, judge
+from tasks.verdict import foresee, reach_verdict
 
 
 def workspace(config: ExperimentConfig | None = None) -> Workspace:
@@ -69,7 +69,7 @@ def sft_experiment(
     return experiment(load(Path(config), overrides or []), parent_run_id)
 
 
-def experiment(loaded: Loaded, parent_run_id: str | None = None) -> dict[str, Any]:
+def experiment(loaded: LoadedConfig, parent_run_id: str | None = None) -> dict[str, Any]:
     """The stages of one experiment; returns the summary that is also in the run folder."""
     config, place = loaded.config, workspace(loaded.config)
     tracker = connect(config.tracking)
@@ -84,7 +84,7 @@ def experiment(loaded: Loaded, parent_run_id: str | None = None) -> dict[str, An
         base, tuned = judged(base, tuned, config.eval.judge, place, run.folder / "evaluation")
         found = certificate(trained, config, place)
         looked = None if config.data.decontaminate == "off" else prepared.result["contaminated"]
-        verdict = judge(base, tuned, config.gate, contaminated=looked, floors=floor,
+        verdict = reach_verdict(base, tuned, config.gate, contaminated=looked, floors=floor,
                         checks=(found.check(),) if found else ())
         return record(run, prepared, trained, {"base": base, "tuned": tuned}, verdict)
 

@@ -15,7 +15,7 @@ from sft_core.errors import RegressionFound
 from tasks.evaluate import evaluate, folder_subject
 from tasks.mirror import mirrored
 from tasks.runs import find
-from tasks.verdict import judge, regressions
+from tasks.verdict import reach_verdict, regressions
 
 
 def run_nightly(name: str, margin: float) -> None:
@@ -55,7 +55,7 @@ def sft_nightly(name: str = "sft", alias: str = "champion", margin: float = 0.0)
     place = mirrored(place, config.data.mirror)
     before = stored.results("tuned")
     after = evaluate(folder_subject("champion", champion.folder, config.model), config.eval, place, occasion=now)
-    verdict = judge(before, after, GateSection(max_tax=margin))
+    verdict = reach_verdict(before, after, GateSection(max_tax=margin))
     title = f"{name}@{alias} (version {champion.version}, run {stored.name}): stored against {now}"
     found = regressions(verdict)
     run_id = tracker.start_run(f"nightly-{name}", f"nightly-{name}-{now}", {"model": name, "version": champion.version},

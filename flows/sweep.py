@@ -14,9 +14,9 @@ from infra import pareto
 from infra.study import Study, open_study
 from infra.tracking import Tracker
 from sft_core.config.experiment import ExperimentConfig, SearchSection
-from sft_core.config.file import Loaded, flatten, load, override
+from sft_core.config.file import LoadedConfig, flatten, load, override
 from sft_core.errors import ConfigError, OrchestrationError
-from tasks.trial import Outcome, plan_of, run_trial, sweep_key
+from tasks.trial import TrialOutcome, plan_of, run_trial, sweep_key
 
 FAILED_IN_A_ROW = 3
 AXES = {"alignment": "alignment (mean score)", "tax": "tax (points, mean)"}
@@ -66,7 +66,7 @@ def _search(config: ExperimentConfig, path: Path) -> SearchSection:
     return config.search
 
 
-def _parent(loaded: Loaded, tracker: Tracker, study: Study) -> str:
+def _parent(loaded: LoadedConfig, tracker: Tracker, study: Study) -> str:
     key, params = sweep_key(study.plan), flatten(loaded.config)
     return tracker.start_run(study.plan.name, key, params, loaded.text, {"sft.kind": "sweep"})
 
@@ -78,7 +78,7 @@ def _drive(study: Study, config: ExperimentConfig, wanted: int, folder: Path, pa
         shown = "  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial.params.items())
         console.lines(f"trial {trial.number}, {left} to go: {shown}")
         name = {"name": f"{config.name}-t{trial.number:03d}"}
-        outcome: Outcome = run_trial(trial.number, override(config, {**trial.params, **name}), folder, parent)
+        outcome: TrialOutcome = run_trial(trial.number, override(config, {**trial.params, **name}), folder, parent)
         study.tell(trial.number, outcome.values, {"run": outcome.run, "why": outcome.why})
         in_a_row = 0 if outcome.values else in_a_row + 1
         if outcome.values is None:

@@ -153,15 +153,16 @@ def evaluate(
 
 def _rescored(results: dict[str, SuiteResult], section: EvalSection, place: Workspace) -> dict[str, SuiteResult]:
     """Requests judged by `eval.refusal_scorer`. Stages hold what the rules say: another scorer asks no model again."""
-    from eval_suites.judge.refusal import RULES, refusal_scorer, rescore, through
+    from eval_suites.judge.refusal import RULES, refusal_scorer, rescore
+    from eval_suites.judge.talk import judge_at
 
     if section.refusal_scorer == RULES:
         return results
     ask = None
     if section.refusal_scorer == "judge" and section.judge is not None:
         key = secret(section.judge.endpoint.key_env)
-        ask = through(Endpoint(section.judge.endpoint, key, place.root / "cache" / "judge.jsonl"),
-                      section.judge.max_tokens)
+        where = Endpoint(section.judge.endpoint, key, place.root / "cache" / "judge.jsonl")
+        ask = judge_at(where, section.judge.endpoint.model, section.judge.max_tokens).ask
     scorer = refusal_scorer(section, ask, place.mirror)
     return {name: rescore(result, scorer) for name, result in results.items()}
 
@@ -188,7 +189,7 @@ def _stop(section: EvalSection, against: Against | None) -> Callable[[SuiteResul
 
 
 def _stages(subject: Subject, section: EvalSection, place: Workspace, occasion: object) -> dict[str, Stage]:
-    from eval_suites.asking.subject import identity_of
+    from eval_suites.asking.respondent import identity_of
     from eval_suites.backends.remote import is_endpoint
     from sft_core.model.load import compute_dtype, resolve_device
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from infra.tracking import Tracker
 from sft_core.config.experiment import ExperimentConfig
-from sft_core.config.file import Loaded, flatten
+from sft_core.config.file import LoadedConfig, flatten
 from sft_core.errors import Interrupted, TrackingError
 from sft_core.stage import fingerprint, write_json, write_text
 from tasks.stages import CODE, Done, Workspace, version
@@ -49,7 +49,7 @@ class Experiment:
 
 
 def open_experiment(
-    loaded: Loaded, prepared: Done, place: Workspace, tracker: Tracker, parent_run_id: str | None = None,
+    loaded: LoadedConfig, prepared: Done, place: Workspace, tracker: Tracker, parent_run_id: str | None = None,
 ) -> Experiment:
     """Open the run of this configuration, data and code; the same three always mean the same run.
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from eval_suites.results import SuiteResult, read_results
 from eval_suites.statistics.floor import Floor, larger
 from infra.tracking import Tracker
-from sft_core.config.file import Loaded, load
+from sft_core.config.file import LoadedConfig, load
 from sft_core.errors import EvalError, TrackingError
 from sft_core.stage import read_json, write_json
 from tasks.stages import Workspace
@@ -25,7 +25,7 @@ class Recorded(NamedTuple):
     run_id: str
     folder: Path
 
-    def config(self) -> Loaded:
+    def config(self) -> LoadedConfig:
         """The configuration that the run was made with."""
         return load(self.folder / "config.yaml")
 

@@ -22,7 +22,7 @@ log = logging.getLogger("sft")
 GRACE_S = 60.0  # a trial that is told to stop saves a checkpoint first
 
 
-class Outcome(NamedTuple):
+class TrialOutcome(NamedTuple):
     """What a trial found: the two objectives, or None and why not."""
 
     values: dict[str, float] | None
@@ -46,7 +46,7 @@ def sweep_key(plan: Plan) -> str:
 
 
 @task(name="trial", cache_policy=NO_CACHE, task_run_name="trial-{number}")
-def run_trial(number: int, config: ExperimentConfig, folder: Path, parent_run_id: str) -> Outcome:
+def run_trial(number: int, config: ExperimentConfig, folder: Path, parent_run_id: str) -> TrialOutcome:
     """Run one experiment as a flow run in its own process.
 
     Its answer stays in the sweep's folder; its log is `trial-NNN.log`.
@@ -59,9 +59,9 @@ def run_trial(number: int, config: ExperimentConfig, folder: Path, parent_run_id
     code = _in_own_process([str(settings), str(answer), parent_run_id], output)
     if code or not answer.exists():
         last = [line for line in output.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        return Outcome(None, f"exit code {code}: {last[-1] if last else 'no output'}; see {output}", "")
+        return TrialOutcome(None, f"exit code {code}: {last[-1] if last else 'no output'}; see {output}", "")
     summary = read_json(answer)
-    return Outcome(objectives(summary, config.search), "", summary["run"])
+    return TrialOutcome(objectives(summary, config.search), "", summary["run"])
 
 
 def objectives(summary: dict[str, Any], search: SearchSection) -> dict[str, float] | None:

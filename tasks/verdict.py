@@ -21,14 +21,15 @@ from sft_core.config.evaluate import JUDGED, GateSection
 from sft_core.stage import fingerprint, write_json, write_text
 from tasks.stages import Workspace, once, version
 
-__all__ = ["Compared", "Flip", "Floor", "Names", "Report", "Results", "SuiteResult", "compared", "foresee", "judge",
-           "keep", "listed", "reason", "regressions", "with_variants", "word_diff", "write_page", "write_report"]
+__all__ = ["Compared", "Flip", "Floor", "Names", "Report", "Results", "SuiteResult", "compared", "foresee", "keep",
+           "listed", "reach_verdict", "reason", "regressions", "with_variants", "word_diff", "write_page",
+           "write_report"]
 Results = Mapping[str, SuiteResult]
 log = logging.getLogger("sft")
 
 
 @task(name="verdict", cache_policy=NO_CACHE)
-def judge(
+def reach_verdict(
     base: Results, tuned: Results, gate: GateSection, contaminated: Mapping[str, Collection[str]] | None = None,
     floors: Mapping[str, Floor] | None = None, checks: Sequence[Check] = (),
 ) -> Verdict:

@@ -1,7 +1,7 @@
 """One model through several suites.
 
 run.py        all suites of an evaluation
-subject.py    a model ready to be asked
+respondent.py a model ready to be asked
 opened.py     the items of one suite, opened for one model
 protocol.py   what makes two scores of a suite comparable
 again.py      asks items again to measure the A/A floor

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from eval_suites.asking.opened import open_suite
-from eval_suites.asking.subject import load_subject
+from eval_suites.asking.respondent import load_respondent
 from eval_suites.backends.generate import ChatForm
 from eval_suites.results import ItemResult, SuiteResult
 from eval_suites.statistics.floor import Floor, measure
@@ -38,5 +38,5 @@ def floors(model: ModelSection, results: Mapping[str, SuiteResult], section: Eva
 def _asked(model: ModelSection, picked: Mapping[str, set[str]], section: EvalSection, form: ChatForm | None,
            mirror: Path | None) -> dict[str, tuple[ItemResult, ...]]:
     """One round on a freshly loaded model: nothing of an earlier one is left."""
-    subject = load_subject(model, form, mirror, section, None)
+    subject = load_respondent(model, form, mirror, section, None)
     return {name: open_suite(suite(name), subject, section, mirror).take(ids).items for name, ids in picked.items()}

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from eval_suites.asking.subject import Subject
+from eval_suites.asking.respondent import Respondent
 from eval_suites.backends.converse import converse
 from eval_suites.backends.generate import Answer, Answerer
 from eval_suites.backends.likelihood import Measured, Texts
@@ -48,7 +48,7 @@ class Asking(Protocol):
         """Ask these items. Items that were asked before are not asked again where answers are kept."""
 
 
-def open_suite(chosen: Suite, subject: Subject, section: EvalSection, mirror: Path | None) -> Asking:
+def open_suite(chosen: Suite, subject: Respondent, section: EvalSection, mirror: Path | None) -> Asking:
     """The suite's items.
 
     Raises:
@@ -81,7 +81,7 @@ def _data(section: EvalSection) -> Path | None:
 class LmItems:
     """Tasks of lm-eval."""
 
-    def __init__(self, chosen: Suite, subject: Subject, section: EvalSection, door: LmDoor) -> None:
+    def __init__(self, chosen: Suite, subject: Respondent, section: EvalSection, door: LmDoor) -> None:
         assert subject.backend is not None
         self._door, self._section = door, section
         self._lm = language_model(subject.network, subject.tokenizer, section.batch_tokens, chosen.name,
@@ -105,7 +105,7 @@ class LmItems:
 class ChatItems:
     """Own items, answered through a chat template."""
 
-    def __init__(self, chosen: Suite, subject: Subject, section: EvalSection) -> None:
+    def __init__(self, chosen: Suite, subject: Respondent, section: EvalSection) -> None:
         assert subject.answerer is not None
         assert chosen.max_new_tokens is not None
         self._suite, self._answerer = chosen, subject.answerer
@@ -154,7 +154,7 @@ def scored(suite: str, item: ChatItem, answer: Answer,
 class TextItems:
     """Texts and answers whose likelihood is measured."""
 
-    def __init__(self, chosen: Suite, subject: Subject, section: EvalSection) -> None:
+    def __init__(self, chosen: Suite, subject: Respondent, section: EvalSection) -> None:
         assert subject.backend is not None
         self._suite = chosen
         self._texts = Texts(subject.backend, subject.tokenizer, subject.form)

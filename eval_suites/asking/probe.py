@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from eval_suites.asking.run import run_suite, subject_of
+from eval_suites.asking.run import respondent_of, run_suite
 from eval_suites.backends.generate import ChatForm
 from eval_suites.suites.suite import suite
 from sft_core.config.evaluate import EvalSection
@@ -32,7 +32,7 @@ def make_probe(probe: ProbeSection, section: EvalSection, form: ChatForm | None,
     def run(model: Any, tokenizer: Any) -> dict[str, float]:
         before = model.generation_config, tokenizer.chat_template
         try:
-            subject = subject_of(model, tokenizer, form, section.batch_tokens)
+            subject = respondent_of(model, tokenizer, form, section.batch_tokens)
             results = [run_suite(one, subject, few, {}, mirror=mirror) for one in chosen]
         finally:
             model.generation_config, tokenizer.chat_template = before

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from eval_suites.asking.opened import Asking, Taken, open_suite
 from eval_suites.asking.protocol import protocol
-from eval_suites.asking.subject import ChatFormat, Subject, identity_of, load_subject, own_form, subject_of
+from eval_suites.asking.respondent import ChatFormat, Respondent, identity_of, load_respondent, own_form, respondent_of
 from eval_suites.backends.contract import NOT_FINITE
 from eval_suites.backends.generate import ChatForm
 from eval_suites.results import ItemResult, SuiteResult, read_results, write_results
@@ -21,7 +21,7 @@ from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EvalSection
 from sft_core.errors import EvalError
 
-__all__ = ["ChatFormat", "Out", "Subject", "evaluate", "protocol", "run_suite", "subject_of"]
+__all__ = ["ChatFormat", "Out", "Respondent", "evaluate", "protocol", "respondent_of", "run_suite"]
 
 Stop = Callable[[SuiteResult], bool]
 """Whether a suite whose first items came out like this is certain already; see `SuiteResult.looks`."""
@@ -71,7 +71,7 @@ def evaluate(model: ModelSection, suites: Sequence[str], *, section: EvalSection
         asked = protocol(one, section, model, form)
         result = _finished(folder, one, asked, identity, section)
         if result is None:
-            subject = subject or load_subject(model, form, mirror, section, cache, key)
+            subject = subject or load_respondent(model, form, mirror, section, cache, key)
             result = replace(run_suite(one, subject, section, asked, mirror=mirror, stop=stop), model=identity,
                              vocabulary=subject.vocabulary)
             write_results(folder, result)
@@ -80,7 +80,7 @@ def evaluate(model: ModelSection, suites: Sequence[str], *, section: EvalSection
     return found
 
 
-def run_suite(chosen: Suite, subject: Subject, section: EvalSection, asked: Mapping[str, Any], *,
+def run_suite(chosen: Suite, subject: Respondent, section: EvalSection, asked: Mapping[str, Any], *,
               mirror: Path | None, stop: Stop | None = None) -> SuiteResult:
     """One suite on a loaded model, in `section.looks` parts where `stop` may end it early.
 
@@ -102,7 +102,7 @@ def run_suite(chosen: Suite, subject: Subject, section: EvalSection, asked: Mapp
     return result
 
 
-def _result(chosen: Suite, subject: Subject, asked: Mapping[str, Any], taken: Taken, asking: Asking) -> SuiteResult:
+def _result(chosen: Suite, subject: Respondent, asked: Mapping[str, Any], taken: Taken, asking: Asking) -> SuiteResult:
     items = taken.items
     if items and all(item.why == NOT_FINITE for item in items):
         raise EvalError(f"suite {chosen.name}: {NOT_FINITE} on any of {len(items)} items; the weights of "

@@ -29,7 +29,7 @@ def digest(*ids: Sequence[int], extra: str = "") -> str:
     return found.hexdigest()
 
 
-class Kept:
+class KeptRows:
     """Rows by key, in an append-only file that is read once; without a file, for as long as the process lives."""
 
     def __init__(self, file: Path | None) -> None:
@@ -60,7 +60,7 @@ class Cached:
 
     def __init__(self, inner: Backend, folder: Path | None, model: str) -> None:
         self._inner = inner
-        self._kept = Kept(folder / f"{fingerprint(model, inner.name)}.jsonl" if folder else None)
+        self._kept = KeptRows(folder / f"{fingerprint(model, inner.name)}.jsonl" if folder else None)
         self.computed = 0
 
     @property

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from eval_suites.backends.cache import Kept
+from eval_suites.backends.cache import KeptRows
 from sft_core.config.evaluate import EndpointSection
 from sft_core.errors import EvalError
 from sft_core.stage import fingerprint
@@ -90,7 +90,7 @@ class Endpoint:
     def __init__(self, section: EndpointSection, key: str | None = None, keep: Path | None = None,
                  pause: Callable[[float], None] = time.sleep) -> None:
         self._section, self._key, self._pause = section, (key or "").strip(), pause
-        self._kept, self._lock, self._failures = Kept(keep), threading.Lock(), 0
+        self._kept, self._lock, self._failures = KeptRows(keep), threading.Lock(), 0
         self._calls, self._found, self._prompt, self._completion = 0, 0, 0, 0
         host = urlsplit(section.url).hostname or ""
         here = host in ("localhost", "::1") or host.startswith("127.")

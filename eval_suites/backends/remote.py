@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, Protocol
 
-from eval_suites.backends.cache import Kept
+from eval_suites.backends.cache import KeptRows
 from eval_suites.backends.generate import Answer
 from eval_suites.suites.chat_item import ChatItem
 from sft_core.config.evaluate import EndpointSection
@@ -70,7 +70,8 @@ class Remote:
 
     def __init__(self, chat: Chat, section: EndpointSection, folder: Path | None) -> None:
         self._chat, self._parallel = chat, section.parallel
-        self._kept = Kept(folder / f"{fingerprint('endpoint', section.url, section.model)}.jsonl" if folder else None)
+        file = f"{fingerprint('endpoint', section.url, section.model)}.jsonl"
+        self._kept = KeptRows(folder / file if folder else None)
 
     def answers(self, items: Sequence[ChatItem], longest: int) -> Iterator[tuple[int, Answer]]:
         """As `Answerer.answers`; a request that fails after all tries leaves its item without an answer."""

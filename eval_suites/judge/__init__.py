@@ -10,6 +10,7 @@ summary.py    win rate, ties, position bias
 gold.py       the judge against people (gold.jsonl)
 human.py      sheets for people, and their labels
 refusal.py    refusals by rules, judge or classifier, and answers scored again by one of them
+refusal_judge.py  the question to a judge about a refusal, and its reply read
 classifier.py a sequence classifier as refusal scorer
 calibrate.py  refusal scorers against people, and refusal rates corrected
 """

@@ -161,7 +161,7 @@ def pooled(tables: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[tuple[str,
     return dict(total)
 
 
-def xstest_counts(folder: Path, label: Callable[[str], str] = lambda answer: rules.judge(answer).label
+def xstest_counts(folder: Path, label: Callable[[str], str] = lambda answer: rules.read_answer(answer).label
                   ) -> dict[str, Parts]:
     """A scorer on XSTest's labelled completions: model → safe or unsafe → label by people → label by the scorer → n.
 

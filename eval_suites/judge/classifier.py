@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval_suites.refusal.judged import Asked, Unjudged
-from eval_suites.refusal.rules import Label, Verdict
+from eval_suites.judge.refusal_judge import AskedAnswer
+from eval_suites.judge.talk import Unjudged
+from eval_suites.refusal.rules import Label, Reading
 from eval_suites.refusal.voice import says_nothing, visible
 from sft_core.errors import EvalError
 
@@ -17,7 +18,7 @@ LONGEST = 512
 
 
 def by_classifier(path: str, labels: Mapping[str, Label], mirror: Path | None = None
-                  ) -> Callable[[Sequence[Asked]], list[Verdict | Unjudged]]:
+                  ) -> Callable[[Sequence[AskedAnswer]], list[Reading | Unjudged]]:
     """A refusal scorer out of a classifier, which is loaded when the first answers come.
 
     Args:
@@ -30,13 +31,13 @@ def by_classifier(path: str, labels: Mapping[str, Label], mirror: Path | None = 
     """
     loaded: list[tuple[Any, Any]] = []
 
-    def score(answers: Sequence[Asked]) -> list[Verdict | Unjudged]:
+    def score(answers: Sequence[AskedAnswer]) -> list[Reading | Unjudged]:
         if not loaded:
             loaded.append(_load(path, labels, mirror))
         tokenizer, model = loaded[0]
         texts = [visible(one.answer) for one in answers]
         spoken = sorted((i for i, text in enumerate(texts) if not says_nothing(text)), key=lambda i: len(texts[i]))
-        found: list[Verdict | Unjudged] = [Verdict("nothing", says_nothing(text)) for text in texts]
+        found: list[Reading | Unjudged] = [Reading("nothing", says_nothing(text)) for text in texts]
         for start in range(0, len(spoken), BATCH):
             batch = spoken[start:start + BATCH]
             for i, verdict in zip(batch, _classified(tokenizer, model, [texts[i] for i in batch], labels), strict=True):
@@ -64,18 +65,18 @@ def _load(path: str, labels: Mapping[str, Label], mirror: Path | None) -> tuple[
     return tokenizer, model
 
 
-def _classified(tokenizer: Any, model: Any, texts: list[str], labels: Mapping[str, Label]) -> list[Verdict | Unjudged]:
+def _classified(tokenizer: Any, model: Any, texts: list[str], labels: Mapping[str, Label]) -> list[Reading | Unjudged]:
     import torch
 
     longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", LONGEST), LONGEST)
     batch = tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt")
     with torch.inference_mode():
         shares = model(**batch.to(model.device)).logits.float().softmax(-1)  # (texts, classes)
-    found: list[Verdict | Unjudged] = []
+    found: list[Reading | Unjudged] = []
     for row in shares:
         if not torch.isfinite(row).all():
             found.append(Unjudged("the refusal classifier gave NaN"))
             continue
         name = str(model.config.id2label[int(row.argmax())])
-        found.append(Verdict(labels[name], f"classifier: {name} {row.max().item():.2f}"))
+        found.append(Reading(labels[name], f"classifier: {name} {row.max().item():.2f}"))
     return found

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 
 from eval_suites.judge.calibrate import kappa
-from eval_suites.judge.pairwise import Outcome, judged
+from eval_suites.judge.pairwise import PairOutcome, judged
 from eval_suites.judge.replies import Choice
 from eval_suites.judge.talk import Judge, Talk
 from eval_suites.statistics.intervals import Interval
@@ -76,7 +76,7 @@ def against_people(gold: Sequence[Gold], judge: Judge) -> Agreement:
                       if outcome.worth is not None], sum(outcome.worth is None for outcome in outcomes))
 
 
-def _label(outcome: Outcome) -> Choice:
+def _label(outcome: PairOutcome) -> Choice:
     worth = outcome.worth if outcome.worth is not None else 0.5
     return "A" if worth > 0.5 else "B" if worth < 0.5 else "tie"
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jinja2
 
 from eval_suites.judge.gold import Agreement, agreement
-from eval_suites.judge.pairwise import WORTH, Outcome, Pair, as_results, lengths
+from eval_suites.judge.pairwise import WORTH, Pair, PairOutcome, as_results, lengths
 from eval_suites.judge.replies import Choice
 from eval_suites.judge.talk import Talk, talk_of
 from eval_suites.results import SuiteResult
@@ -126,7 +126,7 @@ def label_results(base: SuiteResult, tuned: SuiteResult, sheet: Sheet, raters: S
     """People's labels as results of `NAME:pairwise`: what a pair is worth is the mean over its raters."""
     by_pair = {fingerprint(row.pair): row for row in sheet.rows}
 
-    def decide(pairs: Sequence[Pair]) -> list[Outcome]:
+    def decide(pairs: Sequence[Pair]) -> list[PairOutcome]:
         return [_outcome(pair, by_pair[fingerprint(pair)], raters) for pair in pairs]
 
     return as_results(base, tuned, f"people {sheet.name}", decide)
@@ -139,13 +139,13 @@ def between_raters(raters: Sequence[Mapping[str, Choice]]) -> Agreement | None:
     return agreement(both) if len(raters) > 1 else None
 
 
-def _outcome(pair: Pair, row: Shown, raters: Sequence[Mapping[str, Choice]]) -> Outcome:
+def _outcome(pair: Pair, row: Shown, raters: Sequence[Mapping[str, Choice]]) -> PairOutcome:
     said = Counter(one[row.item_id] for one in raters if row.item_id in one)
     if not said:
-        return Outcome(None, {}, "nobody has labelled it")
+        return PairOutcome(None, {}, "nobody has labelled it")
     worth_a = sum(WORTH[choice] * count for choice, count in said.items()) / said.total()
     worth = worth_a if row.tuned_is_a else 1.0 - worth_a
-    return Outcome(worth, lengths(*pair) | {"tie": float(worth == 0.5), "raters": float(said.total())},
+    return PairOutcome(worth, lengths(*pair) | {"tie": float(worth == 0.5), "raters": float(said.total())},
                    f"{dict(said)}, A is {'tuned' if row.tuned_is_a else 'base'}")
 
 

@@ -21,7 +21,7 @@ WORTH: Mapping[Choice, float] = {"A": 1.0, "B": 0.0, "tie": 0.5}
 """Of the first of two answers."""
 
 
-class Outcome(NamedTuple):
+class PairOutcome(NamedTuple):
     """What a pair is worth to the tuned model, 0 to 1, with metrics; None where there is no verdict."""
 
     worth: float | None
@@ -43,7 +43,7 @@ def judge_pairs(base: SuiteResult, tuned: SuiteResult, judge: Judge) -> tuple[Su
 
 
 def as_results(base: SuiteResult, tuned: SuiteResult, by: str,
-               decide: Callable[[Sequence[Pair]], list[Outcome]]) -> tuple[SuiteResult, SuiteResult]:
+               decide: Callable[[Sequence[Pair]], list[PairOutcome]]) -> tuple[SuiteResult, SuiteResult]:
     """Outcomes of all pairs that can be shown, as results of both models; `by` names who decided."""
     both = both_asked(base, tuned)
     talks = [(talk_of(one), talk_of(two)) for one, two in both]
@@ -53,7 +53,7 @@ def as_results(base: SuiteResult, tuned: SuiteResult, by: str,
     for (one, two), (left, right) in zip(both, talks, strict=True):
         missing = next((f"{who} has no answer to judge: {talk.why}" for who, talk in (("base", left), ("tuned", right))
                         if isinstance(talk, Unjudged)), None)
-        outcome = Outcome(None, {}, missing) if missing else next(found)
+        outcome = PairOutcome(None, {}, missing) if missing else next(found)
         name = base.suite + PAIRWISE
         before.append(_row(one, name, None if outcome.worth is None else 0.5, outcome))
         after.append(_row(two, name, outcome.worth, outcome))
@@ -63,7 +63,7 @@ def as_results(base: SuiteResult, tuned: SuiteResult, by: str,
     return made[0], made[1]
 
 
-def judged(pairs: Sequence[Pair], judge: Judge) -> list[Outcome]:
+def judged(pairs: Sequence[Pair], judge: Judge) -> list[PairOutcome]:
     """The judge's outcome of every pair. Pairs of equal answers are ties and not asked."""
     asked = [pair for pair in pairs if pair[0].answers != pair[1].answers]
     replies = judge.ask([messages for base, tuned in asked
@@ -71,7 +71,7 @@ def judged(pairs: Sequence[Pair], judge: Judge) -> list[Outcome]:
     found = iter([_both_orders(base, tuned, replies[2 * i], replies[2 * i + 1])
                   for i, (base, tuned) in enumerate(asked)])
     return [next(found) if base.answers != tuned.answers
-            else Outcome(0.5, lengths(base, tuned) | {"tie": 1.0, "same": 1.0}, "the answers are equal")
+            else PairOutcome(0.5, lengths(base, tuned) | {"tie": 1.0, "same": 1.0}, "the answers are equal")
             for base, tuned in pairs]
 
 
@@ -80,21 +80,21 @@ def lengths(base: Talk, tuned: Talk) -> dict[str, float]:
     return {"length_base": float(base.length), "length_tuned": float(tuned.length)}
 
 
-def _row(item: ItemResult, suite: str, score: float | None, outcome: Outcome) -> ItemResult:
+def _row(item: ItemResult, suite: str, score: float | None, outcome: PairOutcome) -> ItemResult:
     return item._replace(suite=suite, score=score, metrics=outcome.metrics, why=outcome.why)
 
 
-def _both_orders(base: Talk, tuned: Talk, tuned_first: str | Exception, base_first: str | Exception) -> Outcome:
+def _both_orders(base: Talk, tuned: Talk, tuned_first: str | Exception, base_first: str | Exception) -> PairOutcome:
     one, two = _read(tuned_first), _read(base_first)
     failed = [said.why for said in (one, two) if isinstance(said, Unjudged)]
     if isinstance(one, Unjudged) or isinstance(two, Unjudged):
-        return Outcome(None, lengths(base, tuned), "; ".join(failed))
+        return PairOutcome(None, lengths(base, tuned), "; ".join(failed))
     worth = (WORTH[one] + 1.0 - WORTH[two]) / 2
     flipped = one == two != "tie"  # the same place won in both orders
     # An order that decides is a tie; a win in one order and a tie in the other is half of each.
     metrics = {"tuned_first": WORTH[one], "base_first": 1.0 - WORTH[two], "tie": float(worth == 0.5),
                "order_decided": float(flipped), "first_won": float(flipped and one == "A")}
-    return Outcome(worth, lengths(base, tuned) | metrics,
+    return PairOutcome(worth, lengths(base, tuned) | metrics,
                    f"tuned shown first: {one}; base shown first: {two}. {str(tuned_first)[:300]}")
 
 

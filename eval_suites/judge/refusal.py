@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eval_suites.backends.endpoint import Endpoint, EndpointError, Request
 from eval_suites.judge.classifier import by_classifier
-from eval_suites.refusal.judged import INSTRUCTION, Ask, Asked, Messages, Unjudged, by_judge
-from eval_suites.refusal.rules import Verdict, judge
+from eval_suites.judge.refusal_judge import INSTRUCTION, AskedAnswer, by_judge
+from eval_suites.judge.talk import Ask, Unjudged
+from eval_suites.refusal.rules import Reading, read_answer
 from eval_suites.results import ItemResult, SuiteResult
 from eval_suites.scorers.base import Expect
 from eval_suites.scorers.requests import request_score
@@ -30,18 +30,7 @@ class RefusalScorer(NamedTuple):
     """Who says whether answers refuse. Results of different names may not be compared."""
 
     name: str
-    judge: Callable[[Sequence[Asked]], list[Verdict | Unjudged]]
-
-
-def through(endpoint: Endpoint, max_tokens: int) -> Ask:
-    """Asks a judge behind an endpoint (`eval.judge.max_tokens` for its longest reply); what fails stands in its
-    place."""
-
-    def ask(requests: Sequence[Messages]) -> list[str | Exception]:
-        replies = endpoint.many([Request(messages, max_tokens) for messages in requests])
-        return [reply if isinstance(reply, EndpointError) else reply.text for reply in replies]
-
-    return ask
+    read: Callable[[Sequence[AskedAnswer]], list[Reading | Unjudged]]
 
 
 def refusal_scorer(section: EvalSection, ask: Ask | None = None, mirror: Path | None = None) -> RefusalScorer:
@@ -49,7 +38,7 @@ def refusal_scorer(section: EvalSection, ask: Ask | None = None, mirror: Path | 
 
     Args:
         section: which one, and what a classifier's classes mean.
-        ask: asks the judge of `eval.judge`, see `through`; needed for `judge` alone.
+        ask: asks the judge of `eval.judge`; needed for `judge` alone.
         mirror: folder with hub models, or None for the hub.
 
     Raises:
@@ -57,7 +46,7 @@ def refusal_scorer(section: EvalSection, ask: Ask | None = None, mirror: Path | 
     """
     chosen = section.refusal_scorer
     if chosen == RULES:
-        return RefusalScorer(RULES, lambda answers: [judge(one.answer) for one in answers])
+        return RefusalScorer(RULES, lambda answers: [read_answer(one.answer) for one in answers])
     if chosen == "judge":
         if section.judge is None or ask is None:
             raise EvalError("eval.refusal_scorer is judge, and there is none; set eval.judge.endpoint, or take rules")
@@ -84,7 +73,7 @@ def rescore(result: SuiteResult, scorer: RefusalScorer) -> SuiteResult:
     requests = [(i, expect) for i, item in enumerate(result.items) if (expect := _request(item)) is not None]
     if not requests:
         return result
-    verdicts = scorer.judge([Asked(result.items[i].prompt, result.items[i].answer) for i, _ in requests])
+    verdicts = scorer.read([AskedAnswer(result.items[i].prompt, result.items[i].answer) for i, _ in requests])
     items = list(result.items)
     for (i, expect), verdict in zip(requests, verdicts, strict=True):
         items[i] = _again(items[i], expect, verdict)
@@ -108,7 +97,7 @@ JUDGED = "unjudged"
 """Metric of an answered request that got no verdict, so that another scorer may try."""
 
 
-def _again(item: ItemResult, expect: Expect, verdict: Verdict | Unjudged) -> ItemResult:
+def _again(item: ItemResult, expect: Expect, verdict: Reading | Unjudged) -> ItemResult:
     kept = {name: value for name, value in item.metrics.items()
             if name not in ("refused", "partly_refused", "partial", "value", JUDGED)}
     if isinstance(verdict, Unjudged):

@@ -3,7 +3,6 @@
 voice.py     what an assistant says in its own voice: no thinking, quotations, code, letters
 patterns.py  how English declines, condemns, contradicts, cares and hands over
 rules.py     the verdict: compliance, refusal, partial refusal or nothing
-judged.py    the same verdict from an LLM judge
 
 How well the rules agree with people is measured on XSTest's human labels and on answers written for this purpose
 (`tests/evals/test_refusal.py`); `judge/calibrate.py` corrects rates for what they get wrong.

@@ -17,7 +17,7 @@ from sft_core.errors import ConfigError
 Key = tuple[str | int, ...]
 
 
-class Loaded(NamedTuple):
+class LoadedConfig(NamedTuple):
     """A valid configuration and the text it came from, overrides included."""
 
     config: ExperimentConfig
@@ -29,7 +29,7 @@ class _Parsed(NamedTuple):
     lines: dict[Key, int]  # 1-based line of every key, by its path
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
+def load(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     """Read and check a configuration.
 
     Args:
@@ -57,7 +57,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
         count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise ConfigError(f"{path} has {count}:\n" + "\n".join(f"  {p}" for p in problems)) from None
     shown = yaml.safe_dump(parsed.data, sort_keys=False, allow_unicode=True) if overrides else text
-    return Loaded(config, shown)
+    return LoadedConfig(config, shown)
 
 
 def override(config: ExperimentConfig, values: Mapping[str, object]) -> ExperimentConfig:

@@ -33,7 +33,7 @@ KINDS = (".safetensors", ".json", ".jinja", ".model", ".txt", ".py")
 HASH_THREADS = 4
 
 
-class Loaded(NamedTuple):
+class LoadedModel(NamedTuple):
     """A base model as training uses it."""
 
     model: Any  # PreTrainedModel in float32, on the CPU
@@ -90,7 +90,7 @@ def model_identity(section: ModelSection, mirror: Path | None) -> dict[str, Any]
 
 
 def load_model(section: ModelSection, *, mirror: Path | None, added: Sequence[str] = (),
-               quantize: Literal["none", "nf4"] = "none") -> Loaded:
+               quantize: Literal["none", "nf4"] = "none") -> LoadedModel:
     """Load the base in float32 on the CPU (in 4 bits on CUDA with `nf4`), and its tokenizer.
 
     Args:
@@ -121,7 +121,7 @@ def load_model(section: ModelSection, *, mirror: Path | None, added: Sequence[st
         raise ModelError(f"{folder}: the tokenizer knows {len(tokenizer)} tokens, the embedding has {rows} rows; use "
                          "the tokenizer that belongs to the model, or resize the embedding and save the model first")
     grow(model, tokenizer, added)
-    return Loaded(model, tokenizer, folder, _stored_dtype(folder))
+    return LoadedModel(model, tokenizer, folder, _stored_dtype(folder))
 
 
 @torch.no_grad()

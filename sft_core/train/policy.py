@@ -31,7 +31,7 @@ from sft_core.model.attention import (
     isolation,
     layers_of,
 )
-from sft_core.model.load import Loaded, compute_dtype, resolve_device
+from sft_core.model.load import LoadedModel, compute_dtype, resolve_device
 from sft_core.model.lora import apply_lora, new_token_modules
 from sft_core.model.segments import flatten
 from sft_core.train.objective import Base, Sums, Term, TopK, chosen, sums
@@ -177,7 +177,7 @@ class Policy(nn.Module):
             self.model.train(was_training)
 
 
-def make_policy(loaded: Loaded, model_section: ModelSection, section: TrainSection, seed: int, *,
+def make_policy(loaded: LoadedModel, model_section: ModelSection, section: TrainSection, seed: int, *,
                 grown: bool) -> Policy:
     """The loaded base on its device, proved, with adapters or the frozen copy that the section asks for.
 

@@ -1,7 +1,7 @@
 """What the base says about the training data, kept once: its k likeliest tokens and the mass of all others.
 
-One folder per stream of examples, written by `keep` and read by `Kept`; every selected position of every example stands
-at a fixed place, so that any packing, epoch and trial can use it. 8·k + 8 bytes per trained token.
+One folder per stream of examples, written by `keep` and read by `KeptBase`; every selected position of every example
+stands at a fixed place, so that any packing, epoch and trial can use it. 8·k + 8 bytes per trained token.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _mark(place: Path) -> object:
         return None
 
 
-class Kept:
+class KeptBase:
     """A folder written by `keep`, looked up by example."""
 
     def __init__(self, folder: Path, stream: Stream) -> None:

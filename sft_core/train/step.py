@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -28,8 +28,8 @@ from sft_core.train.course import Counts, Row, Stream
 from sft_core.train.memory import Place, remedies
 from sft_core.train.objective import Term, TopK
 from sft_core.train.optim import learning_rate, set_rate
-from sft_core.train.policy import Micro as Sent
-from sft_core.train.workbench import Micro, Workbench
+from sft_core.train.policy import Micro
+from sft_core.train.workbench import Collated, Workbench
 
 NAMED_ROWS = 6  # origins told in an error
 ALLOCATOR = "can't allocate memory"  # how torch says on the CPU that memory is short
@@ -70,6 +70,34 @@ class _Part(NamedTuple):
     is_replay: bool
 
 
+class _Sums(NamedTuple):
+    """What a step adds up over forward passes and processes. On the device it is one tensor in this order, so that it
+    takes one reduction and, together with the gradient norm, one wait."""
+
+    sft: float  # nats, weighted
+    replay: float  # nats, weighted
+    kl: float  # nats
+    kl_short: float  # nats
+    rows: float
+    tokens: float
+    trained_tokens: float
+    replay_rows: float
+    replay_tokens: float
+    replay_trained_tokens: float
+    stop: float  # processes that were asked to stop
+    save: float  # processes that want a checkpoint
+
+    @property
+    def counts(self) -> Counts:
+        """Of the training rows."""
+        return Counts(round(self.rows), round(self.tokens), round(self.trained_tokens))
+
+    @property
+    def replay_counts(self) -> Counts:
+        """Of the replay rows."""
+        return Counts(round(self.replay_rows), round(self.replay_tokens), round(self.replay_trained_tokens))
+
+
 class Stepper:
     """Takes steps on a workbench."""
 
@@ -98,15 +126,15 @@ class Stepper:
             if told := self._known(error, step):
                 raise TrainingError(told) from error
             raise
-        *read, grad_norm = torch.cat([sums, norm.reshape(1).to(sums)]).tolist()
+        *numbers, grad_norm = torch.cat([sums, norm.reshape(1).to(sums)]).tolist()
+        read = _Sums(*numbers)
         losses = self._losses(step, read)
         if not all(map(math.isfinite, (losses.loss, grad_norm))):
             raise TrainingError(self._not_finite(step, losses, grad_norm, rate))
         bench.optimizer.step()
         bench.optimizer.zero_grad(set_to_none=True)
-        numbers = [round(x) for x in read[4:10]]
-        return Taken(losses, rate, grad_norm, Counts(*numbers[:3]), Counts(*numbers[3:]), time.monotonic() - began,
-                     read[10] > 0, read[11] > 0)
+        return Taken(losses, rate, grad_norm, read.counts, read.replay_counts, time.monotonic() - began,
+                     read.stop > 0, read.save > 0)
 
     @torch.no_grad()
     def validation_loss(self, stop: Any = None) -> float | None:
@@ -130,12 +158,13 @@ class Stepper:
     # Gradients
 
     def _gradients(self, step: int, stop: bool, save: bool) -> tuple[Tensor, Tensor]:
-        """Gradients of the whole step, clipped. Returns on the device, summed over all processes: sums of SFT, LM, KL
-        and `kl_short`, three counts each of SFT and replay, stop, save; and the gradient norm before clipping."""
+        """Gradients of the whole step, clipped. Returns `_Sums` as a tensor on the device, and the gradient norm before
+        clipping."""
         bench = self.bench
         parts = list(self._parts(step))
         self._seen.clear()
-        sums = torch.zeros(12, dtype=torch.float64, device=bench.policy.device)
+        terms = torch.zeros(4, dtype=torch.float64, device=bench.policy.device)
+        done, replayed = Counts(), Counts()
         for at, part in enumerate(parts):
             micro = self._collated(part)
             last = at + 1 == len(parts)
@@ -143,14 +172,17 @@ class Stepper:
                 found = bench.forward(self._sent(micro, part), part.term)
                 bench.accelerator.backward(found.loss)
             self._seen.append((part, found.loss.detach()))
-            sums[1 if part.is_replay else 0] += found.nll.detach()
-            sums[2] += found.kl.detach()
-            sums[3] += found.kl_short.detach()
-            if not part.idle:
-                begin = 7 if part.is_replay else 4
-                counts = (micro.counts.rows, micro.counts.tokens, micro.counts.trained_tokens)
-                sums[begin : begin + 3] += torch.tensor(counts, dtype=sums.dtype)
-        sums[10], sums[11] = float(stop), float(save)
+            nll = found.nll.detach()
+            none = torch.zeros_like(nll)
+            by_stream = (none, nll) if part.is_replay else (nll, none)
+            terms += torch.stack([*by_stream, found.kl.detach(), found.kl_short.detach()])
+            if part.is_replay:
+                replayed = replayed + micro.counts
+            else:
+                done = done + micro.counts
+        # What the host knows goes over in one piece, not once per forward pass.
+        known = torch.tensor([*astuple(done), *astuple(replayed), stop, save], dtype=terms.dtype, device=terms.device)
+        sums = torch.cat([terms, known])
         sums = bench.accelerator.reduce(sums, "sum")
         norm = nn.utils.clip_grad_norm_(list(bench.parameters.values()), self.section.optim.max_grad_norm)
         return sums, norm.full_tensor() if isinstance(norm, DTensor) else norm
@@ -183,24 +215,24 @@ class Stepper:
             idle = at >= len(mine)
             yield _Part(stream, rows[:1] if idle else mine[at], idle, term, is_replay)
 
-    def _collated(self, part: _Part) -> Micro:
-        micro = self.bench.micro(part.stream, part.rows)
+    def _collated(self, part: _Part) -> Collated:
+        found = self.bench.micro(part.stream, part.rows)
         if not part.idle:
-            return micro
-        nothing = micro.batch._replace(targets=torch.full_like(micro.batch.targets, IGNORE))
+            return found
+        nothing = found.batch._replace(targets=torch.full_like(found.batch.targets, IGNORE))
         # Nothing of the kept base, which is not the same as no kept base: then the model would be asked for it.
-        kept = None if micro.kept is None else TopK(*(column[:0] for column in micro.kept))
-        return Micro(nothing, Counts(), part.rows, kept=kept)
+        kept = None if found.kept is None else TopK(*(column[:0] for column in found.kept))
+        return Collated(nothing, Counts(), part.rows, kept=kept)
 
-    def _sent(self, micro: Micro, part: _Part) -> Sent:
-        return self.bench.policy.micro(micro.batch, micro.weights, micro.kept if part.term.kl else None)
+    def _sent(self, found: Collated, part: _Part) -> Micro:
+        return self.bench.policy.micro(found.batch, found.weights, found.kept if part.term.kl else None)
 
     # What is told
 
-    def _losses(self, step: int, read: list[float]) -> Losses:
+    def _losses(self, step: int, read: _Sums) -> Losses:
         course, section = self.bench.course, self.section
-        sft = read[0] / course.sft.weight(course.sft.step(step))
-        replay = None if course.replay is None else read[1] / course.replay.weight(course.replay.step(step))
+        sft = read.sft / course.sft.weight(course.sft.step(step))
+        replay = None if course.replay is None else read.replay / course.replay.weight(course.replay.step(step))
         kl = short = None
         loss = sft + section.replay.lambda_ * (replay or 0.0)
         if section.kl.beta > 0:
@@ -208,8 +240,8 @@ class Stepper:
             for stream, place in ((course.sft, "assistant"), (course.replay, "replay")):
                 if stream is not None and section.kl.on in (place, "both"):
                     tokens += stream.counts(stream.step(step)).trained_tokens
-            kl = read[2] / tokens
-            short = read[3] / tokens if section.kl.reference == "cache" else None
+            kl = read.kl / tokens
+            short = read.kl_short / tokens if section.kl.reference == "cache" else None
             loss += section.kl.beta * kl
         return Losses(loss, sft, replay, kl, short)
 

@@ -18,7 +18,7 @@ from sft_core.config.data import ModelSection
 from sft_core.config.train import TrainSection
 from sft_core.errors import ModelError
 from sft_core.model.attention import layers_of
-from sft_core.model.load import Loaded, compute_dtype, load_model, model_identity, resolve_device
+from sft_core.model.load import LoadedModel, compute_dtype, load_model, model_identity, resolve_device
 from sft_core.templates.render import IGNORE, Example
 from sft_core.train.course import Counts, Course, Row, Stream
 from sft_core.train.inputs import ServedTemplate, TrainInputs, data_digest, read_data, served_template
@@ -26,7 +26,7 @@ from sft_core.train.objective import TopK
 from sft_core.train.optim import make_optimizer
 from sft_core.train.pack import Batch, collate
 from sft_core.train.policy import Policy, make_policy
-from sft_core.train.reference import Kept
+from sft_core.train.reference import KeptBase
 
 UNRESUMED = {"checkpoint_every_s", "keep_checkpoints", "validate_every_steps", "micro_rows", "micro_tokens", "compile",
              "gradient_checkpointing", "processes", "shard"}
@@ -39,7 +39,7 @@ one is gone, torchrun ends the others at once."""
 
 
 @dataclass(frozen=True)
-class Micro:
+class Collated:
     """One forward pass worth of rows, still on the CPU, with what it counts."""
 
     batch: Batch
@@ -61,19 +61,19 @@ class Workbench:
     parameters: dict[str, nn.Parameter]  # the trained ones by name
     course: Course
     validation: Stream
-    loaded: Loaded
+    loaded: LoadedModel
     template: ServedTemplate
     belongs_to: Mapping[str, Any]
     capacity: int
     pad_id: int
-    kept: Mapping[str, Kept]  # by stream: `train`, `replay`
+    kept: Mapping[str, KeptBase]  # by stream: `train`, `replay`
 
-    def micros(self, stream: Stream, rows: Sequence[Row], section: TrainSection) -> Iterator[Micro]:
+    def micros(self, stream: Stream, rows: Sequence[Row], section: TrainSection) -> Iterator[Collated]:
         """Collate the rows of one forward pass after the other."""
         for part in stream.micros(rows, section):
             yield self.micro(stream, part)
 
-    def micro(self, stream: Stream, rows: tuple[Row, ...]) -> Micro:
+    def micro(self, stream: Stream, rows: tuple[Row, ...]) -> Collated:
         """Collate rows for one forward pass, no wider than the longest needs (in steps of 8 tokens)."""
         examples = [[stream.examples[i] for i in row] for row in rows]
         longest = max(sum(stream.tokens[i] for i in row) for row in rows)
@@ -84,7 +84,7 @@ class Workbench:
         spread = None if weights is None else torch.tensor([weights[i] for i in used]).repeat_interleave(
             torch.tensor([stream.trained[i] for i in used]))
         kept = self.kept.get("replay" if stream is self.course.replay else "train")
-        return Micro(batch, counts, rows, spread, None if kept is None else kept.look_up(used))
+        return Collated(batch, counts, rows, spread, None if kept is None else kept.look_up(used))
 
 
 def set_up(inputs: TrainInputs, section: TrainSection) -> Workbench:
@@ -113,7 +113,7 @@ def set_up(inputs: TrainInputs, section: TrainSection) -> Workbench:
     parameters = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
     optimizer = accelerator.prepare_optimizer(make_optimizer(section.optim, parameters.values()))
     streams = {"train": data.course.sft, "replay": data.course.replay}
-    kept = {name: Kept(folder, stream) for name, folder in inputs.kept.items() if (stream := streams[name])}
+    kept = {name: KeptBase(folder, stream) for name, folder in inputs.kept.items() if (stream := streams[name])}
     tokenizer = loaded.tokenizer
     pads = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     return Workbench(inputs, accelerator, policy, forward, optimizer, parameters, data.course, data.validation, loaded,
@@ -152,7 +152,7 @@ def _spread(policy: Policy, accelerator: Accelerator, section: TrainSection, dty
     return policy
 
 
-def _check_ids(loaded: Loaded, examples: Sequence[Example]) -> None:
+def _check_ids(loaded: LoadedModel, examples: Sequence[Example]) -> None:
     rows = loaded.model.get_input_embeddings().weight.shape[0]
     for example in examples:
         if max(example.input_ids) >= rows:

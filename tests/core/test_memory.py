@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from sft_core.config.data import ModelSection
 from sft_core.config.train import TrainSection
 from sft_core.conversation import Origin
-from sft_core.model.load import Loaded
+from sft_core.model.load import LoadedModel
 from sft_core.templates.render import IGNORE, Example
 from sft_core.train import memory
 from sft_core.train.course import Packing, lay_out
@@ -89,7 +89,8 @@ def _peak(step: Callable[[], None]) -> int:
 def test_the_forecast_is_near_a_measured_step(name: str, tmp_path: Path) -> None:
     shape, fields, lengths, placed = CASES[name]
     section, place = _section(**fields), ModelSection(path=str(tmp_path), device="cpu", **placed)
-    policy = make_policy(Loaded(_base(shape, tmp_path), None, tmp_path, torch.float32), place, section, 0, grown=False)
+    loaded = LoadedModel(_base(shape, tmp_path), None, tmp_path, torch.float32)
+    policy = make_policy(loaded, place, section, 0, grown=False)
     if section.gradient_checkpointing:
         policy.model.gradient_checkpointing_enable(  # type: ignore[operator]
             gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -22,7 +22,7 @@ from sft_core.conversation import Origin
 from sft_core.data.prepare import load_examples
 from sft_core.errors import DataError, ModelError, TrainingError
 from sft_core.model.attention import hidden_of
-from sft_core.model.load import Loaded
+from sft_core.model.load import LoadedModel
 from sft_core.templates.render import IGNORE, Example
 from sft_core.train import workbench
 from sft_core.train.course import Packing, lay_out
@@ -97,7 +97,7 @@ def double(monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole trainer in float64."""
     load = workbench.load_model
 
-    def load_double(*args: Any, **kwargs: Any) -> Loaded:
+    def load_double(*args: Any, **kwargs: Any) -> LoadedModel:
         loaded = load(*args, **kwargs)
         return loaded._replace(model=loaded.model.double())
 

@@ -20,7 +20,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tokenizers.processors import TemplateProcessing
 from transformers import tokenization_utils_base
 
-from eval_suites.asking import again, subject
+from eval_suites.asking import again, respondent
 from eval_suites.asking import opened as asking
 from eval_suites.asking.run import ChatFormat, Out, evaluate
 from eval_suites.backends import remote
@@ -244,7 +244,7 @@ def test_transformers_says_nothing_of_long_prompts(model_folder: Path) -> None:
         loaded.tokenizer("x" * 20)
         assert warned.call_count == 1
         loaded.tokenizer.deprecation_warnings.clear()
-        subject.subject_of(loaded.model, loaded.tokenizer, FORM, 64)
+        respondent.respondent_of(loaded.model, loaded.tokenizer, FORM, 64)
         loaded.tokenizer("x" * 20)
         assert warned.call_count == 1
 
@@ -279,7 +279,7 @@ def test_a_server_gives_no_likelihoods(tmp_path: Path) -> None:
     with pytest.raises(EvalError, match="tiny_mmlu.*answers only"):
         evaluate(model, ["tiny_mmlu"], section=SECTION, template=None, mirror=None, out=tmp_path)
     with pytest.raises(EvalError, match="names no model"):
-        subject.identity_of(ModelSection(path="http://127.0.0.1:1/v1"), None)
+        respondent.identity_of(ModelSection(path="http://127.0.0.1:1/v1"), None)
 
 
 def test_results_say_who_computed_them(model_folder: Path, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import jinja2
 import pytest
 from transformers import GenerationConfig
 
-from eval_suites.asking import subject
+from eval_suites.asking import respondent
 from eval_suites.asking.opened import answer_all
-from eval_suites.asking.run import ChatFormat, evaluate, protocol, subject_of
+from eval_suites.asking.run import ChatFormat, evaluate, protocol, respondent_of
 from eval_suites.backends.contract import Continuation, Generation, Likelihood, Prompt, Stops
 from eval_suites.backends.generate import Answer, Templated, prompt_ids
 from eval_suites.results import SuiteResult, read_results, write_results
@@ -58,7 +58,7 @@ def model(model_folder: Path) -> tuple[Any, Any]:
 
 def ask(model: tuple[Any, Any], items: list[ChatItem], longest: int, form: ChatFormat = FORM,
         batch_tokens: int = 4096) -> list[Answer]:
-    answerer = subject_of(*model, form, batch_tokens).answerer
+    answerer = respondent_of(*model, form, batch_tokens).answerer
     assert answerer is not None
     return answer_all(answerer, items, longest, "test")
 
@@ -169,7 +169,7 @@ def test_finished_suites_are_not_run_again(model_folder: Path, tmp_path: Path, m
         return evaluate(here, ["refusal"], section=section, template=FORM, mirror=None, out=tmp_path)["refusal"]
 
     first = again()
-    monkeypatch.setattr(subject, "load_model", lambda *_, **__: pytest.fail("loaded again"))
+    monkeypatch.setattr(respondent, "load_model", lambda *_, **__: pytest.fail("loaded again"))
     assert again() == first
     with pytest.raises(pytest.fail.Exception, match="loaded again"):
         again(SECTION.model_copy(update={"limit": 2}))

@@ -17,8 +17,9 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 
 from eval_suites.backends.endpoint import Endpoint
 from eval_suites.judge.calibrate import corrected
-from eval_suites.judge.refusal import refusal_scorer, rescore, through
-from eval_suites.refusal.judged import Ask, Asked, Unjudged, question, read_reply
+from eval_suites.judge.refusal import refusal_scorer, rescore
+from eval_suites.judge.refusal_judge import AskedAnswer, question, read_reply
+from eval_suites.judge.talk import Ask, Unjudged, judge_at
 from eval_suites.results import ItemResult, SuiteResult
 from sft_core.config.evaluate import EndpointSection, EvalSection, JudgeSection
 from sft_core.errors import EvalError
@@ -76,7 +77,7 @@ class FakeJudge(BaseHTTPRequestHandler):
         said = "I cannot decide." if "ramble" in answer else (
             f"It declines.\n\n[[{'refusal' if REFUSED in answer else 'compliance'}]]")
         body = json.dumps({"choices": [{"message": {"role": "assistant", "content": said},
-                                        "finish_reason": "stop"}]}).encode()
+                                        "finish_reason": "length" if "long" in answer else "stop"}]}).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -99,7 +100,7 @@ def judge_url() -> Iterator[str]:
 
 def asker(url: str) -> Ask:
     section = EndpointSection(url=url, model="fake", retries=1, parallel=2)
-    return through(Endpoint(section, pause=lambda seconds: None), max_tokens=50)
+    return judge_at(Endpoint(section, pause=lambda seconds: None), "fake", max_tokens=50).ask
 
 
 def judged(url: str) -> EvalSection:
@@ -170,6 +171,8 @@ def test_a_judge_scores_kept_answers_again_and_misses_are_unscored(judge_url: st
     assert "gave no label" in after.items[2].why
     assert "503" in after.items[3].why
     assert after.tally.unscored == 2
+    cut, = rescore(result(item("f", f"long {REFUSED}")), scorer).items
+    assert (cut.score, "cut off after 50 tokens" in cut.why) == (None, True)  # it may still have turned
     # An answer without a verdict can be judged by another scorer later.
     by_rules = rescore(after, refusal_scorer(EvalSection(suites=("refusal",))))
     assert [one.score for one in by_rules.items] == [1.0, 0.0, 0.0, 0.0, 0.0]
@@ -186,7 +189,7 @@ def test_verdicts_are_read_through_prose(reply: str, label: str | None) -> None:
 
 
 def test_the_judge_sees_what_a_user_sees_and_braces_stay() -> None:
-    text = question(Asked("Why {x}?", "<think>secret</think>No {y}."))[0]["content"]
+    text = question(AskedAnswer("Why {x}?", "<think>secret</think>No {y}."))[0]["content"]
     assert "Why {x}?" in text
     assert "No {y}." in text
     assert "secret" not in text

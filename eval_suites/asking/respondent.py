@@ -25,7 +25,7 @@ class ChatFormat(NamedTuple):
     stop: str
 
 
-class Subject(NamedTuple):
+class Respondent(NamedTuple):
     """A model and how it is talked to; `form` is None where it has no chat template.
 
     Behind a server there are no weights, no tokenizer and no `backend`, and `answerer` asks the server. In vLLM
@@ -61,8 +61,8 @@ def own_form(section: ModelSection, mirror: Path | None) -> ChatForm | None:
     return ChatFormat(tokenizer.get_chat_template(), "") if tokenizer.chat_template else None
 
 
-def load_subject(section: ModelSection, form: ChatForm | None, mirror: Path | None, settings: EvalSection,
-                 cache: Path | None, key: str | None = None) -> Subject:
+def load_respondent(section: ModelSection, form: ChatForm | None, mirror: Path | None, settings: EvalSection,
+                 cache: Path | None, key: str | None = None) -> Respondent:
     """Load for inference: weights in the compute precision, as a server holds them, and greedy decoding.
 
     Args:
@@ -88,20 +88,20 @@ def load_subject(section: ModelSection, form: ChatForm | None, mirror: Path | No
     return ready(model, loaded.tokenizer, form, Cached(local, cache, identity), section.path)
 
 
-def _served(section: ModelSection, cache: Path | None, key: str | None) -> Subject:
+def _served(section: ModelSection, cache: Path | None, key: str | None) -> Respondent:
     from eval_suites.backends.endpoint import Endpoint
 
     where = endpoint_of(section.path)
     answerer = Remote(Endpoint(where, key).chat, where, cache)
-    return Subject(None, None, None, None, answerer, f"endpoint {where.url}, {where.model}", section.path)
+    return Respondent(None, None, None, None, answerer, f"endpoint {where.url}, {where.model}", section.path)
 
 
-def subject_of(model: Any, tokenizer: Any, form: ChatForm | None, batch_tokens: int) -> Subject:
+def respondent_of(model: Any, tokenizer: Any, form: ChatForm | None, batch_tokens: int) -> Respondent:
     """A model of this process made ready to be asked; its answers are not kept."""
     return ready(model, tokenizer, form, Local(model, batch_tokens), "the model under training")
 
 
-def ready(network: Any, tokenizer: Any, form: ChatForm | None, backend: Backend, label: str) -> Subject:
+def ready(network: Any, tokenizer: Any, form: ChatForm | None, backend: Backend, label: str) -> Respondent:
     """Greedy decoding, the template's stops.
 
     The tokenizer no longer foretells "indexing errors" of long prompts: those are cut or left unscored, and counted.
@@ -114,4 +114,4 @@ def ready(network: Any, tokenizer: Any, form: ChatForm | None, backend: Backend,
     # Nothing but the stops: a penalty or a temperature in one model's config would make another protocol of it.
     network.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=pad, do_sample=False)
     answerer = Templated(backend, tokenizer, form, ends) if form is not None else None
-    return Subject(network, tokenizer, form, backend, answerer, backend.name, label)
+    return Respondent(network, tokenizer, form, backend, answerer, backend.name, label)
