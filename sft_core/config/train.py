@@ -36,10 +36,10 @@ class LoraSection(Section):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Dropout before the adapter."""
     target_modules: str | tuple[str, ...] = "all-linear"
-    """Module names, or `all-linear`."""
+    """Module names, or `all-linear`. Embedding and head that are tied take no adapters: see `modules_to_save`."""
     modules_to_save: tuple[str, ...] = ()
     """Modules trained in full besides the adapters. Tokens that the template adds to the vocabulary bring the embedding
-    and the head with them."""
+    and the head with them; where these are tied, either of them brings the other."""
     rslora: bool = False
     """Scale by alpha / √rank instead of alpha / rank (Kalajdzievski 2023), for ranks above about 32."""
     dora: bool = False

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.utils.constants import EMBEDDING_LAYER_NAMES
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from sft_core.config.train import LoraSection
@@ -21,27 +21,31 @@ def apply_lora(model: Any, section: LoraSection, seed: int, grown: Sequence[str]
 
     `grown` names modules that are trained in full because they have new rows (`new_token_modules`).
 
-    An embedding in `modules_to_save` of a model with tied embeddings stays tied, so that it also trains the head.
+    Embedding and head of a model that ties them stay tied: either of them in `modules_to_save` trains both.
 
     Raises:
-        ModelError: a target or a module to save does not exist.
+        ModelError: a target or a module to save does not exist, or adapters would lie on tied weights.
     """
     _check_modules(model, section)
     targets = section.target_modules if isinstance(section.target_modules, str) else list(section.target_modules)
     in_full = list(dict.fromkeys((*section.modules_to_save, *grown)))
-    touched = {*in_full, *([] if isinstance(targets, str) else targets)}
-    tied = bool(getattr(model.config, "tie_word_embeddings", False))
+    tied = _tied_names(model)
+    ties = any(name.split(".")[-1] in tied for name in in_full)
+    if ties:  # peft ties what goes by a name that it knows, and of all names it is the head's that is the usual one
+        in_full = list(dict.fromkeys((*in_full, *tied)))
     config = LoraConfig(
         r=section.rank, lora_alpha=section.alpha, lora_dropout=section.dropout, target_modules=targets, bias="none",
         modules_to_save=in_full or None, task_type="CAUSAL_LM", use_rslora=section.rslora, use_dora=section.dora,
-        ensure_weight_tying=tied and any(name.split(".")[-1] in EMBEDDING_LAYER_NAMES for name in touched))
+        ensure_weight_tying=ties)
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # peft 0.21 asks for it
             torch.manual_seed(seed)
-            return get_peft_model(model, config)
-    except ValueError as error:
+            wrapped = get_peft_model(model, config)
+    except (ValueError, TypeError) as error:
         raise ModelError(f"train.lora does not fit {type(model).__name__}: {first_line(error)}") from error
+    _check_ties(wrapped, tied)
+    return wrapped
 
 
 def new_token_modules(model: Any) -> tuple[str, ...]:
@@ -50,6 +54,24 @@ def new_token_modules(model: Any) -> tuple[str, ...]:
     if not getattr(model.config, "tie_word_embeddings", False):
         wanted.add(id(model.get_output_embeddings()))
     return tuple(name.split(".")[-1] for name, module in model.named_modules() if id(module) in wanted)
+
+
+def _tied_names(model: Any) -> tuple[str, ...]:
+    """Last names of the embedding and the head where they are the same weights, nothing where they are not."""
+    both = model.get_input_embeddings(), model.get_output_embeddings()
+    if both[0].weight is not both[1].weight:
+        return ()
+    return tuple(name.split(".")[-1] for name, module in model.named_modules() if module in both)
+
+
+def _check_ties(wrapped: Any, tied: Sequence[str]) -> None:
+    """One weight cannot take two updates: of the lookup, and of the product with its transpose."""
+    both = wrapped.get_input_embeddings(), wrapped.get_output_embeddings()
+    if tied and (any(isinstance(m, BaseTunerLayer) for m in both) or both[0].weight is not both[1].weight):
+        raise ModelError(
+            f"train.lora touches one of {' and '.join(tied)} of {type(wrapped.get_base_model()).__name__}, which are "
+            "the same weights (tied): adapters on them could not be merged. Take them out of train.lora.target_modules "
+            f"and, to train them, name them in train.lora.modules_to_save: [{tied[0]}]")
 
 
 def _check_modules(model: nn.Module, section: LoraSection) -> None:

@@ -15,7 +15,7 @@ from peft import PeftModel
 from peft.tuners.lora import LoraModel
 from safetensors import safe_open
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from sft_core.config.train import LoraSection, TrainSection
 from sft_core.errors import ModelError, TrainingError
@@ -134,3 +134,38 @@ def test_a_run_of_one_step_is_not_refused(train_inputs: TrainInputs, train_secti
     """lora_A has no gradient before lora_B has moved."""
     section = train_section(method="lora", lr=1e-2, epochs=0.1)
     assert train(train_inputs, section, tmp_path).steps == 1
+
+
+@pytest.mark.parametrize("targets", [("q_proj", "embed_tokens"), ("lm_head",), ("embed_tokens", "lm_head"),
+                                     ".*(q_proj|embed_tokens)", ".*(q_proj|lm_head)"])
+def test_adapters_on_tied_weights_are_refused_before_training(
+        targets: Any, make_llama: Callable[..., Any], train_inputs: TrainInputs, train_section: Section,
+        tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"embed_tokens and lm_head .*modules_to_save: \[embed_tokens\]"):
+        train(train_inputs, _lora(train_section, target_modules=targets), tmp_path)
+    assert not list(tmp_path.rglob("*.safetensors"))
+    untied = apply_lora(make_llama(tie_word_embeddings=False), LoraSection(target_modules=targets), 0)
+    assert isinstance(untied, PeftModel)
+
+
+def test_adapters_and_a_full_copy_of_one_module_are_refused(make_llama: Callable[..., Any]) -> None:
+    section = LoraSection(target_modules=("q_proj", "lm_head"), modules_to_save=("embed_tokens",))
+    with pytest.raises(ModelError, match=r"train\.lora"):
+        apply_lora(make_llama(), section, 0)
+
+
+@pytest.mark.parametrize("named", [("wte",), ("lm_head",), ("wte", "lm_head")])
+def test_tied_weights_of_any_name_stay_tied(named: tuple[str, ...], tmp_path: Path) -> None:
+    """GPT-2 calls its embedding `wte`: trained in full it also trains the head, and the merged model has it."""
+    torch.manual_seed(0)
+    base = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=2, n_positions=32))
+    model: Any = apply_lora(base, LoraSection(target_modules=("c_attn",), modules_to_save=named), 0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * parameter.requires_grad
+    assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
+    said = _logits(model)
+    model.merge_and_unload().save_pretrained(tmp_path)
+    served = AutoModelForCausalLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(_logits(served), said, rtol=1e-4, atol=1e-4)
+    assert served.lm_head.weight is served.transformer.wte.weight
