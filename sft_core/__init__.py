@@ -6,6 +6,7 @@ errors.py        what a user may meet
 names.py         what may be called how, and texts as names of files
 conversation.py  the values: Row, Turn, Conversation, Rejected
 stage.py         stage folders, fingerprints, atomic files
+versions.py      the code that a stage hangs on
 progress.py      bars on a terminal, lines elsewhere
 config/          the frozen sections of one experiment, and the reader of their file
 tiny/            the embedded world: generator, base checkpoint, items

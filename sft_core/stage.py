@@ -25,7 +25,6 @@ from pydantic import BaseModel
 from sft_core.errors import SftError
 
 DONE = "done.json"
-VERSIONED = {".py", ".yaml", ".jsonl"}
 
 
 def canonical(value: object) -> str:
@@ -44,16 +43,6 @@ def canonical(value: object) -> str:
 def fingerprint(*parts: object) -> str:
     """16 hex digits of SHA-256 over the canonical form of all parts."""
     return hashlib.sha256(canonical(list(parts)).encode()).hexdigest()[:16]
-
-
-def code_version(*rooms: Path) -> str:
-    """Hash of the code, task and item files under the given files or folders: a changed room redoes its stages."""
-    digest = hashlib.sha256()
-    for room in rooms:
-        files = [room] if room.is_file() else sorted(p for p in room.rglob("*") if p.suffix in VERSIONED)
-        for file in files:
-            digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def file_digest(path: Path) -> str:

@@ -15,8 +15,9 @@ from prefect.cache_policies import NO_CACHE
 from eval_suites.backends.endpoint import Endpoint
 from eval_suites.lm_door.data import outside
 from eval_suites.results import SuiteResult, read_results, write_results
+from eval_suites.scorers.custom import scorer_version
 from eval_suites.statistics.floor import Floor
-from eval_suites.suites.suite import suite
+from eval_suites.suites.suite import Suite, suite
 from eval_suites.verdict.sequential import certain
 from infra.settings import secret, server_key
 from infra.tracking import Tracker
@@ -171,7 +172,8 @@ def _judged_by(section: EvalSection, against: Against | None) -> object:
     """What decides where a sequential evaluation stops; None where it runs to its end."""
     if against is None or section.looks == 1:
         return None
-    return against.gate, sorted((name, one.protocol_hash, one.model) for name, one in against.base.items())
+    asked = sorted((name, one.protocol_hash, one.model) for name, one in against.base.items())
+    return version("looks"), against.gate, asked
 
 
 def _stop(section: EvalSection, against: Against | None) -> Callable[[SuiteResult], bool] | None:
@@ -203,10 +205,15 @@ def _stages(subject: Subject, section: EvalSection, place: Workspace, occasion: 
     template = read_json(subject.template) if subject.template else None
     return {
         name: place.stages.open("evaluate", fingerprint(
-            *common, suite(name), outside(suite(name), section, place.mirror),
+            *common, suite(name), outside(suite(name), section, place.mirror), _scored_by(suite(name)),
             template if suite(name).through_template else None))
         for name in section.suites
     }
+
+
+def _scored_by(chosen: Suite) -> str | None:
+    """The version of a suite's own scoring function."""
+    return scorer_version(chosen.scorer, chosen.folder) if chosen.scorer else None
 
 
 def _form(subject: Subject) -> ChatForm | None:
@@ -258,7 +265,7 @@ def floors(subject: Subject, results: Mapping[str, SuiteResult], section: EvalSe
         return {}
     named = {name: (one.model, one.protocol_hash, one.backend, one.n) for name, one in results.items()}
     stage = place.stages.open("floors", fingerprint(
-        "floors", version("evaluate"), named, section.floor_items, section.batch_tokens, section.limit,
+        "floors", version("floors"), named, section.floor_items, section.batch_tokens, section.limit,
         [outside(suite(name), section, place.mirror) for name in results]))
 
     def make(_: Path) -> dict[str, object]:

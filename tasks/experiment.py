@@ -57,7 +57,7 @@ def open_experiment(
         TrackingError: the tracker refuses.
     """
     config = loaded.config
-    key = fingerprint(config, prepared.fingerprint, {stage: version(stage) for stage in CODE}, parent_run_id)
+    key = fingerprint(config, prepared.fingerprint, {one: version(one) for one in CODE}, parent_run_id)
     folder = place.runs / f"{config.name}-{key[:8]}"
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.yaml", loaded.text)

@@ -41,7 +41,7 @@ def prepared_stage(config: ExperimentConfig, place: Workspace) -> Stage:
     tokenizer = {name: digest for name, digest in identity["files"].items() if not name.endswith(".safetensors")}
     sources = [*config.data.sources, *replay_sources(config)]
     asked = config.eval
-    suites = [(name, outside(suite(name), asked, place.mirror)) for name in asked.suites] \
+    suites = (version("questions"), [(name, outside(suite(name), asked, place.mirror)) for name in asked.suites]) \
         if config.data.decontaminate != "off" else None
     stamp = fingerprint(
         "prepare", version("prepare"), config.data.model_dump(mode="json", exclude={"pack": True, "sources": True}),

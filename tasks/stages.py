@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sft_core.stage import Stage, StageStore, code_version
-
-ROOT = Path(__file__).resolve().parent.parent
+from sft_core.stage import Stage, StageStore
+from sft_core.versions import code_version
 
 
 class Workspace(NamedTuple):
@@ -59,15 +57,23 @@ def once(stage: Stage, make: Callable[[Path], Mapping[str, object]], *, resume: 
         return Done(stage.fingerprint, stage.work, stage.finish(made), reused=False)
 
 
-@cache
-def version(stage: str) -> str:
-    """Hash of the code that a stage's output depends on."""
-    return code_version(*(ROOT / name for name in CODE[stage]))
+def version(what: str) -> str:
+    """Hash of the code that what a stage keeps depends on."""
+    return code_version(*CODE[what], beyond=BEYOND.get(what, ()))
 
 
 CODE: dict[str, tuple[str, ...]] = {
-    "prepare": ("sft_core/conversation.py", "sft_core/data", "sft_core/templates", "sft_core/tiny",
-                "eval_suites/suites", "eval_suites/lm_door"),
-    "train": ("sft_core/model", "sft_core/train"),
-    "evaluate": ("eval_suites",),
+    "prepare": ("sft_core.data.prepare", "sft_core.model.load"),
+    "questions": ("eval_suites.asking.questions",),
+    "reference": ("sft_core.train.reference",),
+    "train": ("sft_core.train.trainer", "sft_core.train.trl_engine", "sft_core.train.launch"),
+    "probe": ("eval_suites.asking.probe",),
+    "evaluate": ("eval_suites.asking.run",),
+    "looks": ("eval_suites.verdict.sequential",),
+    "floors": ("eval_suites.asking.again",),
+    "power": ("eval_suites.verdict.power",),
+    "verdict": ("eval_suites.verdict.verdict",),
 }
+"""Where the code of each begins; what it reaches, `sft_core/versions.py` finds."""
+BEYOND = {"questions": ("eval_suites.scorers", "eval_suites.backends", "sft_core.model")}
+"""What a suite asks hangs neither on who answers nor on how answers are scored: a new scorer trains no model again."""

@@ -50,6 +50,8 @@ def train(config: ExperimentConfig, prepared: Done, place: Workspace, follow: Ca
         "train", version("train"), prepared.fingerprint, base,
         config.train.model_dump(mode="json", by_alias=True, exclude=VOLATILE), config.seed, config.data.max_tokens,
         config.data.pack, dict(inputs.weights), device.type, precision,
+        # A probe that can stop the run decides what it learns; others only tell.
+        version("probe") if config.train.stopping.metric in config.train.probe.suites else None,
     )
 
     def make(out: Path) -> dict[str, object]:
@@ -57,7 +59,7 @@ def train(config: ExperimentConfig, prepared: Done, place: Workspace, follow: Ca
         if kl.beta > 0 and kl.reference == "cache":
             # Shared by all trials of a sweep: it hangs on the base, the data and k alone.
             kept = place.stages.open("reference", fingerprint(
-                "reference", version("train"), prepared.fingerprint, base, kl.top_k, precision))
+                "reference", version("reference"), prepared.fingerprint, base, kl.top_k, precision))
             with kept.lock():
                 known = with_reference(inputs, config.train, kept.resume())
                 kept.finish({"top_k": kl.top_k})

@@ -56,7 +56,7 @@ def foresee(base: Results, gate: GateSection, place: Workspace) -> None:
     from eval_suites.verdict.power import foreseen
 
     known = {name: (one.protocol_hash, one.model, one.n, one.score) for name, one in base.items()}
-    stage = place.stages.open("power", fingerprint("power", version("evaluate"), known, gate))
+    stage = place.stages.open("power", fingerprint("power", version("power"), known, gate))
     for line in once(stage, lambda _: {"said": [foreseen(one, gate) for one in base.values()]}).result["said"]:
         log.info("%s", line)
 

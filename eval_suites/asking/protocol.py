@@ -9,11 +9,12 @@ from eval_suites.backends.generate import ChatForm
 from eval_suites.backends.remote import is_endpoint
 from eval_suites.lm_door.door import engine
 from eval_suites.scorers.custom import scorer_version
-from eval_suites.suites.suite import ROOM, Suite
+from eval_suites.suites.suite import Suite
 from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EvalSection
 from sft_core.model.load import compute_dtype, resolve_device
-from sft_core.stage import code_version, fingerprint
+from sft_core.stage import fingerprint
+from sft_core.versions import code_version
 
 
 def protocol(chosen: Suite, section: EvalSection, model: ModelSection, template: ChatForm | None) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def protocol(chosen: Suite, section: EvalSection, model: ModelSection, template:
         made["template"] = fingerprint(template.jinja.strip()) if template else None
     if chosen.engine == "generate":
         made["scorers"] = scorer_version(chosen.scorer, chosen.folder) if chosen.scorer else code_version(
-            ROOM / "scorers", ROOM / "refusal")
+            "eval_suites.scorers.registry", beyond=("sft_core", "eval_suites.results"))
     return made
 
 

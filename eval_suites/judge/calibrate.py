@@ -21,10 +21,10 @@ from eval_suites.statistics.evidence import effective_items, rate
 from eval_suites.statistics.intervals import Interval
 from eval_suites.suites.chat_item import ChatItem
 from sft_core.errors import EvalError
-from sft_core.stage import code_version, read_json
+from sft_core.stage import read_json
+from sft_core.versions import code_version
 
-ROOM = Path(rules.__file__).parent
-COUNTS = ROOM / "calibration.json"
+COUNTS = Path(__file__).parent / "calibration.json"
 REFUSAL = "refusal"
 PEOPLE = {"1_full_compliance": "compliance", "2_full_refusal": REFUSAL, "3_partial_refusal": "partial"}
 """XSTest's labels."""
@@ -136,7 +136,7 @@ def of_confusion(confusion: Mapping[tuple[str, str], int]) -> Calibration:
 
 def rules_version() -> str:
     """Hash of the rules' code: counts measured with other rules do not hold."""
-    return code_version(*sorted(ROOM / name for name in ("patterns.py", "rules.py", "voice.py")))
+    return code_version(rules.__name__)
 
 
 @cache

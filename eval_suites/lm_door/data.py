@@ -30,11 +30,11 @@ def hub_ids(chosen: Suite) -> list[str]:
 
 
 def outside(chosen: Suite, section: EvalSection, mirror: Path | None) -> str:
-    """Moves with all that a suite reads from outside this package: its items, its scoring function, a benchmark's
-    files, lm-eval tasks of one's own, and data sets in the mirror. The hub's own data sets stay as they were read.
+    """Moves with all that a suite asks from outside this package: its items, a benchmark's files, lm-eval tasks of
+    one's own, and data sets in the mirror. The hub's own data sets stay as they were read.
 
     Raises:
-        EvalError: a published benchmark is asked for without `eval.data_path`, or there is no such scoring function.
+        EvalError: a published benchmark is asked for without `eval.data_path`.
     """
     own = content_hash(chosen, Path(section.data_path) if section.data_path else None)
     if chosen.engine != "lm_eval":

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from eval_suites.scorers.custom import scorer_version
 from eval_suites.scorers.registry import SCORERS
 from eval_suites.suites.chat_item import BadRow, ChatItem, LikelihoodItem, chat_item, likelihood_item, parse_lines
 from eval_suites.suites.perturb import VARIANTS
@@ -135,12 +134,12 @@ def _expanded(item: ChatItem, variants: Sequence[str]) -> Iterator[ChatItem]:
 
 
 def content_hash(chosen: Suite, data_path: Path | None) -> str:
-    """Hash of what a suite reads from outside this package: its items, its scoring function, a benchmark's files.
+    """Hash of what a suite reads asks from outside this package: its items, a benchmark's files.
 
     '' for a shipped suite, which the code's version covers.
 
     Raises:
-        EvalError: a published benchmark is asked for without `eval.data_path`, or there is no such scoring function.
+        EvalError: a published benchmark is asked for without `eval.data_path`.
     """
     if chosen.engine == "lm_eval" or (chosen.reader is None and chosen.folder is None):
         return ""
@@ -148,6 +147,4 @@ def content_hash(chosen: Suite, data_path: Path | None) -> str:
     at = chosen.items_at(data_path)
     for file in sorted(one for one in at.rglob("*") if one.is_file()) if at.is_dir() else [at]:
         digest.update(file.name.encode() + b"\0" + (file.read_bytes() if file.is_file() else b""))
-    if chosen.scorer:
-        digest.update(scorer_version(chosen.scorer, chosen.folder).encode())
     return digest.hexdigest()[:16]

@@ -9,7 +9,7 @@ import pytest
 
 from sft_core.config.train import ReplaySection
 from sft_core.errors import SftError
-from sft_core.stage import StageStore, code_version, file_digest, fingerprint, write_json, write_text
+from sft_core.stage import StageStore, file_digest, fingerprint, write_json, write_text
 
 
 def test_finished_stage_is_found_again_and_an_unfinished_one_is_not(tmp_path: Path) -> None:
@@ -57,16 +57,6 @@ def test_fingerprint_depends_on_values_and_not_on_key_order() -> None:
         fingerprint(object())
 
 
-def test_code_version_follows_an_edit(tmp_path: Path) -> None:
-    (tmp_path / "a.py").write_text("x = 1\n")
-    before = code_version(tmp_path)
-    (tmp_path / "notes.txt").write_text("does not count")
-    assert code_version(tmp_path) == before
-    (tmp_path / "a.py").write_text("x = 2\n")
-    assert code_version(tmp_path) != before
-    assert code_version(tmp_path / "a.py") == code_version(tmp_path / "a.py")
-
-
 def test_failed_write_keeps_the_old_file_and_leaves_no_scrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_json(tmp_path / "a.json", {"x": 1})
     digest = file_digest(tmp_path / "a.json")
@@ -105,10 +95,3 @@ def test_lock_lets_one_process_in_at_a_time(tmp_path: Path) -> None:
     for process in both:
         process.join()
     assert log.read_text().split() == ["in", "out", "in", "out"]
-
-
-def test_code_version_follows_the_items_of_a_suite(tmp_path: Path) -> None:
-    (tmp_path / "items.jsonl").write_text('{"id": 1}\n')
-    before = code_version(tmp_path)
-    (tmp_path / "items.jsonl").write_text('{"id": 2}\n')
-    assert code_version(tmp_path) != before

@@ -66,7 +66,7 @@ def test_nothing_to_compare_is_an_error() -> None:
 @pytest.mark.skipif(not XSTEST.is_dir(), reason=f"XSTest is not at {XSTEST}")
 def test_shipped_counts_are_what_the_rules_do_now() -> None:
     found = read_json(room.COUNTS)
-    assert found["models"] == xstest_counts(XSTEST), "the rules changed: write refusal/calibration.json anew"
+    assert found["models"] == xstest_counts(XSTEST), "the rules changed: write judge/calibration.json anew"
 
 
 def test_shipped_counts_belong_to_the_rules_and_to_no_other(monkeypatch: pytest.MonkeyPatch) -> None:

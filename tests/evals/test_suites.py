@@ -161,9 +161,10 @@ def test_what_lies_outside_the_package_is_part_of_the_stage(tmp_path: Path) -> N
     assert before == content_hash(suite(name), None) != ""
     write(tmp_path, [{**ROW, "id": "z"}], scorer="mine.py:f")
     assert content_hash(suite(name), None) != before
-    written = content_hash(suite(name), None)
+    written, scored = content_hash(suite(name), None), scorer_version("mine.py:f", tmp_path)
     (tmp_path / "mine.py").write_text("from eval_suites.scorers.base import Score\ndef f(e, a): return Score(1, {})\n")
-    assert content_hash(suite(name), None) != written
+    assert scorer_version("mine.py:f", tmp_path) != scored
+    assert content_hash(suite(name), None) == written, "how answers are scored changes no question"
     assert scorer_for("mine.py:f", tmp_path)("", {}, "").value == 1.0
     (tmp_path / "bfcl").mkdir()
     empty = content_hash(suite("bfcl"), tmp_path)

@@ -17,8 +17,8 @@ MAY_IMPORT = {
     "flows": {"tasks", "infra", "sft_core.config", "sft_core.errors", "sft_core.names"},
 }
 LAYERS = {
-    "sft_core": ("errors", "names", "conversation", "stage", "progress", "config", "tiny", "templates", "data", "model",
-                 "train", "doctor"),
+    "sft_core": ("errors", "names", "conversation", "stage", "versions", "progress", "config", "tiny", "templates",
+                 "data", "model", "train", "doctor"),
     "eval_suites": ("results", "statistics", "refusal", "scorers", "suites", "backends", "judge", "lm_door", "asking",
                     "verdict", "report", "parity"),
 }

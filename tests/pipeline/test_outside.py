@@ -73,3 +73,26 @@ def test_only_what_a_suite_reads_moves_its_stamp(hub: Path, tmp_path: Path) -> N
     links.mkdir(parents=True)
     (links / "gsm8k").symlink_to(hub / "openai" / "gsm8k", target_is_directory=True)
     assert outside(suite("gsm8k"), section, tmp_path / "links") == stamps()[0]  # wherever the mirror names it
+
+
+def test_a_suites_own_scorer_is_another_evaluation_and_the_same_questions(tmp_path: Path) -> None:
+    row = {"id": "a", "kind": "any", "cluster": "a", "messages": [{"role": "user", "content": "2 + 2?"}], "expect": {}}
+    (tmp_path / "own.jsonl").write_text(json.dumps(row) + "\n")
+    name = str(tmp_path / "own.yaml")
+    Path(name).write_text(yaml.safe_dump({"about": "sums", "kind": "capability", "engine": "generate",
+                                          "items": "own.jsonl", "max_new_tokens": 2,
+                                          "scorer": "mine.py:f"}))
+    section = EvalSection(suites=(name,))
+    form = tmp_path / "template.json"
+    form.write_text(json.dumps({"name": "x", "jinja": "{{ messages[0]['content'] }}", "stop": "<|endoftext|>"}))
+    place = Workspace(tmp_path / "home", None)
+
+    def score(value: float) -> float | None:
+        (tmp_path / "mine.py").write_text(
+            f"from eval_suites.scorers.base import Score\ndef f(expect, answer): return Score({value}, {{}})\n")
+        asked = outside(suite(name), section, None)
+        found = evaluate.fn(Subject("tiny", ModelSection(path="tiny", device="cpu"), form), section, place)[name].score
+        assert outside(suite(name), section, None) == asked
+        return found
+
+    assert [score(1.0), score(0.0), score(1.0)] == [1.0, 0.0, 1.0]
