@@ -23,12 +23,13 @@ from sft_core.model.load import compute_dtype, resolve_device
 from sft_core.train.artifact import MERGE_TOLERANCE, merge_adapter
 from sft_core.train.checkpoint import load_weights
 from sft_core.train.course import Course, Row, Stream
+from sft_core.train.finish import BEST
 from sft_core.train.inputs import TrainInputs
 from sft_core.train.objective import Term
 from sft_core.train.policy import Micro, Policy
 from sft_core.train.snapshot import restore_weights
 from sft_core.train.step import Stepper
-from sft_core.train.trainer import BEST, train
+from sft_core.train.trainer import train
 from sft_core.train.workbench import Workbench
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}

@@ -15,6 +15,7 @@ events.py      events.jsonl, written ahead
 stopping.py    SIGTERM and Ctrl-C
 checkpoint.py  atomic checkpoints
 artifact.py    the served model folder, adapter merge, card
+finish.py      the end of a run, for both engines: checks, saving, report
 trainer.py     the loop: steps, events, checkpoints, resume
 launch.py      the loop by several processes, started by torchrun
 trl_bridge.py  a course as TRL takes it

@@ -22,7 +22,7 @@ from sft_core.errors import ModelError, TrainingError
 from sft_core.model.attention import head_of, hidden_of
 from sft_core.model.load import load_model
 from sft_core.train.checkpoint import sync
-from sft_core.train.inputs import ServedTemplate, TrainInputs
+from sft_core.train.inputs import ServedTemplate
 from sft_core.train.policy import Micro, make_policy
 from sft_core.train.snapshot import restore_weights
 from sft_core.train.workbench import Workbench
@@ -63,8 +63,7 @@ class Output(NamedTuple):
     card: str
 
 
-def save_trained(bench: Workbench, inputs: TrainInputs, section: TrainSection, weights: Mapping[str, Tensor],
-                 output: Output) -> None:
+def save_trained(bench: Workbench, section: TrainSection, weights: Mapping[str, Tensor], output: Output) -> None:
     """Write the model folder, and the adapter's, with these trained weights; one process does it for all.
 
     A model that is sharded or held in 4 bits is not saved as it is: the base is loaded anew, in main memory, and given
@@ -73,7 +72,7 @@ def save_trained(bench: Workbench, inputs: TrainInputs, section: TrainSection, w
     Raises:
         TrainingError: merging changes the model, or a folder cannot be written.
     """
-    loaded, policy = bench.loaded, bench.policy
+    loaded, policy, inputs = bench.loaded, bench.policy, bench.inputs
     if section.lora.quantize != "none" or any(isinstance(p, DTensor) for p in policy.model.parameters()):
         apart = inputs.model.model_copy(update={"device": "cpu", "attention": "auto"})
         loaded = load_model(apart, mirror=inputs.mirror, added=bench.template.added)

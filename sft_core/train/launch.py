@@ -43,9 +43,10 @@ from sft_core.config.train import TrainSection
 from sft_core.errors import Interrupted, ModelError, SftError, TrainingError
 from sft_core.model.load import resolve_device
 from sft_core.stage import read_json, write_json, write_text
+from sft_core.train.finish import TrainReport
 from sft_core.train.inputs import TrainInputs
 from sft_core.train.stopping import StopRequest, stop_on_signals
-from sft_core.train.trainer import TrainReport, train
+from sft_core.train.trainer import train
 from sft_core.train.workbench import join
 
 JOB, REPORT, FAILED, LOCK = "job.json", "report.json", "failed", "lock"

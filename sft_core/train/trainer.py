@@ -5,12 +5,10 @@ Started by torchrun it is one of several processes: all take the same steps, the
 
 from __future__ import annotations
 
-import json
 import os
-import resource
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +16,15 @@ import torch
 from accelerate.utils import gather_object
 
 from sft_core.config.train import TrainSection
-from sft_core.errors import Interrupted, TrainingError
+from sft_core.errors import Interrupted
 from sft_core.progress import progress
 from sft_core.train import checkpoint
-from sft_core.train.artifact import Output, card_text, save_trained
 from sft_core.train.course import Counts
 from sft_core.train.events import EventLog
+from sft_core.train.finish import BEST, TrainReport, Walked, finish
 from sft_core.train.inputs import TrainInputs
 from sft_core.train.reference import with_reference
 from sft_core.train.snapshot import (
-    ever_moved,
     generators,
     moments_of,
     restore_generators,
@@ -39,30 +36,8 @@ from sft_core.train.step import Losses, Stepper
 from sft_core.train.stopping import StopRequest, stop_on_signals
 from sft_core.train.workbench import join, set_up
 
-BEST = "best.safetensors"
-
 Probe = Callable[[Any, Any], Mapping[str, float]]
 """Model in evaluation mode and tokenizer → score by suite, higher is better; must leave both as they are."""
-
-
-@dataclass(frozen=True)
-class TrainReport:
-    """What a finished run amounts to."""
-
-    steps: int
-    seconds: float  # in steps and validation, over all processes that took part
-    rows: int
-    tokens: int  # of the training rows, padding excluded
-    trained_tokens: int
-    replay_tokens: int
-    tokens_per_s: float  # training and replay tokens
-    peak_rss_bytes: int
-    final: Losses  # of the last step
-    validation: tuple[tuple[int, float], ...]  # (steps done, nats per trained token)
-    stopped_early: bool
-    resumed_from: int | None  # steps done at the checkpoint
-    model_folder: Path
-    adapter_folder: Path | None
 
 
 def train(inputs: TrainInputs, section: TrainSection, out: Path, *,
@@ -97,7 +72,7 @@ def train(inputs: TrainInputs, section: TrainSection, out: Path, *,
             run = _Run(Stepper(bench, section), out, events, stop, probe)
             run.start()
             run.walk()
-            return run.finish(inputs)
+            return run.finish()
 
 
 class _Run:
@@ -159,25 +134,12 @@ class _Run:
                 if save:
                     self._save()
 
-    def finish(self, inputs: TrainInputs) -> TrainReport:
-        """Check the counters against the plan, save the model folder, write the last event."""
-        self._check_counters()
-        self._check_moved()
-        model_folder, adapter_folder = self._save_model(inputs)
-        total = self.done.tokens + self.replayed.tokens
+    def finish(self) -> TrainReport:
+        """Check what was done, save the model folder, write the last event."""
         assert self.last is not None, "a course has at least one step"
-        report = TrainReport(
-            steps=self.step, seconds=self.seconds, rows=self.done.rows, tokens=self.done.tokens,
-            trained_tokens=self.done.trained_tokens, replay_tokens=self.replayed.tokens,
-            tokens_per_s=total / self.seconds,
-            peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, final=self.last,
-            validation=tuple(self.validations), stopped_early=self.stopped_early, resumed_from=self.resumed_from,
-            model_folder=model_folder, adapter_folder=adapter_folder)
-        self.events.write("end", step=self.step, rows=report.rows, tokens=report.tokens,
-                          trained_tokens=report.trained_tokens, replay_tokens=report.replay_tokens,
-                          tokens_per_s=report.tokens_per_s, seconds=report.seconds,
-                          peak_rss_bytes=report.peak_rss_bytes, stopped_early=report.stopped_early)
-        return report
+        walked = Walked(self.step, self.seconds, self.done, self.replayed, self.last, self.validations,
+                        self.resumed_from, self._bests()[-1] if self.watched else None, self.stopped_early)
+        return finish(self.bench, self.section, self.out, self.events, walked, self.bench.optimizer)
 
     def _one_step(self) -> bool:
         """Take a step and write it down; says whether a checkpoint is due."""
@@ -289,43 +251,3 @@ class _Run:
         raise Interrupted(f"training stopped by {by} after step {self.step} of "
                           f"{self.bench.course.steps}; the state is saved in {self.out / 'checkpoints'}: start the "
                           "same run again to continue")
-
-    # The end
-
-    def _check_counters(self) -> None:
-        course = self.bench.course
-        pairs = [("training", course.sft, self.done)]
-        if course.replay is not None:
-            pairs.append(("replay", course.replay, self.replayed))
-        for name, stream, counted in pairs:
-            if counted != (planned := stream.totals(self.step)):
-                raise TrainingError(f"the {name} counters do not meet the plan: counted {counted}, planned {planned}; "
-                                    "this is a bug of the platform, the model was not saved")
-
-    def _check_moved(self) -> None:
-        """A trained parameter whose gradient was zero in every step never moved: it is not part of the model's work."""
-        # lora_A has no gradient as long as lora_B is zero, so in a run of one step it rightly stays.
-        still = [n for n, p in self.bench.parameters.items() if "lora_A" not in n and "lora_embedding_A" not in n
-                 and not ever_moved(p, self.bench.optimizer)]
-        if still:
-            raise TrainingError(f"{len(still)} trained parameters never got a gradient (first: {still[0]}); take them "
-                                "out of train.lora.target_modules or modules_to_save, or use another base model")
-
-    def _save_model(self, inputs: TrainInputs) -> tuple[Path, Path | None]:
-        bench = self.bench
-        adapter = self.out / "adapter" if self.section.method == "lora" else None
-        weights = weights_of(bench.parameters, self.first)
-        if self.first:
-            if self.watched:
-                weights = checkpoint.load_weights(self.out / "checkpoints" / BEST)
-            facts = {"base": inputs.model.path, "revision": inputs.model.revision or "-",
-                     "base content": bench.belongs_to["base"], "data content": bench.belongs_to["data"],
-                     "template": bench.template.name, "seed": inputs.seed, "steps": self.step,
-                     "training tokens": f"{self.done.tokens} ({self.done.trained_tokens} trained)",
-                     "replay tokens": self.replayed.tokens,
-                     "last validation loss": self.validations[-1][1] if self.validations else "-"}
-            settings = json.loads(self.section.model_dump_json(by_alias=True))
-            card = card_text(f"{Path(inputs.model.path).name}, fine-tuned", facts, settings)
-            save_trained(bench, inputs, self.section, weights, Output(self.out / "model", adapter, card))
-        bench.accelerator.wait_for_everyone()
-        return self.out / "model", adapter

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import resource
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -25,14 +24,12 @@ from sft_core.errors import Interrupted, TrainingError
 from sft_core.progress import progress
 from sft_core.stage import read_json, write_json
 from sft_core.templates.render import IGNORE
-from sft_core.train.artifact import Output, card_text, save_trained
 from sft_core.train.course import Counts
 from sft_core.train.events import EventLog
+from sft_core.train.finish import TrainReport, Walked, finish
 from sft_core.train.inputs import TrainInputs
-from sft_core.train.snapshot import weights_of
 from sft_core.train.step import Losses, origins
 from sft_core.train.stopping import StopRequest, stop_on_signals
-from sft_core.train.trainer import TrainReport
 from sft_core.train.trl_bridge import as_before, dataset_of, make_trainer, prove_isolation, require_trl
 from sft_core.train.workbench import Workbench, set_up
 
@@ -46,7 +43,8 @@ def train(inputs: TrainInputs, section: TrainSection, out: Path, *,
     Raises:
         ConfigError: trl is not installed, or refuses these settings.
         Interrupted: SIGTERM or Ctrl-C; the state was saved.
-        TrainingError: a loss that is not finite, counters that differ from the plan, a checkpoint of another run.
+        TrainingError: a loss that is not finite, counters that differ from the plan, a parameter that never moved, a
+            checkpoint of another run.
         ModelError, DataError: base or prepared data cannot be used, or the model does not keep packed examples apart.
     """
     require_trl()
@@ -107,22 +105,10 @@ class _Run(TrainerCallback):  # type: ignore[misc]
                               f"the state is saved in {self.out / 'checkpoints'}: start the same run again to continue")
 
     def finish(self) -> TrainReport:
-        """Check the counters against the plan, save the model folder, write the last event."""
-        planned = self.bench.course.sft.totals()
-        if self.done != planned:
-            raise TrainingError(f"the training counters do not meet the plan: counted {self.done}, planned {planned}; "
-                                "this is a bug of the platform, the model was not saved")
-        model_folder, adapter_folder = self._save_model()
+        """Check what was done, save the model folder, write the last event."""
         assert self.last is not None, "a course has at least one step"
-        report = TrainReport(
-            steps=self.step, seconds=self.seconds, rows=self.done.rows, tokens=self.done.tokens,
-            trained_tokens=self.done.trained_tokens, replay_tokens=0, tokens_per_s=self.done.tokens / self.seconds,
-            peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, final=self.last,
-            validation=tuple(self.validations), stopped_early=False, resumed_from=self.resumed_from,
-            model_folder=model_folder, adapter_folder=adapter_folder)
-        told = ("rows", "tokens", "trained_tokens", "replay_tokens", "tokens_per_s", "seconds", "peak_rss_bytes")
-        self.events.write("end", step=self.step, **{name: getattr(report, name) for name in told})
-        return report
+        walked = Walked(self.step, self.seconds, self.done, Counts(), self.last, self.validations, self.resumed_from)
+        return finish(self.bench, self.section, self.out, self.events, walked, self.trainer.optimizer)
 
     # What TRL's trainer calls
 
@@ -231,22 +217,6 @@ class _Run(TrainerCallback):  # type: ignore[misc]
         stream = self.bench.course.sft
         return (f"Rows: {origins(stream, stream.step(self.step))}. Look at these rows, or lower train.optim.lr (peak "
                 f"{self.section.optim.lr:g})")
-
-    # The end
-
-    def _save_model(self) -> tuple[Path, Path | None]:
-        bench = self.bench
-        adapter = self.out / "adapter" if self.section.method == "lora" else None
-        facts = {"engine": "trl", "base": self.inputs.model.path, "base content": bench.belongs_to["base"],
-                 "data content": bench.belongs_to["data"], "template": bench.template.name,
-                 "seed": self.inputs.seed, "steps": self.step,
-                 "training tokens": f"{self.done.tokens} ({self.done.trained_tokens} trained)",
-                 "last validation loss": self.validations[-1][1] if self.validations else "-"}
-        settings = json.loads(self.section.model_dump_json(by_alias=True))
-        card = card_text(f"{Path(self.inputs.model.path).name}, fine-tuned", facts, settings)
-        folder = self.out / "model"
-        save_trained(bench, self.inputs, self.section, weights_of(bench.parameters), Output(folder, adapter, card))
-        return folder, adapter
 
 
 def _trained(labels: torch.Tensor) -> int:

@@ -35,8 +35,9 @@ from sft_core.config.train import TrainSection
 from sft_core.errors import Interrupted, ModelError, TrainingError
 from sft_core.model.attention import layers_of
 from sft_core.train import artifact, launch, step, workbench
+from sft_core.train.finish import TrainReport
 from sft_core.train.inputs import TrainInputs
-from sft_core.train.trainer import TrainReport, train
+from sft_core.train.trainer import train
 from tasks.stages import Done, Workspace
 from tasks.train import train as train_task
 

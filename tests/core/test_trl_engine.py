@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from sft_core.config.train import TRL_TRAINS, TrainSection
 from sft_core.errors import ConfigError, Interrupted, ModelError, TrainingError
-from sft_core.train import trainer, trl_bridge, trl_engine
+from sft_core.train import trainer, trl_bridge, trl_engine, workbench
 from sft_core.train.workbench import TrainInputs
 
 Section = Callable[..., TrainSection]
@@ -140,11 +141,14 @@ def test_a_field_that_nobody_taught_to_trl_is_refused(train_section: Section) ->
         Grown.model_validate({**values, "curriculum": True})
 
 
-def test_settings_that_trl_itself_refuses_are_told(train_inputs: TrainInputs, train_section: Section,
-                                                   tmp_path: Path) -> None:
+def test_settings_that_trl_itself_refuses_are_told(train_inputs: TrainInputs, train_section: Section, tmp_path: Path,
+                                                   make_llama: Callable[..., Any]) -> None:
+    base = Path(shutil.copytree(train_inputs.model.path, tmp_path / "base"))
+    make_llama(tie_word_embeddings=False).save_pretrained(base)
+    inputs = replace(train_inputs, model=train_inputs.model.model_copy(update={"path": str(base)}))
     section = train_section(engine="trl", method="lora", lora={"target_modules": ["lm_head"]})
     with pytest.raises(ConfigError, match="lm_head"):
-        trl_engine.train(train_inputs, section, tmp_path)
+        trl_engine.train(inputs, section, tmp_path / "run")
 
 
 def test_an_absent_extra_is_told_with_its_install_line(train_inputs: TrainInputs, train_section: Section,
@@ -183,3 +187,30 @@ def test_trl_does_not_call_home(train_inputs: TrainInputs, train_section: Sectio
     monkeypatch.delenv("CI", raising=False)
     trl_engine.train(train_inputs, train_section(engine="trl"), tmp_path)
     assert calls == []
+
+
+def test_a_parameter_that_never_moves_fails_the_run_as_in_the_own_loop(
+        train_inputs: TrainInputs, train_section: Section, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = workbench.load_model
+
+    def with_idle_module(*args: Any, **kwargs: Any) -> Any:
+        loaded = load(*args, **kwargs)
+        loaded.model.model.layers[0].mlp.idle_proj = torch.nn.Linear(32, 32)
+        return loaded
+
+    monkeypatch.setattr(workbench, "load_model", with_idle_module)
+    section = train_section(engine="trl", method="lora", lora={"target_modules": ["q_proj", "idle_proj"]})
+    with pytest.raises(TrainingError, match=r"1 trained parameters never got a gradient \(first: .*idle_proj"):
+        trl_engine.train(train_inputs, section, tmp_path)
+
+
+def test_both_engines_tell_the_same_facts(train_inputs: TrainInputs, train_section: Section, tmp_path: Path) -> None:
+    """Report, last event and card have the same fields, whichever engine made them."""
+    own = trainer.train(train_inputs, train_section(), tmp_path / "own")
+    other = trl_engine.train(train_inputs, train_section(engine="trl"), tmp_path / "trl")
+    assert (other.steps, other.rows, other.stopped_early) == (own.steps, own.rows, own.stopped_early)
+    ends = [_events(tmp_path / name, "end")[0].keys() for name in ("own", "trl")]
+    assert ends[0] == ends[1]
+    cards = [(report.model_folder / "README.md").read_text() for report in (own, other)]
+    told = [[line.split("|")[1] for line in card.splitlines() if line.startswith("|")] for card in cards]
+    assert told[0] == told[1]
