@@ -1,4 +1,4 @@
-"""HOUSE.md's table of rooms as a test: who may import whom, late imports included."""
+"""The table of rooms in docs/ARCHITECTURE.md as a test: who may import whom, late imports included."""
 
 import ast
 import subprocess

@@ -1,4 +1,4 @@
-"""HOUSE.md: mind the tail. A file over 350 lines or a function over 60 is a reason to stop and think."""
+"""Mind the tail: a file over 350 lines or a function over 60 is a reason to stop and think (CONTRIBUTING.md)."""
 
 import ast
 from pathlib import Path
