@@ -23,9 +23,7 @@ NOT_PREPARED = {"streaming", "weight"}
 
 def replay_sources(config: ExperimentConfig) -> tuple[SourceSection, ...]:
     """The replay sources when λ or β asks for them, otherwise none: an unused source does not change the data."""
-    replay, kl = config.train.replay, config.train.kl
-    used = replay.lambda_ > 0 or (kl.beta > 0 and kl.on != "assistant")
-    return replay.sources if used else ()
+    return config.train.replay.sources if config.train.wants_replay else ()
 
 
 def prepared_stage(config: ExperimentConfig, place: Workspace) -> Stage:

@@ -12,17 +12,13 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from sft_core.config.experiment import ExperimentConfig
+from sft_core.config.train import NO_WEIGHT
 from sft_core.data.sources import name_of
 from sft_core.stage import fingerprint, read_json
 from tasks.stages import Done, Workspace, once, version
 
 if TYPE_CHECKING:
     from sft_core.train.inputs import TrainInputs
-
-# How often a run is saved does not change what it learns, nor how its steps are cut into forward passes and dealt out
-# to processes.
-VOLATILE = {"checkpoint_every_s", "keep_checkpoints", "micro_rows", "micro_tokens", "gradient_checkpointing", "compile",
-            "processes", "shard"}
 
 
 @task(name="train", cache_policy=NO_CACHE)
@@ -48,7 +44,7 @@ def train(config: ExperimentConfig, prepared: Done, place: Workspace, follow: Ca
     base, precision = model_identity(config.model, place.mirror)["digest"], str(compute_dtype(config.model, device))
     stamp = fingerprint(
         "train", version("train"), prepared.fingerprint, base,
-        config.train.model_dump(mode="json", by_alias=True, exclude=VOLATILE), config.seed, config.data.max_tokens,
+        config.train.model_dump(mode="json", by_alias=True, exclude=NO_WEIGHT), config.seed, config.data.max_tokens,
         config.data.pack, dict(inputs.weights), device.type, precision,
         # A probe that can stop the run decides what it learns; others only tell.
         version("probe") if config.train.stopping.metric in config.train.probe.suites else None,

@@ -76,6 +76,12 @@ class KlSection(Section):
     """Tokens kept per position with `reference: cache`. What the KL may fall short of the exact one is logged
     (`kl_short`)."""
 
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The streams of examples that the term looks at, `train` and `replay`; none where it is off."""
+        looked_at = {"assistant": ("train",), "replay": ("replay",), "both": ("train", "replay")}
+        return looked_at[self.on] if self.beta > 0 else ()
+
 
 class ProbeSection(Section):
     suites: tuple[str, ...] = ()
@@ -96,6 +102,12 @@ class StoppingSection(Section):
 TRL_TRAINS = frozenset({"engine", "method", "epochs", "rows_per_step", "micro_rows", "optim", "lora",
                         "checkpoint_every_s", "keep_checkpoints", "validate_every_steps", "gradient_checkpointing"})
 """Fields of TrainSection that `engine: trl` carries out; of `replay` and `kl` it accepts only that they are off."""
+
+
+NO_WEIGHT = {"checkpoint_every_s", "keep_checkpoints", "micro_rows", "micro_tokens", "compile",
+             "gradient_checkpointing", "processes", "shard"}
+"""Fields of TrainSection that change no weight beyond rounding: how often a run is saved, how its steps are cut into
+forward passes and dealt out to processes."""
 
 
 class TrainSection(Section):
@@ -145,10 +157,14 @@ class TrainSection(Section):
     """With several processes. `none`: each holds the whole model (DDP); `fsdp`: weights, gradients and moments are
     shared out and a layer's weights gathered while it runs (FSDP2): less memory, more traffic."""
 
+    @property
+    def wants_replay(self) -> bool:
+        """Whether any term of the objective looks at replay text."""
+        return self.replay.lambda_ > 0 or "replay" in self.kl.streams
+
     @model_validator(mode="after")
     def _replay_has_sources(self) -> TrainSection:
-        needs = self.replay.lambda_ > 0 or (self.kl.beta > 0 and self.kl.on != "assistant")
-        if needs and not self.replay.sources:
+        if self.wants_replay and not self.replay.sources:
             raise ValueError(
                 "replay.lambda > 0, or kl.beta > 0 with kl.on: replay or both, needs replay.sources (raw text, "
                 "e.g. [{path: tiny:replay}])"

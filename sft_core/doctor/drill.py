@@ -10,7 +10,7 @@ from sft_core.data.prepare import load_examples, write_examples
 from sft_core.stage import read_json, write_json
 from sft_core.templates.render import IGNORE, Example
 from sft_core.train.course import Packing
-from sft_core.train.inputs import TrainInputs, wants_replay
+from sft_core.train.inputs import TrainInputs
 
 EXAMPLES, REPLAYED = 8, 4
 SHORT, REPLAY_SHORT = 48, 24
@@ -32,7 +32,7 @@ def cut_down(inputs: TrainInputs, section: TrainSection, folder: Path) -> tuple[
     shorter = sorted(found, key=lambda e: len(e.input_ids))[: max(EXAMPLES, len(found) // 2)]
     number = min(EXAMPLES, len(shorter))
     train = [shortened(shorter[at * len(shorter) // number], SHORT) for at in range(number)]
-    texts = load_examples(inputs.prepared / "replay.parquet")[:REPLAYED] if wants_replay(section) else []
+    texts = load_examples(inputs.prepared / "replay.parquet")[:REPLAYED] if section.wants_replay else []
     replay = [shortened(text, REPLAY_SHORT) for text in texts]
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in (("train", train), ("validation", train[:1]), ("replay", replay)):

@@ -111,6 +111,11 @@ class Course:
     replay: Stream | None
     steps: int
 
+    @property
+    def streams(self) -> Mapping[str, Stream]:
+        """By the name that the KL and what is kept of the base know them by; validation is none of them."""
+        return {"train": self.sft} | ({} if self.replay is None else {"replay": self.replay})
+
     def digest(self) -> str:
         """Hash of all rows of all steps: equal for equal courses."""
         rows = (self.sft.steps, self.replay.steps if self.replay else ())

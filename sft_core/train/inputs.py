@@ -57,7 +57,7 @@ def read_data(inputs: TrainInputs, section: TrainSection) -> Data:
     """
     train = _examples(inputs.prepared, "train")
     validation = _examples(inputs.prepared, "validation", needed=False)
-    replay = _examples(inputs.prepared, "replay") if wants_replay(section) else []
+    replay = _examples(inputs.prepared, "replay") if section.wants_replay else []
     _check_ledger(inputs.prepared, {"train": train, "validation": validation, "replay": replay})
     packing = Packing(inputs.max_tokens, inputs.pack, inputs.seed)
     course = lay_out(train, replay, section, packing, inputs.weights)
@@ -65,11 +65,6 @@ def read_data(inputs: TrainInputs, section: TrainSection) -> Data:
         raise TrainingError(f"train.epochs {section.epochs:g} of {len(train)} examples makes no step; train longer")
     rows = tuple(packing.rows(validation, "validation", 0)) if validation else ()
     return Data(course, Stream(validation, cut(rows, validation, section)))
-
-
-def wants_replay(section: TrainSection) -> bool:
-    """Whether any term of the objective looks at replay text."""
-    return section.replay.lambda_ > 0 or (section.kl.beta > 0 and section.kl.on != "assistant")
 
 
 def served_template(prepared: Path) -> ServedTemplate:

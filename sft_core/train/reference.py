@@ -67,10 +67,9 @@ def with_reference(inputs: TrainInputs, section: TrainSection, folder: Path) -> 
 
     What `inputs.kept` or `folder` already holds for the same base, data and k is used as it is.
     """
-    wanted = {"assistant": ("train",), "replay": ("replay",), "both": ("train", "replay")}[section.kl.on]
-    if section.kl.beta == 0 or section.kl.reference != "cache":
+    if not section.kl.streams or section.kl.reference != "cache":
         return inputs
-    kept = {name: inputs.kept.get(name, folder / name) for name in wanted}
+    kept = {name: inputs.kept.get(name, folder / name) for name in section.kl.streams}
     stamp = {"base": model_identity(inputs.model, inputs.mirror)["digest"], "data": data_digest(inputs.prepared),
              "top_k": section.kl.top_k}
     with PartialState(cpu=resolve_device(inputs.model).type == "cpu").main_process_first():
@@ -85,12 +84,9 @@ def _keep_all(inputs: TrainInputs, section: TrainSection, places: Mapping[str, P
     data, template = read_data(inputs, section), served_template(inputs.prepared)
     loaded = load_model(inputs.model, mirror=inputs.mirror, added=template.added)
     policy = make_policy(loaded, inputs.model, plain, inputs.seed, grown=bool(template.added))
-    streams = {"train": data.course.sft, "replay": data.course.replay}
     packing = Packing(inputs.max_tokens, inputs.pack, inputs.seed)
     for name, place in places.items():
-        stream = streams[name]
-        assert stream is not None, "a KL on replay has replay examples"
-        keep(policy, stream, packing, section.kl.top_k, place)
+        keep(policy, data.course.streams[name], packing, section.kl.top_k, place)
         write_json(place / MARK, stamp)
 
 

@@ -190,7 +190,7 @@ class Stepper:
     def _parts(self, step: int) -> Iterator[_Part]:
         """This process's forward passes, the same number on every process."""
         course, kl, section = self.bench.course, self.section.kl, self.section
-        on_sft, on_replay = kl.beta > 0 and kl.on != "replay", kl.beta > 0 and kl.on != "assistant"
+        on_sft, on_replay = "train" in kl.streams, "replay" in kl.streams
         rows = course.sft.step(step)
         replay = course.replay.step(step) if course.replay is not None else ()
         trained = course.sft.counts(rows).trained_tokens
@@ -235,11 +235,9 @@ class Stepper:
         replay = None if course.replay is None else read.replay / course.replay.weight(course.replay.step(step))
         kl = short = None
         loss = sft + section.replay.lambda_ * (replay or 0.0)
-        if section.kl.beta > 0:
-            tokens = 0
-            for stream, place in ((course.sft, "assistant"), (course.replay, "replay")):
-                if stream is not None and section.kl.on in (place, "both"):
-                    tokens += stream.counts(stream.step(step)).trained_tokens
+        if section.kl.streams:
+            looked_at = [course.streams[name] for name in section.kl.streams]
+            tokens = sum(stream.counts(stream.step(step)).trained_tokens for stream in looked_at)
             kl = read.kl / tokens
             short = read.kl_short / tokens if section.kl.reference == "cache" else None
             loss += section.kl.beta * kl

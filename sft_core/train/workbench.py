@@ -15,7 +15,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from sft_core.config.data import ModelSection
-from sft_core.config.train import TrainSection
+from sft_core.config.train import NO_WEIGHT, TrainSection
 from sft_core.errors import ModelError
 from sft_core.model.attention import layers_of
 from sft_core.model.load import LoadedModel, compute_dtype, load_model, model_identity, resolve_device
@@ -28,9 +28,8 @@ from sft_core.train.pack import Batch, collate
 from sft_core.train.policy import Policy, make_policy
 from sft_core.train.reference import KeptBase
 
-UNRESUMED = {"checkpoint_every_s", "keep_checkpoints", "validate_every_steps", "micro_rows", "micro_tokens", "compile",
-             "gradient_checkpointing", "processes", "shard"}
-"""Fields of TrainSection that change no weight beyond rounding and may differ on resume."""
+UNRESUMED = NO_WEIGHT | {"validate_every_steps"}
+"""Fields of TrainSection that may differ on resume. The last changes what a run tells, not what it learns."""
 
 
 PATIENCE = timedelta(hours=12)
@@ -83,7 +82,8 @@ class Workbench:
         weights = stream.weights
         spread = None if weights is None else torch.tensor([weights[i] for i in used]).repeat_interleave(
             torch.tensor([stream.trained[i] for i in used]))
-        kept = self.kept.get("replay" if stream is self.course.replay else "train")
+        # By identity: each stream numbers its examples from 0, and what is kept of another's is another text's.
+        kept = next((self.kept.get(name) for name, one in self.course.streams.items() if one is stream), None)
         return Collated(batch, counts, rows, spread, None if kept is None else kept.look_up(used))
 
 
@@ -112,8 +112,8 @@ def set_up(inputs: TrainInputs, section: TrainSection) -> Workbench:
     forward = _spread(policy, accelerator, section, compute_dtype(inputs.model, device))
     parameters = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
     optimizer = accelerator.prepare_optimizer(make_optimizer(section.optim, parameters.values()))
-    streams = {"train": data.course.sft, "replay": data.course.replay}
-    kept = {name: KeptBase(folder, stream) for name, folder in inputs.kept.items() if (stream := streams[name])}
+    kept = {name: KeptBase(inputs.kept[name], data.course.streams[name])
+            for name in section.kl.streams if name in inputs.kept}
     tokenizer = loaded.tokenizer
     pads = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     return Workbench(inputs, accelerator, policy, forward, optimizer, parameters, data.course, data.validation, loaded,
