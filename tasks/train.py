@@ -30,14 +30,8 @@ def train(config: ExperimentConfig, prepared: Done, place: Workspace, follow: Ca
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was saved.
     """
     from sft_core.model.load import compute_dtype, model_identity, resolve_device
+    from sft_core.train.engine import engine_of
     from sft_core.train.reference import with_reference
-
-    if config.train.engine == "trl":
-        from sft_core.train.trl_engine import train as train_model
-    elif config.train.processes > 1:
-        from sft_core.train.launch import launch as train_model
-    else:
-        from sft_core.train.trainer import train as train_model
 
     inputs = inputs_of(config, prepared, place)
     device = resolve_device(config.model)
@@ -59,11 +53,8 @@ def train(config: ExperimentConfig, prepared: Done, place: Workspace, follow: Ca
             with kept.lock():
                 known = with_reference(inputs, config.train, kept.resume())
                 kept.finish({"top_k": kl.top_k})
-        more: dict[str, object] = {}
-        if config.train.probe.suites:
-            more["probe"] = _probe(config, prepared, place)
-        report = train_model(known, config.train, out, on_events=follow,
-                             sync_every_s=config.tracking.sync_every_s, **more)
+        engine = engine_of(config.train, _probe(config, prepared, place) if config.train.probe.suites else None)
+        report = engine(known, config.train, out, on_events=follow, sync_every_s=config.tracking.sync_every_s)
         return dict(json.loads(json.dumps(asdict(report), default=str)))
 
     done = once(place.stages.open("train", stamp), make, resume=True)

@@ -86,10 +86,16 @@ def launch(inputs: TrainInputs, section: TrainSection, out: Path, *,
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
                str(section.processes), "-m", "sft_core.train.launch", "--watched", str(job)]
     with stop_on_signals() as stop:
-        child = _follow(command, stop, lambda: on_events(out / "events.jsonl") if on_events else None, sync_every_s)
+        child = _follow(command, stop, lambda: _tell(on_events, out / "events.jsonl"), sync_every_s)
         if not report.is_file():
             raise _failure(out, child, stop)
     return _REPORT.validate_json(report.read_bytes())
+
+
+def _tell(on_events: Callable[[Path], None] | None, file: Path) -> None:
+    """The follower hears of events, not of a file that the processes have yet to begin."""
+    if on_events and file.exists():
+        on_events(file)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
