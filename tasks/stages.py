@@ -66,7 +66,7 @@ CODE: dict[str, tuple[str, ...]] = {
     "prepare": ("sft_core.data.prepare", "sft_core.model.load"),
     "questions": ("eval_suites.asking.questions",),
     "reference": ("sft_core.train.reference",),
-    "train": ("sft_core.train.trainer", "sft_core.train.trl_engine", "sft_core.train.launch"),
+    "train": ("sft_core.train.engine",),
     "probe": ("eval_suites.asking.probe",),
     "evaluate": ("eval_suites.asking.run",),
     "looks": ("eval_suites.verdict.sequential",),

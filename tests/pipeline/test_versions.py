@@ -76,10 +76,9 @@ def test_every_shipped_data_file_belongs_to_something(tree: Path) -> None:
     assert data - reached == set()
 
 
-def test_versions_are_cheap_and_bring_no_torch(tmp_path: Path) -> None:
-    code = ("import sys, time, sft_core.versions, tasks.stages\n"
-            "start = time.process_time()\n"
+def test_versions_bring_no_torch(tmp_path: Path) -> None:
+    code = ("import sys, tasks.stages\n"
             "[tasks.stages.version(what) for what in tasks.stages.CODE]\n"
-            "print('torch' in sys.modules, time.process_time() - start < 0.6)")
+            "print('torch' in sys.modules)")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "True"]
+    assert done.stdout.split() == ["False"]
