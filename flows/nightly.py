@@ -10,8 +10,10 @@ from prefect.artifacts import create_table_artifact
 
 from flows import console
 from flows.experiment import connect, workspace
+from infra.naming import check_alias
 from sft_core.config.evaluate import GateSection
 from sft_core.errors import RegressionFound
+from sft_core.names import check_name
 from tasks.evaluate import evaluate, folder_subject
 from tasks.mirror import mirrored
 from tasks.runs import find
@@ -31,6 +33,8 @@ def run_nightly(name: str, margin: float) -> None:
 
 def run_promotion(reference: str, name: str, alias: str) -> None:
     """`sft promote`: register a run's model and point the alias at it."""
+    check_name("--name", name)
+    check_alias(alias)
     tracker = connect()
     run = find(reference, workspace(), tracker)
     version = tracker.register(run.run_id, run.folder / "model", name)

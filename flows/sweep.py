@@ -11,10 +11,10 @@ from prefect.artifacts import create_table_artifact
 from flows import console
 from flows.experiment import connect, workspace
 from infra import pareto
-from infra.study import Study, open_study
+from infra.study import Study, Trial, open_study
 from infra.tracking import Tracker
 from sft_core.config.experiment import ExperimentConfig, SearchSection
-from sft_core.config.file import LoadedConfig, flatten, load, override
+from sft_core.config.file import LoadedConfig, flatten, load, trial_config
 from sft_core.errors import ConfigError, OrchestrationError
 from tasks.trial import TrialOutcome, plan_of, run_trial, sweep_key
 
@@ -61,8 +61,6 @@ def sft_sweep(config: str = "flows/configs/sweep.yaml", trials: int | None = Non
 def _search(config: ExperimentConfig, path: Path) -> SearchSection:
     if config.search is None:
         raise ConfigError(f"{path} has no search section; flows/configs/sweep.yaml shows one")
-    for field, span in config.search.space.items():  # every field exists and takes its range, before the first trial
-        override(config, {field: span.low if span.choices is None else span.choices[0]})
     return config.search
 
 
@@ -77,8 +75,7 @@ def _drive(study: Study, config: ExperimentConfig, wanted: int, folder: Path, pa
         trial = study.ask()
         shown = "  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial.params.items())
         console.lines(f"trial {trial.number}, {left} to go: {shown}")
-        name = {"name": f"{config.name}-t{trial.number:03d}"}
-        outcome: TrialOutcome = run_trial(trial.number, override(config, {**trial.params, **name}), folder, parent)
+        outcome = _outcome(config, trial, folder, parent)
         study.tell(trial.number, outcome.values, {"run": outcome.run, "why": outcome.why})
         in_a_row = 0 if outcome.values else in_a_row + 1
         if outcome.values is None:
@@ -86,6 +83,16 @@ def _drive(study: Study, config: ExperimentConfig, wanted: int, folder: Path, pa
         if in_a_row == FAILED_IN_A_ROW:
             raise OrchestrationError(f"{FAILED_IN_A_ROW} trials in a row failed, the last with {outcome.why}; mend the "
                                      "cause and give the same command again: the sweep continues")
+
+
+def _outcome(config: ExperimentConfig, trial: Trial, folder: Path, parent: str) -> TrialOutcome:
+    """What a trial found; values that are right one by one and not together fail this trial alone."""
+    try:
+        chosen = trial_config(config, trial.number, trial.params)
+    except ConfigError as error:
+        return TrialOutcome(None, " ".join(str(error).split()), "")
+    outcome: TrialOutcome = run_trial(trial.number, chosen, folder, parent)
+    return outcome
 
 
 def _report(study: Study, tracker: Tracker, parent: str, folder: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from prefect.workers.process import ProcessWorker
 from infra.reach import require_prefect
 from infra.settings import Settings, child_environment, job_environment
 from sft_core.errors import OrchestrationError
+from sft_core.names import check_name
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOYMENTS = ROOT / "infra" / "prefect.yaml"
@@ -37,11 +38,13 @@ def deploy(settings: Settings, *, pool: str, cron: str, source: Path = DEPLOYMEN
         Lines that say what there is now and how to use it.
 
     Raises:
+        ConfigError: `pool` is no name.
         OrchestrationError: no server is configured or reachable, or Prefect refuses; with what it said.
     """
     if settings.prefect_api_url is None:
         raise OrchestrationError("deployments need a Prefect server, and none is configured; start one (prefect server "
                                  "start) and set PREFECT_API_URL, e.g. to http://127.0.0.1:4200/api")
+    check_name("--pool", pool)
     require_prefect(settings)
     made = _make_pool(settings.prefect_api_url, pool)
     plan = filled(yaml.safe_load(source.read_text(encoding="utf-8")), settings, pool, cron, root)

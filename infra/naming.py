@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+from sft_core.errors import ConfigError
 from sft_core.names import distinct
 
 _NOT_A_NAME = re.compile(r"[^\w\-. :/]")
@@ -22,6 +23,13 @@ def name(text: str) -> str:
     """
     parts = [part for part in _NOT_A_NAME.sub("_", text).split("/") if part not in _NO_PARTS]
     return distinct(text, "/".join(parts)[:LONGEST_NAME].rstrip("/"))
+
+
+def check_alias(alias: str) -> None:
+    """Raises ConfigError for an alias that MLflow does not take."""
+    if not re.fullmatch(r"[\w-]{1,255}", alias) or re.fullmatch(r"latest|v\d+", alias, re.IGNORECASE):
+        raise ConfigError(f"--alias {alias!r} is no alias; MLflow takes letters, digits, dashes and underscores, and "
+                          "neither `latest` nor v1, v2 and so on, e.g. champion")
 
 
 def plain_text(value: object) -> str:

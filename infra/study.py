@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
@@ -32,7 +32,7 @@ RETRY = "sft.retry"
 MAX_RETRIES = 5
 """How often a trial whose driver was stopped is queued again: one that kills its driver must not do so for ever."""
 
-Value = float | int | str
+Value = float | int | str | bool | None
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class Dimension:
     high: float | None = None
     log: bool = False
     choices: tuple[Value, ...] | None = None
+    whole: bool = False
+    """The field takes whole numbers only."""
 
     def distribution(self) -> BaseDistribution:
         """The same in Optuna's words."""
@@ -50,6 +52,8 @@ class Dimension:
             return CategoricalDistribution(self.choices)
         if self.low is None or self.high is None:
             raise ConfigError("a searched field needs low and high, or choices")
+        if self.whole:
+            return IntDistribution(int(self.low), int(self.high), log=self.log)
         return FloatDistribution(self.low, self.high, log=self.log)
 
 
@@ -110,11 +114,7 @@ class Study:
         Raises:
             OrchestrationError: another process drives this study.
         """
-        self._lock = self._lock or try_exclusive(self._lock_path)
-        if self._lock is None:
-            holder = self._lock_path.read_text(encoding="utf-8") or "unknown"
-            raise OrchestrationError(f"the sweep {self.plan.name} is being driven by another process (pid {holder}); "
-                                     "wait for it, end it, or choose another search.study")
+        self._lock = self._lock or _held(self._lock_path, self.plan.name)
         queued = []
         for orphan in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self._study.tell(orphan.number, state=TrialState.FAIL)
@@ -192,27 +192,62 @@ def open_study(plan: Plan, workspace: Path, storage: str | None = None) -> Study
         storage: Optuna storage URL; None: a journal file in the workspace.
 
     Raises:
-        ConfigError: the stored study has another space, other objectives or another context, or the URL is wrong.
+        ConfigError: the stored study has complete trials of another space, other objectives or another context, or
+            the URL is wrong.
         OrchestrationError: the storage cannot be reached.
     """
     folder = workspace / "studies"
     folder.mkdir(parents=True, exist_ok=True)
-    place = storage or str(folder / f"{plan.name}.log")
+    place, lock = storage or str(folder / f"{plan.name}.log"), folder / f"{plan.name}.lock"
     with _door(f"open the study storage {place} (search.storage)"):
-        study = optuna.create_study(
-            storage=_storage(storage, place), study_name=plan.name, load_if_exists=True,
-            directions=list(plan.objectives.values()),
-        )
+        kept = _storage(storage, place)
+        study = _opened(kept, plan)
+        if (changed := _changed(study, plan)) and not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            study = _begun_anew(kept, plan, lock)
+            changed = ""
         # The sampler's random numbers start anew in each process: with one seed a continued sweep would ask for the
         # very points that it has already tried.
         study.sampler = _sampler(plan, plan.seed + 1000 * len(study.get_trials(deepcopy=False)))
-        stored = study.user_attrs.get(PLAN)
-        if stored is None:
-            study.set_user_attr(PLAN, plan.identity())
-    if stored is not None and (changed := _changed(stored, plan.identity())):
+    if changed:
         raise ConfigError(f"the study {plan.name} in {place} was made with other settings ({changed}); its trials "
                           "cannot be compared with new ones: set search.study to a new name, or restore the settings")
-    return Study(study, plan, folder / f"{plan.name}.lock")
+    return Study(study, plan, lock)
+
+
+def _opened(storage: BaseStorage, plan: Plan) -> optuna.Study:
+    """The study of this name, or a new one that knows its plan."""
+    study = optuna.create_study(storage=storage, study_name=plan.name, load_if_exists=True,
+                                directions=list(plan.objectives.values()))
+    if PLAN not in study.user_attrs:
+        study.set_user_attr(PLAN, plan.identity())
+    return study
+
+
+def _begun_anew(storage: BaseStorage, plan: Plan, lock: Path) -> optuna.Study:
+    """The study without its trials, none of which came to an end: with other settings there is nothing to compare.
+
+    Optuna does not take another kind of range for a field that it knows, so the study itself is made again.
+    """
+    held = _held(lock, plan.name)
+    try:
+        optuna.delete_study(study_name=plan.name, storage=storage)
+        return _opened(storage, plan)
+    finally:
+        held.close()
+
+
+def _held(path: Path, name: str) -> IO[str]:
+    """The driver's lock of a study.
+
+    Raises:
+        OrchestrationError: another process drives it.
+    """
+    lock = try_exclusive(path)
+    if lock is None:
+        holder = path.read_text(encoding="utf-8") or "unknown"
+        raise OrchestrationError(f"the sweep {name} is being driven by another process (pid {holder}); wait for it, "
+                                 "end it, or choose another search.study")
+    return lock
 
 
 @contextmanager
@@ -244,15 +279,15 @@ def _sampler(plan: Plan, seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.RandomSampler(seed=seed)
 
 
-def _changed(stored: Mapping[str, object], wanted: Mapping[str, object]) -> str:
-    """Which settings differ, with the searched fields by name."""
-    parts = []
+def _changed(study: optuna.Study, plan: Plan) -> str:
+    """Which settings a stored study has otherwise, with the searched fields by name; nothing where none."""
+    stored, wanted, parts = study.user_attrs[PLAN], plan.identity(), []
     for part, new in wanted.items():
         old = stored.get(part)
         if old == new:
             continue
         if isinstance(old, dict) and isinstance(new, dict):
-            fields = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+            fields = sorted(key for key in old.keys() | new.keys() if _brief(old.get(key)) != _brief(new.get(key)))
             parts += [f"{part}.{key}: {_brief(old.get(key))} → {_brief(new.get(key))}" for key in fields]
         else:
             parts.append("the rest of the configuration" if part == "context" else part)
@@ -261,5 +296,5 @@ def _changed(stored: Mapping[str, object], wanted: Mapping[str, object]) -> str:
 
 def _brief(setting: object) -> str:
     if isinstance(setting, dict):
-        return json.dumps({key: value for key, value in setting.items() if value not in (None, False)})
+        return json.dumps({key: value for key, value in setting.items() if value is not None and value is not False})
     return "absent" if setting is None else str(setting)

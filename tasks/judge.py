@@ -20,6 +20,7 @@ from infra.settings import secret
 from infra.tracking import Tracker
 from sft_core.config.evaluate import JudgeSection
 from sft_core.errors import EvalError
+from sft_core.names import file_name
 from sft_core.stage import fingerprint, read_json, write_json
 from tasks.runs import find, local_runs
 from tasks.stages import Workspace
@@ -158,9 +159,9 @@ def export_sheets(base: Results, tuned: Results, out: Path, seed: int) -> list[P
     made = []
     for name, sheet in _sheets(base, tuned, seed).items():
         out.mkdir(parents=True, exist_ok=True)
-        for path, text in ((out / f"{name}.csv", as_csv(sheet)), (out / f"{name}.html", as_html(sheet))):
-            path.write_text(text, encoding="utf-8")
-            made.append(path)
+        for ending, text in (("csv", as_csv(sheet)), ("html", as_html(sheet))):
+            made.append(out / f"{file_name(name)}.{ending}")
+            made[-1].write_text(text, encoding="utf-8")
     return made
 
 

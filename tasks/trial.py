@@ -16,6 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from infra.settings import child_environment
 from infra.study import Dimension, Plan
 from sft_core.config.experiment import ExperimentConfig, SearchSection
+from sft_core.config.search import ends, is_whole
 from sft_core.stage import fingerprint, read_json
 
 log = logging.getLogger("sft")
@@ -33,7 +34,8 @@ class TrialOutcome(NamedTuple):
 def plan_of(config: ExperimentConfig, search: SearchSection) -> Plan:
     """The sweep in the study's words; its context is everything a trial's values depend on besides the space."""
     rest = config.model_dump(mode="json", by_alias=True, exclude={"search", "tracking", "name"})
-    space = {field: Dimension(span.low, span.high, span.log, span.choices) for field, span in search.space.items()}
+    space = {field: Dimension(*ends(field, span), span.log, span.choices, is_whole(field))
+             for field, span in search.space.items()}
     return Plan(
         name=search.study, space=space, objectives={"alignment": "maximize", "tax": "minimize"},
         context=fingerprint(rest, search.alignment, search.capability), sampler=search.sampler, seed=config.seed,
@@ -53,7 +55,8 @@ def run_trial(number: int, config: ExperimentConfig, folder: Path, parent_run_id
     """
     assert config.search is not None, "the sweep checks that"
     settings, answer = folder / f"trial-{number:03d}.json", folder / f"trial-{number:03d}.answer.json"
-    settings.write_text(config.model_dump_json(by_alias=True, indent=2), encoding="utf-8")  # JSON is YAML
+    alone = config.model_copy(update={"search": None})
+    settings.write_text(alone.model_dump_json(by_alias=True, indent=2), encoding="utf-8")  # JSON is YAML
     answer.unlink(missing_ok=True)
     output = folder / f"trial-{number:03d}.log"
     code = _in_own_process([str(settings), str(answer), parent_run_id], output)

@@ -20,6 +20,7 @@ from eval_suites.suites.suite import Suite, suite
 from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EvalSection
 from sft_core.errors import EvalError
+from sft_core.names import file_name
 
 __all__ = ["ChatFormat", "Out", "Respondent", "evaluate", "protocol", "respondent_of", "run_suite"]
 
@@ -130,7 +131,7 @@ def _settings(section: EvalSection) -> dict[str, Any]:
 
 
 def _note(out: Path, chosen: Suite) -> Path:
-    return out / f".{chosen.name.replace('/', '-')}.settings.json"
+    return out / f".{file_name(chosen.name)}.settings.json"
 
 
 def _mark(out: Path, chosen: Suite, section: EvalSection) -> None:

@@ -7,5 +7,6 @@ data.py        model, sources, curation, template
 train.py       optimiser, adapters, replay, KL
 evaluate.py    evaluation, judge, gate
 experiment.py  tracking, search, and the whole
+search.py      a search space against the configuration that it varies
 file.py        YAML with line numbers, `--set`, all problems at once
 """

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from sft_core.config.data import DataSection, ModelSection, TemplateSection
 from sft_core.config.evaluate import EvalSection, GateSection, unknown_suites
-from sft_core.config.section import Positive, Section
+from sft_core.config.section import Name, Positive, Section
 from sft_core.config.train import TrainSection
 
 
 class TrackingSection(Section):
-    experiment: str = "sft"
+    experiment: Name = "sft"
     """MLflow experiment."""
     uri: str | None = None
     """MLflow tracking URI; by default MLFLOW_TRACKING_URI, or SQLite in the workspace."""
-    registered_model: str | None = None
+    registered_model: Name | None = None
     """Register the model folder under this name in the MLflow registry."""
     sync_every_s: Annotated[float, Field(gt=0.0)] = 5.0
     """Seconds between two batches of metrics during training."""
@@ -26,13 +26,13 @@ class TrackingSection(Section):
 class Range(Section):
     """One searched dimension: an interval (optionally on a log scale) or a list of choices."""
 
-    low: float | None = None
+    low: FiniteFloat | None = None
     """Lower end, included."""
-    high: float | None = None
+    high: FiniteFloat | None = None
     """Upper end, included."""
     log: bool = False
     """Search on a logarithmic scale."""
-    choices: tuple[float | int | str, ...] | None = None
+    choices: Annotated[tuple[bool | int | float | str | None, ...], Field(min_length=1)] | None = None
     """Values to choose from instead of an interval."""
 
     @model_validator(mode="after")
@@ -58,7 +58,7 @@ class SearchSection(Section):
     """Number of trials; `--trials` overrides it."""
     sampler: Literal["tpe", "nsga2", "random", "gp"] = "tpe"
     """Optuna sampler."""
-    study: str = "sft-sweep"
+    study: Name = "sft-sweep"
     """Study name; a stopped sweep of the same name and space continues."""
     storage: str | None = None
     """Optuna storage URL; by default a journal file in the workspace."""
@@ -67,7 +67,7 @@ class SearchSection(Section):
 class ExperimentConfig(Section):
     """One experiment, or with `search` one sweep."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Name
     """Name of the run in MLflow and Prefect."""
     seed: int = 0
     """Seed of the split, the order of rows, initial adapters and dropout."""

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from sft_core.config.experiment import ExperimentConfig
+from sft_core.config.search import LONGEST_TRIAL, trial_name, tried
 from sft_core.errors import ConfigError
 
 Key = tuple[str | int, ...]
@@ -37,7 +38,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
         overrides: `a.b=value`, typed like YAML and checked by the same model; `a.0.b` reaches into lists.
 
     Raises:
-        ConfigError: with every problem found: the field, its line, what was wrong and the nearest right name.
+        ConfigError: with every problem found: the field, its line, what was wrong and the nearest right name; also
+            for a search space with an end or a choice that the rest of the configuration does not take.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -56,6 +58,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
         problems = [_problem(detail, parsed, sources) for detail in _causes(error.errors())]
         count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise ConfigError(f"{path} has {count}:\n" + "\n".join(f"  {p}" for p in problems)) from None
+    if wrong := [f"{_where(key, parsed.lines, sources)}{said}" for key, said in _unfit(config)]:
+        raise ConfigError(f"{path}: trials of this search would fail:\n" + "\n".join(f"  {one}" for one in wrong))
     shown = yaml.safe_dump(parsed.data, sort_keys=False, allow_unicode=True) if overrides else text
     return LoadedConfig(config, shown)
 
@@ -74,6 +78,25 @@ def override(config: ExperimentConfig, values: Mapping[str, object]) -> Experime
     except ValidationError as error:
         problems = [_problem(detail, _Parsed(data, {}), {}) for detail in _causes(error.errors())]
         raise ConfigError("these values do not fit the configuration:\n  " + "\n  ".join(problems)) from None
+
+
+def trial_config(config: ExperimentConfig, number: int, values: Mapping[str, object]) -> ExperimentConfig:
+    """The configuration of one trial of a sweep.
+
+    Raises:
+        ConfigError: the values do not fit together.
+    """
+    return override(config, {**values, "name": trial_name(config.name, number)})
+
+
+def _unfit(config: ExperimentConfig) -> Iterator[tuple[Key, str]]:
+    """What is wrong with a search space: every end and every choice is tried in the whole configuration."""
+    for one in tried(config.search.space) if config.search else ():
+        try:
+            trial_config(config, LONGEST_TRIAL, {one.field: one.value})
+        except ConfigError as error:
+            reason = " ".join(str(error).partition("\n")[2].split()) or str(error).removeprefix("--set ")
+            yield ("search", "space", *one.key), f"search.space.{'.'.join(map(str, one.key))} = {one.value!r}: {reason}"
 
 
 def flatten(config: BaseModel) -> dict[str, object]:

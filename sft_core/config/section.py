@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from sft_core.names import name_problem
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 OffIsWord = BeforeValidator(lambda value: "off" if value is False else value)
 """YAML 1.1 reads an unquoted `off` as false; where `off` is one of several words it is meant as the word."""
+
+
+def _checked_name(text: str) -> str:
+    if problem := name_problem(text):
+        raise ValueError(problem)
+    return text
+
+
+Name = Annotated[str, AfterValidator(_checked_name)]
+"""A name that becomes part of a path in the workspace."""
 
 
 class Section(BaseModel):

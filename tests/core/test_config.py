@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from sft_core.config.experiment import ExperimentConfig, Range
 from sft_core.config.file import flatten, load, override
+from sft_core.config.search import is_whole, tried
 from sft_core.config.train import LoraSection
 from sft_core.errors import ConfigError
 
@@ -142,6 +143,58 @@ def test_override_of_a_loaded_config_is_checked(file: Path) -> None:
     assert config.train.optim.lr == 0.001
     with pytest.raises(ConfigError, match="did you mean lr"):
         override(config, {"train.optim.lrr": 0.5})
+
+
+SEARCH = """
+search: {alignment: [tiny_mmlu], capability: [tiny_mmlu], space: {FIELD: RANGE}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("field", "span", "said"),
+    [
+        ("train.lora.rank", "{low: 0, high: 8}", "train.lora.rank.low = 0: train.lora.rank: Input should be greater"),
+        ("train.lora.rank", "{low: 1.5, high: 8}", "rank.low = 1.5: train.lora.rank: Input should be a valid integer"),
+        ("train.lora.dropout", "{low: 0, high: 1}", "dropout.high = 1.0: train.lora.dropout: Input should be less"),
+        ("train.method", "{choices: [full, none]}", "method.choices.1 = 'none': train.method: Input should be 'full'"),
+        ("train.kl.beta", "{low: 0, high: 1}", "train.kl.beta.high = 1.0: train: replay.lambda > 0"),
+        ("train.optim.lrr", "{low: 1, high: 2}", "unknown key; did you mean lr?"),
+        ("name.x", "{low: 1, high: 2}", "name is a value, not a section"),
+        ("train.optim.lr", "{low: 1, high: .inf}", "search.space.train.optim.lr.high: Input should be a finite number"),
+        ("train.optim.lr", "{choices: []}", "should have at least 1 item"),
+    ],
+)
+def test_every_end_and_every_choice_of_a_search_is_tried(file: Path, field: str, span: str, said: str) -> None:
+    found = message(file, MINIMAL + SEARCH.replace("FIELD", field).replace("RANGE", span))
+    assert said in found
+    assert f"line {MINIMAL.count(chr(10)) + 2}: " in found
+
+
+def test_searched_values_have_the_type_of_their_field(file: Path) -> None:
+    """Ranks were drawn as 5.37; `true` was read as 1.0."""
+    spaces = {"train.lora.rank": Range(low=4, high=8), "train.optim.lr": Range(low=1e-4, high=1e-3),
+              "data.sources.0.limit": Range(low=10, high=20), "data.pack": Range(choices=(True, False)),
+              "train.tokens_per_step": Range(choices=(None, 64)), "gate.margins.x": Range(low=1, high=2)}
+    assert {field: is_whole(field) for field in spaces} == {
+        "train.lora.rank": True, "train.optim.lr": False, "data.sources.0.limit": True, "data.pack": False,
+        "train.tokens_per_step": True, "gate.margins.x": False}
+    assert [repr(one.value) for one in tried(spaces)] == [
+        "4", "8", "0.0001", "0.001", "10", "20", "True", "False", "None", "64", "1.0", "2.0"]
+    file.write_text(MINIMAL + SEARCH.replace("FIELD: RANGE", "train.lora.rank: {low: 4, high: 8}, "
+                                             "data.pack: {choices: [true, false]}"))
+    load(file)
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [("name", "a/b"), ("search.study", "../../../evil"), ("tracking.experiment", "../.."), ("tracking.experiment", ""),
+     ("tracking.registered_model", "team:model")],
+)
+def test_names_are_names(file: Path, place: str, name: str) -> None:
+    """They become folders and files of the workspace: `search.study: ../../../evil` was written outside of it."""
+    text = MINIMAL + SEARCH.replace("FIELD: RANGE", "train.epochs: {low: 1, high: 2}")
+    assert f"{place}: this is no name; a name starts with a letter or digit" in message(file, text, f"{place}='{name}'")
+    load(file, ["tracking.experiment=Größe und Güte", "search.study=lr 2024.v1"])
 
 
 def test_sections_are_frozen(file: Path) -> None:

@@ -7,15 +7,18 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from eval_suites.results import ItemResult, SuiteResult, write_results
+from eval_suites.suites.suite import ROOM
 from sft_core.config.evaluate import EndpointSection, JudgeSection
-from tasks.judge import judged
+from tasks.judge import export_sheets, judged
 from tasks.stages import Workspace
 
 spec = importlib.util.spec_from_file_location("fake_server", Path(__file__).with_name("fake_server.py"))
@@ -91,6 +94,20 @@ def test_judge_and_human(tmp_path: Path) -> None:
     ran = sft(home, "human", "import", a, b, str(sheet))
     assert ran.returncode == 0, (ran.stdout + ran.stderr)
     assert "100.0 %" in (ran.stdout + ran.stderr)
+
+
+def test_sheets_of_a_suite_given_by_its_path_stay_in_their_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, out = "../mine/open.yaml", tmp_path / "here" / "sheets"
+    for made in (tmp_path / "here", tmp_path / "mine"):
+        made.mkdir()
+    shutil.copy(ROOM / "open_ended.yaml", tmp_path / "mine" / "open.yaml")
+    monkeypatch.chdir(tmp_path / "here")
+    base, tuned = ({name: replace(results(text), suite=name)} for text in ("bad", "good"))
+    sheets = export_sheets(base, tuned, out, 0)
+    assert [(path.parent, path.suffix) for path in sheets] == [(out, ".csv"), (out, ".html")]
+    assert all(path.name.startswith("mine-open.yaml-") for path in sheets)
 
 
 def test_a_judge_that_cannot_be_used_is_said(tmp_path: Path) -> None:

@@ -20,11 +20,3 @@ def test_shipped_config_loads_and_its_suites_exist(file: Path) -> None:
     config = load(file).config
     assert set(config.eval.suites) <= set(load_suites())
     assert config.name == file.stem
-
-
-@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.name)
-def test_searched_fields_exist(file: Path) -> None:
-    config = load(file).config
-    for field, span in (config.search.space if config.search else {}).items():
-        value = span.low if span.choices is None else span.choices[0]
-        load(file, [f"{field}={value}"])

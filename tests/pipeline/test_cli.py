@@ -50,6 +50,11 @@ def test_schema_accepts_the_demo_and_refuses_an_unknown_key(sft: Sft) -> None:
         (["eval", "tiny", "--suite", "tiny_refusal", "--looks", "3"], "say with --against"),
         (["compare", "a", "b", "--limit", "3"], "say with --suite which one"),
         (["parity", "tiny", "--served-name", "x"], "the model's name at --endpoint"),
+        (["promote", "run", "--name", "../evil"], "--name '../evil': this is no name"),
+        (["promote", "run", "--alias", "latest"], "--alias 'latest' is no alias"),
+        (["deploy", "--pool", "a/b"], "--pool 'a/b': this is no name"),
+        (["config", "check", "flows/configs/sweep.yaml", "--set", "search.space={train.lora.rank: {low: 0, high: 4}}"],
+         "--set search.space={train.lora.rank: {low: 0, high: 4}}: search.space.train.lora.rank.low = 0: "),
         (["suites", "--mirror", "/nowhere"], "--mirror: '/nowhere' is not a folder"),
     ],
 )

@@ -154,10 +154,38 @@ def test_one_driver_at_a_time_and_readers_do_not_drive(tmp_path: Path) -> None:
     ],
 )
 def test_changed_settings_are_refused(tmp_path: Path, changed: dict[str, object], said: str) -> None:
-    open_study(PLAN, tmp_path)
+    first = drive(tmp_path)
+    run(first, 1)
+    first.close()
     with pytest.raises(ConfigError, match=f"study s .*{said}.*set search.study to a new name"):
         open_study(replace(PLAN, **changed), tmp_path)  # type: ignore[arg-type]
     open_study(replace(PLAN, sampler="tpe", seed=9), tmp_path)  # these may change
+
+
+def test_whole_numbers_stay_whole(tmp_path: Path) -> None:
+    space = {"rank": Dimension(1, 64, log=True, whole=True), "pack": Dimension(choices=(True, None))}
+    for params in run(drive(tmp_path, replace(PLAN, space=space)), 20):
+        assert isinstance(params["rank"], int)
+        assert params["pack"] in (True, None)
+
+
+@pytest.mark.parametrize("url", [None, "sqlite:///{}/study.db"])
+def test_a_corrected_space_goes_on_where_no_trial_came_to_an_end(tmp_path: Path, url: str | None) -> None:
+    """A space of fractions for a whole number: every trial failed, and the right space was refused as another one."""
+    storage = url and url.format(tmp_path)
+    wrong = replace(PLAN, space={"rank": Dimension(1.0, 8.0)})
+    study = open_study(wrong, tmp_path, storage)
+    study.reconcile()
+    study.tell(study.ask().number, None, {"why": "rank: Input should be a valid integer"})
+    study.ask()  # cut off
+    right = replace(PLAN, space={"rank": Dimension(1, 8, whole=True)})
+    with pytest.raises(OrchestrationError, match="being driven by another process"):
+        open_study(right, tmp_path, storage)
+    study.close()
+    again = open_study(right, tmp_path, storage)
+    assert again.reconcile() == []
+    assert again.remaining(4) == 4
+    assert [isinstance(params["rank"], int) for params in run(again, 4)] == [True] * 4
 
 
 def test_database_storage(tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""A search space against the configuration that it varies: which fields are whole numbers, what every value meets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any, NamedTuple
+
+from sft_core.config.experiment import ExperimentConfig, Range
+
+LONGEST_TRIAL = 9999
+
+
+class Tried(NamedTuple):
+    """One value of a searched field that a trial may get: an end of its interval or one of its choices."""
+
+    field: str
+    key: tuple[str | int, ...]
+    """Where it stands below `search.space`."""
+    value: object
+
+
+def tried(space: Mapping[str, Range]) -> Iterator[Tried]:
+    """All ends and choices of a space, typed as the trials get them."""
+    for field, span in space.items():
+        if span.choices is None:
+            low, high = ends(field, span)
+            yield Tried(field, (field, "low"), low)
+            yield Tried(field, (field, "high"), high)
+        else:
+            yield from (Tried(field, (field, "choices", index), value) for index, value in enumerate(span.choices))
+
+
+def ends(field: str, span: Range) -> tuple[float | None, float | None]:
+    """Both ends of an interval; whole numbers for a field that takes only those. None for choices."""
+    if not is_whole(field):
+        return span.low, span.high
+    low, high = (int(end) if end is not None and end == int(end) else end for end in (span.low, span.high))
+    return low, high
+
+
+def is_whole(field: str) -> bool:
+    """Whether a dotted field of the configuration takes whole numbers only; also False where there is no such field."""
+    found = [_schema()]
+    for part in field.split("."):
+        found = [below for node in found for below in _below(node, part)]
+    kinds = {node.get("type") for node in found} - {"null"}
+    return kinds == {"integer"}
+
+
+def trial_name(name: str, number: int) -> str:
+    """What the run of a trial is called."""
+    return f"{name}-t{number:03d}"
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    return ExperimentConfig.model_json_schema(by_alias=True)
+
+
+def _below(node: Mapping[str, Any], part: str) -> Iterator[dict[str, Any]]:
+    """The schemas of what is called `part` in a section, a mapping or a list."""
+    below = node.get("properties", {}).get(part)
+    if below is None:
+        below = node.get("items" if part.isdigit() else "additionalProperties")
+    if isinstance(below, dict):
+        yield from _plain(below)
+
+
+def _plain(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A schema without references and alternatives: each of them by itself."""
+    if "$ref" in node:
+        yield from _plain(_schema()["$defs"][node["$ref"].rpartition("/")[2]])
+    elif "anyOf" in node:
+        yield from (plain for one in node["anyOf"] for plain in _plain(one))
+    else:
+        yield node
