@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 
 from sft_core.config.train import TrainSection
-from sft_core.errors import Interrupted
+from sft_core.errors import Interrupted, TrainingError
 from sft_core.progress import progress
 from sft_core.train import checkpoint
 from sft_core.train.course import Counts
@@ -92,6 +92,7 @@ class _Run:
         self.measured: int | None = None  # steps done at the last validation and probe
         self.seconds = 0.0
         self.resumed_from: int | None = None
+        self.damaged: tuple[checkpoint.Damaged, ...] = ()  # checkpoints that the next good one replaces
         self.saved_step: int | None = None
         self.saved_at = time.monotonic()
         self.asked = False  # all processes know that one of them was asked to stop
@@ -101,9 +102,9 @@ class _Run:
         if self.first:
             checkpoint.tidy(self.out / "checkpoints")
         self.bench.accelerator.wait_for_everyone()
-        found, skipped = checkpoint.load_latest(self.out / "checkpoints", self.bench.belongs_to)
-        course = self.bench.course
-        if found is None:
+        newest, course = self._newest(), self.bench.course
+        self.damaged, skipped = newest.damaged, [str(one) for one in newest.damaged]
+        if newest.folder is None:
             self.events.cut(0)
             self.events.write("start", steps=course.steps, plan=asdict(course.sft.totals()),
                               parameters=sum(p.numel() for p in self.bench.policy.model.parameters()),
@@ -111,7 +112,7 @@ class _Run:
                               device=str(self.bench.policy.device), attention=self.bench.policy.backend,
                               processes=self.bench.accelerator.num_processes, skipped_checkpoints=skipped)
             return
-        self._restore(found)
+        self._restore(checkpoint.load(newest.folder))
         self.events.write("resume", step=self.step, of=course.steps, skipped_checkpoints=skipped)
 
     def walk(self) -> None:
@@ -210,6 +211,20 @@ class _Run:
 
     # State
 
+    def _newest(self) -> checkpoint.Newest:
+        """What the first process finds, so that all continue from the same; it alone reads all bytes twice."""
+        told: list[Any] = [None]
+        if self.first:
+            try:
+                told = [checkpoint.newest(self.out / "checkpoints", self.bench.belongs_to)]
+            except TrainingError as error:
+                told = [str(error)]
+        broadcast_object_list(told)
+        if isinstance(told[0], str):
+            raise TrainingError(told[0])
+        found: checkpoint.Newest = told[0]
+        return found
+
     def _save(self) -> None:
         """A checkpoint of the state between two steps."""
         if self.saved_step != self.step:
@@ -225,7 +240,8 @@ class _Run:
             weights = weights_of(bench.parameters, self.first)
             if self.first:
                 found = checkpoint.Checkpoint(self.step, bench.belongs_to, weights, state)
-                checkpoint.save(self.out / "checkpoints", found, self.section.keep_checkpoints)
+                checkpoint.save(self.out / "checkpoints", found, self.section.keep_checkpoints, self.damaged)
+                self.damaged = ()
             bench.accelerator.wait_for_everyone()
         self.saved_step, self.saved_at = self.step, time.monotonic()
 

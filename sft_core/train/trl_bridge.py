@@ -110,7 +110,7 @@ def make_trainer(bench: Workbench, section: TrainSection, inputs: TrainInputs, o
         max_grad_norm=section.optim.max_grad_norm, gradient_checkpointing=section.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False}, seed=inputs.seed, use_cpu=device.type == "cpu",
         bf16=compute_dtype(inputs.model, device) == torch.bfloat16, dataloader_pin_memory=device.type == "cuda",
-        logging_steps=1, logging_nan_inf_filter=False, save_strategy="no", save_total_limit=section.keep_checkpoints,
+        logging_steps=1, logging_nan_inf_filter=False, save_strategy="no",
         report_to="none", disable_tqdm=True)
     optimizer = make_optimizer(section.optim, bench.parameters.values())
     steps = bench.course.steps

@@ -7,9 +7,7 @@ attention, fused head and loss, accumulation, clipping, the step, and the checkp
 
 from __future__ import annotations
 
-import json
 import math
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -22,8 +20,9 @@ from transformers import TrainerCallback
 from sft_core.config.train import TrainSection
 from sft_core.errors import Interrupted, TrainingError
 from sft_core.progress import progress
-from sft_core.stage import read_json, write_json
+from sft_core.stage import read_json
 from sft_core.templates.render import IGNORE
+from sft_core.train import checkpoint
 from sft_core.train.course import Counts
 from sft_core.train.events import EventLog
 from sft_core.train.finish import TrainReport, Walked, finish
@@ -32,8 +31,6 @@ from sft_core.train.step import Losses, origins
 from sft_core.train.stopping import StopRequest, stop_on_signals
 from sft_core.train.trl_bridge import as_before, dataset_of, make_trainer, prove_isolation, require_trl
 from sft_core.train.workbench import Workbench, set_up
-
-RUN_FILE = "run.json"  # in a checkpoint, written last: what TRL does not keep, and the sign that it is whole
 
 
 def train(inputs: TrainInputs, section: TrainSection, out: Path, *,
@@ -79,6 +76,8 @@ class _Run(TrainerCallback):  # type: ignore[misc]
         self.validations: list[tuple[int, float]] = []
         self.seconds = 0.0  # up to the last event
         self.resumed_from: int | None = None
+        self.damaged: tuple[checkpoint.Damaged, ...] = ()  # checkpoints that the next good one replaces
+        self.begun = False  # TRL has loaded what it continues from
         self.clock = self.saved_at = time.monotonic()
 
     def walk(self) -> None:
@@ -87,19 +86,26 @@ class _Run(TrainerCallback):  # type: ignore[misc]
         Raises:
             Interrupted: a signal asked to stop.
         """
-        course, found = self.bench.course, self._newest()
+        course = self.bench.course
+        found, self.damaged = checkpoint.newest(self.out / "checkpoints", self.bench.belongs_to)
+        skipped = [str(one) for one in self.damaged]
         if found is None:
             self.events.cut(0)
             self.events.write("start", steps=course.steps, plan=asdict(course.sft.totals()),
                               parameters=sum(p.numel() for p in self.bench.policy.model.parameters()),
                               trained_parameters=sum(p.numel() for p in self.bench.parameters.values()),
-                              device=str(self.bench.policy.device), skipped_checkpoints=[])
+                              device=str(self.bench.policy.device), skipped_checkpoints=skipped)
         else:
-            self._restore(read_json(found / RUN_FILE))
-            self.events.write("resume", step=self.step, of=course.steps, skipped_checkpoints=[])
+            self._restore(read_json(found / checkpoint.META))
+            self.events.write("resume", step=self.step, of=course.steps, skipped_checkpoints=skipped)
         self.clock = self.saved_at = time.monotonic()
         with progress("training", course.steps - self.step, "steps") as self.bar:
-            self.trainer.train(resume_from_checkpoint=None if found is None else str(found))
+            try:
+                self.trainer.train(resume_from_checkpoint=None if found is None else str(found))
+            except checkpoint.UNREAD as error:
+                if self.begun or found is None:
+                    raise
+                raise TrainingError(checkpoint.not_now(found, error)) from error
         if self.step < course.steps:
             raise Interrupted(f"training stopped by {self.stop.signal_name} after step {self.step} of {course.steps}; "
                               f"the state is saved in {self.out / 'checkpoints'}: start the same run again to continue")
@@ -113,7 +119,8 @@ class _Run(TrainerCallback):  # type: ignore[misc]
     # What TRL's trainer calls
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """The validation loss of the base."""
+        """The validation loss of the base; what a checkpoint holds is loaded."""
+        self.begun = True
         self._validate_if_due()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -141,10 +148,13 @@ class _Run(TrainerCallback):  # type: ignore[misc]
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Complete TRL's checkpoint with what it does not keep."""
         self.events.write("checkpoint", step=self.step)
-        write_json(self.out / "checkpoints" / f"checkpoint-{self.step}" / RUN_FILE, {
-            "step": self.step, "belongs_to": dict(self.bench.belongs_to), "done": asdict(self.done),
-            "last": self.last and asdict(self.last), "validations": self.validations, "seconds": self.seconds,
-            "events": self.events.length()})
+        root = self.out / "checkpoints"
+        mine = root / f"checkpoint-{self.step}"
+        checkpoint.seal(mine, self.step, self.bench.belongs_to, done=asdict(self.done),
+                        last=self.last and asdict(self.last), validations=self.validations, seconds=self.seconds,
+                        events=self.events.length())
+        checkpoint.prune(root, self.section.keep_checkpoints, [one for one in self.damaged if one.folder != mine])
+        self.damaged = ()
         self.saved_at = time.monotonic()
 
     def _counted_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -181,22 +191,6 @@ class _Run(TrainerCallback):  # type: ignore[misc]
         self.events.write("validation", step=at, loss=total / tokens)
 
     # State
-
-    def _newest(self) -> Path | None:
-        """TRL's newest whole checkpoint.
-
-        Raises:
-            TrainingError: it belongs to another configuration or other inputs.
-        """
-        folders = [p.parent for p in (self.out / "checkpoints").glob(f"checkpoint-*/{RUN_FILE}")]
-        if not folders:
-            return None
-        newest = max(folders, key=lambda folder: int(re.sub(r"\D", "", folder.name)))
-        mine, its = json.loads(json.dumps(dict(self.bench.belongs_to))), read_json(newest / RUN_FILE)["belongs_to"]
-        if other := sorted(key for key in mine.keys() | its.keys() if mine.get(key) != its.get(key)):
-            raise TrainingError(f"{newest} belongs to another run: {', '.join(other)} differ; start this run in a "
-                                "folder of its own, or remove the checkpoints there")
-        return newest
 
     def _restore(self, kept: Mapping[str, Any]) -> None:
         self.step = self.resumed_from = kept["step"]

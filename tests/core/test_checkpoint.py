@@ -10,7 +10,7 @@ import torch
 
 from sft_core.errors import TrainingError
 from sft_core.train import checkpoint
-from sft_core.train.checkpoint import Checkpoint, load_latest, save
+from sft_core.train.checkpoint import Checkpoint, Damaged, load, load_weights, newest, save, save_weights
 
 OURS = {"train.optim": {"lr": 0.001}, "seed": 1}
 
@@ -20,11 +20,16 @@ def _checkpoint(step: int) -> Checkpoint:
     return Checkpoint(step, OURS, weights, {"rng": torch.get_rng_state(), "validations": [(0, 1.5)], "last": None})
 
 
+def _steps(root: Path) -> list[int]:
+    return sorted(int(folder.name.removeprefix("step-")) for folder in root.iterdir())
+
+
 def test_what_was_saved_comes_back(tmp_path: Path) -> None:
     save(tmp_path, _checkpoint(3), keep=2)
-    found, skipped = load_latest(tmp_path, OURS)
-    assert found is not None
-    assert skipped == []
+    folder, damaged = newest(tmp_path, OURS)
+    assert folder is not None
+    assert damaged == ()
+    found = load(folder)
     assert found.step == 3
     assert torch.equal(found.weights["a"], torch.full((2, 3), 3.0))
     assert torch.equal(found.weights["b"], torch.arange(6.0).view(2, 3).T)
@@ -36,13 +41,11 @@ def test_the_newest_by_number_wins_and_old_ones_go(tmp_path: Path) -> None:
     for step in (2, 9, 10):
         save(tmp_path, _checkpoint(step), keep=2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-10", "step-9"]
-    found, _ = load_latest(tmp_path, OURS)
-    assert found is not None
-    assert found.step == 10
+    assert newest(tmp_path, OURS).folder == tmp_path / "step-10"
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    assert load_latest(tmp_path / "no", OURS) == (None, [])
+    assert newest(tmp_path / "no", OURS) == (None, ())
 
 
 @pytest.mark.parametrize("victim", [checkpoint.WEIGHTS, checkpoint.STATE, checkpoint.META])
@@ -57,17 +60,17 @@ def test_a_damaged_one_is_skipped_and_said(tmp_path: Path, victim: str, damage: 
     else:
         known = {"cut": whole[: len(whole) // 2], "noise": os.urandom(len(whole))}
         file.write_bytes(known.get(damage, damage.encode()))
-    found, skipped = load_latest(tmp_path, OURS)
-    assert found is not None
-    assert found.step == 4
-    assert len(skipped) == 1
-    assert skipped[0].startswith("step-5: ")
+    folder, damaged = newest(tmp_path, OURS)
+    assert folder == tmp_path / "step-4"
+    assert len(damaged) == 1
+    why = f"without {victim}" if victim == checkpoint.META and damage == "gone" else victim
+    assert str(damaged[0]).startswith(f"step-5: {why}")
 
 
 def test_one_of_another_run_is_refused_with_the_difference(tmp_path: Path) -> None:
     save(tmp_path, _checkpoint(4), keep=2)
     with pytest.raises(TrainingError, match=r"seed was 1, is 2.*delete"):
-        load_latest(tmp_path, {**OURS, "seed": 2})
+        newest(tmp_path, {**OURS, "seed": 2})
 
 
 def test_a_half_written_one_is_no_checkpoint_and_is_cleared_away(tmp_path: Path,
@@ -84,9 +87,7 @@ def test_a_half_written_one_is_no_checkpoint_and_is_cleared_away(tmp_path: Path,
     with pytest.raises(Killed):
         save(tmp_path, _checkpoint(5), keep=2)
     assert len(list(tmp_path.iterdir())) == 2
-    found, skipped = load_latest(tmp_path, OURS)
-    assert found is not None
-    assert (found.step, skipped) == (4, [])
+    assert newest(tmp_path, OURS) == (tmp_path / "step-4", ())
     checkpoint.tidy(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["step-4"]
 
@@ -112,13 +113,121 @@ def test_state_is_never_unpickled_as_code(tmp_path: Path) -> None:
             return os.system, (f"touch {tmp_path}/owned",)
 
     torch.save({"rng": Evil()}, file)
-    meta.write_text(meta.read_text().replace(f'"state.pt": {_told(meta)}', f'"state.pt": {file.stat().st_size}'))
-    found, skipped = load_latest(tmp_path, OURS)
-    assert found is None
-    assert "step-4" in skipped[0]
-    assert "bytes" not in skipped[0].split("\n")[0]
+    assert newest(tmp_path, OURS).folder is None
+    meta.write_text(meta.read_text().replace(str(checkpoint.read_json(meta)["crc32"]["state.pt"]),
+                                             str(checkpoint._checksum(file))))
+    with pytest.raises(TrainingError, match="cannot be read: UnpicklingError"):
+        load(tmp_path / "step-4")
     assert not (tmp_path / "owned").exists()
 
 
-def _told(meta: Path) -> int:
-    return int(checkpoint.read_json(meta)["bytes"]["state.pt"])
+# Only what is proved damaged is skipped
+
+
+EIO = Path("/proc/self/mem")
+"""A file whose first byte cannot be read: a real EIO."""
+
+
+@pytest.mark.parametrize("victim", [checkpoint.WEIGHTS, checkpoint.STATE, checkpoint.META])
+@pytest.mark.parametrize("fault", ["disk", "memory", "permission"])
+def test_what_cannot_be_read_just_now_is_never_taken_for_damaged(
+        tmp_path: Path, victim: str, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in (4, 5):
+        save(tmp_path, _checkpoint(step), keep=2)
+    file = tmp_path / "step-5" / victim
+    kept = file.read_bytes()
+    if fault == "disk":
+        file.unlink()
+        file.symlink_to(EIO)
+    else:
+        inner = Path.open
+
+        def refuse(path: Path, *args: object, **kwargs: object) -> object:
+            if path == file:
+                raise MemoryError if fault == "memory" else PermissionError(13, "Permission denied")
+            return inner(path, *args, **kwargs)  # type: ignore[call-overload]
+
+        monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(TrainingError, match="step-5 cannot be read: .*Nothing proves it damaged.*start the run again"):
+        newest(tmp_path, OURS)
+    monkeypatch.undo()
+    file.unlink()
+    file.write_bytes(kept)
+    assert newest(tmp_path, OURS) == (tmp_path / "step-5", ())
+
+
+@pytest.mark.parametrize("error", [
+    OSError(5, "Input/output error"), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_a_whole_one_that_does_not_load_ends_the_run(tmp_path: Path, error: Exception,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save(tmp_path, _checkpoint(4), keep=2)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(TrainingError, match=f"step-4 cannot be read: {type(error).__name__}"):
+        load(folder)
+
+
+def test_a_file_of_another_run_and_a_fifo_are_damage(tmp_path: Path) -> None:
+    for step in (4, 5, 6):
+        save(tmp_path, _checkpoint(step), keep=3)
+    save(tmp_path / "other", _checkpoint(9), keep=1)
+    (tmp_path / "step-6" / checkpoint.STATE).unlink()
+    os.mkfifo(tmp_path / "step-6" / checkpoint.STATE)  # would wait for a writer for ever
+    weights = (tmp_path / "other" / "step-9" / checkpoint.WEIGHTS).read_bytes()
+    (tmp_path / "step-5" / checkpoint.WEIGHTS).write_bytes(weights)
+    folder, damaged = newest(tmp_path, OURS)
+    assert folder == tmp_path / "step-4"
+    assert list(map(str, damaged)) == ["step-6: state.pt is missing",
+                                       "step-5: weights.safetensors is not what was written: its checksum differs"]
+
+
+def test_one_of_another_version_is_no_damage(tmp_path: Path) -> None:
+    folder = save(tmp_path, _checkpoint(4), keep=1)
+    checkpoint.write_json(folder / checkpoint.META, {"step": 4, "belongs_to": OURS, "bytes": {}})
+    with pytest.raises(TrainingError, match=r"step-4 was written by another version.*delete"):
+        newest(tmp_path, OURS)
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_damaged_ones_count_for_nothing(tmp_path: Path, keep: int) -> None:
+    """The newest good ones stay, however many damaged ones lie above or between them."""
+    for step in (3, 4, 5, 9):
+        save(tmp_path, _checkpoint(step), keep=4)
+    for step in (5, 9):
+        (tmp_path / f"step-{step}" / checkpoint.WEIGHTS).write_bytes(b"damaged")
+    folder, damaged = newest(tmp_path, OURS)
+    assert folder == tmp_path / "step-4"
+    assert _steps(tmp_path) == [3, 4, 5, 9], "nothing goes before there is a new good one"
+    save(tmp_path, _checkpoint(6), keep=keep, damaged=damaged)
+    assert _steps(tmp_path) == [4, 6][-keep:]
+    save(tmp_path, _checkpoint(9), keep=keep, damaged=[Damaged(tmp_path / "step-9", "as it was")])
+    assert newest(tmp_path, OURS).folder == tmp_path / "step-9"
+
+
+def test_the_best_weights_come_back_or_say_why_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "checkpoints" / "best.safetensors"
+    save_weights(_checkpoint(4).weights, file)
+    assert torch.equal(load_weights(file)["b"], torch.arange(6.0).view(2, 3).T)
+    whole = file.read_bytes()
+    for damage in (whole[:-3], whole[:-1] + bytes([whole[-1] ^ 1]), os.urandom(len(whole)), b""):
+        file.write_bytes(damage)
+        with pytest.raises(TrainingError, match=r"best weights in .* are damaged.*delete .*checkpoints to start over"):
+            load_weights(file)
+    file.unlink()
+    with pytest.raises(TrainingError, match="are damaged: .*(No such file|not found)"):
+        load_weights(file)
+    file.symlink_to(EIO)
+    with pytest.raises(TrainingError, match=r"best\.safetensors cannot be read: .*Nothing proves it damaged"):
+        load_weights(file)
+    file.unlink()
+    file.write_bytes(whole)
+
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(checkpoint, "_content", no_memory)
+    with pytest.raises(TrainingError, match="cannot be read: MemoryError"):
+        load_weights(file)
