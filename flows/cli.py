@@ -16,6 +16,7 @@ from rich.logging import RichHandler
 
 from flows.cli_evaluation import add_evaluation
 from flows.cli_judging import add_judging
+from infra.disk import disk_error
 from infra.servers import ensure_prefect
 from infra.settings import Settings, prepare_environment, read_settings
 from sft_core.config.file import load
@@ -35,10 +36,18 @@ class Shell(typer.core.TyperGroup):
         """
         try:
             return super().invoke(ctx)
-        except SftError as error:
-            fail(type(error).__name__, str(error), error.exit_code)
         except KeyboardInterrupt:
             fail("Interrupted", STOPPED, 1)
+        except Exception as error:  # a full disk has a different error in each library
+            told = told_of(error)
+            if told is None:
+                raise
+            fail(type(told).__name__, str(told), told.exit_code)
+
+
+def told_of(error: BaseException) -> SftError | None:
+    """The platform's own error behind this one, or what is to be said of a full or read-only disk; else None."""
+    return disk_error(error, read_settings().workspace) or (error if isinstance(error, SftError) else None)
 
 
 def fail(kind: str, message: str, code: int) -> NoReturn:
@@ -89,7 +98,7 @@ def _tell_once(record: logging.LogRecord) -> bool:
     """Prefect logs an exception with its traceback in the task and again in the flow; ours say it all in one message,
     which the command prints at its end. Tracebacks of other errors stay."""
     error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, SftError) and "Finished in state Failed" not in record.getMessage()
+    return (error is None or told_of(error) is None) and "Finished in state Failed" not in record.getMessage()
 
 
 def begin() -> Settings:

@@ -9,9 +9,8 @@ import json
 import sys
 from pathlib import Path
 
-from flows.cli import begin
+from flows.cli import begin, told_of
 from infra.servers import ensure_prefect
-from sft_core.errors import SftError
 
 
 def main(arguments: list[str]) -> int:
@@ -22,9 +21,12 @@ def main(arguments: list[str]) -> int:
 
     try:
         summary = sft_experiment(config, parent_run_id=parent[0] if parent else None)
-    except SftError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return error.exit_code
+    except Exception as error:  # a full disk has a different error in each library
+        told = told_of(error)
+        if told is None:
+            raise
+        print(f"{type(told).__name__}: {told}", file=sys.stderr)
+        return told.exit_code
     Path(answer).write_text(json.dumps(summary), encoding="utf-8")
     return 0
 

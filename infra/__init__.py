@@ -2,6 +2,7 @@
 
 bootstrap.py        makes the virtual environment of `make demo` and `make test`
 settings.py         the only reader of environment variables; the environment of every process
+disk.py             a full or read-only disk in one sentence
 reach.py            whether a configured server answers, within seconds
 locks.py            file locks that go with their process
 events.py           events.jsonl → metric points, from where the last reading stopped

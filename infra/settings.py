@@ -27,6 +27,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from infra.disk import check_writable
 from sft_core.errors import ConfigError
 
 TELEMETRY_OFF = {
@@ -149,12 +150,14 @@ def prepare_environment(settings: Settings) -> None:
 
     Raises:
         ConfigError: the workspace cannot be made.
+        DiskError: it cannot be written.
     """
     try:
         settings.workspace.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"cannot make the workspace {settings.workspace}: {error}; set SFT_HOME to a folder that "
                           "can be written") from error
+    check_writable(settings.workspace)
     temporary = {} if settings.prefect_api_url else PREFECT_TEMPORARY_SERVER
     for name, value in {**job_environment(settings), **temporary}.items():
         if not os.environ.get(name, "").strip():

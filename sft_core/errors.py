@@ -18,6 +18,10 @@ class ConfigError(SftError):
     exit_code = 2
 
 
+class DiskError(SftError):
+    """A disk is full, or a folder cannot be written."""
+
+
 class DataError(SftError):
     """A data source is missing, unreadable, or does not hold what the configuration says it does."""
 

@@ -12,8 +12,8 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,15 +57,24 @@ def file_digest(path: Path) -> str:
 def write_text(path: Path, text: str) -> None:
     """Write a file so that a reader sees the old or the new text and never a part, also after a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # tempfile's own would be readable by nobody else
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        with draft.open("x", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(name, path)
+        draft.replace(path)
     finally:
-        Path(name).unlink(missing_ok=True)  # what a failure left; after the move there is nothing
+        draft.unlink(missing_ok=True)  # what a failure left; after the move there is nothing
+
+
+def give_usual_mode(place: Path) -> None:
+    """Give a file, or all files of a folder, the umask's mode: what safetensors writes only its owner may read."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    for file in (place, *place.rglob("*")):
+        if file.is_file():
+            file.chmod(0o666 & ~umask)
 
 
 def write_json(path: Path, value: object) -> None:

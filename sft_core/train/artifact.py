@@ -21,7 +21,8 @@ from sft_core.config.train import KlSection, TrainSection
 from sft_core.errors import ModelError, TrainingError
 from sft_core.model.attention import head_of, hidden_of
 from sft_core.model.load import load_model
-from sft_core.train.checkpoint import sync
+from sft_core.stage import give_usual_mode
+from sft_core.train.checkpoint import UNWRITABLE, sync
 from sft_core.train.inputs import ServedTemplate
 from sft_core.train.policy import Micro, make_policy
 from sft_core.train.snapshot import restore_weights
@@ -115,7 +116,8 @@ def save_model_folder(model: Any, tokenizer: Any, template: ServedTemplate, fold
         tokenizer.save_pretrained(draft)
         (draft / "README.md").write_text(card, encoding="utf-8")
         _put(draft, folder)
-    except OSError as error:
+    except UNWRITABLE as error:
+        shutil.rmtree(draft, ignore_errors=True)
         raise TrainingError(f"cannot write the model folder {folder}: {error}; free some space and start the run "
                             "again: it continues from its last checkpoint") from error
 
@@ -146,6 +148,7 @@ def _draft(folder: Path) -> Path:
 
 
 def _put(draft: Path, folder: Path) -> None:
+    give_usual_mode(draft)
     for path in (*draft.iterdir(), draft):
         sync(path)
     shutil.rmtree(folder, ignore_errors=True)

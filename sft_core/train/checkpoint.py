@@ -25,12 +25,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sft_core.errors import TrainingError
-from sft_core.stage import read_json, write_json
+from sft_core.stage import give_usual_mode, read_json, write_json
 
 NAME = re.compile(r"(?:step|checkpoint)-(\d+)")  # of the own loop, of TRL
 WEIGHTS, STATE, META = "weights.safetensors", "state.pt", "meta.json"
 UNREAD = (OSError, MemoryError, RuntimeError, SafetensorError, pickle.UnpicklingError)
 """How reading a whole file can fail."""
+UNWRITABLE = (OSError, RuntimeError, SafetensorError)
+"""What writing to a full disk can raise: torch's own is a RuntimeError."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def save(root: Path, checkpoint: Checkpoint, keep: int, damaged: Sequence[Damage
         draft.rename(final)
         sync(root)
         prune(root, keep, [one for one in damaged if one.folder != final])
-    except OSError as error:
+    except UNWRITABLE as error:
         shutil.rmtree(draft, ignore_errors=True)
         raise TrainingError(f"cannot write the checkpoint {final}: {error}; free some space and start the run again: "
                             "it continues from the newest checkpoint that is whole") from error
@@ -86,6 +88,7 @@ def save(root: Path, checkpoint: Checkpoint, keep: int, damaged: Sequence[Damage
 
 def seal(folder: Path, step: int, belongs_to: Mapping[str, Any], **more: Any) -> None:
     """Write `meta.json`, last of all: from then on the folder is a checkpoint."""
+    give_usual_mode(folder)
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != META)
     for file in files:
         sync(file)
@@ -151,9 +154,10 @@ def save_weights(weights: Mapping[str, Tensor], file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         whole = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
         save_file(whole, draft, {"crc32": _content(whole)})
+        give_usual_mode(draft)
         sync(draft)
         draft.rename(file)
-    except OSError as error:
+    except UNWRITABLE as error:
         draft.unlink(missing_ok=True)
         raise TrainingError(f"cannot write the best weights to {file}: {error}; free some space and start the run "
                             "again") from error

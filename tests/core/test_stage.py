@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import time
 from pathlib import Path
 
@@ -46,6 +47,16 @@ def test_fresh_empties_and_resume_keeps(tmp_path: Path) -> None:
     (stage.fresh() / "checkpoint").write_text("x")
     assert (stage.resume() / "checkpoint").exists()
     assert not (stage.fresh() / "checkpoint").exists()
+
+
+def test_files_have_the_mode_that_the_umask_gives(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_text(tmp_path / "a" / "x", "text")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a" / "x").stat().st_mode & 0o777 == 0o640
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["x"]
 
 
 def test_fingerprint_depends_on_values_and_not_on_key_order() -> None:
