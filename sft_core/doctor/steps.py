@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sft_core.config.data import ModelSection
 from sft_core.config.train import TrainSection
@@ -27,7 +27,6 @@ from sft_core.train.finish import BEST
 from sft_core.train.inputs import TrainInputs
 from sft_core.train.objective import Term
 from sft_core.train.policy import Micro, Policy
-from sft_core.train.snapshot import restore_weights
 from sft_core.train.step import Stepper
 from sft_core.train.trainer import train
 from sft_core.train.workbench import Workbench
@@ -73,10 +72,7 @@ def packed_as_alone(bench: Workbench, model: ModelSection) -> Seen:
 
 
 def accumulated_as_at_once(bench: Workbench, section: TrainSection, model: ModelSection) -> Seen:
-    """The gradient of a step is the same row by row and in one forward pass, with λ and β; dropout is off.
-
-    It is read from Adam's first moment, which after one step is the clipped gradient times 1 − β₁.
-    """
+    """The gradient of a step is the same row by row and in one forward pass, with λ and β; dropout is off."""
     course = bench.course
     sft = replace(course.sft, steps=(tuple((i,) for i in range(len(course.sft.examples))),))
     replay = None if course.replay is None else replace(
@@ -167,18 +163,30 @@ class _StopAfter:
             signal.raise_signal(signal.SIGTERM)
 
 
+class _GradientReader:
+    """Stands where the optimiser does, and reads the gradient instead of taking a step, whatever the optimiser."""
+
+    param_groups = ()
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        self._parameters = parameters
+        self.found: dict[str, Tensor] = {}
+
+    def step(self) -> None:
+        self.found = {name: p.grad.to("cpu", copy=True) for name, p in self._parameters.items() if p.grad is not None}
+
+    def zero_grad(self, set_to_none: bool) -> None:
+        for parameter in self._parameters.values():
+            parameter.grad = None
+
+
 def _gradient(bench: Workbench, section: TrainSection) -> tuple[Mapping[str, Tensor], float]:
-    """Adam's first moments on the CPU after one step from where the weights are, and the gradient's norm; weights and
-    optimiser are put back."""
-    before = {name: p.detach().to("cpu", copy=True) for name, p in bench.parameters.items()}
+    """The clipped gradient of one step on the CPU, and its norm before clipping; no step is taken."""
+    reader = _GradientReader(bench.parameters)
     bench.forward.eval()
-    taken = Stepper(bench, section).take(0)
+    taken = Stepper(replace(bench, optimizer=reader), section).take(0)
     bench.forward.train()
-    state = bench.optimizer.state
-    found = {name: state[p]["exp_avg"].to("cpu", copy=True) for name, p in bench.parameters.items() if p in state}
-    state.clear()
-    restore_weights(bench.parameters, before)
-    return found, taken.grad_norm
+    return reader.found, taken.grad_norm
 
 
 def _nats(bench: Workbench, stream: Stream, row: Row) -> float:

@@ -7,7 +7,6 @@ import resource
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from sft_core.config.train import TrainSection
 from sft_core.errors import TrainingError
@@ -15,7 +14,7 @@ from sft_core.train import checkpoint
 from sft_core.train.artifact import Output, card_text, save_trained
 from sft_core.train.course import Counts, Course
 from sft_core.train.events import EventLog
-from sft_core.train.snapshot import ever_moved, weights_of
+from sft_core.train.snapshot import weights_of
 from sft_core.train.step import Losses
 from sft_core.train.workbench import Workbench
 
@@ -62,21 +61,17 @@ TOLD = ("rows", "tokens", "trained_tokens", "replay_tokens", "tokens_per_s", "se
 """Fields of the report that the last event has."""
 
 
-def finish(bench: Workbench, section: TrainSection, out: Path, events: EventLog, walked: Walked,
-           optimizer: Any) -> TrainReport:
+def finish(bench: Workbench, section: TrainSection, out: Path, events: EventLog, walked: Walked) -> TrainReport:
     """Check counters and parameters, save `out/model` (and `out/adapter`), write the last event.
 
     Every process calls this; the first one saves for all.
-
-    Args:
-        optimizer: the one that took the steps.
 
     Raises:
         TrainingError: counters that differ from the plan, a parameter that never moved, a merge that changes the
             model, or a folder that cannot be written.
     """
     check_counters(bench.course, walked)
-    check_moved(bench, optimizer)
+    check_reached(bench.unreached.names)
     adapter = out / "adapter" if section.method == "lora" else None
     first = bench.accelerator.is_main_process
     weights = weights_of(bench.parameters, first)
@@ -103,12 +98,11 @@ def check_counters(course: Course, walked: Walked) -> None:
                                 "this is a bug of the platform, the model was not saved")
 
 
-def check_moved(bench: Workbench, optimizer: Any) -> None:
-    """Raises TrainingError when a trained parameter never moved, because its gradient was zero in every step: it is not
-    part of the model's work."""
+def check_reached(unreached: Sequence[str]) -> None:
+    """Raises TrainingError when the gradient of a trained parameter was zero in every step: it is not part of the
+    model's work."""
     # lora_A has no gradient as long as lora_B is zero, so in a run of one step it rightly stays.
-    still = [n for n, p in bench.parameters.items() if "lora_A" not in n and "lora_embedding_A" not in n
-             and not ever_moved(p, optimizer)]
+    still = [name for name in unreached if "lora_A" not in name and "lora_embedding_A" not in name]
     if still:
         raise TrainingError(f"{len(still)} trained parameters never got a gradient (first: {still[0]}); take them "
                             "out of train.lora.target_modules or modules_to_save, or use another base model")

@@ -6,7 +6,7 @@ Generators are kept per process: with another number of them, dropout starts ane
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -26,10 +26,31 @@ def moments_of(parameters: Mapping[str, nn.Parameter], optimizer: Any, first: bo
             for name, parameter in parameters.items() if parameter in optimizer.state}
 
 
-def ever_moved(parameter: nn.Parameter, optimizer: Any) -> bool:
-    """Whether a parameter had a gradient other than zero in any step. Every process must call this."""
-    state = optimizer.state.get(parameter, {})
-    return "exp_avg_sq" in state and bool(_whole(state["exp_avg_sq"].sum(), True) > 0)
+class Unreached:
+    """The trained parameters that no gradient other than zero has reached in any step so far, whatever the optimiser.
+
+    Only these are looked at: after the first steps nothing is left, and nothing waits for the device.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        self._left = dict(parameters)
+
+    @property
+    def names(self) -> list[str]:
+        """Of those left; a checkpoint keeps them."""
+        return list(self._left)
+
+    def restore(self, names: Collection[str]) -> None:
+        """Go on where a run had these left."""
+        self._left = {name: parameter for name, parameter in self._left.items() if name in names}
+
+    def look(self) -> None:
+        """Look at the gradients of a step. With sharded parameters every process must call this."""
+        sizes = {name: p.grad.detach().abs().sum() for name, p in self._left.items() if p.grad is not None}
+        if sizes:
+            found = torch.stack([s.full_tensor() if isinstance(s, DTensor) else s for s in sizes.values()]).tolist()
+            reached = {name for name, size in zip(sizes, found, strict=True) if size > 0}
+            self._left = {name: p for name, p in self._left.items() if name not in reached}
 
 
 @torch.no_grad()

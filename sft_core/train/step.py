@@ -131,6 +131,7 @@ class Stepper:
         losses = self._losses(step, read)
         if not all(map(math.isfinite, (losses.loss, grad_norm))):
             raise TrainingError(self._not_finite(step, losses, grad_norm, rate))
+        bench.unreached.look()
         bench.optimizer.step()
         bench.optimizer.zero_grad(set_to_none=True)
         return Taken(losses, rate, grad_norm, read.counts, read.replay_counts, time.monotonic() - began,

@@ -140,7 +140,7 @@ class _Run:
         assert self.last is not None, "a course has at least one step"
         walked = Walked(self.step, self.seconds, self.done, self.replayed, self.last, self.validations,
                         self.resumed_from, self._bests()[-1] if self.watched else None, self.stopped_early)
-        return finish(self.bench, self.section, self.out, self.events, walked, self.bench.optimizer)
+        return finish(self.bench, self.section, self.out, self.events, walked)
 
     def _one_step(self) -> bool:
         """Take a step and write it down; says whether a checkpoint is due."""
@@ -236,6 +236,7 @@ class _Run:
                      "done": asdict(self.done), "replayed": asdict(self.replayed),
                      "last": self.last and asdict(self.last), "validations": self.validations,
                      "watched": self.watched, "measured": self.measured,
+                     "unreached": bench.unreached.names,
                      "seconds": self.seconds, "events": self.events.length() if self.first else 0}
             weights = weights_of(bench.parameters, self.first)
             if self.first:
@@ -249,6 +250,7 @@ class _Run:
         state: dict[str, Any] = dict(found.state)
         restore_weights(self.bench.parameters, found.weights)
         restore_moments(self.bench.parameters, self.bench.optimizer, state["moments"])
+        self.bench.unreached.restore(state["unreached"])
         if len(state["generators"]) == self.bench.accelerator.num_processes:
             restore_generators(state["generators"][self.bench.accelerator.process_index])
         self.step = self.resumed_from = self.saved_step = found.step

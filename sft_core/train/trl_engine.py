@@ -114,7 +114,7 @@ class _Run(TrainerCallback):  # type: ignore[misc]
         """Check what was done, save the model folder, write the last event."""
         assert self.last is not None, "a course has at least one step"
         walked = Walked(self.step, self.seconds, self.done, Counts(), self.last, self.validations, self.resumed_from)
-        return finish(self.bench, self.section, self.out, self.events, walked, self.trainer.optimizer)
+        return finish(self.bench, self.section, self.out, self.events, walked)
 
     # What TRL's trainer calls
 
@@ -122,6 +122,10 @@ class _Run(TrainerCallback):  # type: ignore[misc]
         """The validation loss of the base; what a checkpoint holds is loaded."""
         self.begun = True
         self._validate_if_due()
+
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+        """The gradients of a step stand there, clipped."""
+        self.bench.unreached.look()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Ask for a checkpoint where one is due, and for the end where a signal came."""
@@ -152,7 +156,7 @@ class _Run(TrainerCallback):  # type: ignore[misc]
         mine = root / f"checkpoint-{self.step}"
         checkpoint.seal(mine, self.step, self.bench.belongs_to, done=asdict(self.done),
                         last=self.last and asdict(self.last), validations=self.validations, seconds=self.seconds,
-                        events=self.events.length())
+                        unreached=self.bench.unreached.names, events=self.events.length())
         checkpoint.prune(root, self.section.keep_checkpoints, [one for one in self.damaged if one.folder != mine])
         self.damaged = ()
         self.saved_at = time.monotonic()
@@ -197,6 +201,7 @@ class _Run(TrainerCallback):  # type: ignore[misc]
         self.done, self.told = Counts(**kept["done"]), kept["done"]["tokens"]
         self.last = Losses(**kept["last"])
         self.validations = [(at, loss) for at, loss in kept["validations"]]
+        self.bench.unreached.restore(kept["unreached"])
         self.seconds = kept["seconds"]
         self.events.cut(kept["events"])
 

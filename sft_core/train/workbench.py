@@ -27,6 +27,7 @@ from sft_core.train.optim import make_optimizer
 from sft_core.train.pack import Batch, collate
 from sft_core.train.policy import Policy, make_policy
 from sft_core.train.reference import KeptBase
+from sft_core.train.snapshot import Unreached
 
 UNRESUMED = NO_WEIGHT | {"validate_every_steps"}
 """Fields of TrainSection that may differ on resume. The last changes what a run tells, not what it learns."""
@@ -57,6 +58,7 @@ class Workbench:
     policy: Policy  # for bringing batches to the device
     forward: Any  # the policy as the accelerator wrapped it
     optimizer: Any
+    unreached: Unreached
     parameters: dict[str, nn.Parameter]  # the trained ones by name
     course: Course
     validation: Stream
@@ -116,8 +118,8 @@ def set_up(inputs: TrainInputs, section: TrainSection) -> Workbench:
             for name in section.kl.streams if name in inputs.kept}
     tokenizer = loaded.tokenizer
     pads = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-    return Workbench(inputs, accelerator, policy, forward, optimizer, parameters, data.course, data.validation, loaded,
-                     template, _belongs_to(inputs, section, data.course), inputs.max_tokens,
+    return Workbench(inputs, accelerator, policy, forward, optimizer, Unreached(parameters), parameters, data.course,
+                     data.validation, loaded, template, _belongs_to(inputs, section, data.course), inputs.max_tokens,
                      next(p for p in pads if p is not None), kept)
 
 
