@@ -18,6 +18,7 @@ from sft_core.doctor.drill import cut_down
 from sft_core.doctor.finding import Finding, Seen, examined, verdict
 from sft_core.model.attention import fastest
 from sft_core.model.load import compute_dtype, resolve_device
+from sft_core.model.proof import Rows
 from sft_core.train.inputs import TrainInputs, read_data, served_template
 from sft_core.train.memory import (
     Forecast,
@@ -137,7 +138,7 @@ def _attention(ward: _Ward) -> Seen:
     ward.bench = set_up(with_reference(inputs, section, one.work / "reference"), section)
     ward.trained = sum(p.numel() for p in ward.bench.parameters.values())
     ward.cut = inputs, section
-    return steps.attention(ward.bench, inputs.model)
+    return steps.attention(ward.bench, inputs.model, Rows(one.inputs.pack, one.inputs.max_tokens))
 
 
 def _packed(ward: _Ward) -> Seen:

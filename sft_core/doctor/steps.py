@@ -18,8 +18,9 @@ from sft_core.config.data import ModelSection
 from sft_core.config.train import TrainSection
 from sft_core.doctor.finding import Seen, verdict
 from sft_core.errors import Interrupted, TrainingError
-from sft_core.model.attention import head_of, prove
+from sft_core.model.attention import head_of
 from sft_core.model.load import compute_dtype, resolve_device
+from sft_core.model.proof import Rows, choose_backend
 from sft_core.train.artifact import MERGE_TOLERANCE, merge_adapter
 from sft_core.train.checkpoint import load_weights
 from sft_core.train.course import Course, Row, Stream
@@ -41,18 +42,23 @@ HEAVY = 8 << 30
 """Bytes of a checkpoint from which resuming is not tried out."""
 
 
-def attention(bench: Workbench, model: ModelSection) -> Seen:
-    """The backend that keeps packed examples apart, and its proof on this model.
+def attention(bench: Workbench, model: ModelSection, rows: Rows) -> Seen:
+    """The backend that keeps examples apart, and its proof on this model. Sets the workbench to the one that the run
+    itself will take.
+
+    Args:
+        rows: those of the run, which are longer than the workbench's.
 
     Raises:
         ModelError: it does not.
     """
     policy = bench.policy
     dtype = compute_dtype(model, policy.device)
-    prove(policy.model, policy.backend, dtype)
+    policy.backend = choose_backend(policy.model, model.attention, policy.device, dtype, rows)
     sizes = sum(p.numel() for p in policy.model.parameters()), sum(p.numel() for p in bench.parameters.values())
     return verdict(True, f"{policy.backend} (asked for: {model.attention}) on {policy.device} in {_name(dtype)}: the "
-                   "example in front moves nothing in the one behind; the head gives the model's own logits; "
+                   f"examples {'of one row' if rows.packed else 'of a batch'} do not see each other; hidden states "
+                   f"(of up to {rows.longest} tokens) and logits are the model's own; "
                    f"{sizes[0] / 1e6:,.1f} M parameters, {sizes[1] / 1e6:,.2f} M of them trained")
 
 
@@ -60,6 +66,8 @@ def attention(bench: Workbench, model: ModelSection) -> Seen:
 def packed_as_alone(bench: Workbench, model: ModelSection) -> Seen:
     """The loss of a row of several examples is the sum of their losses alone."""
     policy, stream = bench.policy, bench.course.sft
+    if not bench.inputs.pack:
+        return Seen("skipped", "data.pack is off: a row holds one example")
     rows = [tuple(range(len(stream.examples)))[at : at + PACKED] for at in range(0, len(stream.examples), PACKED)]
     policy.eval()
     roomy = replace(bench, capacity=max(sum(stream.tokens[i] for i in row) for row in rows) + 8)

@@ -3,5 +3,6 @@
 load.py       base model and tokenizer
 lora.py       adapters around the base
 segments.py   attention over a line of examples without padding
-attention.py  ways to keep packed examples apart; proof on the model that one does
+attention.py  ways to keep the examples of a batch apart
+proof.py      proof on the model itself that one does; which one is taken
 """

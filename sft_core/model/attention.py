@@ -1,16 +1,20 @@
-"""Attention that keeps packed examples apart, by several ways, and the proof that a given model honours the one used.
+"""Attention that keeps examples apart, by several ways. `sft_core/model/proof.py` proves that a model honours one.
 
-One row holds several examples (`Batch.segments`: 1, 2, … per example, 0 for padding; `Batch.positions` restart at 0).
+One row holds one or several examples (`Batch.segments`: 1, 2, … per example, 0 for padding; `Batch.positions` restart
+at 0).
 
 segments  all rows of a micro-batch in one line without padding; attention runs example by example (CPU, any dtype)
 varlen    the same line, one kernel: `torch.nn.attention.varlen` (CUDA, half precision)
 flash     the same line through the package flash-attn, where it is installed (CUDA, half precision)
-mask      padded rows and an explicit boolean mask: everywhere, and quadratic in the row
+mask      padded rows; an explicit boolean mask where a row holds several examples: everywhere, and quadratic in the row
 
 `mask`: position i sees position j exactly when both belong to the same segment and j ≤ i. Padding sees padding, so
 that no row of the mask is empty (a softmax over nothing is NaN), and nobody sees padding. transformers passes a boolean
-4-D mask through to the kernel unchanged (`masking_utils._preprocess_mask_arguments`); models with sliding layers take a
-dict of masks keyed by layer type instead. The others are registered through transformers' attention interface.
+4-D mask through to the kernel unchanged (`masking_utils._preprocess_mask_arguments`); models with sliding or chunked
+layers take a dict of masks keyed by layer type instead. Where every row holds one example the model is called as it is
+called anywhere, with ids alone: padding is at the right, where a causal model never looks. So models that carry a state
+from token to token (Mamba and its kin), which no mask can stop, are trained one example a row. The other ways are
+registered through transformers' attention interface.
 """
 
 from __future__ import annotations
@@ -20,68 +24,71 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from sft_core.errors import ModelError
 from sft_core.model.segments import Line, line_of, register
 
 Backend = Literal["segments", "varlen", "flash", "mask"]
-Mask = Tensor | dict[str, Tensor] | Line
+Mask = Tensor | dict[str, Tensor] | Line | None
+"""None: nothing to keep apart, every row holds one example."""
 
-KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 NAMES: dict[Backend, str] = {"segments": "sft_segments", "varlen": "sft_varlen", "flash": "flash_attention_2",
                              "mask": "sdpa"}
 """The backends as transformers knows them."""
-PROOF_TOKENS = 12  # per example in the proof; long enough for every layer to mix positions
-TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+FACTORS = ("logit_scale", "lm_head_multiplier")
+"""What configs call the cap of the logits and factors on them."""
 
-
-def block_causal_mask(segments: Tensor, window: int | None = None) -> Tensor:
+def block_causal_mask(segments: Tensor, window: int | None = None, chunk: int | None = None) -> Tensor:
     """True where a position may look.
 
     Args:
         segments: [rows, tokens] long, 0 for padding.
         window: only the last `window` positions, the own one included, as transformers' sliding layers do.
+        chunk: only positions of the same `chunk`, counted from the segment's first token, as its chunked layers do.
 
     Returns:
         [rows, 1, tokens, tokens] bool.
     """
     place = torch.arange(segments.shape[1], device=segments.device)
     distance = place[:, None] - place[None, :]
-    allowed = distance >= 0
+    same = segments[:, :, None] == segments[:, None, :]
+    allowed = same & (distance >= 0)
     if window is not None:
         allowed = allowed & (distance < window)
-    return ((segments[:, :, None] == segments[:, None, :]) & allowed).unsqueeze(1)
+    if chunk is not None:
+        number = (place - same.int().argmax(-1)) // chunk
+        allowed = allowed & (number[:, :, None] == number[:, None, :])
+    return allowed.unsqueeze(1)
 
 
-def masks_for(model: nn.Module, segments: Tensor) -> Mask:
-    """The mask, or masks by layer type, in the shape in which this model's decoder wants them.
-
-    Raises:
-        ModelError: the model has layers that do not take a mask (linear or chunked attention, state spaces).
-    """
+def masks_for(model: nn.Module, segments: Tensor) -> Tensor | dict[str, Tensor]:
+    """The mask, or masks by layer type, in the shape in which this model's decoder wants them."""
     config: Any = model.config
     eager = config._attn_implementation == "eager"  # adds its mask to the scores
     config = config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ())
-    window = getattr(config, "sliding_window", None)
+    window, chunk = getattr(config, "sliding_window", None), getattr(config, "attention_chunk_size", None)
     dtype = next(model.parameters()).dtype
 
     def additive(mask: Tensor) -> Tensor:
         return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min) if eager else mask
 
-    if unknown := kinds - KNOWN_LAYERS:
-        raise ModelError(f"{type(model).__name__} has layers of type {sorted(unknown)}; training keeps packed examples "
-                         f"apart by a mask, which only {sorted(KNOWN_LAYERS)} layers obey; choose another base model")
-    if "sliding_attention" in kinds:
+    reach = {"sliding_attention": (window, None), "chunked_attention": (None, chunk)}
+    if local := kinds & reach.keys():
         return {"full_attention": additive(block_causal_mask(segments)),
-                "sliding_attention": additive(block_causal_mask(segments, window))}
+                **{kind: additive(block_causal_mask(segments, *reach[kind])) for kind in local}}
     return additive(block_causal_mask(segments, None if kinds else window))
 
 
 def decoder_of(model: nn.Module) -> nn.Module:
     """The transformer without its LM head, with adapters if there are any."""
     inner: Any = model
-    decoder: nn.Module = (inner.get_base_model() if hasattr(model, "get_base_model") else inner).get_decoder()
+    whole = inner.get_base_model() if hasattr(model, "get_base_model") else inner
+    decoder: nn.Module = whole.get_decoder()
+    if decoder is whole or not isinstance(decoder, PreTrainedModel):  # Llama 4 names itself, ModernBERT its head
+        decoder = next((child for child in whole.children() if isinstance(child, PreTrainedModel)), whole)
     return decoder
 
 
@@ -102,8 +109,10 @@ def head_of(model: Any) -> nn.Module:
     """The LM head with what the model does to its logits (Gemma caps, Granite divides, Cohere multiplies)."""
     head: nn.Module = model.get_output_embeddings()
     config = model.config.get_text_config()
-    cap = getattr(config, "final_logit_softcapping", None)
-    factor = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    cap = next((cap for name in CAPS if (cap := getattr(config, name, None))), None)
+    factor = 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
+    for name in FACTORS:
+        factor *= getattr(config, name, None) or 1.0
     return head if cap is None and factor == 1.0 else ScaledHead(head, factor, cap)
 
 
@@ -115,9 +124,11 @@ def layers_of(model: nn.Module) -> list[nn.Module]:
 
 def hidden_of(model: nn.Module, ids: Tensor, positions: Tensor, mask: Mask) -> Tensor:
     """Final hidden states [rows, tokens, hidden]: what the LM head reads. No logits are made."""
-    how = mask.arguments() if isinstance(mask, Line) else {"attention_mask": mask}
-    out = decoder_of(model)(input_ids=ids, position_ids=positions, use_cache=False, **how)
-    hidden: Tensor = out.last_hidden_state
+    how: dict[str, Any] = {}
+    if mask is not None:
+        how = mask.arguments() if isinstance(mask, Line) else {"attention_mask": mask}
+        how["position_ids"] = positions
+    hidden: Tensor = decoder_of(model)(input_ids=ids, use_cache=False, **how).last_hidden_state
     return hidden
 
 
@@ -128,67 +139,32 @@ def fastest(device: torch.device, dtype: torch.dtype) -> Backend:
     return "varlen" if dtype in (torch.bfloat16, torch.float16) else "mask"
 
 
-def choose_backend(model: Any, asked: Backend | Literal["auto"], device: torch.device, dtype: torch.dtype) -> Backend:
-    """Switch the model to the fastest backend that is proved to isolate on it, or to the one asked for.
-
-    Args:
-        model: on the device on which it will be trained.
-        dtype: of the matrix products.
-
-    Raises:
-        ModelError: no backend, or not the one asked for, passes `prove`.
-    """
-    if asked != "auto":
-        _switch(model, asked, device)
-        prove(model, asked, dtype)
-        return asked
-    candidates: tuple[Backend, ...] = (fastest(device, dtype), "mask")
-    for backend in dict.fromkeys(candidates):
-        _switch(model, backend, device)
-        try:
-            prove(model, backend, dtype)
-        except ModelError:
-            if backend == "mask":
-                raise
-            continue
-        return backend
-    raise AssertionError("the last backend either passes or raises")
-
-
-@torch.no_grad()
-def prove(model: nn.Module, backend: Backend, dtype: torch.dtype | None = None) -> None:
-    """Check on the model itself what training relies on; two short forward passes.
-
-    1. The head applied to the hidden states gives the model's own logits: no soft-capping, no scale, no extra layer.
-    2. An example in a packed row gives the same hidden states as alone in a row: mask and positions are honoured.
-    3. Changing the example in front moves nothing in the one behind, to the last bit.
-
-    Raises:
-        ModelError: one of them does not hold, and by how much.
-    """
-    weight: Any = next(model.parameters())
-    low = dtype or weight.dtype
-    was_training = model.training
-    model.eval()
-    try:
-        half = low in (torch.bfloat16, torch.float16)
-        with torch.autocast(weight.device.type, low if half else torch.bfloat16, enabled=half and low != weight.dtype):
-            _prove(model, backend, TOLERANCE[low])
-    finally:
-        model.train(was_training)
-
-
 def isolation(model: nn.Module, backend: Backend, segments: Tensor, device: torch.device) -> Mask:
     """What `hidden_of` needs to keep the segments of a batch apart; `segments` is [rows, tokens] on the CPU.
 
     For every backend but `mask` that is one row without padding: see `flatten` in sft_core/segments.py.
     """
-    if backend == "mask":
-        return masks_for(model, segments.to(device, non_blocking=True))
-    return line_of(segments, device, backend == "segments")
+    if backend != "mask":
+        return line_of(segments, device, backend == "segments")
+    return masks_for(model, segments.to(device, non_blocking=True)) if int(segments.max()) > 1 else None
 
 
-def _switch(model: Any, backend: Backend, device: torch.device) -> None:
+def own_attention(model: Any) -> str:
+    """The attention with which the model computes what it was made to: torch's kernel, or its own where that lacks
+    something.
+
+    torch's kernel knows no soft-capping of scores and no sinks; transformers would leave them out without a word.
+    """
+    capped = getattr(model.config.get_text_config(), "attn_logit_softcapping", None)
+    return "eager" if capped or not model._supports_sdpa else "sdpa"
+
+
+def switch(model: Any, backend: Backend, device: torch.device) -> None:
+    """Let the model attend by this backend.
+
+    Raises:
+        ModelError: it cannot, or not on this device.
+    """
     if backend not in get_args(Backend):
         raise ModelError(f"model.attention: {backend!r} is not one of auto, {', '.join(get_args(Backend))}")
     if backend in ("varlen", "flash") and device.type != "cuda":
@@ -196,44 +172,7 @@ def _switch(model: Any, backend: Backend, device: torch.device) -> None:
     if backend == "flash" and find_spec("flash_attn") is None:
         raise ModelError("model.attention: flash needs the package flash-attn (pip install flash-attn); or use varlen")
     register()
-    # torch's kernel knows no soft-capping of scores and no sinks; transformers would leave them out without a word.
-    text = model.config.get_text_config()
-    own = backend == "mask" and (getattr(text, "attn_logit_softcapping", None) or not model._supports_sdpa)
     try:
-        model.set_attn_implementation("eager" if own else NAMES[backend])
+        model.set_attn_implementation(own_attention(model) if backend == "mask" else NAMES[backend])
     except (ValueError, ImportError) as error:
         raise ModelError(f"{type(model).__name__} cannot use model.attention: {backend}: {error}; use mask") from error
-
-
-def _prove(model: Any, backend: Backend, tolerance: float) -> None:
-    weight = model.get_input_embeddings().weight
-    n, device = PROOF_TOKENS, weight.device
-    ids = (torch.arange(3 * n, device=device) * 7919 + 11).remainder(weight.shape[0])[None]
-    one = torch.arange(n, device=device)[None]
-    pair, single = torch.ones(1, 2 * n, dtype=torch.long), torch.ones(1, n, dtype=torch.long)
-    pair[:, n:] = 2
-    both, alone = (isolation(model, backend, segments, device) for segments in (pair, single))
-    name = type(model).__name__
-    try:
-        packed = hidden_of(model, ids[:, : 2 * n], torch.cat([one, one], 1), both)[:, n:]
-        other = hidden_of(model, ids[:, [*range(2 * n, 3 * n), *range(n, 2 * n)]], torch.cat([one, one], 1), both)
-        lonely = hidden_of(model, ids[:, n : 2 * n], one, alone)
-    except torch.OutOfMemoryError:
-        raise
-    except (TypeError, NotImplementedError, RuntimeError) as error:
-        raise ModelError(f"{name} cannot run with model.attention: {backend} ({error}); use mask, or choose another "
-                         "base model") from error
-    if (gap := _gap(packed, lonely)) > tolerance or not torch.equal(packed, other[:, n:]):
-        raise ModelError(f"{name} lets packed examples see each other with model.attention: {backend}: an example's "
-                         f"hidden states move by {gap:.2g} of their size when another one stands before it in the row; "
-                         "choose another base model, or train with data.pack: false")
-    logits = head_of(model)(lonely)
-    own = model(input_ids=ids[:, n : 2 * n], position_ids=one, use_cache=False, **(
-        alone.arguments() if isinstance(alone, Line) else {})).logits
-    if (gap := _gap(logits, own)) > tolerance:
-        raise ModelError(f"{name} does more after its LM head than this platform knows (its logits differ by {gap:.2g} "
-                         "of their size), so the loss would be another one; choose another base model")
-
-
-def _gap(a: Tensor, b: Tensor) -> float:
-    return float((a.double() - b.double()).abs().max() / b.double().abs().max().clamp_min(1e-12))

@@ -18,8 +18,8 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from sft_core.config.data import ModelSection
@@ -31,6 +31,8 @@ from sft_core.tiny.paths import BASE_FOLDER
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 KINDS = (".safetensors", ".json", ".jinja", ".model", ".txt", ".py")
 HASH_THREADS = 4
+POSITIONS = ("max_position_embeddings", "max_seq_len", "max_target_positions")
+"""What configs call the number of positions; transformers' attribute maps lead n_positions and its kin to the first."""
 
 
 class LoadedModel(NamedTuple):
@@ -110,7 +112,7 @@ def load_model(section: ModelSection, *, mirror: Path | None, added: Sequence[st
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, use_safetensors=True, output_loading_info=True,
             trust_remote_code=section.trust_remote_code, local_files_only=True, **precision)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, StrictDataclassError) as error:
         raise ModelError(f"the model in {folder} cannot be loaded: {first_line(error)}"
                          + _trust_hint(section, folder)) from error
     if missing := sorted(info["missing_keys"]):
@@ -122,6 +124,51 @@ def load_model(section: ModelSection, *, mirror: Path | None, added: Sequence[st
                          "the tokenizer that belongs to the model, or resize the embedding and save the model first")
     grow(model, tokenizer, added)
     return LoadedModel(model, tokenizer, folder, _stored_dtype(folder))
+
+
+def load_config(section: ModelSection, mirror: Path | None) -> Any:
+    """The base's config, a PreTrainedConfig; nothing else is loaded.
+
+    Raises:
+        ModelError: there is no such model, or its config cannot be read.
+    """
+    folder = locate(section, mirror)
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=section.trust_remote_code, local_files_only=True)
+    except (OSError, ValueError, KeyError, ImportError, StrictDataclassError) as error:
+        raise ModelError(f"the config of the model in {folder} cannot be read: {first_line(error)}"
+                         + _trust_hint(section, folder)) from error
+
+
+def positions_of(config: Any) -> int | None:
+    """How many positions the model knows, None where there is no bound (state spaces, ALiBi).
+
+    Scaled rotary positions reach further than the config's number, which for `linear` and `dynamic` is the one before
+    scaling; with `yarn` that is `original_max_position_embeddings`; with `llama3` and `longrope` the config gives the
+    number after it (as vLLM reads it, `_get_and_verify_max_len`). Scaling that differs by layer is after it, too.
+    """
+    text = config.get_text_config()
+    known: int | None = next((n for name in POSITIONS if (n := getattr(text, name, None))), None)
+    rope = getattr(text, "rope_parameters", None) or {}
+    if known is None or rope.get("rope_type") not in ("linear", "dynamic", "yarn"):
+        return known
+    begin = (rope.get("original_max_position_embeddings") if rope["rope_type"] == "yarn" else None) or known
+    return max(known, int(begin * rope.get("factor", 1.0)))
+
+
+def check_positions(section: ModelSection, mirror: Path | None, max_tokens: int) -> int | None:
+    """How many positions the base knows, at least `max_tokens`; None where there is no bound.
+
+    Raises:
+        ModelError: there are fewer; or see `load_config`.
+    """
+    known = positions_of(load_config(section, mirror))
+    if known is not None and known < max_tokens:
+        raise ModelError(f"data.max_tokens is {max_tokens}, but {section.path} knows {known} positions "
+                         f"({' or '.join(POSITIONS)} in its config.json): beyond them it has no embedding, or one it "
+                         f"has never seen. Set data.max_tokens to {known} or less (data.too_long says what happens to "
+                         "longer conversations), or give it scaled positions (rope_parameters in config.json) first")
+    return known
 
 
 @torch.no_grad()

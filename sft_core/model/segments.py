@@ -105,7 +105,7 @@ def segment_attention(module: Any, query: Tensor, key: Tensor, value: Tensor, at
     if parts:
         out = _join(out, parts, query.shape[2])
     assert out is not None, "a line has at least one segment"
-    return out.transpose(0, 1)[None], None
+    return out.transpose(0, 1).contiguous()[None], None
 
 
 def varlen_attention(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
@@ -193,7 +193,7 @@ def _one_by_one(query: Tensor, key: Tensor, value: Tensor, line: Line,
     for length, (q, k, v) in zip(line.lengths, pieces, strict=True):
         if length > shape.limit:
             banded = shape.window is not None and length > shape.window
-            mask = _bias.__wrapped__(length, shape.window, q.dtype)[0] if banded else None
+            mask = _bias.__wrapped__(length, shape.window, q.dtype)[0].to(q.device) if banded else None
             parts.append((begin, F.scaled_dot_product_attention(
                 q, k, v, attn_mask=mask, dropout_p=shape.dropout, is_causal=mask is None, scale=shape.scale,
                 enable_gqa=shape.shared > 1)[0]))

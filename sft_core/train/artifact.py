@@ -21,6 +21,7 @@ from sft_core.config.train import KlSection, TrainSection
 from sft_core.errors import ModelError, TrainingError
 from sft_core.model.attention import head_of, hidden_of
 from sft_core.model.load import load_model
+from sft_core.model.proof import Rows
 from sft_core.stage import give_usual_mode
 from sft_core.train.checkpoint import UNWRITABLE, sync
 from sft_core.train.inputs import ServedTemplate
@@ -78,7 +79,7 @@ def save_trained(bench: Workbench, section: TrainSection, weights: Mapping[str, 
         apart = inputs.model.model_copy(update={"device": "cpu", "attention": "auto"})
         loaded = load_model(apart, mirror=inputs.mirror, added=bench.template.added)
         policy = make_policy(loaded, apart, section.model_copy(update={"kl": KlSection()}), inputs.seed,
-                             grown=bool(bench.template.added))
+                             grown=bool(bench.template.added), rows=Rows(inputs.pack, inputs.max_tokens))
     model = policy.model
     trained = {name: p for name, p in model.named_parameters() if name in weights}
     restore_weights(trained, weights)

@@ -16,14 +16,15 @@ from typing import Any, NamedTuple
 
 import psutil  # type: ignore[import-untyped]
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from sft_core.config.data import ModelSection
 from sft_core.config.train import TrainSection
 from sft_core.errors import ModelError
-from sft_core.model.attention import Backend
-from sft_core.model.load import locate
+from sft_core.model.attention import Backend, own_attention
+from sft_core.model.load import first_line, load_config
 from sft_core.model.lora import apply_lora, new_token_modules
+from sft_core.model.proof import RAISED
 from sft_core.model.segments import LONG
 from sft_core.train.course import Course, Stream
 from sft_core.train.inputs import TrainInputs, served_template
@@ -115,16 +116,16 @@ def architecture_of(section: ModelSection, train: TrainSection, mirror: Path | N
     Raises:
         ModelError: there is no such model, its config cannot be read, or the adapters do not fit.
     """
-    folder = locate(section, mirror)
+    config = load_config(section, mirror)
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=section.trust_remote_code, local_files_only=True)
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=section.trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"the config of the model in {folder} cannot be read: {error}") from error
+    except RAISED as error:
+        raise ModelError(f"no model can be made of the config of {section.path}: {first_line(error)}; choose another "
+                         "base model") from error
     text, adapted = config.get_text_config(), 0
+    heads = getattr(text, "num_attention_heads", None) or 1  # state spaces have none
     stored = (getattr(config, "dtype", None) or torch.float32).itemsize * sum(p.numel() for p in model.parameters())
-    eager = getattr(text, "attn_logit_softcapping", None) is not None or not model._supports_sdpa
     head_trained = True
     if train.method == "lora":
         model = apply_lora(model, train.lora, 0, new_token_modules(model) if grown else ())
@@ -133,11 +134,11 @@ def architecture_of(section: ModelSection, train: TrainSection, mirror: Path | N
     return Architecture(
         parameters=sum(p.numel() for p in model.parameters()),
         trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        hidden=text.hidden_size, layers=text.num_hidden_layers, heads=text.num_attention_heads,
-        kv_heads=getattr(text, "num_key_value_heads", None) or text.num_attention_heads,
-        head_size=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+        hidden=text.hidden_size, layers=text.num_hidden_layers, heads=heads,
+        kv_heads=getattr(text, "num_key_value_heads", None) or heads,
+        head_size=getattr(text, "head_dim", None) or text.hidden_size // heads,
         intermediate=_intermediate(text), vocabulary=text.vocab_size, head_trained=head_trained,
-        stored=stored, eager=bool(eager), adapted=adapted)
+        stored=stored, eager=own_attention(model) == "eager", adapted=adapted)
 
 
 def largest_pass(streams: Sequence[Stream], section: TrainSection) -> Pass:
@@ -258,8 +259,9 @@ def _attention(shape: Architecture, work: Pass, place: Place, tokens: int) -> fl
     output = low * tokens * shape.heads * width
     if place.backend == "mask":
         square = work.rows * work.width**2
+        masked = len(work.lengths) > work.rows
         repeated = low * tokens * width * 4 * shape.heads  # query, key, value, result
-        return output + repeated + low * square * (3 * shape.heads if shape.eager else 1)
+        return output + repeated + low * square * (3 * shape.heads if shape.eager else masked)
     if place.backend != "segments":
         return float(low * tokens * width * shared)  # query, key, value and the output, which is kept once
     limit = LONG.get(place.dtype, 0)

@@ -25,7 +25,6 @@ from sft_core.model.attention import (
     Backend,
     Mask,
     ScaledHead,
-    choose_backend,
     head_of,
     hidden_of,
     isolation,
@@ -33,6 +32,7 @@ from sft_core.model.attention import (
 )
 from sft_core.model.load import LoadedModel, compute_dtype, resolve_device
 from sft_core.model.lora import apply_lora, new_token_modules
+from sft_core.model.proof import Rows, choose_backend
 from sft_core.model.segments import flatten
 from sft_core.train.objective import Base, Sums, Term, TopK, chosen, sums
 from sft_core.train.pack import Batch
@@ -178,10 +178,12 @@ class Policy(nn.Module):
 
 
 def make_policy(loaded: LoadedModel, model_section: ModelSection, section: TrainSection, seed: int, *,
-                grown: bool) -> Policy:
+                rows: Rows, grown: bool) -> Policy:
     """The loaded base on its device, proved, with adapters or the frozen copy that the section asks for.
 
-    `grown`: the vocabulary has new tokens, so that adapters need the embedding and the head in full.
+    Args:
+        rows: what it will be trained on.
+        grown: the vocabulary has new tokens, so that adapters need the embedding and the head in full.
 
     Raises:
         ModelError: no attention backend isolates, or the adapters do not fit.
@@ -189,7 +191,7 @@ def make_policy(loaded: LoadedModel, model_section: ModelSection, section: Train
     device = resolve_device(model_section)
     dtype = compute_dtype(model_section, device)
     model = loaded.model.to(device)
-    backend = choose_backend(model, model_section.attention, device, dtype)
+    backend = choose_backend(model, model_section.attention, device, dtype, rows)
     if section.method == "lora":
         model = apply_lora(model, section.lora, seed, new_token_modules(model) if grown else ())
     return Policy(model, backend=backend, reference=section.kl.reference if section.kl.beta > 0 else None,

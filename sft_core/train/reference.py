@@ -21,6 +21,7 @@ from torch import Tensor
 from sft_core.config.train import KlSection, TrainSection
 from sft_core.errors import DataError
 from sft_core.model.load import load_model, model_identity, resolve_device
+from sft_core.model.proof import Rows
 from sft_core.progress import progress
 from sft_core.stage import read_json, write_json
 from sft_core.train.course import Packing, Stream
@@ -83,7 +84,8 @@ def _keep_all(inputs: TrainInputs, section: TrainSection, places: Mapping[str, P
     plain = section.model_copy(update={"method": "full", "kl": KlSection()})
     data, template = read_data(inputs, section), served_template(inputs.prepared)
     loaded = load_model(inputs.model, mirror=inputs.mirror, added=template.added)
-    policy = make_policy(loaded, inputs.model, plain, inputs.seed, grown=bool(template.added))
+    policy = make_policy(loaded, inputs.model, plain, inputs.seed, grown=bool(template.added),
+                         rows=Rows(inputs.pack, inputs.max_tokens))
     packing = Packing(inputs.max_tokens, inputs.pack, inputs.seed)
     for name, place in places.items():
         keep(policy, data.course.streams[name], packing, section.kl.top_k, place)

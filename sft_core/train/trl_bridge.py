@@ -23,8 +23,8 @@ from transformers import PrinterCallback
 
 from sft_core.config.train import TrainSection
 from sft_core.errors import ConfigError, ModelError
-from sft_core.model.attention import TOLERANCE
 from sft_core.model.load import compute_dtype
+from sft_core.model.proof import TOLERANCE
 from sft_core.templates.render import IGNORE
 from sft_core.train.course import Stream
 from sft_core.train.inputs import TrainInputs

@@ -18,7 +18,15 @@ from sft_core.config.data import ModelSection
 from sft_core.config.train import NO_WEIGHT, TrainSection
 from sft_core.errors import ModelError
 from sft_core.model.attention import layers_of
-from sft_core.model.load import LoadedModel, compute_dtype, load_model, model_identity, resolve_device
+from sft_core.model.load import (
+    LoadedModel,
+    check_positions,
+    compute_dtype,
+    load_model,
+    model_identity,
+    resolve_device,
+)
+from sft_core.model.proof import Rows
 from sft_core.templates.render import IGNORE, Example
 from sft_core.train.course import Counts, Course, Row, Stream
 from sft_core.train.inputs import ServedTemplate, TrainInputs, data_digest, read_data, served_template
@@ -96,6 +104,7 @@ def set_up(inputs: TrainInputs, section: TrainSection) -> Workbench:
         ModelError: the base cannot be used. DataError: prepared files are missing or empty.
         TrainingError: the course has no step.
     """
+    check_positions(inputs.model, inputs.mirror, inputs.max_tokens)
     data = read_data(inputs, section)
     template = served_template(inputs.prepared)
     device = resolve_device(inputs.model)
@@ -104,7 +113,8 @@ def set_up(inputs: TrainInputs, section: TrainSection) -> Workbench:
         _check_ids(loaded, stream.examples if stream else ())
     # Precision and placement stay here: an Accelerator's are shared by the whole process and cannot be changed later.
     accelerator = Accelerator(mixed_precision="no", device_placement=False, cpu=device.type == "cpu")
-    policy = make_policy(loaded, inputs.model, section, inputs.seed, grown=bool(template.added))
+    policy = make_policy(loaded, inputs.model, section, inputs.seed, grown=bool(template.added),
+                         rows=Rows(inputs.pack, inputs.max_tokens))
     if section.gradient_checkpointing:
         policy.model.gradient_checkpointing_enable(  # type: ignore[operator]
             gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -117,7 +127,8 @@ def set_up(inputs: TrainInputs, section: TrainSection) -> Workbench:
     kept = {name: KeptBase(inputs.kept[name], data.course.streams[name])
             for name in section.kl.streams if name in inputs.kept}
     tokenizer = loaded.tokenizer
-    pads = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    # Nobody sees padding. EOS first: a padding token's embedding may be zero, whose norm has no gradient (Gemma 3n).
+    pads = (tokenizer.eos_token_id, tokenizer.pad_token_id, 0)
     return Workbench(inputs, accelerator, policy, forward, optimizer, Unreached(parameters), parameters, data.course,
                      data.validation, loaded, template, _belongs_to(inputs, section, data.course), inputs.max_tokens,
                      next(p for p in pads if p is not None), kept)

@@ -16,26 +16,21 @@ from transformers import (
     Cohere2ForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
     GraniteConfig,
     GraniteForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
 
-from sft_core.errors import ModelError
 from sft_core.model import segments
 from sft_core.model.attention import (
     Backend,
     block_causal_mask,
-    choose_backend,
     hidden_of,
     isolation,
-    masks_for,
-    prove,
 )
-from sft_core.model.segments import Line, flatten, line_of, segment_attention
+from sft_core.model.proof import Rows, choose_backend
+from sft_core.model.segments import flatten, line_of, segment_attention
 from sft_core.templates.render import Example
 from sft_core.train.objective import Term
 from sft_core.train.pack import Batch, collate
@@ -43,6 +38,7 @@ from sft_core.train.policy import Policy
 
 TIGHT = 1e-10
 CPU = torch.device("cpu")
+PACKED = Rows(packed=True, longest=40)
 BACKENDS = pytest.mark.parametrize("backend", ["mask", "segments"])
 Make = Callable[..., Any]
 SMALL = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -63,7 +59,7 @@ def _sliding(backend: Backend = "mask") -> Any:
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(Qwen3Config(**SMALL, use_sliding_window=True, sliding_window=5, attn_implementation="sdpa",
                                          layer_types=["sliding_attention", "full_attention"])).double().eval()
-    choose_backend(model, backend, CPU, torch.float64)
+    choose_backend(model, backend, CPU, torch.float64, PACKED)
     return model
 
 
@@ -130,7 +126,7 @@ def test_flatten_leaves_padding_out_and_keeps_rows_apart() -> None:
 @pytest.mark.parametrize("sliding", [False, True])
 def test_packed_equals_alone(make_llama: Make, some_example: Make, sliding: bool, backend: Backend) -> None:
     model = _sliding(backend) if sliding else make_llama().double().eval()
-    choose_backend(model, backend, CPU, torch.float64)
+    choose_backend(model, backend, CPU, torch.float64, PACKED)
     a, b, c = (some_example(n, seed=n) for n in (9, 5, 12))
     policy = Policy(model, backend=backend)
     packed = policy(policy.micro(_batch([a, b, c], [c, b], width=40)), Term()).loss
@@ -157,7 +153,7 @@ def test_sliding_layers_keep_their_window(backend: Backend) -> None:
 @BACKENDS
 def test_changing_a_neighbour_does_not_move_an_example(make_llama: Make, some_example: Make, backend: Backend) -> None:
     policy = Policy(make_llama().double().eval(), backend=backend)
-    choose_backend(policy.model, backend, CPU, torch.float64)
+    choose_backend(policy.model, backend, CPU, torch.float64, PACKED)
     b = some_example(10, seed=3)
 
     def hidden_of_b(neighbour: Example) -> Tensor:
@@ -178,7 +174,7 @@ def test_capped_and_scaled_logits_are_trained_as_the_model_makes_them(made: Make
     """Against the model's own loss in its own eager attention; Gemma 2 caps scores too, which only `mask` can."""
     torch.manual_seed(0)
     model = made().double().eval()
-    assert choose_backend(model, "auto", CPU, torch.float64) == backend
+    assert choose_backend(model, "auto", CPU, torch.float64, PACKED) == backend
     policy, example = Policy(model, backend=backend), some_example(14)  # type: ignore[arg-type]
     got = policy(policy.micro(_batch([example])), Term()).loss
     model.set_attn_implementation("eager")
@@ -188,102 +184,3 @@ def test_capped_and_scaled_logits_are_trained_as_the_model_makes_them(made: Make
     for a, b in zip((got, *torch.autograd.grad(got, parameters)), (want, *torch.autograd.grad(want, parameters)),
                     strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)  # eager attention takes its softmax in float32
-
-
-# The proof that a base is trainable as the objective needs it
-
-
-@BACKENDS
-def test_a_model_is_proved(make_llama: Make, backend: Backend) -> None:
-    assert choose_backend(make_llama(), backend, CPU, torch.float32) == backend
-    assert choose_backend(make_llama(), "auto", CPU, torch.bfloat16) == "segments"
-
-
-def test_a_model_that_scales_its_logits_in_an_unknown_way_is_refused(make_llama: Make) -> None:
-    model = make_llama()
-    inner = model.forward
-
-    def scaled(*args: Any, **kwargs: Any) -> Any:
-        out = inner(*args, **kwargs)
-        out.logits = 30 * torch.tanh(out.logits / 30)
-        return out
-
-    model.forward = scaled
-    with pytest.raises(ModelError, match="after its LM head"):
-        prove(model, "mask")
-
-
-def test_a_model_that_ignores_the_mask_is_refused(make_llama: Make) -> None:
-    model = make_llama()
-    decoder = model.get_decoder()
-    inner = decoder.forward
-
-    def plain_causal(**kwargs: Any) -> Any:
-        mask = kwargs["attention_mask"]
-        return inner(**{**kwargs, "attention_mask": None if mask is None else torch.ones_like(mask).tril()})
-
-    decoder.forward = plain_causal
-    with pytest.raises(ModelError, match="see each other"):
-        prove(model, "mask")
-
-
-def test_a_leak_below_every_tolerance_is_refused(make_llama: Make) -> None:
-    """Changing the example in front must not move a single bit behind it."""
-    model = make_llama()
-    decoder = model.get_decoder()
-    inner = decoder.forward
-
-    def leaking(**kwargs: Any) -> Any:
-        out = inner(**kwargs)
-        out.last_hidden_state = out.last_hidden_state + 1e-5 * out.last_hidden_state[:, :1]
-        return out
-
-    decoder.forward = leaking
-    with pytest.raises(ModelError, match="see each other"):
-        prove(model, "mask")
-
-
-def test_a_model_that_hands_nothing_through_falls_back_to_the_mask(make_llama: Make) -> None:
-    model = make_llama()
-    decoder = model.get_decoder()
-    inner = decoder.forward
-    decoder.forward = lambda line=None, **kwargs: inner(**kwargs)
-    assert choose_backend(model, "auto", CPU, torch.float32) == "mask"
-    with pytest.raises(ModelError, match=r"attention: segments .*hand arguments through"):
-        choose_backend(model, "segments", CPU, torch.float32)
-
-
-def test_a_line_that_leaks_is_refused(make_llama: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One segment instead of two: the proof sees it."""
-    model = make_llama()
-    monkeypatch.setattr("sft_core.model.attention.line_of", lambda segments, device, by_hand: Line(
-        (segments.numel(),), torch.tensor([0, segments.numel()]), by_hand))
-    with pytest.raises(ModelError, match="see each other"):
-        choose_backend(model, "segments", CPU, torch.float32)
-
-
-def test_a_model_that_ignores_positions_is_refused() -> None:
-    """Rotary positions are relative, so only a model with absolute ones can show a missing restart."""
-    torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_positions=64, n_embd=32, n_layer=2, n_head=4, bos_token_id=0,
-                                       eos_token_id=0, initializer_range=0.2, attn_implementation="sdpa"))
-    prove(model, "mask")
-    decoder = model.get_decoder()
-    inner = decoder.forward
-    decoder.forward = lambda *args, **kwargs: inner(*args, **{**kwargs, "position_ids": None})
-    with pytest.raises(ModelError, match="see each other"):
-        prove(model, "mask")
-
-
-def test_layers_without_a_mask_are_refused(make_llama: Make) -> None:
-    model = make_llama()
-    model.config.layer_types = ["linear_attention", "full_attention"]
-    with pytest.raises(ModelError, match="linear_attention"):
-        prove(model, "mask")
-    assert isinstance(masks_for(make_llama(), torch.ones(1, 3, dtype=torch.long)), Tensor)
-
-
-@pytest.mark.parametrize("backend", ["varlen", "flash"])
-def test_what_needs_cuda_says_so(make_llama: Make, backend: Backend) -> None:
-    with pytest.raises(ModelError, match=f"attention: {backend} needs CUDA"):
-        choose_backend(make_llama(), backend, CPU, torch.bfloat16)

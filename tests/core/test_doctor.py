@@ -243,7 +243,7 @@ def test_packed_examples_that_see_each_other_are_found(ready: Callable[..., Read
 def test_a_model_that_no_backend_isolates_is_found(admit: Callable[..., Patient],
                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     true = attention.isolation
-    monkeypatch.setattr(attention, "isolation", lambda m, b, s, d: true(m, b, torch.ones_like(s), d))
+    monkeypatch.setattr("sft_core.model.proof.isolation", lambda m, b, s, d: true(m, b, torch.ones_like(s), d))
     found = list(examine.examine(admit(FULL)))
     assert _results(found)["attention"] == "failed"
     assert "see each other" in next(f.seen for f in found if f.check == "attention")

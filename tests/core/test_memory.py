@@ -17,6 +17,7 @@ from sft_core.config.data import ModelSection
 from sft_core.config.train import TrainSection
 from sft_core.conversation import Origin
 from sft_core.model.load import LoadedModel
+from sft_core.model.proof import Rows
 from sft_core.templates.render import IGNORE, Example
 from sft_core.train import memory
 from sft_core.train.course import Packing, lay_out
@@ -40,18 +41,19 @@ NARROW = {"vocab_size": 500, "hidden_size": 64, "intermediate_size": 96, "num_hi
           "num_attention_heads": 16, "num_key_value_heads": 16}
 ONE_HEAD = {**NARROW, "hidden_size": 32, "num_attention_heads": 1, "num_key_value_heads": 1}
 KL = {"kl": {"beta": 0.1, "on": "assistant"}}
-CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[int], dict[str, Any]]] = {
-    "short rows": (WIDE, {}, [100] * 16, {}),
-    "rows for torch's kernel": (WIDE, {}, [600] * 4, {}),
-    "attention weights above all": (NARROW, {}, [250] * 6, {"precision": "bfloat16"}),
-    "a mask above all": (ONE_HEAD, {}, [500] * 4, {"attention": "mask"}),
-    "a dense mask": (WIDE, {}, [200] * 8, {"attention": "mask"}),
-    "a large vocabulary": (HEADY, {}, [200] * 16, {}),
-    "exact KL to a copy": (WIDE, KL, [100] * 16, {}),
-    "gradient checkpointing": (DEEP, {"gradient_checkpointing": True}, [120] * 8, {}),
-    "bfloat16": (DEEP, {}, [120] * 8, {"precision": "bfloat16"}),
-    "adapters with dropout": (DEEP, {"method": "lora", "lora": {"dropout": 0.1}}, [120] * 8, {}),
-    "weights alone": (DEEP, {}, [8] * 2, {}),
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[list[int]], dict[str, Any]]] = {
+    "short rows": (WIDE, {}, [[100]] * 16, {}),
+    "rows for torch's kernel": (WIDE, {}, [[600]] * 4, {}),
+    "attention weights above all": (NARROW, {}, [[250]] * 6, {"precision": "bfloat16"}),
+    "a mask above all": (ONE_HEAD, {}, [[250, 250]] * 4, {"attention": "mask"}),
+    "a dense mask": (WIDE, {}, [[100, 100]] * 8, {"attention": "mask"}),
+    "no mask where a row holds one example": (ONE_HEAD, {}, [[500]] * 4, {"attention": "mask"}),
+    "a large vocabulary": (HEADY, {}, [[200]] * 16, {}),
+    "exact KL to a copy": (WIDE, KL, [[100]] * 16, {}),
+    "gradient checkpointing": (DEEP, {"gradient_checkpointing": True}, [[120]] * 8, {}),
+    "bfloat16": (DEEP, {}, [[120]] * 8, {"precision": "bfloat16"}),
+    "adapters with dropout": (DEEP, {"method": "lora", "lora": {"dropout": 0.1}}, [[120]] * 8, {}),
+    "weights alone": (DEEP, {}, [[8]] * 2, {}),
 }
 
 
@@ -87,17 +89,18 @@ def _peak(step: Callable[[], None]) -> int:
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_forecast_is_near_a_measured_step(name: str, tmp_path: Path) -> None:
-    shape, fields, lengths, placed = CASES[name]
+    shape, fields, rows, placed = CASES[name]
+    lengths, width = [n for row in rows for n in row], max(map(sum, rows))
     section, place = _section(**fields), ModelSection(path=str(tmp_path), device="cpu", **placed)
     loaded = LoadedModel(_base(shape, tmp_path), None, tmp_path, torch.float32)
-    policy = make_policy(loaded, place, section, 0, grown=False)
+    policy = make_policy(loaded, place, section, 0, rows=Rows(True, width), grown=False)
     if section.gradient_checkpointing:
         policy.model.gradient_checkpointing_enable(  # type: ignore[operator]
             gradient_checkpointing_kwargs={"use_reentrant": False})
     policy.train()
     parameters = [p for p in policy.parameters() if p.requires_grad]
     optimizer = make_optimizer(section.optim, parameters)
-    batch = collate([[_example(n, shape["vocab_size"])] for n in lengths], max(lengths), 0)
+    batch = collate([[_example(n, shape["vocab_size"]) for n in row] for row in rows], width, 0)
 
     def step() -> None:
         sums = policy(policy.micro(batch), Term(1.0, section.kl.beta))
@@ -113,7 +116,7 @@ def test_the_forecast_is_near_a_measured_step(name: str, tmp_path: Path) -> None
     dtype = torch.bfloat16 if placed.get("precision") else torch.float32
     trained = int((batch.targets != IGNORE).sum())
     found = forecast(architecture_of(place, section, None, grown=False), section,
-                     Pass(len(lengths), max(lengths), tuple(lengths), trained, several=False),
+                     Pass(len(rows), width, tuple(lengths), trained, several=False),
                      Place("cpu", dtype, policy.backend))
     resident = found.weights + found.moments + found.reference
     assert resident == pytest.approx(held, rel=0.01)

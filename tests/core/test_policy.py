@@ -11,14 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sft_core.config.train import LoraSection
-from sft_core.model.attention import Backend, choose_backend, hidden_of, masks_for
+from sft_core.model.attention import Backend, hidden_of, masks_for
 from sft_core.model.lora import apply_lora
+from sft_core.model.proof import Rows, choose_backend
 from sft_core.templates.render import IGNORE, Example
 from sft_core.train.objective import Term, chosen
 from sft_core.train.pack import Batch, collate
 from sft_core.train.policy import Policy
 
 TIGHT = 1e-10
+PACKED = Rows(packed=True, longest=40)
 BACKENDS = pytest.mark.parametrize("backend", ["mask", "segments"])
 Make = Callable[..., Any]
 
@@ -33,7 +35,7 @@ def _batch(*rows: list[Example], width: int | None = None) -> Batch:
 
 def _double(make_llama: Make, backend: Backend = "mask", **settings: Any) -> Any:
     model = make_llama(**settings).double().eval()
-    assert choose_backend(model, backend, torch.device("cpu"), torch.float64) == backend
+    assert choose_backend(model, backend, torch.device("cpu"), torch.float64, PACKED) == backend
     return model
 
 
