@@ -11,11 +11,11 @@ from pathlib import Path
 from bench.train_spec import Spec, Step
 from sft_core.config.data import ModelSection
 from sft_core.config.train import TrainSection
+from sft_core.stopping import StopRequest
 from sft_core.train.events import EventLog
 from sft_core.train.inputs import TrainInputs
 from sft_core.train.reference import with_reference
 from sft_core.train.step import Stepper
-from sft_core.train.stopping import StopRequest
 from sft_core.train.trainer import _Run
 from sft_core.train.workbench import set_up
 

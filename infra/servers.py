@@ -7,7 +7,6 @@ SIGTERM, and only killing the whole process group takes the children along.
 from __future__ import annotations
 
 import atexit
-import ctypes
 import os
 import signal
 import socket
@@ -20,16 +19,16 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from infra.locks import exclusive
+from infra.children import end_with_parent
 from infra.reach import require_prefect, why_unreachable
 from infra.settings import MLFLOW_BLOCK, TELEMETRY_OFF, Settings, child_environment, use_prefect
 from sft_core.errors import OrchestrationError
+from sft_core.locks import exclusive
+from sft_core.stopping import sleep
 
 START_TIMEOUT_S = 120.0
 """A first start makes the database's tables: 11 to 15 s on a quiet machine, several times that on a busy one."""
 STOP_TIMEOUT_S = 10.0
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: a forked child must not load anything
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,7 @@ def _start(name: str, url: str, command: Sequence[str], environment: Mapping[str
     with log.open("ab") as output:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=folder,
-            env=child_environment(environment), start_new_session=True, preexec_fn=_die_with_parent,
+            env=child_environment(environment), start_new_session=True, preexec_fn=end_with_parent(),
         )
     return Service(name, url, process, log)
 
@@ -161,17 +160,11 @@ def _healthy(service: Service, path: str) -> Service:
     while time.monotonic() < deadline and service.process.poll() is None:
         if why_unreachable(service.url + path) is None:
             return service
-        time.sleep(0.2)
+        sleep(0.2)
     service.stop(kill=True)
     tail = "\n".join(service.log.read_text(errors="replace").splitlines()[-15:])
     raise OrchestrationError(f"the {service.name} server did not come up at {service.url} within {START_TIMEOUT_S:.0f} "
                              f"s; the end of {service.log}:\n{tail}")
-
-
-def _die_with_parent() -> None:
-    """SIGTERM to the child when its parent is gone, also after kill -9 (Linux only; elsewhere it stays)."""
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _signal(group: int, number: int) -> None:

@@ -22,8 +22,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from infra.locks import try_exclusive
 from sft_core.errors import ConfigError, OrchestrationError
+from sft_core.locks import try_exclusive
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

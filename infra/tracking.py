@@ -28,10 +28,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from infra import events as event_file
 from infra import naming
-from infra.locks import exclusive
 from infra.reach import why_unreachable
 from infra.settings import absolute_uri
 from sft_core.errors import TrackingError
+from sft_core.locks import exclusive
 
 log = logging.getLogger(__name__)
 

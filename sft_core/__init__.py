@@ -5,6 +5,8 @@ In the order the data walks; a room imports only from those above it (tests/hous
 errors.py        what a user may meet
 names.py         what may be called how, and texts as names of files
 conversation.py  the values: Row, Turn, Conversation, Rejected
+stopping.py      SIGTERM and Ctrl-C: a flag that every loop looks at
+locks.py         file locks that go with their process
 stage.py         stage folders, fingerprints, atomic files
 versions.py      the code that a stage hangs on
 progress.py      bars on a terminal, lines elsewhere

@@ -8,7 +8,6 @@ only show what stands here.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -23,6 +22,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from sft_core.errors import SftError
+from sft_core.locks import exclusive
 
 DONE = "done.json"
 
@@ -131,9 +131,7 @@ class Stage:
 
         The lock belongs to the process and goes with it, also when it is killed.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with exclusive(self.folder / "lock"):
             yield
 
 

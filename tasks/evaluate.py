@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -140,16 +141,23 @@ def evaluate(
         EvalError, ModelError: a suite or the model cannot be used.
     """
     stages = _stages(subject, section, place, (occasion, _judged_by(section, against)))
-    missing = [name for name, stage in stages.items() if stage.result() is None]
     partial: dict[str, SuiteResult] = {}
-    if missing:
-        log.info("evaluating %s: %s", subject.label, ", ".join(missing))
-        partial = _measure(subject, section, place, {name: stages[name] for name in missing},
-                           None if occasion else place.root / "cache" / "answers", _stop(section, against))
+    with ExitStack() as held:
+        for stage in sorted(_missing(stages).values(), key=lambda stage: stage.fingerprint):  # in one order for all
+            held.enter_context(stage.lock())
+        missing = _missing(stages)  # another process may have made some of them meanwhile
+        if missing:
+            log.info("evaluating %s: %s", subject.label, ", ".join(missing))
+            partial = _measure(subject, section, place, missing,
+                               None if occasion else place.root / "cache" / "answers", _stop(section, against))
     if found := [name for name in stages if name not in missing]:
         log.info("evaluation of %s found: %s", subject.label, ", ".join(found))
     return _rescored({name: partial[name] if name in partial else read_results(stage.work, name)
                       for name, stage in stages.items()}, section, place)
+
+
+def _missing(stages: Mapping[str, Stage]) -> dict[str, Stage]:
+    return {name: stage for name, stage in stages.items() if stage.result() is None}
 
 
 def _rescored(results: dict[str, SuiteResult], section: EvalSection, place: Workspace) -> dict[str, SuiteResult]:
@@ -225,7 +233,8 @@ def _form(subject: Subject) -> ChatForm | None:
 
 def _measure(subject: Subject, section: EvalSection, place: Workspace, stages: Mapping[str, Stage],
              cache: Path | None, stop: Callable[[SuiteResult], bool] | None) -> dict[str, SuiteResult]:
-    """Measure into a pending folder, which keeps finished suites after a kill, then fill the stages.
+    """Measure into a pending folder, which keeps finished suites after a kill, then fill the stages, whose locks the
+    caller holds.
 
     Returns what a server left unanswered in part: that is no finished stage, and the next evaluation asks for the rest.
     """
@@ -239,14 +248,10 @@ def _measure(subject: Subject, section: EvalSection, place: Workspace, stages: M
     partial = {name: result for name, result in measured.items() if is_endpoint(subject.model.path)
                and any(item.score is None and not item.metrics for item in result.items)}
     for name, stage in stages.items():
-        if name in partial:
-            continue
-
-        def make(out: Path, result: SuiteResult = measured[name]) -> dict[str, object]:
-            write_results(out, result)
-            return {"suite": result.suite, "score": result.score, "protocol": result.protocol_hash}
-
-        once(stage, make)
+        if name not in partial:
+            result = measured[name]
+            write_results(stage.fresh(), result)
+            stage.finish({"suite": result.suite, "score": result.score, "protocol": result.protocol_hash})
     shutil.rmtree(pending)
     return partial
 

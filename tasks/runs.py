@@ -12,6 +12,7 @@ from eval_suites.statistics.floor import Floor, larger
 from infra.tracking import Tracker
 from sft_core.config.file import LoadedConfig, load
 from sft_core.errors import EvalError, TrackingError
+from sft_core.locks import exclusive
 from sft_core.stage import read_json, write_json
 from tasks.stages import Workspace
 
@@ -101,8 +102,9 @@ def find(reference: str, place: Workspace, tracker: Tracker) -> Recorded:
     if tracked.run_id in by_id:
         return by_id[tracked.run_id]
     folder = place.scratch / "downloaded" / tracked.run_id
-    for artifact in ("config.yaml", "evaluation", "model"):
-        tracker.download(tracked.run_id, artifact, folder)
+    with exclusive(folder.with_suffix(".lock")):
+        for artifact in ("config.yaml", "evaluation", "model"):
+            tracker.download(tracked.run_id, artifact, folder)
     return Recorded(tracked.name, tracked.run_id, folder)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sft_core.stage import Stage, StageStore
+from sft_core.stopping import check
 from sft_core.versions import code_version
 
 
@@ -48,6 +49,7 @@ def once(stage: Stage, make: Callable[[Path], Mapping[str, object]], *, resume: 
 
     With `resume`, `make` finds what an earlier, killed try left in the folder; otherwise it finds an empty one.
     """
+    check()
     if (result := stage.result()) is not None:
         return Done(stage.fingerprint, stage.work, result, reused=True)
     with stage.lock():

@@ -45,8 +45,8 @@ class KeptRows:
         if self._file is None:
             return
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._file.open("a", encoding="utf-8") as out:
-            out.write("\n" + json.dumps([key, row]))  # a newline first: it ends a torn line
+        with self._file.open("ab", buffering=0) as out:  # one write: rows of two processes are not mixed
+            out.write(f"\n{json.dumps([key, row])}".encode())  # a newline first: it ends a torn line
 
 
 class Cached:

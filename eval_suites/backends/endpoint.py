@@ -13,7 +13,6 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -21,9 +20,11 @@ from urllib.parse import urlsplit
 import httpx
 
 from eval_suites.backends.cache import KeptRows
+from eval_suites.backends.parallel import as_they_end
 from sft_core.config.evaluate import EndpointSection
 from sft_core.errors import EvalError
 from sft_core.stage import fingerprint
+from sft_core.stopping import check, sleep
 
 Messages = Sequence[Mapping[str, str]]
 FIRST_PAUSE_S = 0.5
@@ -88,7 +89,7 @@ class Endpoint:
     """
 
     def __init__(self, section: EndpointSection, key: str | None = None, keep: Path | None = None,
-                 pause: Callable[[float], None] = time.sleep) -> None:
+                 pause: Callable[[float], None] = sleep) -> None:
         self._section, self._key, self._pause = section, (key or "").strip(), pause
         self._kept, self._lock, self._failures = KeptRows(keep), threading.Lock(), 0
         self._calls, self._found, self._prompt, self._completion = 0, 0, 0, 0
@@ -135,13 +136,14 @@ class Endpoint:
             except EndpointError as error:
                 return error
 
-        with ThreadPoolExecutor(self._section.parallel) as pool:
-            return list(pool.map(one, requests))
+        found = dict(as_they_end(one, requests, self._section.parallel))
+        return [found[place] for place in range(len(requests))]
 
     def _asked(self, body: Mapping[str, Any]) -> Reply:
         tries = 1 if self._failures >= GIVE_UP else self._section.retries + 1
         why = ""
         for number in range(tries):
+            check()
             try:
                 reply = self._once(body)
             except _Passing as failure:
@@ -176,6 +178,7 @@ class Endpoint:
         try:
             with self._client.stream("POST", url, json=body) as answer:
                 for piece in answer.iter_bytes():
+                    check()
                     held += piece
                     if time.monotonic() > deadline:
                         raise httpx.ReadTimeout("it is still sending")

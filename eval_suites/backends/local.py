@@ -18,6 +18,7 @@ from torch import Tensor
 from eval_suites.backends.contract import NOT_FINITE, Continuation, Generation, Likelihood, Prompt, Stops
 from eval_suites.backends.kv import make_room
 from sft_core.model.attention import decoder_of, head_of
+from sft_core.stopping import check
 
 SHARED = 48
 """A common beginning shorter than this is not worth a cache of its own."""
@@ -77,6 +78,7 @@ class Local:
         beginning = self._read(torch.tensor([rows[0].ids[:shared]], device=self._model.device)) if shared else None
         left = sorted(rows, key=lambda row: -len(row.ids))
         while left:
+            check()
             width = len(left[0].ids) - shared  # shared keys and values cost memory, but no time
             count = max(1, self._budget // (width + shared // 4))
             batch, left = left[:count], left[count:]
@@ -151,6 +153,7 @@ class Local:
         said: list[list[int]] = [[] for _ in prompts]
         alive, ended = list(range(len(prompts))), set[int]()
         while True:
+            check()
             out = decoder_of(self._model)(input_ids=ids, attention_mask=mask, position_ids=positions,
                                           past_key_values=cache, use_cache=True)
             if cache is None:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, Protocol
 
 from eval_suites.backends.cache import KeptRows
 from eval_suites.backends.generate import Answer
+from eval_suites.backends.parallel import as_they_end
 from eval_suites.suites.chat_item import ChatItem
 from sft_core.config.evaluate import EndpointSection
 from sft_core.errors import EvalError
@@ -83,14 +83,11 @@ class Remote:
                 missing.append(place)
             else:
                 yield place, Answer(row["text"], row["stopped"], "", row["tokens"])
-        with ThreadPoolExecutor(self._parallel) as pool:
-            running = {pool.submit(self._one, items[place], longest): place for place in missing}
-            for done in as_completed(running):
-                place, answer = running[done], done.result()
-                if answer.text is not None:
-                    self._kept.put(keys[place], {"text": answer.text, "stopped": answer.stopped,
-                                                 "tokens": answer.tokens})
-                yield place, answer
+        for at, answer in as_they_end(lambda place: self._one(items[place], longest), missing, self._parallel):
+            if answer.text is not None:
+                self._kept.put(keys[missing[at]], {"text": answer.text, "stopped": answer.stopped,
+                                                   "tokens": answer.tokens})
+            yield missing[at], answer
 
     def _one(self, item: ChatItem, longest: int) -> Answer:
         try:

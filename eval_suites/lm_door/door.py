@@ -34,6 +34,8 @@ from eval_suites.results import ItemResult
 from eval_suites.suites.suite import ROOM, Suite
 from sft_core.data.localhub import named_by_content
 from sft_core.errors import EvalError
+from sft_core.stage import write_text
+from sft_core.stopping import check
 
 BUILT_IN = Path(lm_eval.tasks.__file__).parent
 OWN = ROOM / "lm_tasks"
@@ -117,6 +119,7 @@ class LmDoor:
         before, unscored = len(lm.truncated), dict[str, str]()
         with _quiet(), ExitStack() as stack:
             for name, task in self.tasks.items():
+                check()
                 _configure(task, self.suite.num_fewshot, max_new_tokens)
                 stack.enter_context(self._narrowed(name, task, lm, chosen))
                 ids = {id(doc): f"{name}/{number}" for number, doc in task.doc_iterator()}
@@ -197,14 +200,14 @@ def _redirect(index: Mapping[str, Any], mirror: Path, scratch: Path) -> None:
     """
     found: dict[str, Path] = {}
     for name, entry in index.items():
+        check()
         source = (entry.cfg or {}).get("dataset_path")
         if entry.yaml_path is None or not isinstance(source, str) or not (mirror / source).is_dir():
             continue
         if source not in found:
             found[source] = named_by_content(mirror / source, (scratch / "hub").absolute())
         override = scratch / "lm_tasks" / f"{name}.yaml"
-        override.parent.mkdir(parents=True, exist_ok=True)
-        override.write_text(yaml.safe_dump({
+        write_text(override, yaml.safe_dump({  # another process may be reading it
             "include": str(entry.yaml_path), "task": name, "dataset_path": str(found[source])}))
         entry.yaml_path = override
 

@@ -23,6 +23,7 @@ from lm_eval.models.utils import (
 from eval_suites.backends.contract import NOT_FINITE, Backend, Continuation, Prompt, Stops
 from sft_core.errors import EvalError
 from sft_core.progress import progress
+from sft_core.stopping import check
 
 GREEDY = {"until", "max_gen_toks", "do_sample", "temperature"}
 AT_ONCE = 1024  # texts per call of the tokenizer
@@ -67,6 +68,7 @@ class FastModel(HFLM):  # type: ignore[misc]
         with progress(f"{self._label}: prompts", sum(map(len, kinds.values())), "texts") as bar:
             for begun, texts in kinds.items():
                 for start in range(0, len(texts), AT_ONCE):
+                    check()
                     some = texts[start:start + AT_ONCE]
                     found = self.tokenizer(some, **({**how, "add_special_tokens": False} if begun else how))
                     self._encoded.update(zip(some, found["input_ids"], strict=True))

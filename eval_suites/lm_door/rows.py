@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from eval_suites.results import SCORER_ERRORS, ItemResult, scorer_failed
 from sft_core.errors import EvalError
 from sft_core.stage import fingerprint
+from sft_core.stopping import check
 
 HEADING, PROMPT_END = re.compile(r"^\s*(?:Question|Q)\s*:\s*"), re.compile(r"\s*\b(?:Answer|A)\s*:\s*$")
 NATS = {"word_perplexity": "words", "byte_perplexity": "bytes"}
@@ -51,6 +52,7 @@ def guarded(task: Any, ids: Mapping[int, str], unscored: dict[str, str]) -> Call
     process = task.process_results
 
     def processed(doc: Any, results: Any) -> dict[str, Any]:
+        check()
         try:
             found = dict(process(doc, results))
         except SCORER_ERRORS as error:

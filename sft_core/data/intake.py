@@ -17,6 +17,7 @@ from sft_core.conversation import Conversation, Rejected, Row
 from sft_core.data.formats import LOOKED_AT, format_of, to_conversation
 from sft_core.data.sources import name_of, read_rows
 from sft_core.errors import DataError
+from sft_core.stopping import check
 
 log = logging.getLogger("sft")
 
@@ -70,6 +71,7 @@ def _understand(rows: Iterator[Row | Rejected], source: SourceSection, taken: In
 
 def _readable(rows: Iterator[Row | Rejected], source: SourceSection, taken: Intake) -> Iterator[Row]:
     for row in rows:
+        check()
         taken.rows[name_of(source)] += 1
         if isinstance(row, Rejected):
             taken.rejected.append(row)

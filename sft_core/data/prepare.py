@@ -28,6 +28,7 @@ from sft_core.data.sources import name_of, read_rows
 from sft_core.errors import DataError
 from sft_core.progress import progress
 from sft_core.stage import write_json
+from sft_core.stopping import check
 from sft_core.templates.choose import choose
 from sft_core.templates.render import IGNORE, Example, Renderer, pieces, render_text
 from sft_core.templates.template import Template
@@ -162,6 +163,7 @@ def _render(conversations: Sequence[Conversation], renderer: Renderer, data: Dat
     rendered = _Rendered({}, [])
     with progress("rendering", len(conversations), "conversations") as bar:
         for conversation, found in zip(conversations, fit(conversations, renderer, data), strict=True):
+            check()
             if isinstance(found, Rejected):
                 rendered.rejected.append(found)
             else:
@@ -181,6 +183,7 @@ def _replay(sources: Sequence[SourceSection], tokenizer: PreTrainedTokenizerBase
         examples: list[Example] = []
         documents = split_up = 0
         for row in read_rows(source, scratch=scratch, mirror=mirror):
+            check()
             text = row if isinstance(row, Rejected) else to_text(row, source)
             if isinstance(text, Rejected):
                 rejected.append(text)

@@ -19,6 +19,7 @@ from sft_core.data.columnar import Told, rows_of
 from sft_core.data.localhub import named_by_content
 from sft_core.data.readers import READERS, kind_of, read_file
 from sft_core.errors import DataError
+from sft_core.stopping import check
 
 HUB_TIMEOUT_S = 10.0
 """How long the hub may take to say that it is there."""
@@ -78,12 +79,14 @@ def source_digest(source: SourceSection, *, scratch: Path, mirror: Path | None) 
     found = resolve(source, scratch=scratch, mirror=mirror)
     if isinstance(found, Hub):
         for told in islice(_hub_rows(source, found), source.limit):
+            check()
             digest.update(json.dumps(told, sort_keys=True, default=str).encode() + b"\n")
         return digest.hexdigest()
     for file in found:
         digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
+                check()
                 digest.update(block)
     return digest.hexdigest()
 

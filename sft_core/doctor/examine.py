@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 
+from sft_core import stopping
 from sft_core.config.data import DataSection, TemplateSection
 from sft_core.config.train import TrainSection
 from sft_core.doctor import chats, steps
@@ -55,6 +56,7 @@ def examine(patient: Patient) -> Iterator[Finding]:
     """
     ward = _Ward(patient)
     for check in CHECKS:
+        stopping.check()
         yield examined(check.name, lambda check=check: _look(ward, check))  # type: ignore[misc]
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sft_core.stage import write_text
 from sft_core.tiny import chats, faults, items
 from sft_core.tiny.chats import Chat, Task, Turn
 from sft_core.tiny.pretrain import sample_texts
@@ -45,15 +46,14 @@ def write_sft(folder: Path, seed: int = 0, world: World | None = None) -> list[P
     The same seed gives the same bytes. Returns the paths in this order; OSError if `folder` cannot be written.
     """
     world = world or make_world()
-    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, rows in sft_rows(world, seed).items():
         path = folder / name
         if path.suffix == ".json":
-            path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+            write_text(path, json.dumps(rows, indent=1) + "\n")
         else:
             broken = faults.UNREADABLE_LINE if name == "messages.jsonl" else ""
-            path.write_text("".join(json.dumps(row) + "\n" for row in rows) + broken, encoding="utf-8")
+            write_text(path, "".join(json.dumps(row) + "\n" for row in rows) + broken)
         paths.append(path)
     return paths
 
@@ -64,11 +64,10 @@ def write_replay(folder: Path, seed: int = 0, documents: int = N_REPLAY, world: 
     No document holds a question of tiny_gsm8k. The same seed gives the same bytes.
     """
     world = world or make_world()
-    folder.mkdir(parents=True, exist_ok=True)
     held_out = {str(item["question"]) for item in items.gsm8k_items(world)}
     texts = sample_texts(world, documents, stream(seed, "replay"), held_out)
     path = folder / "replay.jsonl"
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    write_text(path, "".join(json.dumps({"text": text}) + "\n" for text in texts))
     return path
 
 

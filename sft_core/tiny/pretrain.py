@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from sft_core.stopping import check
 from sft_core.tiny import text
 from sft_core.tiny.world import World, stream
 
@@ -122,6 +123,7 @@ def pretrain(
     optimizers = _optimizers(model, recipe)
     model.train()
     for step, batch in enumerate(source):
+        check()
         rate = min(1.0, (step + 1) / 20) * (1 - step / recipe.steps)
         for optimizer in optimizers:
             for group in optimizer.param_groups:

@@ -12,7 +12,6 @@ memory.py      memory and disk that a run will take, forecast
 step.py        one optimiser step, on one process or several
 snapshot.py    the state between two steps as plain tensors
 events.py      events.jsonl, written ahead
-stopping.py    SIGTERM and Ctrl-C
 checkpoint.py  atomic checkpoints
 artifact.py    the served model folder, adapter merge, card
 finish.py      the end of a run, for both engines: checks, saving, report

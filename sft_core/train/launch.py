@@ -20,7 +20,6 @@ result as it is.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import logging
 import os
 import shutil
@@ -41,11 +40,12 @@ from torch import distributed
 from sft_core import errors
 from sft_core.config.train import TrainSection
 from sft_core.errors import Interrupted, ModelError, SftError, TrainingError
+from sft_core.locks import exclusive
 from sft_core.model.load import resolve_device
 from sft_core.stage import read_json, write_json, write_text
+from sft_core.stopping import StopRequest, stop_on_signals
 from sft_core.train.finish import TrainReport
 from sft_core.train.inputs import TrainInputs
-from sft_core.train.stopping import StopRequest, stop_on_signals
 from sft_core.train.trainer import train
 from sft_core.train.workbench import join
 
@@ -137,8 +137,7 @@ def _train(job: Job) -> None:
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """Wait for processes of an earlier launch that still save; the lock goes with its process."""
-    with (out / LOCK).open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with exclusive(out / LOCK):
         yield
 
 
@@ -173,7 +172,7 @@ def _failure(out: Path, child: subprocess.Popen[bytes], stop: StopRequest) -> Sf
         kind: type[SftError] = getattr(errors, said["kind"])
         return kind(said["message"])
     if stop:
-        return Interrupted(f"training stopped by {stop.signal_name} before it could save; start the same run again: it "
+        return Interrupted(f"training stopped by {stop.asked_by} before it could save; start the same run again: it "
                            "continues from its last checkpoint, if there is one")
     return TrainingError(f"the training processes ended with code {child.returncode} and gave no report (killed, "
                          "perhaps because memory ran out; see what they printed); start the run again: it continues "

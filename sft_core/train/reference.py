@@ -24,6 +24,7 @@ from sft_core.model.load import load_model, model_identity, resolve_device
 from sft_core.model.proof import Rows
 from sft_core.progress import progress
 from sft_core.stage import read_json, write_json
+from sft_core.stopping import check
 from sft_core.train.course import Packing, Stream
 from sft_core.train.inputs import TrainInputs, data_digest, read_data, served_template
 from sft_core.train.objective import TopK, top_k
@@ -128,9 +129,12 @@ class KeptBase:
 @torch.no_grad()
 def _said(policy: Policy, stream: Stream, packing: Packing, k: int) -> Iterable[tuple[list[int], TopK]]:
     policy.eval()
+    alone = PartialState().num_processes == 1
     rows = packing.rows(stream.examples, "reference", 0)
     with progress("asking the base", len(rows), "rows") as bar:
         for start in range(0, len(rows), ROWS):
+            if alone:  # several processes would wait for one another
+                check()
             part = rows[start : start + ROWS]
             examples = [[stream.examples[i] for i in row] for row in part]
             width = max(sum(stream.tokens[i] for i in row) for row in part)

@@ -18,6 +18,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from sft_core.config.train import TrainSection
 from sft_core.errors import Interrupted, TrainingError
 from sft_core.progress import progress
+from sft_core.stopping import StopRequest, stop_on_signals
 from sft_core.train import checkpoint
 from sft_core.train.course import Counts
 from sft_core.train.events import EventLog
@@ -33,7 +34,6 @@ from sft_core.train.snapshot import (
     weights_of,
 )
 from sft_core.train.step import Losses, Stepper
-from sft_core.train.stopping import StopRequest, stop_on_signals
 from sft_core.train.workbench import join, set_up
 
 Probe = Callable[[Any, Any], Mapping[str, float]]
@@ -163,22 +163,31 @@ class _Run:
         due = self.step % self.section.validate_every_steps == 0 or self.step == self.bench.course.steps
         if not due or self.measured == self.step:
             return
-        found: dict[str, float] = {}
+        loss = None
         if self.bench.validation.examples:
             # Several processes would not agree on where to break off: they hear of the signal in the next step.
             loss = self.stepper.validation_loss(self.stop if self.alone else None)
             if loss is None:
                 return
+        try:
+            scores = self._probed()
+        except Interrupted:
+            return  # saved and told between two steps, as everywhere in training
+        found = {suite: -score for suite, score in scores.items()}
+        if loss is not None:
             self.validations.append((self.step, loss))
             self.events.write("validation", step=self.step, loss=loss)
             found["validation_loss"] = loss
-        if self.probe is not None:
-            with torch.random.fork_rng(), self.bench.policy.speaking() as model:
-                scores = self.probe(model, self.bench.loaded.tokenizer)
+        if scores:
             self.events.write("probe", step=self.step, **scores)
-            found |= {suite: -score for suite, score in scores.items()}
         self.measured = self.step
         self._watch(found)
+
+    def _probed(self) -> Mapping[str, float]:
+        if self.probe is None:
+            return {}
+        with torch.random.fork_rng(), self.bench.policy.speaking() as model:
+            return self.probe(model, self.bench.loaded.tokenizer)
 
     def _watch(self, found: Mapping[str, float]) -> None:
         """Remember what early stopping looks at, and the weights when it was never better."""
@@ -265,7 +274,7 @@ class _Run:
         if not (self.stop if self.alone else self.asked):
             return
         self._save()
-        by = self.stop.signal_name or "a signal to another process"
+        by = self.stop.asked_by or "a signal to another process"
         raise Interrupted(f"training stopped by {by} after step {self.step} of "
                           f"{self.bench.course.steps}; the state is saved in {self.out / 'checkpoints'}: start the "
                           "same run again to continue")

@@ -21,6 +21,7 @@ from sft_core.config.train import TrainSection
 from sft_core.errors import Interrupted, TrainingError
 from sft_core.progress import progress
 from sft_core.stage import read_json
+from sft_core.stopping import StopRequest, stop_on_signals
 from sft_core.templates.render import IGNORE
 from sft_core.train import checkpoint
 from sft_core.train.course import Counts
@@ -28,7 +29,6 @@ from sft_core.train.events import EventLog
 from sft_core.train.finish import TrainReport, Walked, finish
 from sft_core.train.inputs import TrainInputs
 from sft_core.train.step import Losses, origins
-from sft_core.train.stopping import StopRequest, stop_on_signals
 from sft_core.train.trl_bridge import as_before, dataset_of, make_trainer, prove_isolation, require_trl
 from sft_core.train.workbench import Workbench, set_up
 
@@ -107,7 +107,7 @@ class _Run(TrainerCallback):  # type: ignore[misc]
                     raise
                 raise TrainingError(checkpoint.not_now(found, error)) from error
         if self.step < course.steps:
-            raise Interrupted(f"training stopped by {self.stop.signal_name} after step {self.step} of {course.steps}; "
+            raise Interrupted(f"training stopped by {self.stop.asked_by} after step {self.step} of {course.steps}; "
                               f"the state is saved in {self.out / 'checkpoints'}: start the same run again to continue")
 
     def finish(self) -> TrainReport:

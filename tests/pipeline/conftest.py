@@ -50,6 +50,23 @@ def config(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def sweep(config: Path) -> Path:
+    """A sweep of two short trials."""
+    data = yaml.safe_load(config.read_text())
+    data["name"] = "sw"
+    data["eval"]["limit"] = 3
+    data["train"]["epochs"] = 0.3
+    data["search"] = {
+        "study": "two", "trials": 2, "alignment": ["tiny_refusal"], "capability": ["tiny_mmlu"], "sampler": "random",
+        "space": {"train.optim.lr": {"low": 1e-4, "high": 1e-3, "log": True},
+                  "train.replay.lambda": {"choices": [0.1, 1.0]}},
+    }
+    path = config.with_name("sweep.yaml")
+    path.write_text(yaml.safe_dump(data, sort_keys=False))
+    return path
+
+
+@pytest.fixture
 def home(tmp_path: Path) -> Path:
     """An empty workspace."""
     return tmp_path / "home"
@@ -72,8 +89,8 @@ def start(home: Path, prefect_api: str) -> Iterator[Callable[..., subprocess.Pop
     """The real command, not waited for; killed with its children at the end of the test."""
     running: list[subprocess.Popen[str]] = []
 
-    def begin(*arguments: object) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "flows.cli", *map(str, arguments)]
+    def begin(*arguments: object, program: tuple[str, ...] = ("-m", "flows.cli")) -> subprocess.Popen[str]:
+        command = [sys.executable, *program, *map(str, arguments)]
         process = subprocess.Popen(command, cwd=ROOT, env=environment(home, prefect_api), text=True,
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
         running.append(process)

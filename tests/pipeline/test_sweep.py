@@ -20,22 +20,6 @@ from tasks.trial import plan_of
 Sft = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture
-def sweep(config: Path) -> Path:
-    data = yaml.safe_load(config.read_text())
-    data["name"] = "sw"
-    data["eval"]["limit"] = 3
-    data["train"]["epochs"] = 0.3
-    data["search"] = {
-        "study": "two", "trials": 2, "alignment": ["tiny_refusal"], "capability": ["tiny_mmlu"], "sampler": "random",
-        "space": {"train.optim.lr": {"low": 1e-4, "high": 1e-3, "log": True},
-                  "train.replay.lambda": {"choices": [0.1, 1.0]}},
-    }
-    path = config.with_name("sweep.yaml")
-    path.write_text(yaml.safe_dump(data, sort_keys=False))
-    return path
-
-
 def test_values_that_do_not_fit_together_fail_their_trial(sweep: Path, tmp_path: Path) -> None:
     """Each fits by itself; the trial stayed RUNNING and the sweep ended with a ConfigError."""
     data = yaml.safe_load(sweep.read_text())

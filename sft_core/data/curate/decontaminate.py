@@ -8,6 +8,7 @@ from typing import NamedTuple
 from sft_core.conversation import Conversation, Origin, Rejected, Why
 from sft_core.data.curate.dedupe import Curated
 from sft_core.data.curate.words import texts, words
+from sft_core.stopping import check
 
 GRAM_WORDS = 13
 """Length of a shared run of words that counts as contamination (Brown et al. 2020, appendix C)."""
@@ -49,6 +50,7 @@ class ItemIndex:
 
     def find_all(self, text: str) -> Iterator[EvalItem]:
         """Every item that the text holds, in the order of the text; an item may come several times."""
+        check()
         found = words(text) if self._places else []
         for start in range(len(found) - LEAST_WORDS + 1):
             for place in self._places.get(tuple(found[start : start + LEAST_WORDS]), ()):

@@ -9,6 +9,7 @@ from rensa import RMinHash, RMinHashLSH
 
 from sft_core.conversation import Conversation, Rejected, Why
 from sft_core.data.curate.words import texts, words
+from sft_core.stopping import check
 
 SHINGLE_WORDS = 3
 PERMUTATIONS = 128
@@ -47,6 +48,7 @@ def near(conversations: Sequence[Conversation], threshold: float) -> Curated:
     index = RMinHashLSH(threshold=threshold, num_perm=PERMUTATIONS, num_bands=bands(threshold))
     curated = Curated([], [])
     for at, conversation in enumerate(conversations):
+        check()
         mine = shingles(conversation)
         if not mine:
             curated.kept.append(conversation)

@@ -1,0 +1,57 @@
+"""File locks. The kernel frees them when their process ends, also when it is killed, so none is ever stale."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from sft_core.stopping import POLL_S, sleep
+
+TELL_AFTER_S = 2.0
+log = logging.getLogger("sft")
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock file, waiting for another holder; a wait of more than two seconds is told.
+
+    Raises:
+        Interrupted: a signal asked to stop the wait.
+    """
+    asked, told = time.monotonic(), False
+    while (handle := try_exclusive(path)) is None:
+        if not told and time.monotonic() - asked > TELL_AFTER_S:
+            told = True
+            holder = path.read_text(encoding="utf-8", errors="replace") or "unknown"
+            log.info("waiting for another process (pid %s) that holds %s", holder, path)
+        sleep(POLL_S)
+    with handle:
+        yield
+
+
+def try_exclusive(path: Path) -> IO[str] | None:
+    """The held lock file, to be closed by the caller, or None where another process (or handle) holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = path.open("a+", encoding="utf-8")
+    if not locked(handle):
+        handle.close()
+        return None
+    handle.truncate(0)
+    handle.write(str(os.getpid()))
+    handle.flush()
+    return handle
+
+
+def locked(handle: IO[str]) -> bool:
+    """Lock an open file until it is closed; False where another handle holds it."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
