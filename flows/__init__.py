@@ -1,6 +1,7 @@
 """Flows, the command line and the shipped configurations. No torch at import time.
 
 cli.py         the command `sft`
+around.py      what every flow does around its work
 experiment.py  the flow sft-experiment
 sweep.py       the flow sft-sweep
 trial.py       one trial as a process of its own

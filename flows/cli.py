@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import gc
 import logging
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -17,12 +16,12 @@ from rich.logging import RichHandler
 from flows.cli_evaluation import add_evaluation
 from flows.cli_judging import add_judging
 from infra.disk import disk_error
+from infra.output import keep_writing
 from infra.servers import ensure_prefect
 from infra.settings import Settings, prepare_environment, read_settings
 from sft_core.config.file import load
-from sft_core.errors import ConfigError, Interrupted, SftError
-
-STOPPED = "stopped; finished stages and the last checkpoint are kept: run the same command again to continue"
+from sft_core.errors import ConfigError, SftError
+from sft_core.stopping import stop_on_signals
 
 
 class Shell(typer.core.TyperGroup):
@@ -35,9 +34,8 @@ class Shell(typer.core.TyperGroup):
             typer.Exit: with the exit code of a platform error, or 1 after Ctrl-C and SIGTERM.
         """
         try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            fail("Interrupted", STOPPED, 1)
+            with stop_on_signals():
+                return super().invoke(ctx)
         except Exception as error:  # a full disk has a different error in each library
             told = told_of(error)
             if told is None:
@@ -90,30 +88,32 @@ Overrides = Annotated[
 ]
 
 
-def _terminated(number: int, frame: object) -> NoReturn:
-    raise Interrupted(STOPPED)
-
-
 def _tell_once(record: logging.LogRecord) -> bool:
     """Prefect logs an exception with its traceback in the task and again in the flow; ours say it all in one message,
-    which the command prints at its end. Tracebacks of other errors stay."""
+    which the command prints at its end, and a lost server is told by `orchestrator.outcome`. Tracebacks of other errors
+    stay."""
+    from httpx import TransportError
+
     error = record.exc_info[1] if record.exc_info else None
-    return (error is None or told_of(error) is None) and "Finished in state Failed" not in record.getMessage()
+    known = isinstance(error, TransportError) or (error is not None and told_of(error) is not None)
+    said = record.getMessage()
+    # An event for a server that is gone is printed whole, a page each.
+    return not (known or "Finished in state Failed" in said or "failed to process item" in said)
 
 
 def begin() -> Settings:
-    """Read the settings, prepare the environment, set up logging and SIGTERM. First thing in every command."""
+    """Read the settings, prepare the environment, set up output and logging. First thing in every command."""
     atexit.register(gc.freeze)  # nothing is collected on the way out: with torch and lm-eval loaded that takes 2 s
     settings = read_settings()
     prepare_environment(settings)
+    keep_writing()
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False, log_time_format="%H:%M:%S")
     log = logging.getLogger("sft")
     log.handlers[:] = [handler]
     log.setLevel(logging.INFO)
     log.propagate = False
-    for name in ("prefect.flow_runs", "prefect.task_runs"):
+    for name in ("prefect.flow_runs", "prefect.task_runs", "prefect._internal.concurrency"):
         logging.getLogger(name).addFilter(_tell_once)
-    signal.signal(signal.SIGTERM, _terminated)
     return settings
 
 

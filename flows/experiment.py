@@ -8,6 +8,8 @@ from typing import Any
 from prefect import flow
 
 from flows import console
+from flows.around import around
+from infra.orchestrator import outcome
 from infra.settings import read_settings
 from infra.tracking import Tracker, open_tracker
 from sft_core.config.experiment import ExperimentConfig, TrackingSection
@@ -52,7 +54,7 @@ def run_experiment(path: Path, overrides: list[str]) -> None:
         GateFailed: `gate.enforce` is on and the gate did not pass.
     """
     loaded = load(path, overrides)
-    show(sft_experiment(str(path), overrides), loaded.config)
+    show(outcome(sft_experiment, str(path), overrides), loaded.config)
 
 
 @flow(name="sft-experiment")
@@ -66,13 +68,15 @@ def sft_experiment(
         overrides: `section.field=value`, as with `--set`.
         parent_run_id: MLflow run of the sweep that this is a trial of.
     """
-    return experiment(load(Path(config), overrides or []), parent_run_id)
+    loaded = load(Path(config), overrides or [])
+    place, tracker = workspace(loaded.config), connect(loaded.config.tracking)
+    with around(place.root, tracker):
+        return experiment(loaded, place, tracker, parent_run_id)
 
 
-def experiment(loaded: LoadedConfig, parent_run_id: str | None = None) -> dict[str, Any]:
+def experiment(loaded: LoadedConfig, place: Workspace, tracker: Tracker, parent_run_id: str | None) -> dict[str, Any]:
     """The stages of one experiment; returns the summary that is also in the run folder."""
-    config, place = loaded.config, workspace(loaded.config)
-    tracker = connect(config.tracking)
+    config = loaded.config
     prepared = prepare(config, place)
     with open_experiment(loaded, prepared, place, tracker, parent_run_id) as run:
         subject = base_subject(config, prepared)

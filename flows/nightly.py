@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from flows import console
+from flows.around import around
 from flows.experiment import connect, workspace
+from infra import orchestrator
 from infra.naming import check_alias
+from infra.tracking import Tracker
 from sft_core.config.evaluate import GateSection
 from sft_core.errors import RegressionFound
 from sft_core.names import check_name
 from tasks.evaluate import evaluate, folder_subject
 from tasks.mirror import mirrored
 from tasks.runs import find
+from tasks.stages import Workspace
 from tasks.verdict import reach_verdict, regressions
 
 
@@ -26,7 +30,7 @@ def run_nightly(name: str, margin: float) -> None:
     Raises:
         RegressionFound: a suite is proved worse than stored.
     """
-    summary = sft_nightly(name=name, margin=margin)
+    summary = orchestrator.outcome(sft_nightly, name=name, margin=margin)
     console.table(summary["title"], summary["rows"])
     console.lines("no proved regression")
 
@@ -52,6 +56,19 @@ def sft_nightly(name: str = "sft", alias: str = "champion", margin: float = 0.0)
         margin: points that a suite may fall without being a regression.
     """
     tracker, place = connect(), workspace()
+    with around(place.root, tracker):
+        return _compared(Champion(name, alias), margin, place, tracker)
+
+
+class Champion(NamedTuple):
+    """A registered model and which of its versions."""
+
+    name: str
+    alias: str
+
+
+def _compared(asked: Champion, margin: float, place: Workspace, tracker: Tracker) -> dict[str, Any]:
+    name, alias = asked
     champion = tracker.resolve_alias(name, alias)
     stored = find(champion.run_id, place, tracker)
     now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -67,7 +84,7 @@ def sft_nightly(name: str = "sft", alias: str = "champion", margin: float = 0.0)
     tracker.log_metrics(run_id, {f"{suite}/score": result.score for suite, result in after.items()})
     tracker.finish(run_id, "FAILED" if found else "FINISHED")
     rows = verdict.rows()
-    create_table_artifact(rows, key="nightly", description=title)
+    orchestrator.show(lambda: create_table_artifact(rows, "nightly", title))
     if found:
         raise RegressionFound(f"{title}: " + "; ".join(found))
     return {"title": title, "rows": rows, "mlflow_run_id": run_id}

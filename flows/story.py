@@ -8,9 +8,14 @@ from typing import Any
 from prefect import flow
 
 from flows import console
-from flows.experiment import experiment, workspace
+from flows.around import around
+from flows.experiment import connect, experiment, workspace
+from infra.orchestrator import outcome
+from infra.tracking import Tracker
+from sft_core.config.experiment import TrackingSection
 from sft_core.config.file import load
 from tasks.runs import local_runs
+from tasks.stages import Workspace
 from tasks.story import claims, pool, write_story
 from tasks.tiny import rebuild
 
@@ -25,7 +30,7 @@ LAB: dict[str, tuple[str, ...]] = {
 
 def run_story(seeds: int, lab: bool) -> None:
     """Run the story's experiments (finished ones are found again), print its numbers and claims."""
-    numbers = sft_story(seeds, lab)
+    numbers = outcome(sft_story, seeds, lab)
     file = workspace().root / "story.json"
     console.table(f"The story, {seeds} seeds", write_story(file, numbers))
     console.table("Claims", claims(numbers))
@@ -40,14 +45,21 @@ def sft_story(seeds: int = 3, lab: bool = False) -> dict[str, dict[str, Any]]:
         seeds: training seeds per variant.
         lab: also KL to the base on assistant positions, on replay text and on both.
     """
+    place, tracker = workspace(), connect(TrackingSection(experiment="story"))
+    with around(place.root, tracker):
+        return _told(seeds, lab, place, tracker)
+
+
+def _told(seeds: int, lab: bool, place: Workspace, tracker: Tracker) -> dict[str, dict[str, Any]]:
     tuned: dict[str, list[Any]] = {}
     base: Any = None
     for variant, changes in (VARIANTS | (LAB if lab else {})).items():
         for seed in range(seeds):
             console.lines(f"{variant}, seed {seed}")
             named = (f"name=story-{variant.replace('_', '-')}-{seed}", f"seed={seed}", "tracking.experiment=story")
-            summary = experiment(load(DEMO, [*changes, *named, "tracking.registered_model=null"]))
-            run = local_runs(workspace().runs)[summary["run"]]
+            loaded = load(DEMO, [*changes, *named, "tracking.registered_model=null"])
+            summary = experiment(loaded, place, tracker, None)
+            run = local_runs(place.runs)[summary["run"]]
             tuned.setdefault(variant, []).append(run.results())
             base = base or run.results("base")
     return pool(base, tuned)

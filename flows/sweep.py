@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from flows import console
+from flows.around import around
 from flows.experiment import connect, workspace
-from infra import pareto
+from infra import orchestrator, pareto
+from infra.open_runs import running
 from infra.study import Study, Trial, open_study
 from infra.tracking import Tracker
 from sft_core.config.experiment import ExperimentConfig, SearchSection
@@ -25,7 +28,7 @@ AXES = {"alignment": "alignment (mean score)", "tax": "tax (points, mean)"}
 def run_sweep(path: Path, trials: int | None, overrides: list[str]) -> None:
     """`sft sweep`: run the flow and show its table."""
     _search(load(path, overrides).config, path)
-    summary = sft_sweep(str(path), trials, overrides)
+    summary = orchestrator.outcome(sft_sweep, str(path), trials, overrides)
     console.table(f"Trials (★ on the Pareto front): {summary['study']}",
                   [dict(zip(summary["columns"], row, strict=True)) for row in summary["rows"]])
     console.lines("", *(f"plot     {file}" for file in summary["plots"]), f"compare  {summary['where_to_look']}")
@@ -44,18 +47,17 @@ def sft_sweep(config: str = "flows/configs/sweep.yaml", trials: int | None = Non
     loaded = load(Path(config), overrides or [])
     search, place = _search(loaded.config, Path(config)), workspace()
     tracker = connect(loaded.config.tracking)
-    study = open_study(plan_of(loaded.config, search), place.root, search.storage)
-    orphans = study.reconcile()
-    try:
+    with around(place.root, tracker), closing(open_study(plan_of(loaded.config, search), place.root, search.storage)
+                                              ) as study:
+        orphans = study.reconcile()
         folder = place.root / "sweeps" / search.study
         folder.mkdir(parents=True, exist_ok=True)
         parent = _parent(loaded, tracker, study)
-        if orphans:
-            console.lines(f"trials {orphans} were cut off by an earlier stop and are run again")
-        _drive(study, loaded.config, trials or search.trials, folder, parent)
-        return _report(study, tracker, parent, folder)
-    finally:
-        study.close()
+        with running(tracker, parent):
+            if orphans:
+                console.lines(f"trials {orphans} were cut off by an earlier stop and are run again")
+            _drive(study, loaded.config, trials or search.trials, folder, parent)
+            return _report(study, tracker, parent, folder)
 
 
 def _search(config: ExperimentConfig, path: Path) -> SearchSection:
@@ -104,7 +106,8 @@ def _report(study: Study, tracker: Tracker, parent: str, folder: Path) -> dict[s
         tracker.log_artifacts(parent, file, "pareto")
     tracker.log_metrics(parent, {"trials": float(len(rows)), "on_front": float(len(front))})
     tracker.finish(parent)
-    create_table_artifact([dict(zip(columns, row, strict=True)) for row in cells], key="pareto-table",
-                          description=f"Trials of {study.plan.name}; ★: on the Pareto front")
+    table = [dict(zip(columns, row, strict=True)) for row in cells]
+    orchestrator.show(lambda: create_table_artifact(table, "pareto-table", f"Trials of {study.plan.name}; ★: on the "
+                                                                           "Pareto front"))
     return {"study": study.plan.name, "columns": columns, "rows": cells, "plots": [str(plot) for plot in plots],
             "where_to_look": console.where_to_look(tracker.uri)}

@@ -11,16 +11,19 @@ from pathlib import Path
 
 from flows.cli import begin, told_of
 from infra.servers import ensure_prefect
+from sft_core.stopping import stop_on_signals
 
 
 def main(arguments: list[str]) -> int:
     """Run the trial, write its summary as JSON to ANSWER, and return the exit code."""
     config, answer, *parent = arguments
-    ensure_prefect(begin())
-    from flows.experiment import sft_experiment
-
     try:
-        summary = sft_experiment(config, parent_run_id=parent[0] if parent else None)
+        with stop_on_signals():
+            ensure_prefect(begin())
+            from flows.experiment import sft_experiment
+            from infra.orchestrator import outcome
+
+            summary = outcome(sft_experiment, config, parent_run_id=parent[0] if parent else None)
     except Exception as error:  # a full disk has a different error in each library
         told = told_of(error)
         if told is None:

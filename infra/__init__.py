@@ -4,9 +4,13 @@ bootstrap.py        makes the virtual environment of `make demo` and `make test`
 settings.py         the only reader of environment variables; the environment of every process
 disk.py             a full or read-only disk in one sentence
 reach.py            whether a configured server answers, within seconds
-locks.py            file locks that go with their process
+alive.py            what a process has open, for those after a kill
+children.py         child processes end with their parent
+output.py           output whose reader may go
 events.py           events.jsonl → metric points, from where the last reading stopped
 naming.py           our names, values and folders in MLflow's vocabulary
+open_runs.py        tracked runs, ended however their process ends
+orchestrator.py     Prefect as a witness: outcomes that do not hang on it
 tracking.py         the only door to MLflow: runs, metrics, artifacts, tables, registry
 study.py            the only door to Optuna: ask, tell, reconcile
 pareto.py           a sweep as picture, page and table

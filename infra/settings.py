@@ -9,6 +9,8 @@ What a user has set always wins; the block below only fills gaps. Why each line 
   so the value is `true`.
 * `PREFECT_HOME` inside the workspace: a run leaves nothing in the home folder and needs nothing from it. A server
   that the user has chosen in the active profile of `~/.prefect` is still honoured (`_profile_api_url`).
+* Prefect's client tries a request that fails three times more, after 2, 4 and 8 s, not five times (62 s): the end of a
+  run must not wait a minute for a server that is gone.
 * The commands start a server of their own (`servers.ensure_prefect`). A flow that is called from Python without it
   gets Prefect's temporary one: 5 to 18 s, hence the longer start-up timeout. Stopped at exit with events in its queue
   it prints tracebacks, its own ("Error flushing 1 events") and SQLAlchemy's; nothing of ours is lost, because the
@@ -36,7 +38,7 @@ TELEMETRY_OFF = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
-PREFECT_BLOCK = {"PREFECT_WORKER_QUERY_SECONDS": "2"}
+PREFECT_BLOCK = {"PREFECT_WORKER_QUERY_SECONDS": "2", "PREFECT_CLIENT_MAX_RETRIES": "3"}
 PREFECT_TEMPORARY_SERVER = {
     "PREFECT_SERVER_EPHEMERAL_ENABLED": "true",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",

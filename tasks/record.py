@@ -13,6 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from eval_suites.report.tables import shared_metric
 from eval_suites.results import SuiteResult, write_results
 from eval_suites.verdict.verdict import Verdict
+from infra import orchestrator
 from sft_core.names import file_name
 from sft_core.stage import write_json
 from tasks.experiment import Experiment
@@ -124,10 +125,11 @@ def side_by_side(base: SuiteResult, tuned: SuiteResult) -> dict[str, list[object
 
 def _show(run: Experiment, summary: Mapping[str, Any]) -> None:
     """Prefect artifacts; their keys take lower-case letters, digits and dashes only."""
-    create_table_artifact(summary["verdict_rows"], key="verdict", description=f"{run.name}: tuned against base")
-    create_table_artifact(summary["ledger"], key="ledger", description=f"{run.name}: rows read, dropped and trained")
     gate = summary["gate"]
-    create_markdown_artifact(
-        f"**{gate['outcome']}** – {gate['reason']}\n\nMLflow run `{run.run_id}` at `{run.tracker.uri}`, model "
-        f"`{summary['model']}`", key="gate", description=run.name,
+    said = (f"**{gate['outcome']}** – {gate['reason']}\n\nMLflow run `{run.run_id}` at `{run.tracker.uri}`, model "
+            f"`{summary['model']}`")
+    orchestrator.show(
+        lambda: create_table_artifact(summary["verdict_rows"], "verdict", f"{run.name}: tuned against base"),
+        lambda: create_table_artifact(summary["ledger"], "ledger", f"{run.name}: rows read, dropped and trained"),
+        lambda: create_markdown_artifact(said, "gate", run.name),
     )

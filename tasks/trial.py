@@ -10,14 +10,17 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prefect import get_client, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from infra.children import end_with_parent
+from infra.orchestrator import api_url
 from infra.settings import child_environment
 from infra.study import Dimension, Plan
 from sft_core.config.experiment import ExperimentConfig, SearchSection
 from sft_core.config.search import ends, is_whole
 from sft_core.stage import fingerprint, read_json
+from sft_core.stopping import POLL_S, sleep
 
 log = logging.getLogger("sft")
 GRACE_S = 60.0  # a trial that is told to stop saves a checkpoint first
@@ -78,15 +81,16 @@ def objectives(summary: dict[str, Any], search: SearchSection) -> dict[str, floa
 
 
 def _in_own_process(arguments: list[str], output: Path) -> int:
-    with get_client(sync_client=True) as client:  # the trial reports to the server that this flow uses
-        environment = child_environment({"PREFECT_API_URL": str(client.api_url)})
+    environment = child_environment({"PREFECT_API_URL": api_url()})  # it reports to the server that this flow uses
     with output.open("w", encoding="utf-8") as stream:
         process = subprocess.Popen(
             [sys.executable, "-m", "flows.trial", *arguments], stdout=stream, stderr=subprocess.STDOUT,
-            env=environment, start_new_session=True,
+            env=environment, start_new_session=True, preexec_fn=end_with_parent(),
         )
         try:
-            return process.wait()
+            while (code := process.poll()) is None:
+                sleep(POLL_S)
+            return code
         finally:
             if process.poll() is None:
                 _stop(process)

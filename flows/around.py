@@ -1,0 +1,26 @@
+"""What every flow does around its work, whoever started it: the command line, a trial, a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from infra.alive import bury
+from infra.open_runs import close_run
+from infra.orchestrator import KIND, close_flow_run, noted
+from infra.output import keep_writing
+from infra.tracking import Tracker
+from sft_core.stopping import stop_on_signals
+
+
+@contextmanager
+def around(workspace: Path, tracker: Tracker) -> Iterator[None]:
+    """Outlive the readers of the output, heed signals, and close what killed processes left open.
+
+    Prefect's own handler of SIGTERM raises wherever the interpreter stands, so ours stands in the flow.
+    """
+    keep_writing()
+    with stop_on_signals(), noted(workspace):
+        bury(workspace, lambda note: close_flow_run(note) if note.kind == KIND else close_run(tracker, note))
+        yield

@@ -1,0 +1,126 @@
+"""Prefect as a witness: what a run found does not hang on whether it can be told to the server.
+
+How Prefect 3.9 behaves without its server: tasks go on (their states are events, sent by a thread), while artifacts
+and the flow's final state are requests that are tried again with growing pauses (`client/base.py`: 2, 4, 8, … s, as
+often as PREFECT_CLIENT_MAX_RETRIES says) and then raise, in place of what the flow returned. Events and
+log lines that wait are tried for 7 and 14 s each before the process may end (`events/clients.py`).
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+import queue
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+from uuid import UUID
+
+import httpx
+from prefect import Flow, get_client
+from prefect.events.worker import EventsWorker
+from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.logging.handlers import APILogWorker
+from prefect.runtime import flow_run
+from prefect.states import Crashed
+
+from infra.alive import Note, alive
+from infra.reach import why_unreachable
+from sft_core.errors import OrchestrationError
+
+log = logging.getLogger("sft")
+KIND = "prefect"
+LOST = (httpx.HTTPError, PrefectException, RuntimeError)
+"""What Prefect's client raises where its server does not answer, or not as it should."""
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def outcome(flow: Flow[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run a flow; what it returned or raised counts, also where Prefect could not be told of it.
+
+    Raises:
+        OrchestrationError: Prefect was lost before the flow began.
+    """
+    returned: list[R] = []
+    raised: list[Exception] = []
+
+    @functools.wraps(flow.fn)
+    def body(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            returned.append(flow.fn(*args, **kwargs))
+        except Exception as error:
+            raised.append(error)
+            raise
+        return returned[0]
+
+    followed = copy.copy(flow)
+    followed.fn = body
+    try:
+        return followed(*args, **kwargs)
+    except LOST as lost:
+        _forget_messages()
+        if raised:
+            raise raised[0] from None
+        if not returned:
+            raise OrchestrationError(f"Prefect was lost before the flow {flow.name} began: {lost}; start the server "
+                                     "again, correct PREFECT_API_URL, or unset it to run with a temporary server"
+                                     ) from lost
+        log.warning("Prefect could not be told that the flow %s is finished (%s); its server shows it as running",
+                    flow.name, _brief(lost))
+        return returned[0]
+
+
+def _forget_messages() -> None:
+    """Let nothing wait for the lost server but the event and the log lines that are being sent."""
+    for worker in (EventsWorker.instance(), APILogWorker.instance()):
+        with suppress(queue.Empty):
+            while True:
+                worker._queue.get_nowait()
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def show(*artifacts: Callable[[], object]) -> None:
+    """Make Prefect artifacts of the flow run; where the server is lost, that is a warning."""
+    try:
+        url = api_url()
+        if reason := why_unreachable(f"{url.rstrip('/')}/health"):
+            log.warning("Prefect at %s is lost (%s); its artifacts are left out, the run folder has all", url, reason)
+            return
+        for make in artifacts:
+            make()
+    except LOST as lost:
+        log.warning("Prefect did not take the artifacts (%s); the run folder has all", _brief(lost))
+
+
+def api_url() -> str:
+    """The address of the server that this process uses. It need not answer."""
+    return str(get_client(sync_client=True).api_url)
+
+
+@contextmanager
+def noted(workspace: Path) -> Iterator[None]:
+    """Note that this process runs the flow run that it is in, see `alive`."""
+    with alive(workspace, Note(KIND, str(flow_run.id), "")):
+        yield
+
+
+def close_flow_run(note: Note) -> bool:
+    """Mark a dead process's flow run as Crashed; False where the server does not know it or does not answer."""
+    try:
+        with get_client(sync_client=True) as client:
+            found = client.read_flow_run(UUID(note.run_id))
+            if found.state is not None and found.state.is_running():
+                client.set_flow_run_state(found.id, Crashed(message="its process is gone"), force=True)
+                log.info("the flow run %s of a killed process is marked as crashed", found.name)
+    except ObjectNotFound:
+        return False
+    except LOST as lost:
+        log.warning("the flow run %s of a killed process stays open: %s", note.run_id, lost)
+        return False
+    return True

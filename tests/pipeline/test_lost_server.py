@@ -1,0 +1,73 @@
+"""A Prefect server that is killed in mid-training and does not come back costs a warning."""
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from infra.servers import Service, free_port, start_prefect
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Service]:
+    service = start_prefect(tmp_path / "prefect", free_port())
+    yield service
+    service.stop(kill=True)
+
+
+@pytest.fixture
+def prefect_api(server: Service) -> str:
+    """Instead of the session's: this one is killed."""
+    return server.url
+
+
+def ended(home: Path) -> str:
+    run_id = json.loads(next(home.glob("runs/*/run.json")).read_text())["mlflow_run_id"]
+    return str(MlflowClient(tracking_uri=f"sqlite:///{home}/mlflow.db").get_run(run_id).info.status)
+
+
+def kill_in_training(process: subprocess.Popen[str], server: Service, home: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not any('"step"' in file.read_text() for file in home.glob("stages/train/*/out/events.jsonl")):
+        assert process.poll() is None, process.communicate()[1][-2000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    server.stop(kill=True)
+
+
+def test_run_whose_server_is_gone_shows_its_verdict_and_ends_well(
+    start: Start, config: Path, home: Path, server: Service
+) -> None:
+    process = start("run", config, "--set", "eval.limit=3")
+    kill_in_training(process, server, home)
+    began = time.monotonic()
+    shown, said = process.communicate(timeout=180)
+    assert process.returncode == 0, said[-3000:]
+    assert "Verdict: tuned against base" in shown
+    assert "Gate:" in shown
+    assert "Prefect" in said
+    assert "is lost" in said
+    assert "could not be told" in said
+    assert "Traceback" not in said, said
+    assert len(said.splitlines()) < 60, said
+    assert ended(home) == "FINISHED"
+    assert time.monotonic() - began < 75, "the rest of the run, one report that is tried for 14 s, one event"
+
+
+def test_run_that_fails_without_its_server_says_why_it_failed(
+    start: Start, config: Path, home: Path, server: Service
+) -> None:
+    process = start("run", config, "--set", "train.epochs=200")
+    kill_in_training(process, server, home)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "training stopped by SIGTERM" in said
+    assert "Traceback" not in said, said
+    assert ended(home) == "KILLED"
