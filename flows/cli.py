@@ -45,6 +45,8 @@ class Shell(typer.core.TyperGroup):
 
 def told_of(error: BaseException) -> SftError | None:
     """The platform's own error behind this one, or what is to be said of a full or read-only disk; else None."""
+    if isinstance(error, ConfigError):  # of the settings themselves, perhaps
+        return error
     return disk_error(error, read_settings().workspace) or (error if isinstance(error, SftError) else None)
 
 
