@@ -11,10 +11,17 @@ from sft_core.config.section import Positive, Section, Share
 
 
 class OptimSection(Section):
+    name: Literal["adamw", "muon"] = "adamw"
+    """`adamw`: all parameters (Loshchilov & Hutter 2019); `muon`: the matrices of the layers by Muon (Jordan et al.
+    2024), embeddings, head, norms and biases by AdamW, as its authors do. For `method: full`: the factors of an adapter
+    are not the matrices whose update it makes orthogonal."""
     lr: Annotated[float, Field(gt=0.0)]
     """Peak learning rate. No default: it is the number that matters most."""
+    muon_lr: Annotated[float, Field(gt=0.0)] | None = None
+    """Muon's peak rate; by default `lr`. Its updates are scaled to the size of AdamW's, so that one rate fits both (Liu
+    et al. 2025, Muon is scalable for LLM training, section 2.2)."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-    """Decoupled weight decay (AdamW) on matrices; vectors are never decayed."""
+    """Decoupled weight decay on matrices; vectors are never decayed."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's decay rates of the two moments."""
     schedule: Literal["constant", "linear", "cosine", "wsd"] = "cosine"
@@ -26,6 +33,13 @@ class OptimSection(Section):
     """Share of all steps over which the rate rises linearly from zero."""
     max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
     """Gradient norm to clip at."""
+
+    @model_validator(mode="after")
+    def _muon_lr_has_muon(self) -> OptimSection:
+        if self.muon_lr is not None and self.name != "muon":
+            raise ValueError(f"optim.muon_lr is the rate of optim.name: muon, and this is {self.name}; set name: muon, "
+                             "or leave muon_lr out")
+        return self
 
 
 class LoraSection(Section):
@@ -178,6 +192,9 @@ class TrainSection(Section):
                              f"the suites under probe.suites ({', '.join(self.probe.suites) or 'none'})")
         if self.probe.suites and self.processes > 1:
             raise ValueError("probe.suites needs processes: 1; watch the validation loss instead")
+        if self.optim.name == "muon" and self.method != "full":
+            raise ValueError("optim.name: muon needs method: full; it makes the updates of whole matrices orthogonal, "
+                             "and the factors of an adapter are none; use optim.name: adamw, or method: full")
         if self.lora.quantize != "none" and self.method != "lora":
             raise ValueError("lora.quantize needs method: lora; weights of 4 bits cannot be trained themselves")
         if self.shard == "fsdp" and self.processes == 1:

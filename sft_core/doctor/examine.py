@@ -188,7 +188,7 @@ CHECKS = (
 
 
 def _parts(found: Forecast, work: Pass) -> str:
-    named = {"weights": found.weights, "gradients": found.gradients, "Adam": found.moments, "base": found.reference,
+    named = {"weights": found.weights, "gradients": found.gradients, "moments": found.moments, "base": found.reference,
              "casts": found.casts, "activations": found.activations, "logits": found.logits}
     told = ", ".join(f"{name} {in_words(size)}" for name, size in named.items() if size)
     lent = f", in main memory the base {in_words(found.reference_elsewhere)}" if found.reference_elsewhere else ""

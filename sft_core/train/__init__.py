@@ -3,7 +3,7 @@
 pack.py        lengths → plan; examples → Batch
 objective.py   sums of SFT, replay LM and KL over selected positions
 policy.py      tuned model and its base; one forward makes the sums
-optim.py       AdamW; the rate as a function of the step
+optim.py       AdamW, Muon; the rate as a function of the step
 course.py      which examples meet in which row of which step
 inputs.py      what a training run starts from
 reference.py   what the base says about the data, kept once

@@ -1,8 +1,8 @@
 """What a run will take: memory of the device, main memory and disk, forecast from shapes before anything is loaded.
 
-What is counted: weights, gradients and Adam's moments as in Rajbhandari et al. 2020 (ZeRO, section 3.1), here with
-weights held in float32; activations as in Korthikanti et al. 2022 (Reducing Activation Recomputation, section 4), done
-anew for what this code base keeps for its backward pass (gated MLP, RMS norms, `sft_core/segments.py`); logits in
+What is counted: weights, gradients and the optimiser's moments as in Rajbhandari et al. 2020 (ZeRO, section 3.1), here
+with weights held in float32; activations as in Korthikanti et al. 2022 (Reducing Activation Recomputation, section 4),
+done anew for what this code base keeps for its backward pass (gated MLP, RMS norms, `sft_core/segments.py`); logits in
 chunks (`objective.CHUNK_LOGITS`). Sums are of tensors alive at once: allocators, libraries and a CUDA context (about
 0.5 GB each) come on top. How near the forecast comes is tested on measured steps (tests/core/test_memory.py).
 """
@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 from sft_core.config.data import ModelSection
 from sft_core.config.train import TrainSection
 from sft_core.errors import ModelError
-from sft_core.model.attention import Backend, own_attention
+from sft_core.model.attention import Backend, layers_of, own_attention
 from sft_core.model.load import first_line, load_config
 from sft_core.model.lora import apply_lora, new_token_modules
 from sft_core.model.proof import RAISED
@@ -29,9 +29,12 @@ from sft_core.model.segments import LONG
 from sft_core.train.course import Course, Stream
 from sft_core.train.inputs import TrainInputs, served_template
 from sft_core.train.objective import CHUNK_LOGITS
+from sft_core.train.optim import hidden_matrices
 
 FLOAT = 4
-"""Bytes of a weight, a gradient and each of Adam's two moments."""
+"""Bytes of a weight, a gradient and a moment: Adam has two for each parameter, Muon one."""
+ORTHOGONAL = 10
+"""Bytes per element of the matrix that Muon is at: its update, two iterates in bfloat16 and what they are made of."""
 PADDED = 1.1
 """Tokens of grouped segments with their padding, per token (segments.SPARE bounds it at 1.25)."""
 CGROUP = Path("/sys/fs/cgroup")
@@ -54,6 +57,8 @@ class Architecture:
     stored: int  # bytes of its weights in the model folder
     eager: bool = False  # scores are soft-capped or kernels unknown: `mask` then keeps all attention weights
     adapted: int = 0  # linear layers with adapters
+    muon: int = 0  # of the trained parameters, those that Muon moves
+    muon_largest: int = 0  # parameters of the largest matrix among them
 
     @property
     def head(self) -> int:
@@ -125,6 +130,7 @@ def architecture_of(section: ModelSection, train: TrainSection, mirror: Path | N
                          "base model") from error
     text, adapted = config.get_text_config(), 0
     heads = getattr(text, "num_attention_heads", None) or 1  # state spaces have none
+    matrices = [p.numel() for p in hidden_matrices(layers_of(model))] if train.optim.name == "muon" else []
     stored = (getattr(config, "dtype", None) or torch.float32).itemsize * sum(p.numel() for p in model.parameters())
     head_trained = True
     if train.method == "lora":
@@ -138,7 +144,8 @@ def architecture_of(section: ModelSection, train: TrainSection, mirror: Path | N
         kv_heads=getattr(text, "num_key_value_heads", None) or heads,
         head_size=getattr(text, "head_dim", None) or text.hidden_size // heads,
         intermediate=_intermediate(text), vocabulary=text.vocab_size, head_trained=head_trained,
-        stored=stored, eager=own_attention(model) == "eager", adapted=adapted)
+        stored=stored, eager=own_attention(model) == "eager", adapted=adapted, muon=sum(matrices),
+        muon_largest=max(matrices, default=0))
 
 
 def largest_pass(streams: Sequence[Stream], section: TrainSection) -> Pass:
@@ -165,7 +172,7 @@ def forecast(shape: Architecture, section: TrainSection, work: Pass, place: Plac
     if section.lora.quantize == "nf4":  # half a byte and its quantised scales (Dettmers et al. 2023)
         weights = int(0.55 * (shape.parameters - shape.trained)) + FLOAT * shape.trained
     gradients = FLOAT * shape.trained // shared
-    moments = 2 * gradients
+    moments = FLOAT * (2 * shape.trained - shape.muon) // shared
     copied = section.kl.beta > 0 and section.method == "full" and section.kl.reference != "cache"
     reference = low * shape.parameters // shared if copied else 0
     elsewhere = section.kl.reference == "offload" and place.device == "cuda"
@@ -176,8 +183,8 @@ def forecast(shape: Architecture, section: TrainSection, work: Pass, place: Plac
     resident = weights + moments + (0 if elsewhere else reference)
     at_head = casts + activations + logits + (gradients if work.several else 0)
     # The embedding's own gradient is as large as it, and added to the head's where they are tied.
-    at_update = gradients + FLOAT * shape.head * (shape.trained == shape.parameters)
-    state = 3 * FLOAT * shape.trained
+    at_update = gradients + FLOAT * shape.head * (shape.trained == shape.parameters) + ORTHOGONAL * shape.muon_largest
+    state = FLOAT * (3 * shape.trained - shape.muon)
     best = FLOAT * shape.trained if section.stopping.patience else 0
     return Forecast(
         weights, gradients, moments, 0 if elsewhere else reference, reference if elsewhere else 0, casts, activations,
@@ -208,7 +215,9 @@ def remedies(inputs: TrainInputs, section: TrainSection, course: Course, place: 
     if section.kl.beta > 0 and section.kl.reference != "cache":
         changes["train.kl.reference: cache"] = {"kl": section.kl.model_copy(update={"reference": "cache"})}
     if section.method == "full":
-        changes["train.method: lora"] = {"method": "lora"}
+        plain = section.optim.model_copy(update={"name": "adamw", "muon_lr": None})  # all that adapters may have
+        changes["train.method: lora" + " with optim.name: adamw" * (plain != section.optim)] = {
+            "method": "lora", "optim": plain}
     told = [f"{name} ({in_words(peak(change))})" for name, change in changes.items()]
     return f"forecast now {in_words(peak({}))}; with " + ", ".join([*told, "or a smaller data.max_tokens"])
 

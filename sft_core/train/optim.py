@@ -1,14 +1,16 @@
-"""Optimiser and learning rate. The rate is a pure function of the step: a resumed run needs no scheduler state."""
+"""Optimisers and learning rate. The rate is a pure function of the step: a resumed run needs no scheduler state."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from sft_core.config.train import OptimSection
+from sft_core.errors import ModelError
 
 
 def learning_rate(section: OptimSection, step: int, total: int) -> float:
@@ -33,15 +35,69 @@ def learning_rate(section: OptimSection, step: int, total: int) -> float:
     return section.lr
 
 
-def make_optimizer(section: OptimSection, parameters: Iterable[nn.Parameter]) -> torch.optim.AdamW:
-    """Fused AdamW (Loshchilov & Hutter 2019). Matrices are decayed; vectors (norms, biases) never."""
+class MuonAdamW(torch.optim.Optimizer):
+    """Muon for some parameters and AdamW for the others, as one optimiser: one step, one state, one list of groups."""
+
+    def __init__(self, adamw: torch.optim.AdamW, muon: torch.optim.Muon) -> None:
+        self._parts = (adamw, muon)
+        super().__init__([*adamw.param_groups, *muon.param_groups], {})
+        self._share()
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step of both."""
+        for part in self._parts:
+            part.step()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """What `load_state_dict` puts in place, for both."""
+        super().__setstate__(state)
+        self._share()
+
+    def _share(self) -> None:
+        """Both work on the groups and the state of this one."""
+        adamw, muon = self._parts
+        split = len(adamw.param_groups)
+        adamw.param_groups, muon.param_groups = self.param_groups[:split], self.param_groups[split:]
+        adamw.state = muon.state = self.state
+
+
+def make_optimizer(section: OptimSection, parameters: Iterable[nn.Parameter],
+                   layers: Sequence[nn.Module] = ()) -> torch.optim.Optimizer:
+    """Fused AdamW (Loshchilov & Hutter 2019), or Muon for the matrices of `layers` and AdamW for everything else.
+
+    Matrices are decayed; vectors (norms, biases) never. Muon is torch's, with Nesterov momentum 0.95 and five
+    Newton-Schulz steps (Jordan et al. 2024, kellerjordan.github.io/posts/muon), its updates scaled to the root mean
+    square of AdamW's (Liu et al. 2025, arXiv 2502.16982). Experts held as one tensor of three dimensions are AdamW's.
+
+    Raises:
+        ModelError: there is no matrix for Muon.
+    """
     trained = [p for p in parameters if p.requires_grad]
+    if section.name == "adamw":
+        return _adamw(section, trained)
+    matrices = hidden_matrices(layers)
+    if not matrices:
+        raise ModelError("train.optim.name: muon finds no matrix in this model's layers, which it does not keep in a "
+                         "list of modules; use optim.name: adamw")
+    chosen = set(matrices)
+    muon = torch.optim.Muon(matrices, lr=section.muon_lr or section.lr, weight_decay=section.weight_decay,
+                            adjust_lr_fn="match_rms_adamw")
+    return MuonAdamW(_adamw(section, [p for p in trained if p not in chosen]), muon)
+
+
+def hidden_matrices(layers: Sequence[nn.Module]) -> list[nn.Parameter]:
+    """The trained matrices of these layers: what Muon is for."""
+    return [p for layer in layers for p in layer.parameters() if p.requires_grad and p.ndim == 2]
+
+
+def set_rate(optimizer: torch.optim.Optimizer, section: OptimSection, rate: float) -> None:
+    """Use `rate` from the next step on; Muon's keeps its proportion to it."""
+    for group in optimizer.param_groups:
+        share = (section.muon_lr or section.lr) / section.lr if "ns_steps" in group else 1.0
+        group["lr"] = rate * share
+
+
+def _adamw(section: OptimSection, trained: Sequence[nn.Parameter]) -> torch.optim.AdamW:
     groups = [{"params": [p for p in trained if p.ndim >= 2], "weight_decay": section.weight_decay},
               {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0}]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=section.lr, betas=section.betas, fused=True)
-
-
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Use `rate` from the next step on."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate

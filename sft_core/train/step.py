@@ -119,7 +119,7 @@ class Stepper:
         began = time.monotonic()
         bench, section = self.bench, self.section
         rate = learning_rate(section.optim, step, bench.course.steps)
-        set_rate(bench.optimizer, rate)
+        set_rate(bench.optimizer, section.optim, rate)
         try:
             sums, norm = self._gradients(step, stop, save)
         except RuntimeError as error:

@@ -23,6 +23,7 @@ from transformers import PrinterCallback
 
 from sft_core.config.train import TrainSection
 from sft_core.errors import ConfigError, ModelError
+from sft_core.model.attention import layers_of
 from sft_core.model.load import compute_dtype
 from sft_core.model.proof import TOLERANCE
 from sft_core.templates.render import IGNORE
@@ -112,7 +113,7 @@ def make_trainer(bench: Workbench, section: TrainSection, inputs: TrainInputs, o
         bf16=compute_dtype(inputs.model, device) == torch.bfloat16, dataloader_pin_memory=device.type == "cuda",
         logging_steps=1, logging_nan_inf_filter=False, save_strategy="no",
         report_to="none", disable_tqdm=True)
-    optimizer = make_optimizer(section.optim, bench.parameters.values())
+    optimizer = make_optimizer(section.optim, bench.parameters.values(), layers_of(bench.policy.model))
     steps = bench.course.steps
     # A factor on the peak rate; never asked for a step behind the last, but the scheduler is wound on once more.
     rates = LambdaLR(optimizer, lambda step: learning_rate(section.optim, min(step, steps - 1), steps)

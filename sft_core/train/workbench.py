@@ -123,7 +123,8 @@ def set_up(inputs: TrainInputs, section: TrainSection) -> Workbench:
     policy.train()
     forward = _spread(policy, accelerator, section, compute_dtype(inputs.model, device))
     parameters = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
-    optimizer = accelerator.prepare_optimizer(make_optimizer(section.optim, parameters.values()))
+    optimizer = accelerator.prepare_optimizer(
+        make_optimizer(section.optim, parameters.values(), layers_of(policy.model)))
     kept = {name: KeptBase(inputs.kept[name], data.course.streams[name])
             for name in section.kl.streams if name in inputs.kept}
     tokenizer = loaded.tokenizer

@@ -130,6 +130,12 @@ def test_full_training_has_no_adapter_and_marks_are_looked_at(admit: Callable[..
     assert "24 within the generation marks" in next(f.seen for f in found if f.check == "masks")
 
 
+def test_a_run_by_muon_is_as_sound(admit: Callable[..., Patient]) -> None:
+    found = list(examine.examine(admit({**FULL, "optim": {"name": "muon", "lr": 1e-3}})))
+    assert {f.result for f in found if f.check != "merged = adapter"} == {"ok"}, found
+    assert "bit-identical" in next(f.seen for f in found if f.check == "resume = uninterrupted")
+
+
 def test_the_drill_is_small_and_like_the_run(ready: Callable[..., Ready]) -> None:
     one = ready(LORA)
     course = read_data(one.inputs, one.section).course

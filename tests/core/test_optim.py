@@ -58,7 +58,7 @@ def test_a_step_is_adamw_with_the_given_moments() -> None:
     want, m, v = p.detach().clone(), torch.zeros(1, 2).double(), torch.zeros(1, 2).double()
     for step, (rate, grad) in enumerate([(0.1, [[0.5, -1.0]]), (0.05, [[2.0, 0.1]])], start=1):
         g = torch.tensor(grad, dtype=torch.float64)
-        set_rate(optimizer, rate)
+        set_rate(optimizer, section, rate)
         p.grad = g
         optimizer.step()
         want = want * (1 - rate * 0.01)

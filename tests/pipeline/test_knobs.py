@@ -86,7 +86,7 @@ def test_every_field_is_read(config: Path, home: Path, hub: Path, prefect_api: s
     commands = [
         run(from_hub, "train.kl.beta=0.1", "train.kl.on=both", "eval.limit=2", "train.epochs=0.2",
             "tracking.registered_model=knobs", "train.checkpoint_every_s=0.001", "data.max_tokens=40",
-            "train.kl.reference=cache", "train.optim.schedule=wsd"),
+            "train.kl.reference=cache", "train.optim.schedule=wsd", "train.optim.name=muon"),
         run("train.method=lora", "eval.limit=2", "train.epochs=0.2", "train.probe.suites=[tiny_refusal, tiny_mmlu]",
             "train.probe.items=2", "train.stopping.patience=1", "train.stopping.metric=tiny_refusal",
             "train.validate_every_steps=2", "eval.suites=[tiny_mmlu, tiny_refusal, open_ended]",
