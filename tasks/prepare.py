@@ -30,11 +30,12 @@ def prepared_stage(config: ExperimentConfig, place: Workspace) -> Stage:
     """The stage of this configuration, finished or not.
 
     Raises:
-        DataError, ModelError: a source or the base cannot be found.
+        DataError, ModelError: a source or the base cannot be found, or the base has too few positions.
     """
     from sft_core.data.sources import source_digest
-    from sft_core.model.load import model_identity
+    from sft_core.model.load import check_positions, model_identity
 
+    check_positions(config.model, place.mirror, config.data.max_tokens)
     identity = model_identity(config.model, place.mirror)
     tokenizer = {name: digest for name, digest in identity["files"].items() if not name.endswith(".safetensors")}
     sources = [*config.data.sources, *replay_sources(config)]

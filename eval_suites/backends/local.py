@@ -17,7 +17,9 @@ from torch import Tensor
 
 from eval_suites.backends.contract import NOT_FINITE, Continuation, Generation, Likelihood, Prompt, Stops
 from eval_suites.backends.kv import make_room
+from sft_core.errors import EvalError
 from sft_core.model.attention import decoder_of, head_of
+from sft_core.model.load import position_table
 from sft_core.stopping import check
 
 SHARED = 48
@@ -134,13 +136,27 @@ class Local:
     # Generation
 
     def generate(self, asked: Sequence[Prompt], stops: Stops) -> Iterator[tuple[int, Generation]]:
-        """Greedy answers, the longest prompts first."""
+        """Greedy answers, the longest prompts first.
+
+        Raises:
+            EvalError: a prompt and its answer may need more positions than the model has an embedding of.
+        """
+        self._check_room(asked)
         order = sorted(range(len(asked)), key=lambda place: (-len(asked[place].ids), -asked[place].longest, place))
         while order:
             first = asked[order[0]]
             count = max(1, self._budget // (len(first.ids) + first.longest))
             batch, order = order[:count], order[count:]
             yield from self._continued([asked[place] for place in batch], batch, stops)
+
+    def _check_room(self, asked: Sequence[Prompt]) -> None:
+        known = position_table(self._model)
+        over = [p for p in asked if known is not None and len(p.ids) + p.longest > known]
+        if over:
+            worst = max(over, key=lambda p: len(p.ids) + p.longest)
+            raise EvalError(f"{len(over)} of {len(asked)} prompts do not fit the model's {known} positions with their "
+                            f"answers (the longest: {len(worst.ids)} tokens and up to {worst.longest} of answer); "
+                            "lower eval.max_new_tokens (--max-new-tokens), or leave the suite out")
 
     @torch.inference_mode()
     def _continued(self, prompts: Sequence[Prompt], places: Sequence[int], stops: Stops

@@ -18,7 +18,7 @@ from sft_core.doctor import chats, steps
 from sft_core.doctor.drill import cut_down
 from sft_core.doctor.finding import Finding, Seen, examined, verdict
 from sft_core.model.attention import fastest
-from sft_core.model.load import compute_dtype, resolve_device
+from sft_core.model.load import check_positions, compute_dtype, resolve_device
 from sft_core.model.proof import Rows
 from sft_core.train.inputs import TrainInputs, read_data, served_template
 from sft_core.train.memory import (
@@ -120,6 +120,13 @@ def _memory(ward: _Ward) -> Seen:
                    + ("; free some disk space or lower train.keep_checkpoints" if found.disk > disk else ""))
 
 
+def _positions(ward: _Ward) -> Seen:
+    inputs = ward.patient.inputs
+    known = check_positions(inputs.model, inputs.mirror, inputs.max_tokens)
+    return verdict(True, f"data.max_tokens is {inputs.max_tokens}; the model "
+                   + ("has no bound of positions" if known is None else f"knows {known:,} positions"))
+
+
 def _masks(ward: _Ward) -> Seen:
     one = ward.patient
     ward.sample = chats.sample_of(one.data, one.template, one.inputs.model, one.inputs.mirror, one.work / "sources")
@@ -180,7 +187,8 @@ def _stops(ward: _Ward) -> Seen:
 
 
 CHECKS = (
-    _Check("memory", "prepared", _memory), _Check("masks", None, _masks), _Check("template parity", "sample", _parity),
+    _Check("positions", None, _positions), _Check("memory", "prepared", _memory),
+    _Check("masks", None, _masks), _Check("template parity", "sample", _parity),
     _Check("attention", "prepared", _attention), _Check("packed = alone", "bench", _packed),
     _Check("accumulate 8×1 = 1×8", "bench", _accumulated), _Check("merged = adapter", "bench", _merged),
     _Check("resume = uninterrupted", "cut", _resumed), _Check("stop token", "sample", _stops),

@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -29,10 +30,14 @@ from sft_core.templates.choose import add_tokens
 from sft_core.tiny.paths import BASE_FOLDER
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, ImportError, StrictDataclassError)
+"""What libraries raise about files of a model that they cannot make sense of."""
 KINDS = (".safetensors", ".json", ".jinja", ".model", ".txt", ".py")
 HASH_THREADS = 4
 POSITIONS = ("max_position_embeddings", "max_seq_len", "max_target_positions")
 """What configs call the number of positions; transformers' attribute maps lead n_positions and its kin to the first."""
+SPARE_POSITIONS = 8
+"""Rows that a table of positions may have beyond them (OPT has two, of padding)."""
 
 
 class LoadedModel(NamedTuple):
@@ -112,7 +117,7 @@ def load_model(section: ModelSection, *, mirror: Path | None, added: Sequence[st
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, use_safetensors=True, output_loading_info=True,
             trust_remote_code=section.trust_remote_code, local_files_only=True, **precision)
-    except (OSError, ValueError, KeyError, ImportError, StrictDataclassError) as error:
+    except UNREADABLE as error:
         raise ModelError(f"the model in {folder} cannot be loaded: {first_line(error)}"
                          + _trust_hint(section, folder)) from error
     if missing := sorted(info["missing_keys"]):
@@ -135,7 +140,7 @@ def load_config(section: ModelSection, mirror: Path | None) -> Any:
     folder = locate(section, mirror)
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=section.trust_remote_code, local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError, StrictDataclassError) as error:
+    except UNREADABLE as error:
         raise ModelError(f"the config of the model in {folder} cannot be read: {first_line(error)}"
                          + _trust_hint(section, folder)) from error
 
@@ -156,8 +161,17 @@ def positions_of(config: Any) -> int | None:
     return max(known, int(begin * rope.get("factor", 1.0)))
 
 
+def position_table(model: Any) -> int | None:
+    """How many positions the model has a learned embedding of, beyond which it cannot go; None where positions are
+    computed."""
+    known, tokens = positions_of(model.config), model.get_input_embeddings()
+    tables = [m for m in model.modules() if isinstance(m, nn.Embedding) and m is not tokens]
+    learned = known is not None and any(known <= m.num_embeddings <= known + SPARE_POSITIONS for m in tables)
+    return known if learned else None
+
+
 def check_positions(section: ModelSection, mirror: Path | None, max_tokens: int) -> int | None:
-    """How many positions the base knows, at least `max_tokens`; None where there is no bound.
+    """How many positions the base knows, which is at least `max_tokens`; None where there is no bound.
 
     Raises:
         ModelError: there are fewer; or see `load_config`.
@@ -201,7 +215,7 @@ def load_tokenizer(section: ModelSection, folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=section.trust_remote_code,
                                              local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    except UNREADABLE as error:
         raise ModelError(f"the tokenizer in {folder} cannot be loaded: {first_line(error)}; copy the tokenizer files "
                          "of the base into the folder" + _trust_hint(section, folder)) from error
 
@@ -306,4 +320,5 @@ def _trust_hint(section: ModelSection, folder: Path) -> str:
 
 def first_line(error: BaseException) -> str:
     """What a library's error says, in one line."""
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[: 1 + lines[0].endswith(":")])

@@ -305,11 +305,20 @@ def test_a_model_too_large_for_the_device_is_not_set_up(admit: Callable[..., Pat
     monkeypatch.setattr(examine, "free_bytes", lambda _: 1 << 20)
     found = list(examine.examine(admit(FULL)))
     assert _results(found)["memory"] == "failed"
-    assert "with train.micro_rows: 1 (" in found[0].seen
+    assert "with train.micro_rows: 1 (" in next(f.seen for f in found if f.check == "memory")
     assert _results(found)["attention"] == _results(found)["resume = uninterrupted"] == "skipped"
 
 
 # The table itself
+
+
+def test_too_few_positions_are_told(admit: Callable[..., Patient]) -> None:
+    patient = admit(FULL)
+    patient = replace(patient, inputs=replace(patient.inputs, max_tokens=257))
+    (seen,) = [f for f in examine.examine(patient) if f.check == "positions"]
+    assert seen.result == "failed"
+    assert "data.max_tokens is 257, but" in seen.seen
+    assert "knows 256 positions" in seen.seen
 
 
 def test_unprepared_data_leaves_what_can_be_looked_at(admit: Callable[..., Patient]) -> None:

@@ -10,10 +10,20 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from sft_core.config.data import ModelSection
 from sft_core.errors import ModelError
-from sft_core.model.load import compute_dtype, load_model, load_tokenizer, locate, model_identity, resolve_device
+from sft_core.model.load import (
+    check_positions,
+    compute_dtype,
+    load_model,
+    load_tokenizer,
+    locate,
+    model_identity,
+    position_table,
+    resolve_device,
+)
 from sft_core.tiny.paths import BASE_FOLDER
 
 
@@ -161,3 +171,52 @@ def test_device_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compute_dtype(_section("tiny"), cpu) == torch.float32
     assert compute_dtype(_section("tiny", precision="float32"), cuda) == torch.float32
     assert compute_dtype(_section("tiny", precision="bfloat16"), cpu) == torch.bfloat16
+
+
+# Positions
+
+
+ROPE = {"rope_theta": 10000.0}
+POSITIONS: list[tuple[str, dict[str, Any], int | None]] = [
+    ("gpt2", {"n_positions": 128}, 128), ("opt", {"max_position_embeddings": 128}, 128),
+    ("llama", {"max_position_embeddings": 128}, 128), ("mpt", {"max_seq_len": 128}, 128),
+    ("llama", {"max_position_embeddings": 64, "rope_parameters": {**ROPE, "rope_type": "linear", "factor": 2.0}}, 128),
+    ("llama", {"max_position_embeddings": 64, "rope_parameters": {**ROPE, "rope_type": "dynamic", "factor": 2.0}}, 128),
+    ("qwen2", {"max_position_embeddings": 64, "rope_parameters": {
+        **ROPE, "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}}, 128),
+    ("llama", {"max_position_embeddings": 128, "rope_parameters": {
+        **ROPE, "rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 32, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0}}, 128),
+    ("mamba", {}, None), ("bloom", {}, None),
+]
+
+
+@pytest.mark.parametrize(("kind", "fields", "known"), POSITIONS)
+def test_more_tokens_than_positions_are_refused(kind: str, fields: dict[str, Any], known: int | None,
+                                                tmp_path: Path) -> None:
+    CONFIG_MAPPING[kind](**fields).save_pretrained(tmp_path)
+    assert check_positions(_section(tmp_path), None, 128) == known
+    if known is None:
+        assert check_positions(_section(tmp_path), None, 1 << 20) is None
+        return
+    with pytest.raises(ModelError, match=r"data.max_tokens is 129, but .* knows 128 positions .* 128 or less"):
+        check_positions(_section(tmp_path), None, 129)
+
+
+@pytest.mark.parametrize(("kind", "fields", "table"), [
+    ("gpt2", {"n_positions": 128, "n_embd": 32, "n_layer": 1, "n_head": 2}, 128),
+    ("opt", {"max_position_embeddings": 128, "hidden_size": 32, "ffn_dim": 32, "num_hidden_layers": 1,
+             "num_attention_heads": 2, "word_embed_proj_dim": 32}, 128),
+    ("llama", {"max_position_embeddings": 128, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
+               "num_attention_heads": 2}, None)])
+def test_learned_positions_are_told_from_computed_ones(kind: str, fields: dict[str, Any], table: int | None) -> None:
+    config = CONFIG_MAPPING[kind](vocab_size=128, **fields)
+    assert position_table(AutoModelForCausalLM.from_config(config)) == table
+
+
+def test_a_config_that_contradicts_itself_is_told(copied: Path) -> None:
+    _change(copied / "config.json", model_type="mamba2", hidden_size=32, expand=2, num_heads=7, head_dim=5)
+    with pytest.raises(ModelError, match=r"cannot be read: .* must equal num_heads"):
+        check_positions(_section(copied), None, 16)
+    with pytest.raises(ModelError, match=r"cannot be loaded: .* must equal num_heads"):
+        load_model(_section(copied), mirror=None)

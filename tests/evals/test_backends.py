@@ -12,6 +12,7 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from eval_suites.backends import local
 from eval_suites.backends.cache import Cached
@@ -157,6 +158,14 @@ def test_logits_are_held_for_a_few_positions_at_once(loaded: tuple[Any, Any], mo
     for place, one in whole.items():
         assert parts[place].logprob == pytest.approx(one.logprob, abs=1e-4, rel=1e-6)
         assert parts[place].greedy == one.greedy
+
+
+def test_answers_beyond_learned_positions_are_refused_before_any_is_made() -> None:
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_positions=32, n_embd=32, n_layer=1, n_head=2)).eval()
+    prompts, stops = [Prompt((1,) * 20, 12), Prompt((1,) * 25, 12)], Stops(frozenset())
+    assert len(list(Local(model, 2000).generate(prompts[:1], stops))) == 1
+    with pytest.raises(EvalError, match=r"1 of 2 prompts do not fit the model's 32 positions .*25 tokens and up to 12"):
+        next(iter(Local(model, 2000).generate(prompts, stops)))
 
 
 def test_nan_is_no_number(loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from sft_core.config.experiment import ExperimentConfig
+from sft_core.errors import ModelError
 from tasks.prepare import prepared_stage
 from tasks.stages import Workspace
 
@@ -34,3 +35,9 @@ def test_what_only_training_reads_does_not_redo_it(config: Path, home: Path, cha
 ])
 def test_what_it_depends_on_redoes_it(config: Path, home: Path, change: dict[str, Any]) -> None:
     assert stamp(config, home, **change) != stamp(config, home)
+
+
+def test_more_tokens_than_the_base_has_positions_are_refused_before_anything_runs(config: Path, home: Path) -> None:
+    assert stamp(config, home, max_tokens=256)
+    with pytest.raises(ModelError, match=r"data.max_tokens is 257, but tiny knows 256 positions"):
+        stamp(config, home, max_tokens=257)
