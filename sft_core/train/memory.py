@@ -129,7 +129,7 @@ def architecture_of(section: ModelSection, train: TrainSection, mirror: Path | N
         raise ModelError(f"no model can be made of the config of {section.path}: {first_line(error)}; choose another "
                          "base model") from error
     text, adapted = config.get_text_config(), 0
-    heads = getattr(text, "num_attention_heads", None) or 1  # state spaces have none
+    heads = _widest(text, "num_attention_heads") or 1  # state spaces have none
     matrices = [p.numel() for p in hidden_matrices(layers_of(model))] if train.optim.name == "muon" else []
     stored = (getattr(config, "dtype", None) or torch.float32).itemsize * sum(p.numel() for p in model.parameters())
     head_trained = True
@@ -141,8 +141,8 @@ def architecture_of(section: ModelSection, train: TrainSection, mirror: Path | N
         parameters=sum(p.numel() for p in model.parameters()),
         trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
         hidden=text.hidden_size, layers=text.num_hidden_layers, heads=heads,
-        kv_heads=getattr(text, "num_key_value_heads", None) or heads,
-        head_size=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        kv_heads=_widest(text, "num_key_value_heads") or heads,
+        head_size=_widest(text, "head_dim") or text.hidden_size // heads,
         intermediate=_intermediate(text), vocabulary=text.vocab_size, head_trained=head_trained,
         stored=stored, eager=own_attention(model) == "eager", adapted=adapted, muon=sum(matrices),
         muon_largest=max(matrices, default=0))
@@ -301,7 +301,14 @@ def _logits(shape: Architecture, section: TrainSection, work: Pass, place: Place
 
 def _intermediate(text: Any) -> int:
     """Width of the MLP, of all experts that a token goes through where there are several."""
-    if experts := getattr(text, "num_experts_per_tok", None):
-        return int(experts * (getattr(text, "moe_intermediate_size", None) or text.intermediate_size))
-    named = (getattr(text, name, None) for name in ("intermediate_size", "ffn_dim", "n_inner"))
-    return int(next((size for size in named if size), 4 * text.hidden_size))
+    if experts := _widest(text, "num_experts_per_tok"):
+        return experts * (_widest(text, "moe_intermediate_size") or _widest(text, "intermediate_size") or 0)
+    named = (_widest(text, name) for name in ("intermediate_size", "ffn_dim", "n_inner"))
+    return next((size for size in named if size), 4 * int(text.hidden_size))
+
+
+def _widest(text: Any, name: str) -> int | None:
+    """A number of the config; the largest where it differs by layer, None where there is none."""
+    layers = text.per_layer_config if text.is_heterogeneous else (text,)
+    found = [getattr(layer, name, None) for layer in layers]
+    return max((int(n) for one in found for n in (one if isinstance(one, list | tuple) else [one]) if n), default=None)

@@ -7,6 +7,7 @@ windows and chunks of 16.
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import pytest
@@ -15,12 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from sft_core.config.train import LoraSection
+from sft_core.config.data import ModelSection
+from sft_core.config.train import LoraSection, TrainSection
 from sft_core.conversation import Origin
 from sft_core.errors import ModelError
 from sft_core.model.lora import apply_lora
 from sft_core.model.proof import Rows, choose_backend
 from sft_core.templates.render import IGNORE, Example
+from sft_core.train.memory import architecture_of
 from sft_core.train.objective import Term
 from sft_core.train.pack import collate
 from sft_core.train.policy import Policy
@@ -62,6 +65,8 @@ CASES = {
         **WINDOW, "layer_types": ["sliding_attention", "full_attention"], "num_kv_shared_layers": 0,
         "intermediate_size": [48, 48], "activation_sparsity_pattern": [0.0, 0.0], "altup_num_inputs": 2,
         "laurel_rank": 8, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 64}),
+    "gemma4_text": Case(LINE, {
+        **SLIDING, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 64, "num_kv_shared_layers": 0}),
     "phi": Case(LINE), "phi3": Case(LINE, WINDOW), "gpt2": Case(LINE), "gpt_neox": Case(LINE),
     "gptj": Case(LINE, {"rotary_dim": 8}), "opt": Case(LINE, {"ffn_dim": 48, "word_embed_proj_dim": 32}),
     "gpt_neo": Case(LINE, {"attention_types": [[["global", "local"], 1]], "window_size": 16}),
@@ -174,3 +179,15 @@ def test_an_architecture_is_trained_as_it_is_or_refused(name: str, way: Way) -> 
 def test_adapters_on_an_architecture(name: str) -> None:
     for way in (*CASES[name].packed, "alone"):
         _contract(name, way, lora=True)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_an_architecture_takes_can_be_forecast(name: str, tmp_path: Path) -> None:
+    model = _make(name)
+    model.config.save_pretrained(tmp_path)
+    section = TrainSection.model_validate({"optim": {"lr": 1e-3}})
+    found = architecture_of(ModelSection(path=str(tmp_path)), section, None, grown=False)
+    assert found.parameters == sum(p.numel() for p in model.parameters())
+    assert found.hidden == 32
+    assert found.head_size <= 512
+    assert found.intermediate > 0
