@@ -15,12 +15,14 @@ from rich.logging import RichHandler
 
 from flows.cli_evaluation import add_evaluation
 from flows.cli_judging import add_judging
+from infra.databases import check_driver, is_sql
 from infra.disk import disk_error
 from infra.output import keep_writing
 from infra.servers import ensure_prefect
 from infra.settings import Settings, prepare_environment, read_settings
-from sft_core.config.file import load
+from sft_core.config.file import LoadedConfig, load
 from sft_core.errors import ConfigError, SftError
+from sft_core.masking import masked
 from sft_core.stopping import stop_on_signals
 
 
@@ -90,6 +92,13 @@ Overrides = Annotated[
 ]
 
 
+class _Record(logging.LogRecord):
+    """A line of any library's log, Prefect's "View at …" for one, without the passwords of its URLs."""
+
+    def getMessage(self) -> str:
+        return masked(super().getMessage())
+
+
 def _tell_once(record: logging.LogRecord) -> bool:
     """Prefect logs an exception with its traceback in the task and again in the flow; ours say it all in one message,
     which the command prints at its end, and a lost server is told by `orchestrator.outcome`. Tracebacks of other errors
@@ -110,6 +119,7 @@ def begin() -> Settings:
     prepare_environment(settings)
     keep_writing()
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False, log_time_format="%H:%M:%S")
+    logging.setLogRecordFactory(_Record)
     log = logging.getLogger("sft")
     log.handlers[:] = [handler]
     log.setLevel(logging.INFO)
@@ -119,6 +129,22 @@ def begin() -> Settings:
     return settings
 
 
+def checked(path: Path, overrides: list[str], settings: Settings) -> LoadedConfig:
+    """The configuration, once it is known that it is valid and its databases have their drivers.
+
+    Raises:
+        ConfigError: with what is wrong.
+    """
+    loaded = load(path, overrides)
+    tracking, search = loaded.config.tracking.uri or settings.mlflow_uri, loaded.config.search
+    storage = search and (search.storage or settings.study_storage)
+    if is_sql(tracking):
+        check_driver("tracking.uri or MLFLOW_TRACKING_URI", tracking)
+    if storage:
+        check_driver("search.storage or SFT_STUDY_STORAGE", storage)
+    return loaded
+
+
 @app.command()
 def run(config: ConfigFile, overrides: Overrides = None) -> None:
     """Run one experiment: prepare, base evaluation, train, evaluate, verdict, record.
@@ -126,7 +152,7 @@ def run(config: ConfigFile, overrides: Overrides = None) -> None:
     Give the same command again to continue a stopped run; nothing finished is redone.
     """
     settings = begin()
-    load(config, overrides or [])  # what is wrong there is said before a server is started
+    checked(config, overrides or [], settings)  # what is wrong there is said before a server is started
     ensure_prefect(settings)
     from flows.experiment import run_experiment
 
@@ -154,7 +180,7 @@ def sweep(
 ) -> None:
     """Search the space under `search`: alignment up, tax down. A stopped sweep continues."""
     settings = begin()
-    if load(config, overrides or []).config.search is None:
+    if checked(config, overrides or [], settings).config.search is None:
         raise ConfigError(f"{config} has no search section; flows/configs/sweep.yaml shows one")
     ensure_prefect(settings)
     from flows.sweep import run_sweep
@@ -251,7 +277,7 @@ def config_schema() -> None:
 @config_app.command(name="check")
 def config_check(config: ConfigFile, overrides: Overrides = None) -> None:
     """Check a configuration without running it."""
-    load(config, overrides or [])
+    checked(config, overrides or [], read_settings())
     print(f"{config}: valid")
 
 

@@ -12,6 +12,7 @@ from flows.cli_begin import after
 from sft_core.config.data import TemplateName
 from sft_core.config.evaluate import EvalSection, GateSection
 from sft_core.errors import ConfigError
+from sft_core.masking import has_secret
 
 Mirror = Annotated[Path | None, typer.Option(help="Folder that holds hub ids as org/name, asked before SFT_MIRROR")]
 
@@ -101,6 +102,8 @@ def parity(  # noqa: PLR0913  (the options of a command)
         raise ConfigError("--serve starts a server and --endpoint names a running one; give one of the two")
     if served_name and not endpoint:
         raise ConfigError("--served-name is the model's name at --endpoint; give that too")
+    if endpoint and has_secret(endpoint):
+        raise ConfigError("--endpoint holds a password, and certificates keep it; give an address without one")
     from flows.parity import run_parity
     from tasks.parity import Serving
 

@@ -14,6 +14,7 @@ from flows.around import around
 from flows.experiment import connect, workspace
 from infra import orchestrator, pareto
 from infra.open_runs import running
+from infra.settings import read_settings
 from infra.study import Study, Trial, open_study
 from infra.tracking import Tracker
 from sft_core.config.experiment import ExperimentConfig, SearchSection
@@ -47,8 +48,8 @@ def sft_sweep(config: str = "flows/configs/sweep.yaml", trials: int | None = Non
     loaded = load(Path(config), overrides or [])
     search, place = _search(loaded.config, Path(config)), workspace()
     tracker = connect(loaded.config.tracking)
-    with around(place.root, tracker), closing(open_study(plan_of(loaded.config, search), place.root, search.storage)
-                                              ) as study:
+    storage = search.storage or read_settings().study_storage
+    with around(place.root, tracker), closing(open_study(plan_of(loaded.config, search), place.root, storage)) as study:
         orphans = study.reconcile()
         folder = place.root / "sweeps" / search.study
         folder.mkdir(parents=True, exist_ok=True)
@@ -110,4 +111,4 @@ def _report(study: Study, tracker: Tracker, parent: str, folder: Path) -> dict[s
     orchestrator.show(lambda: create_table_artifact(table, "pareto-table", f"Trials of {study.plan.name}; ★: on the "
                                                                            "Pareto front"))
     return {"study": study.plan.name, "columns": columns, "rows": cells, "plots": [str(plot) for plot in plots],
-            "where_to_look": console.where_to_look(tracker.uri)}
+            "where_to_look": console.where_to_look(tracker.shown)}

@@ -3,6 +3,7 @@
 bootstrap.py        makes the virtual environment of `make demo` and `make test`
 settings.py         the only reader of environment variables; the environment of every process
 disk.py             a full or read-only disk in one sentence
+databases.py        drivers and connections of SQL databases
 reach.py            whether a configured server answers, within seconds
 alive.py            what a process has open, for those after a kill
 children.py         child processes end with their parent

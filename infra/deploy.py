@@ -17,6 +17,7 @@ from prefect.workers.process import ProcessWorker
 from infra.reach import require_prefect
 from infra.settings import Settings, child_environment, job_environment
 from sft_core.errors import OrchestrationError
+from sft_core.masking import has_secret
 from sft_core.names import check_name
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,14 +58,22 @@ def deploy(settings: Settings, *, pool: str, cron: str, source: Path = DEPLOYMEN
         f"pool      {pool} ({'made' if made else 'was there'})",
         *(f"deployed  {name}/{name}" for name in names),
         f"worker    prefect worker start --pool {pool}",
+        *(f"secret    {name} holds a password, which is not deployed: start the worker with it in its environment"
+          for name in secret_names(settings)),
         f"run       prefect deployment run {names[0]}/{names[0]}   (in {root}: {names[0]} will do)",
     ]
 
 
 def filled(plan: dict[str, Any], settings: Settings, pool: str, cron: str, root: Path) -> dict[str, Any]:
-    """The deployment file with absolute working directory, job environment, pool and schedule filled in."""
+    """The deployment file with absolute working directory, job environment, pool and schedule filled in.
+
+    Whoever may read the workspace or the server can read it. So what holds a password is left out of the job
+    environment; a job also has the environment of its worker.
+    """
+    secrets = secret_names(settings)
+    environment = {name: value for name, value in job_environment(settings).items() if name not in secrets}
     pull = [{"prefect.deployments.steps.set_working_directory": {"directory": str(root)}}]
-    work_pool = {"name": pool, "job_variables": {"env": job_environment(settings)}}
+    work_pool = {"name": pool, "job_variables": {"env": environment}}
 
     def one(deployment: dict[str, Any]) -> dict[str, Any]:
         new = {**deployment, "work_pool": work_pool}
@@ -73,6 +82,11 @@ def filled(plan: dict[str, Any], settings: Settings, pool: str, cron: str, root:
         return new
 
     return {**plan, "pull": pull, "deployments": [one(each) for each in plan["deployments"]]}
+
+
+def secret_names(settings: Settings) -> list[str]:
+    """The variables of the job environment whose values hold a password."""
+    return [name for name, value in job_environment(settings).items() if has_secret(value)]
 
 
 def _make_pool(api_url: str, pool: str) -> bool:

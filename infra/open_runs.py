@@ -21,7 +21,7 @@ def running(tracker: Tracker, run_id: str) -> Iterator[None]:
 
     The error that ended it matters more than a tracker's.
     """
-    with alive(tracker.workspace, Note(KIND, run_id, tracker.uri)):
+    with alive(tracker.workspace, Note(KIND, run_id, tracker.shown)):
         try:
             yield
         except BaseException as error:
@@ -35,7 +35,7 @@ def running(tracker: Tracker, run_id: str) -> Iterator[None]:
 
 def close_run(tracker: Tracker, note: Note) -> bool:
     """End a dead process's run as KILLED; False where it is in another store, or the store refuses."""
-    if note.where != tracker.uri:
+    if note.where != tracker.shown:
         return False
     try:
         found = tracker.find_run(note.run_id)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import requests
 
+from infra.databases import check_driver, is_sql
 from infra.settings import Settings
-from sft_core.errors import OrchestrationError
+from sft_core.errors import OrchestrationError, TrackingError
 
 TIMEOUT_S = 3.0
 """For the connection and again for the answer: a hung server is noticed as quickly as an absent one."""
@@ -24,6 +25,20 @@ def why_unreachable(url: str) -> str | None:
     except requests.RequestException as error:
         return str(error)
     return None
+
+
+def require_mlflow(uri: str) -> None:
+    """Check the MLflow server, or the driver of the database, that a tracking URI names.
+
+    Raises:
+        ConfigError: the driver is not installed.
+        TrackingError: no server answers, within 6 s.
+    """
+    if is_sql(uri):
+        check_driver("tracking.uri or MLFLOW_TRACKING_URI", uri)
+    elif uri.startswith(("http://", "https://")) and (reason := why_unreachable(f"{uri.rstrip('/')}/health")):
+        raise TrackingError(f"no MLflow server answers at {uri} ({reason}); start it, correct MLFLOW_TRACKING_URI or "
+                            "tracking.uri, or unset both to record into the workspace")
 
 
 def require_prefect(settings: Settings) -> None:

@@ -73,6 +73,8 @@ class Settings:
     """Prefect's API (PREFECT_API_URL or the user's active profile); None: a temporary server per process."""
     prefect_home: Path
     """Prefect's state folder (PREFECT_HOME); by default inside the workspace."""
+    study_storage: str | None = None
+    """Optuna storage URL of sweeps that name none (SFT_STUDY_STORAGE); None: a journal in the workspace."""
 
 
 def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -100,6 +102,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         mlflow_uri=absolute_uri(given("MLFLOW_TRACKING_URI")) or f"sqlite:///{workspace / 'mlflow.db'}",
         prefect_api_url=given("PREFECT_API_URL") or _profile_api_url(Path(home or "~/.prefect").expanduser()),
         prefect_home=Path(home).expanduser().absolute() if home else workspace / "prefect",
+        study_storage=absolute_uri(given("SFT_STUDY_STORAGE")),
     )
 
 
@@ -144,6 +147,8 @@ def job_environment(settings: Settings) -> dict[str, str]:
         block["PREFECT_API_URL"] = settings.prefect_api_url
     if settings.mirror:
         block["SFT_MIRROR"] = str(settings.mirror)
+    if settings.study_storage:
+        block["SFT_STUDY_STORAGE"] = settings.study_storage
     return block
 
 

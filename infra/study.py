@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
 import optuna
+from alembic.util import CommandError
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -22,6 +23,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from infra.databases import CONNECTIONS, check_driver, why_not
 from sft_core.errors import ConfigError, OrchestrationError
 from sft_core.locks import try_exclusive
 
@@ -198,6 +200,8 @@ def open_study(plan: Plan, workspace: Path, storage: str | None = None) -> Study
     """
     folder = workspace / "studies"
     folder.mkdir(parents=True, exist_ok=True)
+    if storage:
+        check_driver("search.storage", storage)
     place, lock = storage or str(folder / f"{plan.name}.log"), folder / f"{plan.name}.lock"
     with _door(f"open the study storage {place} (search.storage)"):
         kept = _storage(storage, place)
@@ -254,19 +258,17 @@ def _held(path: Path, name: str) -> IO[str]:
 def _door(doing: str) -> Iterator[None]:
     try:
         yield
-    except (SQLAlchemyError, StorageInternalError, ImportError, OSError) as error:
-        raise OrchestrationError(f"Optuna could not {doing}: {error}; start the database and repeat the command (the "
-                                 "sweep continues), or unset search.storage to keep studies in the workspace"
+    except (SQLAlchemyError, StorageInternalError, CommandError, OSError) as error:
+        raise OrchestrationError(f"Optuna could not {doing}: {why_not(error)}; see that the database runs and lets "
+                                 "you in, and repeat the command (the sweep continues), or unset search.storage to "
+                                 "keep studies in the workspace"
                                  ) from error
 
 
 def _storage(url: str | None, place: str) -> BaseStorage:
     if url is None:
         return JournalStorage(JournalFileBackend(place))
-    if "://" not in url:
-        raise ConfigError(f"search.storage {url!r} is not a URL, e.g. postgresql+psycopg2://user@host/db; "
-                          "unset it to keep the study in the workspace")
-    return RDBStorage(url)
+    return RDBStorage(url, engine_kwargs=CONNECTIONS)
 
 
 def _sampler(plan: Plan, seed: int) -> optuna.samplers.BaseSampler:

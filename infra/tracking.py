@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import pandas as pd
 import requests
+from alembic.util import CommandError
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import Metric, Param, Run, RunTag
@@ -28,10 +29,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from infra import events as event_file
 from infra import naming
-from infra.reach import why_unreachable
+from infra.databases import is_sql, why_not
+from infra.reach import require_mlflow
 from infra.settings import absolute_uri
 from sft_core.errors import TrackingError
 from sft_core.locks import exclusive
+from sft_core.masking import masked
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +45,7 @@ LONGEST_PARAM = 500
 PARAMS_PER_CALL = 100
 RETRY_AFTER_S = 30.0
 """After a failure `follow` leaves the server alone for so long: training must not wait for it at every step."""
-_FAILURES = (MlflowException, requests.RequestException, SQLAlchemyError, OSError)
+_FAILURES = (MlflowException, requests.RequestException, SQLAlchemyError, CommandError, OSError)
 
 
 class TrackedRun(NamedTuple):
@@ -71,9 +74,10 @@ def open_tracker(uri: str, experiment: str, workspace: Path) -> Tracker:
     Args:
         uri: MLflow tracking URI: `sqlite:///…`, `http(s)://…` or whatever else MLflow takes, except a plain folder.
         experiment: MLflow experiment.
-        workspace: folder for locks, downloaded models, and with SQLite for artifacts.
+        workspace: folder for locks, downloaded models, and with a database for artifacts.
 
     Raises:
+        ConfigError: the driver of a database is not installed.
         TrackingError: within seconds, when the server cannot be reached or the store cannot be used.
     """
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -82,8 +86,9 @@ def open_tracker(uri: str, experiment: str, workspace: Path) -> Tracker:
     if scheme in {"", "file"}:
         raise TrackingError(f"the tracking URI {uri!r} is a folder, which MLflow no longer takes; use "
                             f"sqlite:///{workspace / 'mlflow.db'} or the http:// address of an MLflow server")
-    _check_reachable(uri)
-    artifacts = (workspace / "mlartifacts" / experiment).absolute().as_uri() if scheme == "sqlite" else None
+    require_mlflow(uri)
+    # MLflow's own default for a database is ./mlruns, wherever that is.
+    artifacts = (workspace / "mlartifacts" / experiment).absolute().as_uri() if is_sql(uri) else None
     with _door(uri, "open the store"), exclusive(workspace / "locks" / "tracker"):
         if scheme == "sqlite":
             Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
@@ -97,6 +102,7 @@ class Tracker:
 
     def __init__(self, client: MlflowClient, uri: str, experiment_id: str, workspace: Path) -> None:
         self.uri = uri
+        self.shown = masked(uri)  # for people and files: without its password
         self.workspace = workspace
         self.experiment_id = experiment_id
         self._client = client
@@ -154,13 +160,14 @@ class Tracker:
         if not last and time.monotonic() < self._retry_at:
             return False
         try:
-            _check_reachable(self.uri)
+            require_mlflow(self.uri)
             for points, mark in event_file.batches(events, event_file.load_mark(offset_file, run_id)):
                 self._client.log_batch(run_id, metrics=[Metric(naming.name(p.key), *p[1:]) for p in points])
                 event_file.save_mark(offset_file, mark)
         except (TrackingError, *_FAILURES) as error:
             if not self._retry_at:
-                log.warning("metrics are not sent for now, training goes on and they are kept in %s: %s", events, error)
+                log.warning("metrics are not sent for now, training goes on and they are kept in %s: %s", events,
+                            masked(str(error)))
             self._retry_at = time.monotonic() + RETRY_AFTER_S
             return False
         self._retry_at = 0.0
@@ -317,21 +324,14 @@ class Tracker:
             Path(place).rename(folder)
 
 
-def _check_reachable(uri: str) -> None:
-    if urlsplit(uri).scheme in {"http", "https"} and (reason := why_unreachable(f"{uri.rstrip('/')}/health")):
-        raise TrackingError(f"no MLflow server answers at {uri} ({reason}); start it, correct MLFLOW_TRACKING_URI or "
-                            "tracking.uri, or unset both to record into the workspace")
-
-
 @contextmanager
 def _door(uri: str, doing: str) -> Iterator[None]:
     """Turns what MLflow and its store raise into a TrackingError that says what was being done and where."""
     try:
         yield
     except _FAILURES as error:
-        text = " ".join(str(error).split())
-        raise TrackingError(f"MLflow at {uri} could not {doing}: {text[:600]}; finished stages are kept on disk: "
-                            "when it is well again, repeat the command") from error
+        raise TrackingError(f"MLflow at {uri} could not {doing}: {why_not(error)[:600]}; finished stages are kept on "
+                            "disk: when it is well again, repeat the command") from error
 
 
 def _experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str:

@@ -5,11 +5,19 @@
 
 from __future__ import annotations
 
+from sft_core.masking import masked
+
 
 class SftError(Exception):
-    """Base of every error that the platform raises on purpose; the command line prints it without a traceback."""
+    """Base of every error that the platform raises on purpose; the command line prints it without a traceback.
+
+    Its message holds no password, whatever it was made of.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(masked(message))
 
 
 class ConfigError(SftError):

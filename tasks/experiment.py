@@ -56,7 +56,7 @@ def open_experiment(
         write_text(folder / "config.yaml", loaded.text)
         tags = {"sft.kind": "experiment", "sft.name": config.name}
         run_id = tracker.start_run(folder.name, key, flatten(config), loaded.text, tags, parent_run_id)
-        where = {"mlflow_run_id": run_id, "mlflow_uri": tracker.uri, "experiment": config.tracking.experiment}
+        where = {"mlflow_run_id": run_id, "mlflow_uri": tracker.shown, "experiment": config.tracking.experiment}
         write_json(folder / "run.json", {"name": folder.name, "key": key, **where})
         log.info("run %s (MLflow %s)", folder.name, run_id[:8])
         with running(tracker, run_id):

@@ -61,7 +61,7 @@ def _summary(run: Experiment, prepared: Done, trained: Done, found: Compared) ->
         for one in verdict.suites
     }
     return {
-        "run": run.name, "folder": str(run.folder), "mlflow_run_id": run.run_id, "mlflow_uri": run.tracker.uri,
+        "run": run.name, "folder": str(run.folder), "mlflow_run_id": run.run_id, "mlflow_uri": run.tracker.shown,
         "model": str(trained.folder / "model"), "ledger": prepared.result["rows"], "suites": suites,
         "verdict_rows": verdict.rows(),
         "beside": [table._asdict() for table in found.report.tables if table.short],
@@ -126,7 +126,7 @@ def side_by_side(base: SuiteResult, tuned: SuiteResult) -> dict[str, list[object
 def _show(run: Experiment, summary: Mapping[str, Any]) -> None:
     """Prefect artifacts; their keys take lower-case letters, digits and dashes only."""
     gate = summary["gate"]
-    said = (f"**{gate['outcome']}** – {gate['reason']}\n\nMLflow run `{run.run_id}` at `{run.tracker.uri}`, model "
+    said = (f"**{gate['outcome']}** – {gate['reason']}\n\nMLflow run `{run.run_id}` at `{run.tracker.shown}`, model "
             f"`{summary['model']}`")
     orchestrator.show(
         lambda: create_table_artifact(summary["verdict_rows"], "verdict", f"{run.name}: tuned against base"),

@@ -23,6 +23,7 @@ from eval_suites.backends.cache import KeptRows
 from eval_suites.backends.parallel import as_they_end
 from sft_core.config.evaluate import EndpointSection
 from sft_core.errors import EvalError
+from sft_core.masking import HIDDEN
 from sft_core.stage import fingerprint
 from sft_core.stopping import check, sleep
 
@@ -182,7 +183,7 @@ class Endpoint:
                     held += piece
                     if time.monotonic() > deadline:
                         raise httpx.ReadTimeout("it is still sending")
-                return answer.status_code, answer.headers, held.decode("utf-8", errors="replace")
+                return answer.status_code, answer.headers, self._hidden(held.decode("utf-8", errors="replace"))
         except httpx.TimeoutException as error:
             raise _Passing(f"no complete answer within {self._section.timeout_s:g} s") from error
         except httpx.TransportError as error:
@@ -190,10 +191,13 @@ class Endpoint:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._error(f"{type(error).__name__}: {error}") from error
 
+    def _hidden(self, text: str) -> str:
+        """Without the key, which some servers send back."""
+        return text.replace(self._key, HIDDEN) if self._key else text
+
     def _error(self, why: str) -> EndpointError:
-        said = why.replace(self._key, "***") if self._key else why
-        return EndpointError(f"{self._section.model} at {self._section.url}: {said}. Check url, model and key_env of "
-                             "the endpoint, and whether the server is up")
+        return EndpointError(f"{self._section.model} at {self._section.url}: {self._hidden(why)}. Check url, model and "
+                             "key_env of the endpoint, and whether the server is up")
 
 
 def _reply(text: str) -> Reply:

@@ -16,6 +16,7 @@ from eval_suites.backends.parallel import as_they_end
 from eval_suites.suites.chat_item import ChatItem
 from sft_core.config.evaluate import EndpointSection
 from sft_core.errors import EvalError
+from sft_core.masking import has_secret
 from sft_core.stage import fingerprint
 
 
@@ -51,11 +52,14 @@ def endpoint_of(reference: str) -> EndpointSection:
     """`http://host/v1#model-name` as a section.
 
     Raises:
-        EvalError: the name of the model is missing.
+        EvalError: the name of the model is missing, or there is a password.
     """
     url, _, name = reference.partition("#")
     if not name:
         raise EvalError(f"{reference} names no model; write http://host/v1#model-name")
+    if has_secret(url):
+        raise EvalError(f"{url} holds a password, and results keep where they come from; give the server's key in "
+                        "OPENAI_API_KEY")
     return EndpointSection(url=url.rstrip("/"), model=name)
 
 

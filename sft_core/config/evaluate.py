@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sft_core.config.section import OffIsWord, Positive, Section, Share
+from sft_core.config.section import OffIsWord, Positive, Section, Share, without_password
 
 
 class EndpointSection(Section):
     """A server that speaks OpenAI's chat completions."""
 
-    url: str
+    url: Annotated[str, without_password("give the key in the environment variable that key_env names")]
     """Base URL that ends in /v1, e.g. http://127.0.0.1:8000/v1."""
     model: str
     """Name of the model there."""

@@ -8,15 +8,15 @@ from pydantic import Field, FiniteFloat, model_validator
 
 from sft_core.config.data import DataSection, ModelSection, TemplateSection
 from sft_core.config.evaluate import EvalSection, GateSection, unknown_suites
-from sft_core.config.section import Name, Positive, Section
+from sft_core.config.section import Name, Positive, Section, without_password
 from sft_core.config.train import TrainSection
 
 
 class TrackingSection(Section):
     experiment: Name = "sft"
     """MLflow experiment."""
-    uri: str | None = None
-    """MLflow tracking URI; by default MLFLOW_TRACKING_URI, or SQLite in the workspace."""
+    uri: Annotated[str, without_password("set MLFLOW_TRACKING_URI instead")] | None = None
+    """MLflow tracking URI; by default MLFLOW_TRACKING_URI, which may hold a password, or SQLite in the workspace."""
     registered_model: Name | None = None
     """Register the model folder under this name in the MLflow registry."""
     sync_every_s: Annotated[float, Field(gt=0.0)] = 5.0
@@ -60,8 +60,9 @@ class SearchSection(Section):
     """Optuna sampler."""
     study: Name = "sft-sweep"
     """Study name; a stopped sweep of the same name and space continues."""
-    storage: str | None = None
-    """Optuna storage URL; by default a journal file in the workspace."""
+    storage: Annotated[str, without_password("set SFT_STUDY_STORAGE instead")] | None = None
+    """Optuna storage URL; by default SFT_STUDY_STORAGE, which may hold a password, or a journal file in the
+    workspace."""
 
 
 class ExperimentConfig(Section):

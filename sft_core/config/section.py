@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from sft_core.masking import has_secret
 from sft_core.names import name_problem
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -22,6 +23,17 @@ def _checked_name(text: str) -> str:
 
 Name = Annotated[str, AfterValidator(_checked_name)]
 """A name that becomes part of a path in the workspace."""
+
+
+def without_password(instead: str) -> AfterValidator:
+    """Refuses a URL with a password: configurations are recorded. `instead`: where it belongs."""
+
+    def check(url: str) -> str:
+        if has_secret(url):
+            raise ValueError(f"holds a password or token, and configurations are recorded; {instead}")
+        return url
+
+    return AfterValidator(check)
 
 
 class Section(BaseModel):

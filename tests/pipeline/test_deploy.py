@@ -20,6 +20,7 @@ from infra.servers import Service, free_port, start_prefect, start_worker
 from infra.settings import Settings, job_environment, read_settings
 from sft_core.errors import OrchestrationError
 
+MLFLOW = "http://me:s3cr3t@127.0.0.1:9"
 FLOW = """
 import json, os
 from pathlib import Path
@@ -59,7 +60,8 @@ def server(place: Path) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def settings(place: Path, server: Service) -> Settings:
-    given = {"SFT_HOME": str(place / "workspace"), "SFT_MIRROR": str(place / "mirror"), "PREFECT_API_URL": server.url}
+    given = {"SFT_HOME": str(place / "workspace"), "SFT_MIRROR": str(place / "mirror"), "PREFECT_API_URL": server.url,
+             "MLFLOW_TRACKING_URI": MLFLOW}
     return read_settings(given)
 
 
@@ -97,6 +99,7 @@ def test_a_bare_name_starts_a_run_and_the_worker_sees_what_the_shell_sees(
     lines = deploy(settings, pool="toys", cron="15 3 * * *", source=root / "plan.yaml", root=root)
     assert lines[0] == "pool      toys (made)"
     assert "deployed  toy/toy" in lines
+    assert any(line.startswith("secret    MLFLOW_TRACKING_URI holds a password") for line in lines)
     worker = start_worker("toys", place / "worker", job_environment(settings))
     try:
         started = prefect(settings, "deployment", "run", "toy", "-p", "answer=42", cwd=tmp_path)
@@ -107,9 +110,10 @@ def test_a_bare_name_starts_a_run_and_the_worker_sees_what_the_shell_sees(
         worker.stop()
     assert json.loads((settings.workspace / "toy.json").read_text()) == {
         "answer": 42, "folder": str(root), "SFT_HOME": str(place / "workspace"), "SFT_MIRROR": str(place / "mirror"),
-        "MLFLOW_TRACKING_URI": f"sqlite:///{place}/workspace/mlflow.db", "PREFECT_API_URL": settings.prefect_api_url,
+        "MLFLOW_TRACKING_URI": MLFLOW, "PREFECT_API_URL": settings.prefect_api_url,
         "DO_NOT_TRACK": "true",
     }
+    assert "s3cr3t" not in (settings.workspace / "deployments.yaml").read_text() + worker.log.read_text()
 
 
 def test_the_cron_starts_a_run_by_itself(settings: Settings, place: Path, tmp_path: Path) -> None:
@@ -148,7 +152,8 @@ def test_the_three_deployments_of_the_platform(settings: Settings) -> None:
         made = ask(settings, f"deployments/name/{name}/{name}")
         assert made["entrypoint"] == entrypoint
         assert made["work_pool_name"] == "sft"
-        assert made["job_variables"]["env"] == job_environment(settings)
+        assert made["job_variables"]["env"] | {"MLFLOW_TRACKING_URI": MLFLOW} == job_environment(settings)
+        assert "s3cr3t" not in str(made)
         assert made["pull_steps"] == [{"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}]
         assert made["parameter_openapi_schema"]["properties"]
         assert [each["schedule"]["cron"] for each in made["schedules"]] == (["45 1 * * *"] if "nightly" in name else [])

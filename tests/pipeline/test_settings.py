@@ -55,6 +55,7 @@ def test_relative_paths_become_absolute(tmp_path: Path) -> None:
     assert settings.mirror == tmp_path / "hub"
     assert settings.mlflow_uri == f"sqlite:///{tmp_path}/my/runs.db"
     assert read_settings({"MLFLOW_TRACKING_URI": "http://h:5000"}).mlflow_uri == "http://h:5000"
+    assert read_settings({"SFT_STUDY_STORAGE": "sqlite:///s.db"}).study_storage == f"sqlite:///{tmp_path}/s.db"
 
 
 @pytest.mark.parametrize(("name", "value"), [("SFT_MIRROR", "nowhere"), ("SFT_HOME", "file")])

@@ -1,0 +1,54 @@
+"""SQL databases by URL: the driver is named before anything runs, and an idle connection is no error."""
+
+from __future__ import annotations
+
+from alembic.util import CommandError
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+from sft_core.errors import ConfigError
+
+SQL = ("sqlite", "postgresql", "mysql", "mssql")
+"""What MLflow takes as databases; all other tracking URIs are servers."""
+CONNECTIONS = {"pool_pre_ping": True, "pool_recycle": 300}
+"""Trials take hours, and servers and firewalls drop connections that are idle: each is tried before it is used, and
+none is older than so many seconds."""
+EXAMPLE = "postgresql+psycopg://user@host/database"
+
+
+def why_not(error: Exception) -> str:
+    """What a database, or the migration of its tables, said; in one line."""
+    said = " ".join(str(error).split())
+    hint = " (the tables of another program are there: MLflow and studies need a database each)"
+    return said + (hint if isinstance(error, CommandError) else "")
+
+
+def is_sql(uri: str) -> bool:
+    """Whether a tracking URI names a database and no server."""
+    return uri.partition(":")[0].partition("+")[0] in SQL
+
+
+def check_driver(setting: str, url: str) -> None:
+    """Say what is missing to reach a database.
+
+    Args:
+        setting: where the URL comes from.
+        url: SQLAlchemy's.
+
+    Raises:
+        ConfigError: it is no URL, SQLAlchemy knows no such database, or its driver is not installed.
+    """
+    if "://" not in url:
+        raise ConfigError(f"{setting} {url!r} is not a URL, e.g. {EXAMPLE}; unset it to use the workspace")
+    try:
+        parsed = make_url(url)
+        parsed.get_dialect().import_dbapi()
+    except NoSuchModuleError as error:
+        raise ConfigError(f"{setting}: there is no database {parsed.drivername}; give e.g. {EXAMPLE}") from error
+    except (ArgumentError, ValueError) as error:  # a port that is no number
+        raise ConfigError(f"{setting}: this is not the URL of a database; give e.g. {EXAMPLE}") from error
+    except ImportError as error:
+        how = (f"pip install 'sft-platform[postgres]' and write {EXAMPLE}" if parsed.get_backend_name() == "postgresql"
+               else f"pip install {error.name}, or use PostgreSQL")
+        raise ConfigError(f"{setting}: {parsed.drivername} needs the package {error.name}, which is not installed; "
+                          f"{how}") from error

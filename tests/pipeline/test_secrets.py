@@ -1,0 +1,173 @@
+"""Passwords of servers and databases, and API keys: nowhere in what is written or said, and all still works."""
+
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import requests
+import yaml
+
+from infra.servers import free_port, start_mlflow
+from sft_core.config.evaluate import EndpointSection
+from sft_core.errors import ConfigError, SftError
+from sft_core.masking import has_secret, masked
+
+Sft = Callable[..., subprocess.CompletedProcess[str]]
+SECRET = "s3cr3t-Pa55"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://me:s3cr3t-Pa55@host:5000/x@y", "http://me:***@host:5000/x@y"),
+        ("https://s3cr3t-Pa55@host", "https://***@host"),
+        ("http://me:s3@cr3t@host", "http://me:***@host"),
+        ("http://:s3cr3t@host", "http://:***@host"),
+        ("postgresql+psycopg://me:s3/cr@3t@host:5432/db", "postgresql+psycopg://me:***@host:5432/db"),
+        ("postgresql://host/db?user=me&password=s3cr3t&sslmode=require",
+         "postgresql://host/db?user=me&password=***&sslmode=require"),
+        ("('http://me:s3cr3t@host') and mysql://me:s3cr3t@host", "('http://me:***@host') and mysql://me:***@host"),
+    ],
+)
+def test_passwords_in_urls_are_hidden(url: str, shown: str) -> None:
+    assert masked(url) == shown
+    assert has_secret(url)
+    assert str(SftError(f"no answer at {url}")) == f"no answer at {shown}"
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:5000/v1#a@b", "sqlite:////x/mlflow.db", "postgresql://me@host/db",
+                                 "models:/sft@champion", "file:///a:b@c", "databricks://profile", "a@b.c: http://x"])
+def test_urls_without_a_password_stay(url: str) -> None:
+    assert masked(url) == url
+
+
+class Proxy(BaseHTTPRequestHandler):
+    """A server that asks for a password and hands what comes with it to the one behind it."""
+
+    behind = ""
+
+    def do_any(self) -> None:
+        if not self.headers.get("Authorization", "").startswith("Basic "):
+            self.send_error(401)
+            return
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        kept = {name: value for name, value in self.headers.items() if name.lower() not in ("host", "authorization")}
+        answer = requests.request(self.command, self.behind + self.path, data=body, headers=kept, timeout=60)
+        self.send_response(answer.status_code)
+        self.send_header("Content-Type", answer.headers.get("Content-Type", "text/plain"))
+        self.send_header("Content-Length", str(len(answer.content)))
+        self.end_headers()
+        self.wfile.write(answer.content)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_any
+
+    def log_message(self, *args: object) -> None:
+        """Nothing."""
+
+
+def guarded(url: str) -> Iterator[str]:
+    """The address, with its password, of a server in front of the one at `url`."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("To", (Proxy,), {"behind": url}))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://me:{SECRET}@127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def mlflow(tmp_path: Path) -> Iterator[str]:
+    service = start_mlflow(tmp_path / "mlflow", free_port())
+    yield from guarded(service.url)
+    service.stop(kill=True)
+
+
+@pytest.fixture
+def prefect(prefect_api: str) -> Iterator[str]:
+    yield from (f"{url}/api" for url in guarded(prefect_api.removesuffix("/api")))
+
+
+def leaks(*folders: Path) -> list[str]:
+    """Files that hold the secret."""
+    files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
+    assert files
+    return [str(file) for file in files if SECRET.encode() in file.read_bytes()]
+
+
+def test_servers_with_passwords(sft: Sft, config: Path, home: Path, mlflow: str, prefect: str, tmp_path: Path) -> None:
+    """It stood in run.json, summary.json, the artifacts, deployments.yaml and on the terminal."""
+    data = yaml.safe_load(config.read_text())
+    data["search"] = {"study": "one", "trials": 1, "alignment": ["tiny_refusal"], "capability": ["tiny_mmlu"],
+                      "space": {"train.optim.lr": {"low": 1e-4, "high": 1e-3}}}
+    config.write_text(yaml.safe_dump(data))
+    storage = f"sqlite:///{tmp_path}/study.db?password={SECRET}"
+    env = {"MLFLOW_TRACKING_URI": mlflow, "PREFECT_API_URL": prefect, "SFT_STUDY_STORAGE": storage}
+    swept = sft("sweep", config, **env)
+    assert swept.returncode == 0, swept.stderr
+    deployed = sft("deploy", **env)
+    assert deployed.returncode == 0, deployed.stderr
+    for name in env:
+        assert f"secret    {name} holds a password" in deployed.stdout
+    nowhere = {name: value.replace("127.0.0.1:", "127.0.0.1:1") for name, value in env.items()}
+    failed = [sft("compare", "nosuch", "none", **env), sft("run", config, **env | {"MLFLOW_TRACKING_URI": nowhere[
+        "MLFLOW_TRACKING_URI"]}), sft("run", config, **nowhere)]
+    assert all(done.returncode == 1 for done in failed)
+    said = "".join(done.stdout + done.stderr for done in (swept, deployed, *failed))
+    assert "me:***@127.0.0.1" in said
+    assert SECRET not in said
+    assert not leaks(home, tmp_path / "mlflow")
+    for deployment in requests.post(f"{prefect}/deployments/filter", json={}, timeout=10).json():
+        assert SECRET not in str(deployment)
+
+
+@pytest.mark.parametrize("setting", ["tracking.uri", "search.storage", "eval.judge.endpoint.url"])
+def test_no_password_in_a_configuration(sft: Sft, config: Path, setting: str) -> None:
+    """Configurations are recorded, so it is refused, and not repeated."""
+    done = sft("config", "check", config, "--set", f"{setting}=http://me:{SECRET}@127.0.0.1:9/v1", "--set",
+               "eval.judge.endpoint.model=m", "--set", "search.study=s")
+    assert done.returncode == 2
+    assert f"{setting}: holds a password or token, and configurations are recorded; " in done.stderr
+    assert SECRET not in done.stdout + done.stderr
+
+
+def test_no_password_of_a_judge_or_a_server_on_the_command_line(sft: Sft, tmp_path: Path) -> None:
+    url = f"http://me:{SECRET}@127.0.0.1:9/v1"
+    for command in (("judge", tmp_path, tmp_path, "--endpoint", url, "--model", "m"),
+                    ("parity", "tiny", "--endpoint", url), ("eval", f"{url}#m", "--suite", "tiny_refusal")):
+        done = sft(*command)
+        assert done.returncode in (1, 2), done.stderr
+        assert "holds a password" in done.stderr
+        assert SECRET not in done.stdout + done.stderr
+
+
+class Echo(BaseHTTPRequestHandler):
+    """A server that sends the key back, cut wherever a client cuts."""
+
+    def do_POST(self) -> None:
+        body = ("x" * 290 + self.headers["Authorization"]).encode()
+        self.send_response(401)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        """Nothing."""
+
+
+def test_a_key_that_a_server_sends_back_is_not_shown_in_part() -> None:
+    from eval_suites.backends.endpoint import Endpoint, EndpointError
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    section = EndpointSection(url=f"http://127.0.0.1:{server.server_port}/v1", model="m")
+    with pytest.raises(EndpointError) as caught:
+        Endpoint(section, SECRET).chat([{"role": "user", "content": "q"}], max_tokens=1)
+    server.shutdown()
+    server.server_close()
+    assert SECRET[:3] not in str(caught.value)
+
+
+def test_errors_hide_what_they_are_made_of() -> None:
+    assert SECRET not in str(ConfigError(f"--set tracking.uri=http://me:{SECRET}@h is wrong"))
