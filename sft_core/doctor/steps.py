@@ -55,10 +55,13 @@ def attention(bench: Workbench, model: ModelSection, rows: Rows) -> Seen:
     policy = bench.policy
     dtype = compute_dtype(model, policy.device)
     policy.backend = choose_backend(policy.model, model.attention, policy.device, dtype, rows)
+    network: Any = policy.model
+    coefficient = getattr(network.config.get_text_config(), "router_aux_loss_coef", None)
+    routers = f"the routers' auxiliary loss (the base's config: {coefficient:g}) is not added; " if coefficient else ""
     sizes = sum(p.numel() for p in policy.model.parameters()), sum(p.numel() for p in bench.parameters.values())
     return verdict(True, f"{policy.backend} (asked for: {model.attention}) on {policy.device} in {_name(dtype)}: the "
                    f"examples {'of one row' if rows.packed else 'of a batch'} do not see each other; hidden states "
-                   f"(of up to {rows.longest} tokens) and logits are the model's own; "
+                   f"(of up to {rows.longest} tokens) and logits are the model's own; {routers}"
                    f"{sizes[0] / 1e6:,.1f} M parameters, {sizes[1] / 1e6:,.2f} M of them trained")
 
 

@@ -23,6 +23,7 @@ from sft_core.doctor.finding import Finding, Seen, examined
 from sft_core.errors import DataError, Interrupted
 from sft_core.model import attention
 from sft_core.model.load import load_tokenizer, locate
+from sft_core.model.proof import Rows
 from sft_core.templates import template as template_room
 from sft_core.templates.render import IGNORE, Example
 from sft_core.tiny.paths import BASE_FOLDER
@@ -310,6 +311,13 @@ def test_a_model_too_large_for_the_device_is_not_set_up(admit: Callable[..., Pat
 
 
 # The table itself
+
+
+def test_routers_are_told_to_learn_without_their_own_loss(ready: Callable[..., Ready]) -> None:
+    one, rows = ready(FULL), Rows(packed=True, longest=128)
+    assert "routers" not in steps.attention(one.bench, one.inputs.model, rows).told
+    one.bench.policy.model.config.router_aux_loss_coef = 0.01
+    assert "auxiliary loss (the base's config: 0.01) is not" in steps.attention(one.bench, one.inputs.model, rows).told
 
 
 def test_too_few_positions_are_told(admit: Callable[..., Patient]) -> None:
