@@ -51,6 +51,14 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.1f} %"
 
 
+def saved(stored: Mapping[str, Any]) -> str:
+    """In which form the model was saved and what it says, read back."""
+    if stored["remark"] or stored["loss"] is None:
+        return str(stored["remark"] or stored["form"])
+    return (f"{stored['form']}; validation loss {stored['loss']:.4f}, as trained {stored['trained']:.4f}, base "
+            f"{stored['base']:.4f}")
+
+
 def gate(outcome: str, reason: str) -> None:
     """Print the gate's outcome with its reason in one sentence."""
     console.print(f"Gate: [{STYLE[outcome]}]{outcome}[/]. {reason}", highlight=False)

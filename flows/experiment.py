@@ -104,7 +104,8 @@ def show(summary: dict[str, Any], config: ExperimentConfig) -> None:
     for part in summary["beside"]:
         console.table(part["title"], part["rows"])
     console.gate(summary["gate"]["outcome"], summary["gate"]["reason"])
-    console.lines("", f"model    {summary['model']}", f"run      {summary['run']}  ({summary['folder']})",
+    console.lines("", f"model    {summary['model']} ({console.saved(summary['saved'])})",
+                  f"run      {summary['run']}  ({summary['folder']})",
                   f"report   {summary['folder']}/report.html",
                   f"compare  {console.where_to_look(summary['mlflow_uri'])}")
     if config.gate.enforce and summary["gate"]["outcome"] != "pass":

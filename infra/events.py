@@ -18,7 +18,7 @@ from typing import IO, NamedTuple
 
 log = logging.getLogger(__name__)
 
-PREFIX = {"step": "train", "validation": "validation", "probe": "probe"}
+PREFIX = {"step": "train", "validation": "validation", "probe": "probe", "saved": "saved"}
 """Which events carry metrics, and the folder that a tracker shows them in."""
 NOT_METRICS = {"step", "time"}
 BATCH_POINTS = 900

@@ -72,6 +72,7 @@ class ReplaySection(Section):
 
 
 KlReference = Literal["copy", "offload", "cache"]
+SaveDtype = Literal["auto", "float32", "base"]
 
 
 class KlSection(Section):
@@ -114,7 +115,8 @@ class StoppingSection(Section):
 
 
 TRL_TRAINS = frozenset({"engine", "method", "epochs", "rows_per_step", "micro_rows", "optim", "lora",
-                        "checkpoint_every_s", "keep_checkpoints", "validate_every_steps", "gradient_checkpointing"})
+                        "checkpoint_every_s", "keep_checkpoints", "validate_every_steps", "save_dtype",
+                        "gradient_checkpointing"})
 """Fields of TrainSection that `engine: trl` carries out; of `replay` and `kl` it accepts only that they are off."""
 
 
@@ -161,6 +163,9 @@ class TrainSection(Section):
     """Early stopping on the validation loss, or on a probe's score."""
     probe: ProbeSection = ProbeSection()
     """Small evaluations on the way."""
+    save_dtype: SaveDtype = "auto"
+    """Weights of the saved model. `base`: in the base's dtype, rounded to the nearest or, where that loses more than a
+    tenth of the gain in validation loss, stochastically; `float32`; `auto`: as `base`, and float32 where both lose."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third slower."""
     compile: bool = False

@@ -163,7 +163,7 @@ def _accumulated(ward: _Ward) -> Seen:
 
 def _merged(ward: _Ward) -> Seen:
     assert ward.bench is not None, "asked for"
-    return steps.merged_as_adapter(ward.bench, ward.patient.train, ward.patient.work / "adapter")
+    return steps.merged_as_adapter(ward.bench, ward.patient.train)
 
 
 def _resumed(ward: _Ward) -> Seen:

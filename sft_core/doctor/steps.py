@@ -18,16 +18,14 @@ from sft_core.config.data import ModelSection
 from sft_core.config.train import TrainSection
 from sft_core.doctor.finding import Seen, verdict
 from sft_core.errors import Interrupted, TrainingError
-from sft_core.model.attention import head_of
 from sft_core.model.load import compute_dtype, resolve_device
 from sft_core.model.proof import Rows, choose_backend
-from sft_core.train.artifact import MERGE_TOLERANCE, merge_adapter
+from sft_core.train.adapter import MERGE_TOLERANCE, merge_adapter, token_log_probs
 from sft_core.train.checkpoint import load_weights
 from sft_core.train.course import Course, Row, Stream
 from sft_core.train.finish import BEST
 from sft_core.train.inputs import TrainInputs
 from sft_core.train.objective import Term
-from sft_core.train.policy import Micro, Policy
 from sft_core.train.step import Stepper
 from sft_core.train.trainer import train
 from sft_core.train.workbench import Workbench
@@ -101,7 +99,7 @@ def accumulated_as_at_once(bench: Workbench, section: TrainSection, model: Model
                    f"{gap:.1e} of their size (allowed {allowed:.0e}), norms {norm:.4g} and {other_norm:.4g}")
 
 
-def merged_as_adapter(bench: Workbench, section: TrainSection, folder: Path) -> Seen:
+def merged_as_adapter(bench: Workbench, section: TrainSection) -> Seen:
     """The merged weights say what base and adapter say. The workbench cannot be used afterwards.
 
     Raises:
@@ -113,19 +111,19 @@ def merged_as_adapter(bench: Workbench, section: TrainSection, folder: Path) -> 
         return Seen("skipped", "the base is held in 4 bits; training merges into the whole base and checks that")
     micro = bench.policy.micro(bench.micro(bench.course.sft, bench.course.sft.rows[:1]).batch)
     model: Any = bench.policy.model.eval()
-    base = _token_nats(model, micro)  # an adapter begins at zero
+    base = token_log_probs(model, micro)  # an adapter begins at zero
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in bench.parameters.items():
             if "lora_B" in name or "lora_embedding_B" in name:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * NOISE)
-    before = _token_nats(model, micro)
-    merged = merge_adapter(model, micro, folder)
-    gap = float((_token_nats(merged, micro) - before).abs().max())
+    merged, before = merge_adapter(model, micro)
+    gap = float((token_log_probs(merged, micro) - before).abs().max())
+    stored = float((token_log_probs(merged.to(bench.loaded.dtype).float(), micro) - before).abs().max())
     moved = float((before - base).abs().max())
     return verdict(gap <= MERGE_TOLERANCE, f"{len(before)} tokens: log-probabilities of merged and adapted model "
-                   f"differ by at most {gap:.1e} nats (allowed {MERGE_TOLERANCE:g}), the adapter filled with noise "
-                   f"moves them by up to {moved:.2g}")
+                   f"differ by at most {gap:.1e} nats (allowed {MERGE_TOLERANCE:g}), in {_name(bench.loaded.dtype)} by "
+                   f"{stored:.1e}; the adapter filled with noise moves them by up to {moved:.2g}")
 
 
 def resumed_as_uninterrupted(inputs: TrainInputs, section: TrainSection, trained: int, folder: Path) -> Seen:
@@ -203,13 +201,6 @@ def _gradient(bench: Workbench, section: TrainSection) -> tuple[Mapping[str, Ten
 def _nats(bench: Workbench, stream: Stream, row: Row) -> float:
     micro = bench.micro(stream, (row,))
     return float(bench.policy(bench.policy.micro(micro.batch), Term()).nll)
-
-
-@torch.no_grad()
-def _token_nats(model: Any, micro: Micro) -> Tensor:
-    """−log π(target) [n] in float32, without autocast."""
-    logits = head_of(model)(Policy.selected(model, micro)).float()
-    return torch.nn.functional.cross_entropy(logits, micro.targets, reduction="none")
 
 
 def _gap(one: float, other: float) -> float:

@@ -13,7 +13,10 @@ step.py        one optimiser step, on one process or several
 snapshot.py    the state between two steps as plain tensors
 events.py      events.jsonl, written ahead
 checkpoint.py  atomic checkpoints
-artifact.py    the served model folder, adapter merge, card
+rounding.py    dtype and rounding of the saved weights, and what they keep of the gain
+artifact.py    the served model folder and its card
+adapter.py     an adapter's folder and its merge
+saving.py      trained weights → model folder, read back
 finish.py      the end of a run, for both engines: checks, saving, report
 trainer.py     the loop: steps, events, checkpoints, resume
 launch.py      the loop by several processes, started by torchrun

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
-Kind = Literal["start", "resume", "step", "validation", "probe", "checkpoint", "end"]
+Kind = Literal["start", "resume", "step", "validation", "probe", "checkpoint", "saved", "end"]
 
 
 class EventLog:

@@ -1,22 +1,31 @@
-"""The end of a run, the same for both engines: its counters and parameters checked, the model saved, the report."""
+"""The end of a run, the same for both engines: counters and parameters checked, the model saved and read back, the
+report."""
 
 from __future__ import annotations
 
 import json
+import logging
 import resource
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+
+from accelerate.utils import broadcast_object_list
 
 from sft_core.config.train import TrainSection
 from sft_core.errors import TrainingError
 from sft_core.train import checkpoint
-from sft_core.train.artifact import Output, card_text, save_trained
+from sft_core.train.artifact import card_text
 from sft_core.train.course import Counts, Course
 from sft_core.train.events import EventLog
+from sft_core.train.rounding import Gain, Stored
+from sft_core.train.saving import Output, save_trained
 from sft_core.train.snapshot import weights_of
 from sft_core.train.step import Losses
 from sft_core.train.workbench import Workbench
+
+log = logging.getLogger("sft")
 
 BEST = "best.safetensors"  # among the checkpoints: the weights that early stopping found best
 
@@ -34,6 +43,12 @@ class Walked:
     resumed_from: int | None = None  # steps done at the checkpoint
     best: int | None = None  # steps done when the weights in BEST were the model's; None: the last ones are saved
     stopped_early: bool = False
+
+    @property
+    def gain(self) -> Gain | None:
+        """Validation losses before the first step and of the weights that are saved; None without held-out rows."""
+        losses = dict(self.validations)
+        return Gain(losses[0], losses[self.step if self.best is None else self.best]) if losses else None
 
 
 @dataclass(frozen=True)
@@ -54,6 +69,7 @@ class TrainReport:
     resumed_from: int | None  # steps done at the checkpoint
     model_folder: Path
     adapter_folder: Path | None
+    stored: Stored  # what the model folder holds
 
 
 TOLD = ("rows", "tokens", "trained_tokens", "replay_tokens", "tokens_per_s", "seconds", "peak_rss_bytes",
@@ -62,27 +78,31 @@ TOLD = ("rows", "tokens", "trained_tokens", "replay_tokens", "tokens_per_s", "se
 
 
 def finish(bench: Workbench, section: TrainSection, out: Path, events: EventLog, walked: Walked) -> TrainReport:
-    """Check counters and parameters, save `out/model` (and `out/adapter`), write the last event.
+    """Check counters and parameters, save `out/model` (and `out/adapter`), read it back, write the last events.
 
     Every process calls this; the first one saves for all.
 
     Raises:
         TrainingError: counters that differ from the plan, a parameter that never moved, a merge that changes the
-            model, or a folder that cannot be written.
+            model, weights that have no finite loss as they are saved, or a folder that cannot be written.
     """
     check_counters(bench.course, walked)
     check_reached(bench.unreached.names)
+    bench.optimizer.state.clear()  # makes room for the model that is read back
     adapter = out / "adapter" if section.method == "lora" else None
     first = bench.accelerator.is_main_process
     weights = weights_of(bench.parameters, first)
+    said: list[Stored | None] = [None]
     if first:
         if walked.best is not None:
             weights = checkpoint.load_weights(out / "checkpoints" / BEST)
-        card = card_text(f"{Path(bench.inputs.model.path).name}, fine-tuned", _facts(bench, section, walked),
-                         json.loads(section.model_dump_json(by_alias=True)))
-        save_trained(bench, section, weights, Output(out / "model", adapter, card))
-    bench.accelerator.wait_for_everyone()
-    report = _report(walked, out / "model", adapter)
+        output = Output(out / "model", adapter, partial(_card, bench, section, walked))
+        said = [save_trained(bench, section, weights, output, walked.gain)]
+    (stored,) = broadcast_object_list(said)  # where the other processes wait
+    if first and stored.remark:
+        log.warning("%s", stored.remark)
+    report = _report(walked, out / "model", adapter, stored)
+    events.write("saved", step=walked.step, **asdict(stored))
     events.write("end", step=walked.step, **{name: value for name, value in asdict(report).items() if name in TOLD})
     return report
 
@@ -108,18 +128,29 @@ def check_reached(unreached: Sequence[str]) -> None:
                             "out of train.lora.target_modules or modules_to_save, or use another base model")
 
 
-def _facts(bench: Workbench, section: TrainSection, walked: Walked) -> dict[str, object]:
-    """What the card tells beside the settings."""
+def _card(bench: Workbench, section: TrainSection, walked: Walked, stored: Stored) -> str:
+    """The README of the model folder."""
     model, done = bench.inputs.model, walked.done
-    return {"engine": section.engine, "base": model.path, "revision": model.revision or "-",
-            "base content": bench.belongs_to["base"], "data content": bench.belongs_to["data"],
-            "template": bench.template.name, "seed": bench.inputs.seed, "steps": walked.step,
-            "training tokens": f"{done.tokens} ({done.trained_tokens} trained)",
-            "replay tokens": walked.replayed.tokens,
-            "last validation loss": walked.validations[-1][1] if walked.validations else "-"}
+    losses = "-" if stored.loss is None else (
+        f"base {stored.base:.4f}, trained {stored.trained:.4f}, this folder {stored.loss:.4f}")
+    facts = {"engine": section.engine, "base": model.path, "revision": model.revision or "-",
+             "base content": bench.belongs_to["base"], "data content": bench.belongs_to["data"],
+             "template": bench.template.name, "seed": bench.inputs.seed, "steps": walked.step,
+             "training tokens": f"{done.tokens} ({done.trained_tokens} trained)",
+             "replay tokens": walked.replayed.tokens, "weights": stored.form,
+             "validation loss (nats per trained token)": losses, "tried": _tried(stored),
+             "merged against adapter (nats)": "-" if stored.merge_gap is None else f"up to {stored.merge_gap:.2g}",
+             "remark": stored.remark or "-"}
+    return card_text(f"{Path(model.path).name}, fine-tuned", facts,
+                     json.loads(section.model_dump_json(by_alias=True)))
 
 
-def _report(walked: Walked, model: Path, adapter: Path | None) -> TrainReport:
+def _tried(stored: Stored) -> str:
+    return "; ".join(f"{form}: {'not measured' if loss is None else f'{loss:.4f}'}"
+                     for form, loss in stored.tried.items())
+
+
+def _report(walked: Walked, model: Path, adapter: Path | None, stored: Stored) -> TrainReport:
     done, replayed = walked.done, walked.replayed
     return TrainReport(
         steps=walked.step, seconds=walked.seconds, rows=done.rows, tokens=done.tokens,
@@ -127,4 +158,4 @@ def _report(walked: Walked, model: Path, adapter: Path | None) -> TrainReport:
         tokens_per_s=(done.tokens + replayed.tokens) / walked.seconds,
         peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, final=walked.last,
         validation=tuple(walked.validations), stopped_early=walked.stopped_early, resumed_from=walked.resumed_from,
-        model_folder=model, adapter_folder=adapter)
+        model_folder=model, adapter_folder=adapter, stored=stored)

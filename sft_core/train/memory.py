@@ -131,7 +131,9 @@ def architecture_of(section: ModelSection, train: TrainSection, mirror: Path | N
     text, adapted = config.get_text_config(), 0
     heads = _widest(text, "num_attention_heads") or 1  # state spaces have none
     matrices = [p.numel() for p in hidden_matrices(layers_of(model))] if train.optim.name == "muon" else []
-    stored = (getattr(config, "dtype", None) or torch.float32).itemsize * sum(p.numel() for p in model.parameters())
+    # `auto` may come out as float32, and is forecast as that.
+    low = getattr(config, "dtype", None) or torch.float32
+    stored = (low.itemsize if train.save_dtype == "base" else FLOAT) * sum(p.numel() for p in model.parameters())
     head_trained = True
     if train.method == "lora":
         model = apply_lora(model, train.lora, 0, new_token_modules(model) if grown else ())

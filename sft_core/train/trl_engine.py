@@ -114,6 +114,7 @@ class _Run(TrainerCallback):  # type: ignore[misc]
         """Check what was done, save the model folder, write the last event."""
         assert self.last is not None, "a course has at least one step"
         walked = Walked(self.step, self.seconds, self.done, Counts(), self.last, self.validations, self.resumed_from)
+        self.trainer.optimizer.state.clear()  # makes room for the model that is read back
         return finish(self.bench, self.section, self.out, self.events, walked)
 
     # What TRL's trainer calls

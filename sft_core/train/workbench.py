@@ -37,8 +37,9 @@ from sft_core.train.policy import Policy, make_policy
 from sft_core.train.reference import KeptBase
 from sft_core.train.snapshot import Unreached
 
-UNRESUMED = NO_WEIGHT | {"validate_every_steps"}
-"""Fields of TrainSection that may differ on resume. The last changes what a run tells, not what it learns."""
+UNRESUMED = NO_WEIGHT | {"validate_every_steps", "save_dtype"}
+"""Fields of TrainSection that may differ on resume. The last two change what a run tells and saves, not what it
+learns."""
 
 
 PATIENCE = timedelta(hours=12)

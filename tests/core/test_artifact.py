@@ -16,11 +16,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sft_core.config.train import TrainSection
 from sft_core.errors import ModelError, TrainingError
 from sft_core.train import artifact
-from sft_core.train.artifact import ServedTemplate, save_model_folder
-from sft_core.train.trainer import TrainInputs, train
+from sft_core.train.artifact import served_tokenizer, whole_folder, write_model
+from sft_core.train.inputs import ServedTemplate, TrainInputs
+from sft_core.train.trainer import train
 
 TEMPLATE = ServedTemplate("chatml", "<|im_end|>", "{% for m in messages %}{{ m.content }}{% endfor %}")
 Section = Callable[..., TrainSection]
+
+
+def _save(model: Any, tokenizer: Any, template: ServedTemplate, folder: Path) -> None:
+    with whole_folder(folder) as draft:
+        write_model(model, served_tokenizer(tokenizer, template), template, draft)
 
 
 def test_a_reloaded_folder_speaks_the_template_and_stops(train_inputs: TrainInputs, train_section: Section,
@@ -56,7 +62,7 @@ def test_the_dtype_of_the_base_is_kept(train_inputs: TrainInputs, train_section:
 def test_a_tokenizer_without_padding_gets_one(make_llama: Callable[..., Any], tiny_base: Path, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_base)
     tokenizer.pad_token = None
-    save_model_folder(make_llama(), tokenizer, TEMPLATE, tmp_path / "model", "card")
+    _save(make_llama(), tokenizer, TEMPLATE, tmp_path / "model")
     assert AutoTokenizer.from_pretrained(tmp_path / "model").pad_token == "<|end|>"
     assert json.loads((tmp_path / "model" / "generation_config.json").read_text())["pad_token_id"] == 0
 
@@ -65,7 +71,7 @@ def test_generation_stops_on_every_stop_of_the_template(make_llama: Callable[...
                                                         tmp_path: Path) -> None:
     template = replace(TEMPLATE, more_stops=("<|im_start|>",))
     tokenizer = AutoTokenizer.from_pretrained(tiny_base)
-    save_model_folder(make_llama(), tokenizer, template, tmp_path / "model", "card")
+    _save(make_llama(), tokenizer, template, tmp_path / "model")
     saved = json.loads((tmp_path / "model" / "generation_config.json").read_text())
     assert saved["eos_token_id"] == tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|im_start|>", "<|end|>"])
 
@@ -75,7 +81,7 @@ def test_sampling_values_that_a_base_never_used_do_not_stop_the_saving(make_llam
     model = make_llama()
     model.generation_config.temperature = 0.6
     model.generation_config.top_p = 0.9
-    save_model_folder(model, AutoTokenizer.from_pretrained(tiny_base), TEMPLATE, tmp_path / "model", "card")
+    _save(model, AutoTokenizer.from_pretrained(tiny_base), TEMPLATE, tmp_path / "model")
     saved = json.loads((tmp_path / "model" / "generation_config.json").read_text())
     assert not saved.get("do_sample")
     assert "temperature" not in saved
@@ -84,7 +90,7 @@ def test_sampling_values_that_a_base_never_used_do_not_stop_the_saving(make_llam
 def test_a_stop_that_is_no_token_is_refused(make_llama: Callable[..., Any], tiny_base: Path, tmp_path: Path) -> None:
     template = replace(TEMPLATE, stop="</s>")
     with pytest.raises(ModelError, match=r"'</s>' of template chatml"):
-        save_model_folder(make_llama(), AutoTokenizer.from_pretrained(tiny_base), template, tmp_path / "m", "card")
+        _save(make_llama(), AutoTokenizer.from_pretrained(tiny_base), template, tmp_path / "m")
 
 
 def test_a_full_disk_leaves_no_half_folder(make_llama: Callable[..., Any], tiny_base: Path, tmp_path: Path,
@@ -94,5 +100,5 @@ def test_a_full_disk_leaves_no_half_folder(make_llama: Callable[..., Any], tiny_
 
     monkeypatch.setattr(artifact, "sync", full)
     with pytest.raises(TrainingError, match="No space left"):
-        save_model_folder(make_llama(), AutoTokenizer.from_pretrained(tiny_base), TEMPLATE, tmp_path / "model", "card")
+        _save(make_llama(), AutoTokenizer.from_pretrained(tiny_base), TEMPLATE, tmp_path / "model")
     assert not (tmp_path / "model").exists()

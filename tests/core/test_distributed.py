@@ -34,7 +34,7 @@ from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.train import TrainSection
 from sft_core.errors import Interrupted, ModelError, TrainingError
 from sft_core.model.attention import layers_of
-from sft_core.train import artifact, launch, step, workbench
+from sft_core.train import launch, saving, step, workbench
 from sft_core.train.finish import TrainReport
 from sft_core.train.inputs import TrainInputs
 from sft_core.train.trainer import train
@@ -69,7 +69,7 @@ def float64(monkeypatch: pytest.MonkeyPatch) -> None:
         return loaded._replace(dtype=torch.float64)
 
     monkeypatch.setattr(workbench, "load_model", exactly)
-    monkeypatch.setattr(artifact, "load_model", exactly)
+    monkeypatch.setattr(saving, "load_model", exactly)
 
 
 def _in_two(work: Callable[[int], None]) -> list[int | None]:
@@ -291,6 +291,27 @@ def test_a_signal_to_one_of_two_saves_and_stops_both(shard: str, train_inputs: T
     assert _story(tmp_path / "asked") == _story(tmp_path / "whole")
     assert _weights(tmp_path / "asked").keys() == _weights(tmp_path / "whole").keys()
     assert _gap(tmp_path / "asked", tmp_path / "whole") == 0.0
+
+
+@pytest.mark.parametrize("shard", SHARDS)
+def test_one_saves_and_reads_back_and_all_report_the_same(
+        shard: str, train_inputs: TrainInputs, train_section: Section, tmp_path: Path, make_llama: Callable[..., Any],
+        tiny_tokenizer: Any) -> None:
+    """A base in bfloat16, so that forms are tried; `_train_in_two` compares the reports of both processes."""
+    make_llama(initializer_range=1.0).bfloat16().save_pretrained(tmp_path / "base")
+    tiny_tokenizer.save_pretrained(tmp_path / "base")
+    model = train_inputs.model.model_copy(update={"path": str(tmp_path / "base")})
+    inputs, section = replace(train_inputs, model=model), train_section(lr=2e-5, epochs=6)
+    alone = train(inputs, section, tmp_path / "alone")
+    (report,) = _train_in_two((inputs, _two(section, shard), tmp_path / "two"))
+    assert report.stored.form == alone.stored.form == "bfloat16, stochastic"
+    assert report.stored.tried == pytest.approx(alone.stored.tried, abs=1e-2)
+    assert [e["loss"] for e in _told_events(tmp_path / "two", "saved")] == [report.stored.loss]
+
+
+def _told_events(out: Path, kind: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["event"] == kind]
 
 
 # launch

@@ -280,7 +280,7 @@ def test_a_merge_that_forgets_the_adapter_is_found(ready: Callable[..., Ready], 
                                                    tmp_path: Path) -> None:
     one = ready(LORA)
     monkeypatch.setattr(LoraModel, "merge_and_unload", LoraModel.unload)
-    found = examined("merged", lambda: steps.merged_as_adapter(one.bench, one.section, tmp_path / "adapter"))
+    found = examined("merged", lambda: steps.merged_as_adapter(one.bench, one.section))
     assert found.result == "failed"
     assert "merging the adapter changed log-probabilities" in found.seen
 

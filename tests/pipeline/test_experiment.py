@@ -56,6 +56,11 @@ def test_whole_way_is_recorded_and_not_redone(sft: Sft, config: Path, home: Path
     steps = client.get_metric_history(run["mlflow_run_id"], "train/loss")
     assert [m.step for m in steps] == list(range(1, len(steps) + 1))
     assert len(steps) > 3
+    training = json.loads((run_file.parent / "training.json").read_text())
+    stored = training["stored"]
+    assert tracked.data.metrics["saved/loss"] == stored["loss"] == pytest.approx(training["validation"][-1][1])
+    assert {"saved/base", "saved/trained"} <= tracked.data.metrics.keys()
+    assert f"float32; validation loss {stored['loss']:.4f}" in done.stdout
     artifacts = {entry.path for entry in client.list_artifacts(run["mlflow_run_id"])}
     assert {"config.yaml", "verdict.json", "report.html", "tax.png", "ledger.json", "evaluation", "model"} <= artifacts
     assert tracked.data.metrics["floor_same/tiny_refusal"] == 0.0

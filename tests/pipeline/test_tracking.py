@@ -118,13 +118,14 @@ def test_events_are_followed_line_by_line(tracker: Tracker, tmp_path: Path) -> N
     assert tracker.follow(run_id, events, mark)
     assert history(tracker, run_id, "train/loss") == [(1, 3.0), (2, 2.0)]
     validation = '{"event": "validation", "step": 3, "loss": NaN, "done": true, "time": 1700000004.5}\n'
-    events.write_text(whole + step(3, 1.0) + validation)
+    saved = '{"event": "saved", "step": 3, "loss": 1.5, "form": "float32", "merge_gap": null, "time": 1700000005}\n'
+    events.write_text(whole + step(3, 1.0) + validation + saved)
     reopened = Tracker(MlflowClient(tracker.uri), tracker.uri, tracker.experiment_id, tracker.workspace)
     assert reopened.follow(run_id, events, mark)
     assert reopened.follow(run_id, events, mark)
     assert history(tracker, run_id, "train/loss") == [(1, 3.0), (2, 2.0), (3, 1.0)]
     metrics = tracker.find_run(run_id).metrics
-    assert metrics.keys() == {"train/loss", "train/tokens", "validation/loss"}
+    assert metrics.keys() == {"train/loss", "train/tokens", "validation/loss", "saved/loss"}
     assert math.isnan(metrics["validation/loss"])
 
 
