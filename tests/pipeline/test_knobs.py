@@ -18,15 +18,20 @@ ROOT = Path(__file__).resolve().parents[2]
 
 RECORDER = """
 import json, os, sys
-from sft_core.config import section
+from sft_core.config import file as loader, section
 
-ROOM = os.path.dirname(section.__file__)
+ROOM, LOADER = os.path.dirname(section.__file__), loader.__file__
 
 seen = set()
 
 def spy(self, name):
-    if name in type(self).__pydantic_fields__ and os.path.dirname(sys._getframe(1).f_code.co_filename) != ROOM:
-        seen.add(f"{type(self).__name__}.{name}")
+    if name in type(self).__pydantic_fields__:
+        frame = sys._getframe(1)
+        while (file := frame.f_code.co_filename) != LOADER and (
+                frame.f_code is spy.__code__ or os.path.dirname(file) == ROOM):
+            frame = frame.f_back  # the room's properties and functions read for whoever asks them
+        if file != LOADER and f"{os.sep}pydantic{os.sep}" not in file:  # which only check
+            seen.add(f"{type(self).__name__}.{name}")
     return object.__getattribute__(self, name)
 
 section.Section.__getattribute__ = spy
