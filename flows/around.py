@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from infra.alive import bury
+from infra.contract import Tracker
 from infra.open_runs import close_run
 from infra.orchestrator import KIND, close_flow_run, noted
 from infra.output import keep_writing
-from infra.tracking import Tracker
 from sft_core.stopping import stop_on_signals
 
 

@@ -9,9 +9,10 @@ from prefect import flow
 
 from flows import console
 from flows.around import around
+from infra.contract import Tracker
 from infra.orchestrator import outcome
 from infra.settings import read_settings
-from infra.tracking import Tracker, open_tracker
+from infra.tracking import open_tracker
 from sft_core.config.experiment import ExperimentConfig, TrackingSection
 from sft_core.config.file import LoadedConfig, load
 from sft_core.errors import GateFailed

@@ -12,8 +12,8 @@ from flows import console
 from flows.around import around
 from flows.experiment import connect, workspace
 from infra import orchestrator
+from infra.contract import Tracker
 from infra.naming import check_alias
-from infra.tracking import Tracker
 from sft_core.config.evaluate import GateSection
 from sft_core.errors import RegressionFound
 from sft_core.names import check_name

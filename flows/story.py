@@ -10,8 +10,8 @@ from prefect import flow
 from flows import console
 from flows.around import around
 from flows.experiment import connect, experiment, workspace
+from infra.contract import Tracker
 from infra.orchestrator import outcome
-from infra.tracking import Tracker
 from sft_core.config.experiment import TrackingSection
 from sft_core.config.file import load
 from tasks.runs import local_runs

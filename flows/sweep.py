@@ -13,10 +13,10 @@ from flows import console
 from flows.around import around
 from flows.experiment import connect, workspace
 from infra import orchestrator, pareto
+from infra.contract import Study, Tracker, Trial
 from infra.open_runs import running
 from infra.settings import read_settings
-from infra.study import Study, Trial, open_study
-from infra.tracking import Tracker
+from infra.study import open_study
 from sft_core.config.experiment import ExperimentConfig, SearchSection
 from sft_core.config.file import LoadedConfig, flatten, load, trial_config
 from sft_core.errors import ConfigError, OrchestrationError

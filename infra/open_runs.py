@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from infra.alive import Note, alive
-from infra.tracking import Tracker
+from infra.contract import Tracker
 from sft_core.errors import Interrupted, TrackingError
 
 KIND = "mlflow"

@@ -8,7 +8,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 from matplotlib.figure import Figure
 
-from infra.study import TrialRow
+from infra.contract import TrialRow
 
 
 def table(rows: Sequence[TrialRow], front: Sequence[TrialRow]) -> tuple[list[str], list[list[str]]]:

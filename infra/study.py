@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Literal, NamedTuple
+from typing import IO
 
 import optuna
 from alembic.util import CommandError
@@ -23,6 +22,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from infra.contract import Dimension, Plan, Study, Trial, TrialRow
 from infra.databases import CONNECTIONS, check_driver, why_not
 from sft_core.errors import ConfigError, OrchestrationError
 from sft_core.locks import try_exclusive
@@ -34,71 +34,8 @@ RETRY = "sft.retry"
 MAX_RETRIES = 5
 """How often a trial whose driver was stopped is queued again: one that kills its driver must not do so for ever."""
 
-Value = float | int | str | bool | None
-
-
-@dataclass(frozen=True)
-class Dimension:
-    """One searched field: an interval from low to high, or choices."""
-
-    low: float | None = None
-    high: float | None = None
-    log: bool = False
-    choices: tuple[Value, ...] | None = None
-    whole: bool = False
-    """The field takes whole numbers only."""
-
-    def distribution(self) -> BaseDistribution:
-        """The same in Optuna's words."""
-        if self.choices is not None:
-            return CategoricalDistribution(self.choices)
-        if self.low is None or self.high is None:
-            raise ConfigError("a searched field needs low and high, or choices")
-        if self.whole:
-            return IntDistribution(int(self.low), int(self.high), log=self.log)
-        return FloatDistribution(self.low, self.high, log=self.log)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What makes a study the same study, and how it is sampled."""
-
-    name: str
-    space: Mapping[str, Dimension]
-    """Dotted config field → range."""
-    objectives: Mapping[str, Literal["maximize", "minimize"]]
-    """Objective → direction, e.g. `{"alignment": "maximize", "tax": "minimize"}`."""
-    context: str
-    """Fingerprint of everything else that a trial's values depend on (model, data, suites, seed)."""
-    sampler: Literal["tpe", "nsga2", "random", "gp"]
-    seed: int
-
-    def identity(self) -> dict[str, object]:
-        """What may not change while the study goes on: all but the sampler and its seed."""
-        space = {field: asdict(dimension) for field, dimension in self.space.items()}
-        plain = {"space": space, "objectives": list(self.objectives.items()), "context": self.context}
-        return dict(json.loads(json.dumps(plain)))
-
-
-class Trial(NamedTuple):
-    """A trial to be run."""
-
-    number: int
-    params: dict[str, Value]
-
-
-class TrialRow(NamedTuple):
-    """A trial as the storage has it. `values` is None unless it is complete (missing is not zero)."""
-
-    number: int
-    state: str
-    params: dict[str, Value]
-    values: dict[str, float] | None
-    notes: dict[str, str]
-
-
-class Study:
-    """One sweep. Made by `open_study`; only a driver that has called `reconcile` asks for trials."""
+class OptunaStudy(Study):
+    """One sweep in an Optuna storage. Made by `open_study`."""
 
     def __init__(self, study: optuna.Study, plan: Plan, lock: Path) -> None:
         self.plan = plan
@@ -108,14 +45,6 @@ class Study:
         self._asked: dict[int, optuna.Trial] = {}
 
     def reconcile(self) -> list[int]:
-        """Become the driver: take the lock until `close`, fail orphaned trials and queue them again.
-
-        Returns:
-            Numbers of the orphans that were queued again.
-
-        Raises:
-            OrchestrationError: another process drives this study.
-        """
         self._lock = self._lock or _held(self._lock_path, self.plan.name)
         queued = []
         for orphan in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -127,32 +56,19 @@ class Study:
         return queued
 
     def close(self) -> None:
-        """Stop being the driver."""
         if self._lock:
             self._lock.close()
             self._lock = None
 
     def ask(self) -> Trial:
-        """The next trial: a queued one first, else what the sampler proposes.
-
-        Raises:
-            OrchestrationError: `reconcile` has not been called.
-        """
         if self._lock is None:
             raise OrchestrationError(f"the sweep {self.plan.name} was opened to be read; call reconcile() to drive it")
         with _door("ask for a trial"):
-            trial = self._study.ask({field: dim.distribution() for field, dim in self.plan.space.items()})
+            trial = self._study.ask({field: _distribution(dim) for field, dim in self.plan.space.items()})
         self._asked[trial.number] = trial
         return Trial(trial.number, dict(trial.params))
 
     def tell(self, number: int, values: Mapping[str, float] | None, notes: Mapping[str, str] | None = None) -> None:
-        """Report a trial's objectives by name; None: it failed. Optuna fails it as well when one is not a number.
-
-        Args:
-            number: a trial that this process has asked for.
-            values: objective → value.
-            notes: kept with the trial, e.g. its MLflow run id or why it failed.
-        """
         told = [values[name] for name in self.plan.objectives] if values is not None else None
         with _door(f"report trial {number}"):
             trial = self._asked.pop(number)
@@ -161,19 +77,16 @@ class Study:
             self._study.tell(trial, told, state=TrialState.FAIL if told is None else None)
 
     def remaining(self, wanted: int) -> int:
-        """How many trials are missing to `wanted`. Failed ones count, except those that were queued again."""
         trials = self._study.get_trials(deepcopy=False)
         again = {trial.user_attrs.get("retry_of") for trial in trials}
         over = [trial for trial in trials if trial.state.is_finished() and trial.number not in again]
         return max(0, wanted - len(over))
 
     def trials(self) -> list[TrialRow]:
-        """All trials that were ever asked for, in order."""
         rows = self._study.get_trials(deepcopy=False)
         return [self._row(trial) for trial in rows if trial.state != TrialState.WAITING]
 
     def pareto(self) -> list[TrialRow]:
-        """Complete trials that no other one beats in every objective, in order of the first objective."""
         rows = [self._row(trial) for trial in self._study.best_trials]
         first = next(iter(self.plan.objectives))
         return sorted(rows, key=lambda row: (row.values or {})[first])
@@ -215,7 +128,7 @@ def open_study(plan: Plan, workspace: Path, storage: str | None = None) -> Study
     if changed:
         raise ConfigError(f"the study {plan.name} in {place} was made with other settings ({changed}); its trials "
                           "cannot be compared with new ones: set search.study to a new name, or restore the settings")
-    return Study(study, plan, lock)
+    return OptunaStudy(study, plan, lock)
 
 
 def _opened(storage: BaseStorage, plan: Plan) -> optuna.Study:
@@ -263,6 +176,16 @@ def _door(doing: str) -> Iterator[None]:
                                  "you in, and repeat the command (the sweep continues), or unset search.storage to "
                                  "keep studies in the workspace"
                                  ) from error
+
+
+def _distribution(dimension: Dimension) -> BaseDistribution:
+    if dimension.choices is not None:
+        return CategoricalDistribution(dimension.choices)
+    if dimension.low is None or dimension.high is None:
+        raise ConfigError("a searched field needs low and high, or choices")
+    if dimension.whole:
+        return IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log)
+    return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
 
 
 def _storage(url: str | None, place: str) -> BaseStorage:

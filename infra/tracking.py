@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import pandas as pd
@@ -29,6 +28,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from infra import events as event_file
 from infra import naming
+from infra.contract import Resolved, TrackedRun, Tracker
 from infra.databases import is_sql, why_not
 from infra.reach import require_mlflow
 from infra.settings import absolute_uri
@@ -46,26 +46,6 @@ PARAMS_PER_CALL = 100
 RETRY_AFTER_S = 30.0
 """After a failure `follow` leaves the server alone for so long: training must not wait for it at every step."""
 _FAILURES = (MlflowException, requests.RequestException, SQLAlchemyError, CommandError, OSError)
-
-
-class TrackedRun(NamedTuple):
-    """One run as the store has it."""
-
-    run_id: str
-    name: str
-    status: str
-    started_s: float
-    params: dict[str, str]
-    metrics: dict[str, float]
-    tags: dict[str, str]
-
-
-class Resolved(NamedTuple):
-    """A registered model version and its folder on this machine."""
-
-    version: str
-    run_id: str
-    folder: Path
 
 
 def open_tracker(uri: str, experiment: str, workspace: Path) -> Tracker:
@@ -94,10 +74,10 @@ def open_tracker(uri: str, experiment: str, workspace: Path) -> Tracker:
             Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         # Under the lock, because several processes that meet an empty database all make its tables and all fail.
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        return Tracker(client, uri, _experiment_id(client, experiment, artifacts), workspace)
+        return MlflowTracker(client, uri, _experiment_id(client, experiment, artifacts), workspace)
 
 
-class Tracker:
+class MlflowTracker(Tracker):
     """One experiment in one MLflow store. Made by `open_tracker`."""
 
     def __init__(self, client: MlflowClient, uri: str, experiment_id: str, workspace: Path) -> None:
@@ -117,18 +97,6 @@ class Tracker:
         tags: Mapping[str, str],
         parent_run_id: str | None = None,
     ) -> str:
-        """Open the run of this key, the earlier one where there is one (finished, failed or left RUNNING by a kill).
-
-        Args:
-            name: shown name; not unique.
-            run_key: what makes the run the same run, e.g. a fingerprint.
-            params: flat; long values are left to the config artifact.
-            config_text: the whole configuration, saved as `config.yaml` and hashed into the tag `sft.config_sha256`.
-            tags: further tags.
-            parent_run_id: run of the sweep that this run is a trial of.
-
-        Returns: the MLflow run id.
-        """
         digest = hashlib.sha256(config_text.encode()).hexdigest()
         wanted = {**tags, RUN_KEY: run_key, "sft.config_sha256": digest}
         if parent_run_id:
@@ -146,17 +114,6 @@ class Tracker:
         return run_id
 
     def follow(self, run_id: str, events: Path, offset_file: Path, *, last: bool = False) -> bool:
-        """Send what is new in an event file; never raises and never blocks for long.
-
-        Args:
-            run_id: the run.
-            events: `events.jsonl` of training; it need not exist yet.
-            offset_file: where this run's place in that file is kept.
-            last: try even if the server failed a moment ago.
-
-        Returns:
-            Whether everything was sent. If not, the place is kept and a later call sends the rest.
-        """
         if not last and time.monotonic() < self._retry_at:
             return False
         try:
@@ -174,7 +131,6 @@ class Tracker:
         return True
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float | None], step: int = 0) -> None:
-        """Log final metrics; None (not measured) is left out, a value that stands already is not repeated."""
         now = int(time.time() * 1000)
         with _door(self.uri, "log metrics"):
             there = self._client.get_run(run_id).data.metrics
@@ -183,7 +139,6 @@ class Tracker:
             self._client.log_batch(run_id, metrics=[Metric(key, value, now, step) for key, value in new])
 
     def log_artifacts(self, run_id: str, source: Path, path: str = "") -> None:
-        """Save a folder's content, or one file, as artifacts under `path`; files of the same name are replaced."""
         with _door(self.uri, f"save {source}"):
             if source.is_dir():
                 self._client.log_artifacts(run_id, str(source), path or None)
@@ -191,13 +146,6 @@ class Tracker:
                 self._client.log_artifact(run_id, str(source), path or None)
 
     def log_table(self, run_id: str, file: str, columns: Mapping[str, Sequence[object]]) -> None:
-        """Save one table that MLflow shows and compares between runs; an earlier one of that name is replaced.
-
-        Args:
-            run_id: the run.
-            file: artifact path ending in `.json`, e.g. `eval/tiny_gsm8k.json`.
-            columns: equally long columns of JSON values.
-        """
         frame = pd.DataFrame(dict(columns))
         folder, _, _ = file.rpartition("/")
         with _door(self.uri, f"save the table {file}"):
@@ -208,23 +156,14 @@ class Tracker:
                 self._client.log_table(run_id, data=frame, artifact_file=file)
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Set tags, replacing older values."""
         with _door(self.uri, "set tags"):
             self._client.log_batch(run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
 
     def finish(self, run_id: str, status: str = "FINISHED") -> None:
-        """Close the run as FINISHED, FAILED or KILLED."""
         with _door(self.uri, "finish the run"):
             self._client.set_terminated(run_id, status)
 
     def register(self, run_id: str, model_folder: Path, name: str) -> str:
-        """Save a model folder as it is and make it a version of a registered model.
-
-        The folder is stored file by file (`mlflow.transformers.log_model` of a PEFT model on a local base loads wrong
-        weights without an error). The same content from the same run keeps its version.
-
-        Returns: the version.
-        """
         digest = naming.folder_digest(model_folder)
         with _door(self.uri, f"register {model_folder} as {name}"), exclusive(self.workspace / "locks" / "registry"):
             if not self._client.search_registered_models(f"name = '{naming.quoted(name)}'"):
@@ -242,16 +181,10 @@ class Tracker:
         return str(version.version)
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
-        """Point an alias (`champion`, `candidate`) at a version."""
         with _door(self.uri, f"set the alias {alias} of {name}"):
             self._client.set_registered_model_alias(name, alias, version)
 
     def resolve_alias(self, name: str, alias: str) -> Resolved:
-        """The version behind an alias and its folder, downloaded once per version into the workspace.
-
-        Raises:
-            TrackingError: unknown model or alias; the message names those there are.
-        """
         with _door(self.uri, f"read the registered model {name}"):
             found = self._client.search_registered_models(f"name = '{naming.quoted(name)}'")
             aliases: dict[str, str] = self._client.get_registered_model(name).aliases if found else {}
@@ -271,11 +204,6 @@ class Tracker:
         return Resolved(str(version.version), str(version.run_id), folder)
 
     def find_run(self, ref: str) -> TrackedRun:
-        """The run of any experiment with this id, id prefix (from 6 characters) or name; of one name the latest.
-
-        Raises:
-            TrackingError: none, or a prefix of several; the message lists the latest runs.
-        """
         with _door(self.uri, f"look for the run {ref}"):
             everywhere = [e.experiment_id for e in self._client.search_experiments()]
             named = self._search(f"attributes.run_name = '{naming.quoted(ref)}'", 1, everywhere)
@@ -288,13 +216,11 @@ class Tracker:
         raise TrackingError(f"{ref} {what} in {self.uri}; the latest runs: {latest or 'none yet'}")
 
     def recent(self, limit: int, parent_run_id: str | None = None) -> list[TrackedRun]:
-        """The latest runs first; with a parent, the trials of that sweep."""
         condition = f"tags.`mlflow.parentRunId` = '{parent_run_id}'" if parent_run_id else ""
         with _door(self.uri, "list the runs"):
             return [_info(run) for run in self._search(condition, limit)]
 
     def download(self, run_id: str, artifact_path: str, folder: Path) -> Path:
-        """Copy an artifact (file or folder) of a run into `folder` and return where it lies."""
         folder.mkdir(parents=True, exist_ok=True)
         with _door(self.uri, f"download {artifact_path} of run {run_id}"):
             return Path(self._client.download_artifacts(run_id, artifact_path, str(folder)))

@@ -20,8 +20,8 @@ from eval_suites.scorers.custom import scorer_version
 from eval_suites.statistics.floor import Floor
 from eval_suites.suites.suite import Suite, suite
 from eval_suites.verdict.sequential import certain
+from infra.contract import Tracker
 from infra.settings import secret, server_key
-from infra.tracking import Tracker
 from sft_core.config.data import ModelSection, TemplateSection
 from sft_core.config.evaluate import EvalSection, GateSection
 from sft_core.config.experiment import ExperimentConfig

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from infra.contract import Tracker
 from infra.open_runs import running
-from infra.tracking import Tracker
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.file import LoadedConfig, flatten
 from sft_core.locks import exclusive

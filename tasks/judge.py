@@ -16,8 +16,8 @@ from eval_suites.judge.summary import WinRate, win_rate
 from eval_suites.judge.talk import Judge, judge_at
 from eval_suites.results import SuiteResult, read_results, write_results
 from eval_suites.suites.suite import suite
+from infra.contract import Tracker
 from infra.settings import secret
-from infra.tracking import Tracker
 from sft_core.config.evaluate import JudgeSection
 from sft_core.errors import EvalError
 from sft_core.names import file_name

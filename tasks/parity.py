@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from infra.contract import Tracker
 from infra.servers import free_port, start_serving
-from infra.tracking import Tracker
 from sft_core.config.data import ModelSection, TemplateSection
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.stage import write_json

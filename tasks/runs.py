@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from eval_suites.results import SuiteResult, read_results
 from eval_suites.statistics.floor import Floor, larger
-from infra.tracking import Tracker
+from infra.contract import Tracker
 from sft_core.config.file import LoadedConfig, load
 from sft_core.errors import EvalError, TrackingError
 from sft_core.locks import exclusive

@@ -14,9 +14,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from infra.children import end_with_parent
+from infra.contract import Dimension, Plan
 from infra.orchestrator import api_url
 from infra.settings import child_environment
-from infra.study import Dimension, Plan
 from sft_core.config.experiment import ExperimentConfig, SearchSection
 from sft_core.config.search import ends, is_whole
 from sft_core.stage import fingerprint, read_json

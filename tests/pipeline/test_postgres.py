@@ -1,20 +1,17 @@
 """PostgreSQL for studies and for MLflow: a missing driver is named before anything runs, and a real server serves."""
 
 import os
-import pwd
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
 
+from infra.contract import Dimension, Plan
 from infra.databases import check_driver
-from infra.servers import free_port
-from infra.study import Dimension, Plan, open_study
+from infra.study import open_study
 from infra.tracking import open_tracker
 from sft_core.errors import ConfigError, OrchestrationError, TrackingError
 
@@ -22,56 +19,10 @@ Sft = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).resolve().parents[2]
 PLAN = Plan("s", {"rank": Dimension(1, 8, whole=True), "pack": Dimension(choices=(True, None))},
             {"alignment": "maximize", "tax": "minimize"}, "context", "tpe", 0)
-PASSWORD = "s3cr3t/Pa55"
-
-
-def _programs() -> Path | None:
-    places = [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True),
-              *(Path(folder) for folder in os.environ["PATH"].split(os.pathsep))]
-    return next((place for place in places if (place / "initdb").exists() and (place / "pg_ctl").exists()), None)
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    """host:port of a server on loopback that asks the user postgres for PASSWORD."""
-    programs = _programs()
-    if programs is None:
-        pytest.skip("there is no PostgreSQL here (Debian: apt install postgresql)")
-    as_user: list[str] = []
-    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-        try:
-            pwd.getpwnam("postgres")
-        except KeyError:
-            pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
-        as_user = ["runuser", "-u", "postgres", "--"]
-    folder, port = Path(tempfile.mkdtemp(prefix="sft-postgres-")), free_port()  # pytest's own are closed to others
-    folder.chmod(0o777)
-    (folder / "password").write_text(PASSWORD)
-
-    def run(program: str, *arguments: object) -> None:
-        command = [*as_user, str(programs / program), "-D", str(folder / "data"), *map(str, arguments)]
-        subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL)
-
-    run("initdb", "-U", "postgres", "-A", "scram-sha-256", f"--pwfile={folder / 'password'}")
-    run("pg_ctl", "-w", "-l", folder / "log", "-o", f"-p {port} -h 127.0.0.1 -k {folder} -F", "start")
-    yield f"127.0.0.1:{port}"
-    run("pg_ctl", "-m", "immediate", "stop")
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture
-def url(postgres: str, request: pytest.FixtureRequest) -> str:
-    """A database for this test alone."""
-    server = f"postgresql+psycopg://postgres:{PASSWORD.replace('/', '%2F')}@{postgres}"
-    with create_engine(f"{server}/postgres", isolation_level="AUTOCOMMIT").connect() as connection:
-        connection.execute(text(f'create database "{request.node.name}"'))
-    return f"{server}/{request.node.name}"
-
-
-def test_a_study_on_postgresql_survives_dropped_connections(url: str, tmp_path: Path) -> None:
-    study = open_study(PLAN, tmp_path, url)
+def test_a_study_on_postgresql_survives_dropped_connections(postgres_url: str, tmp_path: Path) -> None:
+    study = open_study(PLAN, tmp_path, postgres_url)
     study.reconcile()
-    admin = create_engine(url, isolation_level="AUTOCOMMIT")
+    admin = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
     for number in range(3):
         trial = study.ask()
         assert isinstance(trial.params["rank"], int)
@@ -80,23 +31,23 @@ def test_a_study_on_postgresql_survives_dropped_connections(url: str, tmp_path: 
                                     "where pid <> pg_backend_pid() and backend_type = 'client backend'"))
         study.tell(trial.number, {"alignment": float(number), "tax": 0.0})
     study.close()
-    assert open_study(PLAN, tmp_path, url).remaining(8) == 5
+    assert open_study(PLAN, tmp_path, postgres_url).remaining(8) == 5
 
 
-def test_mlflow_on_postgresql(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_on_postgresql(postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    tracker = open_tracker(url, "on postgres", tmp_path / "workspace")
+    tracker = open_tracker(postgres_url, "on postgres", tmp_path / "workspace")
     run_id = tracker.start_run("run", "key", {"lr": 1e-3}, "name: run\n", {})
     tracker.log_metrics(run_id, {"tuned/精度": 0.5})
     assert tracker.find_run(run_id).metrics == {"tuned/精度": 0.5}
-    assert PASSWORD not in tracker.shown
+    assert "s3cr3t" not in tracker.shown
     assert [path.name for path in tmp_path.iterdir()] == ["workspace"], "artifacts go into the workspace"
 
 
-def test_mlflow_and_studies_need_a_database_each(url: str, tmp_path: Path) -> None:
-    open_study(PLAN, tmp_path, url)
+def test_mlflow_and_studies_need_a_database_each(postgres_url: str, tmp_path: Path) -> None:
+    open_study(PLAN, tmp_path, postgres_url)
     with pytest.raises(TrackingError, match="MLflow and studies need a database each"):
-        open_tracker(url, "e", tmp_path)
+        open_tracker(postgres_url, "e", tmp_path)
 
 
 def test_a_wrong_password_is_said_without_the_right_one(postgres: str, tmp_path: Path) -> None:

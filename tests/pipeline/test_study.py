@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from infra import pareto
-from infra.study import MAX_RETRIES, Dimension, Plan, Study, open_study
+from infra.contract import Dimension, Plan, Study
+from infra.study import MAX_RETRIES, open_study
 from sft_core.errors import ConfigError, OrchestrationError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,7 +84,8 @@ KILLED_DRIVER = """
 import sys, time
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from infra.study import *
+from infra.contract import Dimension, Plan
+from infra.study import open_study
 LR, RANK = Dimension(1e-5, 1e-2, log=True), Dimension(choices=(4, 8, 16))
 plan = Plan("s", {{"lr": LR, "rank": RANK}}, {{"alignment": "maximize", "tax": "minimize"}}, "context", "random", 0)
 study = open_study(plan, Path({workspace!r}))

@@ -15,9 +15,10 @@ import pytest
 from mlflow import MlflowClient
 
 from infra import naming
+from infra.contract import Tracker
 from infra.servers import Service, free_port, start_mlflow
 from infra.settings import MLFLOW_BLOCK, TELEMETRY_OFF
-from infra.tracking import Tracker, open_tracker
+from infra.tracking import open_tracker
 from sft_core.errors import TrackingError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,0 +1,228 @@
+"""What a tracker and a study must do, whatever stands behind them; the values that go in and out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+
+class TrackedRun(NamedTuple):
+    """One run as the store has it."""
+
+    run_id: str
+    name: str
+    status: str
+    started_s: float
+    params: dict[str, str]
+    metrics: dict[str, float]
+    tags: dict[str, str]
+
+
+class Resolved(NamedTuple):
+    """A registered model version and its folder on this machine."""
+
+    version: str
+    run_id: str
+    folder: Path
+
+
+class Tracker(Protocol):
+    """One experiment in a tracking store.
+
+    Everything can be repeated: a run is found again by its key, parameters and equal metrics are not logged twice,
+    artifacts replace themselves, a model folder of the same content keeps its version. `follow` never raises; all else
+    raises TrackingError.
+    """
+
+    uri: str
+    shown: str
+    """The URI for people and files: without its password."""
+    workspace: Path
+
+    def start_run(
+        self,
+        name: str,
+        run_key: str,
+        params: Mapping[str, object],
+        config_text: str,
+        tags: Mapping[str, str],
+        parent_run_id: str | None = None,
+    ) -> str:
+        """Open the run of this key, the earlier one where there is one (finished, failed or left RUNNING by a kill).
+
+        Args:
+            name: shown name; not unique.
+            run_key: what makes the run the same run, e.g. a fingerprint.
+            params: flat; long values are left to the config artifact.
+            config_text: the whole configuration, saved as `config.yaml` and hashed into the tag `sft.config_sha256`.
+            tags: further tags.
+            parent_run_id: run of the sweep that this run is a trial of.
+
+        Returns: the MLflow run id.
+        """
+
+    def follow(self, run_id: str, events: Path, offset_file: Path, *, last: bool = False) -> bool:
+        """Send what is new in an event file; never raises and never blocks for long.
+
+        Args:
+            run_id: the run.
+            events: `events.jsonl` of training; it need not exist yet.
+            offset_file: where this run's place in that file is kept.
+            last: try even if the server failed a moment ago.
+
+        Returns:
+            Whether everything was sent. If not, the place is kept and a later call sends the rest.
+        """
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float | None], step: int = 0) -> None:
+        """Log final metrics; None (not measured) is left out, a value that stands already is not repeated."""
+
+    def log_artifacts(self, run_id: str, source: Path, path: str = "") -> None:
+        """Save a folder's content, or one file, as artifacts under `path`; files of the same name are replaced."""
+
+    def log_table(self, run_id: str, file: str, columns: Mapping[str, Sequence[object]]) -> None:
+        """Save one table that MLflow shows and compares between runs; an earlier one of that name is replaced.
+
+        Args:
+            run_id: the run.
+            file: artifact path ending in `.json`, e.g. `eval/tiny_gsm8k.json`.
+            columns: equally long columns of JSON values.
+        """
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags, replacing older values."""
+
+    def finish(self, run_id: str, status: str = "FINISHED") -> None:
+        """Close the run as FINISHED, FAILED or KILLED."""
+
+    def register(self, run_id: str, model_folder: Path, name: str) -> str:
+        """Save a model folder as it is and make it a version of a registered model.
+
+        The folder is stored file by file (`mlflow.transformers.log_model` of a PEFT model on a local base loads wrong
+        weights without an error). The same content from the same run keeps its version.
+
+        Returns: the version.
+        """
+
+    def set_alias(self, name: str, alias: str, version: str) -> None:
+        """Point an alias (`champion`, `candidate`) at a version."""
+
+    def resolve_alias(self, name: str, alias: str) -> Resolved:
+        """The version behind an alias and its folder, downloaded once per version into the workspace.
+
+        Raises:
+            TrackingError: unknown model or alias; the message names those there are.
+        """
+
+    def find_run(self, ref: str) -> TrackedRun:
+        """The run of any experiment with this id, id prefix (from 6 characters) or name; of one name the latest.
+
+        Raises:
+            TrackingError: none, or a prefix of several; the message lists the latest runs.
+        """
+
+    def recent(self, limit: int, parent_run_id: str | None = None) -> list[TrackedRun]:
+        """The latest runs first; with a parent, the trials of that sweep."""
+
+    def download(self, run_id: str, artifact_path: str, folder: Path) -> Path:
+        """Copy an artifact (file or folder) of a run into `folder` and return where it lies."""
+
+
+Value = float | int | str | bool | None
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One searched field: an interval from low to high, or choices."""
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    choices: tuple[Value, ...] | None = None
+    whole: bool = False
+    """The field takes whole numbers only."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What makes a study the same study, and how it is sampled."""
+
+    name: str
+    space: Mapping[str, Dimension]
+    """Dotted config field → range."""
+    objectives: Mapping[str, Literal["maximize", "minimize"]]
+    """Objective → direction, e.g. `{"alignment": "maximize", "tax": "minimize"}`."""
+    context: str
+    """Fingerprint of everything else that a trial's values depend on (model, data, suites, seed)."""
+    sampler: Literal["tpe", "nsga2", "random", "gp"]
+    seed: int
+
+    def identity(self) -> dict[str, object]:
+        """What may not change while the study goes on: all but the sampler and its seed."""
+        space = {field: asdict(dimension) for field, dimension in self.space.items()}
+        plain = {"space": space, "objectives": list(self.objectives.items()), "context": self.context}
+        return dict(json.loads(json.dumps(plain)))
+
+
+class Trial(NamedTuple):
+    """A trial to be run."""
+
+    number: int
+    params: dict[str, Value]
+
+
+class TrialRow(NamedTuple):
+    """A trial as the storage has it. `values` is None unless it is complete (missing is not zero)."""
+
+    number: int
+    state: str
+    params: dict[str, Value]
+    values: dict[str, float] | None
+    notes: dict[str, str]
+
+
+class Study(Protocol):
+    """One sweep in a study storage. Only a driver that has called `reconcile` asks for trials."""
+
+    plan: Plan
+
+    def reconcile(self) -> list[int]:
+        """Become the driver: take the lock until `close`, fail orphaned trials and queue them again.
+
+        Returns:
+            Numbers of the orphans that were queued again.
+
+        Raises:
+            OrchestrationError: another process drives this study.
+        """
+
+    def close(self) -> None:
+        """Stop being the driver."""
+
+    def ask(self) -> Trial:
+        """The next trial: a queued one first, else what the sampler proposes.
+
+        Raises:
+            OrchestrationError: `reconcile` has not been called.
+        """
+
+    def tell(self, number: int, values: Mapping[str, float] | None, notes: Mapping[str, str] | None = None) -> None:
+        """Report a trial's objectives by name; None: it failed. Optuna fails it as well when one is not a number.
+
+        Args:
+            number: a trial that this process has asked for.
+            values: objective → value.
+            notes: kept with the trial, e.g. its MLflow run id or why it failed.
+        """
+
+    def remaining(self, wanted: int) -> int:
+        """How many trials are missing to `wanted`. Failed ones count, except those that were queued again."""
+
+    def trials(self) -> list[TrialRow]:
+        """All trials that were ever asked for, in order."""
+
+    def pareto(self) -> list[TrialRow]:
+        """Complete trials that no other one beats in every objective, in order of the first objective."""
