@@ -58,9 +58,10 @@ def test_whole_way_is_recorded_and_not_redone(sft: Sft, config: Path, home: Path
     assert len(steps) > 3
     training = json.loads((run_file.parent / "training.json").read_text())
     stored = training["stored"]
-    assert tracked.data.metrics["saved/loss"] == stored["loss"] == pytest.approx(training["validation"][-1][1])
-    assert {"saved/base", "saved/trained"} <= tracked.data.metrics.keys()
-    assert f"float32; validation loss {stored['loss']:.4f}" in done.stdout
+    measured = {name: tracked.data.metrics[f"saved/{name}"] for name in ("base", "trained", "loss")}
+    assert measured == {name: stored[name] for name in measured}
+    assert stored["trained"] == training["validation"][-1][1]
+    assert f"({stored['form']}; validation loss {stored['loss']:.4f}, as trained " in done.stdout
     artifacts = {entry.path for entry in client.list_artifacts(run["mlflow_run_id"])}
     assert {"config.yaml", "verdict.json", "report.html", "tax.png", "ledger.json", "evaluation", "model"} <= artifacts
     assert tracked.data.metrics["floor_same/tiny_refusal"] == 0.0
