@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,12 +15,13 @@ from sft_core.stopping import stop_on_signals
 
 
 @contextmanager
-def around(workspace: Path, tracker: Tracker) -> Iterator[None]:
-    """Outlive the readers of the output, heed signals, and close what killed processes left open.
+def around(workspace: Path, connect: Callable[[], Tracker]) -> Iterator[Tracker]:
+    """Outlive the readers of the output, heed signals, open the tracker, and close what killed processes left open.
 
     Prefect's own handler of SIGTERM raises wherever the interpreter stands, so ours stands in the flow.
     """
     keep_writing()
     with stop_on_signals(), noted(workspace):
+        tracker = connect()
         bury(workspace, lambda note: close_flow_run(note) if note.kind == KIND else close_run(tracker, note))
-        yield
+        yield tracker

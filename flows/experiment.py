@@ -70,8 +70,8 @@ def sft_experiment(
         parent_run_id: MLflow run of the sweep that this is a trial of.
     """
     loaded = load(Path(config), overrides or [])
-    place, tracker = workspace(loaded.config), connect(loaded.config.tracking)
-    with around(place.root, tracker):
+    place = workspace(loaded.config)
+    with around(place.root, lambda: connect(loaded.config.tracking)) as tracker:
         return experiment(loaded, place, tracker, parent_run_id)
 
 

@@ -55,8 +55,8 @@ def sft_nightly(name: str = "sft", alias: str = "champion", margin: float = 0.0)
         alias: which version.
         margin: points that a suite may fall without being a regression.
     """
-    tracker, place = connect(), workspace()
-    with around(place.root, tracker):
+    place = workspace()
+    with around(place.root, connect) as tracker:
         return _compared(Champion(name, alias), margin, place, tracker)
 
 

@@ -45,8 +45,8 @@ def sft_story(seeds: int = 3, lab: bool = False) -> dict[str, dict[str, Any]]:
         seeds: training seeds per variant.
         lab: also KL to the base on assistant positions, on replay text and on both.
     """
-    place, tracker = workspace(), connect(TrackingSection(experiment="story"))
-    with around(place.root, tracker):
+    place = workspace()
+    with around(place.root, lambda: connect(TrackingSection(experiment="story"))) as tracker:
         return _told(seeds, lab, place, tracker)
 
 

@@ -47,9 +47,9 @@ def sft_sweep(config: str = "flows/configs/sweep.yaml", trials: int | None = Non
     """
     loaded = load(Path(config), overrides or [])
     search, place = _search(loaded.config, Path(config)), workspace()
-    tracker = connect(loaded.config.tracking)
     storage = search.storage or read_settings().study_storage
-    with around(place.root, tracker), closing(open_study(plan_of(loaded.config, search), place.root, storage)) as study:
+    with (around(place.root, lambda: connect(loaded.config.tracking)) as tracker,
+          closing(open_study(plan_of(loaded.config, search), place.root, storage)) as study):
         orphans = study.reconcile()
         folder = place.root / "sweeps" / search.study
         folder.mkdir(parents=True, exist_ok=True)

@@ -95,9 +95,10 @@ def start(home: Path, prefect_api: str) -> Iterator[Callable[..., subprocess.Pop
     """The real command, not waited for; killed with its children at the end of the test."""
     running: list[subprocess.Popen[str]] = []
 
-    def begin(*arguments: object, program: tuple[str, ...] = ("-m", "flows.cli")) -> subprocess.Popen[str]:
+    def begin(*arguments: object, program: tuple[str, ...] = ("-m", "flows.cli"),
+              **extra: str) -> subprocess.Popen[str]:
         command = [sys.executable, *program, *map(str, arguments)]
-        process = subprocess.Popen(command, cwd=ROOT, env=environment(home, prefect_api), text=True,
+        process = subprocess.Popen(command, cwd=ROOT, env=environment(home, prefect_api) | extra, text=True,
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
         running.append(process)
         return process
