@@ -32,8 +32,8 @@ def alive(workspace: Path, note: Note) -> Iterator[None]:
     """The note stands as long as the block runs, and outlives a process that is killed in it."""
     folder = workspace / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    name = f"{uuid4().hex}.json"
-    draft, path = folder / f".{name}", folder / name
+    draft = folder / f"{uuid4().hex}.draft"
+    path = draft.with_suffix(".json")
     with draft.open("w", encoding="utf-8") as handle:
         locked(handle)
         handle.write(json.dumps(note._asdict()))

@@ -8,12 +8,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 from uuid import UUID
 
 import pytest
 from mlflow import MlflowClient
 from prefect.client.orchestration import SyncPrefectClient
 
+from infra import alive as alive_module
 from infra.alive import Note, alive, bury
 
 Start = Callable[..., subprocess.Popen[str]]
@@ -110,6 +112,22 @@ def test_notes_of_dead_processes_are_told_from_those_of_live_ones(tmp_path: Path
         for process in (live, again):
             process.kill()
             process.wait()
+
+
+def test_note_is_seen_only_when_it_is_whole_and_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later run that starts in between would take an unlocked note for one of the dead."""
+    seen: list[Note] = []
+    inner = alive_module.locked
+
+    def between(handle: IO[str]) -> bool:
+        monkeypatch.setattr(alive_module, "locked", inner)
+        bury(tmp_path, lambda note: bool(seen.append(note)))
+        return inner(handle)
+
+    monkeypatch.setattr(alive_module, "locked", between)
+    with alive(tmp_path, Note("prefect", "mine", "")):
+        bury(tmp_path, lambda note: bool(seen.append(note)))
+    assert not seen
 
 
 def children_of(pid: int) -> list[int]:
