@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +12,17 @@ from statistics import mean
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bench import gpu, train, train_child
+from bench import gpu, rounding, train, train_child
 from bench.train_data import SHAPES, lengths, write_model, write_prepared
 from bench.train_spec import Spec
 from bench.train_where import PARTS, part_of, parts
+from sft_core.config.train import TrainSection
 from sft_core.data.prepare import load_examples
 from sft_core.templates.render import IGNORE
+from sft_core.tiny.paths import BASE_FOLDER
 
 NANO = SHAPES["nano"]
 
@@ -121,3 +125,18 @@ def _llama(shape: Any) -> Any:
                          intermediate_size=shape.width * 8 // 3 // 32 * 32, tie_word_embeddings=True,
                          num_attention_heads=shape.width // shape.head)
     return LlamaForCausalLM(config)
+
+
+def test_every_form_of_the_weights_is_written_and_counted(tmp_path: Path) -> None:
+    rows = [{"instruction": f"Say {number}.", "output": f"It is {number}."} for number in range(16)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    shutil.copytree(BASE_FOLDER, tmp_path / "base")
+    weights = {name: weight.bfloat16() for name, weight in load_file(BASE_FOLDER / "model.safetensors").items()}
+    save_file(weights, tmp_path / "base" / "model.safetensors", {"format": "pt"})
+    forms = rounding.Forms(tmp_path / "base")
+    section = TrainSection.model_validate({"rows_per_step": 2, "optim": {"lr": 1e-4}})
+    stored = rounding.fine_tune(forms, str(tmp_path / "rows.json"), section, max_tokens=128).stored
+    assert list(stored.tried) == ["bfloat16, nearest", "bfloat16, stochastic", "float32"]
+    nearest, stochastic, whole = forms.seen
+    assert nearest["bytes"] == stochastic["bytes"] < whole["bytes"]
+    assert nearest["weights_changed"] < stochastic["weights_changed"] < whole["weights_changed"] <= 1
