@@ -5,11 +5,12 @@ BIN := .venv/bin
 # (measured: 14 times slower). The tests run two processes already.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help demo test story lint coverage bench constraints clean setup setup-dev
+.PHONY: help demo test chaos story lint coverage bench constraints clean setup setup-dev
 
 help:
 	@echo "make demo      install, then run the main job on the embedded tiny world (about 5 minutes)"
 	@echo "make test      install with the dev extra, then ruff, mypy and pytest (about 10 minutes)"
+	@echo "make chaos     the long forms of the tests that stop and kill runs (about 10 minutes)"
 	@echo "make story     what SFT buys and costs on the tiny world, three seeds (about 15 minutes)"
 	@echo "make coverage  tests of sft_core and eval_suites with their coverage"
 	@echo "make bench     training against TRL, evaluation against lm-eval's CLI (40 minutes; --quick of each: one or two)"
@@ -28,6 +29,10 @@ test: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal
+
+chaos: setup-dev
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal --chaos tests/pipeline/test_stopping.py \
+		tests/pipeline/test_left_behind.py tests/pipeline/test_lost_server.py tests/pipeline/test_two_processes.py
 
 story: setup
 	$(ONE_THREAD) $(BIN)/sft story

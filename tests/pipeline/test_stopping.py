@@ -12,7 +12,6 @@ from mlflow import MlflowClient
 Start = Callable[..., subprocess.Popen[str]]
 MOMENTS = ("Beginning flow run", "rows read as", "evaluating base", "A/A floor of base", "items find")
 """What a run says when it has begun, has read, asks the base, asks it again, and goes on to train."""
-TIMES = 20
 SOON_S = 30.0
 
 
@@ -24,9 +23,10 @@ def statuses(home: Path) -> set[str]:
     return {run.info.status for run in client.search_runs([e.experiment_id for e in client.search_experiments()])}
 
 
-def test_sigterm_at_any_moment_ends_the_run_soon(start: Start, config: Path, tmp_path: Path) -> None:
+def test_sigterm_at_any_moment_ends_the_run_soon(start: Start, config: Path, tmp_path: Path, chaos: bool) -> None:
+    """Once at each moment; four times with `make chaos`."""
     rng, left = random.Random(0), set[str]()
-    for number in range(TIMES):
+    for number in range(len(MOMENTS) * (4 if chaos else 1)):
         home = tmp_path / f"home-{number}"  # nothing is found from the try before
         process = start("run", config, "--set", "train.epochs=200", "--set", "eval.limit=60", SFT_HOME=str(home))
         assert process.stderr
