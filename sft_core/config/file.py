@@ -18,6 +18,17 @@ from sft_core.errors import ConfigError
 Key = tuple[str | int, ...]
 
 
+class TextKeys(yaml.SafeLoader):
+    """Reads `on`, `off`, `yes` and `no` as text where they are keys, which YAML 1.1 takes for true and false."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """A mapping whose keys are no truth values."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        for key, _ in node.value:
+            key.tag = key.tag.replace(":bool", ":str")
+        return node
+
+
 class LoadedConfig(NamedTuple):
     """A valid configuration and the text it came from, overrides included."""
 
@@ -121,8 +132,8 @@ def _shipped() -> str:
 
 def _parse(text: str, name: str) -> _Parsed:
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
+        node = yaml.compose(text, Loader=TextKeys)
+        data = yaml.load(text, Loader=TextKeys)
     except yaml.YAMLError as error:
         raise ConfigError(f"{name} is not valid YAML: {error}") from None
     if not isinstance(data, dict) or not isinstance(node, yaml.MappingNode):
@@ -152,7 +163,7 @@ def _override(data: dict[str, Any], text: str) -> Key:
     if not equals or not dotted:
         raise ConfigError(f"--set {text!r} is not of the form section.field=value, e.g. --set train.optim.lr=1e-3")
     try:
-        parsed = yaml.safe_load(value)
+        parsed = yaml.load(value, Loader=TextKeys)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {text!r}: the value is not valid YAML: {error}") from None
     return _assign(data, dotted.strip(), _number(parsed))

@@ -65,6 +65,23 @@ def test_usage_errors_end_with_2(sft: Sft, arguments: list[object], said: str) -
     assert "Traceback" not in done.stderr
 
 
+def test_a_key_that_yaml_takes_for_a_truth_value_is_the_key(sft: Sft, tmp_path: Path) -> None:
+    """`on` is how docs/TRAINING.md writes it; unquoted, YAML 1.1 reads it as true."""
+    data = yaml.safe_load(DEMO.read_text())
+    data["train"]["replay"] = {"sources": [{"path": "tiny:replay"}]}
+    text = yaml.safe_dump(data).replace("train:\n", "train:\n  kl:\n    beta: 0.5\n    on: both\n", 1)
+    config = tmp_path / "on.yaml"
+    config.write_text(text)
+    assert "on: both" in text
+    for extra in ((), ("--set", "train.kl={beta: 0.1, on: assistant}")):
+        done = sft("config", "check", config, *extra)
+        assert done.returncode == 0, done.stderr
+    config.write_text(text.replace("on: both", "off: both"))
+    done = sft("config", "check", config)
+    assert done.returncode == 2
+    assert "train.kl.off: unknown key; " in done.stderr
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
