@@ -119,7 +119,10 @@ def merged_as_adapter(bench: Workbench, section: TrainSection) -> Seen:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * NOISE)
     merged, before = merge_adapter(model, micro)
     gap = float((token_log_probs(merged, micro) - before).abs().max())
-    stored = float((token_log_probs(merged.to(bench.loaded.dtype).float(), micro) - before).abs().max())
+    for name, parameter in merged.named_parameters():
+        if name not in bench.loaded.whole:
+            parameter.data = parameter.data.to(bench.loaded.dtype).float()
+    stored = float((token_log_probs(merged, micro) - before).abs().max())
     moved = float((before - base).abs().max())
     return verdict(gap <= MERGE_TOLERANCE, f"{len(before)} tokens: log-probabilities of merged and adapted model "
                    f"differ by at most {gap:.1e} nats (allowed {MERGE_TOLERANCE:g}), in {_name(bench.loaded.dtype)} by "

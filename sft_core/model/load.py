@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
+from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -47,6 +48,7 @@ class LoadedModel(NamedTuple):
     tokenizer: Any  # PreTrainedTokenizerBase
     folder: Path
     dtype: torch.dtype  # of the weights in the folder; the trained model is saved in it
+    whole: frozenset[str] = frozenset()  # weights that are in float32 there all the same, and stay so
 
 
 def locate(section: ModelSection, mirror: Path | None) -> Path:
@@ -128,7 +130,7 @@ def load_model(section: ModelSection, *, mirror: Path | None, added: Sequence[st
         raise ModelError(f"{folder}: the tokenizer knows {len(tokenizer)} tokens, the embedding has {rows} rows; use "
                          "the tokenizer that belongs to the model, or resize the embedding and save the model first")
     grow(model, tokenizer, added)
-    return LoadedModel(model, tokenizer, folder, _stored_dtype(folder))
+    return LoadedModel(model, tokenizer, folder, _stored_dtype(folder), _stored_whole(folder))
 
 
 def load_config(section: ModelSection, mirror: Path | None) -> Any:
@@ -307,6 +309,17 @@ def _stored_dtype(folder: Path) -> torch.dtype:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     found = getattr(torch, str(config.get("dtype", config.get("torch_dtype", "float32"))), torch.float32)
     return found if isinstance(found, torch.dtype) and found.is_floating_point else torch.float32
+
+
+def _stored_whole(folder: Path) -> frozenset[str]:
+    """Names of the weights in float32 beside others in less: what must not be rounded, as the bias of DeepSeek-V3's
+    router, whose differences decide. A folder that is in float32 throughout has none."""
+    kinds: dict[str, str] = {}
+    for file in _weight_files(folder):
+        with safe_open(file, "pt") as tensors:
+            kinds |= {name: tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
+    whole = frozenset(name for name, kind in kinds.items() if kind == "F32")
+    return whole if len(whole) < len(kinds) else frozenset()
 
 
 def _trust_hint(section: ModelSection, folder: Path) -> str:

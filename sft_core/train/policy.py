@@ -69,7 +69,8 @@ class Policy(nn.Module):
         if reference in ("copy", "offload") and not self._adapters:
             self.reference = copy.deepcopy(model).eval().requires_grad_(False)
             if dtype == torch.bfloat16:
-                self.reference.to(dtype)
+                for parameter in self.reference.parameters():  # not the buffers: a router's bias decides by little
+                    parameter.data = parameter.data.to(dtype)
 
     def compile_layers(self) -> None:
         """Compile every layer of the tuned model, for rows of any length."""

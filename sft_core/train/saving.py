@@ -100,11 +100,12 @@ class _Ready(NamedTuple):
 
     @torch.no_grad()
     def write(self, form: Form, draft: Path) -> None:
-        """Give the model its weights in this form, and write it."""
+        """Give the model its weights in this form, and write it. Buffers, which no form may round, and what the base
+        has in float32 stay whole."""
         generator = torch.Generator().manual_seed(self.bench.inputs.seed)
-        self.model.to(form.dtype)
         for name, parameter in self.model.named_parameters():
-            parameter.copy_(rounded(self.weights[name], form, generator))
+            whole = name in self.bench.loaded.whole
+            parameter.data = self.weights[name] if whole else rounded(self.weights[name], form, generator)
         write_model(self.model, self.tokenizer, self.bench.template, draft)
 
 

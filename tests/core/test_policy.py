@@ -147,6 +147,8 @@ def test_a_base_in_half_precision_stays_close(make_llama: Make, some_example: Ma
     policy = Policy(model, backend="mask", reference="copy", dtype=torch.bfloat16)
     assert policy.reference is not None
     assert {p.dtype for p in policy.reference.parameters()} == {torch.bfloat16}
+    whole = dict(policy.model.named_buffers())
+    assert all(torch.equal(b, whole[name]) for name, b in policy.reference.named_buffers()), "never rounded"
     assert {p.dtype for p in policy.model.parameters()} == {torch.float32}
     example = some_example(20)
     found = policy(policy.micro(_batch([example])), Term(0.0, 1.0))

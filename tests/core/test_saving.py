@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from sft_core.config.train import TrainSection
 from sft_core.data.prepare import load_examples
@@ -199,6 +199,43 @@ def test_a_merge_that_storing_changes_is_refused(train_inputs: TrainInputs, trai
         train(train_inputs, train_section(method="lora", lora={"rank": 4}), tmp_path)
     assert not (tmp_path / "model").exists()
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("asked", ["base", "auto", "float32"])
+def test_what_the_base_has_in_float32_is_never_rounded(asked: str, train_inputs: TrainInputs, tiny_tokenizer: Any,
+                                                       train_section: Section, tmp_path: Path) -> None:
+    """The bias of DeepSeek-V3's router decides by differences that bfloat16 cannot hold; here one norm does, too."""
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_config(CONFIG_MAPPING["deepseek_v3"](
+        vocab_size=len(tiny_tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=4, kv_lora_rank=8, q_lora_rank=8, qk_rope_head_dim=8,
+        qk_nope_head_dim=8, v_head_dim=8, n_routed_experts=4, n_shared_experts=1, n_group=1, topk_group=1,
+        first_k_dense_replace=1, num_experts_per_tok=2, moe_intermediate_size=32, initializer_range=0.3))
+    bias = torch.tensor([0.5001, 0.50013, 0.50007, 0.5002])
+    base.bfloat16()
+    base.model.norm.float()
+    base.model.layers[1].mlp.gate.e_score_correction_bias = bias.clone()
+    base.save_pretrained(tmp_path / "base")
+    tiny_tokenizer.save_pretrained(tmp_path / "base")
+    inputs = replace(train_inputs, model=train_inputs.model.model_copy(update={"path": str(tmp_path / "base")}))
+    seen: list[dict[str, torch.Tensor]] = []
+    restore = saving.restore_weights
+
+    def recorded(parameters: Any, weights: Any) -> None:
+        seen.append({name: weight.clone() for name, weight in weights.items()})
+        restore(parameters, weights)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(saving, "restore_weights", recorded)
+        report = train(inputs, train_section(save_dtype=asked, **SMALL), tmp_path / "run")
+    saved = load_file(report.model_folder / "model.safetensors")
+    assert torch.equal(saved["model.layers.1.mlp.gate.e_score_correction_bias"], bias)
+    (trained,) = seen
+    assert torch.equal(saved["model.norm.weight"], trained["model.norm.weight"])
+    assert report.stored.loss == pytest.approx(_read(report.model_folder, inputs.prepared), abs=1e-5)
+    if asked == "float32":
+        whole = AutoModelForCausalLM.from_pretrained(report.model_folder).state_dict()
+        assert all(torch.equal(whole[name], weight) for name, weight in trained.items())
 
 
 # Rounding
