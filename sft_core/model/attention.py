@@ -39,6 +39,8 @@ NAMES: dict[Backend, str] = {"segments": "sft_segments", "varlen": "sft_varlen",
 CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 FACTORS = ("logit_scale", "lm_head_multiplier")
 """What configs call the cap of the logits and factors on them."""
+LAYERS = ("num_hidden_layers", "decoder_layers")
+"""What configs call the number of blocks; the first is the encoder's where there is the second (Bart)."""
 
 def block_causal_mask(segments: Tensor, window: int | None = None, chunk: int | None = None) -> Tensor:
     """True where a position may look.
@@ -117,9 +119,19 @@ def head_of(model: Any) -> nn.Module:
 
 
 def layers_of(model: nn.Module) -> list[nn.Module]:
-    """The decoder's blocks, first to last; none where they are not kept in a list."""
-    lists = [list(m) for m in decoder_of(model).modules() if isinstance(m, nn.ModuleList)]
-    return max(lists, key=len, default=[])
+    """The decoder's blocks, first to last; none where they are not kept in a list.
+
+    They are the outermost list as long as the config says, since towers for pictures and sound hold lists, too, and
+    longer ones; the longest list where the config says nothing that fits.
+    """
+    decoder: Any = decoder_of(model)
+    lists = [(name.count("."), list(m)) for name, m in decoder.named_modules() if isinstance(m, nn.ModuleList)]
+    config = decoder.config.get_text_config()
+    known = {getattr(config, name, None) for name in LAYERS}
+    own = [one for one in lists if len(one[1]) in known]
+    if own:
+        return min(own, key=lambda one: one[0])[1]
+    return max((layers for _, layers in lists), key=len, default=[])
 
 
 def hidden_of(model: nn.Module, ids: Tensor, positions: Tensor, mask: Mask) -> Tensor:

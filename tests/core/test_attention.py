@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
     Cohere2Config,
     Cohere2ForCausalLM,
     Gemma2Config,
@@ -28,6 +30,7 @@ from sft_core.model.attention import (
     block_causal_mask,
     hidden_of,
     isolation,
+    layers_of,
 )
 from sft_core.model.proof import Rows, choose_backend
 from sft_core.model.segments import flatten, line_of, segment_attention
@@ -184,3 +187,16 @@ def test_capped_and_scaled_logits_are_trained_as_the_model_makes_them(made: Make
     for a, b in zip((got, *torch.autograd.grad(got, parameters)), (want, *torch.autograd.grad(want, parameters)),
                     strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)  # eager attention takes its softmax in float32
+
+
+@pytest.mark.parametrize(("name", "settings", "kind", "count"), [
+    ("phi4_multimodal", {"num_hidden_layers": 3}, "Phi4MultimodalDecoderLayer", 3),  # and 24 blocks for sound
+    ("git", {}, "GitLayer", 6),  # and 12 for pictures
+    ("bart", {"encoder_layers": 1, "decoder_layers": 3}, "BartDecoderLayer", 3),
+    ("gpt2", {"n_layer": 3}, "GPT2Block", 3),
+    ("gemma3", {}, "Gemma3DecoderLayer", 26),
+], ids=str)
+def test_the_layers_are_the_decoder_s_own(name: str, settings: dict[str, int], kind: str, count: int) -> None:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[name](**settings))
+    assert [type(layer).__name__ for layer in layers_of(model)] == [kind] * count
