@@ -109,7 +109,8 @@ def _tell_once(record: logging.LogRecord) -> bool:
     known = isinstance(error, TransportError) or (error is not None and told_of(error) is not None)
     said = record.getMessage()
     # An event for a server that is gone is printed whole, a page each.
-    return not (known or "Finished in state Failed" in said or "failed to process item" in said)
+    noise = ("Finished in state Failed", "failed to process item", "ook 'told'")
+    return not (known or any(part in said for part in noise))
 
 
 def begin() -> Settings:

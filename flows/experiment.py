@@ -10,7 +10,7 @@ from prefect import flow
 from flows import console
 from flows.around import around
 from infra.contract import Tracker
-from infra.orchestrator import outcome
+from infra.orchestrator import HOOKS, outcome
 from infra.settings import read_settings
 from infra.tracking import open_tracker
 from sft_core.config.experiment import ExperimentConfig, TrackingSection
@@ -58,7 +58,7 @@ def run_experiment(path: Path, overrides: list[str]) -> None:
     show(outcome(sft_experiment, str(path), overrides), loaded.config)
 
 
-@flow(name="sft-experiment")
+@flow(name="sft-experiment", **HOOKS)
 def sft_experiment(
     config: str = "flows/configs/demo.yaml", overrides: list[str] | None = None, parent_run_id: str | None = None
 ) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from flows import console
 from flows.around import around
 from flows.experiment import connect, experiment, workspace
 from infra.contract import Tracker
-from infra.orchestrator import outcome
+from infra.orchestrator import HOOKS, outcome
 from sft_core.config.experiment import TrackingSection
 from sft_core.config.file import load
 from tasks.runs import local_runs
@@ -37,7 +37,7 @@ def run_story(seeds: int, lab: bool) -> None:
     console.lines(f"written to {file}")
 
 
-@flow(name="sft-story")
+@flow(name="sft-story", **HOOKS)
 def sft_story(seeds: int = 3, lab: bool = False) -> dict[str, dict[str, Any]]:
     """Plain and mitigated SFT over several seeds on the tiny world, pooled.
 

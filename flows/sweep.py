@@ -35,7 +35,7 @@ def run_sweep(path: Path, trials: int | None, overrides: list[str]) -> None:
     console.lines("", *(f"plot     {file}" for file in summary["plots"]), f"compare  {summary['where_to_look']}")
 
 
-@flow(name="sft-sweep")
+@flow(name="sft-sweep", **orchestrator.HOOKS)
 def sft_sweep(config: str = "flows/configs/sweep.yaml", trials: int | None = None,
               overrides: list[str] | None = None) -> dict[str, Any]:
     """Search the space of a configuration: alignment up, tax down. A stopped sweep continues.

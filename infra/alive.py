@@ -20,29 +20,60 @@ FOLDER = "alive"
 
 
 class Note(NamedTuple):
-    """One run that a process has open: `prefect` or `mlflow`, the run's id there, and where that is."""
+    """One run that a process has open: `prefect` or `mlflow`, the run's id there, and where that is.
+
+    `ended` and `said` are how the run ended, where its process came to know it: a killed one leaves them empty.
+    """
 
     kind: str
     run_id: str
     where: str
+    ended: str = ""
+    said: str = ""
+
+    @property
+    def run(self) -> tuple[str, str, str]:
+        """Which run it is, however that ended."""
+        return self.kind, self.run_id, self.where
+
+
+class Held:
+    """A note on the disk that this process holds locked, until it is removed or the process ends."""
+
+    def __init__(self, workspace: Path, note: Note) -> None:
+        folder = workspace / FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / f"{uuid4().hex}.json"
+        self._handle = self._put(note)
+
+    def change(self, note: Note) -> None:
+        """Let it say something else; at every moment others see a note that is whole and locked."""
+        before, self._handle = self._handle, self._put(note)
+        before.close()
+
+    def remove(self) -> None:
+        """Nothing is open any more."""
+        self._path.unlink(missing_ok=True)
+        self._handle.close()
+
+    def _put(self, note: Note) -> IO[str]:
+        draft = self._path.with_suffix(".draft")
+        handle: IO[str] = draft.open("w", encoding="utf-8")
+        locked(handle)
+        handle.write(json.dumps(note._asdict()))
+        handle.flush()
+        draft.replace(self._path)  # others see it only when it is locked
+        return handle
 
 
 @contextmanager
 def alive(workspace: Path, note: Note) -> Iterator[None]:
     """The note stands as long as the block runs, and outlives a process that is killed in it."""
-    folder = workspace / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f"{uuid4().hex}.draft"
-    path = draft.with_suffix(".json")
-    with draft.open("w", encoding="utf-8") as handle:
-        locked(handle)
-        handle.write(json.dumps(note._asdict()))
-        handle.flush()
-        draft.rename(path)  # others see it only when it is locked
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+    held = Held(workspace, note)
+    try:
+        yield
+    finally:
+        held.remove()
 
 
 def bury(workspace: Path, close: Callable[[Note], bool]) -> None:
@@ -51,7 +82,7 @@ def bury(workspace: Path, close: Callable[[Note], bool]) -> None:
     What a live process has open too (the same run, continued) is not closed.
     """
     dead: list[tuple[IO[str], Path, Note]] = []
-    living: set[Note] = set()
+    living: set[tuple[str, str, str]] = set()
     for path in sorted((workspace / FOLDER).glob("*.json")):
         with suppress(FileNotFoundError):  # its process has just ended
             handle: IO[str] = path.open(encoding="utf-8")
@@ -61,8 +92,8 @@ def bury(workspace: Path, close: Callable[[Note], bool]) -> None:
                 if is_dead:
                     dead.append((handle, path, note))
                 else:
-                    living.add(note)
+                    living.add(note.run)
     for held, path, note in dead:
-        if note in living or close(note):
+        if note.run in living or close(note):
             path.unlink(missing_ok=True)
         held.close()

@@ -15,20 +15,22 @@ import queue
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypedDict, TypeVar
 from uuid import UUID
 
 import httpx
 from prefect import Flow, get_client
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.events.worker import EventsWorker
 from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.flows import FlowStateHook
 from prefect.logging.handlers import APILogWorker
 from prefect.runtime import flow_run
-from prefect.states import Crashed
 
-from infra.alive import Note, alive
+from infra.alive import Held, Note
 from infra.reach import why_unreachable
-from sft_core.errors import OrchestrationError
+from sft_core.errors import Interrupted, OrchestrationError
+from sft_core.masking import masked
 
 log = logging.getLogger("sft")
 KIND = "prefect"
@@ -68,8 +70,8 @@ def outcome(flow: Flow[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
             raise OrchestrationError(f"Prefect was lost before the flow {flow.name} began: {lost}; start the server "
                                      "again, correct PREFECT_API_URL, or unset it to run with a temporary server"
                                      ) from lost
-        log.warning("Prefect could not be told that the flow %s is finished (%s); its server shows it as running",
-                    flow.name, _brief(lost))
+        log.warning("Prefect could not be told that the flow %s is finished (%s); its server shows it as running until "
+                    "the next start in this workspace tells it", flow.name, _brief(lost))
         return returned[0]
 
 
@@ -103,24 +105,65 @@ def api_url() -> str:
     return str(get_client(sync_client=True).api_url)
 
 
+_untold: dict[UUID, Held] = {}
+"""The notes of this process's flow runs whose ends Prefect has not been told."""
+
+
 @contextmanager
 def noted(workspace: Path) -> Iterator[None]:
-    """Note that this process runs the flow run that it is in, see `alive`."""
-    with alive(workspace, Note(KIND, str(flow_run.id), "")):
+    """Note that this process runs the flow run that it is in, and how that ended, see `alive`.
+
+    Prefect is told the end only after the block: the note stands until then (`HOOKS`), and where that never comes, a
+    later process tells it (`close_flow_run`).
+    """
+    run_id = UUID(flow_run.id)
+    note = Note(KIND, str(run_id), "")
+    held = _untold[run_id] = Held(workspace, note)
+    ended, said = StateType.COMPLETED, ""
+    try:
         yield
+    except BaseException as error:
+        stopped = isinstance(error, Interrupted) or not isinstance(error, Exception)
+        ended, said = StateType.CRASHED if stopped else StateType.FAILED, masked(f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        with suppress(OSError):  # the disk is full: a later process takes this one for killed
+            held.change(note._replace(ended=ended.value, said=said))
+
+
+def told(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
+    """Hook of every flow: Prefect knows how the run ended, so no later process has to tell it."""
+    if held := _untold.pop(flow_run.id, None):
+        held.remove()
+
+
+class Hooks(TypedDict):
+    """What each flow is decorated with, so that Prefect calls `told` at the end of a run."""
+
+    on_completion: list[FlowStateHook[..., Any]]
+    on_failure: list[FlowStateHook[..., Any]]
+    on_crashed: list[FlowStateHook[..., Any]]
+
+
+HOOKS = Hooks(on_completion=[told], on_failure=[told], on_crashed=[told])
 
 
 def close_flow_run(note: Note) -> bool:
-    """Mark a dead process's flow run as Crashed; False where the server does not know it or does not answer."""
+    """Tell how a dead process's flow run ended; False where the server does not know the run or does not answer.
+
+    A run that was being cancelled is Cancelled; one whose process was killed before its end is Crashed.
+    """
     try:
         with get_client(sync_client=True) as client:
             found = client.read_flow_run(UUID(note.run_id))
-            if found.state is not None and found.state.is_running():
-                client.set_flow_run_state(found.id, Crashed(message="its process is gone"), force=True)
-                log.info("the flow run %s of a killed process is marked as crashed", found.name)
+            if found.state is not None and (found.state.is_running() or found.state.is_cancelling()):
+                ended = StateType.CANCELLED if found.state.is_cancelling() else StateType(note.ended or "CRASHED")
+                state: State = State(type=ended, message=note.said or (None if note.ended else "its process is gone"))
+                client.set_flow_run_state(found.id, state, force=True)
+                log.info("the flow run %s of an earlier process is marked as %s", found.name, ended.value.lower())
     except ObjectNotFound:
         return False
     except LOST as lost:
-        log.warning("the flow run %s of a killed process stays open: %s", note.run_id, lost)
+        log.warning("the flow run %s of an earlier process stays open: %s", note.run_id, lost)
         return False
     return True

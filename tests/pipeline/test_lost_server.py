@@ -5,13 +5,19 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
+from uuid import UUID
 
 import pytest
 from mlflow import MlflowClient
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import State
 
 from infra.servers import Service, free_port, start_prefect
 
 Start = Callable[..., subprocess.Popen[str]]
+Sft = Callable[..., subprocess.CompletedProcess[str]]
+Befalls = Callable[[subprocess.Popen[str], Path], None]
 
 
 @pytest.fixture
@@ -71,3 +77,61 @@ def test_run_that_fails_without_its_server_says_why_it_failed(
     assert "training stopped by SIGTERM" in said
     assert "Traceback" not in said, said
     assert ended(home) == "KILLED"
+
+
+def flow_run_of(home: Path) -> str:
+    """The one that is noted as open or untold."""
+    found = [json.loads(file.read_text()) for file in home.glob("alive/*.json")]
+    (run_id,) = {note["run_id"] for note in found if note["kind"] == "prefect"}
+    return str(run_id)
+
+
+def state_of(api: str, run_id: str) -> State:
+    with SyncPrefectClient(api) as client:
+        state = client.read_flow_run(UUID(run_id)).state
+    assert state is not None
+    return state
+
+
+def go_on(process: subprocess.Popen[str], home: Path) -> None:
+    """Nothing more happens to it."""
+
+
+def stop(process: subprocess.Popen[str], home: Path) -> None:
+    process.terminate()
+
+
+def break_stages(process: subprocess.Popen[str], home: Path) -> None:
+    """The evaluation that is to come finds a file where its folder has to be."""
+    (home / "stages" / "evaluate").rename(home / "elsewhere")
+    (home / "stages" / "evaluate").write_text("")
+
+
+def come_back(server: Service) -> Service:
+    """On the same port, with the same database."""
+    port = urlsplit(server.url).port
+    assert port
+    return start_prefect(server.log.parent, port)
+
+
+@pytest.mark.parametrize(("befalls", "end"), [
+    (go_on, "COMPLETED: "), (break_stages, "FAILED: SftError: cannot make"), (stop, "CRASHED: Interrupted: "),
+])
+def test_next_start_tells_a_server_that_came_back_how_the_run_ended(
+    start: Start, sft: Sft, config: Path, server: Service, befalls: Befalls, end: str
+) -> None:
+    home = config.with_name("home")
+    process = start("run", config, "--set", "eval.limit=3", *(("--set", "train.epochs=200") if befalls is stop else ()))
+    kill_in_training(process, server, home)
+    befalls(process, home)
+    process.communicate(timeout=180)
+    again = come_back(server)
+    try:
+        run_id = flow_run_of(home)
+        assert state_of(server.url, run_id).is_running()
+        sft("run", config, "--set", "eval.limit=3", "--set", "name=next")
+        told = state_of(server.url, run_id)
+        assert f"{told.type.value}: {told.message or ''}".startswith(end)
+        assert not list(home.glob("alive/*.json"))
+    finally:
+        again.stop(kill=True)
