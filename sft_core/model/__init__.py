@@ -5,4 +5,5 @@ lora.py       adapters around the base
 segments.py   attention over a line of examples without padding
 attention.py  ways to keep the examples of a batch apart
 proof.py      proof on the model itself that one does; which one is taken
+reach.py      what text reaches of a model, and what is kept as it is
 """

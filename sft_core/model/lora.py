@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,17 +16,20 @@ from sft_core.errors import ModelError
 from sft_core.model.load import first_line
 
 
-def apply_lora(model: Any, section: LoraSection, seed: int, grown: Sequence[str] = ()) -> PeftModel:
+def apply_lora(model: Any, section: LoraSection, seed: int, grown: Sequence[str] = (),
+               idle: Collection[str] = ()) -> PeftModel:
     """Wrap the model with adapters whose start depends on `seed` alone; the base is frozen.
 
-    `grown` names modules that are trained in full because they have new rows (`new_token_modules`).
+    `grown` names modules that are trained in full because they have new rows (`new_token_modules`), `idle` those that
+    text does not reach and that get no adapters.
 
     Embedding and head of a model that ties them stay tied: either of them in `modules_to_save` trains both.
 
     Raises:
-        ModelError: a target or a module to save does not exist, or adapters would lie on tied weights.
+        ModelError: a target or a module to save does not exist or is idle, or adapters would lie on tied weights.
     """
     _check_modules(model, section)
+    _check_idle(model, section, idle)
     targets = section.target_modules if isinstance(section.target_modules, str) else list(section.target_modules)
     in_full = list(dict.fromkeys((*section.modules_to_save, *grown)))
     tied = _tied_names(model)
@@ -36,7 +39,7 @@ def apply_lora(model: Any, section: LoraSection, seed: int, grown: Sequence[str]
     config = LoraConfig(
         r=section.rank, lora_alpha=section.alpha, lora_dropout=section.dropout, target_modules=targets, bias="none",
         modules_to_save=in_full or None, task_type="CAUSAL_LM", use_rslora=section.rslora, use_dora=section.dora,
-        ensure_weight_tying=ties)
+        ensure_weight_tying=ties, exclude_modules=sorted(idle) or None)
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # peft 0.21 asks for it
@@ -83,3 +86,23 @@ def _check_modules(model: nn.Module, section: LoraSection) -> None:
     if unknown := sorted(a for a in asked if a not in names and not any(f.endswith(a) for f in full)):
         kinds = sorted({n.split(".")[-1] for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Embedding)})
         raise ModelError(f"train.lora names {unknown}, which {type(model).__name__} does not have; it has {kinds}")
+
+
+def _check_idle(model: nn.Module, section: LoraSection, idle: Collection[str]) -> None:
+    """Raises ModelError for a name that only modules have that text does not reach, or a module to save has."""
+    names = [name for name, _ in model.named_modules()]
+
+    def only_idle(asked: Sequence[str]) -> Iterator[str]:
+        for one in asked:
+            meant = [name for name in names if f".{name}".endswith(f".{one}")]
+            if meant and all(name in idle for name in meant):
+                yield one
+
+    targets = () if isinstance(section.target_modules, str) else section.target_modules
+    for field, asked in (("target_modules", targets), ("modules_to_save", section.modules_to_save)):
+        if wrong := list(only_idle(asked)):
+            kinds = sorted({name.split(".")[-1] for name, module in model.named_modules()
+                            if isinstance(module, nn.Linear) and name not in idle})
+            raise ModelError(f"train.lora.{field} names {wrong}, which text does not reach in {type(model).__name__}: "
+                             "they would never get a gradient. Take them out; text reaches "
+                             f"{kinds}, and target_modules: all-linear takes what it reaches")

@@ -79,9 +79,9 @@ def choose_backend(model: Any, asked: Backend | Literal["auto"], device: torch.d
 def _check_head(model: Any) -> None:
     """Raises ModelError when the model makes other logits of its hidden states than `head_of` does."""
     name = type(model).__name__
-    ids = _ids(model, PROOF_TOKENS)[None]
+    ids = some_ids(model, PROOF_TOKENS)[None]
     try:
-        with torch.no_grad(), _evaluating(model), _attending(model, own_attention(model)):
+        with torch.no_grad(), evaluating(model), attending(model, own_attention(model)):
             hidden = decoder_of(model)(input_ids=ids, use_cache=False).last_hidden_state
             gap = _gap(head_of(model)(hidden)[0], model(input_ids=ids, use_cache=False).logits[0])
     except torch.OutOfMemoryError:
@@ -97,7 +97,7 @@ def _check_head(model: Any) -> None:
 def _fault(model: Any, backend: Backend, dtype: torch.dtype, rows: Rows) -> str:
     """What is wrong with this backend on this model, said of the model; nothing when it is proved."""
     try:
-        with _evaluating(model):
+        with evaluating(model):
             return _not_apart(model, backend, dtype, rows) or _not_the_same(model, backend, dtype, rows)
     except torch.OutOfMemoryError:
         raise
@@ -139,11 +139,11 @@ def _not_the_same(model: Any, backend: Backend, dtype: torch.dtype, rows: Rows) 
     tokens = min(reach + PROOF_TOKENS, positions_of(model.config) or reach + PROOF_TOKENS)
     stored = _stored(model)
     full = stored in (torch.float32, torch.float64) and way != "flash"
-    ids = _ids(model, tokens)[None]
+    ids = some_ids(model, tokens)[None]
     with _precision(model, stored if full else dtype):
-        with _attending(model, own_attention(model)):
+        with attending(model, own_attention(model)):
             alone = decoder_of(model)(input_ids=ids, use_cache=False).last_hidden_state[0, -PROOF_TOKENS:]
-        with _attending(model, own_attention(model) if way == "mask" else NAMES[way]):
+        with attending(model, own_attention(model) if way == "mask" else NAMES[way]):
             hidden, owner = _among_others(model, way, rows, tokens)
     gap = _gap(hidden[owner == 2][-PROOF_TOKENS:], alone)
     behind = f" behind its first {reach} tokens (the longest window or chunk)" if reach else ""
@@ -163,9 +163,10 @@ def _among_others(model: Any, backend: Backend, rows: Rows, tokens: int) -> tupl
         owner[1, tokens:] = 0
         segments = (owner > 0).long()
     positions = torch.arange(owner.shape[1]) - PROOF_TOKENS * (owner == 2) * rows.packed
-    ids = _ids(model, 1).cpu().expand_as(owner).clone()  # padded with an id that has an embedding, as a workbench does
-    ids[owner == 1] = _ids(model, PROOF_TOKENS, start=tokens).cpu()
-    ids[owner == 2] = _ids(model, tokens).cpu()
+    # Padded with an id that has an embedding, as a workbench does.
+    ids = some_ids(model, 1).cpu().expand_as(owner).clone()
+    ids[owner == 1] = some_ids(model, PROOF_TOKENS, start=tokens).cpu()
+    ids[owner == 2] = some_ids(model, tokens).cpu()
     positions = positions * (owner > 0)
     if backend != "mask":
         places, segments = flatten(segments)
@@ -175,7 +176,7 @@ def _among_others(model: Any, backend: Backend, rows: Rows, tokens: int) -> tupl
     return hidden.reshape(-1, hidden.shape[-1]), owner.reshape(-1).to(device)
 
 
-def _ids(model: Any, tokens: int, start: int = 0) -> Tensor:
+def some_ids(model: Any, tokens: int, start: int = 0) -> Tensor:
     """Some token ids, [tokens]."""
     weight = model.get_input_embeddings().weight
     return (torch.arange(start, start + tokens, device=weight.device) * 7919 + 11).remainder(weight.shape[0])
@@ -189,7 +190,8 @@ def _reach(config: Any, longest: int) -> int:
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def evaluating(model: Any) -> Iterator[None]:
+    """The model in evaluation mode."""
     was_training = model.training
     model.eval()
     try:
@@ -199,7 +201,8 @@ def _evaluating(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _attending(model: Any, name: str) -> Iterator[None]:
+def attending(model: Any, name: str) -> Iterator[None]:
+    """The model with the attention that transformers knows by this name."""
     before = model.config._attn_implementation
     model.set_attn_implementation(name)
     try:

@@ -138,6 +138,7 @@ def _card(bench: Workbench, section: TrainSection, walked: Walked, stored: Store
              "template": bench.template.name, "seed": bench.inputs.seed, "steps": walked.step,
              "training tokens": f"{done.tokens} ({done.trained_tokens} trained)",
              "replay tokens": walked.replayed.tokens, "weights": stored.form,
+             "parameters outside the text decoder, kept as they are": f"{bench.policy.kept_as_is:,}",
              "validation loss (nats per trained token)": losses, "tried": _tried(stored),
              "merged against adapter (nats)": "-" if stored.merge_gap is None else f"up to {stored.merge_gap:.2g}",
              "remark": stored.remark or "-"}

@@ -33,6 +33,7 @@ from sft_core.model.attention import (
 from sft_core.model.load import LoadedModel, compute_dtype, resolve_device
 from sft_core.model.lora import apply_lora, new_token_modules
 from sft_core.model.proof import Rows, choose_backend
+from sft_core.model.reach import freeze, idle_modules, unreached
 from sft_core.model.segments import flatten
 from sft_core.train.objective import Base, Sums, Term, TopK, chosen, sums
 from sft_core.train.pack import Batch
@@ -54,13 +55,14 @@ class Policy(nn.Module):
     """The tuned model and, for the KL, its base."""
 
     def __init__(self, model: nn.Module, *, backend: Backend, reference: KlReference | None = None,
-                 dtype: torch.dtype = torch.float32) -> None:
+                 dtype: torch.dtype = torch.float32, kept_as_is: int = 0) -> None:
         """`reference`: where the base of a KL comes from, None without a KL.
 
         `copy` and `offload` copy the model as it is now, frozen, in the compute dtype; with adapters nothing is copied,
-        `cache` needs no base at all.
+        `cache` needs no base at all. `kept_as_is`: how many numbers of the model text does not reach.
         """
         super().__init__()
+        self.kept_as_is = kept_as_is
         self.model, self.backend = model, backend
         self.dtype = dtype
         self._adapters = [m for m in model.modules() if isinstance(m, BaseTunerLayer | AuxiliaryTrainingWrapper)]
@@ -193,10 +195,14 @@ def make_policy(loaded: LoadedModel, model_section: ModelSection, section: Train
     dtype = compute_dtype(model_section, device)
     model = loaded.model.to(device)
     backend = choose_backend(model, model_section.attention, device, dtype, rows)
+    idle = unreached(model)
+    kept = sum(p.numel() for name, p in model.named_parameters() if name in idle)
+    freeze(model, idle)
     if section.method == "lora":
-        model = apply_lora(model, section.lora, seed, new_token_modules(model) if grown else ())
+        model = apply_lora(model, section.lora, seed, new_token_modules(model) if grown else (),
+                           idle_modules(model, idle))
     return Policy(model, backend=backend, reference=section.kl.reference if section.kl.beta > 0 else None,
-                  dtype=dtype).place(device)
+                  dtype=dtype, kept_as_is=kept).place(device)
 
 
 def _frozen(head: nn.Module) -> nn.Module:

@@ -84,12 +84,15 @@ def prove_isolation(model: Any) -> None:
 @contextmanager
 def as_before(*models: Any) -> Iterator[None]:
     """Takes back what TRL, Trainer and accelerate hang onto a model: patched forwards, `use_cache` off."""
-    caches = [model.config.use_cache for model in models]
+    caches = [getattr(model.config, "use_cache", None) for model in models]  # the config of pictures and text has none
     try:
         yield
     finally:
         for model, cache in zip(models, caches, strict=True):
-            model.config.use_cache = cache
+            if cache is None:
+                vars(model.config).pop("use_cache", None)
+            else:
+                model.config.use_cache = cache
             for name in ("forward", "_original_forward"):
                 model.__dict__.pop(name, None)
 

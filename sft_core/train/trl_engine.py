@@ -94,6 +94,7 @@ class _Run(TrainerCallback):  # type: ignore[misc]
             self.events.write("start", steps=course.steps, plan=asdict(course.sft.totals()),
                               parameters=sum(p.numel() for p in self.bench.policy.model.parameters()),
                               trained_parameters=sum(p.numel() for p in self.bench.parameters.values()),
+                              kept_as_is=self.bench.policy.kept_as_is,
                               device=str(self.bench.policy.device), skipped_checkpoints=skipped)
         else:
             self._restore(read_json(found / checkpoint.META))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,6 +28,7 @@ from sft_core.model.load import (
     resolve_device,
 )
 from sft_core.model.proof import Rows
+from sft_core.model.reach import in_sentence
 from sft_core.templates.render import IGNORE, Example
 from sft_core.train.course import Counts, Course, Row, Stream
 from sft_core.train.inputs import ServedTemplate, TrainInputs, data_digest, read_data, served_template
@@ -36,6 +38,8 @@ from sft_core.train.pack import Batch, collate
 from sft_core.train.policy import Policy, make_policy
 from sft_core.train.reference import KeptBase
 from sft_core.train.snapshot import Unreached
+
+log = logging.getLogger("sft")
 
 UNRESUMED = NO_WEIGHT | {"validate_every_steps", "save_dtype"}
 """Fields of TrainSection that may differ on resume. The last two change what a run tells and saves, not what it
@@ -116,6 +120,8 @@ def set_up(inputs: TrainInputs, section: TrainSection) -> Workbench:
     accelerator = Accelerator(mixed_precision="no", device_placement=False, cpu=device.type == "cpu")
     policy = make_policy(loaded, inputs.model, section, inputs.seed, grown=bool(template.added),
                          rows=Rows(inputs.pack, inputs.max_tokens))
+    if policy.kept_as_is and accelerator.is_main_process:
+        log.info("%s", in_sentence(policy.kept_as_is))
     if section.gradient_checkpointing:
         policy.model.gradient_checkpointing_enable(  # type: ignore[operator]
             gradient_checkpointing_kwargs={"use_reentrant": False})
