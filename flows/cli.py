@@ -125,7 +125,7 @@ def begin() -> Settings:
     log.handlers[:] = [handler]
     log.setLevel(logging.INFO)
     log.propagate = False
-    for name in ("prefect.flow_runs", "prefect.task_runs", "prefect._internal.concurrency"):
+    for name in ("prefect.flow_runs", "prefect.task_runs", "prefect._internal.concurrency", "mlflow.store.db.utils"):
         logging.getLogger(name).addFilter(_tell_once)
     return settings
 

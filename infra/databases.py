@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from alembic.util import CommandError
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
@@ -16,9 +18,13 @@ none is older than so many seconds."""
 EXAMPLE = "postgresql+psycopg://user@host/database"
 
 
+_STATEMENT = re.compile(r"\(raised as a result of [^)]*\) | \[SQL: .*")
+"""What SQLAlchemy adds to the database's own words."""
+
+
 def why_not(error: Exception) -> str:
     """What a database, or the migration of its tables, said; in one line."""
-    said = " ".join(str(error).split())
+    said = _STATEMENT.sub("", " ".join(str(error).split()))
     hint = " (the tables of another program are there: MLflow and studies need a database each)"
     return said + (hint if isinstance(error, CommandError) else "")
 

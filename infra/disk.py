@@ -30,7 +30,8 @@ def disk_error(error: BaseException, workspace: Path) -> DiskError | None:
     causes = list(_causes(error))
     for one in causes:
         if isinstance(one, OSError) and one.errno in ERRORS:
-            place = Path(one.filename).parent if isinstance(one.filename, str) else _full_place(workspace) or workspace
+            written = one.filename2 or one.filename  # of a copy the second one
+            place = Path(written).parent if isinstance(written, str) else _full_place(workspace) or workspace
             return _said(ERRORS[one.errno], place)
     if any(type(one).__module__.startswith(ELSEWHERE) for one in causes):
         return None

@@ -71,10 +71,21 @@ def open_tracker(uri: str, experiment: str, workspace: Path) -> Tracker:
     artifacts = (workspace / "mlartifacts" / experiment).absolute().as_uri() if is_sql(uri) else None
     with _door(uri, "open the store"), exclusive(workspace / "locks" / "tracker"):
         if scheme == "sqlite":
-            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+            _make_database(Path(uri.removeprefix("sqlite:///")))
         # Under the lock, because several processes that meet an empty database all make its tables and all fail.
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         return MlflowTracker(client, uri, _experiment_id(client, experiment, artifacts), workspace)
+
+
+def _make_database(file: Path) -> None:
+    """MLflow's tables in SQLite, whole or not at all: what a full disk left of them, no later start could use."""
+    if file.exists():
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f".{file.name}.draft")
+    draft.unlink(missing_ok=True)
+    MlflowClient(tracking_uri=f"sqlite:///{draft}").search_experiments(max_results=1)
+    draft.rename(file)
 
 
 class MlflowTracker(Tracker):

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -28,11 +28,17 @@ def _shown(fields: dict[str, object]) -> str:
     return " ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in fields.items())
 
 
+class _Way(NamedTuple):
+    total: float
+    begun: int  # done before
+    unit: str
+
+
 class _Bar:
-    def __init__(self, bar: RichProgress, label: str, total: float, unit: str) -> None:
-        self._bar, self._unit = bar, unit
+    def __init__(self, bar: RichProgress, label: str, way: _Way) -> None:
+        self._bar, self._unit = bar, way.unit
         self._started, self._done = time.monotonic(), 0.0
-        self._task = bar.add_task(label, total=total, rate="", extra="")
+        self._task = bar.add_task(label, total=way.total, completed=way.begun, rate="", extra="")
 
     def advance(self, n: float = 1, **fields: object) -> None:
         self._done += n
@@ -41,8 +47,8 @@ class _Bar:
 
 
 class _Lines:
-    def __init__(self, label: str, total: float, unit: str) -> None:
-        self._label, self._total, self._unit = label, total, unit
+    def __init__(self, label: str, way: _Way) -> None:
+        self._label, self._way = label, way
         self._started = self._said = time.monotonic()
         self._done = 0.0
 
@@ -53,22 +59,27 @@ class _Lines:
             return
         self._said = now
         rate = self._done / (now - self._started)
-        left = (self._total - self._done) / rate
-        log.info("%s: %g of %g %s, %.1f %s/s, about %.0f s left %s", self._label, self._done, self._total,
-                 self._unit, rate, self._unit, left, _shown(fields))
+        total, begun, unit = self._way
+        left = (total - begun - self._done) / rate
+        log.info("%s: %g of %g %s, %.1f %s/s, about %.0f s left %s", self._label, begun + self._done, total, unit, rate,
+                 unit, left, _shown(fields))
 
 
 @contextmanager
-def progress(label: str, total: float, unit: str, shown: bool = True) -> Iterator[Progress]:
-    """Show the way of a stage that has `total` units to do; `unit` names them, e.g. `steps`.
+def progress(label: str, total: float, unit: str, *, begun: int = 0, shown: bool = True) -> Iterator[Progress]:
+    """Show the way of a stage that has `total` units to do, `begun` of which are done already; `unit` names them, e.g.
+    `steps`.
 
     `shown` is false in processes that do the same work as another one: a terminal has room for one bar.
     """
+    way = _Way(total, begun, unit)
+    if shown and begun:
+        log.info("%s: continuing after %g of %g %s", label, begun, total, unit)
     if not (shown and sys.stderr.isatty()):
-        yield _Lines(label, total, unit)
+        yield _Lines(label, way)
         return
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn(unit),
                TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
                TextColumn("{task.fields[extra]}"))
     with RichProgress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield _Bar(bar, label, total, unit)
+        yield _Bar(bar, label, way)

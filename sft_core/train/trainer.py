@@ -120,7 +120,7 @@ class _Run:
         """All steps that are left, with validation and checkpoints between them."""
         total = self.bench.course.steps
         began, before = time.monotonic(), self.seconds
-        with progress("training", total - self.step, "steps", shown=self.first) as bar:
+        with progress("training", total, "steps", begun=self.step, shown=self.first) as bar:
             while True:
                 self._validate_if_due()
                 self.seconds = before + time.monotonic() - began

@@ -100,7 +100,7 @@ class _Run(TrainerCallback):  # type: ignore[misc]
             self._restore(read_json(found / checkpoint.META))
             self.events.write("resume", step=self.step, of=course.steps, skipped_checkpoints=skipped)
         self.clock = self.saved_at = time.monotonic()
-        with progress("training", course.steps - self.step, "steps") as self.bar:
+        with progress("training", course.steps, "steps", begun=self.step) as self.bar:
             try:
                 self.trainer.train(resume_from_checkpoint=None if found is None else str(found))
             except checkpoint.UNREAD as error:

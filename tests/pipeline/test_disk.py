@@ -44,6 +44,15 @@ def the_sentence(done: subprocess.CompletedProcess[str]) -> str:
     return said
 
 
+def test_artifacts_on_a_disk_of_their_own_that_is_full(sft: Sft, config: Path, mount: Mount, tmp_path: Path) -> None:
+    """The folder that is full is named, not the one that was copied from; MLflow's own traceback is not shown."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "mlartifacts").symlink_to(mount("artifacts", "-t", "tmpfs", "-o", "size=1m", "tmpfs"))
+    said = the_sentence(sft("run", config, SFT_HOME=str(home)))
+    assert f"there is no space left in {home / 'mlartifacts'}/" in said
+
+
 def test_a_disk_that_is_full_in_prepare_and_in_training(sft: Sft, config: Path, mount: Mount) -> None:
     """It was 190 to 250 lines of tracebacks."""
     home = mount("small", "-t", "tmpfs", "-o", "size=64m", "tmpfs") / "home"

@@ -18,7 +18,7 @@ from infra import naming
 from infra.contract import Tracker
 from infra.servers import Service, free_port, start_mlflow
 from infra.settings import MLFLOW_BLOCK, TELEMETRY_OFF
-from infra.tracking import open_tracker
+from infra.tracking import MlflowTracker, open_tracker
 from sft_core.errors import TrackingError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,7 +121,7 @@ def test_events_are_followed_line_by_line(tracker: Tracker, tmp_path: Path) -> N
     validation = '{"event": "validation", "step": 3, "loss": NaN, "done": true, "time": 1700000004.5}\n'
     saved = '{"event": "saved", "step": 3, "loss": 1.5, "form": "float32", "merge_gap": null, "time": 1700000005}\n'
     events.write_text(whole + step(3, 1.0) + validation + saved)
-    reopened = Tracker(MlflowClient(tracker.uri), tracker.uri, tracker.experiment_id, tracker.workspace)
+    reopened = MlflowTracker(MlflowClient(tracker.uri), tracker.uri, tracker.experiment_id, tracker.workspace)
     assert reopened.follow(run_id, events, mark)
     assert reopened.follow(run_id, events, mark)
     assert history(tracker, run_id, "train/loss") == [(1, 3.0), (2, 2.0), (3, 1.0)]
@@ -296,7 +296,7 @@ def test_a_batch_whose_answer_was_lost_is_not_doubled(tracker: Tracker, tmp_path
 RACE = """
 import sys
 from pathlib import Path
-from infra.tracking import open_tracker
+from infra.tracking import MlflowTracker, open_tracker
 
 def meet(where):
     print(where, flush=True)
