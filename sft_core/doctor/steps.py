@@ -19,6 +19,7 @@ from sft_core.config.train import TrainSection
 from sft_core.doctor.finding import Seen, verdict
 from sft_core.errors import Interrupted, TrainingError
 from sft_core.model.load import compute_dtype, resolve_device
+from sft_core.model.noise import own_noise
 from sft_core.model.proof import Rows, choose_backend
 from sft_core.model.reach import in_sentence
 from sft_core.train.adapter import MERGE_TOLERANCE, merge_adapter, token_log_probs
@@ -62,7 +63,8 @@ def attention(bench: Workbench, model: ModelSection, rows: Rows) -> Seen:
                    f"examples {'of one row' if rows.packed else 'of a batch'} do not see each other; hidden states "
                    f"(of up to {rows.longest} tokens) and logits are the model's own; {routers}"
                    f"{sizes[0] / 1e6:,.1f} M parameters, {sizes[1] / 1e6:,.2f} M of them trained"
-                   + (f"; {in_sentence(policy.kept_as_is)}" if policy.kept_as_is else ""))
+                   + (f"; {in_sentence(policy.kept_as_is)}" if policy.kept_as_is else "")
+                   + (f"; {noise}" if (noise := own_noise(network.config)) else ""))
 
 
 @torch.no_grad()

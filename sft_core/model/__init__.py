@@ -1,6 +1,7 @@
 """Models as they are trained.
 
 load.py       base model and tokenizer
+noise.py      what the base drops or shakes at random by its own config
 lora.py       adapters around the base
 segments.py   attention over a line of examples without padding
 attention.py  ways to keep the examples of a batch apart

@@ -27,6 +27,7 @@ from sft_core.model.load import (
     model_identity,
     resolve_device,
 )
+from sft_core.model.noise import own_noise
 from sft_core.model.proof import Rows
 from sft_core.model.reach import in_sentence
 from sft_core.templates.render import IGNORE, Example
@@ -120,8 +121,8 @@ def set_up(inputs: TrainInputs, section: TrainSection) -> Workbench:
     accelerator = Accelerator(mixed_precision="no", device_placement=False, cpu=device.type == "cpu")
     policy = make_policy(loaded, inputs.model, section, inputs.seed, grown=bool(template.added),
                          rows=Rows(inputs.pack, inputs.max_tokens))
-    if policy.kept_as_is and accelerator.is_main_process:
-        log.info("%s", in_sentence(policy.kept_as_is))
+    if accelerator.is_main_process:
+        _say(loaded, policy)
     if section.gradient_checkpointing:
         policy.model.gradient_checkpointing_enable(  # type: ignore[operator]
             gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -140,6 +141,14 @@ def set_up(inputs: TrainInputs, section: TrainSection) -> Workbench:
     return Workbench(inputs, accelerator, policy, forward, optimizer, Unreached(parameters), parameters, data.course,
                      data.validation, loaded, template, _belongs_to(inputs, section, data.course), inputs.max_tokens,
                      next(p for p in pads if p is not None), kept)
+
+
+def _say(loaded: LoadedModel, policy: Policy) -> None:
+    """What the base brings that nobody may have asked for."""
+    if policy.kept_as_is:
+        log.info("%s", in_sentence(policy.kept_as_is))
+    if noise := own_noise(loaded.model.config):
+        log.info("%s", noise)
 
 
 def join(model: ModelSection) -> PartialState:
