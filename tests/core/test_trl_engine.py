@@ -195,7 +195,9 @@ def test_a_parameter_that_never_moves_fails_the_run_as_in_the_own_loop(
 
     def with_idle_module(*args: Any, **kwargs: Any) -> Any:
         loaded = load(*args, **kwargs)
-        loaded.model.model.layers[0].mlp.idle_proj = torch.nn.Linear(32, 32)
+        mlp = loaded.model.model.layers[0].mlp
+        mlp.idle_proj = torch.nn.Linear(32, 32)
+        mlp.register_forward_hook(lambda m, _, out: out if m.training else out + 0 * m.idle_proj(out))
         return loaded
 
     monkeypatch.setattr(workbench, "load_model", with_idle_module)
