@@ -15,14 +15,13 @@ from rich.logging import RichHandler
 
 from flows.cli_evaluation import add_evaluation
 from flows.cli_judging import add_judging
+from flows.logs import tame, told_of
 from infra.databases import check_driver, is_sql
-from infra.disk import disk_error
 from infra.output import keep_writing
 from infra.servers import ensure_prefect
 from infra.settings import Settings, prepare_environment, read_settings
 from sft_core.config.file import LoadedConfig, load
-from sft_core.errors import ConfigError, SftError
-from sft_core.masking import masked
+from sft_core.errors import ConfigError
 from sft_core.stopping import stop_on_signals
 
 
@@ -43,13 +42,6 @@ class Shell(typer.core.TyperGroup):
             if told is None:
                 raise
             fail(type(told).__name__, str(told), told.exit_code)
-
-
-def told_of(error: BaseException) -> SftError | None:
-    """The platform's own error behind this one, or what is to be said of a full or read-only disk; else None."""
-    if isinstance(error, ConfigError):  # of the settings themselves, perhaps
-        return error
-    return disk_error(error, read_settings().workspace) or (error if isinstance(error, SftError) else None)
 
 
 def fail(kind: str, message: str, code: int) -> NoReturn:
@@ -92,27 +84,6 @@ Overrides = Annotated[
 ]
 
 
-class _Record(logging.LogRecord):
-    """A line of any library's log, Prefect's "View at …" for one, without the passwords of its URLs."""
-
-    def getMessage(self) -> str:
-        return masked(super().getMessage())
-
-
-def _tell_once(record: logging.LogRecord) -> bool:
-    """Prefect logs an exception with its traceback in the task and again in the flow; ours say it all in one message,
-    which the command prints at its end, and a lost server is told by `orchestrator.outcome`. Tracebacks of other errors
-    stay."""
-    from httpx import TransportError
-
-    error = record.exc_info[1] if record.exc_info else None
-    known = isinstance(error, TransportError) or (error is not None and told_of(error) is not None)
-    said = record.getMessage()
-    # An event for a server that is gone is printed whole, a page each.
-    noise = ("Finished in state Failed", "failed to process item", "ook 'told'")
-    return not (known or any(part in said for part in noise))
-
-
 def begin() -> Settings:
     """Read the settings, prepare the environment, set up output and logging. First thing in every command."""
     atexit.register(gc.freeze)  # nothing is collected on the way out: with torch and lm-eval loaded that takes 2 s
@@ -120,13 +91,10 @@ def begin() -> Settings:
     prepare_environment(settings)
     keep_writing()
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False, log_time_format="%H:%M:%S")
-    logging.setLogRecordFactory(_Record)
     log = logging.getLogger("sft")
     log.handlers[:] = [handler]
-    log.setLevel(logging.INFO)
     log.propagate = False
-    for name in ("prefect.flow_runs", "prefect.task_runs", "prefect._internal.concurrency", "mlflow.store.db.utils"):
-        logging.getLogger(name).addFilter(_tell_once)
+    tame()
     return settings
 
 

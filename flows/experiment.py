@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
+from prefect.runtime import flow_run
 
 from flows import console
 from flows.around import around
@@ -13,9 +14,10 @@ from infra.contract import Tracker
 from infra.orchestrator import HOOKS, outcome
 from infra.settings import read_settings
 from infra.tracking import open_tracker
+from infra.watching import only_to_prefect
 from sft_core.config.experiment import ExperimentConfig, TrackingSection
 from sft_core.config.file import LoadedConfig, load
-from sft_core.errors import GateFailed
+from sft_core.errors import GateFailed, SftError
 from tasks.evaluate import Against, base_subject, evaluate, floors, tuned_subject
 from tasks.experiment import open_experiment
 from tasks.judge import judged
@@ -58,7 +60,16 @@ def run_experiment(path: Path, overrides: list[str]) -> None:
     show(outcome(sft_experiment, str(path), overrides), loaded.config)
 
 
-@flow(name="sft-experiment", **HOOKS)
+def title() -> str:
+    """Name of the flow run that is beginning: its experiment's; of one that cannot be read the file's, and it fails."""
+    given = flow_run.parameters
+    try:
+        return load(Path(given["config"]), given["overrides"] or []).config.name
+    except SftError:
+        return str(given["config"])
+
+
+@flow(name="sft-experiment", flow_run_name=title, **HOOKS)
 def sft_experiment(
     config: str = "flows/configs/demo.yaml", overrides: list[str] | None = None, parent_run_id: str | None = None
 ) -> dict[str, Any]:
@@ -72,7 +83,10 @@ def sft_experiment(
     loaded = load(Path(config), overrides or [])
     place = workspace(loaded.config)
     with around(place.root, lambda: connect(loaded.config.tracking)) as tracker:
-        return experiment(loaded, place, tracker, parent_run_id)
+        summary = experiment(loaded, place, tracker, parent_run_id)
+        only_to_prefect(f"gate: {summary['gate']['outcome']}. {summary['gate']['reason']}",
+                        f"run {summary['run']}: {summary['folder']}")
+        return summary
 
 
 def experiment(loaded: LoadedConfig, place: Workspace, tracker: Tracker, parent_run_id: str | None) -> dict[str, Any]:

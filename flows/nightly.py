@@ -46,7 +46,7 @@ def run_promotion(reference: str, name: str, alias: str) -> None:
     console.lines(f"{run.name}: registered as version {version} of {name}, alias {alias}")
 
 
-@flow(name="sft-nightly", **orchestrator.HOOKS)
+@flow(name="sft-nightly", flow_run_name="{name}@{alias}", **orchestrator.HOOKS)
 def sft_nightly(name: str = "sft", alias: str = "champion", margin: float = 0.0) -> dict[str, Any]:
     """Re-evaluate a registered model under its stored protocol; fail on a proved regression.
 

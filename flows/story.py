@@ -37,7 +37,7 @@ def run_story(seeds: int, lab: bool) -> None:
     console.lines(f"written to {file}")
 
 
-@flow(name="sft-story", **HOOKS)
+@flow(name="sft-story", flow_run_name="story of {seeds} seeds", **HOOKS)
 def sft_story(seeds: int = 3, lab: bool = False) -> dict[str, dict[str, Any]]:
     """Plain and mitigated SFT over several seeds on the tiny world, pooled.
 

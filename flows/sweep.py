@@ -11,12 +11,13 @@ from prefect.artifacts import create_table_artifact
 
 from flows import console
 from flows.around import around
-from flows.experiment import connect, workspace
+from flows.experiment import connect, title, workspace
 from infra import orchestrator, pareto
 from infra.contract import Study, Tracker, Trial
 from infra.open_runs import running
 from infra.settings import read_settings
 from infra.study import open_study
+from infra.watching import only_to_prefect
 from sft_core.config.experiment import ExperimentConfig, SearchSection
 from sft_core.config.file import LoadedConfig, flatten, load, trial_config
 from sft_core.errors import ConfigError, OrchestrationError
@@ -35,7 +36,7 @@ def run_sweep(path: Path, trials: int | None, overrides: list[str]) -> None:
     console.lines("", *(f"plot     {file}" for file in summary["plots"]), f"compare  {summary['where_to_look']}")
 
 
-@flow(name="sft-sweep", **orchestrator.HOOKS)
+@flow(name="sft-sweep", flow_run_name=title, **orchestrator.HOOKS)
 def sft_sweep(config: str = "flows/configs/sweep.yaml", trials: int | None = None,
               overrides: list[str] | None = None) -> dict[str, Any]:
     """Search the space of a configuration: alignment up, tax down. A stopped sweep continues.
@@ -77,7 +78,9 @@ def _drive(study: Study, config: ExperimentConfig, wanted: int, folder: Path, pa
     while left := study.remaining(wanted):
         trial = study.ask()
         shown = "  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial.params.items())
-        console.lines(f"trial {trial.number}, {left} to go: {shown}")
+        said = f"trial {trial.number}, {left} to go: {shown}"
+        console.lines(said)
+        only_to_prefect(said)
         outcome = _outcome(config, trial, folder, parent)
         study.tell(trial.number, outcome.values, {"run": outcome.run, "why": outcome.why})
         in_a_row = 0 if outcome.values else in_a_row + 1

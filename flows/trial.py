@@ -9,7 +9,8 @@ import json
 import sys
 from pathlib import Path
 
-from flows.cli import begin, told_of
+from flows.cli import begin
+from flows.logs import told_of
 from infra.servers import ensure_prefect
 from sft_core.stopping import stop_on_signals
 

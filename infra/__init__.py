@@ -12,6 +12,7 @@ events.py           events.jsonl → metric points, from where the last reading 
 naming.py           our names, values and folders in MLflow's vocabulary
 open_runs.py        tracked runs, ended however their process ends
 orchestrator.py     Prefect as a witness: outcomes that do not hang on it
+watching.py         whether Prefect's server is there; our log in the flow run's
 contract.py         what a tracker and a study must do, whatever stands behind them
 tracking.py         the only door to MLflow: runs, metrics, artifacts, tables, registry
 study.py            the only door to Optuna: ask, tell, reconcile

@@ -13,7 +13,7 @@ import functools
 import logging
 import queue
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ParamSpec, TypedDict, TypeVar
 from uuid import UUID
@@ -26,6 +26,7 @@ from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.flows import FlowStateHook
 from prefect.logging.handlers import APILogWorker
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from infra.alive import Held, Note
 from infra.reach import why_unreachable
@@ -48,6 +49,7 @@ def outcome(flow: Flow[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """
     returned: list[R] = []
     raised: list[Exception] = []
+    at_end = ExitStack()
 
     @functools.wraps(flow.fn)
     def body(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -56,6 +58,9 @@ def outcome(flow: Flow[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         except Exception as error:
             raised.append(error)
             raise
+        finally:
+            if why_lost(api_url()):  # a later process tells the end: nothing is gained by trying again
+                at_end.enter_context(temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}))
         return returned[0]
 
     followed = copy.copy(flow)
@@ -73,14 +78,18 @@ def outcome(flow: Flow[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         log.warning("Prefect could not be told that the flow %s is finished (%s); its server shows it as running until "
                     "the next start in this workspace tells it", flow.name, _brief(lost))
         return returned[0]
+    finally:
+        at_end.close()
 
 
 def _forget_messages() -> None:
-    """Let nothing wait for the lost server but the event and the log lines that are being sent."""
+    """Let nothing wait for the lost server: the threads that send events and log lines end with what they hold."""
     for worker in (EventsWorker.instance(), APILogWorker.instance()):
         with suppress(queue.Empty):
             while True:
                 worker._queue.get_nowait()
+        if worker._loop is not None and worker._task is not None:
+            worker._loop.call_soon_threadsafe(worker._task.cancel)
 
 
 def _brief(error: Exception) -> str:
@@ -91,7 +100,7 @@ def show(*artifacts: Callable[[], object]) -> None:
     """Make Prefect artifacts of the flow run; where the server is lost, that is a warning."""
     try:
         url = api_url()
-        if reason := why_unreachable(f"{url.rstrip('/')}/health"):
+        if reason := why_lost(url):
             log.warning("Prefect at %s is lost (%s); its artifacts are left out, the run folder has all", url, reason)
             return
         for make in artifacts:
@@ -107,6 +116,11 @@ def api_url() -> str:
 
 _untold: dict[UUID, Held] = {}
 """The notes of this process's flow runs whose ends Prefect has not been told."""
+
+
+def why_lost(url: str) -> str | None:
+    """None while the server whose API is at `url` answers; else the reason."""
+    return why_unreachable(f"{url.rstrip('/')}/health")
 
 
 @contextmanager

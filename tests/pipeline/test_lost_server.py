@@ -61,6 +61,9 @@ def test_run_whose_server_is_gone_shows_its_verdict_and_ends_well(
     assert "is lost" in said
     assert "could not be told" in said
     assert "Traceback" not in said, said
+    assert said.count("is lost (") == 2, "by the watch, and for the artifacts"
+    assert "Unable to connect" not in said
+    assert "Error logging to API" not in said
     assert len(said.splitlines()) < 60, said
     assert ended(home) == "FINISHED"
     assert time.monotonic() - began < 75, "the rest of the run, one report that is tried for 14 s, one event"
@@ -72,7 +75,9 @@ def test_run_that_fails_without_its_server_says_why_it_failed(
     process = start("run", config, "--set", "train.epochs=200")
     kill_in_training(process, server, home)
     process.terminate()
+    began = time.monotonic()
     _, said = process.communicate(timeout=60)
+    assert time.monotonic() - began < 12, "nothing waits for the server"
     assert process.returncode == 1
     assert "training stopped by SIGTERM" in said
     assert "Traceback" not in said, said

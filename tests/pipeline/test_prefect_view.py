@@ -1,0 +1,62 @@
+"""What a person who looks at Prefect, or at a worker's log, sees of a run."""
+
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import requests
+from prefect.client.orchestration import SyncPrefectClient
+
+from flows.experiment import sft_experiment
+
+Start = Callable[..., subprocess.Popen[str]]
+Sft = Callable[..., subprocess.CompletedProcess[str]]
+ENGINE = ("-m", "prefect.flow_engine")
+"""What a worker starts."""
+
+
+def logged(api: str, run_id: str) -> list[str]:
+    asked = {"logs": {"flow_run_id": {"any_": [run_id]}}, "sort": "TIMESTAMP_ASC"}
+    return [line["message"] for line in requests.post(f"{api}/logs/filter", json=asked, timeout=10).json()]
+
+
+def newest(api: str) -> Any:
+    (run,) = requests.post(f"{api}/flow_runs/filter", json={"sort": "START_TIME_DESC", "limit": 1}, timeout=10).json()
+    return run
+
+
+def test_flow_run_has_the_name_of_its_experiment_and_holds_our_log(
+    sft: Sft, config: Path, home: Path, prefect_api: str
+) -> None:
+    done = sft("run", config, "--set", "eval.limit=3", "--set", "name=seen")
+    assert done.returncode == 0, done.stderr[-2000:]
+    run = newest(prefect_api)
+    assert run["name"] == "seen"
+    lines = logged(prefect_api, run["id"])
+    assert "evaluating base: tiny_mmlu, tiny_refusal" in lines
+    assert any(line.startswith("gate: ") for line in lines)
+    assert any(str(home / "runs") in line for line in lines)
+    assert done.stderr.count("evaluating base: ") == 1
+    assert "ook 'told'" not in done.stderr
+
+
+def test_worker_says_in_one_line_that_a_run_was_stopped(
+    start: Start, config: Path, home: Path, prefect_api: str
+) -> None:
+    with SyncPrefectClient(prefect_api) as client:
+        given = {"config": str(config), "overrides": ["train.epochs=200"]}
+        run_id = client.create_flow_run(sft_experiment, parameters=given).id
+    process = start("flows/experiment.py:sft_experiment", program=ENGINE, PREFECT__FLOW_RUN_ID=str(run_id))
+    deadline = time.monotonic() + 120
+    while not any('"step"' in file.read_text() for file in home.glob("stages/train/*/out/events.jsonl")):
+        assert process.poll() is None, process.communicate()[1][-2000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert said.count("training stopped by SIGTERM") == 1, said
+    assert "Traceback" not in said, said
+    assert "evaluating base: " in said
+    assert any("training stopped by SIGTERM" in line for line in logged(prefect_api, str(run_id)))
