@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from sft_core.train.inputs import TrainInputs
 hypothesis_settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.load_profile("shared machine")
 
+NOBODY = 65534
 VOCABULARY = 64
 SPECIAL = ["<|end|>", "<|pad|>", "<|im_start|>", "<|im_end|>"]
 JINJA = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
@@ -40,6 +43,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def chaos(request: pytest.FixtureRequest) -> bool:
     """Whether the long forms were asked for."""
     return bool(request.config.getoption("--chaos"))
+
+
+@pytest.fixture
+def as_nobody() -> Callable[[Path], AbstractContextManager[None]]:
+    """Within it this process is a user without rights, who may enter the folders above the given one but owns none."""
+
+    @contextmanager
+    def enter(folder: Path) -> Iterator[None]:
+        if os.geteuid():
+            yield
+            return
+        closed = [(p, p.stat().st_mode) for p in (folder, *folder.parents) if not p.stat().st_mode & 0o001]
+        for place, mode in closed:
+            place.chmod(mode | 0o011)
+        os.seteuid(NOBODY)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+            for place, mode in closed:
+                place.chmod(mode)
+
+    return enter
 
 
 @pytest.fixture(scope="session", autouse=True)

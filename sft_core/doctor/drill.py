@@ -23,7 +23,7 @@ def cut_down(inputs: TrainInputs, section: TrainSection, folder: Path) -> tuple[
     """The same run with a few short examples, `STEPS` steps and no checkpoint but the one that a signal asks for.
 
     At the end it measures the validation loss once and keeps the weights of then, exactly, in
-    `checkpoints/best.safetensors`.
+    `checkpoints/best-N.safetensors`.
 
     Raises:
         DataError: the prepared data cannot be read.

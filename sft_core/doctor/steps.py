@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,9 @@ from sft_core.model.load import compute_dtype, resolve_device
 from sft_core.model.noise import own_noise
 from sft_core.model.proof import Rows, choose_backend
 from sft_core.model.reach import in_sentence
+from sft_core.train import best
 from sft_core.train.adapter import MERGE_TOLERANCE, merge_adapter, token_log_probs
-from sft_core.train.checkpoint import load_weights
 from sft_core.train.course import Course, Row, Stream
-from sft_core.train.finish import BEST
 from sft_core.train.inputs import TrainInputs
 from sft_core.train.objective import Term
 from sft_core.train.step import Stepper
@@ -156,7 +156,8 @@ def resumed_as_uninterrupted(inputs: TrainInputs, section: TrainSection, trained
         rest = train(inputs, section, folder / "halves")
     else:
         raise TrainingError(f"a run of {whole.steps} steps did not stop on SIGTERM after step {half}")
-    first, second = (load_weights(folder / name / "checkpoints" / BEST) for name in ("whole", "halves"))
+    kept = min(whole.validation, key=itemgetter(1))[0]
+    first, second = (best.load(folder / name / "checkpoints", kept) for name in ("whole", "halves"))
     gap = max(float((first[n] - second[n]).abs().max() / first[n].abs().max().clamp_min(1e-12)) for n in first)
     equal = all(torch.equal(first[n], second[n]) for n in first)
     near = gap <= RESUMED_ON_CUDA and resolve_device(inputs.model).type == "cuda"

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
+EVENTS = "events.jsonl"  # beside the folder of checkpoints
 Kind = Literal["start", "resume", "step", "validation", "probe", "checkpoint", "saved", "end"]
 
 

@@ -15,7 +15,7 @@ from accelerate.utils import broadcast_object_list
 
 from sft_core.config.train import TrainSection
 from sft_core.errors import TrainingError
-from sft_core.train import checkpoint
+from sft_core.train import best
 from sft_core.train.artifact import card_text
 from sft_core.train.course import Counts, Course
 from sft_core.train.events import EventLog
@@ -26,9 +26,6 @@ from sft_core.train.step import Losses
 from sft_core.train.workbench import Workbench
 
 log = logging.getLogger("sft")
-
-BEST = "best.safetensors"  # among the checkpoints: the weights that early stopping found best
-
 
 @dataclass(frozen=True)
 class Walked:
@@ -41,7 +38,7 @@ class Walked:
     last: Losses
     validations: Sequence[tuple[int, float]]  # (steps done, nats per trained token)
     resumed_from: int | None = None  # steps done at the checkpoint
-    best: int | None = None  # steps done when the weights in BEST were the model's; None: the last ones are saved
+    best: int | None = None  # steps done when early stopping found it best; None: the last ones are saved
     stopped_early: bool = False
 
     @property
@@ -95,7 +92,7 @@ def finish(bench: Workbench, section: TrainSection, out: Path, events: EventLog,
     said: list[Stored | None] = [None]
     if first:
         if walked.best is not None:
-            weights = checkpoint.load_weights(out / "checkpoints" / BEST)
+            weights = best.load(out / "checkpoints", walked.best)
         output = Output(out / "model", adapter, partial(_card, bench, section, walked))
         said = [save_trained(bench, section, weights, output, walked.gain)]
     (stored,) = broadcast_object_list(said)  # where the other processes wait

@@ -44,6 +44,7 @@ from sft_core.locks import exclusive
 from sft_core.model.load import resolve_device
 from sft_core.stage import read_json, write_json, write_text
 from sft_core.stopping import StopRequest, stop_on_signals
+from sft_core.train.events import EVENTS
 from sft_core.train.finish import TrainReport
 from sft_core.train.inputs import TrainInputs
 from sft_core.train.trainer import train
@@ -86,7 +87,7 @@ def launch(inputs: TrainInputs, section: TrainSection, out: Path, *,
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
                str(section.processes), "-m", "sft_core.train.launch", "--watched", str(job)]
     with stop_on_signals() as stop:
-        child = _follow(command, stop, lambda: _tell(on_events, out / "events.jsonl"), sync_every_s)
+        child = _follow(command, stop, lambda: _tell(on_events, out / EVENTS), sync_every_s)
         if not report.is_file():
             raise _failure(out, child, stop)
     return _REPORT.validate_json(report.read_bytes())

@@ -187,7 +187,7 @@ def forecast(shape: Architecture, section: TrainSection, work: Pass, place: Plac
     # The embedding's own gradient is as large as it, and added to the head's where they are tied.
     at_update = gradients + FLOAT * shape.head * (shape.trained == shape.parameters) + ORTHOGONAL * shape.muon_largest
     state = FLOAT * (3 * shape.trained - shape.muon)
-    best = FLOAT * shape.trained if section.stopping.patience else 0
+    best = FLOAT * shape.trained * (section.keep_checkpoints + 1) if section.stopping.patience else 0
     return Forecast(
         weights, gradients, moments, 0 if elsewhere else reference, reference if elsewhere else 0, casts, activations,
         logits, resident + max(at_head, at_update),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -19,10 +20,10 @@ from sft_core.config.train import TrainSection
 from sft_core.errors import Interrupted, TrainingError
 from sft_core.progress import progress
 from sft_core.stopping import StopRequest, stop_on_signals
-from sft_core.train import checkpoint
+from sft_core.train import best, checkpoint
 from sft_core.train.course import Counts
-from sft_core.train.events import EventLog
-from sft_core.train.finish import BEST, TrainReport, Walked, finish
+from sft_core.train.events import EVENTS, EventLog
+from sft_core.train.finish import TrainReport, Walked, finish
 from sft_core.train.inputs import TrainInputs
 from sft_core.train.reference import with_reference
 from sft_core.train.snapshot import (
@@ -67,7 +68,7 @@ def train(inputs: TrainInputs, section: TrainSection, out: Path, *,
         bench = set_up(with_reference(inputs, section, out / "reference"), section)
         first = bench.accelerator.is_main_process
         torch.manual_seed(inputs.seed + bench.accelerator.process_index)  # other dropout on every process
-        diary = out / "events.jsonl" if first else Path(os.devnull)
+        diary = out / EVENTS if first else Path(os.devnull)
         with EventLog(diary, on_events if first else None, sync_every_s) as events:
             run = _Run(Stepper(bench, section), out, events, stop, probe)
             run.start()
@@ -99,9 +100,6 @@ class _Run:
 
     def start(self) -> None:
         """Continue from the newest checkpoint, or begin the diary."""
-        if self.first:
-            checkpoint.tidy(self.out / "checkpoints")
-        self.bench.accelerator.wait_for_everyone()
         newest, course = self._newest(), self.bench.course
         self.damaged, skipped = newest.damaged, [str(one) for one in newest.damaged]
         if newest.folder is None:
@@ -199,19 +197,29 @@ class _Run:
         if self._bests()[-1] == self.step:
             weights = weights_of(self.bench.parameters, self.first)
             if self.first:
-                checkpoint.save_weights(weights, self.out / "checkpoints" / BEST)
+                best.save(self.out / "checkpoints", self.step, weights, self._bests_of_checkpoints())
 
     def _bests(self) -> list[int]:
         """The best step so far, after every validation."""
         bests: list[int] = []
-        best = float("inf")
+        lowest = float("inf")
         for step, loss in self.watched:
-            if not bests or loss < best - self.section.stopping.min_delta:
-                best = loss
+            if not bests or loss < lowest - self.section.stopping.min_delta:
+                lowest = loss
                 bests.append(step)
             else:
                 bests.append(bests[-1])
         return bests
+
+    def _bests_of_checkpoints(self) -> set[int]:
+        """The best steps that the checkpoints name: a run that continues from one may save no others.
+
+        One that a signal asked for is made after the validation of its step, all others before it: both count.
+        """
+        bests, at = self._bests(), [step for step, _ in self.watched]
+        saved = [checkpoint.step_of(folder) for folder in checkpoint.found(self.out / "checkpoints")]
+        known = {cut(at, step) for step in saved for cut in (bisect_left, bisect_right)}
+        return {bests[n - 1] for n in known if n}
 
     @property
     def stopped_early(self) -> bool:
@@ -227,6 +235,7 @@ class _Run:
         if self.first:
             try:
                 told = [checkpoint.newest(self.out / "checkpoints", self.bench.belongs_to)]
+                checkpoint.tidy(self.out / "checkpoints")
             except TrainingError as error:
                 told = [str(error)]
         broadcast_object_list(told)
@@ -238,7 +247,6 @@ class _Run:
     def _save(self) -> None:
         """A checkpoint of the state between two steps."""
         if self.saved_step != self.step:
-            self.events.write("checkpoint", step=self.step)
             bench = self.bench
             generators_of_all = gather_object([generators()])
             state = {"moments": moments_of(bench.parameters, bench.optimizer, self.first),
@@ -253,6 +261,7 @@ class _Run:
                 found = checkpoint.Checkpoint(self.step, bench.belongs_to, weights, state)
                 checkpoint.save(self.out / "checkpoints", found, self.section.keep_checkpoints, self.damaged)
                 self.damaged = ()
+                self.events.write("checkpoint", step=self.step)  # told when it is true: it must be found from now on
             bench.accelerator.wait_for_everyone()
         self.saved_step, self.saved_at = self.step, time.monotonic()
 

@@ -20,12 +20,11 @@ from transformers import TrainerCallback
 from sft_core.config.train import TrainSection
 from sft_core.errors import Interrupted, TrainingError
 from sft_core.progress import progress
-from sft_core.stage import read_json
 from sft_core.stopping import StopRequest, stop_on_signals
 from sft_core.templates.render import IGNORE
 from sft_core.train import checkpoint
 from sft_core.train.course import Counts
-from sft_core.train.events import EventLog
+from sft_core.train.events import EVENTS, EventLog
 from sft_core.train.finish import TrainReport, Walked, finish
 from sft_core.train.inputs import TrainInputs
 from sft_core.train.step import Losses, origins
@@ -54,7 +53,7 @@ def train(inputs: TrainInputs, section: TrainSection, out: Path, *,
         base.set_attn_implementation("sdpa")
         if inputs.pack:
             prove_isolation(base)
-        with EventLog(out / "events.jsonl", on_events, sync_every_s) as events:
+        with EventLog(out / EVENTS, on_events, sync_every_s) as events:
             with as_before(model, base):
                 run = _Run(bench, section, inputs, out, events, stop)
                 run.walk()
@@ -68,6 +67,8 @@ class _Run(TrainerCallback):  # type: ignore[misc]
                  stop: StopRequest) -> None:
         self.bench, self.section, self.inputs, self.out = bench, section, inputs, out
         self.events, self.stop = events, stop
+        # Before TRL makes the folder: where it cannot be seen nothing is begun.
+        self.found, self.damaged = checkpoint.newest(out / "checkpoints", bench.belongs_to)  # damaged: until replaced
         self.trainer = make_trainer(bench, section, inputs, out)
         self.trainer.add_callback(self)
         self._loss, self.trainer.compute_loss = self.trainer.compute_loss, self._counted_loss
@@ -76,7 +77,6 @@ class _Run(TrainerCallback):  # type: ignore[misc]
         self.validations: list[tuple[int, float]] = []
         self.seconds = 0.0  # up to the last event
         self.resumed_from: int | None = None
-        self.damaged: tuple[checkpoint.Damaged, ...] = ()  # checkpoints that the next good one replaces
         self.begun = False  # TRL has loaded what it continues from
         self.clock = self.saved_at = time.monotonic()
 
@@ -86,8 +86,7 @@ class _Run(TrainerCallback):  # type: ignore[misc]
         Raises:
             Interrupted: a signal asked to stop.
         """
-        course = self.bench.course
-        found, self.damaged = checkpoint.newest(self.out / "checkpoints", self.bench.belongs_to)
+        course, found = self.bench.course, self.found
         skipped = [str(one) for one in self.damaged]
         if found is None:
             self.events.cut(0)
@@ -97,7 +96,7 @@ class _Run(TrainerCallback):  # type: ignore[misc]
                               kept_as_is=self.bench.policy.kept_as_is,
                               device=str(self.bench.policy.device), skipped_checkpoints=skipped)
         else:
-            self._restore(read_json(found / checkpoint.META))
+            self._restore(checkpoint.meta_of(found))
             self.events.write("resume", step=self.step, of=course.steps, skipped_checkpoints=skipped)
         self.clock = self.saved_at = time.monotonic()
         with progress("training", course.steps, "steps", begun=self.step) as self.bar:
@@ -153,12 +152,12 @@ class _Run(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Complete TRL's checkpoint with what it does not keep."""
-        self.events.write("checkpoint", step=self.step)
         root = self.out / "checkpoints"
         mine = root / f"checkpoint-{self.step}"
         checkpoint.seal(mine, self.step, self.bench.belongs_to, done=asdict(self.done),
                         last=self.last and asdict(self.last), validations=self.validations, seconds=self.seconds,
                         unreached=self.bench.unreached.names, events=self.events.length())
+        self.events.write("checkpoint", step=self.step)  # told when it is true: it must be found from now on
         checkpoint.prune(root, self.section.keep_checkpoints, [one for one in self.damaged if one.folder != mine])
         self.damaged = ()
         self.saved_at = time.monotonic()

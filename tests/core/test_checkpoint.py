@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,8 @@ import torch
 
 from sft_core.errors import TrainingError
 from sft_core.train import checkpoint
-from sft_core.train.checkpoint import Checkpoint, Damaged, load, load_weights, newest, save, save_weights
+from sft_core.train.checkpoint import Checkpoint, Damaged, load, newest, save
+from sft_core.train.events import EventLog
 
 OURS = {"train.optim": {"lr": 0.001}, "seed": 1}
 
@@ -106,7 +110,7 @@ def test_a_full_disk_keeps_the_earlier_ones(tmp_path: Path, monkeypatch: pytest.
 
 def test_state_is_never_unpickled_as_code(tmp_path: Path) -> None:
     save(tmp_path, _checkpoint(4), keep=2)
-    file, meta = tmp_path / "step-4" / checkpoint.STATE, tmp_path / "step-4" / checkpoint.META
+    file = tmp_path / "step-4" / checkpoint.STATE
 
     class Evil:
         def __reduce__(self) -> tuple[object, tuple[str]]:
@@ -114,8 +118,7 @@ def test_state_is_never_unpickled_as_code(tmp_path: Path) -> None:
 
     torch.save({"rng": Evil()}, file)
     assert newest(tmp_path, OURS).folder is None
-    meta.write_text(meta.read_text().replace(str(checkpoint.read_json(meta)["crc32"]["state.pt"]),
-                                             str(checkpoint._checksum(file))))
+    checkpoint.seal(tmp_path / "step-4", 4, OURS)
     with pytest.raises(TrainingError, match="cannot be read: UnpicklingError"):
         load(tmp_path / "step-4")
     assert not (tmp_path / "owned").exists()
@@ -191,6 +194,89 @@ def test_one_of_another_version_is_no_damage(tmp_path: Path) -> None:
         newest(tmp_path, OURS)
 
 
+@pytest.mark.parametrize("bit", range(8))
+def test_every_bit_of_meta_json_is_proved(tmp_path: Path, bit: int) -> None:
+    """Never another step or another run: the next older one is taken, whatever byte the disk has changed."""
+    for step in (4, 5):
+        save(tmp_path, _checkpoint(step), keep=2)
+    file = tmp_path / "step-5" / checkpoint.META
+    whole = file.read_bytes()
+    for at, byte in enumerate(whole):
+        file.write_bytes(whole[:at] + bytes([byte ^ 1 << bit]) + whole[at + 1 :])
+        if not chr(byte).isspace():  # between the values a space counts for nothing
+            folder, damaged = newest(tmp_path, OURS)
+            assert folder == tmp_path / "step-4", at
+            assert str(damaged[0]).startswith("step-5: meta.json is no"), at
+
+
+def test_one_that_was_renamed_does_not_continue_at_another_step(tmp_path: Path) -> None:
+    for step in (4, 5):
+        save(tmp_path, _checkpoint(step), keep=2)
+    (tmp_path / "step-5").rename(tmp_path / "step-9")
+    assert newest(tmp_path, OURS) == (
+        tmp_path / "step-4", (Damaged(tmp_path / "step-9", "meta.json is of step 5"),))
+
+
+# A folder that cannot be seen is not an empty one
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o300])
+def test_a_folder_that_may_not_be_listed_is_not_empty(
+        tmp_path: Path, mode: int, as_nobody: Callable[[Path], AbstractContextManager[None]]) -> None:
+    root = tmp_path / "checkpoints"
+    save(root, _checkpoint(4), keep=2)
+    root.chmod(mode)
+    with as_nobody(tmp_path), pytest.raises(TrainingError, match="checkpoints cannot be read: PermissionError.*start"):
+        newest(root, OURS)
+    root.chmod(0o755)
+    assert newest(root, OURS).folder == root / "step-4"
+
+
+@pytest.mark.parametrize(("target", "said"), [
+    ("gone", "FileNotFoundError: it is a link to .*gone, where nothing is .*mounted"), ("checkpoints", "OSError"),
+    ("file", "NotADirectoryError")])
+def test_a_link_that_leads_nowhere_is_not_empty(tmp_path: Path, target: str, said: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "checkpoints").symlink_to(tmp_path / target)
+    with pytest.raises(TrainingError, match=f"checkpoints cannot be read: {said}.*start the run again"):
+        newest(tmp_path / "checkpoints", OURS)
+
+
+@pytest.mark.parametrize("event", ["checkpoint", "resume"])
+def test_checkpoints_that_the_diary_tells_of_must_be_there(tmp_path: Path, event: str) -> None:
+    root, diary = tmp_path / "checkpoints", tmp_path / "events.jsonl"
+    with EventLog(diary, None, 9.0) as events:
+        events.write("start", steps=9)
+        events.write("step", step=1)
+        assert newest(root, OURS) == (None, ()), "killed before the first one: begun anew"
+        events.write(event, step=1)  # type: ignore[arg-type]
+    with pytest.raises(TrainingError, match=r"no checkpoint, but .*events.jsonl tells.*mounted.*or delete "):
+        newest(root, OURS)
+    save(root, _checkpoint(4), keep=2)
+    (root / "step-4" / checkpoint.META).unlink()
+    assert newest(root, OURS).damaged, "what is proved damaged is not lost: the run begins anew and says so"
+
+
+@pytest.mark.parametrize("victim", ["step-5", "step-5/meta.json"])
+@pytest.mark.parametrize("kind", ["file", "folder", "nowhere", "fifo"])
+def test_a_thing_of_another_kind_is_named_with_what_to_do(tmp_path: Path, victim: str, kind: str) -> None:
+    for step in (4, 5):
+        save(tmp_path, _checkpoint(step), keep=2)
+    place = tmp_path / victim
+    if victim == "step-5":
+        shutil.rmtree(place)
+    else:
+        place.unlink()
+    if kind == ("folder" if victim == "step-5" else "file"):
+        pytest.skip("of the right kind")
+    {"file": place.touch, "folder": place.mkdir, "fifo": lambda: os.mkfifo(place),
+     "nowhere": lambda: place.symlink_to(tmp_path / "gone")}[kind]()
+    with pytest.raises(TrainingError, match=rf"{victim} is no .*move .*step-5 away and start the run again"):
+        newest(tmp_path, OURS)
+    (tmp_path / "step-5").rename(tmp_path / "away")
+    assert newest(tmp_path, OURS) == (tmp_path / "step-4", ())
+
+
 @pytest.mark.parametrize("keep", [1, 2])
 def test_damaged_ones_count_for_nothing(tmp_path: Path, keep: int) -> None:
     """The newest good ones stay, however many damaged ones lie above or between them."""
@@ -205,29 +291,3 @@ def test_damaged_ones_count_for_nothing(tmp_path: Path, keep: int) -> None:
     assert _steps(tmp_path) == [4, 6][-keep:]
     save(tmp_path, _checkpoint(9), keep=keep, damaged=[Damaged(tmp_path / "step-9", "as it was")])
     assert newest(tmp_path, OURS).folder == tmp_path / "step-9"
-
-
-def test_the_best_weights_come_back_or_say_why_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "checkpoints" / "best.safetensors"
-    save_weights(_checkpoint(4).weights, file)
-    assert torch.equal(load_weights(file)["b"], torch.arange(6.0).view(2, 3).T)
-    whole = file.read_bytes()
-    for damage in (whole[:-3], whole[:-1] + bytes([whole[-1] ^ 1]), os.urandom(len(whole)), b""):
-        file.write_bytes(damage)
-        with pytest.raises(TrainingError, match=r"best weights in .* are damaged.*delete .*checkpoints to start over"):
-            load_weights(file)
-    file.unlink()
-    with pytest.raises(TrainingError, match="are damaged: .*(No such file|not found)"):
-        load_weights(file)
-    file.symlink_to(EIO)
-    with pytest.raises(TrainingError, match=r"best\.safetensors cannot be read: .*Nothing proves it damaged"):
-        load_weights(file)
-    file.unlink()
-    file.write_bytes(whole)
-
-    def no_memory(*_: object) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr(checkpoint, "_content", no_memory)
-    with pytest.raises(TrainingError, match="cannot be read: MemoryError"):
-        load_weights(file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,3 +113,28 @@ def test_what_trl_cannot_load_is_told_in_a_sentence(train_inputs: TrainInputs, t
     monkeypatch.setattr(SFTTrainer, "_load_optimizer_and_scheduler", no_memory)
     with pytest.raises(TrainingError, match=r"checkpoint-\d+ cannot be read: MemoryError"):
         trl_engine.train(train_inputs, section, tmp_path)
+
+
+@pytest.mark.parametrize("engine", ["native", "trl"])
+def test_checkpoints_that_are_gone_or_changed_never_cut_the_diary(
+        engine: str, train_inputs: TrainInputs, train_section: Section, tmp_path: Path) -> None:
+    """A link to a disk that is not mounted, a folder that was emptied; one changed bit goes on from the older one."""
+    if engine == "trl":
+        pytest.importorskip("trl")
+    section, run = train_section(engine=engine, checkpoint_every_s=1e-6, micro_rows=4), tmp_path / "run"
+    whole = _train(engine, train_inputs, section, run)
+    before, root, away = (run / "events.jsonl").read_bytes(), run / "checkpoints", tmp_path / "away"
+    root.rename(away)
+    with pytest.raises(TrainingError, match=r"no checkpoint, but .*events\.jsonl tells"):
+        _train(engine, train_inputs, section, run)
+    shutil.rmtree(root, ignore_errors=True)
+    root.symlink_to(tmp_path / "unmounted")
+    with pytest.raises(TrainingError, match="checkpoints cannot be read: .*mounted"):
+        _train(engine, train_inputs, section, run)
+    assert (run / "events.jsonl").read_bytes() == before
+    root.unlink()
+    away.rename(root)
+    meta = _newest_first(run)[0] / "meta.json"
+    meta.write_text(meta.read_text().replace(f'"step": {whole.steps}', f'"step": {whole.steps ^ 1}'))
+    again = _train(engine, train_inputs, section, run)
+    assert (again.resumed_from, again.tokens) == (whole.steps - 1, whole.tokens)
