@@ -39,10 +39,13 @@ ROWS = 4  # rows in one forward pass
 def keep(policy: Policy, stream: Stream, packing: Packing, k: int, folder: Path) -> None:
     """Write what `policy`'s model, which is the base, says at every position of `stream` that has a target.
 
+    Args:
+        k: likeliest tokens; a smaller vocabulary has all but one of its tokens kept, the last is the rest.
+
     Raises:
         DataError: the folder cannot be written.
     """
-    total = sum(stream.trained)
+    total, k = sum(stream.trained), min(k, _vocabulary(policy) - 1)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         columns = {name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype,
@@ -141,7 +144,7 @@ def _said(policy: Policy, stream: Stream, packing: Packing, k: int) -> Iterable[
             micro = policy.micro(collate(examples, width, 0))
             base = policy.base(micro)
             with policy.autocast():
-                found = top_k(base.hidden, base.head, min(k, _vocabulary(policy) - 1))
+                found = top_k(base.hidden, base.head, k)
             yield [i for row in part for i in row], found
             bar.advance(len(part))
 

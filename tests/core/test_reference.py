@@ -32,3 +32,14 @@ def test_validation_asks_nothing_of_a_base_that_was_kept_of_other_examples(
     assert bench.micro(bench.validation, bench.validation.rows).kept is None
     kept = {name for name, stream in bench.course.streams.items() if bench.micro(stream, stream.rows[:1]).kept}
     assert kept == set(section.kl.streams)
+
+
+@pytest.mark.parametrize("top_k", [64, 2000])
+def test_more_likeliest_tokens_than_there_are_is_the_whole_base(
+        top_k: int, train_inputs: TrainInputs, train_section: Callable[..., TrainSection], tmp_path: Path) -> None:
+    """The vocabulary has 64 tokens: all but one are kept, and the one is the rest."""
+    told = {}
+    for name, kl in (("exact", {}), ("cache", {"reference": "cache", "top_k": top_k})):
+        section = train_section(epochs=1, kl={"beta": 0.5, "on": "both", **kl})
+        told[name] = train(train_inputs, section, tmp_path / name).final.loss
+    assert told["cache"] == pytest.approx(told["exact"], rel=1e-4)
