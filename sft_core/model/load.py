@@ -55,8 +55,20 @@ def locate(section: ModelSection, mirror: Path | None) -> Path:
     """The local folder of the base: the embedded one, a given folder, `mirror/<hub id>`, or a download.
 
     Raises:
-        ModelError: there is none, or the hub cannot be reached.
+        ModelError: there is none, the hub cannot be reached, or one of its files may not be read.
     """
+    try:
+        folder = _place(section, mirror)
+        for file in _files(folder):
+            file.open("rb").close()  # libraries say of it what each of them likes, tokenizers a bare Exception
+    except OSError as error:
+        raise ModelError(f"model.path: {section.path!r}: {error.filename} cannot be read: {error.strerror}; let the "
+                         "user of this run read the folder and all files in it (chmod -R a+rX, by their owner), or "
+                         "give model.path a copy of the model") from error
+    return folder
+
+
+def _place(section: ModelSection, mirror: Path | None) -> Path:
     if section.path == "tiny":
         return BASE_FOLDER
     local = Path(section.path).expanduser()
@@ -90,7 +102,7 @@ def model_identity(section: ModelSection, mirror: Path | None) -> dict[str, Any]
     """
     folder = locate(section, mirror)
     _check_complete(folder)
-    files = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in KINDS)
+    files = _files(folder)
     with ThreadPoolExecutor(HASH_THREADS) as pool:
         digests = list(pool.map(_digest, files))
     whole = hashlib.sha256("".join(f"{p.name} {d}\n" for p, d in zip(files, digests, strict=True)).encode())
@@ -273,6 +285,11 @@ def _check_complete(folder: Path) -> None:
             header = stream.read(size) if 8 + size <= have else b""
         if not header or have < 8 + size + _data_end(header, file):
             raise ModelError(f"{file} is cut off at {have} bytes; fetch the model again")
+
+
+def _files(folder: Path) -> list[Path]:
+    """What makes the model, by name."""
+    return sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in KINDS)
 
 
 def _weight_files(folder: Path) -> Iterable[Path]:

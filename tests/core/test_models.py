@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sft_core.errors import ModelError
 from sft_core.model.load import (
     check_positions,
     compute_dtype,
+    load_config,
     load_model,
     load_tokenizer,
     locate,
@@ -55,6 +57,17 @@ def test_the_mirror_stands_in_for_the_hub(tiny_base: Path, tmp_path: Path) -> No
     assert locate(_section("org/name"), tmp_path) == tmp_path / "org" / "name"
     assert locate(_section("tiny"), tmp_path) == BASE_FOLDER
     assert locate(_section(tiny_base), tmp_path) == tiny_base
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "."])
+@pytest.mark.parametrize("use", [model_identity, load_model, load_config, locate])
+def test_what_may_not_be_read_is_one_sentence(name: str, use: Callable[..., Any], copied: Path,
+                                              as_nobody: Callable[[Path], AbstractContextManager[None]]) -> None:
+    (copied / "model.safetensors").chmod(0o644)
+    (copied / name).chmod(0)
+    told = rf"model\.path: .*{'copy' if name == '.' else name} cannot be read: Permission denied.*chmod"
+    with as_nobody(copied.parent), pytest.raises(ModelError, match=told):
+        use(_section(copied), mirror=None)
 
 
 def test_identity_is_the_content_not_the_place(tiny_base: Path, copied: Path) -> None:
