@@ -63,8 +63,7 @@ def locate(section: ModelSection, mirror: Path | None) -> Path:
             file.open("rb").close()  # libraries say of it what each of them likes, tokenizers a bare Exception
     except OSError as error:
         raise ModelError(f"model.path: {section.path!r}: {error.filename} cannot be read: {error.strerror}; let the "
-                         "user of this run read the folder and all files in it (chmod -R a+rX, by their owner), or "
-                         "give model.path a copy of the model") from error
+                         "user of this run read all files there (chmod -R a+rX), or copy the model") from error
     return folder
 
 
@@ -102,9 +101,8 @@ def model_identity(section: ModelSection, mirror: Path | None) -> dict[str, Any]
     """
     folder = locate(section, mirror)
     _check_complete(folder)
-    files = _files(folder)
     with ThreadPoolExecutor(HASH_THREADS) as pool:
-        digests = list(pool.map(_digest, files))
+        digests = list(pool.map(_digest, files := _files(folder)))
     whole = hashlib.sha256("".join(f"{p.name} {d}\n" for p, d in zip(files, digests, strict=True)).encode())
     return {"digest": whole.hexdigest(), "bytes": sum(p.stat().st_size for p in files),
             "files": {p.name: d[:16] for p, d in zip(files, digests, strict=True)}}
@@ -288,7 +286,6 @@ def _check_complete(folder: Path) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    """What makes the model, by name."""
     return sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in KINDS)
 
 
