@@ -8,7 +8,7 @@ ONE_THREAD := OMP_NUM_THREADS=1
 .PHONY: help demo test chaos story lint coverage bench constraints clean setup setup-dev
 
 help:
-	@echo "make demo      install, then run the main job on the embedded tiny world (about 5 minutes)"
+	@echo "make demo      install, then run the main job on the embedded tiny world (2 to 5 minutes)"
 	@echo "make test      install with the dev extra, then ruff, mypy and pytest (about 10 minutes)"
 	@echo "make chaos     the long forms of the tests that stop and kill runs (about 10 minutes)"
 	@echo "make story     what SFT buys and costs on the tiny world, three seeds (about 15 minutes)"

@@ -160,7 +160,8 @@ def sweep(
 @app.command()
 def promote(
     run_ref: Annotated[str, typer.Argument(metavar="RUN", help="Run name or MLflow run id")],
-    name: Annotated[str, typer.Option(help="Registered model")] = "sft",
+    name: Annotated[str | None, typer.Option(help="Registered model; default: the run's tracking.registered_model, "
+                                                  "else sft")] = None,
     alias: Annotated[str, typer.Option(help="Alias to move to this run's model")] = "champion",
 ) -> None:
     """Register a run's model in MLflow and make it the champion that `sft nightly` guards."""
@@ -185,7 +186,7 @@ def nightly(
 @app.command()
 def deploy(
     pool: Annotated[str, typer.Option(help="Prefect work pool; made when missing (type process)")] = "sft",
-    cron: Annotated[str, typer.Option(help="Schedule of sft-nightly")] = "30 2 * * *",
+    cron: Annotated[str, typer.Option(help="Schedule of sft-nightly, in UTC")] = "30 2 * * *",
 ) -> None:
     """Register sft-experiment, sft-sweep and sft-nightly with the Prefect server at PREFECT_API_URL."""
     settings = begin()

@@ -35,12 +35,14 @@ def run_nightly(name: str, margin: float) -> None:
     console.lines("no proved regression")
 
 
-def run_promotion(reference: str, name: str, alias: str) -> None:
+def run_promotion(reference: str, name: str | None, alias: str) -> None:
     """`sft promote`: register a run's model and point the alias at it."""
-    check_name("--name", name)
+    if name is not None:
+        check_name("--name", name)
     check_alias(alias)
     tracker = connect()
     run = find(reference, workspace(), tracker)
+    name = name or run.config().config.tracking.registered_model or "sft"
     version = tracker.register(run.run_id, run.folder / "model", name)
     tracker.set_alias(name, alias, version)
     console.lines(f"{run.name}: registered as version {version} of {name}, alias {alias}")

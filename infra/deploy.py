@@ -10,13 +10,15 @@ from typing import Any
 import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.workers.process import ProcessWorker
+from pydantic import ValidationError
 
 from infra.reach import require_prefect
 from infra.settings import Settings, child_environment, job_environment
-from sft_core.errors import OrchestrationError
+from sft_core.errors import ConfigError, OrchestrationError
 from sft_core.masking import has_secret
 from sft_core.names import check_name
 
@@ -39,13 +41,14 @@ def deploy(settings: Settings, *, pool: str, cron: str, source: Path = DEPLOYMEN
         Lines that say what there is now and how to use it.
 
     Raises:
-        ConfigError: `pool` is no name.
+        ConfigError: `pool` is no name, or `cron` no schedule; nothing was touched.
         OrchestrationError: no server is configured or reachable, or Prefect refuses; with what it said.
     """
     if settings.prefect_api_url is None:
         raise OrchestrationError("deployments need a Prefect server, and none is configured; start one (prefect server "
                                  "start) and set PREFECT_API_URL, e.g. to http://127.0.0.1:4200/api")
     check_name("--pool", pool)
+    _check_cron(cron)
     require_prefect(settings)
     made = _make_pool(settings.prefect_api_url, pool)
     plan = filled(yaml.safe_load(source.read_text(encoding="utf-8")), settings, pool, cron, root)
@@ -62,6 +65,14 @@ def deploy(settings: Settings, *, pool: str, cron: str, source: Path = DEPLOYMEN
           for name in secret_names(settings)),
         f"run       prefect deployment run {names[0]}/{names[0]}   (in {root}: {names[0]} will do)",
     ]
+
+
+def _check_cron(cron: str) -> None:
+    try:
+        CronSchedule(cron=cron)
+    except ValidationError as error:
+        raise ConfigError(f"--cron {cron!r} is no schedule ({error.errors()[0]['msg']}); it is five fields, in UTC, "
+                          "e.g. '30 2 * * *' for half past two every night") from error
 
 
 def filled(plan: dict[str, Any], settings: Settings, pool: str, cron: str, root: Path) -> dict[str, Any]:

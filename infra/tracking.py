@@ -201,8 +201,8 @@ class MlflowTracker(Tracker):
             aliases: dict[str, str] = self._client.get_registered_model(name).aliases if found else {}
         if alias not in aliases:
             have = f"its aliases are {sorted(aliases)}" if found else "there is no registered model of that name"
-            raise TrackingError(f"{name}@{alias} is not in the registry of {self.uri}: {have}; register one with "
-                                "tracking.registered_model in the configuration of a run")
+            raise TrackingError(f"{name}@{alias} is not in the registry of {self.uri}: {have}; make one "
+                                f"with `sft promote RUN --name {name}`")
         with _door(self.uri, f"download {name}@{alias}"):
             version = self._client.get_model_version(name, aliases[alias])
             location = self._client.get_model_version_download_uri(name, version.version)

@@ -18,7 +18,7 @@ import yaml
 from infra.deploy import DEPLOYMENTS, ROOT, deploy, filled
 from infra.servers import Service, free_port, start_prefect, start_worker
 from infra.settings import Settings, job_environment, read_settings
-from sft_core.errors import OrchestrationError
+from sft_core.errors import ConfigError, OrchestrationError
 
 MLFLOW = "http://me:s3cr3t@127.0.0.1:9"
 FLOW = """
@@ -164,6 +164,13 @@ def test_what_prefect_refuses_is_told(settings: Settings, tmp_path: Path) -> Non
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
     with pytest.raises(OrchestrationError, match=r"prefect deploy refused .*deployments.yaml; it said:\n(.|\n)*nosuch"):
         deploy(settings, pool="sft", cron="0 0 * * *", source=tmp_path / "plan.yaml", root=tmp_path)
+
+
+@pytest.mark.parametrize("cron", ["61 * * * *", "", "* * *", "soon"])
+def test_what_is_no_schedule_touches_nothing(settings: Settings, cron: str) -> None:
+    with pytest.raises(ConfigError, match="it is five fields, in UTC"):
+        deploy(settings, pool="untouched", cron=cron)
+    assert requests.get(f"{settings.prefect_api_url}/work_pools/untouched", timeout=10).status_code == 404
 
 
 def test_no_server_configured_or_reachable(tmp_path: Path) -> None:

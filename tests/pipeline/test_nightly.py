@@ -14,15 +14,16 @@ Sft = Callable[..., subprocess.CompletedProcess[str]]
 def test_nightly_passes_and_fails_on_a_proved_regression(sft: Sft, config: Path, home: Path) -> None:
     missing = sft("nightly")
     assert missing.returncode == 1
-    assert "champion" in missing.stderr
+    assert "make one with `sft promote RUN --name sft`" in missing.stderr
 
-    assert sft("run", config, "--set", "eval.limit=20", "--set", "train.epochs=0.2").returncode == 0
+    assert sft("run", config, "--set", "eval.limit=20", "--set", "train.epochs=0.2", "--set",
+               "tracking.registered_model=guarded").returncode == 0
     (run,) = home.glob("runs/*")
     promoted = sft("promote", run.name)
     assert promoted.returncode == 0, promoted.stderr[-2000:]
-    assert "alias champion" in promoted.stdout
+    assert "of guarded, alias champion" in promoted.stdout  # the model that its candidates are versions of
 
-    same = sft("nightly")
+    same = sft("nightly", "--name", "guarded")
     assert same.returncode == 0, same.stderr[-3000:]
     assert "no proved regression" in same.stdout
 
@@ -31,7 +32,7 @@ def test_nightly_passes_and_fails_on_a_proved_regression(sft: Sft, config: Path,
     table = pq.read_table(file)
     perfect = pa.array([1.0] * len(table))
     pq.write_table(table.set_column(table.schema.get_field_index("score"), "score", perfect), file)
-    nightly = sft("nightly", "--margin", "5")
+    nightly = sft("nightly", "--name", "guarded", "--margin", "5")
     scores = json.loads((run / "verdict.json").read_text())["suites"]
     assert nightly.returncode == 1, scores
     assert "RegressionFound" in nightly.stderr
