@@ -58,8 +58,7 @@ def locate(section: ModelSection, mirror: Path | None) -> Path:
         ModelError: there is none, the hub cannot be reached, or one of its files may not be read.
     """
     try:
-        folder = _place(section, mirror)
-        for file in _files(folder):
+        for file in _files(folder := _place(section, mirror)):
             file.open("rb").close()  # libraries say of it what each of them likes, tokenizers a bare Exception
     except OSError as error:
         raise ModelError(f"model.path: {section.path!r}: {error.filename} cannot be read: {error.strerror}; let the "
