@@ -61,7 +61,8 @@ def test_run_whose_server_is_gone_shows_its_verdict_and_ends_well(
     assert "is lost" in said
     assert "could not be told" in said
     assert "Traceback" not in said, said
-    assert said.count("is lost (") == 2, "by the watch, and for the artifacts"
+    # For the artifacts, and by the watch where the run goes on for longer than it waits.
+    assert 1 <= said.count("is lost (") <= 2, said
     assert "Unable to connect" not in said
     assert "Error logging to API" not in said
     assert len(said.splitlines()) < 60, said
