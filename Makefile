@@ -9,8 +9,8 @@ ONE_THREAD := OMP_NUM_THREADS=1
 
 help:
 	@echo "make demo      install, then run the main job on the embedded tiny world (2 to 5 minutes)"
-	@echo "make test      install with the dev extra, then ruff, mypy and pytest (about 10 minutes)"
-	@echo "make chaos     the long forms of the tests that stop and kill runs (about 10 minutes)"
+	@echo "make test      install with the dev extra, then ruff, mypy and pytest (about 15 minutes)"
+	@echo "make chaos     the long forms of the tests that stop and kill runs (about 8 minutes)"
 	@echo "make story     what SFT buys and costs on the tiny world, three seeds (about 15 minutes)"
 	@echo "make coverage  tests of sft_core and eval_suites with their coverage"
 	@echo "make bench     training against TRL, evaluation against lm-eval's CLI (40 minutes; --quick of each: one or two)"
