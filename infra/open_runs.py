@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 from infra.alive import Note, alive
 from infra.contract import Tracker
-from sft_core.errors import Interrupted, TrackingError
+from sft_core.errors import TrackingError
+from sft_core.stopping import is_stop
 
 KIND = "mlflow"
 log = logging.getLogger("sft")
@@ -25,9 +26,8 @@ def running(tracker: Tracker, run_id: str) -> Iterator[None]:
         try:
             yield
         except BaseException as error:
-            stopped = isinstance(error, Interrupted) or not isinstance(error, Exception)
             try:
-                tracker.finish(run_id, "KILLED" if stopped else "FAILED")
+                tracker.finish(run_id, "KILLED" if is_stop(error) else "FAILED")
             except TrackingError as refused:
                 log.warning("the run stays open in the tracker: %s", refused)
             raise

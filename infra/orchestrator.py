@@ -30,8 +30,9 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from infra.alive import Held, Note
 from infra.reach import why_unreachable
-from sft_core.errors import Interrupted, OrchestrationError
+from sft_core.errors import OrchestrationError
 from sft_core.masking import masked
+from sft_core.stopping import is_stop
 
 log = logging.getLogger("sft")
 KIND = "prefect"
@@ -137,8 +138,8 @@ def noted(workspace: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        stopped = isinstance(error, Interrupted) or not isinstance(error, Exception)
-        ended, said = StateType.CRASHED if stopped else StateType.FAILED, masked(f"{type(error).__name__}: {error}")
+        ended = StateType.CRASHED if is_stop(error) else StateType.FAILED
+        said = masked(f"{type(error).__name__}: {error}")
         raise
     finally:
         with suppress(OSError):  # the disk is full: a later process takes this one for killed

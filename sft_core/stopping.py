@@ -53,6 +53,11 @@ def check() -> None:
         raise Interrupted(f"stopped by {_innermost.asked_by}; {KEPT}")
 
 
+def is_stop(error: BaseException) -> bool:
+    """Whether work that ended with this error was stopped rather than failed: by a signal, an exit, a cancellation."""
+    return isinstance(error, Interrupted) or not isinstance(error, Exception)
+
+
 def sleep(seconds: float) -> None:
     """Wait so long, looking at the flag.
 

@@ -164,15 +164,20 @@ def test_trial_ends_with_its_sweep(start: Start, sweep: Path, home: Path, number
         assert "stopped by SIGTERM" in said
 
 
-def test_output_that_nobody_reads_does_not_end_a_run(start: Start, config: Path, home: Path) -> None:
-    """As under a worker that dies: both streams are pipes without a reader."""
-    process = start("run", config, "--set", "eval.limit=3")
+def end_unread(process: subprocess.Popen[str], home: Path) -> None:
+    """Close the readers of both streams in mid-training; the run ends well all the same."""
     assert process.stdout
     assert process.stderr
     wait_for(lambda: training(home))
     process.stdout.close()
     process.stderr.close()
     assert process.wait(180) == 0
+
+
+def test_output_that_nobody_reads_does_not_end_a_run(start: Start, config: Path, home: Path) -> None:
+    """As under a worker that dies: both streams are pipes without a reader."""
+    process = start("run", config, "--set", "eval.limit=3")
+    end_unread(process, home)
     run_id = json.loads(next(home.glob("runs/*/run.json")).read_text())["mlflow_run_id"]
     assert MlflowClient(tracking_uri=f"sqlite:///{home}/mlflow.db").get_run(run_id).info.status == "FINISHED"
 
@@ -188,10 +193,5 @@ sft_experiment(sys.argv[1], ["eval.limit=3"])
 
 def test_worker_that_dies_does_not_end_its_flow(start: Start, config: Path, home: Path) -> None:
     process = start(config, program=("-c", WORKER_RUN))
-    assert process.stdout
-    assert process.stderr
-    wait_for(lambda: training(home))
-    process.stdout.close()
-    process.stderr.close()
-    assert process.wait(180) == 0
+    end_unread(process, home)
     assert list(home.glob("runs/*/summary.json"))
