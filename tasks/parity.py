@@ -110,8 +110,8 @@ def _deployed(section: ModelSection, place: Workspace, *, weights: bool) -> Depl
     folder = locate(section, place.mirror)
     if weights:
         device = resolve_device(section)
-        model: Any = load_model(section, mirror=place.mirror).model
-        model = model.to(device=device, dtype=compute_dtype(section, device)).eval()
+        loaded = load_model(section, mirror=place.mirror, dtype=compute_dtype(section, device))
+        model: Any = loaded.model.to(device).eval()
     else:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(

@@ -81,9 +81,9 @@ def load_respondent(section: ModelSection, form: ChatForm | None, mirror: Path |
 
         network, tokenizer, backend = open_vllm(section, locate(section, mirror))
         return ready(network, tokenizer, form, Cached(backend, cache, identity), section.path)
-    loaded = load_model(section, mirror=mirror)
     device = resolve_device(section)
-    model = loaded.model.to(device=device, dtype=compute_dtype(section, device)).eval()
+    loaded = load_model(section, mirror=mirror, dtype=compute_dtype(section, device))
+    model = loaded.model.to(device).eval()
     local = Local(model, settings.batch_tokens)
     return ready(model, loaded.tokenizer, form, Cached(local, cache, identity), section.path)
 

@@ -1,5 +1,6 @@
 """Models as they are trained.
 
+folder.py     weight files: whole, and in which dtype
 load.py       base model and tokenizer
 noise.py      what the base drops or shakes at random by its own config
 lora.py       adapters around the base

@@ -1,15 +1,14 @@
 """The base model: where it lies, what it is (a content hash), the loaded model and tokenizer.
 
-Only safetensors are read: a pickle can run code. Weights are held in float32 whatever the file holds, because small
-updates vanish in bfloat16; the compute precision is `ModelSection.precision`.
+Only safetensors are read: a pickle can run code. Weights that are trained are held in float32 whatever the file holds,
+because small updates vanish in bfloat16; the compute precision is `ModelSection.precision`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from importlib.util import find_spec
@@ -19,13 +18,13 @@ from typing import Any, Literal, NamedTuple
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
-from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from sft_core.config.data import ModelSection
 from sft_core.errors import ModelError
+from sft_core.model.folder import check_complete, stored_dtype, stored_whole
 from sft_core.stage import file_digest
 from sft_core.templates.choose import add_tokens
 from sft_core.tiny.paths import BASE_FOLDER
@@ -44,7 +43,7 @@ SPARE_POSITIONS = 8
 class LoadedModel(NamedTuple):
     """A base model as training uses it."""
 
-    model: Any  # PreTrainedModel in float32, on the CPU
+    model: Any  # PreTrainedModel, on the CPU
     tokenizer: Any  # PreTrainedTokenizerBase
     folder: Path
     dtype: torch.dtype  # of the weights in the folder; the trained model is saved in it
@@ -99,7 +98,7 @@ def model_identity(section: ModelSection, mirror: Path | None) -> dict[str, Any]
         ModelError: the folder is missing or incomplete.
     """
     folder = locate(section, mirror)
-    _check_complete(folder)
+    check_complete(folder)
     with ThreadPoolExecutor(HASH_THREADS) as pool:
         digests = list(pool.map(_digest, files := _files(folder)))
     whole = hashlib.sha256("".join(f"{p.name} {d}\n" for p, d in zip(files, digests, strict=True)).encode())
@@ -108,10 +107,12 @@ def model_identity(section: ModelSection, mirror: Path | None) -> dict[str, Any]
 
 
 def load_model(section: ModelSection, *, mirror: Path | None, added: Sequence[str] = (),
-               quantize: Literal["none", "nf4"] = "none") -> LoadedModel:
-    """Load the base in float32 on the CPU (in 4 bits on CUDA with `nf4`), and its tokenizer.
+               quantize: Literal["none", "nf4"] = "none", dtype: torch.dtype = torch.float32) -> LoadedModel:
+    """Load the base on the CPU (in 4 bits on CUDA with `nf4`), and its tokenizer.
 
     Args:
+        dtype: of the weights. Buffers, and weights that the model itself keeps whole, stay in float32; casting a
+            loaded model would round them too (of rotary frequencies, some radians at a few thousand positions).
         added: tokens that the template needs and the tokenizer lacks; both get them, see `grow`.
 
     Raises:
@@ -121,9 +122,9 @@ def load_model(section: ModelSection, *, mirror: Path | None, added: Sequence[st
     """
     transformers_logging.disable_progress_bar()  # bars of a second among lines that tell of hours
     folder = locate(section, mirror)
-    _check_complete(folder)
+    check_complete(folder)
     tokenizer = load_tokenizer(section, folder)
-    precision: dict[str, Any] = {"dtype": torch.float32} if quantize == "none" else _in_4_bits(section)
+    precision: dict[str, Any] = {"dtype": dtype} if quantize == "none" else _in_4_bits(section)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, use_safetensors=True, output_loading_info=True,
@@ -139,7 +140,7 @@ def load_model(section: ModelSection, *, mirror: Path | None, added: Sequence[st
         raise ModelError(f"{folder}: the tokenizer knows {len(tokenizer)} tokens, the embedding has {rows} rows; use "
                          "the tokenizer that belongs to the model, or resize the embedding and save the model first")
     grow(model, tokenizer, added)
-    return LoadedModel(model, tokenizer, folder, _stored_dtype(folder), _stored_whole(folder))
+    return LoadedModel(model, tokenizer, folder, stored_dtype(folder), stored_whole(folder))
 
 
 def load_config(section: ModelSection, mirror: Path | None) -> Any:
@@ -264,48 +265,8 @@ def _in_4_bits(section: ModelSection) -> dict[str, Any]:
     return {"dtype": torch.bfloat16, "quantization_config": how, "device_map": {"": torch.cuda.current_device()}}
 
 
-def _check_complete(folder: Path) -> None:
-    """Config, and every weight file whole: a truncated download is found by its header, without reading it."""
-    adapter = folder / "adapter_config.json"
-    if adapter.is_file():
-        base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
-        raise ModelError(f"{folder} holds an adapter for {base}, not a model; give model.path a model: the base, or "
-                         "the merged folder `model` that lies beside the adapter of a finished run")
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} has no config.json; give model.path the folder of a saved model")
-    for file in _weight_files(folder):
-        if not file.is_file():
-            raise ModelError(f"{folder} is incomplete: {file.name} is missing; fetch the model again")
-        with file.open("rb") as stream:
-            size = int.from_bytes(stream.read(8), "little")
-            have = file.stat().st_size
-            header = stream.read(size) if 8 + size <= have else b""
-        if not header or have < 8 + size + _data_end(header, file):
-            raise ModelError(f"{file} is cut off at {have} bytes; fetch the model again")
-
-
 def _files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in KINDS)
-
-
-def _weight_files(folder: Path) -> Iterable[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        return [folder / name for name in sorted(set(shards))]
-    if (folder / "model.safetensors").is_file():
-        return [folder / "model.safetensors"]
-    other = sorted(p.name for p in folder.glob("*.bin"))
-    has = f" but {', '.join(other[:3])}; load and save it once with save_pretrained to convert it" if other else ""
-    raise ModelError(f"{folder} has no model.safetensors{has or '; fetch the model again'}")
-
-
-def _data_end(header: bytes, file: Path) -> int:
-    try:
-        tensors = json.loads(header)
-        return max((t["data_offsets"][1] for n, t in tensors.items() if n != "__metadata__"), default=0)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ModelError(f"{file} is not a safetensors file; fetch the model again") from error
 
 
 def _digest(file: Path) -> str:
@@ -316,23 +277,6 @@ def _digest(file: Path) -> str:
 @lru_cache(maxsize=1024)
 def _digest_once(path: str, size: int, changed_ns: int) -> str:
     return file_digest(Path(path))
-
-
-def _stored_dtype(folder: Path) -> torch.dtype:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    found = getattr(torch, str(config.get("dtype", config.get("torch_dtype", "float32"))), torch.float32)
-    return found if isinstance(found, torch.dtype) and found.is_floating_point else torch.float32
-
-
-def _stored_whole(folder: Path) -> frozenset[str]:
-    """Names of the weights in float32 beside others in less: what must not be rounded, as the bias of DeepSeek-V3's
-    router, whose differences decide. A folder that is in float32 throughout has none."""
-    kinds: dict[str, str] = {}
-    for file in _weight_files(folder):
-        with safe_open(file, "pt") as tensors:
-            kinds |= {name: tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
-    whole = frozenset(name for name, kind in kinds.items() if kind == "F32")
-    return whole if len(whole) < len(kinds) else frozenset()
 
 
 def _trust_hint(section: ModelSection, folder: Path) -> str:

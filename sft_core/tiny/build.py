@@ -71,7 +71,8 @@ def build(
         start = time.perf_counter()
         pretrain(model, recipe, batches(recipe, world, tokenizer, held_out), progress)
         seconds = time.perf_counter() - start
-        model.to(torch.bfloat16)
+        for parameter in model.parameters():  # not the buffers, which no folder holds
+            parameter.data = parameter.data.to(torch.bfloat16)
         _save(folder, model, tokenizer)
         scores = probe(model, tokenizer, world) if measure else None
     report = BuildReport(

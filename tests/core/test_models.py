@@ -52,6 +52,15 @@ def test_a_half_precision_folder_is_held_in_float32(make_llama: Callable[..., An
     assert (loaded.model.dtype, loaded.dtype) == (torch.float32, torch.bfloat16)
 
 
+def test_only_weights_are_loaded_in_less(make_llama: Callable[..., Any], tiny_base: Path) -> None:
+    """Rotary frequencies in bfloat16 are 2.8 rad off at position 2,000."""
+    model = load_model(_section(tiny_base), mirror=None, dtype=torch.bfloat16).model
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    frequencies = model.model.rotary_emb.inv_freq
+    assert torch.equal(frequencies, make_llama().model.rotary_emb.inv_freq)
+    assert frequencies.dtype == torch.float32
+
+
 def test_the_mirror_stands_in_for_the_hub(tiny_base: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_base, tmp_path / "org" / "name")
     assert locate(_section("org/name"), tmp_path) == tmp_path / "org" / "name"

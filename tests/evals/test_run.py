@@ -9,10 +9,12 @@ from typing import Any
 
 import jinja2
 import pytest
+import torch
 from transformers import GenerationConfig
 
 from eval_suites.asking import respondent
 from eval_suites.asking.opened import answer_all
+from eval_suites.asking.respondent import load_respondent
 from eval_suites.asking.run import ChatFormat, evaluate, protocol, respondent_of
 from eval_suites.backends.contract import Continuation, Generation, Likelihood, Prompt, Stops
 from eval_suites.backends.generate import Answer, Templated, prompt_ids
@@ -160,6 +162,14 @@ def test_protocol_moves_with_everything_that_moves_a_score(model_folder: Path) -
     assert protocol(suite("refusal"), same, here, FORM) == plain
     knowledge = [protocol(suite("mmlu"), SECTION, here, form) for form in (FORM, None)]
     assert knowledge[0] == knowledge[1]  # asked without the template, so it is no part of the protocol
+
+
+def test_a_model_in_bfloat16_keeps_its_positions(model_folder: Path) -> None:
+    section = ModelSection(path=str(model_folder), device="cpu", precision="bfloat16")
+    network = load_respondent(section, None, None, EvalSection(suites=("facts",)), None).network
+    assert {p.dtype for p in network.parameters()} == {torch.bfloat16}
+    exact = load_model(section, mirror=None).model.model.rotary_emb.inv_freq
+    assert torch.equal(network.model.rotary_emb.inv_freq, exact)
 
 
 def test_finished_suites_are_not_run_again(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
