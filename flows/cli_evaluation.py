@@ -9,11 +9,16 @@ from typing import Annotated, Literal
 import typer
 
 from flows.cli_begin import after
-from sft_core.config.data import TemplateName
+from sft_core.config.data import ModelSection, TemplateName
 from sft_core.config.evaluate import EvalSection, GateSection
 from sft_core.errors import ConfigError
 from sft_core.masking import has_secret
 
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(
+    help="Where weights loaded here are computed with; auto: CUDA where there is one")]
+Precision = Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(
+    help="Of weights and computing, part of the protocol; auto: bfloat16 on CUDA, float32 on the CPU")]
+Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Allow code that comes with the model")]
 Mirror = Annotated[Path | None, typer.Option(help="Folder that holds hub ids as org/name, asked before SFT_MIRROR")]
 
 
@@ -29,6 +34,9 @@ def evaluate(  # noqa: PLR0913  (the options of a command)
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Cap on the length of answers")] = None,
     looks: Annotated[int, typer.Option(min=1, help="Stop a suite early, at one of so many looks")] = 1,
     backend: Annotated[Literal["transformers", "vllm"], typer.Option(help="Who computes")] = "transformers",
+    device: Device = "auto",
+    precision: Precision = "auto",
+    trust_remote_code: Trust = False,
     mirror: Mirror = None,
     out: Annotated[Path | None, typer.Option(help="Write per-item results into this folder")] = None,
     html: Annotated[Path | None, typer.Option(help="Write the comparison as a page")] = None,
@@ -41,7 +49,8 @@ def evaluate(  # noqa: PLR0913  (the options of a command)
                           "with")
     section = EvalSection(suites=tuple(suite), limit=limit, looks=looks, data_path=_text(data_path),
                           include_path=_text(include_path), max_new_tokens=max_new_tokens, backend=backend)
-    run_evaluation(model, section, template, against, Shown(html=html, out=out), mirror)
+    asked = ModelSection(path=model, device=device, precision=precision, trust_remote_code=trust_remote_code)
+    run_evaluation(asked, section, template, against, Shown(html=html, out=out), mirror)
 
 
 def _text(path: Path | None) -> str | None:
@@ -60,17 +69,21 @@ def compare(  # noqa: PLR0913  (the options of a command)
     alpha: Annotated[float, typer.Option(min=0.001, max=0.499, help="Error probability")] = 0.05,
     limit: Annotated[int | None, typer.Option(min=1, help="With --suite: items per task")] = None,
     data_path: Annotated[Path | None, typer.Option(help="With --suite: folder with published benchmarks")] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    trust_remote_code: Trust = False,
     mirror: Mirror = None,
 ) -> None:
     """Compare two runs or models: paired differences, the gate, and the items that flipped, side by side."""
     from flows.evaluation import Shown, run_comparison
 
-    if suite is None and (limit or data_path or mirror):
-        raise ConfigError("--limit, --data-path and --mirror are for an evaluation; say with --suite which one, or "
-                          "leave them out to compare recorded results")
+    asked = ModelSection(path=first, device=device, precision=precision, trust_remote_code=trust_remote_code)
+    if suite is None and (limit or data_path or mirror or asked != ModelSection(path=first)):
+        raise ConfigError("--limit, --data-path, --mirror, --device, --precision and --trust-remote-code are for an "
+                          "evaluation; say with --suite which one, or leave them out to compare recorded results")
     gate = GateSection(max_tax=max_tax, must_improve=tuple(must_improve or ()), alpha=alpha)
     section = EvalSection(suites=tuple(suite), limit=limit, data_path=_text(data_path)) if suite else None
-    run_comparison(first, second, gate, Shown(flips, html), section, mirror)
+    run_comparison(asked, second, gate, Shown(flips, html), section, mirror)
 
 
 def suites(
@@ -91,6 +104,9 @@ def parity(  # noqa: PLR0913  (the options of a command)
     served_name: Annotated[str | None, typer.Option(help="The model's name there; default: its folder")] = None,
     serve: Annotated[bool, typer.Option("--serve", help="Start transformers' own server on loopback")] = False,
     template: Annotated[TemplateName, typer.Option(help="Template it was trained with; a run knows its own")] = "auto",
+    device: Device = "auto",
+    precision: Precision = "auto",
+    trust_remote_code: Trust = False,
     mirror: Mirror = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Default: .sft/parity.json")] = None,
 ) -> None:
@@ -107,7 +123,8 @@ def parity(  # noqa: PLR0913  (the options of a command)
     from flows.parity import run_parity
     from tasks.parity import Serving
 
-    if not run_parity(model, template, Serving(serve, endpoint, served_name), json_file, mirror):
+    asked = ModelSection(path=model, device=device, precision=precision, trust_remote_code=trust_remote_code)
+    if not run_parity(asked, template, Serving(serve, endpoint, served_name), json_file, mirror):
         raise typer.Exit(1)
 
 

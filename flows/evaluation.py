@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 from flows import console
 from flows.experiment import connect, workspace
+from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EvalSection, GateSection
 from sft_core.config.file import load
 from sft_core.errors import ConfigError, DataError, EvalError
-from tasks.evaluate import Against, Subject, alike, evaluate, floors, named
+from tasks.evaluate import Against, Subject, alike, check_loaded, evaluate, floors, named
 from tasks.mirror import asked_mirror
 from tasks.prepare import prepare, prepared_stage
 from tasks.runs import Beside, joined, results_of
@@ -42,21 +43,27 @@ class Shown(NamedTuple):
 
 
 def run_evaluation(
-    model: str, section: EvalSection, template: str, against: str | None, shown: Shown, mirror: Path | None
+    model: ModelSection, section: EvalSection, template: str, against: str | None, shown: Shown, mirror: Path | None
 ) -> None:
-    """`sft eval`: evaluate a model, alone or paired with another one."""
+    """`sft eval`: evaluate a model, alone or paired with another one in the same precision on the same device."""
     place = asked_mirror(workspace(), mirror)
     if shown.html and against is None:
         raise ConfigError("--html writes a comparison; say with --against what to compare with")
+    check_loaded(model, against)
     tuned = named(model, template, section, place, connect)
     if against is None:
-        show_scores(model, evaluate.fn(tuned, section, place), shown)
+        show_scores(model.path, evaluate.fn(tuned, section, place), shown)
         return
-    base_model, tuned = alike(named(against, template, section, place, connect), tuned)
+    base_model, tuned = alike(named(like(model, against), template, section, place, connect), tuned)
     base, results, floor = paired(base_model, tuned, section, place)
-    show_scores(model, results, shown)
+    show_scores(model.path, results, shown)
     verdict = reach_verdict.fn(base, results, GateSection(), floors=floor)
-    show_comparison(compared(verdict, base, results, Names(against, model)), shown)
+    show_comparison(compared(verdict, base, results, Names(against, model.path)), shown)
+
+
+def like(model: ModelSection, reference: str) -> ModelSection:
+    """Another model, asked as this one is."""
+    return model.model_copy(update={"path": reference})
 
 
 def show_scores(model: str, results: Results, shown: Shown) -> None:
@@ -83,21 +90,22 @@ def paired(base: Subject, tuned: Subject, section: EvalSection, place: Workspace
 
 
 def run_comparison(
-    first: str, second: str, gate: GateSection, shown: Shown, section: EvalSection | None, mirror: Path | None
+    first: ModelSection, second: str, gate: GateSection, shown: Shown, section: EvalSection | None, mirror: Path | None
 ) -> None:
-    """`sft compare`: two recorded runs by their results, or any two models, evaluated now on `section`."""
+    """`sft compare`: two recorded runs by their results, or any two models, evaluated now on `section`, the second as
+    the first is."""
     place = asked_mirror(workspace(), mirror)
     beside = Beside({}, None)
     if section is None:
         tracker = connect()
-        (name_a, a, of_a), (name_b, b, of_b) = (results_of(reference, place, tracker) for reference in (first, second))
+        (name_a, a, of_a), (name_b, b, of_b) = (results_of(one, place, tracker) for one in (first.path, second))
         beside = joined(of_a, of_b)
     else:
-        sides = [named(reference, "auto", section, place, connect) for reference in (first, second)]
+        sides = [named(one, "auto", section, place, connect) for one in (first, like(first, second))]
         _name_only(gate, section.suites)
         a, b, floor = paired(*alike(*sides), section, place, gate)
         beside = Beside(floor, None)
-        name_a, name_b = first, second
+        name_a, name_b = first.path, second
     shared = [name for name in a if name in b]
     if not shared:
         raise EvalError(f"{name_a} and {name_b} share no suite: {sorted(a)} and {sorted(b)}; say with --suite what to "

@@ -25,6 +25,7 @@ from infra.settings import secret, server_key
 from sft_core.config.data import ModelSection, TemplateSection
 from sft_core.config.evaluate import EvalSection, GateSection
 from sft_core.config.experiment import ExperimentConfig
+from sft_core.errors import ConfigError
 from sft_core.stage import Stage, fingerprint, read_json, write_json
 from tasks.runs import run_named
 from tasks.stages import Done, Workspace, once, version
@@ -64,22 +65,33 @@ Opener = Callable[[], Tracker]
 """Opens the tracker, which takes a second, for references that need it."""
 
 
-def named(reference: str, template: str, section: EvalSection, place: Workspace, tracker: Opener) -> Subject:
+def check_loaded(model: ModelSection, against: str | None) -> None:
+    """Raises ConfigError where only servers are told in what to compute."""
+    from eval_suites.backends.remote import is_endpoint
+
+    told = (model.device, model.precision) != ("auto", "auto")
+    if told and all(is_endpoint(one) for one in (model.path, against) if one):
+        raise ConfigError("--device and --precision are of weights that are loaded here, and a server decides for "
+                          "itself; leave them out, or give the model's folder")
+
+
+def named(asked: ModelSection, template: str, section: EvalSection, place: Workspace, tracker: Opener) -> Subject:
     """Whatever a person may name: `tiny`, a folder, a hub id, a run, models:/NAME@ALIAS, or http://HOST/v1#NAME.
 
     Args:
-        reference: the model.
+        asked: the name as `path`, with device, precision and trust.
         template: how to talk to a model without a chat template of its own, see `TemplateSection.name`.
 
     Raises:
         ModelError, TemplateError, EvalError, TrackingError: it cannot be found or cannot be asked.
     """
+    from eval_suites.backends.remote import is_endpoint
     from sft_core.model.load import load_tokenizer, locate
     from sft_core.templates.choose import choose
 
-    model = ModelSection(path=path_of(reference, place, tracker))
-    served = reference.startswith(("http://", "https://"))
-    if served or not any(suite(name).through_template for name in section.suites):
+    reference = asked.path
+    model = asked.model_copy(update={"path": path_of(reference, place, tracker)})
+    if is_endpoint(reference) or not any(suite(name).through_template for name in section.suites):
         return Subject(reference, model, None)
     made = choose(TemplateSection.model_validate({"name": template}),
                   load_tokenizer(model, locate(model, place.mirror)))

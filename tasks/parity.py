@@ -58,21 +58,22 @@ def certificate(trained: Done, config: ExperimentConfig, place: Workspace) -> Ce
     return _certified(model, _Origin(config.model, config.template), Serving(config.eval.parity == "served"), place)
 
 
-def certificate_of(reference: str, template: str, serving: Serving, place: Workspace,
+def certificate_of(asked: ModelSection, template: str, serving: Serving, place: Workspace,
                    tracker: Tracker) -> Certificate:
     """The certificate of whatever a person may name: a folder, a hub id, a run, or models:/NAME@ALIAS.
 
     A run is compared with its own training; of anything else the folder's own tokenizer stands for it.
 
     Args:
-        reference: the model.
+        asked: its name as `path`, with device, precision and trust.
         template: the template that it was trained with, see `TemplateSection.name`.
 
     Raises:
         ModelError, TemplateError, TrackingError, EvalError: it cannot be found, loaded or asked.
         OrchestrationError: the server does not start.
     """
-    model = ModelSection(path=path_of(reference, place, lambda: tracker))
+    reference = asked.path
+    model = asked.model_copy(update={"path": path_of(reference, place, lambda: tracker)})
     origin = _Origin(model, TemplateSection.model_validate({"name": template}))
     if run := run_named(reference, place, lambda: tracker):
         config = run.config().config

@@ -108,7 +108,7 @@ def _result(chosen: Suite, subject: Respondent, asked: Mapping[str, Any], taken:
     if items and all(item.why == NOT_FINITE for item in items):
         raise EvalError(f"suite {chosen.name}: {NOT_FINITE} on any of {len(items)} items; the weights of "
                         f"{subject.label} hold NaN or infinite values, or overflow in this precision (try "
-                        "model.precision: float32)")
+                        "model.precision: float32, --precision float32)")
     full = json.loads(json.dumps({**asked, **taken.notes}))
     return SuiteResult(chosen.name, chosen.kind, full, _weighed(items, asking.strata), 0.0, taken.truncated,
                        backend=subject.name, scale=taken.scale)

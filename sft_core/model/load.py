@@ -240,7 +240,7 @@ def resolve_device(section: ModelSection) -> torch.device:
     """
     available = torch.cuda.is_available()
     if section.device == "cuda" and not available:
-        raise ModelError("model.device: cuda, but torch finds no CUDA device; use `auto` or `cpu`, or install a torch "
+        raise ModelError("model.device (--device) is cuda, but torch finds none; use `auto` or `cpu`, or a torch "
                          "build with CUDA")
     return torch.device("cuda" if available and section.device != "cpu" else "cpu")
 
@@ -285,7 +285,7 @@ def _trust_hint(section: ModelSection, folder: Path) -> str:
         return f"; there is no {file.name} in it: is it the folder of a model?"
     if section.trust_remote_code or "auto_map" not in file.read_text(encoding="utf-8"):
         return ""
-    return "; it comes with code of its own: set model.trust_remote_code: true if you trust it"
+    return "; it comes with code of its own: if you trust it, set model.trust_remote_code: true (--trust-remote-code)"
 
 
 def first_line(error: BaseException) -> str:

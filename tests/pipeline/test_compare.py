@@ -17,6 +17,7 @@ from eval_suites.results import ItemResult, SuiteResult, write_results
 from eval_suites.statistics.floor import Floor
 from flows.evaluation import Shown, run_comparison
 from infra.tracking import open_tracker
+from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EvalSection, GateSection
 from sft_core.errors import ConfigError, EvalError, TrackingError
 from sft_core.tiny.paths import BASE_FOLDER
@@ -88,12 +89,12 @@ def test_runs_are_compared_with_their_floors_and_without_items_either_was_traine
     for name, learnt in (("one", ["q1"]), ("two", ["q2", "q3"])):
         recorded(home, name, result({f"q{n}": 1.0 for n in range(40)}))
         write_beside(home / "runs" / name, Beside({"facts": Floor("facts", 8, 0, 0, 0.0)}, {"facts": learnt}))
-    run_comparison("one", "two", GATE, Shown(), None, None)
+    run_comparison(ModelSection(path="one"), "two", GATE, Shown(), None, None)
     said = capsys.readouterr().out
     assert "the base of one" in said
     assert re.search(r"facts .* 40 .* 37\b", said)
     with pytest.raises(ConfigError, match=r"gate.must_improve names \['fact'\] \(did you mean facts\?\)"):
-        run_comparison("one", "two", GateSection(must_improve=("fact",)), Shown(), None, None)
+        run_comparison(ModelSection(path="one"), "two", GateSection(must_improve=("fact",)), Shown(), None, None)
 
 
 def test_a_run_is_a_model_by_its_name_and_by_the_start_of_its_id(tmp_path: Path) -> None:
@@ -129,14 +130,14 @@ def test_models_without_a_template_take_the_other_ones(tmp_path: Path) -> None:
     for name, jinja in (("one", JINJA), ("two", JINJA.replace(": ", ">"))):
         shutil.copytree(BASE_FOLDER, tmp_path / name)
         (tmp_path / name / "chat_template.jinja").write_text(jinja)
-        own.append(named(str(tmp_path / name), "auto", section, place, Mock()))
-    bare = named("tiny", "auto", section, place, Mock())
+        own.append(named(ModelSection(path=str(tmp_path / name)), "auto", section, place, Mock()))
+    bare = named(ModelSection(path="tiny"), "auto", section, place, Mock())
     assert bare.template != own[0].template
     assert alike(bare, own[0]) == (bare._replace(template=own[0].template), own[0])
     assert alike(own[0], bare) == (own[0], bare._replace(template=own[0].template))
     assert alike(*own) == tuple(own)  # which is refused later: these are two protocols
     assert alike(bare, bare) == (bare, bare)
-    unasked = named("tiny", "auto", EvalSection(suites=("tiny_mmlu",)), place, Mock())
+    unasked = named(ModelSection(path="tiny"), "auto", EvalSection(suites=("tiny_mmlu",)), place, Mock())
     assert alike(unasked, own[0]) == (unasked, own[0])
 
 

@@ -10,6 +10,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from infra.servers import free_port, start_serving
+from sft_core.config.data import ModelSection
 from sft_core.tiny.paths import BASE_FOLDER
 from tasks.parity import Serving, certificate, certificate_of
 from tasks.stages import Done, Workspace
@@ -33,7 +34,7 @@ def served(tmp_path: Path) -> Path:
 def test_a_real_server_agrees_by_prompt_tokens_and_greedy_text(served: Path, tmp_path: Path) -> None:
     """And it is gone afterwards; a server of another template is found out by its prompt tokens."""
     place = Workspace(tmp_path / "home", None)
-    made = certificate_of(str(served), "auto", Serving(start=True), place, tracker=None)  # type: ignore[arg-type]
+    made = certificate_of(ModelSection(path=str(served)), "auto", Serving(start=True), place, tracker=None)  # type: ignore[arg-type]
     assert made.passed, made.why
     rows = [row for row in made.rows if row.path == "server"]
     assert sum(row.same is True for row in rows) >= 6
@@ -43,8 +44,8 @@ def test_a_real_server_agrees_by_prompt_tokens_and_greedy_text(served: Path, tmp
     (other / "chat_template.jinja").write_text(JINJA.replace("assistant\n", "assistant"))
     service = start_serving(other, free_port(), device="cpu", dtype="float32", folder=tmp_path / "log")
     try:
-        made = certificate_of(str(served), "auto", Serving(url=f"{service.url}/v1", name=str(other)), place,
-                              tracker=None)  # type: ignore[arg-type]
+        made = certificate_of(ModelSection(path=str(served)), "auto",
+                              Serving(url=f"{service.url}/v1", name=str(other)), place, tracker=None)  # type: ignore[arg-type]
     finally:
         service.stop()
     assert not made.passed

@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EvalSection
 from tasks.evaluate import evaluate, named
 from tasks.stages import Workspace
@@ -26,7 +27,7 @@ def test_what_a_server_left_unanswered_is_asked_again_and_the_rest_is_not(tmp_pa
 
     place, section = Workspace(tmp_path, None), EvalSection(suites=("refusal",), limit=8)
     with fake_server.serve(say) as (url, _):
-        subject = named(f"{url}#m", "auto", section, place, lambda: None)
+        subject = named(ModelSection(path=f"{url}#m"), "auto", section, place, lambda: None)
         first = evaluate.fn(subject, section, place)["refusal"]
         failed = {item.prompt for item in first.items if item.score is None}
         assert 0 < len(failed) < first.n
