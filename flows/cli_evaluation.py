@@ -11,6 +11,7 @@ import typer
 from flows.cli_begin import after
 from sft_core.config.data import ModelSection, TemplateName
 from sft_core.config.evaluate import EvalSection, GateSection
+from sft_core.config.file import checked
 from sft_core.errors import ConfigError
 from sft_core.masking import has_secret
 
@@ -25,7 +26,8 @@ Mirror = Annotated[Path | None, typer.Option(help="Folder that holds hub ids as 
 def evaluate(  # noqa: PLR0913  (the options of a command)
     model: Annotated[str, typer.Argument(help="Folder, hub id, `tiny`, a run, models:/NAME@ALIAS, or "
                                           "http://HOST/v1#NAME")],
-    suite: Annotated[list[str], typer.Option("--suite", help="Suite name (see `sft suites`). Repeatable.")],
+    suite: Annotated[list[str], typer.Option("--suite", help="Name (see `sft suites`), or the path of your own YAML. "
+                                                             "Repeatable.")],
     against: Annotated[str | None, typer.Option(help="Base to compare with, paired, item by item")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Items per task")] = None,
     template: Annotated[TemplateName, typer.Option(help="Chat template: the model's own, or a built-in one")] = "auto",
@@ -47,8 +49,8 @@ def evaluate(  # noqa: PLR0913  (the options of a command)
     if looks > 1 and against is None:
         raise ConfigError("--looks stops a suite when its comparison is certain; say with --against what to compare "
                           "with")
-    section = EvalSection(suites=tuple(suite), limit=limit, looks=looks, data_path=_text(data_path),
-                          include_path=_text(include_path), max_new_tokens=max_new_tokens, backend=backend)
+    section = checked(EvalSection, suites=suite, limit=limit, looks=looks, data_path=_text(data_path),
+                      include_path=_text(include_path), max_new_tokens=max_new_tokens, backend=backend)
     asked = ModelSection(path=model, device=device, precision=precision, trust_remote_code=trust_remote_code)
     run_evaluation(asked, section, template, against, Shown(html=html, out=out), mirror)
 
@@ -82,7 +84,7 @@ def compare(  # noqa: PLR0913  (the options of a command)
         raise ConfigError("--limit, --data-path, --mirror, --device, --precision and --trust-remote-code are for an "
                           "evaluation; say with --suite which one, or leave them out to compare recorded results")
     gate = GateSection(max_tax=max_tax, must_improve=tuple(must_improve or ()), alpha=alpha)
-    section = EvalSection(suites=tuple(suite), limit=limit, data_path=_text(data_path)) if suite else None
+    section = checked(EvalSection, suites=suite, limit=limit, data_path=_text(data_path)) if suite else None
     run_comparison(asked, second, gate, Shown(flips, html), section, mirror)
 
 

@@ -102,7 +102,7 @@ def run_comparison(
         beside = joined(of_a, of_b)
     else:
         sides = [named(one, "auto", section, place, connect) for one in (first, like(first, second))]
-        _name_only(gate, section.suites)
+        _name_only(gate, section.names)
         a, b, floor = paired(*alike(*sides), section, place, gate)
         beside = Beside(floor, None)
         name_a, name_b = first.path, second

@@ -18,12 +18,12 @@ from eval_suites.lm_door.data import outside
 from eval_suites.results import SuiteResult, read_results, write_results
 from eval_suites.scorers.custom import scorer_version
 from eval_suites.statistics.floor import Floor
-from eval_suites.suites.suite import Suite, suite
+from eval_suites.suites.suite import Suite, named_suites, suite
 from eval_suites.verdict.sequential import certain
 from infra.contract import Tracker
 from infra.settings import secret, server_key
 from sft_core.config.data import ModelSection, TemplateSection
-from sft_core.config.evaluate import EvalSection, GateSection
+from sft_core.config.evaluate import EvalSection, GateSection, suite_name
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.errors import ConfigError
 from sft_core.stage import Stage, fingerprint, read_json, write_json
@@ -217,7 +217,8 @@ def _stages(subject: Subject, section: EvalSection, place: Workspace, occasion: 
 
     device = resolve_device(subject.model)
     asked = section.model_dump(mode="json", exclude={
-        "suites", "batch_tokens", "floor_items", "parity", "judge", "refusal_scorer", "refusal_labels"})
+        "suites", "batch_tokens", "floor_items", "parity", "judge", "refusal_scorer", "refusal_labels", "data_path",
+        "include_path"})  # what lies in these folders is in the stamp of the suites that read them
     common = (
         "evaluate", version("evaluate"), identity_of(subject.model, place.mirror), asked, device.type,
         "" if is_endpoint(subject.model.path) else str(compute_dtype(subject.model, device)), occasion,
@@ -225,15 +226,15 @@ def _stages(subject: Subject, section: EvalSection, place: Workspace, occasion: 
     template = read_json(subject.template) if subject.template else None
     return {
         name: place.stages.open("evaluate", fingerprint(
-            *common, suite(name), outside(suite(name), section, place.mirror), _scored_by(suite(name)),
-            template if suite(name).through_template else None))
-        for name in section.suites
+            *common, suite_stamp(chosen, section, place.mirror), template if chosen.through_template else None))
+        for name, chosen in named_suites(section.suites).items()
     }
 
 
-def _scored_by(chosen: Suite) -> str | None:
-    """The version of a suite's own scoring function."""
-    return scorer_version(chosen.scorer, chosen.folder) if chosen.scorer else None
+def suite_stamp(chosen: Suite, section: EvalSection, mirror: Path | None) -> tuple[object, ...]:
+    """Moves with all that a suite asks, and with its own scoring function."""
+    scored = scorer_version(chosen.scorer, chosen.folder) if chosen.scorer else None
+    return chosen.asked(), outside(chosen, section, mirror), scored
 
 
 def _form(subject: Subject) -> ChatForm | None:
@@ -255,7 +256,8 @@ def _measure(subject: Subject, section: EvalSection, place: Workspace, stages: M
     from eval_suites.backends.remote import is_endpoint
 
     pending = place.scratch / f"evaluate-{fingerprint(sorted(s.fingerprint for s in stages.values()))}"
-    measured = run_suites(subject.model, list(stages), section=section, template=_form(subject), mirror=place.mirror,
+    asked = [one for one in section.suites if suite_name(one) in stages]
+    measured = run_suites(subject.model, asked, section=section, template=_form(subject), mirror=place.mirror,
                           out=Out(pending, cache, stop, server_key()))
     partial = {name: result for name, result in measured.items() if is_endpoint(subject.model.path)
                and any(item.score is None and not item.metrics for item in result.items)}
@@ -283,7 +285,7 @@ def floors(subject: Subject, results: Mapping[str, SuiteResult], section: EvalSe
     named = {name: (one.model, one.protocol_hash, one.backend, one.n) for name, one in results.items()}
     stage = place.stages.open("floors", fingerprint(
         "floors", version("floors"), named, section.floor_items, section.batch_tokens, section.limit,
-        [outside(suite(name), section, place.mirror) for name in results]))
+        [outside(chosen, section, place.mirror) for chosen in named_suites(section.suites).values()]))
 
     def make(_: Path) -> dict[str, object]:
         from eval_suites.asking.again import floors as measure

@@ -15,7 +15,6 @@ from eval_suites.judge.single import judge_single
 from eval_suites.judge.summary import WinRate, win_rate
 from eval_suites.judge.talk import Judge, judge_at
 from eval_suites.results import SuiteResult, read_results, write_results
-from eval_suites.suites.suite import suite
 from infra.contract import Tracker
 from infra.settings import secret
 from sft_core.config.evaluate import JudgeSection
@@ -111,7 +110,7 @@ def asked_at(section: JudgeSection, place: Workspace) -> tuple[Endpoint, Judge]:
 
 def open_ended(base: Results, tuned: Results) -> list[str]:
     """The suites of both whose answers only a judge can score."""
-    return [name for name in base if name in tuned and ":" not in name and suite(name).scorer == SCORER]
+    return [name for name in base if name in tuned and base[name].protocol["suite"]["scorer"] == SCORER]
 
 
 def results_at(reference: str, place: Workspace, tracker: Tracker) -> dict[str, SuiteResult]:

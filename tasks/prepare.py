@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from eval_suites.asking.questions import eval_items
 from eval_suites.lm_door.data import outside
-from eval_suites.suites.suite import suite
+from eval_suites.suites.suite import named_suites
 from sft_core.config.data import SourceSection
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.data.curate.decontaminate import EvalItem
@@ -40,7 +40,8 @@ def prepared_stage(config: ExperimentConfig, place: Workspace) -> Stage:
     tokenizer = {name: digest for name, digest in identity["files"].items() if not name.endswith(".safetensors")}
     sources = [*config.data.sources, *replay_sources(config)]
     asked = config.eval
-    suites = (version("questions"), [(name, outside(suite(name), asked, place.mirror)) for name in asked.suites]) \
+    suites = (version("questions"), [
+        (one.asked(), outside(one, asked, place.mirror)) for one in named_suites(asked.suites).values()]) \
         if config.data.decontaminate != "off" else None
     stamp = fingerprint(
         "prepare", version("prepare"), config.data.model_dump(mode="json", exclude={"pack": True, "sources": True}),

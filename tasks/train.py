@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from eval_suites.suites.suite import named_suites
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.train import NO_WEIGHT
 from sft_core.data.sources import name_of
-from sft_core.stage import fingerprint, read_json
+from sft_core.stage import Stage, fingerprint, read_json
+from tasks.evaluate import suite_stamp
+from tasks.prepare import replay_sources
 from tasks.stages import Done, Workspace, once, version
 
 if TYPE_CHECKING:
@@ -29,27 +32,17 @@ def train(config: ExperimentConfig, prepared: Done, place: Workspace, follow: Ca
         TrainingError, ModelError: training cannot go on.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was saved.
     """
-    from sft_core.model.load import compute_dtype, model_identity, resolve_device
     from sft_core.train.engine import engine_of
     from sft_core.train.reference import with_reference
 
     inputs = inputs_of(config, prepared, place)
-    device = resolve_device(config.model)
-    base, precision = model_identity(config.model, place.mirror)["digest"], str(compute_dtype(config.model, device))
-    stamp = fingerprint(
-        "train", version("train"), prepared.fingerprint, base,
-        config.train.model_dump(mode="json", by_alias=True, exclude=NO_WEIGHT), config.seed, config.data.max_tokens,
-        config.data.pack, dict(inputs.weights), device.type, precision,
-        # A probe that can stop the run decides what it learns; others only tell.
-        version("probe") if config.train.stopping.metric in config.train.probe.suites else None,
-    )
 
     def make(out: Path) -> dict[str, object]:
         kl, known = config.train.kl, inputs
         if kl.beta > 0 and kl.reference == "cache":
             # Shared by all trials of a sweep: it hangs on the base, the data and k alone.
             kept = place.stages.open("reference", fingerprint(
-                "reference", version("reference"), prepared.fingerprint, base, kl.top_k, precision))
+                "reference", version("reference"), *_read(config, prepared, place), kl.top_k))
             with kept.lock():
                 known = with_reference(inputs, config.train, kept.resume())
                 kept.finish({"top_k": kl.top_k})
@@ -57,9 +50,38 @@ def train(config: ExperimentConfig, prepared: Done, place: Workspace, follow: Ca
         report = engine(known, config.train, out, on_events=follow, sync_every_s=config.tracking.sync_every_s)
         return dict(json.loads(json.dumps(asdict(report), default=str)))
 
-    done = once(place.stages.open("train", stamp), make, resume=True)
+    done = once(trained_stage(config, prepared, place), make, resume=True)
     follow(done.folder / "events.jsonl")
     return done
+
+
+def trained_stage(config: ExperimentConfig, prepared: Done, place: Workspace) -> Stage:
+    """The stage of this configuration and these examples, finished or not.
+
+    It hangs on what training reads and not on how that came about: another suite to look for, or a source under
+    another path, trains again only where the prepared examples differ.
+    """
+    section = config.train
+    asked = section.model_dump(mode="json", by_alias=True, exclude={
+        **dict.fromkeys(NO_WEIGHT, True), "replay": {"sources": True}})
+    weights = {name: weight for name, weight in inputs_of(config, prepared, place).weights.items() if weight != 1.0}
+    # A probe that can stop the run decides what it learns; others only tell.
+    deciding = named_suites(section.probe.suites).get(section.stopping.metric)
+    decided = deciding and (version("probe"), suite_stamp(deciding, config.eval, place.mirror),
+                            config.eval.max_new_tokens)
+    return place.stages.open("train", fingerprint(
+        "train", version("train"), *_read(config, prepared, place), asked, config.seed, config.data.max_tokens,
+        config.data.pack, weights, decided))
+
+
+def _read(config: ExperimentConfig, prepared: Done, place: Workspace) -> tuple[str, ...]:
+    """Examples and base as they are, device and precision."""
+    from sft_core.model.load import compute_dtype, model_identity, resolve_device
+    from sft_core.train.inputs import data_digest
+
+    device = resolve_device(config.model)
+    return (data_digest(prepared.folder), model_identity(config.model, place.mirror)["digest"], device.type,
+            str(compute_dtype(config.model, device)))
 
 
 def _probe(config: ExperimentConfig, prepared: Done,
@@ -75,6 +97,6 @@ def inputs_of(config: ExperimentConfig, prepared: Done, place: Workspace) -> Tra
     """What the trainer is given of an experiment."""
     from sft_core.train.inputs import TrainInputs
 
-    weights = {name_of(source): source.weight for source in (*config.data.sources, *config.train.replay.sources)}
+    weights = {name_of(source): source.weight for source in (*config.data.sources, *replay_sources(config))}
     return TrainInputs(prepared=prepared.folder, model=config.model, max_tokens=config.data.max_tokens,
                        pack=config.data.pack, seed=config.seed, mirror=place.mirror, weights=weights)

@@ -11,7 +11,7 @@ from eval_suites.backends.generate import ChatForm
 from eval_suites.results import ItemResult, SuiteResult
 from eval_suites.statistics.floor import Floor, measure
 from eval_suites.suites.sample import ordered
-from eval_suites.suites.suite import suite
+from eval_suites.suites.suite import named_suites
 from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EvalSection
 
@@ -39,4 +39,5 @@ def _asked(model: ModelSection, picked: Mapping[str, set[str]], section: EvalSec
            mirror: Path | None) -> dict[str, tuple[ItemResult, ...]]:
     """One round on a freshly loaded model: nothing of an earlier one is left."""
     subject = load_respondent(model, form, mirror, section, None)
-    return {name: open_suite(suite(name), subject, section, mirror).take(ids).items for name, ids in picked.items()}
+    chosen = named_suites(section.suites)
+    return {name: open_suite(chosen[name], subject, section, mirror).take(ids).items for name, ids in picked.items()}

@@ -28,7 +28,7 @@ def protocol(chosen: Suite, section: EvalSection, model: ModelSection, template:
     """
     served = is_endpoint(model.path)
     made: dict[str, Any] = {
-        "suite": chosen.model_dump(mode="json", exclude={"about", "published_items", "published_clusters"}),
+        "suite": chosen.asked(),
         "engine": engine() if chosen.engine == "lm_eval" else _engine(section, served),
         "decoding": "greedy",
         "system": chosen.system,

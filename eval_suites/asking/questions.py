@@ -30,7 +30,7 @@ def eval_items(suites: Sequence[str], *, mirror: Path | None, include_path: str 
         chosen = suite(name)
         if chosen.engine == "lm_eval":
             door = LmDoor(chosen, include_path=include_path, mirror=mirror, scratch=scratch)
-            found += [EvalItem(name, item_id, text) for item_id, text in door.questions()]
+            found += [EvalItem(chosen.name, item_id, text) for item_id, text in door.questions()]
         else:
             found += _questions(chosen, data_path)
     return found

@@ -46,6 +46,6 @@ def outside(chosen: Suite, section: EvalSection, mirror: Path | None) -> str:
 
 def _data_sets(chosen: Suite, mirror: Path) -> list[Path]:
     """The suite's in the mirror; of a task that is not among the shipped suites all that are there."""
-    if chosen.name.partition("@")[0] in load_suites():
+    if chosen.folder is None and chosen.name.partition("@")[0] in load_suites():
         return [mirror / name for name in hub_ids(chosen)]
     return [entry for pattern in ("*", "*/*") for entry in sorted(mirror.glob(pattern))]

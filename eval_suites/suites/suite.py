@@ -1,6 +1,7 @@
 """What can be run: one YAML per suite in this folder or wherever you keep it, and `lm:TASK` for any task of lm-eval.
 
-A suite of your own is `./my_suite.yaml`, its items beside it, and at most one scoring function (`scorer`).
+A suite of your own is `./my_suite.yaml`, its items beside it, and at most one scoring function (`scorer`). It is called
+`my_suite`, or as its `name:` says.
 
 `NAME@chat` and `NAME@completion` are the same lm-eval suite under the other protocol.
 """
@@ -8,6 +9,7 @@ A suite of your own is `./my_suite.yaml`, its items beside it, and at most one s
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -16,19 +18,19 @@ import yaml
 from pydantic import PrivateAttr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from sft_core.config.evaluate import SUFFIXES, suite_name
 from sft_core.config.section import Positive, Section
 from sft_core.errors import EvalError
 
 ROOM = Path(__file__).parent
 LM_PREFIX = "lm:"
-SUFFIXES = (".yaml", ".yml")
 
 
 class Suite(Section):
     """A named evaluation: what is asked, how, and which number counts."""
 
     name: str
-    """Name in `eval.suites`, in results and verdicts."""
+    """Name in results, verdicts, gates, metrics and files; by default that of the file without its ending."""
     about: str
     """What it measures and where its items come from, in a sentence or two."""
     kind: Literal["capability", "alignment"]
@@ -83,6 +85,10 @@ class Suite(Section):
             raise ValueError(f"scorer and variants are for engine generate, not {self.engine}")
         return self
 
+    def asked(self) -> dict[str, Any]:
+        """All fields that decide what is asked and how it is scored."""
+        return self.model_dump(mode="json", exclude={"about", "published_items", "published_clusters"})
+
     @property
     def through_template(self) -> bool:
         """Asked through the chat template, whose text is then part of the protocol."""
@@ -129,7 +135,7 @@ def _load(file: Path, name: str) -> Suite:
             raise EvalError(f"{file} is not a valid suite: it holds {type(data).__name__}, not keys with values")
         return Suite(**{"name": name, **data})
     except OSError as error:
-        raise EvalError(f"the suite {name} cannot be read: {error}") from error
+        raise EvalError(f"the suite {file} cannot be read: {error}; a relative path begins in {Path.cwd()}") from error
     except ValidationError as error:
         raise EvalError(f"{file} is not a valid suite: {'; '.join(map(_problem, error.errors()))}") from error
     except (TypeError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -139,16 +145,25 @@ def _load(file: Path, name: str) -> Suite:
 def _problem(detail: ErrorDetails) -> str:
     where = ".".join(map(str, detail["loc"]))
     if detail["type"] == "extra_forbidden":
-        return f"there is no key {where!r}; keys are {', '.join(sorted(Suite.model_fields.keys() - {'name'}))}"
+        return f"there is no key {where!r}; keys are {', '.join(sorted(Suite.model_fields))}"
     return f"{where}: {detail['msg']}, and it is {detail['input']!r}" if where else detail["msg"]
 
 
-def _by_path(name: str) -> Suite:
-    """A suite of the user's own; its name is the path as given, so that a gate can name it the same way."""
-    file = Path(name)
-    chosen = _load(file, name).model_copy(update={"name": name})
+def _by_path(reference: str) -> Suite:
+    """A suite of the user's own."""
+    file = Path(reference)
+    chosen = _load(file, suite_name(reference))
     chosen._folder = file.resolve().parent
     return chosen
+
+
+def named_suites(references: Iterable[str]) -> dict[str, Suite]:
+    """The suites by their names, from names and paths as a configuration gives them.
+
+    Raises:
+        EvalError: there is no such suite, or it is not valid.
+    """
+    return {one.name: one for one in map(suite, references)}
 
 
 def suite(name: str) -> Suite:

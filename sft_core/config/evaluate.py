@@ -3,12 +3,49 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Collection, Iterable
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+import yaml
+from pydantic import AfterValidator, Field
 
 from sft_core.config.section import OffIsWord, Positive, Section, Share, without_password
+from sft_core.names import name_problem
+
+SUFFIXES = (".yaml", ".yml")
+"""How the path of a suite of the user's own ends."""
+
+
+def suite_name(reference: str) -> str:
+    """What a suite is called in results, verdicts, gates, metrics and files: its name, and where `reference` is the
+    path of a YAML of one's own, the `name:` in it, or else the file's name without its ending."""
+    if not reference.endswith(SUFFIXES):
+        return reference
+    file = Path(reference)
+    try:
+        data: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):  # said in full where the suite is opened
+        data = None
+    return str(data["name"]) if isinstance(data, dict) and data.get("name") else file.stem
+
+
+def _told_apart(references: tuple[str, ...]) -> tuple[str, ...]:
+    """Results, tables and folders are kept by the suite's name."""
+    names = [suite_name(one) for one in references]
+    for reference, name in zip(references, names, strict=True):
+        if reference != name and (problem := name_problem(name)):
+            raise ValueError(f"the suite {reference} is called {name!r}: {problem}; give its file a `name:`")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        of = [one for one, name in zip(references, names, strict=True) if name == twice[0]]
+        raise ValueError(f"several suites are called {twice[0]!r} ({', '.join(of)}); name each once, and tell files of "
+                         "your own apart by a `name:` in them")
+    return references
+
+
+Suites = Annotated[tuple[str, ...], AfterValidator(_told_apart)]
+"""Suites as a person refers to them: names, `lm:TASK`, or paths of their YAMLs."""
 
 
 class EndpointSection(Section):
@@ -54,8 +91,9 @@ class JudgeSection(Section):
 
 
 class EvalSection(Section):
-    suites: tuple[str, ...] = Field(min_length=1)
-    """Suites to run before and after training; `sft suites` lists them."""
+    suites: Suites = Field(min_length=1)
+    """Suites to run before and after training; `sft suites` lists them. A YAML of your own is given by its path; its
+    name everywhere else is its `name:`, or the file's name without its ending."""
     limit: Positive | None = None
     """Items per task: a sample drawn once by a fixed seed, the same for every model; intervals widen accordingly."""
     batch_tokens: Positive = 16384
@@ -83,6 +121,11 @@ class EvalSection(Section):
     parity: Annotated[Literal["off", "ids", "served"], OffIsWord] = "ids"
     """Parity certificate of the tuned model: token ids of training, evaluation and template, or also against
     transformers' own server. A mismatch fails the gate."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the suites are called, in their order."""
+        return tuple(map(suite_name, self.suites))
 
 
 class GateSection(Section):

@@ -91,7 +91,7 @@ class ExperimentConfig(Section):
 
     @model_validator(mode="after")
     def _gate_names_suites(self) -> ExperimentConfig:
-        asked = self.eval.suites
+        asked = self.eval.names
         known = {*asked, *(self.eval.judge.suites(asked) if self.eval.judge else ())}
         found = self.gate.unknown(known)
         if self.search:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -16,6 +16,7 @@ from sft_core.config.search import LONGEST_TRIAL, trial_name, tried
 from sft_core.errors import ConfigError
 
 Key = tuple[str | int, ...]
+Made = TypeVar("Made", bound=BaseModel)
 
 
 class TextKeys(yaml.SafeLoader):
@@ -73,6 +74,19 @@ def load(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
         raise ConfigError(f"{path}: trials of this search would fail:\n" + "\n".join(f"  {one}" for one in wrong))
     shown = yaml.safe_dump(parsed.data, sort_keys=False, allow_unicode=True) if overrides else text
     return LoadedConfig(config, shown)
+
+
+def checked(kind: type[Made], **values: object) -> Made:
+    """A section made of options of a command.
+
+    Raises:
+        ConfigError: with every problem found.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ')}"
+                                    for one in error.errors())) from None
 
 
 def override(config: ExperimentConfig, values: Mapping[str, object]) -> ExperimentConfig:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from sft_core.config.data import SourceSection
+from sft_core.config.evaluate import Suites, suite_name
 from sft_core.config.section import Positive, Section, Share
 
 
@@ -99,10 +100,15 @@ class KlSection(Section):
 
 
 class ProbeSection(Section):
-    suites: tuple[str, ...] = ()
+    suites: Suites = ()
     """Suites that are run on the model under training after every validation: learning curves, early stopping."""
     items: Positive = 32
     """Items per task and probe: a fixed sample."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the suites are called."""
+        return tuple(map(suite_name, self.suites))
 
 
 class StoppingSection(Section):
@@ -192,9 +198,9 @@ class TrainSection(Section):
 
     @model_validator(mode="after")
     def _settings_meet(self) -> TrainSection:
-        if self.stopping.metric not in ("validation_loss", *self.probe.suites):
+        if self.stopping.metric not in ("validation_loss", *self.probe.names):
             raise ValueError(f"stopping.metric {self.stopping.metric} is not measured; allowed are validation_loss and "
-                             f"the suites under probe.suites ({', '.join(self.probe.suites) or 'none'})")
+                             f"the suites under probe.suites ({', '.join(self.probe.names) or 'none'})")
         if self.probe.suites and self.processes > 1:
             raise ValueError("probe.suites needs processes: 1; watch the validation loss instead")
         if self.optim.name == "muon" and self.method != "full":

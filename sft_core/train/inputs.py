@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from sft_core.config.data import ModelSection
 from sft_core.config.train import TrainSection
 from sft_core.data.prepare import load_examples
 from sft_core.errors import DataError, TrainingError
-from sft_core.stage import file_digest, read_json
+from sft_core.stage import read_json
 from sft_core.templates.render import IGNORE, Example
 from sft_core.train.course import Course, Packing, Stream, cut, lay_out
 
@@ -83,9 +87,17 @@ def served_template(prepared: Path) -> ServedTemplate:
 
 
 def data_digest(prepared: Path) -> str:
-    """Content hash of the prepared training files, 16 hex digits."""
-    files = [prepared / f"{name}.parquet" for name in ("train", "validation", "replay")]
-    return "-".join(file_digest(f)[:8] for f in files if f.is_file())
+    """Hash of what training reads of the prepared files, 16 hex digits: ids, targets and sources of all examples in
+    their order, and the template. Where the rows stood before, and what was looked for in them, is no part of it."""
+    digest = hashlib.sha256()
+    for file in (prepared / f"{name}.parquet" for name in ("train", "validation", "replay")):
+        digest.update(file.name.encode())
+        table = pq.read_table(file, columns=["input_ids", "targets", "source"]) if file.is_file() else pa.table({})
+        for batch in table.replace_schema_metadata().combine_chunks().to_batches(max_chunksize=10_000):
+            digest.update(batch.serialize())
+    template = prepared / "template.json"
+    digest.update(template.read_bytes() if template.is_file() else b"")
+    return digest.hexdigest()[:16]
 
 
 def _check_ledger(prepared: Path, files: Mapping[str, Sequence[Example]]) -> None:

@@ -20,8 +20,10 @@ from eval_suites.scorers.custom import scorer_version
 from eval_suites.scorers.registry import SCORERS, score, scorer_for
 from eval_suites.suites.chat_item import ChatItem
 from eval_suites.suites.items import content_hash, read_items, read_texts
-from eval_suites.suites.suite import ROOM, Suite, load_suites, suite
-from sft_core.errors import EvalError
+from eval_suites.suites.suite import ROOM, Suite, load_suites, named_suites, suite
+from sft_core.config.evaluate import EvalSection, suite_name
+from sft_core.config.file import checked
+from sft_core.errors import ConfigError, EvalError
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 NAMES = sorted(load_suites())
@@ -144,7 +146,7 @@ def test_a_suite_is_one_yaml_and_at_most_one_function(tmp_path: Path) -> None:
     chosen = suite(name)
     items = read_items(chosen)
     judge = scorer_for(chosen.scorer, chosen.folder)
-    assert (chosen.name, chosen.folder) == (name, tmp_path)
+    assert (chosen.name, chosen.folder) == ("mine", tmp_path)
     assert items[0].messages[0] == {"role": "system", "content": "Be loud."}
     assert [judge(item.kind, item.expect, "FOUR").value for item in items] == [1.0, 1.0]
     assert judge("shout", {}, "<think>AND</think>four") == Score(0.0, {}, "quiet")
@@ -273,3 +275,20 @@ def test_shipped_items_are_no_python() -> None:
 def test_the_contract_itself_can_fail() -> None:
     assert score("bare", {"answers": ["4"]}, "5").value == 0.0
     assert score("bare", {"answers": ["4"]}, "").why
+
+
+def test_a_suite_of_ones_own_has_a_name(tmp_path: Path) -> None:
+    """The path was its name everywhere: `base/./my_qa.yaml`."""
+    path = write(tmp_path, [ROW])
+    assert list(named_suites([path, "format"])) == ["mine", "format"] == list(EvalSection(
+        suites=(path, "format")).names)
+    path = write(tmp_path, [ROW], name="my qa")
+    assert (suite(path).name, suite_name(path)) == ("my qa", "my qa")
+    assert eval_items([path], mirror=None, include_path=None, scratch=tmp_path)[0].suite == "my qa"
+    (tmp_path / "mmlu.yaml").write_text((tmp_path / "mine.yaml").read_text().replace('"my qa"', '"mmlu"'))
+    for suites, said in (((path, path), "several suites are called 'my qa'"),
+                         ((str(tmp_path / "mmlu.yaml"), "mmlu"), "several suites are called 'mmlu'.*`name:`")):
+        with pytest.raises(ConfigError, match=said):
+            checked(EvalSection, suites=suites)
+    with pytest.raises(ConfigError, match="is called 'a/b'.*no slash"):
+        checked(EvalSection, suites=(write(tmp_path, [ROW], name="a/b"),))

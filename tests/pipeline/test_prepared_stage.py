@@ -1,5 +1,6 @@
-"""What redoes the preparation of data, and what does not."""
+"""What redoes the preparation of data and the training on it, and what does not."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,12 @@ import yaml
 
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.errors import ModelError
-from tasks.prepare import prepared_stage
+from tasks.prepare import prepare, prepared_stage
 from tasks.stages import Workspace
+from tasks.train import trained_stage
+
+SMALL: dict[str, Any] = {
+    "name": "small", "model": {"path": "tiny"}, "template": {"name": "chatml"}, "train": {"optim": {"lr": 1.0e-3}}}
 
 
 def stamp(config: Path, home: Path, **changes: Any) -> str:
@@ -41,3 +46,51 @@ def test_more_tokens_than_the_base_has_positions_are_refused_before_anything_run
     assert stamp(config, home, max_tokens=256)
     with pytest.raises(ModelError, match=r"data.max_tokens is 257, but tiny knows 256 positions"):
         stamp(config, home, max_tokens=257)
+
+
+QUESTION = "Which of the many rivers of the world is the longest of them all, please?"
+
+
+def trained(tmp_path: Path, home: Path, suites: list[str], **changes: Any) -> str:
+    """The fingerprint of training on a row that asks QUESTION, and on others."""
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps({"instruction": text, "output": "The Nile."}) + "\n" for text in
+                            (QUESTION, *(f"Name the river with the number {n}." for n in range(9)))))
+    config = ExperimentConfig.model_validate({**yaml.safe_load(yaml.safe_dump(SMALL)), "data": {
+        "sources": [{"path": str(data)}], "max_tokens": 64, "duplicates": {"near": False}}, "eval": {"suites": suites},
+        **changes})
+    place = Workspace(home, None)
+    return trained_stage(config, prepare.fn(config, place), place).fingerprint
+
+
+def my_suite(folder: Path, question: str, name: str = "mine") -> str:
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.jsonl").write_text(json.dumps({
+        "id": "a", "kind": "bare", "cluster": "c", "messages": [{"role": "user", "content": question}],
+        "expect": {"answers": ["Nile"]}}) + "\n")
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump({
+        "about": "Mine.", "kind": "alignment", "engine": "generate", "items": f"{name}.jsonl", "max_new_tokens": 8}))
+    return str(folder / f"{name}.yaml")
+
+
+def test_another_suite_trains_again_only_where_the_examples_differ(tmp_path: Path, home: Path) -> None:
+    """To add or to rename a suite trained the same weights again; one that drops a row must still do so."""
+    before = trained(tmp_path, home, ["tiny_mmlu"])
+    other = my_suite(tmp_path / "a", "What stands on nobody's list of any rivers at all?")
+    assert trained(tmp_path, home, ["tiny_mmlu", other]) == before
+    assert trained(tmp_path, home, [my_suite(tmp_path / "a", "Quite another question, is it not?", "new")]) == before
+    assert trained(tmp_path, home, ["tiny_mmlu", my_suite(tmp_path / "b", QUESTION)]) != before
+    unread = {**SMALL["train"], "replay": {"sources": [{"path": "tiny:replay"}]}}
+    assert trained(tmp_path, home, ["tiny_mmlu"], train=unread) == before
+    assert trained(tmp_path, home, ["tiny_mmlu"], train={**SMALL["train"], "epochs": 2}) != before
+
+
+def test_a_probe_that_can_stop_a_run_is_part_of_it(tmp_path: Path, home: Path) -> None:
+    """Its items decide what is learned; those of one that only tells do not."""
+    def with_probe(question: str, metric: str) -> str:
+        mine = my_suite(tmp_path / "a", question)
+        return trained(tmp_path, home, ["tiny_mmlu"], train={
+            **SMALL["train"], "probe": {"suites": [mine]}, "stopping": {"metric": metric}})
+
+    assert with_probe("One question?", "mine") != with_probe("Two questions?", "mine")
+    assert with_probe("One question?", "validation_loss") == with_probe("Two questions?", "validation_loss")
