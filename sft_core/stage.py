@@ -13,8 +13,8 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,40 @@ def give_usual_mode(place: Path) -> None:
     for file in (place, *place.rglob("*")):
         if file.is_file():
             file.chmod(0o666 & ~umask)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def whole_folder(folder: Path, writing: Callable[[Path], AbstractContextManager[None]]) -> Iterator[Path]:
+    """A draft that becomes `folder` at the end of the block: whole, or not at all.
+
+    Args:
+        writing: what is around the work on the disk, and says in its own words that a folder cannot be written.
+    """
+    draft = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        with writing(folder):
+            for left in folder.parent.glob(f".{folder.name}.*"):  # by a process that was killed
+                shutil.rmtree(left)
+            draft.mkdir(parents=True)
+        yield draft
+        with writing(folder):
+            give_usual_mode(draft)
+            for path in (*draft.iterdir(), draft):
+                sync(path)
+            shutil.rmtree(folder, ignore_errors=True)
+            draft.rename(folder)
+            sync(folder.parent)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def write_json(path: Path, value: object) -> None:

@@ -11,7 +11,8 @@ from torch import Tensor
 from sft_core.errors import TrainingError
 from sft_core.model.attention import head_of
 from sft_core.model.load import LoadedModel
-from sft_core.train.artifact import whole_folder, writing
+from sft_core.stage import whole_folder
+from sft_core.train.artifact import writing
 from sft_core.train.inputs import ServedTemplate
 from sft_core.train.policy import Micro, Policy
 from sft_core.train.workbench import Workbench
@@ -56,7 +57,7 @@ def save_adapter(model: Any, loaded: LoadedModel, bench: Workbench, folder: Path
     base = str(loaded.folder.resolve()) if path == "tiny" or Path(path).expanduser().is_dir() else path
     model.peft_config["default"].base_model_name_or_path = base
     rows = model.get_input_embeddings().weight.shape[0]
-    with whole_folder(folder) as draft, writing(folder):
+    with whole_folder(folder, writing) as draft, writing(folder):
         # False: modules_to_save are stored anyway, and "auto" would ask the hub about the base.
         model.save_pretrained(draft, safe_serialization=True, save_embedding_layers=False)
         loaded.tokenizer.save_pretrained(draft)

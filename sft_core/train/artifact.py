@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sft_core.errors import ModelError, TrainingError
-from sft_core.stage import give_usual_mode
-from sft_core.train.checkpoint import UNWRITABLE, sync
+from sft_core.train.checkpoint import UNWRITABLE
 from sft_core.train.inputs import ServedTemplate
 
 
@@ -24,31 +21,6 @@ def writing(folder: Path) -> Iterator[None]:
     except UNWRITABLE as error:
         raise TrainingError(f"cannot write the folder {folder}: {error}; free some space and start the run again: it "
                             "continues from its last checkpoint") from error
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A draft that becomes `folder` at the end of the block: whole, or not at all.
-
-    Raises:
-        TrainingError: it cannot be written.
-    """
-    draft = folder.with_name(f".{folder.name}.{os.getpid()}")
-    try:
-        with writing(folder):
-            for left in folder.parent.glob(f".{folder.name}.*"):  # by a process that was killed
-                shutil.rmtree(left)
-            draft.mkdir(parents=True)
-        yield draft
-        with writing(folder):
-            give_usual_mode(draft)
-            for path in (*draft.iterdir(), draft):
-                sync(path)
-            shutil.rmtree(folder, ignore_errors=True)
-            draft.rename(folder)
-            sync(folder.parent)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def write_model(model: Any, tokenizer: Any, template: ServedTemplate, draft: Path) -> None:

@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sft_core.errors import TrainingError
-from sft_core.stage import give_usual_mode
-from sft_core.train.checkpoint import UNREAD, UNWRITABLE, not_now, start_over, sync, tensors_of
+from sft_core.stage import give_usual_mode, sync
+from sft_core.train.checkpoint import UNREAD, UNWRITABLE, not_now, start_over, tensors_of
 
 NAME = re.compile(r"best-(\d+)\.safetensors")
 

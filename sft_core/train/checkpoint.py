@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sft_core.errors import TrainingError
-from sft_core.stage import canonical, give_usual_mode, read_json, write_json
+from sft_core.stage import canonical, give_usual_mode, read_json, sync, write_json
 from sft_core.train.events import EVENTS
 
 NAME = re.compile(r"(?:step|checkpoint)-\d+")  # of the own loop, of TRL
@@ -181,15 +181,6 @@ def tidy(root: Path) -> None:
     except OSError as error:
         raise TrainingError(f"cannot clear {root} of what a killed process left: {error}; let the user of this run "
                             "write there, and start the run again") from error
-
-
-def sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _names(root: Path) -> list[str]:

@@ -19,8 +19,9 @@ from sft_core.config.train import KlSection, TrainSection
 from sft_core.errors import TrainingError
 from sft_core.model.load import LoadedModel, load_model
 from sft_core.model.proof import Rows
+from sft_core.stage import whole_folder
 from sft_core.train.adapter import MERGE_TOLERANCE, merge_adapter, save_adapter, token_log_probs
-from sft_core.train.artifact import served_tokenizer, whole_folder, write_model, writing
+from sft_core.train.artifact import served_tokenizer, write_model, writing
 from sft_core.train.memory import FLOAT, free_bytes
 from sft_core.train.objective import Term
 from sft_core.train.pack import Batch
@@ -75,7 +76,7 @@ def save_trained(bench: Workbench, section: TrainSection, weights: Mapping[str, 
     model.to("cpu")  # makes room on the device for the model that is read back
     ready = _Ready(model, {name: p.detach() for name, p in model.named_parameters()}, tokenizer, bench)
     found: dict[Form, _Read] = {}
-    with whole_folder(output.model) as draft:
+    with whole_folder(output.model, writing) as draft:
         for form in forms(section.save_dtype, loaded.dtype, gain is not None):
             ready.write(form, draft)
             found[form] = _read_back(draft, bench, section, sample)

@@ -13,10 +13,11 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sft_core import stage
 from sft_core.config.train import TrainSection
 from sft_core.errors import ModelError, TrainingError
-from sft_core.train import artifact
-from sft_core.train.artifact import served_tokenizer, whole_folder, write_model
+from sft_core.stage import whole_folder
+from sft_core.train.artifact import served_tokenizer, write_model, writing
 from sft_core.train.inputs import ServedTemplate, TrainInputs
 from sft_core.train.trainer import train
 
@@ -25,7 +26,7 @@ Section = Callable[..., TrainSection]
 
 
 def _save(model: Any, tokenizer: Any, template: ServedTemplate, folder: Path) -> None:
-    with whole_folder(folder) as draft:
+    with whole_folder(folder, writing) as draft:
         write_model(model, served_tokenizer(tokenizer, template), template, draft)
 
 
@@ -98,7 +99,7 @@ def test_a_full_disk_leaves_no_half_folder(make_llama: Callable[..., Any], tiny_
     def full(path: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(artifact, "sync", full)
+    monkeypatch.setattr(stage, "sync", full)
     with pytest.raises(TrainingError, match="No space left"):
         _save(make_llama(), AutoTokenizer.from_pretrained(tiny_base), TEMPLATE, tmp_path / "model")
     assert not (tmp_path / "model").exists()

@@ -21,9 +21,10 @@ from typing import Any
 
 import pytest
 
+from sft_core import stage
 from sft_core.config.train import TrainSection
 from sft_core.errors import Interrupted, TrainingError
-from sft_core.train import artifact, checkpoint, step
+from sft_core.train import checkpoint, step
 from sft_core.train.inputs import TrainInputs
 from sft_core.train.trainer import train
 
@@ -67,7 +68,7 @@ def _counted(function: Callable[..., Any], nth: int) -> Callable[..., Any]:
 
 WHERE = {"in a step": (step.Stepper, "_losses", 6), "in a checkpoint": (checkpoint, "sync", 18),
          "before its rename": (checkpoint, "write_json", 5), "in a validation": (step.Stepper, "validation_loss", 3),
-         "in the model folder": (artifact, "sync", 2), "before the first checkpoint": (checkpoint, "save", 1)}
+         "in the model folder": (stage, "sync", 2), "before the first checkpoint": (checkpoint, "save", 1)}
 
 
 def _killed(where: str, inputs: TrainInputs, section: TrainSection, out: Path, nth: int | None = None) -> None:
