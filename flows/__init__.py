@@ -11,6 +11,7 @@ evaluation.py  eval, compare, suites, data show
 cli_begin.py   what its commands do first
 cli_evaluation.py its commands eval, compare, suites and parity
 cli_judging.py its commands judge and human
+cli_model.py   its command model import
 judging.py     open-ended answers judged: judge, human export, human import
 doctor.py      pre-flight
 parity.py      the parity certificate

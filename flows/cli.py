@@ -15,6 +15,7 @@ from rich.logging import RichHandler
 
 from flows.cli_evaluation import add_evaluation
 from flows.cli_judging import add_judging
+from flows.cli_model import add_model
 from flows.logs import tame, told_of
 from infra.databases import check_driver, is_sql
 from infra.output import keep_writing
@@ -264,6 +265,7 @@ def tiny_build(
 
 add_evaluation(app, begin)
 add_judging(app, begin)
+add_model(app, begin)
 
 
 def main() -> None:

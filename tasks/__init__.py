@@ -12,6 +12,7 @@ record.py      the stage record
 runs.py        recorded runs, found again
 trial.py       one trial of a sweep in its own process
 story.py       what SFT buys and costs, pooled over seeds
+imported.py    a model file made a folder
 tiny.py        the embedded base, trained again
 doctor.py      pre-flight of an experiment
 parity.py      the parity certificate, alone or against a server

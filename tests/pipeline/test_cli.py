@@ -21,7 +21,7 @@ def test_help_teaches_the_first_steps(sft: Sft) -> None:
     done = sft("--help")
     assert done.returncode == 0
     for verb in ("run", "sweep", "eval", "compare", "suites", "promote", "nightly", "deploy", "story", "doctor", "data",
-                 "config", "tiny"):
+                 "config", "tiny", "model"):
         assert f" {verb} " in done.stdout
     assert "sft run flows/configs/demo.yaml" in done.stdout
 
@@ -33,6 +33,14 @@ def test_schema_accepts_the_demo_and_refuses_an_unknown_key(sft: Sft) -> None:
     assert list(validator.iter_errors(data)) == []
     assert list(validator.iter_errors(data | {"modell": {}})) != []
     assert schema["$defs"]["OptimSection"]["properties"]["lr"]["description"].startswith("Peak learning rate")
+
+
+def test_model_import_says_what_is_no_model(sft: Sft, tmp_path: Path) -> None:
+    (tmp_path / "text.gguf").write_text("hello")
+    done = sft("model", "import", tmp_path / "text.gguf", tmp_path / "made")
+    assert done.returncode == 1
+    assert "ModelError: " in done.stderr
+    assert "text.gguf is not a GGUF file: it begins with b'hell'" in done.stderr
 
 
 @pytest.mark.parametrize(
