@@ -1,9 +1,9 @@
 """Stage folders: the truth of the platform. `root/<stage>/<fingerprint>/`, complete when its done-mark says so.
 
 A fingerprint covers everything that a stage's output depends on: its own config section, its inputs (by their content
-where that is cheap to know) and the version of the code that makes it. Same fingerprint: reused. A stage without a done-mark that carries
-exactly its fingerprint is redone (or, for training, continued from its last checkpoint). Prefect, MLflow and Optuna
-only show what stands here.
+where that is cheap to know) and the version of the code that makes it. Same fingerprint: reused. A stage without a
+done-mark that carries exactly its fingerprint is redone (or, for training, continued from its last checkpoint).
+Prefect, MLflow and Optuna only show what stands here.
 """
 
 from __future__ import annotations
