@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from alembic.util import CommandError
-from sqlalchemy import make_url
+from sqlalchemy import create_engine, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from sft_core.errors import ConfigError
@@ -15,6 +15,8 @@ SQL = ("sqlite", "postgresql", "mysql", "mssql")
 CONNECTIONS = {"pool_pre_ping": True, "pool_recycle": 300}
 """Trials take hours, and servers and firewalls drop connections that are idle: each is tried before it is used, and
 none is older than so many seconds."""
+ANSWERS_WITHIN_S = 10
+"""A database that has not answered by then is not there."""
 EXAMPLE = "postgresql+psycopg://user@host/database"
 
 
@@ -32,6 +34,20 @@ def why_not(error: Exception) -> str:
 def is_sql(uri: str) -> bool:
     """Whether a tracking URI names a database and no server."""
     return uri.partition(":")[0].partition("+")[0] in SQL
+
+
+def try_connection(url: str) -> None:
+    """Connect once. MLflow by itself tries ten times within a minute, a wrong password, too.
+
+    Raises:
+        SQLAlchemyError: the database does not answer or does not let this user in.
+    """
+    waits = {"connect_timeout": ANSWERS_WITHIN_S} if make_url(url).get_backend_name() == "postgresql" else {}
+    engine = create_engine(url, connect_args=waits)
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
 
 
 def check_driver(setting: str, url: str) -> None:

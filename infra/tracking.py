@@ -29,7 +29,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from infra import events as event_file
 from infra import naming
 from infra.contract import Resolved, TrackedRun, Tracker
-from infra.databases import is_sql, why_not
+from infra.databases import is_sql, try_connection, why_not
 from infra.reach import require_mlflow
 from infra.settings import absolute_uri
 from sft_core.errors import TrackingError
@@ -72,6 +72,8 @@ def open_tracker(uri: str, experiment: str, workspace: Path) -> Tracker:
     with _door(uri, "open the store"), exclusive(workspace / "locks" / "tracker"):
         if scheme == "sqlite":
             _make_database(Path(uri.removeprefix("sqlite:///")))
+        elif is_sql(uri):
+            try_connection(uri)
         # Under the lock, because several processes that meet an empty database all make its tables and all fail.
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         return MlflowTracker(client, uri, _experiment_id(client, experiment, artifacts), workspace)

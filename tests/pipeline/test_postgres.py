@@ -50,12 +50,14 @@ def test_mlflow_and_studies_need_a_database_each(postgres_url: str, tmp_path: Pa
         open_tracker(postgres_url, "e", tmp_path)
 
 
-def test_a_wrong_password_is_said_without_the_right_one(postgres: str, tmp_path: Path) -> None:
+def test_a_wrong_password_is_said_without_the_right_one(postgres: str, tmp_path: Path,
+                                                         caplog: pytest.LogCaptureFixture) -> None:
     url = f"postgresql+psycopg://postgres:wr0ng-Pa55@{postgres}/postgres"
     with pytest.raises(OrchestrationError, match="lets you in") as study:
         open_study(PLAN, tmp_path, url)
     with pytest.raises(TrackingError, match="could not open the store") as tracking:
         open_tracker(url, "e", tmp_path)
+    assert "will be retried" not in caplog.text, "MLflow would try for a minute"
     for caught in (study, tracking):
         assert "wr0ng-Pa55" not in str(caught.value)
 
