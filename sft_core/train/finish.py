@@ -15,7 +15,7 @@ from accelerate.utils import broadcast_object_list
 
 from sft_core.config.train import TrainSection
 from sft_core.errors import TrainingError
-from sft_core.train import best
+from sft_core.train import best, pulse
 from sft_core.train.artifact import card_text
 from sft_core.train.course import Counts, Course
 from sft_core.train.events import EventLog
@@ -90,12 +90,14 @@ def finish(bench: Workbench, section: TrainSection, out: Path, events: EventLog,
     first = bench.accelerator.is_main_process
     weights = weights_of(bench.parameters, first)
     said: list[Stored | None] = [None]
+    pulse.at("saving the model", long=True)
     if first:
         if walked.best is not None:
             weights = best.load(out / "checkpoints", walked.best)
         output = Output(out / "model", adapter, partial(_card, bench, section, walked))
         said = [save_trained(bench, section, weights, output, walked.gain)]
-    (stored,) = broadcast_object_list(said)  # where the other processes wait
+    pulse.turn()  # where the other processes wait
+    (stored,) = broadcast_object_list(said)
     if first and stored.remark:
         log.warning("%s", stored.remark)
     report = _report(walked, out / "model", adapter, stored)

@@ -28,6 +28,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,15 +43,16 @@ from sft_core.config.train import TrainSection
 from sft_core.errors import Interrupted, ModelError, SftError, TrainingError
 from sft_core.locks import exclusive
 from sft_core.model.load import resolve_device
-from sft_core.stage import read_json, write_json, write_text
+from sft_core.stage import read_json, write_text
 from sft_core.stopping import StopRequest, stop_on_signals
 from sft_core.train.events import EVENTS
 from sft_core.train.finish import TrainReport
 from sft_core.train.inputs import TrainInputs
+from sft_core.train.pulse import FAILED, leave_hard, tell_failure
 from sft_core.train.trainer import train
 from sft_core.train.workbench import join
 
-JOB, REPORT, FAILED, LOCK = "job.json", "report.json", "failed", "lock"
+JOB, REPORT, LOCK = "job.json", "report.json", "lock"
 POLL_S = 0.1
 log = logging.getLogger("sft")
 
@@ -110,18 +112,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.watched:
         threading.Thread(target=_stop_with_parent, daemon=True).start()
     job = _JOB.validate_json(given.job.read_bytes())
+    with stop_on_signals():  # torchrun sends SIGTERM when another has failed: why is to be said first
+        code = _run(job)
+        if code is not None and distributed.is_initialized():
+            leave_hard(code)
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+    return code or 0
+
+
+def _run(job: Job) -> int | None:
+    """Train. Returns the exit code after an error, which is left in the run's folder."""
     try:
         _train(job)
     except SftError as error:
-        said = {"kind": type(error).__name__, "message": str(error)}
-        write_json(job.out / FAILED / f"{os.getppid()}-{os.getpid()}.json", said)
+        tell_failure(job.out, error)
         log.error("%s: %s", type(error).__name__, error)
         # All processes stop together, so torchrun need not end the others and report a failure.
         return 0 if isinstance(error, Interrupted) else error.exit_code
-    finally:
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
-    return 0
+    except BaseException as error:  # noqa: BLE001 - the edge of a process, which must not end in destructors
+        traceback.print_exc()
+        tell_failure(job.out, TrainingError(f"a training process ended with {type(error).__name__}: {error}; see what "
+                                            "it printed. Its last checkpoint is kept: start the run again, it "
+                                            "continues from there"))
+        return 1
+    return None
 
 
 def _train(job: Job) -> None:

@@ -15,16 +15,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from torch import Tensor
 
 from sft_core.config.train import KlSection, TrainSection
 from sft_core.errors import DataError
-from sft_core.model.load import load_model, model_identity, resolve_device
+from sft_core.model.load import load_model, model_identity
 from sft_core.model.proof import Rows
 from sft_core.progress import progress
 from sft_core.stage import read_json, write_json
 from sft_core.stopping import check
+from sft_core.train import pulse
 from sft_core.train.course import Packing, Stream
 from sft_core.train.inputs import TrainInputs, data_digest, read_data, served_template
 from sft_core.train.objective import TopK, top_k
@@ -77,7 +77,8 @@ def with_reference(inputs: TrainInputs, section: TrainSection, folder: Path) -> 
     kept = {name: inputs.kept.get(name, folder / name) for name in section.kl.streams}
     stamp = {"base": model_identity(inputs.model, inputs.mirror)["digest"], "data": data_digest(inputs.prepared),
              "top_k": section.kl.top_k}
-    with PartialState(cpu=resolve_device(inputs.model).type == "cpu").main_process_first():
+    pulse.at("asking the base", long=True)
+    with pulse.first_before_others():
         lacking = [name for name, place in kept.items() if _mark(place) != stamp]
         if lacking:
             _keep_all(inputs, section, {name: kept[name] for name in lacking}, stamp)
@@ -132,12 +133,10 @@ class KeptBase:
 @torch.no_grad()
 def _said(policy: Policy, stream: Stream, packing: Packing, k: int) -> Iterable[tuple[list[int], TopK]]:
     policy.eval()
-    alone = PartialState().num_processes == 1
     rows = packing.rows(stream.examples, "reference", 0)
     with progress("asking the base", len(rows), "rows") as bar:
         for start in range(0, len(rows), ROWS):
-            if alone:  # several processes would wait for one another
-                check()
+            check()
             part = rows[start : start + ROWS]
             examples = [[stream.examples[i] for i in row] for row in part]
             width = max(sum(stream.tokens[i] for i in row) for row in part)

@@ -24,6 +24,7 @@ from torch.distributed.tensor import DTensor
 from sft_core.config.train import TrainSection
 from sft_core.errors import TrainingError
 from sft_core.templates.render import IGNORE
+from sft_core.train import pulse
 from sft_core.train.course import Counts, Row, Stream
 from sft_core.train.memory import Place, remedies
 from sft_core.train.objective import Term, TopK
@@ -148,7 +149,9 @@ class Stepper:
             if stop:
                 break
             for part in self._shared(stream, rows, Term(), False):
+                pulse.at("in a validation, collating its rows")
                 micro = self._collated(part)
+                pulse.at("in a validation")
                 sums = bench.forward(self._sent(micro, part), part.term)
                 total += torch.stack([sums.nll.double(), total.new_tensor(0.0 if part.idle else
                                                                          micro.counts.trained_tokens)])
@@ -167,7 +170,10 @@ class Stepper:
         terms = torch.zeros(4, dtype=torch.float64, device=bench.policy.device)
         done, replayed = Counts(), Counts()
         for at, part in enumerate(parts):
+            place = f"in step {step + 1}, pass {at + 1} of {len(parts)}"
+            pulse.at(f"{place}, collating its rows")
             micro = self._collated(part)
+            pulse.at(place)
             last = at + 1 == len(parts)
             with nullcontext() if last else bench.accelerator.no_sync(bench.forward):
                 found = bench.forward(self._sent(micro, part), part.term)
@@ -181,6 +187,7 @@ class Stepper:
                 replayed = replayed + micro.counts
             else:
                 done = done + micro.counts
+        pulse.at(f"at the end of step {step + 1}")
         # What the host knows goes over in one piece, not once per forward pass.
         known = torch.tensor([*astuple(done), *astuple(replayed), stop, save], dtype=terms.dtype, device=terms.device)
         sums = torch.cat([terms, known])

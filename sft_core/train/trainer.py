@@ -20,7 +20,7 @@ from sft_core.config.train import TrainSection
 from sft_core.errors import Interrupted, TrainingError
 from sft_core.progress import progress
 from sft_core.stopping import StopRequest, stop_on_signals
-from sft_core.train import best, checkpoint
+from sft_core.train import best, checkpoint, pulse
 from sft_core.train.course import Counts
 from sft_core.train.events import EVENTS, EventLog
 from sft_core.train.finish import TrainReport, Walked, finish
@@ -63,7 +63,7 @@ def train(inputs: TrainInputs, section: TrainSection, out: Path, *,
     """
     join(inputs.model)
     cuda = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=cuda), stop_on_signals() as stop:
+    with torch.random.fork_rng(devices=cuda), stop_on_signals() as stop, pulse.watched(out, section.compile):
         torch.manual_seed(inputs.seed)
         bench = set_up(with_reference(inputs, section, out / "reference"), section)
         first = bench.accelerator.is_main_process
@@ -145,6 +145,7 @@ class _Run:
         """Take a step and write it down; says whether a checkpoint is due."""
         due = time.monotonic() - self.saved_at >= self.section.checkpoint_every_s
         taken = self.stepper.take(self.step, bool(self.stop), due)
+        pulse.steady()
         self.step += 1
         self.asked = taken.stop
         self.last = taken.losses
@@ -238,6 +239,7 @@ class _Run:
                 checkpoint.tidy(self.out / "checkpoints")
             except TrainingError as error:
                 told = [str(error)]
+        pulse.turn()
         broadcast_object_list(told)
         if isinstance(told[0], str):
             raise TrainingError(told[0])
@@ -246,6 +248,7 @@ class _Run:
 
     def _save(self) -> None:
         """A checkpoint of the state between two steps."""
+        pulse.at("saving a checkpoint", long=True)
         if self.saved_step != self.step:
             bench = self.bench
             generators_of_all = gather_object([generators()])
@@ -262,7 +265,7 @@ class _Run:
                 checkpoint.save(self.out / "checkpoints", found, self.section.keep_checkpoints, self.damaged)
                 self.damaged = ()
                 self.events.write("checkpoint", step=self.step)  # told when it is true: it must be found from now on
-            bench.accelerator.wait_for_everyone()
+            pulse.turn()
         self.saved_step, self.saved_at = self.step, time.monotonic()
 
     def _restore(self, found: checkpoint.Checkpoint) -> None:

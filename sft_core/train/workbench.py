@@ -47,9 +47,9 @@ UNRESUMED = NO_WEIGHT | {"validate_every_steps", "save_dtype"}
 learns."""
 
 
-PATIENCE = timedelta(hours=12)
-"""How long processes wait for each other: the first one may write a large model or ask the base about all data. When
-one is gone, torchrun ends the others at once."""
+PATIENCE = timedelta(minutes=20)
+"""How long processes wait for each other inside of a collective: they may load the base at different speeds. Long work
+of the first one is waited for in `pulse.turn`, which also tells who is gone or stuck much sooner."""
 
 
 @dataclass(frozen=True)
