@@ -60,6 +60,17 @@ class ItemResult(NamedTuple):
     context: str = ""  # all that lm-eval put before the answer, examples included: what `ids` is the hash of
 
 
+class Expected(NamedTuple):
+    """The items that a suite will ask; `base` is the score of the base, None where nobody has asked it yet."""
+
+    suite: str
+    kind: str
+    scale: str
+    items: int
+    clusters: int
+    base: float | None = None
+
+
 class Tally(NamedTuple):
     """Mean score of some items with its counts; None when none was scored."""
 

@@ -16,6 +16,7 @@ from rich.logging import RichHandler
 from flows.cli_evaluation import add_evaluation
 from flows.cli_judging import add_judging
 from flows.cli_model import add_model
+from flows.cli_workspace import add_workspace
 from flows.logs import tame, told_of
 from infra.databases import check_driver, is_sql
 from infra.output import keep_writing
@@ -63,6 +64,7 @@ app = typer.Typer(
 
       sft run flows/configs/demo.yaml                        one experiment on the embedded tiny world\n
       sft run flows/configs/demo.yaml --set train.replay.lambda=0    the same without replay: see the tax\n
+      sft plan flows/configs/demo.yaml                       what a run will do and cost\n
       sft data show flows/configs/demo.yaml                  which tokens are trained\n
       sft doctor flows/configs/demo.yaml                     is anything wrong with model, data and settings?\n
       sft sweep flows/configs/sweep.yaml --trials 8          search learning rate, epochs, λ and β\n
@@ -266,6 +268,7 @@ def tiny_build(
 add_evaluation(app, begin)
 add_judging(app, begin)
 add_model(app, begin)
+add_workspace(app, begin)
 
 
 def main() -> None:

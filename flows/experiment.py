@@ -23,6 +23,7 @@ from tasks.experiment import open_experiment
 from tasks.judge import judged
 from tasks.mirror import mirrored
 from tasks.parity import certificate
+from tasks.plan import tell_plan
 from tasks.prepare import prepare
 from tasks.record import record
 from tasks.stages import Workspace
@@ -94,6 +95,7 @@ def experiment(loaded: LoadedConfig, place: Workspace, tracker: Tracker, parent_
     config = loaded.config
     prepared = prepare(config, place)
     with open_experiment(loaded, prepared, place, tracker, parent_run_id) as run:
+        tell_plan(config, prepared, place)
         subject = base_subject(config, prepared)
         base = evaluate(subject, config.eval, place)
         floor = floors(subject, base, config.eval, place)

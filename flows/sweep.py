@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,21 @@ from infra.study import open_study
 from infra.watching import only_to_prefect
 from sft_core.config.experiment import ExperimentConfig, SearchSection
 from sft_core.config.file import LoadedConfig, flatten, load, trial_config
-from sft_core.errors import ConfigError, OrchestrationError
+from sft_core.errors import (
+    ConfigError,
+    DataError,
+    EvalError,
+    ModelError,
+    OrchestrationError,
+    TemplateError,
+    TrainingError,
+)
+from tasks.plan import tell_plan
+from tasks.prepare import prepare
+from tasks.stages import Workspace
 from tasks.trial import TrialOutcome, plan_of, run_trial, sweep_key
 
+log = logging.getLogger("sft")
 FAILED_IN_A_ROW = 3
 AXES = {"alignment": "alignment (mean score)", "tax": "tax (points, mean)"}
 
@@ -47,7 +60,7 @@ def sft_sweep(config: str = "flows/configs/sweep.yaml", trials: int | None = Non
         overrides: `section.field=value`, as with `--set`.
     """
     loaded = load(Path(config), overrides or [])
-    search, place = _search(loaded.config, Path(config)), workspace()
+    search, place = _search(loaded.config, Path(config)), workspace(loaded.config)
     storage = search.storage or read_settings().study_storage
     with (around(place.root, lambda: connect(loaded.config.tracking)) as tracker,
           closing(open_study(plan_of(loaded.config, search), place.root, storage)) as study):
@@ -58,7 +71,10 @@ def sft_sweep(config: str = "flows/configs/sweep.yaml", trials: int | None = Non
         with running(tracker, parent):
             if orphans:
                 console.lines(f"trials {orphans} were cut off by an earlier stop and are run again")
-            _drive(study, loaded.config, trials or search.trials, folder, parent)
+            wanted = trials or search.trials
+            if left := study.remaining(wanted):
+                _tell_plan(loaded.config, place, left)
+            _drive(study, loaded.config, wanted, folder, parent)
             return _report(study, tracker, parent, folder)
 
 
@@ -66,6 +82,14 @@ def _search(config: ExperimentConfig, path: Path) -> SearchSection:
     if config.search is None:
         raise ConfigError(f"{path} has no search section; flows/configs/sweep.yaml shows one")
     return config.search
+
+
+def _tell_plan(config: ExperimentConfig, place: Workspace, trials: int) -> None:
+    """Log what one trial takes. Its own values may make a run of a configuration that is none by itself."""
+    try:
+        tell_plan(config, prepare(config, place), place, of=f"plan of a trial, {trials} to go")
+    except (DataError, TemplateError, ModelError, EvalError, TrainingError) as error:
+        log.warning("no plan of a trial without its own values: %s", error)
 
 
 def _parent(loaded: LoadedConfig, tracker: Tracker, study: Study) -> str:

@@ -144,6 +144,12 @@ class Stage:
             return None
         return dict(mark["result"])
 
+    @property
+    def seconds(self) -> float | None:
+        """How long the finished stage took when it was made; None where that is not known."""
+        seconds: float | None = read_json(self.folder / DONE).get("seconds")
+        return seconds
+
     def fresh(self) -> Path:
         """An empty work folder: what an earlier, unfinished try left is removed."""
         shutil.rmtree(self.work, ignore_errors=True)
@@ -154,9 +160,10 @@ class Stage:
         self.work.mkdir(parents=True, exist_ok=True)
         return self.work
 
-    def finish(self, result: Mapping[str, object]) -> dict[str, Any]:
-        """Write the done-mark, last of all."""
-        write_json(self.folder / DONE, {"stage": self.name, "fingerprint": self.fingerprint, "result": dict(result)})
+    def finish(self, result: Mapping[str, object], seconds: float | None = None) -> dict[str, Any]:
+        """Write the done-mark, last of all; `seconds` is how long it took, of a stage that was made in one go."""
+        write_json(self.folder / DONE, {"stage": self.name, "fingerprint": self.fingerprint, "seconds": seconds,
+                                        "result": dict(result)})
         return dict(result)
 
     @contextmanager
@@ -164,7 +171,15 @@ class Stage:
         """Keep out a second process that wants to make the same stage; it waits and then finds it done.
 
         The lock belongs to the process and goes with it, also when it is killed.
+
+        Raises:
+            SftError: the folder cannot be made (no space, no permission).
         """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SftError(f"cannot make the stage folder {self.folder}: {error}; free some space, or point SFT_HOME "
+                           "at a folder that can be written") from error
         with exclusive(self.folder / "lock"):
             yield
 
@@ -176,15 +191,5 @@ class StageStore:
         self.root = root
 
     def open(self, name: str, stamp: str) -> Stage:
-        """The stage of that name and fingerprint, finished or not.
-
-        Raises:
-            SftError: the folder cannot be made (no space, no permission).
-        """
-        folder = self.root / name / stamp
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SftError(f"cannot make the stage folder {folder}: {error}; free some space, or point SFT_HOME at a "
-                           "folder that can be written") from error
-        return Stage(name, stamp, folder)
+        """The stage of that name and fingerprint, finished or not; nothing is written."""
+        return Stage(name, stamp, self.root / name / stamp)

@@ -40,11 +40,11 @@ def examine(config: ExperimentConfig, place: Workspace) -> Iterator[Finding]:
         yield from examine_core(Patient(small.data, small.template, small.train, inputs, first.done is not None, work))
 
 
-def cut(config: ExperimentConfig) -> ExperimentConfig:
-    """The same experiment on the first `ROWS` rows of every source, not searched for evaluation items: finding those
+def cut(config: ExperimentConfig, rows: int = ROWS) -> ExperimentConfig:
+    """The same experiment on the first `rows` rows of every source, not searched for evaluation items: finding those
     takes longer than all checks."""
-    data = config.data.model_copy(update={"sources": _limited(config.data.sources), "decontaminate": "off"})
-    replay = config.train.replay.model_copy(update={"sources": _limited(config.train.replay.sources)})
+    data = config.data.model_copy(update={"sources": _limited(config.data.sources, rows), "decontaminate": "off"})
+    replay = config.train.replay.model_copy(update={"sources": _limited(config.train.replay.sources, rows)})
     return config.model_copy(update={"data": data, "train": config.train.model_copy(update={"replay": replay})})
 
 
@@ -67,5 +67,5 @@ class _Preparation:
                        f"tokens trained, {stops:,} stops trained")
 
 
-def _limited(sources: tuple[SourceSection, ...]) -> tuple[SourceSection, ...]:
-    return tuple(s.model_copy(update={"limit": min(s.limit or ROWS, ROWS)}) for s in sources)
+def _limited(sources: tuple[SourceSection, ...], rows: int) -> tuple[SourceSection, ...]:
+    return tuple(s.model_copy(update={"limit": min(s.limit or rows, rows)}) for s in sources)

@@ -27,6 +27,7 @@ from sft_core.config.evaluate import EvalSection, GateSection, suite_name
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.errors import ConfigError
 from sft_core.stage import Stage, fingerprint, read_json, write_json
+from tasks.pace import evaluation_pace
 from tasks.runs import run_named
 from tasks.stages import Done, Workspace, once, version
 
@@ -168,6 +169,17 @@ def evaluate(
                       for name, stage in stages.items()}, section, place)
 
 
+def known(subject: Subject, section: EvalSection, place: Workspace) -> dict[str, SuiteResult]:
+    """The results that are there already, by suite; nothing is measured.
+
+    Raises:
+        EvalError, ModelError: a suite or the model cannot be used.
+    """
+    found = {name: stage for name, stage in _stages(subject, section, place, ("", None)).items()
+             if stage.result() is not None}
+    return {name: read_results(stage.work, name) for name, stage in found.items()}
+
+
 def _missing(stages: Mapping[str, Stage]) -> dict[str, Stage]:
     return {name: stage for name, stage in stages.items() if stage.result() is None}
 
@@ -265,7 +277,8 @@ def _measure(subject: Subject, section: EvalSection, place: Workspace, stages: M
         if name not in partial:
             result = measured[name]
             write_results(stage.fresh(), result)
-            stage.finish({"suite": result.suite, "score": result.score, "protocol": result.protocol_hash})
+            stage.finish({"suite": result.suite, "score": result.score, "protocol": result.protocol_hash,
+                          "pace": evaluation_pace(subject.model, result, place)}, result.seconds)
     shutil.rmtree(pending)
     return partial
 

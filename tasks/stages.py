@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,12 +37,13 @@ class Workspace(NamedTuple):
 
 
 class Done(NamedTuple):
-    """A finished stage."""
+    """A finished stage; `seconds` is what making it took, when it was made, None where that is not known."""
 
     fingerprint: str
     folder: Path
     result: dict[str, Any]
     reused: bool
+    seconds: float | None = None
 
 
 def once(stage: Stage, make: Callable[[Path], Mapping[str, object]], *, resume: bool = False) -> Done:
@@ -50,13 +52,20 @@ def once(stage: Stage, make: Callable[[Path], Mapping[str, object]], *, resume: 
     With `resume`, `make` finds what an earlier, killed try left in the folder; otherwise it finds an empty one.
     """
     check()
-    if (result := stage.result()) is not None:
-        return Done(stage.fingerprint, stage.work, result, reused=True)
+    if (found := _found(stage)) is not None:
+        return found
     with stage.lock():
-        if (result := stage.result()) is not None:
-            return Done(stage.fingerprint, stage.work, result, reused=True)
+        if (found := _found(stage)) is not None:
+            return found
+        began = time.monotonic()
         made = make(stage.resume() if resume else stage.fresh())
-        return Done(stage.fingerprint, stage.work, stage.finish(made), reused=False)
+        seconds = round(time.monotonic() - began, 1)
+        return Done(stage.fingerprint, stage.work, stage.finish(made, seconds), reused=False, seconds=seconds)
+
+
+def _found(stage: Stage) -> Done | None:
+    result = stage.result()
+    return None if result is None else Done(stage.fingerprint, stage.work, result, reused=True, seconds=stage.seconds)
 
 
 def version(what: str) -> str:

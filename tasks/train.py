@@ -17,6 +17,7 @@ from sft_core.config.train import NO_WEIGHT
 from sft_core.data.sources import name_of
 from sft_core.stage import Stage, fingerprint, read_json
 from tasks.evaluate import suite_stamp
+from tasks.pace import training_pace, whereabouts
 from tasks.prepare import replay_sources
 from tasks.stages import Done, Workspace, once, version
 
@@ -36,6 +37,7 @@ def train(config: ExperimentConfig, prepared: Done, place: Workspace, follow: Ca
     from sft_core.train.reference import with_reference
 
     inputs = inputs_of(config, prepared, place)
+    where = whereabouts(config, place)
 
     def make(out: Path) -> dict[str, object]:
         kl, known = config.train.kl, inputs
@@ -48,7 +50,7 @@ def train(config: ExperimentConfig, prepared: Done, place: Workspace, follow: Ca
                 kept.finish({"top_k": kl.top_k})
         engine = engine_of(config.train, _probe(config, prepared, place) if config.train.probe.suites else None)
         report = engine(known, config.train, out, on_events=follow, sync_every_s=config.tracking.sync_every_s)
-        return dict(json.loads(json.dumps(asdict(report), default=str)))
+        return {**json.loads(json.dumps(asdict(report), default=str)), "pace": training_pace(config, where)}
 
     done = once(trained_stage(config, prepared, place), make, resume=True)
     follow(done.folder / "events.jsonl")

@@ -2,6 +2,7 @@
 
 run.py        all suites of an evaluation
 respondent.py a model ready to be asked
+expected.py   how many items a suite will ask, before any model is loaded
 opened.py     the items of one suite, opened for one model
 protocol.py   what makes two scores of a suite comparable
 again.py      asks items again to measure the A/A floor

@@ -58,13 +58,13 @@ def open_suite(chosen: Suite, subject: Respondent, section: EvalSection, mirror:
         raise EvalError(f"suite {chosen.name} ({chosen.engine}) needs likelihoods and prompts of its own, and a chat "
                         f"endpoint gives answers only; evaluate the weights, or suites of the engine generate")
     if chosen.engine == "lm_eval":
-        door = _door(chosen, section.include_path, mirror, section.max_new_tokens, outside(chosen, section, mirror))
+        door = door_of(chosen, section.include_path, mirror, section.max_new_tokens, outside(chosen, section, mirror))
         return LmItems(chosen, subject, section, door)
     return ChatItems(chosen, subject, section) if chosen.engine == "generate" else TextItems(chosen, subject, section)
 
 
 @lru_cache(maxsize=32)
-def _door(chosen: Suite, include_path: str | None, mirror: Path | None, _longest: int | None, _stamp: str
+def door_of(chosen: Suite, include_path: str | None, mirror: Path | None, _longest: int | None, _stamp: str
           ) -> LmDoor:
     """lm-eval's tasks with their data, loaded once for base, tuned model and A/A floor (MMLU: 57 data sets).
 

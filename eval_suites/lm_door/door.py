@@ -29,7 +29,7 @@ from eval_suites.backends.contract import Backend
 from eval_suites.backends.local import Local
 from eval_suites.lm_door.model import FastModel
 from eval_suites.lm_door.needs import require
-from eval_suites.lm_door.rows import Why, check_mean, first_metric, guarded, question, rows
+from eval_suites.lm_door.rows import Why, check_mean, cluster_of, first_metric, guarded, question, rows
 from eval_suites.results import ItemResult
 from eval_suites.suites.suite import ROOM, Suite
 from sft_core.data.localhub import named_by_content
@@ -109,6 +109,12 @@ class LmDoor:
         """Task → ids of its items."""
         return {name: [f"{name}/{number}" for number in range(len(task.eval_docs))]
                 for name, task in self.tasks.items()}
+
+    def clusters(self, ids: Collection[str]) -> int:
+        """How many groups these items are in, whose members are not independent."""
+        docs = {f"{name}/{number}": doc for name, task in self.tasks.items() for number, doc in
+                enumerate(task.eval_docs)}
+        return len({cluster_of(docs[one], one, self.suite.cluster) for one in ids})
 
     def run(self, lm: FastModel, *, chosen: Collection[str] | None, max_new_tokens: int | None) -> LmRun:
         """Ask the model the items with these ids (None: all), in the words in which all of them would be asked.

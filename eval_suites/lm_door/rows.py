@@ -80,14 +80,20 @@ def rows(suite: str, task: Any, samples: Sequence[Mapping[str, Any]], metric: st
     return [_row(suite, task, by_doc[doc_id], metric, why, cluster) for doc_id in sorted(by_doc)]
 
 
+def cluster_of(doc: Mapping[str, Any], item_id: str, column: str) -> str:
+    """What a document says in the column; without words there it is a cluster of its own."""
+    own = doc.get(column)
+    return own if isinstance(own, str) else item_id
+
+
 def _row(suite: str, task: Any, samples: Sequence[Mapping[str, Any]], metric: str,
          without: Why, cluster: str) -> ItemResult:
     first = samples[0]
     name = task.config.task
-    item_id, own = f"{name}/{first['doc_id']}", first["doc"].get(cluster)
+    item_id = f"{name}/{first['doc_id']}"
     answer, target = _said(task, first)
     row = ItemResult(
-        suite=suite, task=name, item_id=item_id, cluster=own if isinstance(own, str) else item_id, score=None,
+        suite=suite, task=name, item_id=item_id, cluster=cluster_of(first["doc"], item_id, cluster), score=None,
         metrics={}, prompt=question(task, first["doc"]), answer=answer, target=target, why="",
         asked=fingerprint(first["doc_hash"], first["prompt_hash"], first["target_hash"]),
         ids=fingerprint(first["prompt_hash"]),

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import optimize
 from scipy import stats as sps
 
-from eval_suites.results import SuiteResult
+from eval_suites.results import Expected, SuiteResult
 from eval_suites.statistics.intervals import Evidence, Floats, Tables, newcombe_many, t_of, z_of
 from eval_suites.verdict.gate import margin_of
 from sft_core.config.evaluate import GateSection
@@ -86,16 +86,26 @@ def foreseen(base: SuiteResult, gate: GateSection) -> str:
     scored = [item for item in base.items if item.score is not None]
     if not scored or base.score is None:
         return f"{base.suite}: no item of the base has a score, so nothing can be found"
-    clusters, log = len({item.cluster for item in scored}), base.scale == "log"
-    right = base.score if base.kind == "capability" else 1 - base.score
-    found = mde(len(scored), clusters, gate.alpha, assumed=Assumed(
-        base=0.5 if log else right, sd=LOG_SD if log else None))
-    change = "loss" if base.kind == "capability" else "win"
-    items = "1 item finds" if len(scored) == 1 else f"{len(scored)} items find"
-    said = f"{base.suite}: {items} a {change} of " + (
+    clusters = len({item.cluster for item in scored})
+    return promised(Expected(base.suite, base.kind, base.scale, len(scored), clusters, base.score), gate)
+
+
+def promise(asked: Expected, gate: GateSection) -> Detectable:
+    """What a comparison over these items can find; a base that nobody has asked is taken to have half of them right."""
+    log = asked.scale == "log"
+    right = 0.5 if asked.base is None or log else asked.base if asked.kind == "capability" else 1 - asked.base
+    return mde(asked.items, asked.clusters, gate.alpha, assumed=Assumed(base=right, sd=LOG_SD if log else None))
+
+
+def promised(asked: Expected, gate: GateSection) -> str:
+    """The same in a sentence."""
+    found = promise(asked, gate)
+    change = "loss" if asked.kind == "capability" else "win"
+    items = "1 item finds" if asked.items == 1 else f"{asked.items} items find"
+    said = f"{asked.suite}: {items} a {change} of " + (
         "no size" if found.difference is None else f"{found.difference:.1f} points")
-    if base.kind == "capability":
-        margin = margin_of(base.suite, gate)
+    if asked.kind == "capability":
+        margin = margin_of(asked.suite, gate)
         within = math.inf if found.margin is None else found.margin
         said += f" and can prove a tax of at most {within:.1f}" if within < math.inf else " and can prove no margin"
         said += f", the gate asks for {margin:g}" + (": too few items" if within > margin else "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,21 +16,11 @@ from sft_core.config.train import TrainSection
 from sft_core.doctor import chats, steps
 from sft_core.doctor.drill import cut_down
 from sft_core.doctor.finding import Finding, Seen, examined, verdict
-from sft_core.model.attention import fastest
-from sft_core.model.load import check_positions, compute_dtype, resolve_device
+from sft_core.model.load import check_positions
 from sft_core.model.proof import Rows
-from sft_core.train.inputs import TrainInputs, read_data, served_template
-from sft_core.train.memory import (
-    Forecast,
-    Pass,
-    Place,
-    architecture_of,
-    forecast,
-    free_bytes,
-    in_words,
-    largest_pass,
-    remedies,
-)
+from sft_core.train.inputs import TrainInputs
+from sft_core.train.memory import Forecast, Pass, in_words, remedies
+from sft_core.train.outlook import look_ahead
 from sft_core.train.reference import with_reference
 from sft_core.train.workbench import Workbench, set_up
 
@@ -96,28 +85,17 @@ def _look(ward: _Ward, check: _Check) -> Seen:
 def _memory(ward: _Ward) -> Seen:
     """The forecast against what is free now."""
     inputs, section = ward.patient.inputs, ward.patient.train
-    course = read_data(inputs, section).course
-    grown = bool(served_template(inputs.prepared).added)
-    shape = architecture_of(inputs.model, section, inputs.mirror, grown)
-    device = resolve_device(inputs.model)
-    dtype = compute_dtype(inputs.model, device)
-    streams = [stream for stream in (course.sft, course.replay) if stream is not None]
-    positions = sum(sum(stream.trained) for stream in streams)
-    asked = inputs.model.attention
-    place = Place(device.type, dtype, fastest(device, dtype) if asked == "auto" else asked)
-    work = largest_pass(streams, section)
-    found = forecast(shape, section, work, place, positions if section.kl.reference == "cache" else 0)
-    free, disk = free_bytes(device), shutil.disk_usage(ward.patient.work).free
-    together = section.processes if device.type == "cpu" else 1  # each GPU has memory of its own
-    if found.resident * together > free:
-        ward.too_large = (f"the model with its optimiser takes {in_words(found.resident * together)}, "
-                          f"{in_words(free)} of {device.type} memory are free")
-    told = (f"{in_words(found.peak * together)} of {in_words(free)} free on {device.type} ({_parts(found, work)}); "
-            f"{in_words(found.disk)} of {in_words(disk)} free on disk")
-    tight = found.peak * together > free
-    less = f"; {remedies(inputs, section, course, place)}" if tight else ""
-    return verdict(not tight and found.disk <= disk, told + less
-                   + ("; free some disk space or lower train.keep_checkpoints" if found.disk > disk else ""))
+    seen = look_ahead(inputs, section, ward.patient.work)
+    found, device = seen.forecast, seen.place.device
+    if seen.resident > seen.free:
+        ward.too_large = (f"the model with its optimiser takes {in_words(seen.resident)}, "
+                          f"{in_words(seen.free)} of {device} memory are free")
+    told = (f"{in_words(seen.peak)} of {in_words(seen.free)} free on {device} ({_parts(found, seen.work)}); "
+            f"{in_words(found.disk)} of {in_words(seen.disk_free)} free on disk")
+    tight, full = seen.peak > seen.free, found.disk > seen.disk_free
+    less = f"; {remedies(inputs, section, seen.data.course, seen.place)}" if tight else ""
+    return verdict(not (tight or full), told + less
+                   + ("; free some disk space or lower train.keep_checkpoints" if full else ""))
 
 
 def _positions(ward: _Ward) -> Seen:

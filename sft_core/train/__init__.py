@@ -9,6 +9,8 @@ inputs.py      what a training run starts from
 reference.py   what the base says about the data, kept once
 workbench.py   data, base, course and optimiser put together
 memory.py      memory and disk that a run will take, forecast
+outlook.py     what a run will do and take, before its first step
+advice.py      what hardly anybody wants of a run, and what to set instead
 pulse.py       processes that watch each other
 step.py        one optimiser step, on one process or several
 snapshot.py    the state between two steps as plain tensors

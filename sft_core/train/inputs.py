@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle, islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -52,8 +53,11 @@ class Data:
     validation: Stream
 
 
-def read_data(inputs: TrainInputs, section: TrainSection) -> Data:
+def read_data(inputs: TrainInputs, section: TrainSection, grow: float = 1.0) -> Data:
     """Load the prepared examples and lay out the course.
+
+    Args:
+        grow: lay it out as if there were so many times as many examples, for a forecast from a sample of the rows.
 
     Raises:
         DataError: prepared files are missing, empty, or not what the ledger says.
@@ -63,6 +67,7 @@ def read_data(inputs: TrainInputs, section: TrainSection) -> Data:
     validation = _examples(inputs.prepared, "validation", needed=False)
     replay = _examples(inputs.prepared, "replay") if section.wants_replay else []
     _check_ledger(inputs.prepared, {"train": train, "validation": validation, "replay": replay})
+    train, validation, replay = (_grown(examples, grow) for examples in (train, validation, replay))
     packing = Packing(inputs.max_tokens, inputs.pack, inputs.seed)
     course = lay_out(train, replay, section, packing, inputs.weights)
     if course.steps == 0:
@@ -112,6 +117,10 @@ def _check_ledger(prepared: Path, files: Mapping[str, Sequence[Example]]) -> Non
             told = ", ".join(f"{key} {value} (ledger: {ledger[key]})" for key, value in wrong.items())
             raise DataError(f"{prepared}/{name}.parquet does not hold what its ledger.json says: {told}; prepare the "
                             "data again")
+
+
+def _grown(examples: list[Example], times: float) -> list[Example]:
+    return examples if times == 1.0 else list(islice(cycle(examples), round(times * len(examples))))
 
 
 def _examples(prepared: Path, name: str, needed: bool = True) -> list[Example]:

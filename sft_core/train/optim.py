@@ -21,7 +21,7 @@ def learning_rate(section: OptimSection, step: int, total: int) -> float:
     zero just after the last step, so that no step is spent on a rate of zero. `wsd` is constant, and a line to zero
     over the last round(decay_share · total) steps (Hu et al. 2024), at least one and none of them in the warm-up.
     """
-    warmup = min(round(section.warmup_share * total), total - 1)
+    warmup = warmup_steps(section, total)
     if step < warmup:
         return section.lr * (step + 1) / (warmup + 1)
     start = warmup
@@ -33,6 +33,11 @@ def learning_rate(section: OptimSection, step: int, total: int) -> float:
     if section.schedule == "cosine":
         return section.lr * 0.5 * (1.0 + math.cos(math.pi * way))
     return section.lr
+
+
+def warmup_steps(section: OptimSection, total: int) -> int:
+    """Steps of `total` over which the rate rises."""
+    return min(round(section.warmup_share * total), total - 1)
 
 
 class MuonAdamW(torch.optim.Optimizer):

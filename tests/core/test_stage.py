@@ -85,7 +85,12 @@ def test_failed_write_keeps_the_old_file_and_leaves_no_scrap(tmp_path: Path, mon
 def test_unwritable_workspace_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SftError, match="SFT_HOME"):
-        StageStore(tmp_path / "file").open("prepare", "abc")
+        StageStore(tmp_path / "file").open("prepare", "abc").lock().__enter__()
+
+
+def test_looking_at_a_stage_writes_nothing(tmp_path: Path) -> None:
+    assert StageStore(tmp_path / "stages").open("prepare", "abc").result() is None
+    assert not (tmp_path / "stages").exists()
 
 
 def _hold(root: Path, seconds: float, log: Path) -> None:

@@ -1,0 +1,29 @@
+"""How many items a suite will ask, before any model is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from eval_suites.results import Expected
+from eval_suites.suites.items import read_items, read_texts
+from eval_suites.suites.sample import drawn
+from eval_suites.suites.suite import Suite
+from sft_core.config.evaluate import EvalSection
+
+
+def expected(chosen: Suite, section: EvalSection, mirror: Path | None) -> Expected:
+    """The items of a suite under `section.limit`, counted.
+
+    Raises:
+        EvalError: they cannot be read.
+    """
+    if chosen.engine == "lm_eval":
+        from eval_suites.asking.opened import door_of  # brings torch, and the flows import this file
+        from eval_suites.lm_door.data import outside
+
+        door = door_of(chosen, section.include_path, mirror, section.max_new_tokens, outside(chosen, section, mirror))
+        ids = [one for some in drawn(door.strata, section.limit).values() for one in some]
+        return Expected(chosen.name, chosen.kind, chosen.scale, len(ids), door.clusters(ids))
+    read = read_texts if chosen.engine == "likelihood" else read_items
+    items = read(chosen, section.limit, Path(section.data_path) if section.data_path else None)
+    return Expected(chosen.name, chosen.kind, chosen.scale, len(items), len({item.cluster for item in items}))

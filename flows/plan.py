@@ -1,0 +1,52 @@
+"""`sft plan`: what a run will do and cost, before it starts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from flows import console
+from flows.experiment import workspace
+from sft_core.config.file import load
+from tasks.plan import Plan, plan, shown_span
+
+
+def show_plan(path: Path, overrides: list[str], rows: int | None, *, as_json: bool) -> None:
+    """Print the plan of a configuration, as tables or as JSON."""
+    config = load(path, overrides).config
+    made = plan(config, workspace(config), rows)
+    if as_json:
+        print(json.dumps(made.to_dict(), indent=2, ensure_ascii=False))
+        return
+    if rows is None:
+        console.ledger("Data", made.prepared.result["rows"])
+    console.table(f"Stages of {made.name}", list(_stages(made)))
+    console.table("Suites: what their items can find with 80 % power, and what is there of base and tuned model", [
+        {"suite": one.items.suite, "kind": one.items.kind, "items": one.items.items,
+         "base": _points(None if one.items.base is None else 100 * one.items.base, "50.0 assumed"),
+         "finds": _points(one.difference, "nothing"), "can prove a tax of": _points(one.provable, ""),
+         "margin": _points(one.margin, ""), "base there": "yes" if one.base_there else "no",
+         "tuned there": "yes" if one.tuned_there else "no"} for one in made.suites])
+    console.lines("", *made.lines())
+    console.lines(*(f"warning: {said}" for said in made.advice))
+
+
+def _stages(made: Plan) -> Iterator[dict[str, object]]:
+    took = "" if made.prepared.seconds is None else f"{made.prepared.seconds:.1f} s"
+    how = "found; it took" if made.prepared.reused else "made now, in"
+    sampled = "" if made.sampled == 1.0 else f"a sample: there are {made.sampled:.1f} times as many rows"
+    yield {"stage": "prepare", "state": f"{how} {took}" if took else "found", "time": sampled}
+    yield {"stage": "base evaluation", "state": _count([one.base_there for one in made.suites]), "time": ""}
+    yield {"stage": "train", "state": made.trained, "time": "" if made.trained == "found"
+           else shown_span(made.training)}
+    yield {"stage": "evaluation", "state": _count([one.tuned_there for one in made.suites]),
+           "time": f"with the base's: {shown_span(made.evaluation)}"}
+
+
+def _count(there: list[bool]) -> str:
+    return f"{sum(there)} of {len(there)} suites found"
+
+
+def _points(value: float | None, otherwise: str) -> str:
+    return otherwise if value is None else f"{value:.1f}"

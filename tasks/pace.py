@@ -1,0 +1,159 @@
+"""How fast earlier runs of a model went on this machine, kept in done-marks, and how long a new one will take."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from eval_suites.results import SuiteResult
+from sft_core.config.data import ModelSection
+from sft_core.config.experiment import ExperimentConfig
+from sft_core.stage import DONE, fingerprint, read_json
+from tasks.stages import Workspace
+
+if TYPE_CHECKING:
+    from sft_core.train.outlook import Outlook
+
+SHARE_OF_PRODUCT = (0.1, 1.5)
+"""Of the speed of one large matrix product, what training and evaluation come to; small ones fit into caches."""
+TOKENS_OF_ITEM = (50, 600)
+"""Tokens that an item of a suite takes, answers and examples included."""
+SPREAD = 1.15
+"""Runs of the same kind on the same machine differ by about this factor."""
+PRODUCT, PRODUCTS = 1024, 10
+"""Rows of the matrices, and how often they are multiplied; the fastest counts."""
+
+
+class Whereabouts(NamedTuple):
+    """The base by its content, and where and how it is computed."""
+
+    base: str
+    device: str
+    precision: str
+
+
+class Span(NamedTuple):
+    """Seconds, at least and at most, and how they are known."""
+
+    low: float
+    high: float
+    how: str
+
+    def __add__(self, other: object) -> Span:
+        assert isinstance(other, Span)
+        both = "; ".join(dict.fromkeys(how for how in (self.how, other.how) if how))
+        return Span(self.low + other.low, self.high + other.high, both)
+
+
+NOTHING = Span(0.0, 0.0, "")
+
+
+def whereabouts(config: ExperimentConfig, place: Workspace) -> Whereabouts:
+    """Of an experiment.
+
+    Raises:
+        ModelError: the base or the device is not there.
+    """
+    from sft_core.model.load import compute_dtype, model_identity, resolve_device
+
+    device = resolve_device(config.model)
+    return Whereabouts(model_identity(config.model, place.mirror)["digest"], device.type,
+                       str(compute_dtype(config.model, device)))
+
+
+def machine(device: str) -> str:
+    """What computes here, in words: equal for machines of one kind."""
+    import torch
+
+    if device == "cuda":
+        return str(torch.cuda.get_device_name())
+    names = [line.partition(":")[2].strip() for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")]
+    return f"{names[0] if names else os.uname().machine}, {torch.get_num_threads()} threads"
+
+
+def training_pace(config: ExperimentConfig, where: Whereabouts) -> dict[str, object]:
+    """What the speed of a training run hangs on; runs of an equal one went about as fast."""
+    train = config.train
+    return {"base": where.base[:16], "precision": where.precision, "machine": machine(where.device),
+            "method": train.method, "engine": train.engine, "processes": train.processes, "compile": train.compile,
+            "recompute": train.gradient_checkpointing, "kl": train.kl.beta > 0 and train.kl.reference,
+            "max_tokens": config.data.max_tokens, "pack": config.data.pack}
+
+
+def evaluation_pace(model: ModelSection, result: SuiteResult, place: Workspace) -> dict[str, object] | None:
+    """The same of an evaluation, whose tuned model is as fast as its base; None behind a server."""
+    of = _evaluation(model, result.suite, place)
+    return None if of is None or not result.n else {"of": of, "seconds": result.seconds / result.n}
+
+
+def training_span(config: ExperimentConfig, outlook: Outlook, place: Workspace) -> Span:
+    """How long training will take: from earlier runs, else from a matrix product that is timed now."""
+    wanted = training_pace(config, whereabouts(config, place))
+    rates = [result["tokens_per_s"] for result in _results(place, "train") if result.get("pace") == wanted]
+    tokens = outlook.trained.tokens + outlook.replayed.tokens
+    if rates:
+        return Span(tokens / max(rates) / SPREAD, tokens / min(rates) * SPREAD,
+                    f"measured in {len(rates)} earlier run{'s' * (len(rates) > 1)} of this model and method here")
+    return _by_product(outlook, outlook.work_of_run, outlook.work_of_run)
+
+
+def evaluation_span(model: ModelSection, suite: str, items: int, outlook: Outlook, place: Workspace) -> Span:
+    """How long so many items of a suite will take; of a model behind a server nothing is known."""
+    wanted = _evaluation(model, suite, place)
+    if wanted is None:
+        return NOTHING
+    paces = [result["pace"]["seconds"] for result in _results(place, "evaluate")
+             if (result.get("pace") or {}).get("of") == wanted]
+    if paces:
+        return Span(items * min(paces) / SPREAD, items * max(paces) * SPREAD, "measured in earlier evaluations here")
+    low, high = (outlook.work_of_token * items * tokens for tokens in TOKENS_OF_ITEM)
+    return _by_product(outlook, low, high)
+
+
+def _evaluation(model: ModelSection, suite: str, place: Workspace) -> str | None:
+    from eval_suites.backends.remote import is_endpoint
+    from sft_core.model.load import compute_dtype, load_config, resolve_device
+
+    if is_endpoint(model.path):
+        return None
+    device, shape = resolve_device(model), load_config(model, place.mirror).get_text_config()
+    size = [getattr(shape, name, None) for name in ("model_type", "hidden_size", "num_hidden_layers",
+                                                     "intermediate_size")]
+    return fingerprint(suite, size, machine(device.type), str(compute_dtype(model, device)))
+
+
+def _by_product(outlook: Outlook, low: float, high: float) -> Span:
+    speed = _product(outlook.place.device, str(outlook.place.dtype))
+    slow, fast = SHARE_OF_PRODUCT
+    return Span(low / speed / fast, high / speed / slow,
+                f"guessed from {speed / 1e9:,.0f} GFLOP/s in a matrix product, until a first run has measured it")
+
+
+_products: dict[tuple[str, str], float] = {}
+
+
+def _product(device: str, dtype: str) -> float:
+    """Floating-point operations per second of a matrix product here; timed once per process."""
+    import torch
+
+    if (device, dtype) not in _products:
+        a = torch.ones(PRODUCT, PRODUCT, device=device, dtype=getattr(torch, dtype.removeprefix("torch.")))
+        seconds = []
+        for _ in range(PRODUCTS):
+            began = time.monotonic()
+            float((a @ a)[0, 0])  # the number waits for the device
+            seconds.append(time.monotonic() - began)
+        _products[device, dtype] = 2.0 * PRODUCT**3 / min(seconds)
+    return _products[device, dtype]
+
+
+def _results(place: Workspace, stage: str) -> Iterator[Mapping[str, Any]]:
+    for mark in sorted((place.root / "stages" / stage).glob(f"*/{DONE}")):
+        yield read_json(mark)["result"]
+
+
+def _lines(file: Path) -> list[str]:
+    return file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []

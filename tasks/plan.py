@@ -1,0 +1,210 @@
+"""What a run will do, take and find out, before it starts. Nothing is trained or asked, and only prepare's stage made.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from eval_suites.asking.expected import expected
+from eval_suites.results import Expected, SuiteResult
+from eval_suites.suites.suite import suite
+from eval_suites.verdict.gate import margin_of
+from eval_suites.verdict.power import promise, promised
+from sft_core.config.evaluate import GateSection
+from sft_core.config.experiment import ExperimentConfig
+from tasks.doctor import cut
+from tasks.evaluate import base_subject, known, tuned_subject
+from tasks.pace import NOTHING, Span, evaluation_span, training_span
+from tasks.prepare import prepare
+from tasks.stages import Done, Workspace
+from tasks.train import inputs_of, trained_stage
+
+if TYPE_CHECKING:
+    from sft_core.train.outlook import Outlook
+
+
+log = logging.getLogger("sft")
+
+
+class Asked(NamedTuple):
+    """One suite of a run: its items, what they can find, and what is still to be computed."""
+
+    items: Expected
+    found: str  # what they can find, in a sentence
+    difference: float | None  # points, the smallest that is found
+    provable: float | None  # points, the smallest tax that can be proved; of a capability suite
+    margin: float | None  # points, what the gate asks for
+    base_there: bool
+    tuned_there: bool
+    time: Span  # of what is not there
+
+
+class Plan(NamedTuple):
+    """A run before it starts. `sampled` is how many times more rows there are than were prepared for this plan."""
+
+    name: str
+    outlook: Outlook
+    prepared: Done
+    sampled: float
+    trained: str  # `to do`, `found` or `continues`
+    suites: tuple[Asked, ...]
+    training: Span
+    evaluation: Span
+    advice: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """The short form, a few sentences."""
+        look, epoch, steps = self.outlook, self.outlook.epoch, self.outlook.steps
+        per_step = f"{look.trained.tokens / steps:,.0f} tokens ({look.trained.trained_tokens / steps:,.0f} trained)"
+        replay = f" and {look.replayed.tokens / steps:,.0f} of replay" if look.replayed.tokens else ""
+        about = "about " * (self.sampled != 1.0)
+        return [
+            f"{about}{steps:,} steps of {per_step}{replay}; {look.section.epochs:g} epochs of {epoch.tokens:,} tokens "
+            f"({epoch.trained_tokens:,} trained) in {len(look.data.course.sft.examples):,} examples; "
+            f"{look.warmup_steps:,} steps of warm-up",
+            f"training {self._shown_training()}, evaluation {shown_span(self.evaluation)}; {_size(look.peak)} of "
+            f"{_size(look.free)} free memory ({look.place.device}), {_size(look.forecast.disk)} of "
+            f"{_size(look.disk_free)} free disk"]
+
+    def _shown_training(self) -> str:
+        return "is there already" if self.trained == "found" else shown_span(self.training)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON: sizes in bytes, times in seconds, effects in points."""
+        look = self.outlook
+        return {
+            "name": self.name,
+            "stages": {"prepare": {"reused": self.prepared.reused, "seconds": self.prepared.seconds},
+                       "train": self.trained, "base": _there(one.base_there for one in self.suites),
+                       "tuned": _there(one.tuned_there for one in self.suites)},
+            "sampled": self.sampled, "ledger": self.prepared.result["ledger"],
+            "steps": look.steps, "warmup_steps": look.warmup_steps, "epochs": look.section.epochs,
+            "epoch": asdict(look.epoch),
+            "step": {"tokens": look.trained.tokens / look.steps,
+                     "trained_tokens": look.trained.trained_tokens / look.steps,
+                     "replay_tokens": look.replayed.tokens / look.steps},
+            "validation_examples": len(look.data.validation.examples), "validations": look.validations,
+            "parameters": look.shape.parameters, "trained_parameters": look.shape.trained,
+            "memory": {"device": look.place.device, "peak": look.peak, "free": look.free},
+            "disk": {"needed": look.forecast.disk, "free": look.disk_free},
+            "seconds": {"training": self.training._asdict(), "evaluation": self.evaluation._asdict()},
+            "suites": [{**one.items._asdict(), "difference": one.difference, "provable": one.provable,
+                        "margin": one.margin, "base_there": one.base_there, "tuned_there": one.tuned_there,
+                        "seconds": [one.time.low, one.time.high]} for one in self.suites],
+            "advice": list(self.advice),
+        }
+
+
+def plan(config: ExperimentConfig, place: Workspace, rows: int | None = None) -> Plan:
+    """Prepare the data, or find it prepared, and plan the run.
+
+    Args:
+        rows: prepare no more than so many rows of every source, and take the others to be like them.
+
+    Raises:
+        DataError, TemplateError, ModelError, EvalError, TrainingError: what the run itself would end with.
+    """
+    if rows is None:
+        return plan_of(config, prepare.fn(config, place), place)
+    prepared = prepare.fn(cut(config, rows), place)
+    return plan_of(config, prepared, place, _times(config, prepared, place))
+
+
+def plan_of(config: ExperimentConfig, prepared: Done, place: Workspace, times: float = 1.0) -> Plan:
+    """The plan of a run whose data is prepared; `times` as many rows as there are in it.
+
+    Raises:
+        ModelError, EvalError, TrainingError, DataError: what the run itself would end with.
+    """
+    from sft_core.train.advice import Foreseen, advice
+    from sft_core.train.outlook import look_ahead
+
+    outlook = look_ahead(inputs_of(config, prepared, place), config.train, place.root, times)
+    stage = trained_stage(config, prepared, place)
+    begun = any((stage.work / "checkpoints").glob("*"))
+    trained = "found" if stage.result() is not None else "continues" if begun else "to do"
+    base = known(base_subject(config, prepared), config.eval, place)
+    done = Done(stage.fingerprint, stage.work, {}, reused=True)
+    tuned = known(tuned_subject(config, done), config.eval, place) if trained == "found" else {}
+    suites = tuple(_asked(name, config, base.get(name), name in tuned, outlook, place) for name in config.eval.suites)
+    training = NOTHING if trained == "found" else training_span(config, outlook, place)
+    evaluation = sum((one.time for one in suites), NOTHING)
+    odd = advice(Foreseen(outlook, config.data, prepared.result["ledger"], training.high or None))
+    return Plan(config.name, outlook, prepared, times, trained, suites, training, evaluation,
+                (*odd, *_too_few(suites, config.gate)))
+
+
+def tell_plan(config: ExperimentConfig, prepared: Done, place: Workspace, of: str = "plan") -> None:
+    """Log the short form of a run that is still to be trained, and what is odd about it."""
+    if trained_stage(config, prepared, place).result() is not None:
+        return
+    made = plan_of(config, prepared, place)
+    for line in made.lines():
+        log.info("%s: %s", of, line)
+    for said in made.advice:
+        log.warning("%s: %s", of, said)
+
+
+def shown_span(span: Span) -> str:
+    """A span of seconds for people."""
+    if not span.high:
+        return "takes no time"
+    low, high = _time(span.low), _time(span.high)
+    return f"{low if low == high else f'{low} to {high}'} ({span.how})"
+
+
+def _asked(name: str, config: ExperimentConfig, base: SuiteResult | None, tuned_there: bool, outlook: Outlook,
+           place: Workspace) -> Asked:
+    chosen = suite(name)
+    if base is None:
+        items = expected(chosen, config.eval, place.mirror)
+    else:
+        clusters = len({item.cluster for item in base.items})
+        items = Expected(name, base.kind, base.scale, base.n, clusters, base.score)
+    found, capability = promise(items, config.gate), chosen.kind == "capability"
+    rounds = (base is None) + (not tuned_there)
+    time = evaluation_span(config.model, name, rounds * items.items, outlook, place) if rounds else NOTHING
+    return Asked(items, promised(items, config.gate), found.difference, found.margin if capability else None,
+                 margin_of(name, config.gate) if capability else None, base is not None, tuned_there, time)
+
+
+def _too_few(suites: Iterable[Asked], gate: GateSection) -> Iterator[str]:
+    """Suites whose margin cannot be proved with so many items, whatever the base that was not asked yet scores."""
+    for one in suites:
+        best = one.items if one.items.base is not None else one.items._replace(base=1.0)
+        needed = promise(best, gate).margin
+        if one.margin is not None and (needed is None or needed > one.margin):
+            within = f", at best {needed:.1f}" if needed is not None else ""
+            yield (f"{one.items.suite}: {one.items.items} items cannot prove a tax of at most {one.margin:g}{within}; "
+                   f"raise eval.limit, or set gate.margins of this suite higher")
+
+
+def _times(config: ExperimentConfig, prepared: Done, place: Workspace) -> float:
+    """How many times more training rows there are than were prepared."""
+    from sft_core.data.sources import read_rows
+
+    everything = sum(1 for source in config.data.sources
+                     for _ in read_rows(source, scratch=place.scratch, mirror=place.mirror))
+    read: int = prepared.result["ledger"]["read"]
+    return max(1.0, everything / read)
+
+
+def _there(flags: Iterable[bool]) -> str:
+    found = list(flags)
+    return f"{sum(found)} of {len(found)} found"
+
+
+def _size(size: float) -> str:
+    from sft_core.train.memory import in_words
+
+    return in_words(size)
+
+
+def _time(seconds: float) -> str:
+    for unit, size in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,102 @@
+"""The outlook of a run against what the run then does, and what is said of plans that hardly anybody wants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sft_core.config.data import DataSection
+from sft_core.config.train import TrainSection
+from sft_core.train.advice import Foreseen, advice, usual_rate
+from sft_core.train.inputs import TrainInputs
+from sft_core.train.outlook import Outlook, look_ahead
+from sft_core.train.trainer import train
+
+Section = Callable[..., TrainSection]
+SOURCE = {"source": "train", "read": 24, "kept": 24, "truncated": 0, "rejected": {}, "trained_tokens": 100}
+DATA = {"sources": [{"path": "rows.jsonl"}], "max_tokens": 32}
+
+
+@pytest.fixture
+def usual(train_inputs: TrainInputs, train_section: Section, tmp_path: Path) -> Callable[..., Outlook]:
+    """A run of 120 steps of one row each, changed as asked for."""
+
+    def look(grow: float = 8.0, **fields: Any) -> Outlook:
+        changed = {"lr": 2e-3, "rows_per_step": 1, "epochs": 2.0, **fields}
+        return look_ahead(train_inputs, train_section(**changed), tmp_path, grow)
+
+    return look
+
+
+def said(outlook: Outlook, *sources: dict[str, Any], seconds: float | None = None, **data: Any) -> list[str]:
+    ledger = {"sources": list(sources) or [SOURCE]}
+    return advice(Foreseen(outlook, DataSection.model_validate({**DATA, **data}), ledger, seconds))
+
+
+def test_the_outlook_is_what_the_run_does(train_inputs: TrainInputs, train_section: Section, tmp_path: Path) -> None:
+    section = train_section(epochs=1.5, lambda_=0.5, validate_every_steps=3)
+    foreseen = look_ahead(train_inputs, section, tmp_path)
+    report = train(train_inputs, section, tmp_path / "out")
+    assert foreseen.steps == report.steps > 2
+    assert foreseen.validations == len(report.validation)
+    assert (foreseen.trained.rows, foreseen.trained.tokens, foreseen.trained.trained_tokens) == (
+        report.rows, report.tokens, report.trained_tokens)
+    assert foreseen.replayed.tokens == report.replay_tokens > 0
+
+
+def test_a_sample_stands_for_all_rows(usual: Callable[..., Outlook]) -> None:
+    one, four = usual(grow=1.0), usual(grow=4.0)
+    assert len(four.data.course.sft.examples) == 4 * len(one.data.course.sft.examples)
+    assert four.epoch.tokens == 4 * one.epoch.tokens
+    assert four.steps == pytest.approx(4 * one.steps, rel=0.1)
+
+
+def test_of_a_usual_plan_nothing_is_said(usual: Callable[..., Outlook]) -> None:
+    assert usual().steps > 100
+    assert said(usual(), seconds=3600.0) == []
+
+
+@pytest.mark.parametrize(("changes", "expected"), [
+    ({"rows_per_step": 64}, ("optimiser steps of", "set train.rows_per_step: ")),
+    ({"tokens_per_step": 100_000}, ("optimiser steps of", "set train.tokens_per_step: 1")),
+    ({"optim": {"lr": 2e-3, "warmup_share": 0.9}}, ("warm-up takes", "train.optim.warmup_share (now 0.9) to 0.1")),
+    ({"lr": 0.5}, ("train.optim.lr 0.5 is far too high for train.method: full", "about 2e-03 is usual")),
+    ({"lr": 1e-6}, ("train.optim.lr 1e-06 is far too low", "set train.optim.lr")),
+    ({"epochs": 30.0}, ("every example is seen 30 times", "set train.epochs lower")),
+    ({"grow": 1.0, "epochs": 1.0}, ("24 training examples in 1 epochs: hardly anything", "give more data.sources")),
+    ({"grow": 1.0, "epochs": 5.0}, ("4 examples are held out", "set data.validation_share (now 0.02) higher")),
+    ({"stopping": {"patience": 2}, "validate_every_steps": 500}, ("it can never stop", "train.validate_every_steps")),
+    ({"checkpoint_every_s": 9000.0}, ("a checkpoint every 9,000 s", "set train.checkpoint_every_s to 300")),
+])
+def test_what_is_odd_is_said_with_what_to_set(usual: Callable[..., Outlook], changes: dict[str, Any],
+                                             expected: tuple[str, ...]) -> None:
+    found = said(usual(**changes), seconds=3600.0)
+    assert any(all(part in one for part in expected) for one in found), found
+
+
+def test_rows_that_are_lost_cut_or_drowned_are_said(usual: Callable[..., Outlook]) -> None:
+    lost = {**SOURCE, "read": 100, "rejected": {"too_long": 70, "wrong_type": 6}}
+    assert "train: only 24 of 100 rows are used (too_long 70, wrong_type 6)" in said(usual(), lost)[0]
+    assert "set data.max_tokens higher" in said(usual(), lost)[0]
+    assert "20 of 24 conversations are cut to fit; set data.max_tokens (now 32)" in said(
+        usual(), {**SOURCE, "truncated": 20})[0]
+    small = {**SOURCE, "source": "small", "trained_tokens": 3}
+    assert "train has 97 % of all trained tokens" in said(usual(), SOURCE, small)[0]
+
+
+def test_what_does_not_fit_is_said_with_what_would(usual: Callable[..., Outlook]) -> None:
+    tight = replace(usual(), free=1000, disk_free=1000)
+    memory, disk = said(tight)
+    assert "MiB of memory are needed and 0 MiB are free on cpu: forecast now" in memory
+    assert "train.keep_checkpoints lower" in disk
+
+
+def test_the_usual_rate_falls_with_size_and_is_higher_for_adapters() -> None:
+    assert usual_rate(7_000_000_000, "full") == pytest.approx(2e-5)
+    assert usual_rate(7_000_000_000, "lora") == pytest.approx(2e-4)
+    assert 5e-5 < usual_rate(135_000_000, "full") < 3e-4
+    assert usual_rate(1_000_000, "lora") == 2e-3

@@ -1,0 +1,59 @@
+"""`sft plan` as a user calls it: what it foresees is what the run does, and it writes nothing but the data's stage."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+Sft = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_a_plan_is_what_the_run_does_and_learns_from_it(sft: Sft, config: Path, home: Path) -> None:
+    done = sft("plan", config, "--json")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert [place.name for place in (home / "stages").iterdir()] == ["prepare"]
+    assert not (home / "mlflow.db").exists()
+    assert plan["stages"] == {"prepare": plan["stages"]["prepare"], "train": "to do", "base": "0 of 2 found",
+                              "tuned": "0 of 2 found"}
+    assert plan["stages"]["prepare"]["reused"] is False
+    assert plan["seconds"]["training"]["how"].startswith("guessed from")
+    assert [(one["suite"], one["items"], one["margin"]) for one in plan["suites"]] == [
+        ("tiny_mmlu", 24, 1.0), ("tiny_refusal", 12, None)]
+    assert any("optimiser steps of" in said and "train.rows_per_step" in said for said in plan["advice"])
+    assert any("tiny_mmlu: 24 items cannot prove a tax of at most 1" in said for said in plan["advice"])
+
+    ran = sft("run", config)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    said = " ".join(ran.stderr.split())
+    assert f"plan: {plan['steps']} steps of {plan['step']['tokens']:,.0f} tokens" in said
+    (run,) = (home / "runs").iterdir()
+    training = json.loads((run / "training.json").read_text())
+    assert (training["steps"], training["rows"]) == (plan["steps"], plan["epoch"]["rows"])
+    assert training["trained_tokens"] == plan["epoch"]["trained_tokens"]
+
+    again = sft("plan", config)
+    assert again.returncode == 0, again.stderr
+    shown = " ".join(again.stdout.replace("│", " ").split())
+    assert "prepare found; it took" in shown
+    assert "train found" in shown
+    assert "evaluation 2 of 2 suites found" in shown
+    assert "training is there already, evaluation takes no time" in shown
+    longer = json.loads(sft("plan", config, "--set", "train.epochs=2", "--json").stdout)
+    assert longer["seconds"]["training"]["how"] == "measured in 1 earlier run of this model and method here"
+    assert longer["stages"]["base"] == "2 of 2 found"
+    assert longer["suites"][0]["base"] is not None
+
+
+def test_a_sample_is_enough_for_a_plan(sft: Sft, config: Path) -> None:
+    whole = json.loads(sft("plan", config, "--json").stdout)
+    quick = json.loads(sft("plan", config, "--json", "--rows", "60").stdout)
+    assert quick["sampled"] == 2.0
+    assert abs(quick["steps"] - whole["steps"]) <= 0.2 * whole["steps"] + 1
+
+
+def test_what_the_run_would_end_with_ends_the_plan(sft: Sft, config: Path) -> None:
+    assert sft("plan", config, "--set", "train.epochz=2").returncode == 2
+    missing = sft("plan", config, "--set", "data.sources=[{path: nosuch.json}]")
+    assert missing.returncode == 1
+    assert "nosuch.json" in missing.stderr
