@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eval_suites.asking.expected import expected
 from eval_suites.results import Expected, SuiteResult
-from eval_suites.suites.suite import suite
+from eval_suites.suites.suite import Suite, named_suites
 from eval_suites.verdict.gate import margin_of
 from eval_suites.verdict.power import promise, promised
 from sft_core.config.evaluate import GateSection
@@ -129,7 +129,8 @@ def plan_of(config: ExperimentConfig, prepared: Done, place: Workspace, times: f
     base = known(base_subject(config, prepared), config.eval, place)
     done = Done(stage.fingerprint, stage.work, {}, reused=True)
     tuned = known(tuned_subject(config, done), config.eval, place) if trained == "found" else {}
-    suites = tuple(_asked(name, config, base.get(name), name in tuned, outlook, place) for name in config.eval.suites)
+    suites = tuple(_asked(chosen, config, base.get(name), name in tuned, _Where(outlook, place))
+                   for name, chosen in named_suites(config.eval.suites).items())
     training = NOTHING if trained == "found" else training_span(config, outlook, place)
     evaluation = sum((one.time for one in suites), NOTHING)
     odd = advice(Foreseen(outlook, config.data, prepared.result["ledger"], training.high or None))
@@ -156,17 +157,22 @@ def shown_span(span: Span) -> str:
     return f"{low if low == high else f'{low} to {high}'} ({span.how})"
 
 
-def _asked(name: str, config: ExperimentConfig, base: SuiteResult | None, tuned_there: bool, outlook: Outlook,
-           place: Workspace) -> Asked:
-    chosen = suite(name)
+class _Where(NamedTuple):
+    outlook: Outlook
+    place: Workspace
+
+
+def _asked(chosen: Suite, config: ExperimentConfig, base: SuiteResult | None, tuned_there: bool,
+           where: _Where) -> Asked:
+    name = chosen.name
     if base is None:
-        items = expected(chosen, config.eval, place.mirror)
+        items = expected(chosen, config.eval, where.place.mirror)
     else:
         clusters = len({item.cluster for item in base.items})
         items = Expected(name, base.kind, base.scale, base.n, clusters, base.score)
     found, capability = promise(items, config.gate), chosen.kind == "capability"
     rounds = (base is None) + (not tuned_there)
-    time = evaluation_span(config.model, name, rounds * items.items, outlook, place) if rounds else NOTHING
+    time = evaluation_span(config.model, name, rounds * items.items, *where) if rounds else NOTHING
     return Asked(items, promised(items, config.gate), found.difference, found.margin if capability else None,
                  margin_of(name, config.gate) if capability else None, base is not None, tuned_there, time)
 
