@@ -2,7 +2,10 @@
 
 contract.py    the contract of all that computes answers
 local.py       transformers in this process
-kv.py          its KV cache, with room for the next tokens
+tree.py        beginnings that inputs share, each computed once
+decode.py      greedy decoding of rows that come and go
+kv.py          keys and values, held by row and joined to batches
+budget.py      tokens of a batch, halved when memory runs out
 vllm.py        vLLM
 remote.py      any OpenAI-compatible server
 endpoint.py    the client of one

@@ -106,9 +106,9 @@ def test_likelihoods_equal_hflm(loaded: tuple[Any, Any], hflm: HFLM, monkeypatch
     rows += [(text(draw, draw.randint(1, 40)), answer) for _ in range(12) for answer in (" red", " seven birds")]
     rows += [("", "cat sat"), (text(draw, 90), " A"), ("trailing ", "space")]
     shared: list[int] = []
-    real = local.Local._hidden
-    monkeypatch.setattr(local.Local, "_hidden",
-                        lambda self, batch, n, cache: shared.append(n) or real(self, batch, n, cache))
+    real = local.Local._read
+    monkeypatch.setattr(local.Local, "_read", lambda self, batch, keep: shared.extend(
+        part.start for part in batch) or real(self, batch, keep=keep))
     ours = language_model(*loaded, 2000, "test")
     found, want = (lm.loglikelihood(requests("loglikelihood", rows), disable_tqdm=True) for lm in (ours, hflm))
     assert max(abs(a[0] - b[0]) for a, b in zip(found, want, strict=True)) <= 1e-5
