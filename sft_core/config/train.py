@@ -60,7 +60,8 @@ class LoraSection(Section):
     dora: bool = False
     """Learn magnitude and direction apart (Liu et al. 2024): slower, often better at low rank."""
     quantize: Literal["none", "nf4"] = "none"
-    """`nf4`: hold the frozen base in 4 bits (QLoRA, Dettmers et al. 2023); CUDA and the extra `qlora`."""
+    """`nf4`: hold the frozen base in 4 bits (QLoRA, Dettmers et al. 2023); with the extra `qlora`. Slow on a
+    CPU. The adapter is merged into the whole base: what that changes is measured and told."""
 
 
 class ReplaySection(Section):

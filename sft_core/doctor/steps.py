@@ -19,6 +19,7 @@ from sft_core.config.data import ModelSection
 from sft_core.config.train import TrainSection
 from sft_core.doctor.finding import Seen, verdict
 from sft_core.errors import Interrupted, TrainingError
+from sft_core.model.held import widen
 from sft_core.model.load import compute_dtype, resolve_device
 from sft_core.model.noise import own_noise
 from sft_core.model.proof import Rows, choose_backend
@@ -115,6 +116,7 @@ def merged_as_adapter(bench: Workbench, section: TrainSection) -> Seen:
         return Seen("skipped", "the base is held in 4 bits; training merges into the whole base and checks that")
     micro = bench.policy.micro(bench.micro(bench.course.sft, bench.course.sft.rows[:1]).batch)
     model: Any = bench.policy.model.eval()
+    widen(model)
     base = token_log_probs(model, micro)  # an adapter begins at zero
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -3,6 +3,7 @@
 folder.py     weight files: whole, and in which dtype
 load.py       base model and tokenizer
 gguf.py       a GGUF file → a model folder
+held.py       frozen weights as their folder holds them
 noise.py      what the base drops or shakes at random by its own config
 lora.py       adapters around the base
 segments.py   attention over a line of examples without padding

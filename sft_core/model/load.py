@@ -108,7 +108,7 @@ def model_identity(section: ModelSection, mirror: Path | None) -> dict[str, Any]
 
 def load_model(section: ModelSection, *, mirror: Path | None, added: Sequence[str] = (),
                quantize: Literal["none", "nf4"] = "none", dtype: torch.dtype = torch.float32) -> LoadedModel:
-    """Load the base on the CPU (in 4 bits on CUDA with `nf4`), and its tokenizer.
+    """Load the base on the CPU (with `nf4` in 4 bits on the device), and its tokenizer.
 
     Args:
         dtype: of the weights. Buffers, and weights that the model itself keeps whole, stay in float32; casting a
@@ -118,13 +118,13 @@ def load_model(section: ModelSection, *, mirror: Path | None, added: Sequence[st
     Raises:
         ModelError: missing or incomplete folder, no safetensors, weights that do not fill the model, a tokenizer that
             knows more tokens than the embedding has rows, code of its own without trust_remote_code, or `nf4` without
-            CUDA or bitsandbytes.
+            bitsandbytes.
     """
     transformers_logging.disable_progress_bar()  # bars of a second among lines that tell of hours
     folder = locate(section, mirror)
     check_complete(folder)
     tokenizer = load_tokenizer(section, folder)
-    precision: dict[str, Any] = {"dtype": dtype} if quantize == "none" else _in_4_bits(section)
+    precision = {"dtype": dtype} | (_in_4_bits(section) if quantize == "nf4" else {})
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, use_safetensors=True, output_loading_info=True,
@@ -253,16 +253,16 @@ def compute_dtype(section: ModelSection, device: torch.device) -> torch.dtype:
 
 
 def _in_4_bits(section: ModelSection) -> dict[str, Any]:
-    """How QLoRA loads a base: NF4 with double quantisation, products in bfloat16."""
-    if resolve_device(section).type != "cuda":
-        raise ModelError("train.lora.quantize: nf4 needs CUDA, and this run is on the CPU; use none")
+    """How QLoRA loads a base: NF4 with double quantisation."""
     if find_spec("bitsandbytes") is None:
         raise ModelError("train.lora.quantize: nf4 needs bitsandbytes: pip install 'sft-platform[qlora]'; or use none")
     from transformers import BitsAndBytesConfig
 
+    device = resolve_device(section)
     how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-                             bnb_4bit_compute_dtype=torch.bfloat16)
-    return {"dtype": torch.bfloat16, "quantization_config": how, "device_map": {"": torch.cuda.current_device()}}
+                             bnb_4bit_compute_dtype=compute_dtype(section, device))
+    return {"quantization_config": how,
+            "device_map": {"": torch.cuda.current_device() if device.type == "cuda" else "cpu"}}
 
 
 def _files(folder: Path) -> list[Path]:

@@ -13,6 +13,7 @@ from torch import nn
 
 from sft_core.config.train import LoraSection
 from sft_core.errors import ModelError
+from sft_core.model.held import AsFloat32
 from sft_core.model.load import first_line
 
 
@@ -41,7 +42,8 @@ def apply_lora(model: Any, section: LoraSection, seed: int, grown: Sequence[str]
         modules_to_save=in_full or None, task_type="CAUSAL_LM", use_rslora=section.rslora, use_dora=section.dora,
         ensure_weight_tying=ties, exclude_modules=sorted(idle) or None)
     try:
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # peft makes adapters, and copies of modules to save, in the dtype of what they lie on: read as float32.
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), AsFloat32():
             warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # peft 0.21 asks for it
             torch.manual_seed(seed)
             wrapped = get_peft_model(model, config)

@@ -29,6 +29,7 @@ from sft_core.model.attention import (
     own_attention,
     switch,
 )
+from sft_core.model.held import HALVES, AsFloat32, in_4_bits
 from sft_core.model.load import first_line, positions_of
 from sft_core.model.segments import flatten
 
@@ -81,7 +82,7 @@ def _check_head(model: Any) -> None:
     name = type(model).__name__
     ids = some_ids(model, PROOF_TOKENS)[None]
     try:
-        with torch.no_grad(), evaluating(model), attending(model, own_attention(model)):
+        with torch.no_grad(), evaluating(model), attending(model, own_attention(model)), AsFloat32():
             hidden = decoder_of(model)(input_ids=ids, use_cache=False).last_hidden_state
             gap = _gap(head_of(model)(hidden)[0], model(input_ids=ids, use_cache=False).logits[0])
     except torch.OutOfMemoryError:
@@ -89,7 +90,7 @@ def _check_head(model: Any) -> None:
     except RAISED as error:
         raise ModelError(f"{name} cannot be called with token ids alone ({_said(error)}); choose another base "
                          "model") from error
-    if gap > HEAD_TOLERANCE[_stored(model)]:
+    if gap > HEAD_TOLERANCE[torch.bfloat16 if in_4_bits(model) else _stored(model)]:
         raise ModelError(f"{name} does more after its LM head than this platform knows (its logits differ by {gap:.2g} "
                          "of their size), so the loss would be another one; choose another base model")
 
@@ -114,7 +115,7 @@ def _not_apart(model: Any, backend: Backend, dtype: torch.dtype, rows: Rows) -> 
 
     hook = model.get_input_embeddings().register_forward_hook(follow)
     try:
-        with torch.enable_grad(), _precision(model, dtype):
+        with torch.enable_grad(), _products_in(model, dtype):
             hidden, owner = _among_others(model, backend, rows, PROOF_TOKENS)
     finally:
         hook.remove()
@@ -137,17 +138,16 @@ def _not_the_same(model: Any, backend: Backend, dtype: torch.dtype, rows: Rows) 
     way: Backend = "segments" if backend == "varlen" else backend
     reach = _reach(model.config.get_text_config(), rows.longest)
     tokens = min(reach + PROOF_TOKENS, positions_of(model.config) or reach + PROOF_TOKENS)
-    stored = _stored(model)
-    full = stored in (torch.float32, torch.float64) and way != "flash"
+    full = not in_4_bits(model) and way != "flash"
     ids = some_ids(model, tokens)[None]
-    with _precision(model, stored if full else dtype):
+    with AsFloat32() if full else _products_in(model, dtype):
         with attending(model, own_attention(model)):
             alone = decoder_of(model)(input_ids=ids, use_cache=False).last_hidden_state[0, -PROOF_TOKENS:]
         with attending(model, own_attention(model) if way == "mask" else NAMES[way]):
             hidden, owner = _among_others(model, way, rows, tokens)
     gap = _gap(hidden[owner == 2][-PROOF_TOKENS:], alone)
     behind = f" behind its first {reach} tokens (the longest window or chunk)" if reach else ""
-    return "" if gap <= TOLERANCE[stored if full else dtype] else (
+    return "" if gap <= TOLERANCE[_stored(model) if full else dtype] else (
         f"computes something else than by itself: hidden states of an example{behind} differ by {gap:.2g} of their "
         "size, so its windows or its positions are not honoured")
 
@@ -211,15 +211,15 @@ def attending(model: Any, name: str) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def _precision(model: Any, dtype: torch.dtype) -> torch.autocast:
-    half = dtype in (torch.bfloat16, torch.float16) and dtype != _stored(model)
+def _products_in(model: Any, dtype: torch.dtype) -> torch.autocast:
+    half = dtype in HALVES
     return torch.autocast(model.device.type, dtype if half else torch.bfloat16, enabled=half)
 
 
 def _stored(model: Any) -> torch.dtype:
-    """The dtype of the weights, but for those held in 4 bits."""
+    """The dtype of the weights as `AsFloat32` reads them."""
     dtype: torch.dtype = model.get_input_embeddings().weight.dtype
-    return dtype
+    return torch.float32 if dtype in HALVES else dtype
 
 
 def _gap(a: Tensor, b: Tensor) -> float:

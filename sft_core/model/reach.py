@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sft_core.model.attention import decoder_of, head_of, own_attention
+from sft_core.model.held import held_low
 from sft_core.model.proof import PROOF_TOKENS, attending, evaluating, some_ids
 
 
@@ -24,7 +25,9 @@ def unreached(model: Any) -> frozenset[str]:
     called: set[nn.Module] = set()
     hooks = [m.register_forward_hook(lambda m, *_: called.add(m)) for m in model.modules()]
     try:
-        with torch.enable_grad(), evaluating(model), attending(model, own_attention(model)):
+        # Under autocast, which holds no second copy of what is held in less for a backward pass.
+        with torch.enable_grad(), evaluating(model), attending(model, own_attention(model)), torch.autocast(
+                model.device.type, torch.bfloat16, enabled=held_low(model)):
             ids = some_ids(model, PROOF_TOKENS)[None]
             logits = head_of(model)(decoder_of(model)(input_ids=ids, use_cache=False).last_hidden_state)
     finally:

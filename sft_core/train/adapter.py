@@ -10,15 +10,18 @@ from torch import Tensor
 
 from sft_core.errors import TrainingError
 from sft_core.model.attention import head_of
+from sft_core.model.held import in_4_bits
 from sft_core.model.load import LoadedModel
 from sft_core.stage import whole_folder
 from sft_core.train.artifact import writing
-from sft_core.train.inputs import ServedTemplate
 from sft_core.train.policy import Micro, Policy
 from sft_core.train.workbench import Workbench
 
 MERGE_TOLERANCE = 1e-3
 """Largest allowed difference of a token's log-probability in nats between adapter and merged weights, in float32."""
+
+
+FOUR_BITS = 'load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True'
 
 
 class Merged(NamedTuple):
@@ -61,24 +64,27 @@ def save_adapter(model: Any, loaded: LoadedModel, bench: Workbench, folder: Path
         # False: modules_to_save are stored anyway, and "auto" would ask the hub about the base.
         model.save_pretrained(draft, safe_serialization=True, save_embedding_layers=False)
         loaded.tokenizer.save_pretrained(draft)
-        (draft / "README.md").write_text(adapter_card(base, rows, bench.template), encoding="utf-8")
+        (draft / "README.md").write_text(_card(base, rows, bench), encoding="utf-8")
 
 
-def adapter_card(base: str, rows: int, template: ServedTemplate) -> str:
-    """The README of an adapter folder: how peft loads it.
+def _card(base: str, rows: int, bench: Workbench) -> str:
+    """The README of an adapter folder: how peft loads it on the base that it was trained on.
 
     Args:
         rows: of the embedding that the adapter was trained with.
     """
+    template, low = bench.template, in_4_bits(bench.policy.model)
+    how = f", quantization_config=BitsAndBytesConfig(\n    {FOUR_BITS})" if low else ""
+    short = "" if low else "`peft.AutoPeftModelForCausalLM.from_pretrained(ADAPTER)` does the same in one line.\n"
     grown = f"base.resize_token_embeddings({rows}, mean_resizing=False)\n" if template.added else ""
     why = (f"\nThe template {template.name} added tokens ({', '.join(template.added)}): the embedding has {rows} rows, "
            "and the tokenizer of this folder knows them.\n" if template.added else "")
     return (f"---\nlibrary_name: peft\n---\n\n# Adapter on {base}\n{why}\n```python\n"
-            "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer"
+            f"{', BitsAndBytesConfig' if low else ''}\n\n"
             "tokenizer = AutoTokenizer.from_pretrained(ADAPTER)  # this folder\n"
-            f"base = AutoModelForCausalLM.from_pretrained({base!r})\n{grown}"
-            "model = PeftModel.from_pretrained(base, ADAPTER)\n```\n\n"
-            "`peft.AutoPeftModelForCausalLM.from_pretrained(ADAPTER)` does the same in one line.\n")
+            f"base = AutoModelForCausalLM.from_pretrained({base!r}{how})\n{grown}"
+            f"model = PeftModel.from_pretrained(base, ADAPTER)\n```\n\n{short}")
 
 
 @torch.no_grad()

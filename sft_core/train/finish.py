@@ -140,6 +140,8 @@ def _card(bench: Workbench, section: TrainSection, walked: Walked, stored: Store
              "parameters outside the text decoder, kept as they are": f"{bench.policy.kept_as_is:,}",
              "validation loss (nats per trained token)": losses, "tried": _tried(stored),
              "merged against adapter (nats)": "-" if stored.merge_gap is None else f"up to {stored.merge_gap:.2g}",
+             "merged into the whole base against adapter on 4 bits (nats per trained token)":
+                 "-" if stored.quantized_gap is None else f"{stored.quantized_gap:+.4f}",
              "remark": stored.remark or "-"}
     return card_text(f"{Path(model.path).name}, fine-tuned", facts,
                      json.loads(section.model_dump_json(by_alias=True)))

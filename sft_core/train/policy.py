@@ -30,6 +30,8 @@ from sft_core.model.attention import (
     isolation,
     layers_of,
 )
+from sft_core.model.folder import held_dtype
+from sft_core.model.held import HALVES, narrow
 from sft_core.model.load import LoadedModel, compute_dtype, resolve_device
 from sft_core.model.lora import apply_lora, new_token_modules
 from sft_core.model.proof import Rows, choose_backend
@@ -58,8 +60,8 @@ class Policy(nn.Module):
                  dtype: torch.dtype = torch.float32, kept_as_is: int = 0) -> None:
         """`reference`: where the base of a KL comes from, None without a KL.
 
-        `copy` and `offload` copy the model as it is now, frozen, in the compute dtype; with adapters nothing is copied,
-        `cache` needs no base at all. `kept_as_is`: how many numbers of the model text does not reach.
+        `copy` and `offload` copy the model as it is now, frozen; with adapters nothing is copied, `cache` needs no base
+        at all. `dtype`: of the products. `kept_as_is`: how many numbers of the model text does not reach.
         """
         super().__init__()
         self.kept_as_is = kept_as_is
@@ -70,9 +72,6 @@ class Policy(nn.Module):
         self._offload = reference == "offload"
         if reference in ("copy", "offload") and not self._adapters:
             self.reference = copy.deepcopy(model).eval().requires_grad_(False)
-            if dtype == torch.bfloat16:
-                for parameter in self.reference.parameters():  # not the buffers: a router's bias decides by little
-                    parameter.data = parameter.data.to(dtype)
 
     def compile_layers(self) -> None:
         """Compile every layer of the tuned model, for rows of any length."""
@@ -201,8 +200,12 @@ def make_policy(loaded: LoadedModel, model_section: ModelSection, section: Train
     if section.method == "lora":
         model = apply_lora(model, section.lora, seed, new_token_modules(model) if grown else (),
                            idle_modules(model, idle))
-    return Policy(model, backend=backend, reference=section.kl.reference if section.kl.beta > 0 else None,
-                  dtype=dtype, kept_as_is=kept).place(device)
+    policy = Policy(model, backend=backend, reference=section.kl.reference if section.kl.beta > 0 else None,
+                    dtype=dtype, kept_as_is=kept)
+    held = held_dtype(loaded.folder) if dtype in HALVES else dtype
+    if policy.reference is not None and held in HALVES:
+        narrow(policy.reference, held, loaded.whole)
+    return policy.place(device)
 
 
 def _frozen(head: nn.Module) -> nn.Module:

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from sft_core.config.train import KlSection, TrainSection
 from sft_core.errors import DataError
-from sft_core.model.load import load_model, model_identity
+from sft_core.model.held import load_frozen
+from sft_core.model.load import model_identity
 from sft_core.model.proof import Rows
 from sft_core.progress import progress
 from sft_core.stage import read_json, write_json
@@ -76,7 +77,7 @@ def with_reference(inputs: TrainInputs, section: TrainSection, folder: Path) -> 
         return inputs
     kept = {name: inputs.kept.get(name, folder / name) for name in section.kl.streams}
     stamp = {"base": model_identity(inputs.model, inputs.mirror)["digest"], "data": data_digest(inputs.prepared),
-             "top_k": section.kl.top_k}
+             "top_k": section.kl.top_k, "quantize": section.lora.quantize}
     pulse.at("asking the base", long=True)
     with pulse.first_before_others():
         lacking = [name for name, place in kept.items() if _mark(place) != stamp]
@@ -88,7 +89,7 @@ def with_reference(inputs: TrainInputs, section: TrainSection, folder: Path) -> 
 def _keep_all(inputs: TrainInputs, section: TrainSection, places: Mapping[str, Path], stamp: Mapping[str, Any]) -> None:
     plain = section.model_copy(update={"method": "full", "kl": KlSection()})
     data, template = read_data(inputs, section), served_template(inputs.prepared)
-    loaded = load_model(inputs.model, mirror=inputs.mirror, added=template.added)
+    loaded = load_frozen(inputs.model, mirror=inputs.mirror, added=template.added, quantize=section.lora.quantize)
     policy = make_policy(loaded, inputs.model, plain, inputs.seed, grown=bool(template.added),
                          rows=Rows(inputs.pack, inputs.max_tokens))
     packing = Packing(inputs.max_tokens, inputs.pack, inputs.seed)

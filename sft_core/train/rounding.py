@@ -47,6 +47,7 @@ class Stored:
     loss: float | None  # loss of the folder, read back
     merge_gap: float | None  # adapters: largest difference of a token's log-probability, folder against adapter
     tried: Mapping[str, float | None]  # every form that was read back, with its loss
+    quantized_gap: float | None  # loss minus trained, where those were adapters on a base in 4 bits
     remark: str  # what was lost, and what to do; empty when nothing was
 
 

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from sft_core.config.train import KlSection, TrainSection
 from sft_core.errors import TrainingError
+from sft_core.model.held import held_low, widen
 from sft_core.model.load import LoadedModel, load_model
 from sft_core.model.proof import Rows
 from sft_core.stage import whole_folder
@@ -53,7 +54,8 @@ def save_trained(bench: Workbench, section: TrainSection, weights: Mapping[str, 
                  gain: Gain | None) -> Stored:
     """Write the model folder, and the adapter's, with these trained weights; one process does it for all.
 
-    A model that is sharded or held in 4 bits is not saved as it is: the base is loaded anew, in main memory, and given
+    A base that is held as stored is merged into in float32, in main memory where the device has no room for that. A
+    model that is sharded or held in 4 bits is not saved as it is: the base is loaded anew, in main memory, and given
     the weights. The model of the workbench cannot be trained on afterwards.
 
     Args:
@@ -111,9 +113,11 @@ class _Ready(NamedTuple):
 
 
 def _whole(bench: Workbench, section: TrainSection) -> tuple[LoadedModel, Policy]:
-    """The model that is trained, or one like it where that is in parts or in 4 bits."""
+    """The model that is trained, in float32, or one like it where that is in parts, in 4 bits or has no room."""
     loaded, policy, inputs = bench.loaded, bench.policy, bench.inputs
-    if section.lora.quantize == "none" and not any(isinstance(p, DTensor) for p in policy.model.parameters()):
+    whole = section.lora.quantize == "none" and not any(isinstance(p, DTensor) for p in policy.model.parameters())
+    if whole and (not held_low(policy.model) or _room_for(policy)):
+        widen(policy.model)
         return loaded, policy
     apart = inputs.model.model_copy(update={"device": "cpu", "attention": "auto"})
     loaded = load_model(apart, mirror=inputs.mirror, added=bench.template.added)
@@ -127,8 +131,7 @@ def _read_back(folder: Path, bench: Workbench, section: TrainSection, sample: Ba
     On the device of training where there is room, else on the CPU.
     """
     inputs, policy = bench.inputs, bench.policy
-    size = FLOAT * sum(p.numel() for p in policy.model.parameters())
-    there = policy.device.type == "cpu" or free_bytes(policy.device) > ROOM * size
+    there = _room_for(policy)
     here = inputs.model.model_copy(update={
         "path": str(folder), "revision": None, "precision": str(policy.dtype).removeprefix("torch."),
         **({} if there else {"device": "cpu", "attention": "auto"})})
@@ -147,6 +150,12 @@ def _read_back(folder: Path, bench: Workbench, section: TrainSection, sample: Ba
     return _Read(total / tokens if tokens else math.nan, log_probs)
 
 
+def _room_for(policy: Policy) -> bool:
+    """Whether one more model like this, in float32, has room on its device."""
+    size = FLOAT * sum(p.numel() for p in policy.model.parameters())
+    return policy.device.type == "cpu" or free_bytes(policy.device) > ROOM * size
+
+
 def _stored(form: Form, found: Mapping[Form, _Read], gain: Gain | None, said: Tensor | None,
             section: TrainSection) -> Stored:
     """Raises TrainingError when a merged model that was stored in float32 is not what its adapter is."""
@@ -158,6 +167,7 @@ def _stored(form: Form, found: Mapping[Form, _Read], gain: Gain | None, said: Te
                             "adapter is good, the merged model was not saved")
     return Stored(str(form), gain and gain.base, gain and gain.trained, _finite(read.loss), gap,
                   {str(one): _finite(other.loss) for one, other in found.items()},
+                  _finite(read.loss - gain.trained) if gain and section.lora.quantize != "none" else None,
                   remark(form, read.loss, gain, section.lora.quantize != "none"))
 
 

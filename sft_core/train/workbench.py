@@ -19,6 +19,7 @@ from sft_core.config.data import ModelSection
 from sft_core.config.train import NO_WEIGHT, TrainSection
 from sft_core.errors import ModelError
 from sft_core.model.attention import layers_of
+from sft_core.model.held import load_frozen
 from sft_core.model.load import (
     LoadedModel,
     check_positions,
@@ -114,7 +115,8 @@ def set_up(inputs: TrainInputs, section: TrainSection) -> Workbench:
     data = read_data(inputs, section)
     template = served_template(inputs.prepared)
     device = resolve_device(inputs.model)
-    loaded = load_model(inputs.model, mirror=inputs.mirror, added=template.added, quantize=section.lora.quantize)
+    loaded = (load_model(inputs.model, mirror=inputs.mirror, added=template.added) if section.method == "full" else
+              load_frozen(inputs.model, mirror=inputs.mirror, added=template.added, quantize=section.lora.quantize))
     for stream in (data.course.sft, data.validation, data.course.replay):
         _check_ids(loaded, stream.examples if stream else ())
     # Precision and placement stay here: an Accelerator's are shared by the whole process and cannot be changed later.

@@ -33,6 +33,7 @@ from sft_core.config.data import ModelSection
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.train import TrainSection
 from sft_core.errors import Interrupted, ModelError, TrainingError
+from sft_core.model import held
 from sft_core.model.attention import layers_of
 from sft_core.train import launch, saving, step, workbench
 from sft_core.train.finish import TrainReport
@@ -68,8 +69,8 @@ def float64(monkeypatch: pytest.MonkeyPatch) -> None:
         loaded.model.double()
         return loaded._replace(dtype=torch.float64)
 
-    monkeypatch.setattr(workbench, "load_model", exactly)
-    monkeypatch.setattr(saving, "load_model", exactly)
+    for room in (workbench, saving, held):
+        monkeypatch.setattr(room, "load_model", exactly)
 
 
 def _in_two(work: Callable[[int], None]) -> list[int | None]:
@@ -190,7 +191,7 @@ def test_sharded_each_holds_its_part(shard: str, train_inputs: TrainInputs, trai
 @pytest.mark.parametrize(("shard", "told"), [("none", "got no gradient in step 1"), ("fsdp", "first: .*idle_proj")])
 def test_a_parameter_without_gradient_is_told(shard: str, told: str, train_inputs: TrainInputs, train_section: Section,
                                               tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    load = workbench.load_model
+    load = workbench.load_frozen
 
     def with_idle_module(*args: Any, **kwargs: Any) -> Any:
         loaded = load(*args, **kwargs)
@@ -204,7 +205,7 @@ def test_a_parameter_without_gradient_is_told(shard: str, told: str, train_input
         with pytest.raises(TrainingError, match=told + "(.|\n)*modules_to_save"):
             train(train_inputs, section, tmp_path)
 
-    monkeypatch.setattr(workbench, "load_model", with_idle_module)
+    monkeypatch.setattr(workbench, "load_frozen", with_idle_module)
     assert _in_two(work) == [0, 0]
 
 

@@ -165,7 +165,8 @@ def test_without_held_out_rows_nothing_is_measured_and_nothing_taken_back(
     for name in ("train.parquet", "template.json"):
         (data / name).write_bytes((low_inputs.prepared / name).read_bytes())
     report = train(replace(low_inputs, prepared=data), train_section(**SMALL), tmp_path / "run")
-    assert report.stored == Stored("bfloat16, stochastic", None, None, None, None, {"bfloat16, stochastic": None}, "")
+    form = "bfloat16, stochastic"
+    assert report.stored == Stored(form, None, None, None, None, {form: None}, None, "")
     assert report.validation == ()
     whole = train(replace(low_inputs, prepared=data), train_section(save_dtype="float32", **SMALL), tmp_path / "whole")
     mine, its = (load_file(one.model_folder / "model.safetensors") for one in (report, whole))
