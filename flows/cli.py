@@ -22,6 +22,7 @@ from infra.databases import check_driver, is_sql
 from infra.output import keep_writing
 from infra.servers import ensure_prefect
 from infra.settings import Settings, prepare_environment, read_settings
+from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.file import LoadedConfig, load
 from sft_core.errors import ConfigError
 from sft_core.stopping import stop_on_signals
@@ -102,19 +103,34 @@ def begin() -> Settings:
 
 
 def checked(path: Path, overrides: list[str], settings: Settings) -> LoadedConfig:
-    """The configuration, once it is known that it is valid and its databases have their drivers.
+    """The configuration, once it is known that it is valid and that all it needs is here: drivers of its databases,
+    packages, data of its suites, its judge.
 
     Raises:
-        ConfigError: with what is wrong.
+        ConfigError: with all that is wrong.
     """
+    from tasks.mirror import mirrored
+    from tasks.needs import check_needs, run_lacks
+    from tasks.stages import Workspace
+
     loaded = load(path, overrides)
-    tracking, search = loaded.config.tracking.uri or settings.mlflow_uri, loaded.config.search
-    storage = search and (search.storage or settings.study_storage)
-    if is_sql(tracking):
-        check_driver("tracking.uri or MLFLOW_TRACKING_URI", tracking)
-    if storage:
-        check_driver("search.storage or SFT_STUDY_STORAGE", storage)
+    place = mirrored(Workspace(settings.workspace, settings.mirror), loaded.config.data.mirror)
+    check_needs([*_lacking_drivers(loaded.config, settings), *run_lacks(loaded.config, place)])
     return loaded
+
+
+def _lacking_drivers(config: ExperimentConfig, settings: Settings) -> list[str]:
+    tracking, search = config.tracking.uri or settings.mlflow_uri, config.search
+    asked = [("tracking.uri or MLFLOW_TRACKING_URI", tracking)] if is_sql(tracking) else []
+    if storage := search and (search.storage or settings.study_storage):
+        asked.append(("search.storage or SFT_STUDY_STORAGE", storage))
+    found = []
+    for setting, url in asked:
+        try:
+            check_driver(setting, url)
+        except ConfigError as error:
+            found.append(str(error))
+    return found
 
 
 @app.command()

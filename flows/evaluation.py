@@ -15,6 +15,7 @@ from sft_core.config.file import load
 from sft_core.errors import ConfigError, DataError, EvalError
 from tasks.evaluate import Against, Subject, alike, check_loaded, evaluate, floors, named
 from tasks.mirror import asked_mirror
+from tasks.needs import check_needs, evaluation_lacks
 from tasks.prepare import prepare, prepared_stage
 from tasks.runs import Beside, joined, results_of
 from tasks.show import Wanted, check_answered, page, rejected_rows, remarks, shown_rows
@@ -49,6 +50,7 @@ def run_evaluation(
     place = asked_mirror(workspace(), mirror)
     if shown.html and against is None:
         raise ConfigError("--html writes a comparison; say with --against what to compare with")
+    check_needs(evaluation_lacks(section, place))
     check_loaded(model, against)
     tuned = named(model, template, section, place, connect)
     if against is None:
@@ -101,6 +103,7 @@ def run_comparison(
         (name_a, a, of_a), (name_b, b, of_b) = (results_of(one, place, tracker) for one in (first.path, second))
         beside = joined(of_a, of_b)
     else:
+        check_needs(evaluation_lacks(section, place))
         sides = [named(one, "auto", section, place, connect) for one in (first, like(first, second))]
         _name_only(gate, section.names)
         a, b, floor = paired(*alike(*sides), section, place, gate)

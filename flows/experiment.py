@@ -22,6 +22,7 @@ from tasks.evaluate import Against, base_subject, evaluate, floors, tuned_subjec
 from tasks.experiment import open_experiment
 from tasks.judge import judged
 from tasks.mirror import mirrored
+from tasks.needs import check_needs, run_lacks
 from tasks.parity import certificate
 from tasks.plan import tell_plan
 from tasks.prepare import prepare
@@ -93,6 +94,7 @@ def sft_experiment(
 def experiment(loaded: LoadedConfig, place: Workspace, tracker: Tracker, parent_run_id: str | None) -> dict[str, Any]:
     """The stages of one experiment; returns the summary that is also in the run folder."""
     config = loaded.config
+    check_needs(run_lacks(config, place))
     prepared = prepare(config, place)
     with open_experiment(loaded, prepared, place, tracker, parent_run_id) as run:
         tell_plan(config, prepared, place)

@@ -19,6 +19,7 @@ from sft_core.errors import RegressionFound
 from sft_core.names import check_name
 from tasks.evaluate import evaluate, folder_subject
 from tasks.mirror import mirrored
+from tasks.needs import check_needs, evaluation_lacks
 from tasks.runs import find
 from tasks.stages import Workspace
 from tasks.verdict import reach_verdict, regressions
@@ -76,6 +77,7 @@ def _compared(asked: Champion, margin: float, place: Workspace, tracker: Tracker
     now = datetime.now(UTC).isoformat(timespec="seconds")
     config = stored.config().config
     place = mirrored(place, config.data.mirror)
+    check_needs(evaluation_lacks(config.eval, place))
     before = stored.results("tuned")
     after = evaluate(folder_subject("champion", champion.folder, config.model), config.eval, place, occasion=now)
     verdict = reach_verdict(before, after, GateSection(max_tax=margin))

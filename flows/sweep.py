@@ -30,6 +30,7 @@ from sft_core.errors import (
     TemplateError,
     TrainingError,
 )
+from tasks.needs import check_needs, run_lacks
 from tasks.plan import tell_plan
 from tasks.prepare import prepare
 from tasks.stages import Workspace
@@ -62,6 +63,7 @@ def sft_sweep(config: str = "flows/configs/sweep.yaml", trials: int | None = Non
     loaded = load(Path(config), overrides or [])
     search, place = _search(loaded.config, Path(config)), workspace(loaded.config)
     storage = search.storage or read_settings().study_storage
+    check_needs(run_lacks(loaded.config, place))
     with (around(place.root, lambda: connect(loaded.config.tracking)) as tracker,
           closing(open_study(plan_of(loaded.config, search), place.root, storage)) as study):
         orphans = study.reconcile()

@@ -3,6 +3,7 @@
 stages.py      the workspace; look at the mark, then make
 mirror.py      local folders that stand for the hub
 pace.py        how fast earlier runs of a model went on this machine, and how fast a new one will
+needs.py       what a run needs besides its configuration
 prepare.py     the stage prepare
 plan.py        what a run will do, take and find out, before it starts
 evaluate.py    the stage evaluate, of base, tuned model or anything else

@@ -13,7 +13,7 @@ from eval_suites.judge.human import Sheet, as_csv, as_html, between_raters, labe
 from eval_suites.judge.pairwise import judge_pairs
 from eval_suites.judge.single import judge_single
 from eval_suites.judge.summary import WinRate, win_rate
-from eval_suites.judge.talk import Judge, judge_at
+from eval_suites.judge.talk import OPEN_ENDED, Judge, judge_at
 from eval_suites.results import SuiteResult, read_results, write_results
 from infra.contract import Tracker
 from infra.settings import secret
@@ -26,7 +26,6 @@ from tasks.stages import Workspace
 
 Results = Mapping[str, SuiteResult]
 log = logging.getLogger("sft")
-SCORER = "eval_suites.judge.talk:keep_open"
 
 
 class Judged(NamedTuple):
@@ -110,7 +109,7 @@ def asked_at(section: JudgeSection, place: Workspace) -> tuple[Endpoint, Judge]:
 
 def open_ended(base: Results, tuned: Results) -> list[str]:
     """The suites of both whose answers only a judge can score."""
-    return [name for name in base if name in tuned and base[name].protocol["suite"]["scorer"] == SCORER]
+    return [name for name in base if name in tuned and base[name].protocol["suite"]["scorer"] == OPEN_ENDED]
 
 
 def results_at(reference: str, place: Workspace, tracker: Tracker) -> dict[str, SuiteResult]:

@@ -1,5 +1,6 @@
 """One model through several suites.
 
+needs.py      what suites need besides a model
 run.py        all suites of an evaluation
 respondent.py a model ready to be asked
 expected.py   how many items a suite will ask, before any model is loaded

@@ -62,6 +62,10 @@ def _said(reply: Reply | EndpointError, max_tokens: int) -> str | Exception:
     return reply.text
 
 
+OPEN_ENDED = "eval_suites.judge.talk:keep_open"
+"""The scorer of suites whose answers only a judge, or people, can score."""
+
+
 def keep_open(expect: Expect, answer: str) -> Score:
     """Scorer of open-ended suites: keeps the answer, which only a judge can score."""
     return Score(None, {"answered": float(bool(answer.strip()))}, "not judged yet: see `sft judge` and `sft human`")

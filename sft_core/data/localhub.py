@@ -11,6 +11,42 @@ from pathlib import Path
 
 from sft_core.stage import fingerprint
 
+HUB_TIMEOUT_S = 10.0
+"""How long the hub may take to say that it is there."""
+
+
+def why_absent(hub_id: str, mirror: Path | None) -> str | None:
+    """Why a data set cannot be read on this machine; None where it is in the mirror, kept from an earlier download, or
+    the hub has it."""
+    from datasets import config
+
+    if mirror is not None and (mirror / hub_id).is_dir():
+        return None
+    if (Path(config.HF_DATASETS_CACHE) / hub_id.replace("/", "___")).is_dir():
+        return None
+    from huggingface_hub.errors import OfflineModeIsEnabled
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the library's own choice of client
+
+    try:
+        knock(hub_id)
+    except OfflineModeIsEnabled:
+        return "HF_HUB_OFFLINE is set, and no earlier download is kept"
+    except (OSError, ValueError, httpx.HTTPError) as error:
+        return f"the hub does not give it ({' '.join(str(error).split())[:200]})"
+    return None
+
+
+def knock(hub_id: str) -> None:
+    """Ask the hub once for a data set: `datasets` itself would try for half a minute before it says no.
+
+    Raises:
+        OSError, ValueError, httpx.HTTPError: the hub cannot be reached, is not to be (OfflineModeIsEnabled), or does
+            not know it.
+    """
+    from huggingface_hub import HfApi
+
+    HfApi().dataset_info(hub_id, timeout=HUB_TIMEOUT_S)
+
 
 def stamp(folder: Path) -> str:
     """Moves with the folder's place and with names, sizes and times of change of its files; reads none of them."""

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -16,13 +17,11 @@ from typing import NamedTuple
 from sft_core.config.data import SourceSection
 from sft_core.conversation import Origin, Rejected, Row
 from sft_core.data.columnar import Told, rows_of
-from sft_core.data.localhub import named_by_content
+from sft_core.data.localhub import knock, named_by_content
 from sft_core.data.readers import READERS, kind_of, read_file
 from sft_core.errors import DataError
 from sft_core.stopping import check
 
-HUB_TIMEOUT_S = 10.0
-"""How long the hub may take to say that it is there."""
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SAVED = ("state.json", "dataset_dict.json")  # what `Dataset.save_to_disk` leaves
 
@@ -139,11 +138,13 @@ def _hub_rows(source: SourceSection, hub: Hub) -> Iterator[Told]:
     """Rows as Arrow keeps them: the library's own rows no longer show which nulls were filled in."""
     import datasets
     import pyarrow as pa
+    from huggingface_hub.errors import OfflineModeIsEnabled
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the library's own choice of client
 
     try:
         if not hub.local:
-            _knock(hub.place)
+            with suppress(OfflineModeIsEnabled):  # `datasets` then looks into its cache, at once
+                knock(hub.place)
         found = datasets.load_dataset(hub.place, source.subset, split=source.split, streaming=source.streaming,
                                       revision=source.revision)
         for table in found.with_format("arrow").iter(batch_size=256):
@@ -154,14 +155,3 @@ def _hub_rows(source: SourceSection, hub: Hub) -> Iterator[Told]:
             f"cannot load {hub.shown} (split {source.split}, subset {source.subset}): {error}; check the name, split, "
             "subset and network, or give a local file or folder, or set SFT_MIRROR to a folder that holds "
             f"{hub.shown}/. With HF_HUB_OFFLINE=1 an earlier download is used") from error
-
-
-def _knock(hub_id: str) -> None:
-    """Ask the hub once for the data set: `datasets` itself would try for half a minute before it says no."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import OfflineModeIsEnabled
-
-    try:
-        HfApi().dataset_info(hub_id, timeout=HUB_TIMEOUT_S)
-    except OfflineModeIsEnabled:
-        return  # `datasets` then looks into its cache, at once

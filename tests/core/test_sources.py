@@ -208,6 +208,6 @@ class TestDigest:
             source = SourceSection(path="org/name", **section)
             return source_digest(source, scratch=tmp_path, mirror=None)
 
-        monkeypatch.setattr("sft_core.data.sources._knock", lambda _: None)
+        monkeypatch.setattr("sft_core.data.sources.knock", lambda _: None)
         assert digest(1) == digest(1) != digest(1, 2) != digest(1, 3)
         assert digest(1, 2, limit=1) == digest(1)

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from eval_suites.judge.talk import OPEN_ENDED
 from eval_suites.results import ItemResult, SuiteResult, write_results
 from sft_core.config.evaluate import EndpointSection, JudgeSection
-from tasks.judge import SCORER, export_sheets, judged
+from tasks.judge import export_sheets, judged
 from tasks.stages import Workspace
 
 spec = importlib.util.spec_from_file_location("fake_server", Path(__file__).with_name("fake_server.py"))
@@ -35,7 +36,7 @@ def results(text: str) -> SuiteResult:
     items = tuple(ItemResult("open_ended", "t", f"i{n}", f"i{n}", None, {"answered": 1.0}, "q",
                              json.dumps([f"{text} {n}", "more"]), json.dumps({"questions": ["q", "r"]}), "", f"a{n}")
                   for n in range(6))
-    return SuiteResult("open_ended", "alignment", {"suite": {"scorer": SCORER}}, items, 1.0)
+    return SuiteResult("open_ended", "alignment", {"suite": {"scorer": OPEN_ENDED}}, items, 1.0)
 
 
 def folder(at: Path, text: str) -> str:

@@ -282,7 +282,7 @@ def test_what_ifeval_lacks_is_named(tmp_path: Path, mirror: Path, capsys: pytest
             pytest.raises(EvalError, match=r"ifeval needs langdetect; install.*\[ifeval\]"):
         opened()
     with mock.patch.object(nltk.data, "path", [str(tmp_path)]), \
-            mock.patch.object(nltk, "download", side_effect=lambda *_, **__: print("no host", file=sys.stderr)), \
+            mock.patch.object(nltk, "download", lambda *_, **how: print("no host", file=how["print_error_to"])), \
             pytest.raises(EvalError, match="punkt_tab.*NLTK_DATA"):
         opened()
     assert capsys.readouterr().err == ""
