@@ -55,6 +55,8 @@ class SourceSection(Section):
     """Read at most this many rows."""
     weight: Annotated[float, Field(gt=0.0)] = 1.0
     """Weight of this source's trained tokens in the loss."""
+    may_be_empty: bool = False
+    """Go on where none of its rows becomes an example; off: the run stops there."""
 
 
 class DuplicatesSection(Section):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +20,11 @@ from sft_core.errors import DataError
 from sft_core.stopping import check
 
 log = logging.getLogger("sft")
+
+
+def tallied(rejected: Iterable[Rejected]) -> str:
+    """Why rows are not used and how many, most first; empty where all are."""
+    return ", ".join(f"{why} {number}" for why, number in Counter(str(one.why) for one in rejected).most_common())
 
 
 class Intake(NamedTuple):
@@ -45,8 +50,9 @@ def take_in(sources: Sequence[SourceSection], scratch: Path, mirror: Path | None
         if not taken.rows[name]:
             raise DataError(f"{source.path} holds no rows; take it out of data.sources, or correct its path or split")
         taken.formats[name] = tuple(dict.fromkeys(found))
-        log.info("%s: %d rows read as %s, %d of them cannot be used", name, taken.rows[name],
-                 ", ".join(taken.formats[name]), len(taken.rejected) - before)
+        said = tallied(taken.rejected[before:])
+        log.info("%s: %d rows read as %s%s", name, taken.rows[name], ", ".join(taken.formats[name]),
+                 f"; {len(taken.rejected) - before} of them are not used: {said}" if said else "")
         _warn_of_nulls(name, taken)
     return taken
 

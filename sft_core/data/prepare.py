@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -20,7 +21,7 @@ from sft_core.data.curate import dedupe
 from sft_core.data.curate.decontaminate import EvalItem, ItemIndex, contaminated, decontaminate, ids_by_suite
 from sft_core.data.curate.words import texts
 from sft_core.data.formats import to_text
-from sft_core.data.intake import Intake, take_in
+from sft_core.data.intake import Intake, take_in, tallied
 from sft_core.data.ledger import Ledger, SourceCount, Split, Totals
 from sft_core.data.mixture import split
 from sft_core.data.show import spans_of
@@ -34,6 +35,7 @@ from sft_core.templates.render import IGNORE, Example, Renderer, pieces, render_
 from sft_core.templates.template import Template
 from sft_core.templates.truncate import Fitted, fit
 
+log = logging.getLogger("sft")
 SAMPLES = 20
 """Examples shown in `sample.jsonl`."""
 
@@ -94,6 +96,7 @@ def prepare(  # noqa: PLR0913  (the inputs of a stage, all by keyword)
     kept, curated = _curate(read.conversations, data, items)
     rendered = _render(kept, renderer, data)
     rejected = [*read.rejected, *curated, *rendered.rejected]
+    _tell(read, rejected, len(read.rejected))
     halves = split([c for c in kept if c.origin in rendered.fitted], data.validation_share, seed)
     train, validation = ([rendered.fitted[c.origin] for c in half] for half in halves)
     dropped = data.decontaminate == "drop"
@@ -109,6 +112,7 @@ def prepare(  # noqa: PLR0913  (the inputs of a stage, all by keyword)
     write_json(out / "contaminated.json", ids_by_suite([*trained_on, *replayed.found]))
     _write_samples(out / "sample.jsonl", examples["train"][:SAMPLES], tokenizer)
     _check(ledger, data, rejected, out)
+    _check_sources([*zip(data.sources, ledger.sources, strict=True), *zip(replay, ledger.replay, strict=True)], out)
     return ledger
 
 
@@ -170,6 +174,16 @@ def _render(conversations: Sequence[Conversation], renderer: Renderer, data: Dat
                 rendered.fitted[conversation.origin] = found
             bar.advance()
     return rendered
+
+
+def _tell(read: Intake, rejected: Sequence[Rejected], no_conversations: int) -> None:
+    """Say per source what curation and rendering left out, with reasons, while there is time to look."""
+    for name, rows in read.rows.items():
+        mine = [one for one in rejected[no_conversations:] if one.origin.source == name]
+        left = rows - sum(one.origin.source == name for one in rejected)
+        if mine:
+            log.log(logging.INFO if left else logging.WARNING, "%s: %d of %d rows become examples; left out: %s; the "
+                    "first: %s: %s", name, left, rows, tallied(mine), mine[0].origin, mine[0].detail)
 
 
 def _replay(sources: Sequence[SourceSection], tokenizer: PreTrainedTokenizerBase, max_tokens: int, look: _Look,
@@ -263,6 +277,16 @@ def _check(ledger: Ledger, data: DataSection, rejected: Sequence[Rejected], out:
                         f"validation {sum(c.validation for c in ledger.sources)}; {where}")
     if ledger.replay and not sum(c.tokens for c in ledger.replay):
         raise DataError(f"the replay sources hold no text; {where}")
+
+
+def _check_sources(counts: Sequence[tuple[SourceSection, SourceCount]], out: Path) -> None:
+    """A source that gives nothing is a mistake until its section says otherwise."""
+    for source, count in counts:
+        if not count.examples and not source.may_be_empty:
+            raise DataError(f"the source {count.source} gives no example: of {count.read} rows read {count.kept} are "
+                            f"kept, and left out are {_listed(count.rejected)}; `sft data show CONFIG --rejected` lists "
+                            f"them ({out / 'rejected.parquet'}); correct it, take it out, or set may_be_empty: true "
+                            "there")
 
 
 def _listed(reasons: Mapping[str, int]) -> str:

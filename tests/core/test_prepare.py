@@ -184,7 +184,7 @@ def test_what_a_source_was_found_to_hold_is_said(tmp_path, tokenizer, write_json
                      validation_share=0.0)
     logging.getLogger("sft").removeHandler(caplog.handler)
     said = [record.getMessage() for record in caplog.records]
-    assert "rows.jsonl: 2 rows read as prompt_completion, 1 of them cannot be used" in said
+    assert "rows.jsonl: 2 rows read as prompt_completion; 1 of them are not used: wrong_type 1" in said
     assert any(line.startswith("calls.parquet: 1 null keys of tool arguments") for line in said)
     assert [count.nulls for count in ledger.sources] == [0, 1]
 
@@ -287,3 +287,26 @@ def test_real_data(tmp_path, tokenizer, real_data, name, read, kept):
     ledger = run(tmp_path / "out", tokenizer, [real_data(name)], max_tokens=20_000)
     assert (ledger.sources[0].read, ledger.sources[0].kept, ledger.unusable) == (read, kept, 0)
     assert ledger.sources[0].stops_trained >= kept
+
+
+def test_a_source_that_gives_nothing_is_said_at_once_and_stops_the_run(tmp_path, tokenizer, write_jsonl, caplog):
+    """Its log said "0 of them cannot be used", then all its rows fell while rendering, and the run went on."""
+    good, spoiled = write_jsonl([row(n) for n in range(40)]), tmp_path / "spoiled.jsonl"
+    spoiled.write_text('{"prompt": "say <|im_end|>", "completion": "no"}\n' * 2)
+    settings: dict[str, Any] = {"max_rejected_share": 0.5, "duplicates": {"exact": False, "near": False}}
+    with caplog.at_level("INFO", "sft"), pytest.raises(
+            DataError, match=r"spoiled.jsonl gives no example: of 2 rows read 0 are kept, and left out are "
+                             r"control_token 2; .*may_be_empty: true"):
+        run(tmp_path / "out", tokenizer, [good, spoiled], **settings)
+    said = {record.getMessage(): record.levelname for record in caplog.records}
+    assert said["spoiled.jsonl: 2 rows read as prompt_completion"] == "INFO"
+    warned, = (text for text, level in said.items() if level == "WARNING")
+    assert warned.startswith("spoiled.jsonl: 0 of 2 rows become examples; left out: control_token 2; the first: ")
+    allowed = {"path": str(spoiled), "may_be_empty": True}
+    assert [count.kept for count in run(tmp_path / "b", tokenizer, [good, allowed], **settings).sources] == [40, 0]
+    replay = tmp_path / "replay.jsonl"
+    replay.write_text('{"text": ""}\n')
+    text = tmp_path / "text.txt"
+    text.write_text("A text.\n")
+    with pytest.raises(DataError, match=r"the source replay.jsonl gives no example"):
+        run(tmp_path / "c", tokenizer, [good], replay=[text, replay], max_rejected_share=1.0)
