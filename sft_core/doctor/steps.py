@@ -114,6 +114,11 @@ def merged_as_adapter(bench: Workbench, section: TrainSection) -> Seen:
         return Seen("skipped", "train.method is full: there is no adapter")
     if section.lora.quantize != "none":
         return Seen("skipped", "the base is held in 4 bits; training merges into the whole base and checks that")
+    with bench.policy.in_float32():
+        return _merged_as_adapter(bench)
+
+
+def _merged_as_adapter(bench: Workbench) -> Seen:
     micro = bench.policy.micro(bench.micro(bench.course.sft, bench.course.sft.rows[:1]).batch)
     model: Any = bench.policy.model.eval()
     widen(model)

@@ -6,6 +6,7 @@ gguf.py       a GGUF file → a model folder
 held.py       frozen weights as their folder holds them
 noise.py      what the base drops or shakes at random by its own config
 lora.py       adapters around the base
+sending.py    tensors to the device without a wait
 segments.py   attention over a line of examples without padding
 attention.py  ways to keep the examples of a batch apart
 proof.py      proof on the model itself that one does; which one is taken

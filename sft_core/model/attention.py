@@ -27,15 +27,18 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sft_core.errors import ModelError
-from sft_core.model.segments import Line, line_of, register
+from sft_core.model.segments import Ends, Line, line_of, register
+from sft_core.model.sending import sent
 
 Backend = Literal["segments", "varlen", "flash", "mask"]
-Mask = Tensor | dict[str, Tensor] | Line | None
+Mask = Tensor | dict[str, Tensor] | Line | Ends | None
 """None: nothing to keep apart, every row holds one example."""
 
 NAMES: dict[Backend, str] = {"segments": "sft_segments", "varlen": "sft_varlen", "flash": "flash_attention_2",
                              "mask": "sdpa"}
 """The backends as transformers knows them."""
+HALF_ONLY: tuple[Backend, ...] = ("varlen", "flash")
+"""Those whose kernel refuses float32; CUDA only."""
 CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 FACTORS = ("logit_scale", "lm_head_multiplier")
 """What configs call the cap of the logits and factors on them."""
@@ -138,7 +141,7 @@ def hidden_of(model: nn.Module, ids: Tensor, positions: Tensor, mask: Mask) -> T
     """Final hidden states [rows, tokens, hidden]: what the LM head reads. No logits are made."""
     how: dict[str, Any] = {}
     if mask is not None:
-        how = mask.arguments() if isinstance(mask, Line) else {"attention_mask": mask}
+        how = mask.arguments() if isinstance(mask, Line | Ends) else {"attention_mask": mask}
         how["position_ids"] = positions
     hidden: Tensor = decoder_of(model)(input_ids=ids, use_cache=False, **how).last_hidden_state
     return hidden
@@ -158,7 +161,7 @@ def isolation(model: nn.Module, backend: Backend, segments: Tensor, device: torc
     """
     if backend != "mask":
         return line_of(segments, device, backend == "segments")
-    return masks_for(model, segments.to(device, non_blocking=True)) if int(segments.max()) > 1 else None
+    return masks_for(model, sent(segments, device)) if int(segments.max()) > 1 else None
 
 
 def own_attention(model: Any) -> str:
@@ -179,7 +182,7 @@ def switch(model: Any, backend: Backend, device: torch.device) -> None:
     """
     if backend not in get_args(Backend):
         raise ModelError(f"model.attention: {backend!r} is not one of auto, {', '.join(get_args(Backend))}")
-    if backend in ("varlen", "flash") and device.type != "cuda":
+    if backend in HALF_ONLY and device.type != "cuda":
         raise ModelError(f"model.attention: {backend} needs CUDA and this run is on {device.type}; use auto")
     if backend == "flash" and find_spec("flash_attn") is None:
         raise ModelError("model.attention: flash needs the package flash-attn (pip install flash-attn); or use varlen")

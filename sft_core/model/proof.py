@@ -134,11 +134,11 @@ def _not_apart(model: Any, backend: Backend, dtype: torch.dtype, rows: Rows) -> 
 
 @torch.no_grad()
 def _not_the_same(model: Any, backend: Backend, dtype: torch.dtype, rows: Rows) -> str:
-    # varlen knows half precision only. `segments` takes the same arguments from the model, in float32 too.
-    way: Backend = "segments" if backend == "varlen" else backend
     reach = _reach(model.config.get_text_config(), rows.longest)
     tokens = min(reach + PROOF_TOKENS, positions_of(model.config) or reach + PROOF_TOKENS)
-    full = not in_4_bits(model) and way != "flash"
+    full = not in_4_bits(model) and backend != "flash"
+    # varlen knows half precision only. `segments` is told by the model just as it is, in float32 too.
+    way: Backend = "segments" if backend == "varlen" and full else backend
     ids = some_ids(model, tokens)[None]
     with AsFloat32() if full else _products_in(model, dtype):
         with attending(model, own_attention(model)):

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface
+
+from sft_core.model.sending import sent
 
 LONG = {torch.bfloat16: 768, torch.float16: 768, torch.float64: 768}
 """Longest segment for which grouped products are faster than torch's kernel (`python -m bench.kernels`); in float32
@@ -26,6 +27,7 @@ GROUP_TOKENS = 4096
 KNOWN = {"dropout", "scaling", "sliding_window", "is_causal", "line", "position_ids", "use_cache", "cache_position",
          "output_attentions", "output_hidden_states", "return_dict", "past_key_values", "logits_to_keep"}
 """Arguments of an attention call that are honoured or change nothing here; any other one that is set is refused."""
+UNHEARD = "the model does not hand arguments through to its attention"
 
 
 class Group(NamedTuple):
@@ -38,34 +40,43 @@ class Group(NamedTuple):
 
 
 class Line(NamedTuple):
-    """How a line of tokens is divided."""
+    """How a line of tokens is divided, for attention by hand."""
 
     lengths: tuple[int, ...]
-    ends: Tensor  # [segments + 1] int32 on the device: 0 and the ends of the segments, in tokens
-    by_hand: bool  # CPU: grouped dense products
 
     def arguments(self) -> dict[str, Any]:
         """What a decoder is called with so that its attention finds the line."""
-        longest = max(self.lengths)
-        return {"attention_mask": None, "line": self} if self.by_hand else {
-            "attention_mask": None, "line": self, "cu_seq_lens_q": self.ends, "cu_seq_lens_k": self.ends,
-            "max_length_q": longest, "max_length_k": longest}
+        return {"attention_mask": None, "line": self}
+
+
+class Ends(NamedTuple):
+    """How a line of tokens is divided, for a kernel. No list: compiled layers would be made anew for each content."""
+
+    ends: Tensor  # [segments + 1] int32 on the device: 0 and the ends of the segments, in tokens
+    longest: int  # tokens
+
+    def arguments(self) -> dict[str, Any]:
+        """What a decoder is called with so that its attention finds the line, by transformers' own names."""
+        return {"attention_mask": None, "cu_seq_lens_q": self.ends, "cu_seq_lens_k": self.ends,
+                "max_length_q": self.longest, "max_length_k": self.longest}
 
 
 def register() -> None:
-    """Make both ways known to transformers; asked again, nothing happens."""
+    """Make both ways known to transformers; asked again, nothing happens.
+
+    Without a function that makes masks for them transformers makes none; with one it would look at the positions first,
+    and the host wait for the device (`masking_utils.find_packed_sequence_indices`).
+    """
     AttentionInterface.register("sft_segments", segment_attention)
     AttentionInterface.register("sft_varlen", varlen_attention)
-    for name in ("sft_segments", "sft_varlen"):
-        AttentionMaskInterface.register(name, _no_mask)
 
 
-def line_of(segments: Tensor, device: torch.device, by_hand: bool) -> Line:
+def line_of(segments: Tensor, device: torch.device, by_hand: bool) -> Line | Ends:
     """The line of one row of segment numbers [1, tokens] without padding, on the CPU."""
     _, counts = torch.unique_consecutive(segments.reshape(-1), return_counts=True)
-    lengths = tuple(counts.tolist())
-    ends = F.pad(counts.cumsum(0), (1, 0)).to(device, torch.int32, non_blocking=True)
-    return Line(lengths, ends, by_hand)
+    if by_hand:
+        return Line(tuple(counts.tolist()))
+    return Ends(sent(F.pad(counts.cumsum(0), (1, 0)).int(), device), int(counts.max()))
 
 
 def flatten(segments: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,7 +101,10 @@ def segment_attention(module: Any, query: Tensor, key: Tensor, value: Tensor, at
     Raises:
         NotImplementedError: the model asks for something that is not done here (soft-capping, sinks, a bias).
     """
-    line = _line(call, attention_mask)
+    _refuse_more(call, attention_mask)
+    line = call.get("line")
+    if not isinstance(line, Line):
+        raise NotImplementedError(UNHEARD)
     device = query.device.type
     if torch.is_autocast_enabled(device):  # as for torch's own kernel; rotary positions leave float32 behind
         query, key, value = (x.to(torch.get_autocast_dtype(device)) for x in (query, key, value))
@@ -117,14 +131,18 @@ def varlen_attention(module: Any, query: Tensor, key: Tensor, value: Tensor, att
     """
     from torch.nn.attention.varlen import varlen_attn
 
-    line = _line(call, attention_mask)
+    _refuse_more(call, attention_mask)
+    ends, longest = call.get("cu_seq_lens_q"), call.get("max_length_q")
+    if ends is None or longest is None:
+        raise NotImplementedError(UNHEARD)
     if (call.get("dropout") or 0.0) and module.training:
         raise NotImplementedError("attention dropout")
-    if torch.is_autocast_enabled("cuda"):
-        query, key, value = (x.to(torch.get_autocast_dtype("cuda")) for x in (query, key, value))
-    window, longest = call.get("sliding_window"), max(line.lengths)
+    device = query.device.type
+    if torch.is_autocast_enabled(device):
+        query, key, value = (x.to(torch.get_autocast_dtype(device)) for x in (query, key, value))
+    window = call.get("sliding_window")
     q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
-    out = varlen_attn(q, k, v, line.ends, line.ends, longest, longest, scale=call.get("scaling"),
+    out = varlen_attn(q, k, v, ends, ends, longest, longest, scale=call.get("scaling"),
                       window_size=(-1 if window is None else window - 1, 0), enable_gqa=q.shape[1] != k.shape[1])
     assert isinstance(out, Tensor), "the kernel returns more than the output only on request"
     return out[None], None
@@ -214,14 +232,10 @@ def _join(short: Tensor | None, parts: list[tuple[int, Tensor]], tokens: int) ->
     return torch.cat(pieces, 1)
 
 
-def _line(call: dict[str, Any], attention_mask: Tensor | None) -> Line:
+def _refuse_more(call: dict[str, Any], attention_mask: Tensor | None) -> None:
     other = sorted(k for k, v in call.items() if v is not None and k not in KNOWN and not k.startswith(("cu_", "max_")))
     if attention_mask is not None or other:
         raise NotImplementedError(f"attention with {', '.join(other) or 'a mask'}")
-    line = call.get("line")
-    if not isinstance(line, Line):
-        raise NotImplementedError("the model does not hand arguments through to its attention")
-    return line
 
 
 def _gather(x: Tensor, group: Group) -> Tensor:
@@ -259,7 +273,3 @@ def _bias(tokens: int, window: int | None, dtype: torch.dtype) -> Tensor:
     distance = torch.arange(tokens)[:, None] - torch.arange(tokens)[None, :]
     allowed = (distance >= 0) if window is None else (distance >= 0) & (distance < window)
     return torch.zeros(1, tokens, tokens, dtype=dtype).masked_fill_(~allowed, -torch.inf)
-
-
-def _no_mask(*_: Any, **__: Any) -> None:
-    """Tells transformers to build no mask for these ways."""

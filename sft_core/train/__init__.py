@@ -12,6 +12,7 @@ memory.py      memory and disk that a run will take, forecast
 outlook.py     what a run will do and take, before its first step
 advice.py      what hardly anybody wants of a run, and what to set instead
 pulse.py       processes that watch each other
+shortage.py    what is told when memory runs out
 step.py        one optimiser step, on one process or several
 snapshot.py    the state between two steps as plain tensors
 events.py      events.jsonl, written ahead

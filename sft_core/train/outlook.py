@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sft_core.config.data import ModelSection
 from sft_core.config.train import TrainSection
 from sft_core.model.attention import fastest
 from sft_core.model.load import compute_dtype, resolve_device
@@ -120,11 +121,19 @@ def look_ahead(inputs: TrainInputs, section: TrainSection, disk: Path, grow: flo
     """
     data = read_data(inputs, section, grow)
     shape = architecture_of(inputs.model, section, inputs.mirror, bool(served_template(inputs.prepared).added))
-    device = resolve_device(inputs.model)
-    dtype, asked = compute_dtype(inputs.model, device), inputs.model.attention
-    place = Place(device.type, dtype, fastest(device, dtype) if asked == "auto" else asked)
+    place = place_of(inputs.model)
     streams: Sequence[Stream] = list(data.course.streams.values())
     work = largest_pass(streams, section)
     kept = sum(sum(stream.trained) for stream in streams) if section.kl.reference == "cache" else 0
     return Outlook(inputs, data, section, shape, place, work, forecast(shape, section, work, place, kept),
-                   free_bytes(device), shutil.disk_usage(disk).free)
+                   free_bytes(resolve_device(inputs.model)), shutil.disk_usage(disk).free)
+
+def place_of(model: ModelSection) -> Place:
+    """Where and how a run will compute, before its model is loaded and its attention proved.
+
+    Raises:
+        ModelError: the device is not there.
+    """
+    device = resolve_device(model)
+    dtype = compute_dtype(model, device)
+    return Place(device.type, dtype, fastest(device, dtype) if model.attention == "auto" else model.attention)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from sft_core.config.data import ModelSection
 from sft_core.config.train import KlReference, TrainSection
 from sft_core.model.attention import (
+    HALF_ONLY,
     NAMES,
     Backend,
     Mask,
@@ -34,9 +35,10 @@ from sft_core.model.folder import held_dtype
 from sft_core.model.held import HALVES, narrow
 from sft_core.model.load import LoadedModel, compute_dtype, resolve_device
 from sft_core.model.lora import apply_lora, new_token_modules
-from sft_core.model.proof import Rows, choose_backend
+from sft_core.model.proof import Rows, attending, choose_backend, evaluating
 from sft_core.model.reach import freeze, idle_modules, unreached
 from sft_core.model.segments import flatten
+from sft_core.model.sending import sent
 from sft_core.train.objective import Base, Sums, Term, TopK, chosen, sums
 from sft_core.train.pack import Batch
 
@@ -140,17 +142,32 @@ class Policy(nn.Module):
     @contextmanager
     def speaking(self) -> Iterator[nn.Module]:
         """The tuned model ready to generate: in evaluation mode, with the attention that a cache of keys needs."""
-        inner: Any = self.model
-        inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
-        was_training, before = self.model.training, inner.config._attn_implementation
-        inner.set_attn_implementation("sdpa" if before == NAMES[self.backend] else before)
-        self.model.eval()
+        inner = self._inner
+        before = inner.config._attn_implementation
+        with attending(inner, "sdpa" if before == NAMES[self.backend] else before), evaluating(self.model), \
+                self.autocast(), torch.no_grad():
+            yield self.model
+
+    @contextmanager
+    def in_float32(self) -> Iterator[None]:
+        """Ready for what is compared without autocast: CUDA's kernels of a line take half precision only, `segments`
+        the same line in float32."""
+        before = self.backend
+        if before not in HALF_ONLY:
+            yield
+            return
+        self.backend = "segments"
         try:
-            with self.autocast(), torch.no_grad():
-                yield self.model
+            with attending(self._inner, NAMES[self.backend]):
+                yield
         finally:
-            inner.set_attn_implementation(before)
-            self.model.train(was_training)
+            self.backend = before
+
+    @property
+    def _inner(self) -> Any:
+        """The model without the wrapper of its adapters."""
+        model: Any = self.model
+        return model.get_base_model() if hasattr(model, "get_base_model") else model
 
     def autocast(self) -> torch.autocast:
         """The precision of the matrix products."""
@@ -163,7 +180,7 @@ class Policy(nn.Module):
         return hidden.reshape(-1, hidden.shape[-1]).index_select(0, micro.places)
 
     def _sent(self, x: Tensor) -> Tensor:
-        return x.to(self.device, non_blocking=True)
+        return sent(x, self.device)
 
     @contextmanager
     def _adapters_off(self) -> Iterator[None]:

@@ -74,7 +74,8 @@ def save_trained(bench: Workbench, section: TrainSection, weights: Mapping[str, 
     said: Tensor | None = None
     if output.adapter is not None:
         save_adapter(model, loaded, bench, output.adapter)
-        model, said = merge_adapter(model, policy.micro(sample))
+        with policy.in_float32():
+            model, said = merge_adapter(model, policy.micro(sample))
     model.to("cpu")  # makes room on the device for the model that is read back
     ready = _Ready(model, {name: p.detach() for name, p in model.named_parameters()}, tokenizer, bench)
     found: dict[Form, _Read] = {}
@@ -144,7 +145,8 @@ def _read_back(folder: Path, bench: Workbench, section: TrainSection, sample: Ba
             for part in bench.micros(stream, rows, section):
                 total += float(read(read.micro(part.batch), Term()).nll)
                 tokens += part.counts.trained_tokens
-    log_probs = token_log_probs(read.model, read.micro(sample))
+    with read.in_float32():
+        log_probs = token_log_probs(read.model, read.micro(sample))
     del read
     gc.collect()  # a model is a circle of references
     return _Read(total / tokens if tokens else math.nan, log_probs)

@@ -6,7 +6,7 @@ Generators are kept per process: with another number of them, dropout starts ane
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,13 +44,17 @@ class Unreached:
         """Go on where a run had these left."""
         self._left = {name: parameter for name, parameter in self._left.items() if name in names}
 
-    def look(self) -> None:
-        """Look at the gradients of a step. With sharded parameters every process must call this."""
-        sizes = {name: p.grad.detach().abs().sum() for name, p in self._left.items() if p.grad is not None}
-        if sizes:
-            found = torch.stack([s.full_tensor() if isinstance(s, DTensor) else s for s in sizes.values()]).tolist()
-            reached = {name for name, size in zip(sizes, found, strict=True) if size > 0}
-            self._left = {name: p for name, p in self._left.items() if name not in reached}
+    def sizes(self, like: Tensor) -> Tensor:
+        """How large the gradients of a step are, [left], 0 without one; of the kind of `like` and on its device. With
+        sharded parameters every process must call this."""
+        sizes = [p.detach().new_zeros(()) if p.grad is None else p.grad.detach().abs().sum()
+                 for p in self._left.values()]
+        whole = [s.full_tensor() if isinstance(s, DTensor) else s for s in sizes]
+        return torch.stack(whole).to(like) if whole else like.new_zeros(0)
+
+    def look(self, sizes: Sequence[float]) -> None:
+        """Strike out what `sizes`, read, tells of the step."""
+        self._left = {name: p for (name, p), size in zip(self._left.items(), sizes, strict=True) if not size > 0}
 
 
 @torch.no_grad()
@@ -65,8 +69,10 @@ def restore_moments(parameters: Mapping[str, nn.Parameter], optimizer: Any,
     """Put the optimiser's tensors back."""
     for name, found in moments.items():
         parameter = parameters[name]
-        optimizer.state[parameter] = {key: _like(value, parameter) if value.ndim else value.clone()
-                                      for key, value in found.items()}
+        # Of fused optimisers the count of steps lies where the parameter does, and is whole with sharded ones, too.
+        optimizer.state[parameter] = {
+            key: _like(value, parameter) if value.ndim else value.to(parameter.device, copy=True)
+            for key, value in found.items()}
 
 
 def generators() -> dict[str, Any]:

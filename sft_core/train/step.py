@@ -5,7 +5,8 @@
 The counts of all micro-batches of all processes are known from the course before the first forward pass, so each sum
 is divided by the count of the whole step and gradients add up: the size of micro-batches and the number of processes
 change memory and speed but not the result. One wait for the device per step: sums, counts and gradient norm are read
-together, and a step that is not finite is never applied.
+together, and a step that is not finite is never applied. While the device computes, the host lays out the next forward
+pass, the first one of the next step included.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import astuple, dataclass
 from typing import Any, NamedTuple
 
@@ -23,17 +24,17 @@ from torch.distributed.tensor import DTensor
 
 from sft_core.config.train import TrainSection
 from sft_core.errors import TrainingError
+from sft_core.model.sending import sent
 from sft_core.templates.render import IGNORE
 from sft_core.train import pulse
 from sft_core.train.course import Counts, Row, Stream
-from sft_core.train.memory import Place, remedies
 from sft_core.train.objective import Term, TopK
 from sft_core.train.optim import learning_rate, set_rate
 from sft_core.train.policy import Micro
+from sft_core.train.shortage import told_when_short
 from sft_core.train.workbench import Collated, Workbench
 
 NAMED_ROWS = 6  # origins told in an error
-ALLOCATOR = "can't allocate memory"  # how torch says on the CPU that memory is short
 UNREACHED = "to have finished reduction in the prior iteration"  # how DDP says that a parameter had no gradient
 
 
@@ -71,6 +72,14 @@ class _Part(NamedTuple):
     is_replay: bool
 
 
+class _Laid(NamedTuple):
+    """A forward pass of which everything is on its way to the device."""
+
+    step: int
+    counts: Counts
+    micro: Micro
+
+
 class _Sums(NamedTuple):
     """What a step adds up over forward passes and processes. On the device it is one tensor in this order, so that it
     takes one reduction and, together with the gradient norm, one wait."""
@@ -105,6 +114,7 @@ class Stepper:
     def __init__(self, bench: Workbench, section: TrainSection) -> None:
         self.bench, self.section = bench, section
         self._seen: list[tuple[_Part, Tensor]] = []  # the forward passes of this step with their losses
+        self._ahead: _Laid | None = None  # the first forward pass of the next step
         self._rank, self._processes = bench.accelerator.process_index, bench.accelerator.num_processes
 
     def take(self, step: int, stop: bool = False, save: bool = False) -> Taken:
@@ -121,20 +131,18 @@ class Stepper:
         bench, section = self.bench, self.section
         rate = learning_rate(section.optim, step, bench.course.steps)
         set_rate(bench.optimizer, section.optim, rate)
-        try:
+        with self._telling(step):
             sums, norm = self._gradients(step, stop, save)
-        except RuntimeError as error:
-            if told := self._known(error, step):
-                raise TrainingError(told) from error
-            raise
-        *numbers, grad_norm = torch.cat([sums, norm.reshape(1).to(sums)]).tolist()
-        read = _Sums(*numbers)
-        losses = self._losses(step, read)
-        if not all(map(math.isfinite, (losses.loss, grad_norm))):
-            raise TrainingError(self._not_finite(step, losses, grad_norm, rate))
-        bench.unreached.look()
-        bench.optimizer.step()
-        bench.optimizer.zero_grad(set_to_none=True)
+            told = [sums, norm.reshape(1).to(sums), bench.unreached.sizes(sums)]
+            self._lay_ahead(step + 1)
+            numbers = torch.cat(told).tolist()
+            read, grad_norm = _Sums(*numbers[: len(sums)]), numbers[len(sums)]
+            losses = self._losses(step, read)
+            if not all(map(math.isfinite, (losses.loss, grad_norm))):
+                raise TrainingError(self._not_finite(step, losses, grad_norm, rate))
+            bench.unreached.look(numbers[len(sums) + 1 :])
+            bench.optimizer.step()
+            bench.optimizer.zero_grad(set_to_none=True)
         return Taken(losses, rate, grad_norm, read.counts, read.replay_counts, time.monotonic() - began,
                      read.stop > 0, read.save > 0)
 
@@ -142,8 +150,15 @@ class Stepper:
     def validation_loss(self, stop: Any = None) -> float | None:
         """Nats per trained token over the held-out rows; None when `stop` (falsy until a signal came) asks to stop,
         which only a process that is alone may heed."""
+        with told_when_short(self.bench.inputs, self.section, lambda: "in a validation"):
+            nats, tokens = self._validated(stop)
+        return None if stop else nats / tokens
+
+    def _validated(self, stop: Any) -> tuple[float, float]:
+        """Nats and trained tokens of all processes."""
         bench, stream = self.bench, self.bench.validation
-        total = torch.zeros(2, dtype=torch.float64, device=bench.policy.device)
+        nll = torch.zeros(1, dtype=torch.float64, device=bench.policy.device)
+        tokens = 0
         bench.forward.eval()
         for rows in stream.steps:
             if stop:
@@ -152,12 +167,12 @@ class Stepper:
                 pulse.at("in a validation, collating its rows")
                 micro = self._collated(part)
                 pulse.at("in a validation")
-                sums = bench.forward(self._sent(micro, part), part.term)
-                total += torch.stack([sums.nll.double(), total.new_tensor(0.0 if part.idle else
-                                                                         micro.counts.trained_tokens)])
+                nll += bench.forward(self._sent(micro, part), part.term).nll
+                tokens += micro.counts.trained_tokens
         bench.forward.train()
-        total = bench.accelerator.reduce(total, "sum")
-        return None if stop else float(total[0] / total[1])
+        known = sent(torch.tensor([tokens], dtype=nll.dtype), nll.device)
+        nats, count = bench.accelerator.reduce(torch.cat([nll, known]), "sum").tolist()
+        return nats, count
 
     # Gradients
 
@@ -169,14 +184,15 @@ class Stepper:
         self._seen.clear()
         terms = torch.zeros(4, dtype=torch.float64, device=bench.policy.device)
         done, replayed = Counts(), Counts()
+        ahead, self._ahead = self._ahead, None
         for at, part in enumerate(parts):
             place = f"in step {step + 1}, pass {at + 1} of {len(parts)}"
             pulse.at(f"{place}, collating its rows")
-            micro = self._collated(part)
+            laid = ahead if ahead is not None and (ahead.step, 0) == (step, at) else self._laid(step, part)
             pulse.at(place)
             last = at + 1 == len(parts)
             with nullcontext() if last else bench.accelerator.no_sync(bench.forward):
-                found = bench.forward(self._sent(micro, part), part.term)
+                found = bench.forward(laid.micro, part.term)
                 bench.accelerator.backward(found.loss)
             self._seen.append((part, found.loss.detach()))
             nll = found.nll.detach()
@@ -184,13 +200,13 @@ class Stepper:
             by_stream = (none, nll) if part.is_replay else (nll, none)
             terms += torch.stack([*by_stream, found.kl.detach(), found.kl_short.detach()])
             if part.is_replay:
-                replayed = replayed + micro.counts
+                replayed = replayed + laid.counts
             else:
-                done = done + micro.counts
+                done = done + laid.counts
         pulse.at(f"at the end of step {step + 1}")
         # What the host knows goes over in one piece, not once per forward pass.
-        known = torch.tensor([*astuple(done), *astuple(replayed), stop, save], dtype=terms.dtype, device=terms.device)
-        sums = torch.cat([terms, known])
+        known = torch.tensor([*astuple(done), *astuple(replayed), stop, save], dtype=terms.dtype)
+        sums = torch.cat([terms, sent(known, terms.device)])
         sums = bench.accelerator.reduce(sums, "sum")
         norm = nn.utils.clip_grad_norm_(list(bench.parameters.values()), self.section.optim.max_grad_norm)
         return sums, norm.full_tensor() if isinstance(norm, DTensor) else norm
@@ -201,9 +217,8 @@ class Stepper:
         on_sft, on_replay = "train" in kl.streams, "replay" in kl.streams
         rows = course.sft.step(step)
         replay = course.replay.step(step) if course.replay is not None else ()
-        trained = course.sft.counts(rows).trained_tokens
-        replayed = course.replay.counts(replay).trained_tokens if course.replay is not None else 0
-        if trained == 0 or (replay and replayed == 0):
+        trained, replayed = self._trained(step)
+        if not self._has_loss(step):
             raise TrainingError(f"step {step + 1} has no {'replay' if trained else 'trained'} token, so it has no "
                                 f"loss. Rows: {origins(course.sft, rows)}. Look at their masks with `sft data show`")
         # DDP and FSDP take the mean over processes; ours is a sum.
@@ -214,6 +229,17 @@ class Stepper:
             weight = self._processes * section.replay.lambda_ / course.replay.weight(replay)
             term = Term(weight, beta * on_replay, None, 0.0, kl.direction)
             yield from self._shared(course.replay, replay, term, True)
+
+    def _trained(self, step: int) -> tuple[int, int]:
+        """Trained tokens of a step in the training rows, and in the replay rows."""
+        course = self.bench.course
+        replayed = course.replay.counts(course.replay.step(step)).trained_tokens if course.replay is not None else 0
+        return course.sft.counts(course.sft.step(step)).trained_tokens, replayed
+
+    def _has_loss(self, step: int) -> bool:
+        trained, replayed = self._trained(step)
+        replay = self.bench.course.replay
+        return trained > 0 and (replayed > 0 or replay is None or not replay.step(step))
 
     def _shared(self, stream: Stream, rows: tuple[Row, ...], term: Term, is_replay: bool) -> Iterator[_Part]:
         """Every process takes every n-th row; who has fewer passes fills up with idle ones."""
@@ -231,6 +257,15 @@ class Stepper:
         # Nothing of the kept base, which is not the same as no kept base: then the model would be asked for it.
         kept = None if found.kept is None else TopK(*(column[:0] for column in found.kept))
         return Collated(nothing, Counts(), part.rows, kept=kept)
+
+    def _laid(self, step: int, part: _Part) -> _Laid:
+        found = self._collated(part)
+        return _Laid(step, found.counts, self._sent(found, part))
+
+    def _lay_ahead(self, step: int) -> None:
+        """The first forward pass of that step, if it can be taken: why it cannot is told when it is its turn."""
+        if step < self.bench.course.steps and self._has_loss(step):
+            self._ahead = self._laid(step, next(self._parts(step)))
 
     def _sent(self, found: Collated, part: _Part) -> Micro:
         return self.bench.policy.micro(found.batch, found.weights, found.kept if part.term.kl else None)
@@ -259,25 +294,26 @@ class Stepper:
                 f"last checkpoint is good. {'Not finite in' if bad else 'The step had'} {told}. Look at these rows, or "
                 f"lower train.optim.lr (it was {rate:g} in this step)")
 
-    def _known(self, error: RuntimeError, step: int) -> str:
-        """What is to be told of an error of torch; nothing when it is not known here."""
-        if isinstance(error, torch.OutOfMemoryError) or ALLOCATOR in str(error):
-            return self._no_memory(step)
-        if UNREACHED in str(error):
-            return (f"a trained parameter got no gradient in step {step}, and several processes cannot go on without; "
-                    "take it out of train.lora.target_modules or modules_to_save (with train.processes: 1 the end of "
-                    "the run names it), or use another base model")
-        return ""
+    @contextmanager
+    def _telling(self, step: int) -> Iterator[None]:
+        """Errors of torch that a step may meet, in our words."""
+        try:
+            with told_when_short(self.bench.inputs, self.section, lambda: self._width(step)):
+                yield
+        except RuntimeError as error:
+            if UNREACHED not in str(error):
+                raise
+            raise TrainingError(
+                f"a trained parameter got no gradient in step {step}, and several processes cannot go on without; take "
+                "it out of train.lora.target_modules or modules_to_save (with train.processes: 1 the end of the run "
+                "names it), or use another base model") from error
 
-    def _no_memory(self, step: int) -> str:
-        rows = self.bench.course.sft.step(step)
-        bench = self.bench
-        place = Place(bench.policy.device.type, bench.policy.dtype, bench.policy.backend)
-        width = max(sum(self.bench.course.sft.tokens[i] for i in row) for row in rows)
-        return (f"no memory left in step {step + 1} ({len(rows)} rows of at most {width} tokens, "
-                f"train.micro_rows {self.section.micro_rows}, micro_tokens {self.section.micro_tokens}): "
-                f"{remedies(bench.inputs, self.section, bench.course, place)}. The first two leave the result as it "
-                "is: change them and start the run again, it continues from its last checkpoint")
+    def _width(self, step: int) -> str:
+        stream = self.bench.course.sft
+        rows = stream.step(step)
+        width = max(sum(stream.tokens[i] for i in row) for row in rows)
+        return (f"in step {step + 1} ({len(rows)} rows of at most {width} tokens, train.micro_rows "
+                f"{self.section.micro_rows}, micro_tokens {self.section.micro_tokens})")
 
 
 def origins(stream: Stream, rows: tuple[Row, ...]) -> str:

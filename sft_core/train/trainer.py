@@ -26,6 +26,7 @@ from sft_core.train.events import EVENTS, EventLog
 from sft_core.train.finish import TrainReport, Walked, finish
 from sft_core.train.inputs import TrainInputs
 from sft_core.train.reference import with_reference
+from sft_core.train.shortage import told_when_short
 from sft_core.train.snapshot import (
     generators,
     moments_of,
@@ -65,15 +66,20 @@ def train(inputs: TrainInputs, section: TrainSection, out: Path, *,
     cuda = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=cuda), stop_on_signals() as stop, pulse.watched(out, section.compile):
         torch.manual_seed(inputs.seed)
-        bench = set_up(with_reference(inputs, section, out / "reference"), section)
+        with told_when_short(inputs, section, lambda: "while the run was set up"):
+            bench = set_up(with_reference(inputs, section, out / "reference"), section)
         first = bench.accelerator.is_main_process
         torch.manual_seed(inputs.seed + bench.accelerator.process_index)  # other dropout on every process
         diary = out / EVENTS if first else Path(os.devnull)
         with EventLog(diary, on_events if first else None, sync_every_s) as events:
             run = _Run(Stepper(bench, section), out, events, stop, probe)
-            run.start()
-            run.walk()
-            return run.finish()
+            with told_when_short(inputs, section, lambda: "while its last checkpoint was restored"):
+                run.start()
+            # Steps and validations tell more of themselves; this is for what lies between them.
+            with told_when_short(inputs, section, lambda: f"after step {run.step}, in a probe or a checkpoint"):
+                run.walk()
+            with told_when_short(inputs, section, lambda: "while the trained model was saved and read back"):
+                return run.finish()
 
 
 class _Run:

@@ -27,6 +27,7 @@ from sft_core.train.course import Counts
 from sft_core.train.events import EVENTS, EventLog
 from sft_core.train.finish import TrainReport, Walked, finish
 from sft_core.train.inputs import TrainInputs
+from sft_core.train.shortage import told_when_short
 from sft_core.train.step import Losses, origins
 from sft_core.train.trl_bridge import as_before, dataset_of, make_trainer, prove_isolation, require_trl
 from sft_core.train.workbench import Workbench, set_up
@@ -47,7 +48,8 @@ def train(inputs: TrainInputs, section: TrainSection, out: Path, *,
     cuda = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=cuda), stop_on_signals() as stop:
         torch.manual_seed(inputs.seed)
-        bench = set_up(inputs, section)
+        with told_when_short(inputs, section, lambda: "while the run was set up"):
+            bench = set_up(inputs, section)
         model: Any = bench.policy.model
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         base.set_attn_implementation("sdpa")
@@ -56,8 +58,10 @@ def train(inputs: TrainInputs, section: TrainSection, out: Path, *,
         with EventLog(out / EVENTS, on_events, sync_every_s) as events:
             with as_before(model, base):
                 run = _Run(bench, section, inputs, out, events, stop)
-                run.walk()
-            return run.finish()
+                with told_when_short(inputs, section, lambda: f"after step {run.step}"):
+                    run.walk()
+            with told_when_short(inputs, section, lambda: "while the trained model was saved and read back"):
+                return run.finish()
 
 
 class _Run(TrainerCallback):  # type: ignore[misc]
@@ -126,7 +130,8 @@ class _Run(TrainerCallback):  # type: ignore[misc]
 
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
         """The gradients of a step stand there, clipped."""
-        self.bench.unreached.look()
+        unreached = self.bench.unreached
+        unreached.look(unreached.sizes(torch.zeros(1)).tolist())
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Ask for a checkpoint where one is due, and for the end where a signal came."""

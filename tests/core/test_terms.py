@@ -327,7 +327,7 @@ def test_the_rows_that_are_not_finite_are_named(train_inputs: TrainInputs, train
     with pytest.raises(TrainingError) as error:
         Stepper(bench, section).take(0)
     told = str(error.value)
-    origins = [step_module.origins(part.stream, part.rows) for part in calls]
+    origins = [step_module.origins(part.stream, part.rows) for part in calls[:4]]  # the fifth is of the next step
     assert "Not finite in training rows" in told
     assert [origin in told for origin in origins] == [False, True, False, False]
     assert all(torch.equal(before[name], p) for name, p in bench.parameters.items())

@@ -28,16 +28,16 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 def test_only_a_gradient_other_than_zero_reaches_a_parameter() -> None:
     parameters = {name: nn.Parameter(torch.ones(2)) for name in ("none", "zero", "tiny", "later")}
     unreached = Unreached(parameters)
-    unreached.look()
+    unreached.look(unreached.sizes(torch.zeros(1)).tolist())
     assert unreached.names == ["none", "zero", "tiny", "later"]
     for name, grad in (("zero", 0.0), ("tiny", -1e-30), ("later", 0.0)):
         parameters[name].grad = torch.full((2,), grad)
-    unreached.look()
+    unreached.look(unreached.sizes(torch.zeros(1)).tolist())
     assert unreached.names == ["none", "zero", "later"]
     again = Unreached(parameters)
     again.restore(unreached.names)
     parameters["later"].grad = torch.tensor([0.0, 3.0])
-    again.look()
+    again.look(again.sizes(torch.zeros(1)).tolist())
     assert again.names == ["none", "zero"]
 
 
