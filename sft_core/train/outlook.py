@@ -128,6 +128,7 @@ def look_ahead(inputs: TrainInputs, section: TrainSection, disk: Path, grow: flo
     return Outlook(inputs, data, section, shape, place, work, forecast(shape, section, work, place, kept),
                    free_bytes(resolve_device(inputs.model)), shutil.disk_usage(disk).free)
 
+
 def place_of(model: ModelSection) -> Place:
     """Where and how a run will compute, before its model is loaded and its attention proved.
 

@@ -1,0 +1,322 @@
+"""A CUDA device that is not there: arithmetic on the CPU, with tensors that say `cuda:0` and may not be mixed.
+
+`pseudo_cuda()` makes torch find one device and yields its `Ledger`; everything is as before when it ends. A tensor is
+"there" when its storage is tagged so. What CUDA refuses is refused (`MixedDevices`), what it does is counted: kernels
+launched, copies, places where the host waits. What this cannot show: speed, streams, the numerics of CUDA's kernels,
+the autocast list of CUDA (the CPU's is taken), several devices.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from tests.cuda.kernels import flash_kernels
+
+HERE = torch.device("cuda", 0)
+TOTAL = 139 << 30
+"""Bytes of memory that the device says it has."""
+ROOMS = ("/sft_core/", "/eval_suites/", "/bench/", "/tests/")
+WAITS = {"_local_scalar_dense", "nonzero", "equal", "masked_select", "unique_consecutive", "unique_dim", "_unique2",
+         "bincount", "repeat_interleave"}
+"""Operations whose result the host must know before it goes on."""
+FREE = {"view", "_unsafe_view", "transpose", "t", "slice", "select", "detach", "alias", "expand", "permute",
+        "unsqueeze", "squeeze", "as_strided", "split", "split_with_sizes", "unbind", "reshape", "_reshape_alias",
+        "lift_fresh", "_local_scalar_dense", "empty_like", "empty", "new_empty", "empty_strided", "new_empty_strided"}
+"""Operations that launch no kernel."""
+INDEXED = {"index", "index_put", "index_put_", "_index_put_impl_"}
+FROM_HOST = {torch.tensor, torch.as_tensor, torch.from_numpy}
+"""Functions that make a tensor of numbers which the host has."""
+
+
+class MixedDevices(RuntimeError):
+    """What CUDA says of an operation on tensors of two devices."""
+
+
+@dataclass
+class Ledger:
+    """What the device was asked for; places are `file:function` of our own code."""
+
+    launches: Counter[str] = field(default_factory=Counter)
+    waits: Counter[str] = field(default_factory=Counter)
+    copies: Counter[str] = field(default_factory=Counter)
+    pageable: Counter[str] = field(default_factory=Counter)  # copies from memory that is not pinned: the host waits
+    read_and_written: int = 0  # bytes
+    short_in: frozenset[str] = frozenset()  # functions: the first kernel or copy within all of them finds no memory
+
+    def clear(self) -> None:
+        """Count from zero."""
+        for counter in (self.launches, self.waits, self.copies, self.pageable):
+            counter.clear()
+        self.read_and_written = 0
+
+    def totals(self) -> dict[str, int]:
+        """Counts by name."""
+        found = {name: getattr(self, name).total() for name in ("launches", "waits", "copies", "pageable")}
+        return {**found, "bytes": self.read_and_written}
+
+    def launched(self, name: str, tensors: list[Tensor]) -> None:
+        """A kernel on these tensors."""
+        self.allocated()
+        self.launches[name] += 1
+        self.read_and_written += sum(x.numel() * x.element_size() for x in tensors)
+
+    def copied(self, source: Tensor, there: bool, non_blocking: bool) -> None:
+        """A copy to the device (`there`) or from it."""
+        if there:
+            self.allocated()
+        self.copies[f"{'to' if there else 'from'} the device in {_place()}"] += 1
+        pinned = getattr(_storage(source), "pinned", False)
+        if there and not pinned:
+            self.pageable[_place()] += 1
+        if not non_blocking:
+            self.waits[_place()] += 1
+
+    def allocated(self) -> None:
+        """Memory of the device is wanted.
+
+        Raises:
+            torch.OutOfMemoryError: where `short_in` says so, once.
+        """
+        if self.short_in and self.short_in <= _functions():
+            self.short_in = frozenset()
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB (injected)")
+
+
+@contextmanager
+def pseudo_cuda() -> Iterator[Ledger]:
+    """Within it torch finds one CUDA device."""
+    ledger = Ledger()
+    _forget_processes()
+    try:
+        with pytest.MonkeyPatch.context() as patch, flash_kernels(), _Operations(ledger), _Calls(ledger):
+            _install(patch)
+            yield ledger
+    finally:
+        _forget_processes()
+
+
+def there(x: Tensor) -> bool:
+    """Whether a tensor lies on the device."""
+    return getattr(_storage(x), "there", False)
+
+
+class _Operations(TorchDispatchMode):
+    """Every operation that reaches a kernel: refuses mixtures, counts, and passes the tag on."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__()
+        self._ledger = ledger
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name.split("::")[1]
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        flags = [there(x) for x in tensors]
+        on_device = flags[0] if name == "copy_" else any(flags)
+        if name == "copy_" and flags[0] != flags[1]:
+            self._ledger.copied(tensors[1], flags[0], len(args) > 2 and bool(args[2]))
+        elif on_device:
+            self._check(name, tensors, flags)
+        out = func(*args, **(kwargs or {}))
+        if on_device:
+            made = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+            for x in made:
+                _tag(x)
+            if name not in FREE and not _Calls.quiet:
+                self._ledger.launched(name, [*tensors, *made])
+        return out
+
+    def _check(self, name: str, tensors: list[Tensor], flags: list[bool]) -> None:
+        """Raises MixedDevices; counts where the host waits."""
+        # A tensor of no dimension may lie on the host, but not in fused optimisers.
+        strays = [x for x, flag in zip(tensors, flags, strict=True) if not flag and (x.ndim or "fused" in name)]
+        if name in INDEXED and flags[0]:  # an index on the host is brought over
+            for stray in strays:
+                self._ledger.copied(stray, True, False)
+            if any(x.dtype == torch.bool for x in tensors[1:]):
+                self._ledger.waits[_place()] += 1
+        elif any(x.numel() for x in strays):
+            raise MixedDevices(f"Expected all tensors to be on the same device, but found at least two devices, cuda:0 "
+                               f"and cpu! ({name} in {_place()})")
+        if name in WAITS and not _Calls.quiet:
+            self._ledger.waits[_place()] += 1
+
+
+class _Calls(TorchFunctionMode):
+    """Every call that names a device, or asks a tensor for its own."""
+
+    quiet = False  # a copy is no launch of its cast
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__()
+        self._ledger = ledger
+        tensor: Any = torch.Tensor
+        self._known: dict[Any, Callable[..., Any]] = {
+            tensor.device.__get__: lambda x: HERE if there(x) else x.device,
+            tensor.is_cuda.__get__: there,
+            tensor.get_device: lambda x: 0 if there(x) else -1,
+            tensor.to: self._to,
+            tensor.cpu: lambda x, **how: self._to(x, "cpu", **how),
+            tensor.cuda: lambda x, device=None, **how: self._to(x, HERE, **how),
+            tensor.tolist: self._read,
+            tensor.numpy: self._numpy,
+            tensor.__array__: self._numpy,
+            tensor.pin_memory: lambda x, *_: _mark(x.clone(), "pinned"),
+            tensor.is_pinned: lambda x, *_: getattr(_storage(x), "pinned", False),
+            tensor.new_tensor: self._new_tensor,
+            tensor.backward: self._backward,
+            tensor.__deepcopy__: lambda x, memo: _tag(x.__deepcopy__(memo)) if there(x) else x.__deepcopy__(memo),
+        }
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        known, kwargs = self._known.get(func), dict(kwargs or {})
+        if known is not None:
+            return known(*args, **kwargs)
+        if not _names_here(kwargs.get("device")):
+            return func(*args, **kwargs)
+        out = func(*args, **{**kwargs, "device": "cpu"})
+        if func in FROM_HOST:
+            self._ledger.copied(out, True, False)
+        else:
+            self._ledger.launched(func.__name__, [out])
+        return _tag(out)
+
+    def _to(self, x: Tensor, *args: Any, copy: bool = False, **kwargs: Any) -> Tensor:
+        if args and isinstance(args[0], Tensor):
+            args = (HERE if there(args[0]) else torch.device("cpu"), args[0].dtype, *args[1:])
+        device, dtype, non_blocking, form = _parsed(*args, **kwargs)
+        if device is not None and device.type == "meta":
+            return x.to(device, dtype)
+        wanted = there(x) if device is None else device.type == "cuda"
+        form = torch.preserve_format if form is None else form
+        if wanted == there(x):
+            return x.to(dtype or x.dtype, copy=copy, memory_format=form)
+        self._ledger.copied(x, wanted, non_blocking)
+        with _quietly():
+            out = x.to(dtype or x.dtype, copy=True, memory_format=form)
+        return _tag(out, wanted)
+
+    def _read(self, x: Tensor) -> Any:
+        if there(x):
+            self._ledger.waits[_place()] += 1
+        with _quietly():
+            return x.tolist()
+
+    def _numpy(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if there(x):
+            raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first")
+        return x.numpy(*args, **kwargs)
+
+    def _new_tensor(self, x: Tensor, data: Any, **how: Any) -> Tensor:
+        out = x.new_tensor(data, **how)
+        if there(x):
+            self._ledger.copied(out, True, False)
+        return _tag(out, there(x))
+
+    def _backward(self, x: Tensor, gradient: Tensor | None = None, **how: Any) -> None:
+        with self:  # a mode is off while it handles a call, and much is called from here
+            torch.autograd.backward(x, gradient, **how)
+
+
+def _install(patch: pytest.MonkeyPatch) -> None:
+    """What torch says of a device, and autocast on it."""
+    says: dict[str, Any] = {
+        "is_available": True, "current_device": 0, "device_count": 1, "set_device": None, "empty_cache": None,
+        "manual_seed_all": None, "set_rng_state": None, "is_bf16_supported": True, "mem_get_info": (TOTAL, TOTAL),
+        "get_device_capability": (9, 0), "max_memory_allocated": 0, "memory_allocated": 0, "synchronize": None,
+        "reset_peak_memory_stats": None, "get_device_name": "no device", "is_initialized": True}
+    for name, answer in says.items():
+        patch.setattr(torch.cuda, name, partial(lambda answer, *_, **__: answer, answer))
+    patch.setattr(torch.cuda, "get_rng_state", lambda *_: torch.zeros(16, dtype=torch.uint8))
+    grouped = torch._C._group_tensors_by_device_and_dtype  # for foreach kernels and fused optimisers
+
+    def group(lists: Any, with_indices: bool = False) -> Any:
+        return {(HERE if there(next(x for x in found[0][0] if x is not None)) else device, kind): found
+                for (device, kind), found in grouped(lists, with_indices).items()}
+
+    patch.setattr(torch._C, "_group_tensors_by_device_and_dtype", group)
+    autocast, enabled, dtype = torch.autocast, torch.is_autocast_enabled, torch.get_autocast_dtype
+
+    def by_cpu(device_type: str, *args: Any, **kwargs: Any) -> torch.autocast:
+        return autocast(_by_cpu(device_type), *args, **kwargs)
+
+    patch.setattr(torch, "autocast", by_cpu)
+    patch.setattr(torch, "is_autocast_enabled", lambda device="cpu": enabled(_by_cpu(device)))
+    patch.setattr(torch, "get_autocast_dtype", lambda device: dtype(_by_cpu(device)))
+
+
+def _by_cpu(device: str) -> str:
+    return "cpu" if device == "cuda" else device
+
+
+def _forget_processes() -> None:
+    """accelerate remembers the device of a process for good."""
+    for state in (AcceleratorState, PartialState, GradientState):
+        state._reset_state() if hasattr(state, "_reset_state") else state._shared_state.clear()
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    before, _Calls.quiet = _Calls.quiet, True
+    try:
+        yield
+    finally:
+        _Calls.quiet = before
+
+
+def _storage(x: Tensor) -> Any:
+    with torch._C.DisableTorchFunction():
+        return x.untyped_storage()
+
+
+def _mark(x: Tensor, name: str, value: bool = True) -> Tensor:
+    setattr(_storage(x), name, value)
+    return x
+
+
+def _tag(x: Tensor, value: bool = True) -> Tensor:
+    return _mark(x, "there", value)
+
+
+def _names_here(device: Any) -> bool:
+    if device is None or isinstance(device, int):
+        return device is not None
+    return torch.device(device).type == "cuda"
+
+
+def _parsed(*args: Any, **kwargs: Any) -> tuple[torch.device | None, torch.dtype | None, bool, Any]:
+    found: tuple[Any, ...] = torch._C._nn._parse_to(*args, **kwargs)
+    return found  # type: ignore[return-value]
+
+
+def _functions() -> set[str]:
+    """Names of all functions that are being called now."""
+    names, frame = set(), sys._getframe(1)
+    while frame is not None:
+        names.add(frame.f_code.co_name)
+        frame = frame.f_back  # type: ignore[assignment]
+    return names
+
+
+def _place() -> str:
+    """The innermost function of ours that is being called now."""
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if "/tests/cuda/pseudo.py" not in file and any(room in file for room in ROOMS) and "site-packages" not in file:
+            return f"{file.rsplit('/', 1)[1]}:{frame.f_code.co_name}"
+        frame = frame.f_back
+    return "?"

@@ -1,0 +1,85 @@
+"""What a step costs beside arithmetic: kernels launched, waits of the host, copies, bytes read and written.
+
+budget.json holds the counts. A change that adds one fails here; if it is worth it, or if it takes some away, write them
+anew and look at the difference:
+
+    python -m pytest tests/cuda/test_budget.py --renew-budget && git diff tests/cuda/budget.json
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sft_core.config.train import TrainSection
+from sft_core.train.inputs import TrainInputs
+from sft_core.train.reference import with_reference
+from sft_core.train.step import Stepper
+from sft_core.train.workbench import set_up
+from tests.cuda.pseudo import Ledger
+
+FILE = Path(__file__).with_name("budget.json")
+WARM = 2  # steps before the one that is counted: moments are made, gradients have reached everything
+STEPS: dict[str, dict[str, Any]] = {
+    "full": {}, "full, checkpointing": {"gradient_checkpointing": True}, "full, replay": {"lambda_": 0.5},
+    "full, kl copy": {"beta": 0.1, "on": "assistant"},
+    "full, kl offload": {"beta": 0.1, "on": "assistant", "reference": "offload"},
+    "full, kl cache": {"beta": 0.1, "on": "assistant", "reference": "cache"},
+    "full, muon": {"optim": {"name": "muon", "lr": 1e-3}},
+    "lora": {"method": "lora"}, "lora, kl": {"method": "lora", "beta": 0.1, "on": "assistant"},
+}
+
+
+@pytest.fixture(scope="module")
+def budget(request: pytest.FixtureRequest) -> Iterator[dict[str, dict[str, int]]]:
+    """The file; a test that renews it fills in what it counts."""
+    found = json.loads(FILE.read_text(encoding="utf-8"))
+    yield found
+    if request.config.getoption("--renew-budget"):
+        FILE.write_text(json.dumps(dict(sorted(found.items())), indent=2) + "\n", encoding="utf-8")
+
+
+@pytest.fixture
+def counted(device: Ledger, inputs: Callable[..., TrainInputs], train_section: Callable[..., TrainSection],
+            tmp_path: Path) -> Callable[[str], dict[str, int]]:
+    """Take a step of these settings and count it; the ledger is of this step alone."""
+
+    def count(name: str) -> dict[str, int]:
+        fields = dict(STEPS[name])
+        reference = fields.pop("reference", "copy")
+        section = train_section(epochs=2, **fields)  # so that the step that is counted is as large as the others
+        section = section.model_copy(update={"kl": section.kl.model_copy(update={"reference": reference, "top_k": 8})})
+        stepper = Stepper(set_up(with_reference(inputs(), section, tmp_path), section), section)
+        for step in range(WARM):
+            stepper.take(step)
+        device.clear()
+        stepper.take(WARM)
+        return device.totals()
+
+    return count
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_costs_no_more_than_it_did(name: str, counted: Callable[[str], dict[str, int]], device: Ledger,
+                                          budget: dict[str, dict[str, int]], request: pytest.FixtureRequest) -> None:
+    found = counted(name)
+    if request.config.getoption("--renew-budget"):
+        budget[name] = found
+    if "offload" not in name:  # accelerate lends weight after weight, and waits for each
+        assert device.waits == {"step.py:take": 1}, "one wait a step, none for a forward pass"
+        assert not device.pageable
+    over = {what: (count, budget[name][what]) for what, count in found.items() if count > budget[name][what]}
+    assert not over, f"{name}: {over} (counted, budget); see the head of this file"
+
+
+def test_a_validation_waits_once(inputs: Callable[..., TrainInputs], train_section: Callable[..., TrainSection],
+                                 device: Ledger) -> None:
+    bench = set_up(inputs(), train_section(micro_rows=1))
+    stepper = Stepper(bench, train_section(micro_rows=1))
+    device.clear()
+    assert stepper.validation_loss() is not None
+    assert (device.totals()["waits"], device.totals()["pageable"]) == (1, 0)
