@@ -13,7 +13,6 @@ from flows.around import around
 from infra.contract import Tracker
 from infra.orchestrator import HOOKS, outcome
 from infra.settings import read_settings
-from infra.tracking import open_tracker
 from infra.watching import only_to_prefect
 from sft_core.config.experiment import ExperimentConfig, TrackingSection
 from sft_core.config.file import LoadedConfig, load
@@ -48,6 +47,8 @@ def connect(tracking: TrackingSection | None = None) -> Tracker:
     Raises:
         TrackingError: it cannot be reached.
     """
+    from infra.tracking import open_tracker  # brings MLflow, a second that only some commands need
+
     settings, section = read_settings(), tracking or TrackingSection()
     return open_tracker(section.uri or settings.mlflow_uri, section.experiment, settings.workspace)
 

@@ -62,8 +62,9 @@ class Vllm:
 
     @property
     def window(self) -> int:
-        """One less than vLLM's own: a likelihood has to generate a token too."""
-        return self._window - 1
+        """Two less than vLLM's own: a likelihood hands over its last token too, where a forward pass does without, and
+        has to generate one more."""
+        return self._window - 2
 
     def likelihoods(self, asked: Sequence[Continuation]) -> Iterator[tuple[int, Likelihood]]:
         """See `Backend`; `prompt_logprobs` gives each token of a prompt with its rank."""

@@ -41,13 +41,18 @@ class FastModel(HFLM):  # type: ignore[misc]
     """
 
     def __init__(self, network: Any, tokenizer: Any, backend: Backend, label: str) -> None:
+        self._backend, self._label = backend, label
         super().__init__(pretrained=network, tokenizer=copy.deepcopy(tokenizer), batch_size=ALL, backend="causal")
         self.truncated: set[str] = set()
         """Contexts that were cut to fit the model."""
         self.failed: dict[str, str] = {}
         """Contexts that have no answer, and why."""
-        self._backend, self._label = backend, label
         self._encoded: dict[str, list[int]] = {}
+
+    @property
+    def max_length(self) -> int:
+        """HFLM's, or what the backend takes if that is less."""
+        return int(min(super().max_length, self._backend.window))
 
     # Tokenizing: many texts at once, each once
 

@@ -123,6 +123,12 @@ def test_rooms_are_imported_from_this_checkout(tmp_path: Path) -> None:
     assert [Path(line).parent for line in done.stdout.split()] == [ROOT / room for room in ROOMS]
 
 
+def test_an_evaluation_imports_without_mlflow(tmp_path: Path) -> None:
+    code = "import sys, flows.evaluation; print('mlflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_flows_import_without_torch(tmp_path: Path) -> None:
     code = "import sys, flows.cli; print([m for m in ('torch', 'transformers', 'mlflow') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
