@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -20,6 +20,8 @@ Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(
 Precision = Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(
     help="Of weights and computing, part of the protocol; auto: bfloat16 on CUDA, float32 on the CPU")]
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Allow code that comes with the model")]
+Limits = Annotated[list[str] | None, typer.Option("--limit", metavar="N or SUITE=N", help=(
+    "Items per task, or items of one suite in all, spread over its tasks. Repeatable."))]
 Mirror = Annotated[Path | None, typer.Option(help="Folder that holds hub ids as org/name, asked before SFT_MIRROR")]
 
 
@@ -29,7 +31,7 @@ def evaluate(  # noqa: PLR0913  (the options of a command)
     suite: Annotated[list[str], typer.Option("--suite", help="Name (see `sft suites`), or the path of your own YAML. "
                                                              "Repeatable.")],
     against: Annotated[str | None, typer.Option(help="Base to compare with, paired, item by item")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Items per task")] = None,
+    limit: Limits = None,
     template: Annotated[TemplateName, typer.Option(help="Chat template: the model's own, or a built-in one")] = "auto",
     data_path: Annotated[Path | None, typer.Option(help="Folder with published benchmarks")] = None,
     include_path: Annotated[Path | None, typer.Option(help="Folder with lm-eval tasks of your own")] = None,
@@ -49,10 +51,25 @@ def evaluate(  # noqa: PLR0913  (the options of a command)
     if looks > 1 and against is None:
         raise ConfigError("--looks stops a suite when its comparison is certain; say with --against what to compare "
                           "with")
-    section = checked(EvalSection, suites=suite, limit=limit, looks=looks, data_path=_text(data_path),
+    section = checked(EvalSection, suites=suite, **_limits(limit), looks=looks, data_path=_text(data_path),
                       include_path=_text(include_path), max_new_tokens=max_new_tokens, backend=backend)
     asked = ModelSection(path=model, device=device, precision=precision, trust_remote_code=trust_remote_code)
     run_evaluation(asked, section, template, against, Shown(html=html, out=out), mirror)
+
+
+def _limits(given: list[str] | None) -> dict[str, Any]:
+    """`eval.limit` and `eval.limits` of the options."""
+    made: dict[str, Any] = {"limits": {}}
+    for one in given or ():
+        suite, _, number = one.rpartition("=")
+        if not number.isdigit() or int(number) < 1:
+            raise ConfigError(f"--limit {one!r} is not N (items per task) or SUITE=N (items of that suite in all), "
+                              "e.g. --limit 20 or --limit mmlu=200")
+        if suite:
+            made["limits"][suite] = int(number)
+        else:
+            made["limit"] = int(number)
+    return made
 
 
 def _text(path: Path | None) -> str | None:
@@ -69,7 +86,7 @@ def compare(  # noqa: PLR0913  (the options of a command)
     max_tax: Annotated[float, typer.Option(min=0.0, help="Margin of the capability suites, in points")] = 1.0,
     must_improve: Annotated[list[str] | None, typer.Option(help="Suite that must be better. Repeatable.")] = None,
     alpha: Annotated[float, typer.Option(min=0.001, max=0.499, help="Error probability")] = 0.05,
-    limit: Annotated[int | None, typer.Option(min=1, help="With --suite: items per task")] = None,
+    limit: Limits = None,
     data_path: Annotated[Path | None, typer.Option(help="With --suite: folder with published benchmarks")] = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -84,7 +101,7 @@ def compare(  # noqa: PLR0913  (the options of a command)
         raise ConfigError("--limit, --data-path, --mirror, --device, --precision and --trust-remote-code are for an "
                           "evaluation; say with --suite which one, or leave them out to compare recorded results")
     gate = GateSection(max_tax=max_tax, must_improve=tuple(must_improve or ()), alpha=alpha)
-    section = checked(EvalSection, suites=suite, limit=limit, data_path=_text(data_path)) if suite else None
+    section = checked(EvalSection, suites=suite, **_limits(limit), data_path=_text(data_path)) if suite else None
     run_comparison(asked, second, gate, Shown(flips, html), section, mirror)
 
 

@@ -230,7 +230,7 @@ def _stages(subject: Subject, section: EvalSection, place: Workspace, occasion: 
     device = resolve_device(subject.model)
     asked = section.model_dump(mode="json", exclude={
         "suites", "batch_tokens", "floor_items", "parity", "judge", "refusal_scorer", "refusal_labels", "data_path",
-        "include_path"})  # what lies in these folders is in the stamp of the suites that read them
+        "include_path", "limit", "limits"})  # what lies in these folders is in the stamp of the suites that read them
     common = (
         "evaluate", version("evaluate"), identity_of(subject.model, place.mirror), asked, device.type,
         "" if is_endpoint(subject.model.path) else str(compute_dtype(subject.model, device)), occasion,
@@ -238,7 +238,8 @@ def _stages(subject: Subject, section: EvalSection, place: Workspace, occasion: 
     template = read_json(subject.template) if subject.template else None
     return {
         name: place.stages.open("evaluate", fingerprint(
-            *common, suite_stamp(chosen, section, place.mirror), template if chosen.through_template else None))
+            *common, suite_stamp(chosen, section, place.mirror), section.limit_of(name),
+            template if chosen.through_template else None))
         for name, chosen in named_suites(section.suites).items()
     }
 
@@ -297,7 +298,8 @@ def floors(subject: Subject, results: Mapping[str, SuiteResult], section: EvalSe
         return {}
     named = {name: (one.model, one.protocol_hash, one.backend, one.n) for name, one in results.items()}
     stage = place.stages.open("floors", fingerprint(
-        "floors", version("floors"), named, section.floor_items, section.batch_tokens, section.limit,
+        "floors", version("floors"), named, section.floor_items, section.batch_tokens,
+        [section.limit_of(name) for name in results],
         [outside(chosen, section, place.mirror) for chosen in named_suites(section.suites).values()]))
 
     def make(_: Path) -> dict[str, object]:

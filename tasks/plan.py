@@ -185,7 +185,7 @@ def _too_few(suites: Iterable[Asked], gate: GateSection) -> Iterator[str]:
         if one.margin is not None and (needed is None or needed > one.margin):
             within = f", at best {needed:.1f}" if needed is not None else ""
             yield (f"{one.items.suite}: {one.items.items} items cannot prove a tax of at most {one.margin:g}{within}; "
-                   f"raise eval.limit, or set gate.margins of this suite higher")
+                   f"raise eval.limit or eval.limits, or set gate.margins of this suite higher")
 
 
 def _times(config: ExperimentConfig, prepared: Done, place: Workspace) -> float:

@@ -92,7 +92,7 @@ def _suite_row(one: Suite, data_path: Path | None, mirror: Path | None) -> dict[
         state = f"needs {', '.join(missing)}: from the hub, or in --mirror (SFT_MIRROR)" if missing else "ready"
     else:
         try:
-            read = (read_texts if one.engine == "likelihood" else read_items)(one, None, data_path)
+            read = (read_texts if one.engine == "likelihood" else read_items)(one, data_path=data_path)
         except EvalError as error:
             asked = one.reader and data_path is None
             state = f"needs {one.items} below --data-path (eval.data_path)" if asked else str(error).splitlines()[0]

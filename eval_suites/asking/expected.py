@@ -12,7 +12,7 @@ from sft_core.config.evaluate import EvalSection
 
 
 def expected(chosen: Suite, section: EvalSection, mirror: Path | None) -> Expected:
-    """The items of a suite under `section.limit`, counted.
+    """The items of a suite under the section's limits, counted.
 
     Raises:
         EvalError: they cannot be read.
@@ -22,8 +22,8 @@ def expected(chosen: Suite, section: EvalSection, mirror: Path | None) -> Expect
         from eval_suites.lm_door.data import outside
 
         door = door_of(chosen, section.include_path, mirror, section.max_new_tokens, outside(chosen, section, mirror))
-        ids = [one for some in drawn(door.strata, section.limit).values() for one in some]
+        ids = [one for some in drawn(door.strata, section.limit_of(chosen.name)).values() for one in some]
         return Expected(chosen.name, chosen.kind, chosen.scale, len(ids), door.clusters(ids))
     read = read_texts if chosen.engine == "likelihood" else read_items
-    items = read(chosen, section.limit, Path(section.data_path) if section.data_path else None)
+    items = read(chosen, section.limit_of(chosen.name), Path(section.data_path) if section.data_path else None)
     return Expected(chosen.name, chosen.kind, chosen.scale, len(items), len({item.cluster for item in items}))

@@ -45,7 +45,7 @@ def _of(chosen: Suite, section: EvalSection, mirror: Path | None) -> list[str]:
             f"{name} and name that folder in SFT_MIRROR, in data.mirror or with --mirror" for name, why in absent]
     data, read = Path(section.data_path) if section.data_path else None, (
         read_texts if chosen.engine == "likelihood" else read_items)
-    return _told(lambda: read(chosen, None, data)) + (
+    return _told(lambda: read(chosen, data_path=data)) + (
         _told(lambda: load_scorer(str(chosen.scorer), chosen.folder)) if chosen.scorer else [])
 
 

@@ -87,7 +87,7 @@ class LmItems:
         self._lm = language_model(subject.network, subject.tokenizer, section.batch_tokens, chosen.name,
                                   subject.backend)
         self._all = door.strata
-        self.strata: Mapping[str, Sequence[str]] = drawn(self._all, section.limit)
+        self.strata: Mapping[str, Sequence[str]] = drawn(self._all, section.limit_of(chosen.name))
 
     def take(self, ids: Collection[str]) -> Taken:
         """See `Asking`."""
@@ -110,7 +110,7 @@ class ChatItems:
         assert chosen.max_new_tokens is not None
         self._suite, self._answerer = chosen, subject.answerer
         self._longest = min(chosen.max_new_tokens, section.max_new_tokens or chosen.max_new_tokens)
-        self._items = read_items(chosen, section.limit, _data(section))
+        self._items = read_items(chosen, section.limit_of(chosen.name), _data(section))
         self._score = scorer_for(chosen.scorer, chosen.folder)
         self.strata = _strata([(item.group, item.item_id) for item in self._items])
 
@@ -158,7 +158,7 @@ class TextItems:
         assert subject.backend is not None
         self._suite = chosen
         self._texts = Texts(subject.backend, subject.tokenizer, subject.form)
-        self._items = read_texts(chosen, section.limit, _data(section))
+        self._items = read_texts(chosen, section.limit_of(chosen.name), _data(section))
         if subject.form is None and any(item.kind == "answer" for item in self._items):
             raise EvalError(f"suite {chosen.name} measures answers behind a chat template, and the model has none; "
                             "evaluate it with the template of a run (template.name: chatml, for example)")

@@ -27,7 +27,7 @@ def make_probe(probe: ProbeSection, section: EvalSection, form: ChatForm | None,
         EvalError: a suite is unknown.
     """
     chosen = [suite(name) for name in probe.suites]
-    few = section.model_copy(update={"suites": probe.suites, "limit": probe.items})
+    few = section.model_copy(update={"suites": probe.suites, "limit": probe.items, "limits": {}})
 
     def run(model: Any, tokenizer: Any) -> dict[str, float]:
         before = model.generation_config, tokenizer.chat_template

@@ -39,7 +39,7 @@ def eval_items(suites: Sequence[str], *, mirror: Path | None, include_path: str 
 def _questions(chosen: Suite, data_path: Path | None) -> list[EvalItem]:
     """What the user says in the clean items; texts and answers whose probability is measured."""
     if chosen.engine == "likelihood":
-        return [EvalItem(chosen.name, item.item_id, item.text) for item in read_texts(chosen, None, data_path)]
+        return [EvalItem(chosen.name, item.item_id, item.text) for item in read_texts(chosen, data_path=data_path)]
     plain = chosen.model_copy(update={"variants": ()})
-    return [EvalItem(chosen.name, item.item_id, turn["content"]) for item in read_items(plain, None, data_path)
+    return [EvalItem(chosen.name, item.item_id, turn["content"]) for item in read_items(plain, data_path=data_path)
             for turn in item.messages if turn["role"] == "user"]

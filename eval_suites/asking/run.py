@@ -125,9 +125,9 @@ def _weighed(items: Sequence[ItemResult], strata: Mapping[str, Sequence[str]]) -
             weight=item.weight * len(strata[of[item.item_id]]) / counts[of[item.item_id]]) for item in items)
 
 
-def _settings(section: EvalSection) -> dict[str, Any]:
+def _settings(chosen: Suite, section: EvalSection) -> dict[str, Any]:
     """What decides which items are asked."""
-    return {"limit": section.limit, "looks": section.looks}
+    return {**section.limit_of(chosen.name)._asdict(), "looks": section.looks}
 
 
 def _note(out: Path, chosen: Suite) -> Path:
@@ -135,7 +135,7 @@ def _note(out: Path, chosen: Suite) -> Path:
 
 
 def _mark(out: Path, chosen: Suite, section: EvalSection) -> None:
-    _note(out, chosen).write_text(json.dumps(_settings(section)), encoding="utf-8")
+    _note(out, chosen).write_text(json.dumps(_settings(chosen, section)), encoding="utf-8")
 
 
 def _finished(out: Path, chosen: Suite, asked: Mapping[str, Any], identity: str,
@@ -147,4 +147,4 @@ def _finished(out: Path, chosen: Suite, asked: Mapping[str, Any], identity: str,
         return None
     plain = json.loads(json.dumps(asked))
     same = all(result.protocol.get(key) == value for key, value in plain.items())
-    return result if same and result.model == identity and settings == _settings(section) else None
+    return result if same and result.model == identity and settings == _settings(chosen, section) else None

@@ -12,21 +12,23 @@ from eval_suites.scorers.registry import SCORERS
 from eval_suites.suites.chat_item import BadRow, ChatItem, LikelihoodItem, chat_item, likelihood_item, parse_lines
 from eval_suites.suites.perturb import VARIANTS
 from eval_suites.suites.readers.all import READERS, TEXT_READERS
-from eval_suites.suites.sample import rank
+from eval_suites.suites.sample import quotas, rank
 from eval_suites.suites.suite import Suite
+from sft_core.config.evaluate import Limit
 from sft_core.errors import EvalError
 
 __all__ = ["ChatItem", "LikelihoodItem", "content_hash", "read_items", "read_texts"]
 
+EVERYTHING = Limit()
 Item = TypeVar("Item", ChatItem, LikelihoodItem)
 
 
-def read_items(chosen: Suite, limit: int | None = None, data_path: Path | None = None) -> list[ChatItem]:
+def read_items(chosen: Suite, limit: Limit = EVERYTHING, data_path: Path | None = None) -> list[ChatItem]:
     """The items of a suite of the engine `generate`, in the order of the file, each followed by its variants.
 
     Args:
-        limit: items per kind (task): a sample drawn by a fixed hash of the ids; `weight` says how many items each
-            stands for. All variants of a drawn item are asked.
+        limit: items per kind (task), or in all: a sample drawn by a fixed hash of the ids; `weight` says how many
+            items each stands for. All variants of a drawn item are asked.
         data_path: `eval.data_path`, where suites with a reader find their files.
 
     Raises:
@@ -39,7 +41,7 @@ def read_items(chosen: Suite, limit: int | None = None, data_path: Path | None =
     return [one for item in drawn for one in _expanded(item, chosen.variants)]
 
 
-def read_texts(chosen: Suite, limit: int | None = None, data_path: Path | None = None) -> list[LikelihoodItem]:
+def read_texts(chosen: Suite, limit: Limit = EVERYTHING, data_path: Path | None = None) -> list[LikelihoodItem]:
     """The items of a suite of the engine `likelihood`; arguments as for `read_items`.
 
     Raises:
@@ -93,18 +95,19 @@ def _rows(file: Path, parse: Callable[[Any], Item]) -> list[Item]:
     return found
 
 
-def _sample(items: list[Item], limit: int | None, stratum: Callable[[Item], str]) -> list[Item]:
-    """At most `limit` items of each stratum, each weighing what it stands for: N_stratum / n_stratum."""
-    if limit is None:
+def _sample(items: list[Item], limit: Limit, stratum: Callable[[Item], str]) -> list[Item]:
+    """The items that are asked of each stratum, each weighing what it stands for: N_stratum / n_stratum."""
+    if limit == EVERYTHING:
         return items
     strata: dict[str, list[Item]] = {}
     for item in items:
         strata.setdefault(stratum(item), []).append(item)
     weights = {}
-    for group in strata.values():
+    asked = quotas({name: len(group) for name, group in strata.items()}, limit)
+    for name, group in strata.items():
         # Languages and the like ask every cluster once: then all strata draw the same clusters, and stay paired.
         once = len({item.cluster for item in group}) == len(group)
-        drawn = sorted(group, key=lambda item: rank(item.cluster if once else item.item_id))[:limit]
+        drawn = sorted(group, key=lambda item: rank(item.cluster if once else item.item_id))[:asked[name]]
         weights.update({item.item_id: len(group) / len(drawn) for item in drawn})
     return [item._replace(weight=weights[item.item_id]) for item in items if item.item_id in weights]
 

@@ -9,6 +9,8 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 
+from sft_core.config.evaluate import Limit
+
 SEED = "sft-sample-0"
 Strata = Mapping[str, Sequence[str]]
 """Stratum → ids of its items."""
@@ -24,12 +26,24 @@ def ordered(ids: Sequence[str]) -> list[str]:
     return sorted(ids, key=lambda item_id: (rank(item_id.partition("~")[0]), item_id))
 
 
-def drawn(strata: Strata, limit: int | None) -> dict[str, list[str]]:
-    """At most `limit` ids of each stratum, in the order they came."""
-    if limit is None:
-        return {name: list(ids) for name, ids in strata.items()}
-    kept = {name: set(ordered(ids)[:limit]) for name, ids in strata.items()}
-    return {name: [one for one in ids if one in kept[name]] for name, ids in strata.items()}
+def quotas(sizes: Mapping[str, int], limit: Limit) -> dict[str, int]:
+    """How many items of each stratum are asked. A total goes round the strata in their sampling order, an item each
+    time, until it is spent or a stratum has no more; so a larger total takes no item from any stratum."""
+    if limit.total is None:
+        return {name: size if limit.per_task is None else min(size, limit.per_task) for name, size in sizes.items()}
+    found, left = dict.fromkeys(sizes, 0), limit.total
+    while left > 0 and (open_ := [name for name in sorted(sizes, key=rank) if found[name] < sizes[name]]):
+        for name in open_[:left]:
+            found[name] += 1
+        left -= len(open_)
+    return found
+
+
+def drawn(strata: Strata, limit: Limit) -> dict[str, list[str]]:
+    """The ids of each stratum that are asked, in the order they came; a stratum that is not asked is left out."""
+    asked = quotas({name: len(ids) for name, ids in strata.items()}, limit)
+    kept = {name: set(ordered(ids)[:asked[name]]) for name, ids in strata.items() if asked[name]}
+    return {name: [one for one in strata[name] if one in some] for name, some in kept.items()}
 
 
 def parts(strata: Strata, looks: int) -> list[set[str]]:

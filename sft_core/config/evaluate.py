@@ -6,10 +6,10 @@ import difflib
 from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from sft_core.config.section import OffIsWord, Positive, Section, Share, without_password
 from sft_core.names import name_problem
@@ -90,12 +90,23 @@ class JudgeSection(Section):
         return [name + JUDGED[self.mode] for name in asked]
 
 
+class Limit(NamedTuple):
+    """How many items of a suite are asked: at most so many per task, or in all, or without either all."""
+
+    per_task: int | None = None
+    total: int | None = None
+
+
 class EvalSection(Section):
     suites: Suites = Field(min_length=1)
     """Suites to run before and after training; `sft suites` lists them. A YAML of your own is given by its path; its
     name everywhere else is its `name:`, or the file's name without its ending."""
     limit: Positive | None = None
-    """Items per task: a sample drawn once by a fixed seed, the same for every model; intervals widen accordingly."""
+    """Items per task: a sample drawn once by a fixed seed, the same for every model; intervals widen accordingly. A
+    suite of many tasks asks as many times more (MMLU: 57); `limits` says it per suite."""
+    limits: dict[str, Positive] = Field(default_factory=dict)
+    """Items of single suites in all instead of `limit`, spread evenly over their tasks, e.g. `{mmlu: 200, gsm8k: 100}`.
+    Variants of an item come with it and do not count."""
     batch_tokens: Positive = 16384
     """Padded tokens per batch in evaluation, room for the answer included; no part of the protocol."""
     max_new_tokens: Positive | None = None
@@ -126,6 +137,16 @@ class EvalSection(Section):
     def names(self) -> tuple[str, ...]:
         """What the suites are called, in their order."""
         return tuple(map(suite_name, self.suites))
+
+    def limit_of(self, name: str) -> Limit:
+        """How many items of a suite are asked."""
+        return Limit(total=self.limits[name]) if name in self.limits else Limit(self.limit)
+
+    @model_validator(mode="after")
+    def _limits_name_suites(self) -> EvalSection:
+        if said := unknown_suites("eval.limits", self.limits, self.names):
+            raise ValueError(said)
+        return self
 
 
 class GateSection(Section):

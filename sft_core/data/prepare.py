@@ -284,9 +284,9 @@ def _check_sources(counts: Sequence[tuple[SourceSection, SourceCount]], out: Pat
     for source, count in counts:
         if not count.examples and not source.may_be_empty:
             raise DataError(f"the source {count.source} gives no example: of {count.read} rows read {count.kept} are "
-                            f"kept, and left out are {_listed(count.rejected)}; `sft data show CONFIG --rejected` lists "
-                            f"them ({out / 'rejected.parquet'}); correct it, take it out, or set may_be_empty: true "
-                            "there")
+                            f"kept, and left out are {_listed(count.rejected)}; `sft data show CONFIG --rejected` "
+                            f"lists them ({out / 'rejected.parquet'}); correct it, take it out, or set may_be_empty: "
+                            "true there")
 
 
 def _listed(reasons: Mapping[str, int]) -> str:

@@ -22,6 +22,7 @@ from transformers import tokenization_utils_base
 
 from eval_suites.asking import again, respondent
 from eval_suites.asking import opened as asking
+from eval_suites.asking.expected import expected
 from eval_suites.asking.run import ChatFormat, Out, evaluate
 from eval_suites.backends import remote
 from eval_suites.backends.cache import Cached
@@ -32,11 +33,13 @@ from eval_suites.results import ItemResult, SuiteResult
 from eval_suites.scorers.base import Score
 from eval_suites.statistics.floor import changed
 from eval_suites.suites.chat_item import LikelihoodItem
-from eval_suites.suites.items import ChatItem
+from eval_suites.suites.items import ChatItem, read_items
 from eval_suites.suites.sample import drawn, parts
+from eval_suites.suites.suite import suite
 from sft_core.config.data import ModelSection
-from sft_core.config.evaluate import EvalSection
-from sft_core.errors import EvalError
+from sft_core.config.evaluate import EvalSection, Limit
+from sft_core.config.file import checked
+from sft_core.errors import ConfigError, EvalError
 from sft_core.model.load import load_model
 from tests.evals.conftest import JINJA
 
@@ -47,13 +50,39 @@ SECTION = EvalSection(suites=("refusal",), limit=4, max_new_tokens=5, batch_toke
 
 def test_samples_are_nested_and_stratified() -> None:
     strata = {"a": [f"a/{i}" for i in range(100)], "b": [f"b/{i}" for i in range(10)]}
-    small, large = drawn(strata, 5), drawn(strata, 20)
+    small, large = drawn(strata, Limit(5)), drawn(strata, Limit(20))
     assert {name: len(ids) for name, ids in large.items()} == {"a": 20, "b": 10}
     assert all(set(small[name]) < set(large[name]) for name in strata)
     assert small["a"] != strata["a"][:5]
     shares = parts(strata, 3)
     assert [len([one for one in share if one[0] == "b"]) for share in shares] == [4, 7, 10]
     assert shares[0] < shares[1] < shares[2] == {one for ids in strata.values() for one in ids}
+
+
+def test_a_total_is_spread_evenly_over_the_tasks_and_nested() -> None:
+    """`limit: 200` asked MMLU 57 × 200 items and GSM8K 200."""
+    strata = {name: [f"{name}/{i}" for i in range(size)] for name, size in (("a", 100), ("b", 3), ("c", 50), ("d", 9))}
+    found = [drawn(strata, Limit(total=total)) for total in range(1, 163)]
+    counts = [{name: len(ids) for name, ids in one.items()} for one in found]
+    assert [sum(one.values()) for one in counts] == list(range(1, 163))
+    assert sorted(counts[19].values()) == [3, 5, 6, 6]
+    assert counts[-1] == {name: len(ids) for name, ids in strata.items()}
+    for small, large in zip(found, found[1:], strict=False):
+        assert all(set(ids) <= set(large[name]) for name, ids in small.items())
+    assert drawn(strata, Limit(total=9_999)) == strata == drawn(strata, Limit())
+
+
+def test_a_limit_is_said_per_suite(tmp_path: Path, model_folder: Path) -> None:
+    section = EvalSection.model_validate({"suites": ["refusal", "length"], "limit": 1, "limits": {"length": 6},
+                                          "max_new_tokens": 1})
+    found = run(model_folder, list(section.suites), tmp_path, section)
+    assert found["length"].n == 6 == expected(suite("length"), section, None).items
+    assert found["refusal"].n == len(found["refusal"].tasks())
+    assert sum(item.weight for item in found["length"].items) == pytest.approx(len(read_items(suite("length"))))
+    again = run(model_folder, list(section.suites), tmp_path, section.model_copy(update={"limits": {"length": 7}}))
+    assert again["length"].n == 7
+    with pytest.raises(ConfigError, match=r"eval.limits names \['lenght'\] \(did you mean length\?\)"):
+        checked(EvalSection, suites=["length"], limits={"lenght": 3})
 
 
 @pytest.fixture
@@ -76,7 +105,7 @@ def run(folder: Path, suites: list[str], out: Path | Out, section: EvalSection =
 
 
 def test_nats_per_byte(model_folder: Path, texts: str, tmp_path: Path) -> None:
-    result = run(model_folder, [texts], tmp_path, SECTION.model_copy(update={"limit": None}))[texts]
+    result = run(model_folder, [texts], tmp_path, SECTION.model_copy(update={"limit": None}))["texts"]
     by_id = {item.item_id: item for item in result.items}
     loaded = load_model(ModelSection(path=str(model_folder)), mirror=None)
     ids = loaded.tokenizer.encode("abc é ")
@@ -196,10 +225,11 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(model_folder: Path, tmp_pa
 
 
 def test_the_floor_is_zero_under_the_same_settings(model_folder: Path, texts: str, tmp_path: Path) -> None:
-    section = SECTION.model_copy(update={"floor_items": 3})
+    section = SECTION.model_copy(update={"floor_items": 3, "suites": ("refusal", texts)})
     results = run(model_folder, ["refusal", texts], tmp_path / "out", section)
     found = again.floors(ModelSection(path=str(model_folder)), results, section, FORM, None)
-    assert {name: (floor.items, floor.same) for name, floor in found.items()} == {"refusal": (3, 0), texts: (3, 0)}
+    assert {name: (floor.items, floor.same) for name, floor in found.items()} == {
+        "refusal": (3, 0), "texts": (3, 0)}
     assert all(floor.worst < 1e-5 for floor in found.values())
 
 

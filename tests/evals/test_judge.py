@@ -274,7 +274,7 @@ def test_open_suites_carry_their_turns(name: str) -> None:
     data = Path(__file__).parents[2].parent / "shared" / "data"
     if name == "mt_bench" and not data.is_dir():
         pytest.skip("the published questions are not here")
-    items = read_items(suite(name), None, data)
+    items = read_items(suite(name), data_path=data)
     assert len({item.task for item in items}) == 8
     for item in items:
         assert item.expect["questions"] == [turn["content"] for turn in item.messages]

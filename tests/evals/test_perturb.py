@@ -15,6 +15,7 @@ from eval_suites.suites.chat_item import ChatItem
 from eval_suites.suites.items import read_items
 from eval_suites.suites.perturb import CHOICE, DISTRACTORS, FIXED, PARAPHRASES, VARIANTS
 from eval_suites.suites.suite import suite
+from sft_core.config.evaluate import Limit
 
 CLEAN = read_items(suite("robustness").model_copy(update={"variants": ()}))
 FORMAT = read_items(suite("format"))
@@ -130,7 +131,7 @@ def test_the_suite_asks_every_item_clean_and_in_every_form_that_it_has() -> None
 
 
 def test_languages_ask_the_same_tasks() -> None:
-    few = read_items(suite("multilingual"), 5)
+    few = read_items(suite("multilingual"), Limit(5))
     assert Counter(item.cluster for item in few) == dict.fromkeys({item.cluster for item in few}, 8)
     items = read_items(suite("multilingual"))
     assert {item.task for item in items} == {"en", "de", "fr", "es", "zh", "hi", "ar", "ja"}

@@ -21,7 +21,7 @@ from eval_suites.scorers.registry import SCORERS, score, scorer_for
 from eval_suites.suites.chat_item import ChatItem
 from eval_suites.suites.items import content_hash, read_items, read_texts
 from eval_suites.suites.suite import ROOM, Suite, load_suites, named_suites, suite
-from sft_core.config.evaluate import EvalSection, suite_name
+from sft_core.config.evaluate import EvalSection, Limit, suite_name
 from sft_core.config.file import checked
 from sft_core.errors import ConfigError, EvalError
 
@@ -117,8 +117,9 @@ class TestEverySuite:
     def test_samples_are_the_same_for_all_and_weighed(self, name: str) -> None:
         chosen, where = suite(name), present(suite(name))
         read = read_items if chosen.engine == "generate" else read_texts
-        everything, few, more = (read(chosen, limit, where) for limit in (None, 3, 6))
-        assert few == read(chosen, 3, where)
+        everything, few, more = (read(chosen, limit, where) for limit in (
+            Limit(), Limit(3), Limit(6)))
+        assert few == read(chosen, Limit(3), where)
         assert {item.item_id for item in few} <= {item.item_id for item in more} <= {i.item_id for i in everything}
         assert len(few) < len(more) <= len(everything)
         assert sum(item.weight for item in few) == pytest.approx(len(everything))

@@ -57,6 +57,8 @@ def test_model_import_says_what_is_no_model(sft: Sft, tmp_path: Path) -> None:
         (["parity", "tiny", "--template", "llama9"], "'llama9' is not one of"),
         (["eval", "tiny", "--suite", "tiny_refusal", "--looks", "3"], "say with --against"),
         (["compare", "a", "b", "--limit", "3"], "say with --suite which one"),
+        (["eval", "tiny", "--suite", "tiny_refusal", "--limit", "tiny_refusal=x"], "--limit 'tiny_refusal=x' is not N"),
+        (["eval", "tiny", "--suite", "tiny_refusal", "--limit", "tiny_refusl=3"], "did you mean tiny_refusal?"),
         (["parity", "tiny", "--served-name", "x"], "the model's name at --endpoint"),
         (["promote", "run", "--name", "../evil"], "--name '../evil': this is no name"),
         (["promote", "run", "--alias", "latest"], "--alias 'latest' is no alias"),
