@@ -22,9 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from eval_suites.backends.local import Local
 from eval_suites.lm_door.door import language_model
-from sft_core.config.evaluate import EvalSection
 
-BATCH = int(EvalSection.model_fields["batch_tokens"].default)
 AUTO = (8, 16, 64)
 WORDS = ("seven", "farmers", "carry", "apples", "over", "the", "bridge", "and", "sell", "half", "of", "them", "each",
          "day", "how", "many", "are", "left", "when", "it", "rains")
@@ -50,7 +48,7 @@ def throughput(model: Path, count: int, longest: int, rounds: int) -> dict[str, 
         "bs1": lambda: HFLM(network, tokenizer=tokenizer, batch_size=1, backend="causal"),
         **{f"bs{size}": lambda size=size: HFLM(network, tokenizer=tokenizer, batch_size=size, backend="causal")
            for size in AUTO},
-        "ours": lambda: language_model(network, tokenizer, BATCH, "bench", Local(network, BATCH)),
+        "ours": lambda: language_model(network, tokenizer, None, "bench", Local(network, None)),
     }
     rates: dict[str, list[float]] = {name: [] for name in makers}
     texts: dict[str, Sequence[str]] = {}

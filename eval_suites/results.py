@@ -108,6 +108,7 @@ class SuiteResult:
     scale: str = "share"
     looks: tuple[int, int] | None = None  # (looks taken, looks planned) of a sequential evaluation
     vocabulary: str = ""  # hash of the tokenizer's tokens and ids; empty where it is not seen
+    batch_tokens: int = 0  # padded tokens of a batch, by the end; 0 where batches are the engine's own
 
     @cached_property
     def protocol_hash(self) -> str:
@@ -175,6 +176,7 @@ def write_results(folder: Path, result: SuiteResult) -> Path:
         "protocol": dict(result.protocol), "protocol_hash": result.protocol_hash,
         "seconds": result.seconds, "truncated": result.truncated, "model": result.model, "backend": result.backend,
         "scale": result.scale, "looks": result.looks, "vocabulary": result.vocabulary,
+        "batch_tokens": result.batch_tokens,
     })
     return path
 
@@ -196,4 +198,4 @@ def read_results(folder: Path, suite: str) -> SuiteResult:
                   for row in rows)
     return SuiteResult(head["suite"], head["kind"], head["protocol"], items, head["seconds"], head["truncated"],
                        head["model"], head["backend"], head["scale"], tuple(head["looks"]) if head["looks"] else None,
-                       head.get("vocabulary", ""))
+                       head.get("vocabulary", ""), head.get("batch_tokens", 0))

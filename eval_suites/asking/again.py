@@ -30,8 +30,9 @@ def floors(model: ModelSection, results: Mapping[str, SuiteResult], section: Eva
         return {}
     picked = {name: set(ordered([item.item_id for item in result.items])[:section.floor_items])
               for name, result in results.items()}
-    rounds = [_asked(model, picked, section.model_copy(update={"batch_tokens": size}), form, mirror)
-              for size in (section.batch_tokens, section.batch_tokens, SAMPLE_LIMIT)]
+    size = section.batch_tokens or min((one.batch_tokens for one in results.values() if one.batch_tokens), default=None)
+    rounds = [_asked(model, picked, section.model_copy(update={"batch_tokens": tokens}), form, mirror)
+              for tokens in (size, size, SAMPLE_LIMIT)]
     return {name: measure(result, *(one[name] for one in rounds)) for name, result in results.items()}
 
 

@@ -96,7 +96,7 @@ def _served(section: ModelSection, cache: Path | None, key: str | None) -> Respo
     return Respondent(None, None, None, None, answerer, f"endpoint {where.url}, {where.model}", section.path)
 
 
-def respondent_of(model: Any, tokenizer: Any, form: ChatForm | None, batch_tokens: int) -> Respondent:
+def respondent_of(model: Any, tokenizer: Any, form: ChatForm | None, batch_tokens: int | None) -> Respondent:
     """A model of this process made ready to be asked; its answers are not kept."""
     return ready(model, tokenizer, form, Local(model, batch_tokens), "the model under training")
 

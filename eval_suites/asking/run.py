@@ -111,7 +111,8 @@ def _result(chosen: Suite, subject: Respondent, asked: Mapping[str, Any], taken:
                         "model.precision: float32, --precision float32)")
     full = json.loads(json.dumps({**asked, **taken.notes}))
     return SuiteResult(chosen.name, chosen.kind, full, _weighed(items, asking.strata), 0.0, taken.truncated,
-                       backend=subject.name, scale=taken.scale)
+                       backend=subject.name, scale=taken.scale,
+                       batch_tokens=subject.backend.batch_tokens if subject.backend else 0)
 
 
 def _weighed(items: Sequence[ItemResult], strata: Mapping[str, Sequence[str]]) -> tuple[ItemResult, ...]:

@@ -73,6 +73,11 @@ class Cached:
         """The inner backend's."""
         return self._inner.window
 
+    @property
+    def batch_tokens(self) -> int:
+        """The inner backend's."""
+        return self._inner.batch_tokens
+
     def likelihoods(self, asked: Sequence[Continuation]) -> Iterator[tuple[int, Likelihood]]:
         """As `Backend.likelihoods`; answers that are not finite are not kept."""
         keys = [digest(one.context, one.continuation, extra="likelihood") for one in asked]

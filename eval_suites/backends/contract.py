@@ -63,6 +63,10 @@ class Backend(Protocol):
     def window(self) -> int:
         """Most tokens of context and answer together."""
 
+    @property
+    def batch_tokens(self) -> int:
+        """Padded tokens of a batch, by now; 0 where batches are the engine's own."""
+
     def likelihoods(self, asked: Sequence[Continuation]) -> Iterator[tuple[int, Likelihood]]:
         """Log-probabilities. A context that does not fit the window loses its beginning, as lm-eval cuts it."""
 

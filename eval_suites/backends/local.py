@@ -52,12 +52,13 @@ class Local:
 
     Args:
         model: from transformers, in evaluation mode, on its device.
-        batch_tokens: padded tokens of a batch, with those that stand before them; halved when memory runs out.
+        batch_tokens: padded tokens of a batch, with those that stand before them, halved when memory runs out; None:
+            what free memory holds.
         pad: id for padding; it is masked, so any will do.
     """
 
-    def __init__(self, model: Any, batch_tokens: int, pad: int = 0) -> None:
-        self._model, self._budget, self._pad = model, Budget(batch_tokens), pad
+    def __init__(self, model: Any, batch_tokens: int | None, pad: int = 0) -> None:
+        self._model, self._budget, self._pad = model, Budget(model, batch_tokens), pad
         self._head, self._network = head_of(model), decoder_of(model)
         self._separable = separable(model.config)
         self._enough = ENOUGH.get(model.device.type, ENOUGH["cuda"])
@@ -72,6 +73,11 @@ class Local:
     def window(self) -> int:
         """The model's positions; no bound where it has none."""
         return getattr(self._model.config.get_text_config(), "max_position_embeddings", None) or NO_WINDOW
+
+    @property
+    def batch_tokens(self) -> int:
+        """As they are by now."""
+        return self._budget.tokens
 
     def likelihoods(self, asked: Sequence[Continuation]) -> Iterator[tuple[int, Likelihood]]:
         """Log-probabilities of the continuations, batch by batch."""

@@ -66,6 +66,11 @@ class Vllm:
         has to generate one more."""
         return self._window - 2
 
+    @property
+    def batch_tokens(self) -> int:
+        """Batches are vLLM's own."""
+        return 0
+
     def likelihoods(self, asked: Sequence[Continuation]) -> Iterator[tuple[int, Likelihood]]:
         """See `Backend`; `prompt_logprobs` gives each token of a prompt with its rank."""
         full = [(one.context + one.continuation)[-(self.window + 1):] for one in asked]

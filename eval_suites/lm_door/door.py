@@ -177,7 +177,7 @@ def engine() -> str:
     return f"lm-eval {version('lm_eval')}"
 
 
-def language_model(model: Any, tokenizer: Any, batch_tokens: int, label: str,
+def language_model(model: Any, tokenizer: Any, batch_tokens: int | None, label: str,
                    backend: Backend | None = None) -> FastModel:
     """The loaded model as lm-eval wants it, behind a backend (default: in this process)."""
     with _quiet():

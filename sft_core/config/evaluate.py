@@ -107,8 +107,9 @@ class EvalSection(Section):
     limits: dict[str, Positive] = Field(default_factory=dict)
     """Items of single suites in all instead of `limit`, spread evenly over their tasks, e.g. `{mmlu: 200, gsm8k: 100}`.
     Variants of an item come with it and do not count."""
-    batch_tokens: Positive = 16384
-    """Padded tokens per batch in evaluation, room for the answer included; no part of the protocol."""
+    batch_tokens: Positive | None = None
+    """Padded tokens per batch in evaluation, room for the answer included; no part of the protocol. By default what
+    free memory holds; halved and tried again where memory runs out. Results say how many it were."""
     max_new_tokens: Positive | None = None
     """Cap on generated tokens, where a suite's own should be lowered; part of the protocol."""
     include_path: str | None = None

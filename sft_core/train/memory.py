@@ -229,6 +229,11 @@ def in_words(size: float) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**29 else f"{size / 2**20:.0f} MiB"
 
 
+def is_short(error: RuntimeError | MemoryError) -> bool:
+    """Whether it says that memory ran out: on CUDA by its class, on the CPU by torch's words."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
 def free_bytes(device: torch.device) -> int:
     """Memory that a run could take now: of the CUDA device, or of this machine within its control group."""
     if device.type == "cuda":

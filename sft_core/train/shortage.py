@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import torch
-
 from sft_core.config.train import TrainSection
 from sft_core.errors import TrainingError
 from sft_core.train.inputs import TrainInputs, read_data
-from sft_core.train.memory import remedies
+from sft_core.train.memory import is_short, remedies
 from sft_core.train.outlook import place_of
-
-ALLOCATOR = "can't allocate memory"  # how torch says on the CPU that memory is short
 
 
 @contextmanager
@@ -29,7 +25,7 @@ def told_when_short(inputs: TrainInputs, section: TrainSection, where: Callable[
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not (isinstance(error, torch.OutOfMemoryError | MemoryError) or ALLOCATOR in str(error)):
+        if not is_short(error):
             raise
         advice = remedies(inputs, section, read_data(inputs, section).course, place_of(inputs.model))
         raise TrainingError(f"no memory left {where()}: {advice}. Smaller passes and checkpointing leave "
