@@ -16,6 +16,7 @@ cli_model.py   its command model import
 judging.py     open-ended answers judged: judge, human export, human import
 doctor.py      pre-flight
 plan.py        what a run will do and cost
+clean.py       what takes room in the workspace
 parity.py      the parity certificate
 story.py       the story of the tiny world
 console.py     tables on the terminal

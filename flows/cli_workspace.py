@@ -27,6 +27,29 @@ def plan(
     show_plan(config, overrides or [], rows, as_json=as_json)
 
 
+def clean(
+    checkpoints: Annotated[bool, typer.Option("--checkpoints", help="Checkpoints of finished training")] = False,
+    caches: Annotated[bool, typer.Option("--caches", help="Kept answers, downloads and other things that are made "
+                                                          "again when needed")] = False,
+    older_than: Annotated[str | None, typer.Option(metavar="AGE", help="Stages and models that were not used for so "
+                                                                       "long: 12h, 30d, 4w")] = None,
+    keep_best: Annotated[int | None, typer.Option(min=0, metavar="N", help="Models of all but the N best runs of each "
+                                                  "experiment, by gate and scores")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove; without it only shown")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
+) -> None:
+    """Show what takes room in the workspace and who needs it; remove by rule, with --yes.
+
+    Never goes what an alias of the registry names, what a process at work or a stopped sweep needs, or what runs found.
+    """
+    from flows.clean import run_clean, seconds_of
+    from tasks.clean import Rules
+
+    age = None if older_than is None else seconds_of(older_than)
+    run_clean(Rules(checkpoints, caches, age, keep_best), yes=yes, as_json=as_json)
+
+
 def add_workspace(app: typer.Typer, begin: Callable[[], object]) -> None:
     """Give `app` the commands; `begin` is the first thing that each of them does."""
-    app.command(name="plan")(after(begin, plan))
+    for name, command in (("plan", plan), ("clean", clean)):
+        app.command(name=name)(after(begin, command))

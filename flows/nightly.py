@@ -43,8 +43,9 @@ def run_promotion(reference: str, name: str | None, alias: str) -> None:
     check_alias(alias)
     tracker = connect()
     run = find(reference, workspace(), tracker)
-    name = name or run.config().config.tracking.registered_model or "sft"
-    version = tracker.register(run.run_id, run.folder / "model", name)
+    tracking = run.config().config.tracking
+    name = name or tracking.registered_model or "sft"
+    version = tracker.register(run.run_id, run.model(), name, tracking.store_models)
     tracker.set_alias(name, alias, version)
     console.lines(f"{run.name}: registered as version {version} of {name}, alias {alias}")
 

@@ -9,6 +9,7 @@ alive.py            what a process has open, for those after a kill
 children.py         child processes end with their parent
 output.py           output whose reader may go
 events.py           events.jsonl → metric points, from where the last reading stopped
+linking.py          folders stored once, under a second name
 naming.py           our names, values and folders in MLflow's vocabulary
 open_runs.py        tracked runs, ended however their process ends
 orchestrator.py     Prefect as a witness: outcomes that do not hang on it

@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
+Keep = Literal["auto", "link", "copy"]
+"""How a model folder is stored, see `tracking.store_models`."""
+
 
 class TrackedRun(NamedTuple):
     """One run as the store has it."""
@@ -27,6 +30,16 @@ class Resolved(NamedTuple):
     version: str
     run_id: str
     folder: Path
+
+
+class Registered(NamedTuple):
+    """One version of a registered model; `folder` where the store is a folder of this machine."""
+
+    name: str
+    version: str
+    run_id: str
+    aliases: tuple[str, ...]
+    folder: Path | None
 
 
 class Tracker(Protocol):
@@ -98,8 +111,13 @@ class Tracker(Protocol):
     def finish(self, run_id: str, status: str = "FINISHED") -> None:
         """Close the run as FINISHED, FAILED or KILLED."""
 
-    def register(self, run_id: str, model_folder: Path, name: str) -> str:
-        """Save a model folder as it is and make it a version of a registered model.
+    def log_model(self, run_id: str, model_folder: Path, how: Keep) -> None:
+        """Save where a run's model lies and its digest as `model.json`, and the folder itself as `model`: linked where
+        the store is a folder on the same disk, else copied, or with `link` left out."""
+
+    def register(self, run_id: str, model_folder: Path, name: str, how: Keep = "auto") -> str:
+        """Save a model folder as it is and make it a version of a registered model. Linked where the store is a folder
+        on the same disk and `how` is not `copy`.
 
         The folder is stored file by file (`mlflow.transformers.log_model` of a PEFT model on a local base loads wrong
         weights without an error). The same content from the same run keeps its version.
@@ -111,10 +129,20 @@ class Tracker(Protocol):
         """Point an alias (`champion`, `candidate`) at a version."""
 
     def resolve_alias(self, name: str, alias: str) -> Resolved:
-        """The version behind an alias and its folder, downloaded once per version into the workspace.
+        """The version behind an alias and its folder: the store's own, or downloaded once into the workspace.
 
         Raises:
-            TrackingError: unknown model or alias; the message names those there are.
+            TrackingError: unknown model or alias (the message names those there are), or its files have changed.
+        """
+
+    def registered(self) -> list[Registered]:
+        """All versions of all registered models."""
+
+    def forget(self, version: Registered) -> None:
+        """Take a version that has no alias out of the registry, with its files where these are on this machine.
+
+        Raises:
+            TrackingError: an alias points at it by now.
         """
 
     def find_run(self, ref: str) -> TrackedRun:
@@ -129,6 +157,10 @@ class Tracker(Protocol):
 
     def download(self, run_id: str, artifact_path: str, folder: Path) -> Path:
         """Copy an artifact (file or folder) of a run into `folder` and return where it lies."""
+
+
+    def artifacts(self, run_id: str) -> frozenset[str]:
+        """Names of what a run has saved, on the highest level."""
 
 
 Value = float | int | str | bool | None

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import platform
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,8 +30,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from infra import events as event_file
 from infra import naming
-from infra.contract import Resolved, TrackedRun, Tracker
+from infra.contract import Keep, Registered, Resolved, TrackedRun, Tracker
 from infra.databases import is_sql, try_connection, why_not
+from infra.linking import linked, local_folder
 from infra.reach import require_mlflow
 from infra.settings import absolute_uri
 from sft_core.errors import TrackingError
@@ -40,6 +43,8 @@ log = logging.getLogger(__name__)
 
 RUN_KEY = "sft.run_key"
 DIGEST = "sft.digest"
+KIND, TRAINING, GUESSED = "mlflow.experimentKind", "custom_model_development", "_inferred"
+"""Tag of an experiment that says which view MLflow opens it in, ours, and how what MLflow guessed ends."""
 LONGEST_PARAM = 500
 """Longer values are in the config artifact only; MLflow would cut them silently at 6000."""
 PARAMS_PER_CALL = 100
@@ -176,7 +181,18 @@ class MlflowTracker(Tracker):
         with _door(self.uri, "finish the run"):
             self._client.set_terminated(run_id, status)
 
-    def register(self, run_id: str, model_folder: Path, name: str) -> str:
+    def log_model(self, run_id: str, model_folder: Path, how: Keep) -> None:
+        said = {"folder": str(model_folder.resolve()), "machine": platform.node(),
+                "digest": naming.folder_digest(model_folder)}
+        with _door(self.uri, f"save {model_folder}"):
+            self._client.log_dict(run_id, said, "model.json")
+            place = local_folder(self._client.get_run(run_id).info.artifact_uri)
+            if how != "copy" and place is not None and linked(model_folder, place / "model"):
+                return
+            if how != "link":
+                self._client.log_artifacts(run_id, str(model_folder), "model")
+
+    def register(self, run_id: str, model_folder: Path, name: str, how: Keep = "auto") -> str:
         digest = naming.folder_digest(model_folder)
         with _door(self.uri, f"register {model_folder} as {name}"), exclusive(self.workspace / "locks" / "registry"):
             if not self._client.search_registered_models(f"name = '{naming.quoted(name)}'"):
@@ -186,11 +202,13 @@ class MlflowTracker(Tracker):
                     return str(known.version)
             tags = {DIGEST: digest}
             model = self._client.create_logged_model(self.experiment_id, "model", run_id, tags, model_type="hf")
-            self._client.log_model_artifacts(model.model_id, str(model_folder))
+            place = local_folder(model.artifact_location)
+            if how == "copy" or place is None or not linked(model_folder, place):
+                self._client.log_model_artifacts(model.model_id, str(model_folder))
             self._client.finalize_logged_model(model.model_id, "READY")
             # Not models:/ID as the source: MLflow would look that up in the process's global store, not in this one.
-            place = model.artifact_location
-            version = self._client.create_model_version(name, place, run_id, tags, model_id=model.model_id)
+            version = self._client.create_model_version(name, model.artifact_location, run_id, tags,
+                                                        model_id=model.model_id)
         return str(version.version)
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
@@ -210,11 +228,37 @@ class MlflowTracker(Tracker):
             location = self._client.get_model_version_download_uri(name, version.version)
             if version.model_id:
                 location = self._client.get_logged_model(version.model_id).artifact_location
-            key = hashlib.sha256(f"{name} {version.version} {location}".encode()).hexdigest()[:16]
-            folder = self.workspace / "registry" / key
-            with exclusive(self.workspace / "locks" / f"registry-{key}"):
-                self._fetch(str(location), folder)
+            if (folder := local_folder(str(location))) is None:
+                key = hashlib.sha256(f"{name} {version.version} {location}".encode()).hexdigest()[:16]
+                folder = self.workspace / "registry" / key
+                with exclusive(self.workspace / "locks" / f"registry-{key}"):
+                    self._fetch(str(location), folder)
+            elif naming.folder_digest(folder) != version.tags.get(DIGEST, ""):
+                raise TrackingError(f"the files of {name}@{alias} (version {version.version}) in {folder} are not "
+                                    "those that were registered: something has changed or removed them; register the "
+                                    f"run's model again: `sft promote RUN --name {name} --alias {alias}`")
         return Resolved(str(version.version), str(version.run_id), folder)
+
+    def registered(self) -> list[Registered]:
+        found = []
+        with _door(self.uri, "list the registered models"):
+            for model in self._client.search_registered_models():
+                for one in self._client.search_model_versions(f"name = '{naming.quoted(model.name)}'"):
+                    aliases = tuple(alias for alias, version in model.aliases.items() if version == one.version)
+                    location = self._client.get_model_version_download_uri(model.name, one.version)
+                    found.append(Registered(model.name, str(one.version), str(one.run_id), aliases,
+                                            local_folder(location)))
+        return found
+
+    def forget(self, version: Registered) -> None:
+        with _door(self.uri, f"forget {version.name} {version.version}"), \
+                exclusive(self.workspace / "locks" / "registry"):
+            aliases = self._client.get_registered_model(version.name).aliases
+            if version.version in map(str, aliases.values()):
+                raise TrackingError(f"version {version.version} of {version.name} has an alias by now; it stays")
+            self._client.delete_model_version(version.name, version.version)
+            if version.folder is not None:
+                shutil.rmtree(version.folder, ignore_errors=True)
 
     def find_run(self, ref: str) -> TrackedRun:
         with _door(self.uri, f"look for the run {ref}"):
@@ -237,6 +281,10 @@ class MlflowTracker(Tracker):
         folder.mkdir(parents=True, exist_ok=True)
         with _door(self.uri, f"download {artifact_path} of run {run_id}"):
             return Path(self._client.download_artifacts(run_id, artifact_path, str(folder)))
+
+    def artifacts(self, run_id: str) -> frozenset[str]:
+        with _door(self.uri, f"list the artifacts of run {run_id}"):
+            return frozenset(entry.path for entry in self._client.list_artifacts(run_id))
 
     def _search(self, condition: str, limit: int, experiments: list[str] | None = None) -> list[Run]:
         ids = experiments or [self.experiment_id]
@@ -276,10 +324,13 @@ def _door(uri: str, doing: str) -> Iterator[None]:
 def _experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
-        return str(client.create_experiment(name, artifact_location=artifacts))
+        return str(client.create_experiment(name, artifact_location=artifacts, tags={KIND: TRAINING}))
     if found.lifecycle_stage != "active":
         raise TrackingError(f"the MLflow experiment {name} is deleted; restore it (mlflow experiments restore -x "
                             f"{found.experiment_id}) or set tracking.experiment to another name")
+    kind = found.tags.get(KIND, GUESSED)
+    if kind.endswith(GUESSED) and client.search_runs([found.experiment_id], f"tags.`{RUN_KEY}` != ''", max_results=1):
+        client.set_experiment_tag(found.experiment_id, KIND, TRAINING)  # ours, of before it was set
     return str(found.experiment_id)
 
 

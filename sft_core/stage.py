@@ -150,6 +150,10 @@ class Stage:
         seconds: float | None = read_json(self.folder / DONE).get("seconds")
         return seconds
 
+    def touch(self) -> None:
+        """Note that the finished stage was used just now: the age of its done-mark."""
+        os.utime(self.folder / DONE)
+
     def fresh(self) -> Path:
         """An empty work folder: what an earlier, unfinished try left is removed."""
         shutil.rmtree(self.work, ignore_errors=True)

@@ -127,7 +127,7 @@ def path_of(reference: str, place: Workspace, tracker: Opener) -> str:
         name, _, alias = reference.removeprefix("models:/").partition("@")
         return str(tracker().resolve_alias(name, alias or "champion").folder)
     run = run_named(reference, place, tracker)
-    return reference if run is None else str(run.folder / "model")
+    return reference if run is None else str(run.model())
 
 
 class Against(NamedTuple):
@@ -164,6 +164,8 @@ def evaluate(
             partial = _measure(subject, section, place, missing,
                                None if occasion else place.root / "cache" / "answers", _stop(section, against))
     if found := [name for name in stages if name not in missing]:
+        for name in found:
+            stages[name].touch()
         log.info("evaluation of %s found: %s", subject.label, ", ".join(found))
     return _rescored({name: partial[name] if name in partial else read_results(stage.work, name)
                       for name, stage in stages.items()}, section, place)

@@ -101,10 +101,11 @@ def _track(run: Experiment, trained: Done, results: Mapping[str, Mapping[str, Su
     for suite, result in results["tuned"].items():
         tracker.log_table(run_id, f"items/{file_name(suite)}.json",
                           side_by_side(results["base"][suite], result))
-    tracker.log_artifacts(run_id, trained.folder / "model", "model")
-    if run.config.tracking.registered_model:
-        version = tracker.register(run_id, trained.folder / "model", run.config.tracking.registered_model)
-        tracker.set_alias(run.config.tracking.registered_model, CANDIDATE, version)
+    tracking = run.config.tracking
+    tracker.log_model(run_id, trained.folder / "model", tracking.store_models)
+    if tracking.registered_model:
+        version = tracker.register(run_id, trained.folder / "model", tracking.registered_model, tracking.store_models)
+        tracker.set_alias(tracking.registered_model, CANDIDATE, version)
     tracker.set_tags(run_id, {"sft.gate": verdict.gate, "sft.reason": verdict.reason})
     tracker.finish(run_id)
 

@@ -30,6 +30,20 @@ class Recorded(NamedTuple):
         """The configuration that the run was made with."""
         return load(self.folder / "config.yaml")
 
+    def model(self) -> Path:
+        """The run's model folder.
+
+        Raises:
+            TrackingError: it is not there.
+        """
+        folder = self.folder / "model"
+        if not folder.exists():
+            raise TrackingError(f"the model of the run {self.name} is not in {folder}: the run has not got that far, "
+                                "its files were removed, or it lies on the machine that made it "
+                                "(tracking.store_models: link); give the run's command again, or there with "
+                                "tracking.store_models: copy")
+        return folder
+
     def results(self, label: str = "tuned") -> dict[str, SuiteResult]:
         """Per-item results of the run, `tuned` or `base`, by suite.
 
@@ -103,7 +117,7 @@ def find(reference: str, place: Workspace, tracker: Tracker) -> Recorded:
         return by_id[tracked.run_id]
     folder = place.scratch / "downloaded" / tracked.run_id
     with exclusive(folder.with_suffix(".lock")):
-        for artifact in ("config.yaml", "evaluation", "model"):
+        for artifact in {"config.yaml", "evaluation", "model"} & tracker.artifacts(tracked.run_id):
             tracker.download(tracked.run_id, artifact, folder)
     return Recorded(tracked.name, tracked.run_id, folder)
 

@@ -65,6 +65,8 @@ def once(stage: Stage, make: Callable[[Path], Mapping[str, object]], *, resume: 
 
 def _found(stage: Stage) -> Done | None:
     result = stage.result()
+    if result is not None:
+        stage.touch()
     return None if result is None else Done(stage.fingerprint, stage.work, result, reused=True, seconds=stage.seconds)
 
 

@@ -17,6 +17,10 @@ class TrackingSection(Section):
     """MLflow experiment."""
     uri: Annotated[str, without_password("set MLFLOW_TRACKING_URI instead")] | None = None
     """MLflow tracking URI; by default MLFLOW_TRACKING_URI, which may hold a password, or SQLite in the workspace."""
+    store_models: Literal["auto", "link", "copy"] = "auto"
+    """How MLflow gets the model folder. `auto`: as a hard link where its artifacts are a folder on the same disk, so
+    that a model is stored once, else as a copy; `link`: never as a copy, a server is only told where the model lies and
+    its digest; `copy`: always as a copy. A registered model is always whole in the registry."""
     registered_model: Name | None = None
     """Register the model folder under this name in the MLflow registry."""
     sync_every_s: Annotated[float, Field(gt=0.0)] = 5.0

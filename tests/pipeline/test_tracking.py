@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from uuid import uuid4
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
 
 from infra import naming
 from infra.contract import Tracker
@@ -203,6 +205,7 @@ def test_model_folders_versions_and_aliases(tracker: Tracker, tmp_path: Path) ->
     assert [tracker.register(run_id, folder, name) for _ in range(2)] == ["1", "1"]
     tracker.set_alias(name, "champion", "1")
     old = tracker.resolve_alias(name, "champion")
+    (folder / "model.safetensors").unlink()  # a model folder is made anew, never written over
     (folder / "model.safetensors").write_bytes(b"\0\1other")
     assert tracker.register(run_id, folder, name) == "2"
     assert tracker.resolve_alias(name, "champion") == old
@@ -216,6 +219,73 @@ def test_model_folders_versions_and_aliases(tracker: Tracker, tmp_path: Path) ->
         tracker.resolve_alias(name, "candidate")
     with pytest.raises(TrackingError, match="there is no registered model of that name"):
         tracker.resolve_alias("nosuch", "champion")
+
+
+def model_of(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights" * 1000)
+    (folder / "sub").mkdir()
+    (folder / "sub" / "config.json").write_text("{}")
+    return folder
+
+
+def test_a_model_is_stored_once_where_the_store_is_a_folder(tmp_path: Path,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, name = model_of(tmp_path / "model"), f"m-{uuid4().hex}"
+    tracker = open_tracker(f"sqlite:///{tmp_path}/mlflow.db", "e", tmp_path / "workspace")
+    run_id = start(tracker)
+    for _ in range(2):
+        tracker.log_model(run_id, folder, "auto")
+    tracker.set_alias(name, "champion", tracker.register(run_id, folder, name))
+    weights = list((tmp_path / "workspace").rglob("model.safetensors"))
+    assert len(weights) == 2  # of the run and of the registry
+    assert {path.stat().st_ino for path in weights} == {(folder / "model.safetensors").stat().st_ino}
+    assert tracker.artifacts(run_id) == {"config.yaml", "model", "model.json"}
+    said = json.loads(tracker.download(run_id, "model.json", tmp_path / "d").read_text())
+    assert (said["folder"], said["digest"]) == (str(folder), naming.folder_digest(folder))
+
+    shutil.rmtree(folder)  # the other names keep the files
+    found = tracker.resolve_alias(name, "champion").folder
+    assert (found / "sub" / "config.json").read_text() == "{}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracker.uri)
+    loaded = download_artifacts(artifact_uri=f"models:/{name}@champion", dst_path=str(tmp_path / "mlflow"))
+    assert (Path(loaded) / "model.safetensors").read_bytes() == b"weights" * 1000
+    (found / "model.safetensors").write_bytes(b"written over")
+    with pytest.raises(TrackingError, match="not those that were registered: something has changed"):
+        tracker.resolve_alias(name, "champion")
+
+
+def test_a_copy_is_one_where_it_is_asked_for_or_nothing_else_can_be(tmp_path: Path, server: Server) -> None:
+    folder, files = model_of(tmp_path / "model"), {"config.yaml", "model.json"}
+    local = open_tracker(f"sqlite:///{tmp_path}/mlflow.db", "e", tmp_path / "workspace")
+    run_id = start(local)
+    local.log_model(run_id, folder, "copy")
+    (copy,) = (tmp_path / "workspace").rglob("model.safetensors")
+    assert copy.stat().st_ino != (folder / "model.safetensors").stat().st_ino
+    remote = open_tracker(server.service.url, f"e-{uuid4().hex}", tmp_path / "workspace")
+    named, sent = start(remote, key="named"), start(remote, key="sent")
+    remote.log_model(named, folder, "link")
+    assert remote.artifacts(named) == files
+    remote.log_model(sent, folder, "auto")
+    assert remote.artifacts(sent) == files | {"model"}
+
+
+def test_experiments_open_in_the_view_of_training(tracker: Tracker, tmp_path: Path) -> None:
+    client = MlflowClient(tracker.uri)
+
+    def kind(name: str) -> str | None:
+        open_tracker(tracker.uri, name, tmp_path / "workspace")
+        return client.get_experiment_by_name(name).tags.get("mlflow.experimentKind")
+
+    new, old, foreign = (f"{word}-{uuid4().hex}" for word in ("new", "old", "foreign"))
+    assert kind(new) == "custom_model_development"
+    for name, tags in ((old, {}), (foreign, {}), (f"chosen-{foreign}", {"mlflow.experimentKind": "genai_development"})):
+        client.create_experiment(name, tags=tags)
+    start(open_tracker(tracker.uri, old, tmp_path / "workspace"))
+    assert kind(old) == "custom_model_development"  # ours, made before there was a tag
+    assert kind(foreign) is None
+    start(open_tracker(tracker.uri, f"chosen-{foreign}", tmp_path / "workspace"))
+    assert kind(f"chosen-{foreign}") == "genai_development"
 
 
 def test_an_empty_store_has_no_latest_runs(tmp_path: Path) -> None:
