@@ -12,10 +12,11 @@ from sft_core.config.section import Positive, Section, Share
 
 
 class OptimSection(Section):
-    name: Literal["adamw", "muon"] = "adamw"
-    """`adamw`: all parameters (Loshchilov & Hutter 2019); `muon`: the matrices of the layers by Muon (Jordan et al.
-    2024), embeddings, head, norms and biases by AdamW, as its authors do. For `method: full`: the factors of an adapter
-    are not the matrices whose update it makes orthogonal."""
+    name: Literal["adamw", "adamw_8bit", "muon"] = "adamw"
+    """`adamw`: all parameters (Loshchilov & Hutter 2019); `adamw_8bit`: the same with moments in 8 bits (Dettmers et
+    al. 2022), 2 bytes a weight instead of 8, with the extra `qlora`; `muon`: the matrices of the layers by Muon (Jordan
+    et al. 2024), embeddings, head, norms and biases by AdamW, as its authors do. For `method: full`: the factors of an
+    adapter are not the matrices whose update it makes orthogonal."""
     lr: Annotated[float, Field(gt=0.0)]
     """Peak learning rate. No default: it is the number that matters most."""
     muon_lr: Annotated[float, Field(gt=0.0)] | None = None
@@ -148,6 +149,9 @@ class TrainSection(Section):
     """Rows in one forward pass; gradients accumulate up to the whole step. The result does not depend on it."""
     micro_tokens: Positive | None = None
     """Instead of `micro_rows`: a forward pass takes rows as long as they have at most so many tokens (one at least)."""
+    weights: Literal["float32", "bfloat16"] = "float32"
+    """What trained matrices are held in. `bfloat16`: they and their gradients take half, are moved in float32 and
+    rounded stochastically; for `method: full` where float32 does not fit. docs/TRAINING.md has what it costs."""
     average: Literal["token", "example"] = "token"
     """`token`: every trained token of a step counts the same; `example`: each example does, however long its answer."""
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
@@ -217,6 +221,18 @@ class TrainSection(Section):
         if self.shard == "fsdp" and self.kl.beta > 0 and self.kl.reference == "offload":
             raise ValueError("shard: fsdp shares the base out as well and does not lend it from main memory; use "
                              "kl.reference: copy or cache")
+        return self
+
+    @model_validator(mode="after")
+    def _less_memory_goes_together(self) -> TrainSection:
+        if self.weights == "bfloat16" and (self.method, self.shard) != ("full", "none"):
+            raise ValueError("weights: bfloat16 is for method: full with shard: none; under adapters the base is held "
+                             "as its folder has it anyway, and fsdp shares float32 weights out: use weights: float32")
+        if self.weights == "bfloat16" and self.optim.name == "muon":
+            raise ValueError("weights: bfloat16 goes with optim.name: adamw or adamw_8bit")
+        if self.optim.name == "adamw_8bit" and self.shard == "fsdp":
+            raise ValueError("shard: fsdp shares moments in float32 out among the processes and cannot cut those of 8 "
+                             "bits; use optim.name: adamw, or shard: none")
         return self
 
     @model_validator(mode="after")

@@ -3,7 +3,7 @@
 folder.py     weight files: whole, and in which dtype
 load.py       base model and tokenizer
 gguf.py       a GGUF file → a model folder
-held.py       frozen weights as their folder holds them
+held.py       weights held as their folder has them, computing as in float32
 noise.py      what the base drops or shakes at random by its own config
 lora.py       adapters around the base
 sending.py    tensors to the device without a wait

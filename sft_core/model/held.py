@@ -1,4 +1,4 @@
-"""Weights that are not trained, held in the dtype in which their folder has them, with nothing computed otherwise.
+"""Weights held in the dtype in which their folder has them, with nothing computed otherwise than in float32.
 
 Under autocast a product takes its weights in bfloat16, in whatever dtype they are held: the same numbers come out of a
 base in bfloat16 as of its copy in float32. What autocast leaves alone is not narrowed (norms, biases, whatever else is
@@ -28,11 +28,10 @@ from sft_core.model.load import LoadedModel, compute_dtype, load_model, locate, 
 HALVES = (torch.bfloat16, torch.float16)
 
 
-def load_frozen(section: ModelSection, *, mirror: Path | None, added: Sequence[str] = (),
+def load_as_stored(section: ModelSection, *, mirror: Path | None, added: Sequence[str] = (),
                 quantize: Literal["none", "nf4"] = "none") -> LoadedModel:
-    """Load a base of which no weight is trained as it is held: adapters are, or nothing.
-
-    In float32 where the products are; see `load_model` for the arguments and what it raises.
+    """Load a base as its folder holds it, or in float32 where the products are; see `load_model` for the arguments and
+    what it raises.
     """
     low = compute_dtype(section, resolve_device(section)) in HALVES
     folder = locate(section, mirror)
@@ -61,7 +60,8 @@ def narrow(model: nn.Module, dtype: torch.dtype, whole: Collection[str] = ()) ->
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype if parameter in low and name not in whole else torch.float32)
     for module in model.modules():
-        if type(module) is nn.Embedding and module.weight.dtype in HALVES:
+        looks_up = type(module) is nn.Embedding and module.weight.dtype in HALVES
+        if looks_up and _widen not in module._forward_hooks.values():
             module.register_forward_hook(_widen)
 
 

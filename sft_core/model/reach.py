@@ -4,6 +4,7 @@ encoder and heads for other tasks have no part in the loss, and can neither be t
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -26,8 +27,8 @@ def unreached(model: Any) -> frozenset[str]:
     hooks = [m.register_forward_hook(lambda m, *_: called.add(m)) for m in model.modules()]
     try:
         # Under autocast, which holds no second copy of what is held in less for a backward pass.
-        with torch.enable_grad(), evaluating(model), attending(model, own_attention(model)), torch.autocast(
-                model.device.type, torch.bfloat16, enabled=held_low(model)):
+        low = torch.autocast(model.device.type, torch.bfloat16) if held_low(model) else nullcontext()
+        with torch.enable_grad(), evaluating(model), attending(model, own_attention(model)), low:
             ids = some_ids(model, PROOF_TOKENS)[None]
             logits = head_of(model)(decoder_of(model)(input_ids=ids, use_cache=False).last_hidden_state)
     finally:

@@ -3,6 +3,7 @@
 pack.py        lengths → plan; examples → Batch
 objective.py   sums of SFT, replay LM and KL over selected positions
 policy.py      tuned model and its base; one forward makes the sums
+stochastic.py  weights in bfloat16: moved in float32, rounded at random
 optim.py       AdamW, Muon; the rate as a function of the step
 course.py      which examples meet in which row of which step
 inputs.py      what a training run starts from

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import nn
 
 from sft_core.config.train import OptimSection
 from sft_core.errors import ModelError
+from sft_core.train.stochastic import Stochastic
 
 
 def learning_rate(section: OptimSection, step: int, total: int) -> float:
@@ -68,18 +71,21 @@ class MuonAdamW(torch.optim.Optimizer):
 
 def make_optimizer(section: OptimSection, parameters: Iterable[nn.Parameter],
                    layers: Sequence[nn.Module] = ()) -> torch.optim.Optimizer:
-    """Fused AdamW (Loshchilov & Hutter 2019), or Muon for the matrices of `layers` and AdamW for everything else.
+    """Fused AdamW (Loshchilov & Hutter 2019), the same with moments in 8 bits (Dettmers et al. 2022, blocks of 256;
+    tensors of less than 4,096 numbers keep theirs in float32), or Muon for the matrices of `layers` and AdamW for
+    everything else. Weights in bfloat16 are moved in float32 and rounded stochastically.
 
     Matrices are decayed; vectors (norms, biases) never. Muon is torch's, with Nesterov momentum 0.95 and five
     Newton-Schulz steps (Jordan et al. 2024, kellerjordan.github.io/posts/muon), its updates scaled to the root mean
     square of AdamW's (Liu et al. 2025, arXiv 2502.16982). Experts held as one tensor of three dimensions are AdamW's.
 
     Raises:
-        ModelError: there is no matrix for Muon.
+        ModelError: there is no matrix for Muon, or no bitsandbytes for moments in 8 bits.
     """
     trained = [p for p in parameters if p.requires_grad]
-    if section.name == "adamw":
-        return _adamw(section, trained)
+    if section.name != "muon":
+        make = partial(_adamw if section.name == "adamw" else _adamw_8bit, section)
+        return Stochastic(trained, make) if any(p.dtype == torch.bfloat16 for p in trained) else make(trained)
     matrices = hidden_matrices(layers)
     if not matrices:
         raise ModelError("train.optim.name: muon finds no matrix in this model's layers, which it does not keep in a "
@@ -95,14 +101,30 @@ def hidden_matrices(layers: Sequence[nn.Module]) -> list[nn.Parameter]:
     return [p for layer in layers for p in layer.parameters() if p.requires_grad and p.ndim == 2]
 
 
-def set_rate(optimizer: torch.optim.Optimizer, section: OptimSection, rate: float) -> None:
-    """Use `rate` from the next step on; Muon's keeps its proportion to it."""
+def set_rate(optimizer: torch.optim.Optimizer, section: OptimSection, rate: float, step: int = 0) -> None:
+    """Use `rate` from the next step on, which is number `step`; Muon's keeps its proportion to it."""
     for group in optimizer.param_groups:
+        if "at" in group:
+            group["at"] = step
         share = (section.muon_lr or section.lr) / section.lr if "ns_steps" in group else 1.0
         group["lr"] = rate * share
 
 
 def _adamw(section: OptimSection, trained: Sequence[nn.Parameter]) -> torch.optim.AdamW:
+    return torch.optim.AdamW(_groups(section, trained), lr=section.lr, betas=section.betas, fused=True)
+
+
+def _adamw_8bit(section: OptimSection, trained: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    if find_spec("bitsandbytes") is None:
+        raise ModelError("train.optim.name: adamw_8bit needs bitsandbytes: pip install 'sft-platform[qlora]'; or use "
+                         "adamw")
+    from bitsandbytes.optim import AdamW8bit
+
+    made: torch.optim.Optimizer = AdamW8bit(_groups(section, trained), lr=section.lr, betas=section.betas)
+    return made
+
+
+def _groups(section: OptimSection, trained: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
     groups = [{"params": [p for p in trained if p.ndim >= 2], "weight_decay": section.weight_decay},
               {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0}]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=section.lr, betas=section.betas, fused=True)
+    return [group for group in groups if group["params"]]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sft_core.config.train import KlSection, TrainSection
 from sft_core.errors import DataError
-from sft_core.model.held import load_frozen
+from sft_core.model.held import load_as_stored
 from sft_core.model.load import model_identity
 from sft_core.model.proof import Rows
 from sft_core.progress import progress
@@ -89,7 +89,7 @@ def with_reference(inputs: TrainInputs, section: TrainSection, folder: Path) -> 
 def _keep_all(inputs: TrainInputs, section: TrainSection, places: Mapping[str, Path], stamp: Mapping[str, Any]) -> None:
     plain = section.model_copy(update={"method": "full", "kl": KlSection()})
     data, template = read_data(inputs, section), served_template(inputs.prepared)
-    loaded = load_frozen(inputs.model, mirror=inputs.mirror, added=template.added, quantize=section.lora.quantize)
+    loaded = load_as_stored(inputs.model, mirror=inputs.mirror, added=template.added, quantize=section.lora.quantize)
     policy = make_policy(loaded, inputs.model, plain, inputs.seed, grown=bool(template.added),
                          rows=Rows(inputs.pack, inputs.max_tokens))
     packing = Packing(inputs.max_tokens, inputs.pack, inputs.seed)

@@ -87,7 +87,7 @@ def forms(asked: SaveDtype, base: torch.dtype, measured: bool) -> tuple[Form, ..
 
 
 def rounded(x: Tensor, form: Form, generator: torch.Generator) -> Tensor:
-    """`x` (float32, on the CPU) in the form's dtype; the same generator state gives the same result.
+    """`x` (float32, on the generator's device) in the form's dtype; the same generator state gives the same result.
 
     Stochastically, a value becomes one of its two neighbours, the nearer one with the higher probability, so that the
     expectation is the value itself; values that the dtype can hold stay.
@@ -98,7 +98,7 @@ def rounded(x: Tensor, form: Form, generator: torch.Generator) -> Tensor:
     rest = x - near.float()
     other = torch.nextafter(near, torch.full_like(near, math.inf).copysign(rest.to(form.dtype)))
     share = rest / (other.float() - near.float())  # 0 to 1/2
-    return torch.where(torch.rand(x.shape, generator=generator) < share, other, near)
+    return torch.where(torch.rand(x.shape, generator=generator, device=x.device) < share, other, near)
 
 
 def best(found: Mapping[Form, float], gain: Gain | None) -> Form:

@@ -19,7 +19,7 @@ def weights_of(parameters: Mapping[str, nn.Parameter], first: bool = True) -> di
     return {name: _whole(parameter.detach(), first) for name, parameter in parameters.items()}
 
 
-def moments_of(parameters: Mapping[str, nn.Parameter], optimizer: Any, first: bool) -> dict[str, dict[str, Tensor]]:
+def moments_of(parameters: Mapping[str, nn.Parameter], optimizer: Any, first: bool) -> dict[str, dict[str, Any]]:
     """The optimiser's tensors by parameter name, whole. With sharded ones every process must call this; the `first`
     gets them."""
     return {name: {key: _whole(value, first) for key, value in optimizer.state[parameter].items()}
@@ -65,14 +65,11 @@ def restore_weights(parameters: Mapping[str, nn.Parameter], weights: Mapping[str
 
 
 def restore_moments(parameters: Mapping[str, nn.Parameter], optimizer: Any,
-                    moments: Mapping[str, Mapping[str, Tensor]]) -> None:
+                    moments: Mapping[str, Mapping[str, Any]]) -> None:
     """Put the optimiser's tensors back."""
     for name, found in moments.items():
         parameter = parameters[name]
-        # Of fused optimisers the count of steps lies where the parameter does, and is whole with sharded ones, too.
-        optimizer.state[parameter] = {
-            key: _like(value, parameter) if value.ndim else value.to(parameter.device, copy=True)
-            for key, value in found.items()}
+        optimizer.state[parameter] = {key: _restored(value, parameter) for key, value in found.items()}
 
 
 def generators() -> dict[str, Any]:
@@ -87,12 +84,20 @@ def restore_generators(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def _whole(tensor: Tensor, keep: bool) -> Tensor:
+def _whole(tensor: Any, keep: bool) -> Any:
     """Gathered one at a time and kept in main memory: a sharded model need not fit on one device."""
     if not isinstance(tensor, DTensor):
         return tensor
     whole = tensor.full_tensor()
     return whole.cpu() if keep else whole.new_empty(0)
+
+
+def _restored(value: Any, parameter: Tensor) -> Any:
+    """A number of a moment's state is what it was: bitsandbytes counts its steps in one, torch in a tensor."""
+    if not isinstance(value, Tensor):
+        return value
+    # Of fused optimisers the count of steps lies where the parameter does, and is whole with sharded ones, too.
+    return _like(value, parameter) if value.ndim else value.to(parameter.device, copy=True)
 
 
 def _like(whole: Tensor, parameter: Tensor) -> Tensor:

@@ -130,7 +130,7 @@ class Stepper:
         began = time.monotonic()
         bench, section = self.bench, self.section
         rate = learning_rate(section.optim, step, bench.course.steps)
-        set_rate(bench.optimizer, section.optim, rate)
+        set_rate(bench.optimizer, section.optim, rate, step)
         with self._telling(step):
             sums, norm = self._gradients(step, stop, save)
             told = [sums, norm.reshape(1).to(sums), bench.unreached.sizes(sums)]

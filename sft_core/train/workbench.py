@@ -19,7 +19,7 @@ from sft_core.config.data import ModelSection
 from sft_core.config.train import NO_WEIGHT, TrainSection
 from sft_core.errors import ModelError
 from sft_core.model.attention import layers_of
-from sft_core.model.held import load_frozen
+from sft_core.model.held import load_as_stored, narrow
 from sft_core.model.load import (
     LoadedModel,
     check_positions,
@@ -115,8 +115,7 @@ def set_up(inputs: TrainInputs, section: TrainSection) -> Workbench:
     data = read_data(inputs, section)
     template = served_template(inputs.prepared)
     device = resolve_device(inputs.model)
-    loaded = (load_model(inputs.model, mirror=inputs.mirror, added=template.added) if section.method == "full" else
-              load_frozen(inputs.model, mirror=inputs.mirror, added=template.added, quantize=section.lora.quantize))
+    loaded = _load(inputs, section, template)
     for stream in (data.course.sft, data.validation, data.course.replay):
         _check_ids(loaded, stream.examples if stream else ())
     # Precision and placement stay here: an Accelerator's are shared by the whole process and cannot be changed later.
@@ -143,6 +142,23 @@ def set_up(inputs: TrainInputs, section: TrainSection) -> Workbench:
     return Workbench(inputs, accelerator, policy, forward, optimizer, Unreached(parameters), parameters, data.course,
                      data.validation, loaded, template, _belongs_to(inputs, section, data.course), inputs.max_tokens,
                      next(p for p in pads if p is not None), kept)
+
+
+def _load(inputs: TrainInputs, section: TrainSection, template: ServedTemplate) -> LoadedModel:
+    """The base, held as it is to be trained.
+
+    Raises:
+        ModelError: it cannot be used, or its products are not in the precision that weights in bfloat16 need.
+    """
+    if section.method == "full" and section.weights == "float32":
+        return load_model(inputs.model, mirror=inputs.mirror, added=template.added)
+    loaded = load_as_stored(inputs.model, mirror=inputs.mirror, added=template.added, quantize=section.lora.quantize)
+    if section.weights == "bfloat16":
+        if compute_dtype(inputs.model, resolve_device(inputs.model)) != torch.bfloat16:
+            raise ModelError("train.weights: bfloat16 needs products in bfloat16, and this run's are in float32; set "
+                             "model.precision: bfloat16, or train.weights: float32")
+        narrow(loaded.model, torch.bfloat16, loaded.whole)
+    return loaded
 
 
 def _say(loaded: LoadedModel, policy: Policy) -> None:

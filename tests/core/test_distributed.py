@@ -191,7 +191,7 @@ def test_sharded_each_holds_its_part(shard: str, train_inputs: TrainInputs, trai
 @pytest.mark.parametrize(("shard", "told"), [("none", "got no gradient in step 1"), ("fsdp", "first: .*idle_proj")])
 def test_a_parameter_without_gradient_is_told(shard: str, told: str, train_inputs: TrainInputs, train_section: Section,
                                               tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    load = workbench.load_frozen
+    load = workbench.load_as_stored
 
     def with_idle_module(*args: Any, **kwargs: Any) -> Any:
         loaded = load(*args, **kwargs)
@@ -205,7 +205,7 @@ def test_a_parameter_without_gradient_is_told(shard: str, told: str, train_input
         with pytest.raises(TrainingError, match=told + "(.|\n)*modules_to_save"):
             train(train_inputs, section, tmp_path)
 
-    monkeypatch.setattr(workbench, "load_frozen", with_idle_module)
+    monkeypatch.setattr(workbench, "load_as_stored", with_idle_module)
     assert _in_two(work) == [0, 0]
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from sft_core.config.data import ModelSection
 from sft_core.config.train import TrainSection
-from sft_core.model.held import in_4_bits, load_frozen
+from sft_core.model.held import in_4_bits, load_as_stored
 from sft_core.train.inputs import TrainInputs
 from sft_core.train.reference import with_reference
 from sft_core.train.trainer import train
@@ -83,6 +83,6 @@ def test_the_kept_base_is_the_one_in_4_bits(low_inputs: TrainInputs, section: Ca
 
 def test_in_float32_too(low_inputs: TrainInputs) -> None:
     place = low_inputs.model.model_copy(update={"precision": "float32"})
-    model = load_frozen(place, mirror=None, quantize="nf4").model
+    model = load_as_stored(place, mirror=None, quantize="nf4").model
     assert in_4_bits(model)
     assert {p.dtype for p in model.parameters()} == {torch.uint8, torch.float32}

@@ -15,7 +15,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from sft_core.config.data import ModelSection
 from sft_core.config.train import TrainSection
-from sft_core.model.held import AsFloat32, load_frozen
+from sft_core.model.held import AsFloat32, load_as_stored
 from sft_core.model.load import LoadedModel, load_model
 from sft_core.model.proof import Rows
 from sft_core.train import workbench
@@ -76,7 +76,7 @@ def test_a_base_held_as_stored_computes_what_its_copy_in_float32_does(
         kind: str, dtype: torch.dtype, folder: Callable[[str, torch.dtype], Path], some_example: Make) -> None:
     place = ModelSection(path=str(folder(kind, dtype)), device="cpu", precision="bfloat16")
     section = _section(method="lora", kl={"beta": 0.5, "on": "assistant"})
-    narrow = _policy(load_frozen(place, mirror=None), place, section)
+    narrow = _policy(load_as_stored(place, mirror=None), place, section)
     whole = _policy(load_model(place, mirror=None), place, section)
     held = {p.dtype for p in narrow.model.parameters() if not p.requires_grad and p.ndim > 1}
     assert dtype in held
@@ -109,23 +109,23 @@ def test_half_of_the_bytes_and_what_is_stored_whole_stays(folder: Callable[[str,
     name = "model.layers.1.mlp.up_proj.weight"
     weights[name] = weights[name].float() + 1e-6
     save_file(weights, place / "model.safetensors", {"format": "pt"})
-    loaded = load_frozen(ModelSection(path=str(place), device="cpu", precision="bfloat16"), mirror=None)
+    loaded = load_as_stored(ModelSection(path=str(place), device="cpu", precision="bfloat16"), mirror=None)
     held = dict(loaded.model.named_parameters())
     assert torch.equal(held[name], weights[name])
     others = {n: p for n, p in held.items() if n != name}
     assert all(p.element_size() == (2 if p.ndim > 1 else 4) for p in others.values())
-    exact = load_frozen(ModelSection(path=str(place), device="cpu"), mirror=None).model
+    exact = load_as_stored(ModelSection(path=str(place), device="cpu"), mirror=None).model
     assert {p.dtype for p in exact.parameters()} == {torch.float32}
 
 
 def test_a_folder_in_float32_is_held_in_float32(folder: Callable[[str, torch.dtype], Path]) -> None:
     place = ModelSection(path=str(folder("llama", torch.float32)), device="cpu", precision="bfloat16")
-    assert {p.dtype for p in load_frozen(place, mirror=None).model.parameters()} == {torch.float32}
+    assert {p.dtype for p in load_as_stored(place, mirror=None).model.parameters()} == {torch.float32}
 
 
 def test_reading_as_float32_is_computing_in_float32(folder: Callable[[str, torch.dtype], Path]) -> None:
     place = ModelSection(path=str(folder("llama", torch.bfloat16)), device="cpu", precision="bfloat16")
-    low, high = load_frozen(place, mirror=None).model, load_model(place, mirror=None).model
+    low, high = load_as_stored(place, mirror=None).model, load_model(place, mirror=None).model
     ids = torch.arange(20)[None]
     with torch.no_grad(), AsFloat32():
         said = low(input_ids=ids).logits
@@ -143,7 +143,7 @@ def test_a_run_with_a_base_held_as_stored_ends_as_one_in_float32(
     section = train_section(method="lora", epochs=1, beta=0.2, lambda_=0.1, save_dtype="float32",
                             lora={"modules_to_save": ["embed_tokens"], "rank": 4})
     low = train(inputs, section, tmp_path / "low")
-    monkeypatch.setattr(workbench, "load_frozen", lambda *args, quantize, **kwargs: load_model(*args, **kwargs))
+    monkeypatch.setattr(workbench, "load_as_stored", lambda *args, quantize, **kwargs: load_model(*args, **kwargs))
     high = train(inputs, section, tmp_path / "high")
     assert low.final == high.final
     for where in ("model/model.safetensors", "adapter/adapter_model.safetensors"):

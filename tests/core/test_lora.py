@@ -118,14 +118,14 @@ def test_a_merge_that_changes_the_model_is_refused(train_inputs: TrainInputs, tr
 def test_an_adapter_that_could_never_move_is_refused_before_training(
         train_inputs: TrainInputs, train_section: Section, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An adapter on a module that takes no part in the model's work (pitfall 18)."""
-    load = workbench.load_frozen
+    load = workbench.load_as_stored
 
     def with_idle_module(*args: Any, **kwargs: Any) -> Any:
         loaded = load(*args, **kwargs)
         loaded.model.model.layers[0].mlp.idle_proj = nn.Linear(32, 32)
         return loaded
 
-    monkeypatch.setattr(workbench, "load_frozen", with_idle_module)
+    monkeypatch.setattr(workbench, "load_as_stored", with_idle_module)
     with pytest.raises(ModelError, match=r"target_modules names \['idle_proj'\], which text does not reach"):
         train(train_inputs, _lora(train_section, target_modules=("q_proj", "idle_proj")), tmp_path)
     assert not list(tmp_path.iterdir())

@@ -191,7 +191,7 @@ def test_trl_does_not_call_home(train_inputs: TrainInputs, train_section: Sectio
 
 def test_a_parameter_that_never_moves_fails_the_run_as_in_the_own_loop(
         train_inputs: TrainInputs, train_section: Section, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    load = workbench.load_frozen
+    load = workbench.load_as_stored
 
     def with_idle_module(*args: Any, **kwargs: Any) -> Any:
         loaded = load(*args, **kwargs)
@@ -200,7 +200,7 @@ def test_a_parameter_that_never_moves_fails_the_run_as_in_the_own_loop(
         mlp.register_forward_hook(lambda m, _, out: out if m.training else out + 0 * m.idle_proj(out))
         return loaded
 
-    monkeypatch.setattr(workbench, "load_frozen", with_idle_module)
+    monkeypatch.setattr(workbench, "load_as_stored", with_idle_module)
     section = train_section(engine="trl", method="lora", lora={"target_modules": ["q_proj", "idle_proj"]})
     with pytest.raises(TrainingError, match=r"1 trained parameters never got a gradient \(first: .*idle_proj"):
         trl_engine.train(train_inputs, section, tmp_path)
