@@ -39,10 +39,13 @@ class Group(NamedTuple):
     longest: int
 
 
+# Both hold tensors: compiled layers are made anew for each content of a list, and given up after a few.
+
+
 class Line(NamedTuple):
     """How a line of tokens is divided, for attention by hand."""
 
-    lengths: tuple[int, ...]
+    lengths: Tensor  # [segments], on the CPU
 
     def arguments(self) -> dict[str, Any]:
         """What a decoder is called with so that its attention finds the line."""
@@ -50,7 +53,7 @@ class Line(NamedTuple):
 
 
 class Ends(NamedTuple):
-    """How a line of tokens is divided, for a kernel. No list: compiled layers would be made anew for each content."""
+    """How a line of tokens is divided, for a kernel."""
 
     ends: Tensor  # [segments + 1] int32 on the device: 0 and the ends of the segments, in tokens
     longest: int  # tokens
@@ -75,7 +78,7 @@ def line_of(segments: Tensor, device: torch.device, by_hand: bool) -> Line | End
     """The line of one row of segment numbers [1, tokens] without padding, on the CPU."""
     _, counts = torch.unique_consecutive(segments.reshape(-1), return_counts=True)
     if by_hand:
-        return Line(tuple(counts.tolist()))
+        return Line(counts)
     return Ends(sent(F.pad(counts.cumsum(0), (1, 0)).int(), device), int(counts.max()))
 
 
@@ -105,6 +108,7 @@ def segment_attention(module: Any, query: Tensor, key: Tensor, value: Tensor, at
     line = call.get("line")
     if not isinstance(line, Line):
         raise NotImplementedError(UNHEARD)
+    lengths = tuple(line.lengths.tolist())
     device = query.device.type
     if torch.is_autocast_enabled(device):  # as for torch's own kernel; rotary positions leave float32 behind
         query, key, value = (x.to(torch.get_autocast_dtype(device)) for x in (query, key, value))
@@ -112,10 +116,10 @@ def segment_attention(module: Any, query: Tensor, key: Tensor, value: Tensor, at
     limit = 0 if dropout else LONG.get(query.dtype, 0)
     shape = _Shape(call.get("scaling") or query.shape[-1] ** -0.5, call.get("sliding_window"),
                    query.shape[1] // key.shape[1], dropout, limit)
-    short = any(length <= limit for length in line.lengths)
+    short = any(length <= limit for length in lengths)
     with torch.autocast(device, enabled=False):
-        out = _Grouped.apply(query[0], key[0], value[0], line, shape) if short else None  # type: ignore[no-untyped-call]
-    parts = _one_by_one(query, key, value, line, shape)
+        out = _Grouped.apply(query[0], key[0], value[0], lengths, shape) if short else None  # type: ignore[no-untyped-call]
+    parts = _one_by_one(query, key, value, lengths, shape)
     if parts:
         out = _join(out, parts, query.shape[2])
     assert out is not None, "a line has at least one segment"
@@ -160,10 +164,10 @@ class _Grouped(torch.autograd.Function):
     """Softmax attention of all segments up to `shape.limit` tokens, group by group; places of longer ones stay zero."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, line: Line, shape: _Shape) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], shape: _Shape) -> Tensor:
         out = torch.zeros_like(query)
         saved = []
-        ctx.groups = _groups(line.lengths, shape.limit)
+        ctx.groups = _groups(lengths, shape.limit)
         ctx.shape = shape
         for group in ctx.groups:
             q = _gather(query, group)
@@ -200,15 +204,15 @@ class _Grouped(torch.autograd.Function):
         return (*grads, None, None)
 
 
-def _one_by_one(query: Tensor, key: Tensor, value: Tensor, line: Line,
+def _one_by_one(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...],
                 shape: _Shape) -> list[tuple[int, Tensor]]:
     """Segments above `shape.limit` through torch's kernel: where each begins, and [heads, tokens, head size]."""
-    if all(length <= shape.limit for length in line.lengths):
+    if all(length <= shape.limit for length in lengths):
         return []
     parts = []
     begin = 0
-    pieces = zip(*(torch.split(x, list(line.lengths), 2) for x in (query, key, value)), strict=True)
-    for length, (q, k, v) in zip(line.lengths, pieces, strict=True):
+    pieces = zip(*(torch.split(x, list(lengths), 2) for x in (query, key, value)), strict=True)
+    for length, (q, k, v) in zip(lengths, pieces, strict=True):
         if length > shape.limit:
             banded = shape.window is not None and length > shape.window
             mask = _bias.__wrapped__(length, shape.window, q.dtype)[0].to(q.device) if banded else None

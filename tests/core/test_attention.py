@@ -118,7 +118,7 @@ def test_dropout_of_attention_drops() -> None:
 def test_flatten_leaves_padding_out_and_keeps_rows_apart() -> None:
     places, numbers = flatten(torch.tensor([[1, 1, 2, 0], [1, 2, 2, 2], [1, 0, 0, 0]]))
     assert places.tolist() == [0, 1, 2, 4, 5, 6, 7, 8]
-    assert line_of(numbers, CPU, True).lengths == (2, 1, 1, 3, 1)
+    assert line_of(numbers, CPU, True).lengths.tolist() == [2, 1, 1, 3, 1]
     ends, longest = line_of(numbers, CPU, False)
     assert (ends.tolist(), ends.dtype, longest) == ([0, 2, 3, 4, 7, 8], torch.int32, 3)
 

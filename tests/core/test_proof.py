@@ -123,7 +123,7 @@ def test_a_model_that_hands_nothing_through_falls_back_to_the_mask(make_llama: M
 def test_a_line_that_leaks_is_refused(make_llama: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """One segment instead of two: the proof sees it."""
     monkeypatch.setattr("sft_core.model.attention.line_of",
-                        lambda segments, device, by_hand: Line((segments.numel(),)))
+                        lambda segments, device, by_hand: Line(torch.tensor([segments.numel()])))
     with pytest.raises(ModelError, match="see each other"):
         _proved(make_llama(), "segments")
 
