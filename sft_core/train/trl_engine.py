@@ -30,7 +30,7 @@ from sft_core.train.inputs import TrainInputs
 from sft_core.train.shortage import told_when_short
 from sft_core.train.step import Losses, origins
 from sft_core.train.trl_bridge import as_before, dataset_of, make_trainer, prove_isolation, require_trl
-from sft_core.train.workbench import Workbench, set_up
+from sft_core.train.workbench import Workbench, join, set_up
 
 
 def train(inputs: TrainInputs, section: TrainSection, out: Path, *,
@@ -45,6 +45,7 @@ def train(inputs: TrainInputs, section: TrainSection, out: Path, *,
         ModelError, DataError: base or prepared data cannot be used, or the model does not keep packed examples apart.
     """
     require_trl()
+    join(inputs.model)
     cuda = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=cuda), stop_on_signals() as stop:
         torch.manual_seed(inputs.seed)

@@ -175,7 +175,11 @@ def join(model: ModelSection) -> PartialState:
     Raises:
         ModelError: the device is not there.
     """
-    return PartialState(cpu=resolve_device(model).type == "cpu", timeout=PATIENCE)
+    device = resolve_device(model)
+    if device.type == "cuda" and not torch._C._accelerator_getAllocatorSettings():  # what PYTORCH_ALLOC_CONF says stays
+        # Every line has another length: blocks that grow leave no holes between them that nothing fits into.
+        torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
+    return PartialState(cpu=device.type == "cpu", timeout=PATIENCE)
 
 
 def _spread(policy: Policy, accelerator: Accelerator, section: TrainSection, dtype: torch.dtype) -> Any:

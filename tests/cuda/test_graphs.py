@@ -31,7 +31,7 @@ def test_lines_of_any_lengths_share_their_graphs(way: Backend, graphs: int, make
     """varlen: one graph, and at most one more where a first length is also one of the model's own sizes. `segments` is
     no part of a graph, so a layer is cut into some; a line of one segment has its own, as sizes of 1 always do."""
     register()
-    model = make_llama()
+    model = make_llama(num_hidden_layers=1)
     model.set_attn_implementation(NAMES[way])
     counter = CompileCounter()
     for layer in layers_of(model):

@@ -15,13 +15,14 @@ from safetensors.torch import load_file
 
 from eval_suites.backends.contract import Continuation, Prompt, Stops
 from eval_suites.backends.local import Local
+from sft_core.config.data import ModelSection
 from sft_core.config.train import TrainSection
 from sft_core.doctor import steps
 from sft_core.errors import Interrupted, ModelError
 from sft_core.model.proof import Rows, choose_backend
 from sft_core.train.inputs import TrainInputs
 from sft_core.train.trainer import train
-from sft_core.train.workbench import set_up
+from sft_core.train.workbench import join, set_up
 from tests.cuda.pseudo import Ledger, MixedDevices
 
 Inputs = Callable[..., TrainInputs]
@@ -149,6 +150,17 @@ def test_a_model_that_hands_nothing_through_falls_back(make_llama: Callable[...,
     assert choose_backend(model, "auto", cuda, torch.bfloat16, Rows(True, 32)) == "mask"
     with pytest.raises(ModelError, match="hand arguments through"):
         choose_backend(model, "varlen", cuda, torch.bfloat16, Rows(True, 32))
+
+
+def test_the_allocator_grows_blocks_unless_it_is_told_otherwise(device: Ledger,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(torch._C, "_accelerator_getAllocatorSettings", str)  # nothing yet
+    monkeypatch.setattr(torch._C, "_accelerator_setAllocatorSettings", told.append)
+    join(ModelSection(path="tiny"))
+    monkeypatch.setattr(torch._C, "_accelerator_getAllocatorSettings", lambda: "max_split_size_mb:64")
+    join(ModelSection(path="tiny"))
+    assert told == ["expandable_segments:True"]
 
 
 # The device itself
