@@ -25,7 +25,7 @@ COLUMNS = pa.schema([
     ("suite", pa.string()), ("task", pa.string()), ("item_id", pa.string()), ("cluster", pa.string()),
     ("score", pa.float64()), ("metrics", pa.string()), ("prompt", pa.string()), ("answer", pa.string()),
     ("target", pa.string()), ("why", pa.string()), ("asked", pa.string()), ("ids", pa.string()),
-    ("weight", pa.float64()), ("context", pa.string()),
+    ("weight", pa.float64()), ("context", pa.string()), ("chance", pa.float64()),
 ])
 
 FAILED = "the scorer failed:"
@@ -58,6 +58,7 @@ class ItemResult(NamedTuple):
     ids: str = ""  # hash of the prompt's token ids, where the backend knows them
     weight: float = 1.0  # of the item in the suite's mean: items it stands for in a sample, or bytes of its text
     context: str = ""  # all that lm-eval put before the answer, examples included: what `ids` is the hash of
+    chance: float = 0.0  # score that guessing gives: 1 / choices
 
 
 class Expected(NamedTuple):
@@ -69,6 +70,7 @@ class Expected(NamedTuple):
     items: int
     clusters: int
     base: float | None = None
+    room: str = ""  # why the base has nothing to lose or to win, where that is so
 
 
 class Tally(NamedTuple):
@@ -124,6 +126,13 @@ class SuiteResult:
     def score(self) -> float | None:
         """Mean score, None when no item was scored."""
         return self.tally.score
+
+    @property
+    def chance(self) -> float:
+        """Mean score that guessing gives, over the scored items; 0 where there are no choices."""
+        scored = [item for item in self.items if item.score is not None]
+        total = sum(item.weight for item in scored)
+        return sum(item.weight * item.chance for item in scored) / total if total else 0.0
 
     @property
     def n(self) -> int:
@@ -194,7 +203,8 @@ def read_results(folder: Path, suite: str) -> SuiteResult:
     except (FileNotFoundError, json.JSONDecodeError, pa.ArrowInvalid) as error:
         raise EvalError(f"{folder} has no complete results of suite {suite!r} ({error}); run the evaluation again"
                         ) from error
-    items = tuple(ItemResult(**{**row, "metrics": json.loads(row["metrics"]), "context": row["context"] or ""})
+    items = tuple(ItemResult(**{**row, "metrics": json.loads(row["metrics"]), "context": row["context"] or "",
+                               "chance": row["chance"] or 0.0})
                   for row in rows)
     return SuiteResult(head["suite"], head["kind"], head["protocol"], items, head["seconds"], head["truncated"],
                        head["model"], head["backend"], head["scale"], tuple(head["looks"]) if head["looks"] else None,

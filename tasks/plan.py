@@ -12,7 +12,7 @@ from eval_suites.asking.expected import expected
 from eval_suites.results import Expected, SuiteResult
 from eval_suites.suites.suite import Suite, named_suites
 from eval_suites.verdict.gate import margin_of
-from eval_suites.verdict.power import promise, promised
+from eval_suites.verdict.power import promise, promised, seen
 from sft_core.config.evaluate import GateSection
 from sft_core.config.experiment import ExperimentConfig
 from tasks.doctor import cut
@@ -165,11 +165,7 @@ class _Where(NamedTuple):
 def _asked(chosen: Suite, config: ExperimentConfig, base: SuiteResult | None, tuned_there: bool,
            where: _Where) -> Asked:
     name = chosen.name
-    if base is None:
-        items = expected(chosen, config.eval, where.place.mirror)
-    else:
-        clusters = len({item.cluster for item in base.items})
-        items = Expected(name, base.kind, base.scale, base.n, clusters, base.score)
+    items = expected(chosen, config.eval, where.place.mirror) if base is None else seen(base, config.gate)
     found, capability = promise(items, config.gate), chosen.kind == "capability"
     rounds = (base is None) + (not tuned_there)
     time = evaluation_span(config.model, name, rounds * items.items, *where) if rounds else NOTHING

@@ -140,7 +140,8 @@ def scored(suite: str, item: ChatItem, answer: Answer,
         suite=suite, task=item.group, item_id=item.item_id, cluster=item.cluster, score=None, metrics={},
         prompt="\n\n".join(turn["content"] for turn in item.messages), answer=answer.text or "",
         target=json.dumps(item.expect, ensure_ascii=False, sort_keys=True), why=answer.why,
-        asked=fingerprint(item.messages, item.tools, item.expect), ids=answer.ids, weight=item.weight)
+        asked=fingerprint(item.messages, item.tools, item.expect), ids=answer.ids, weight=item.weight,
+        chance=item.chance)
     if answer.text is None:
         return made
     said = {"stopped": float(answer.stopped), "overrun": float(not answer.stopped), "tokens": float(answer.tokens)}

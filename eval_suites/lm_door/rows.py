@@ -110,7 +110,14 @@ def _row(suite: str, task: Any, samples: Sequence[Mapping[str, Any]], metric: st
         raise EvalError(f"{item_id}: {metric} is {value}, and scores lie in [0, 1]; choose another metric for {suite}")
     if value is None:
         return row._replace(metrics=metrics, why=without.score.get(item_id, f"{metric} is None"))
-    return row._replace(score=value, metrics=metrics, why="" if value == 1.0 else f"{metric} is {value}")
+    return row._replace(score=value, metrics=metrics, why="" if value == 1.0 else f"{metric} is {value}",
+                        chance=_chance(task, first, value))
+
+
+def _chance(task: Any, sample: Mapping[str, Any], score: float) -> float:
+    """What guessing gives of a choice that is right or wrong; a share of probability has no such floor."""
+    choice = task.OUTPUT_TYPE == "multiple_choice" and isinstance(sample["target"], int) and score in (0.0, 1.0)
+    return 1 / len(task.doc_to_choice(sample["doc"])) if choice else 0.0
 
 
 def _not_finite(sample: Mapping[str, Any]) -> str:

@@ -37,6 +37,12 @@ class ChatItem(NamedTuple):
         """What it is reported under."""
         return self.task or self.kind
 
+    @property
+    def chance(self) -> float:
+        """Score that guessing gives: 1 / choices; 0 where there are none to choose from."""
+        options = self.expect.get("options") if self.kind == "letter" else None
+        return 1 / len(options) if options else 0.0
+
 
 class LikelihoodItem(NamedTuple):
     """One item whose probability is measured: a text, or an answer behind its messages.

@@ -87,6 +87,8 @@ def _level(suite: SuiteVerdict, least: float) -> tuple[State, str]:
 def _wanted(suite: SuiteVerdict) -> str:
     if suite.outcome not in OPEN or suite.points is None:
         return ""
+    if suite.room and suite.more_items != 0:
+        return f", because {suite.room}"
     if suite.more_items is None:
         return ", and no realistic number of items would settle it"
     if suite.more_items == 0:

@@ -75,6 +75,7 @@ class SuiteVerdict:
     uncontaminated: Part | None = None
     floor: Floor | None = None
     notes: tuple[str, ...] = ()
+    room: str = ""  # why the base has nothing to lose, or to win, on this suite
 
     @property
     def said(self) -> str:
@@ -88,6 +89,8 @@ class SuiteVerdict:
     def _needed(self) -> str:
         if self.points is None:
             return "no item was scored on both sides"
+        if self.room and self.more_items != 0:
+            return self.room
         if self.more_items is None:
             return "no realistic number of items would settle it"
         # Zero more items: the numbers would do, a reservation in the notes does not let them.

@@ -18,6 +18,7 @@ from scipy import stats as sps
 from eval_suites.results import Expected, SuiteResult
 from eval_suites.statistics.intervals import Evidence, Floats, Tables, newcombe_many, t_of, z_of
 from eval_suites.verdict.gate import margin_of
+from eval_suites.verdict.room import room
 from sft_core.config.evaluate import GateSection
 
 POWER = 0.8
@@ -86,8 +87,14 @@ def foreseen(base: SuiteResult, gate: GateSection) -> str:
     scored = [item for item in base.items if item.score is not None]
     if not scored or base.score is None:
         return f"{base.suite}: no item of the base has a score, so nothing can be found"
-    clusters = len({item.cluster for item in scored})
-    return promised(Expected(base.suite, base.kind, base.scale, len(scored), clusters, base.score), gate)
+    return promised(seen(base, gate), gate)
+
+
+def seen(base: SuiteResult, gate: GateSection) -> Expected:
+    """The scored items of a base that was asked."""
+    scored = [item for item in base.items if item.score is not None]
+    return Expected(base.suite, base.kind, base.scale, len(scored), len({item.cluster for item in scored}), base.score,
+                    room(base, gate.alpha))
 
 
 def promise(asked: Expected, gate: GateSection) -> Detectable:
@@ -99,6 +106,8 @@ def promise(asked: Expected, gate: GateSection) -> Detectable:
 
 def promised(asked: Expected, gate: GateSection) -> str:
     """The same in a sentence."""
+    if asked.room:
+        return f"{asked.suite}: {asked.room}"
     found = promise(asked, gate)
     change = "loss" if asked.kind == "capability" else "win"
     items = "1 item finds" if asked.items == 1 else f"{asked.items} items find"

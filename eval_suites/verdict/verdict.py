@@ -40,6 +40,7 @@ from eval_suites.statistics.pairing import (
 from eval_suites.verdict import gate as policy
 from eval_suites.verdict.outcome import OPEN, SHOWN, Check, Outcome, Part, SuiteVerdict, row
 from eval_suites.verdict.power import detectable
+from eval_suites.verdict.room import room
 from eval_suites.verdict.sequential import repeated
 from sft_core.config.evaluate import GateSection
 from sft_core.errors import EvalError
@@ -102,7 +103,8 @@ def compare(
     found, clean, floor = [], contaminated or {}, floors or {}
     for one, p_holm, members in zip(weighed, *_holm_by_kind(weighed), strict=True):
         name = one.base.suite
-        suite = _with_few(_with_vocabularies(_judge(one, p_holm, gate.alpha, members), one), one.pairs)
+        suite = _with_room(_with_vocabularies(_judge(one, p_holm, gate.alpha, members), one))
+        suite = _with_few(suite, one.pairs)
         suite = _with_clean(suite, one, gate.alpha, clean[name]) if name in clean else suite
         suite = _with_floor(suite, floor[name]) if name in floor else suite
         found.append(_with_missing(suite, one, gate.alpha))
@@ -156,7 +158,7 @@ def _judge(weighed: _Weighed, p_holm: float, alpha: float, members: int) -> Suit
         lost=sum(c < 0 for c in changes), gained=sum(c > 0 for c in changes), p=p, p_holm=p_holm,
         p_mcnemar=_mcnemar(pairs, looks), more_items=_more(weighed, p_holm, outcome, alpha), method=interval.method,
         protocol_hash=base.protocol_hash, margin=margin if base.kind == "capability" else 0.0, scale=base.scale,
-        mde=detectable(evidence, claim) if evidence else None, looks=looks)
+        mde=detectable(evidence, claim) if evidence else None, looks=looks, room=room(base, alpha))
 
 
 def _asked(weighed: _Weighed) -> int:
@@ -211,6 +213,11 @@ def _with_vocabularies(suite: SuiteVerdict, weighed: _Weighed) -> SuiteVerdict:
         "compared is what a byte of text costs, as perplexities per token cannot be" if suite.scale == "log" else
         "compared are answers as text, but a limit in tokens cuts them at other lengths")
     return replace(suite, notes=(*suite.notes, note))
+
+
+def _with_room(suite: SuiteVerdict) -> SuiteVerdict:
+    """A claim about a base that had nothing to lose is told as such; without a claim the outcome says it."""
+    return replace(suite, notes=(*suite.notes, suite.room)) if suite.room and suite.outcome not in OPEN else suite
 
 
 def _with_few(suite: SuiteVerdict, pairs: Pairs) -> SuiteVerdict:

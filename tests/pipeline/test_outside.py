@@ -91,7 +91,7 @@ def test_a_suites_own_scorer_is_another_evaluation_and_the_same_questions(tmp_pa
         (tmp_path / "mine.py").write_text(
             f"from eval_suites.scorers.base import Score\ndef f(expect, answer): return Score({value}, {{}})\n")
         asked = outside(suite(name), section, None)
-        found = evaluate.fn(Subject("tiny", ModelSection(path="tiny", device="cpu"), form), section, place)[name].score
+        found = evaluate.fn(Subject("tiny", ModelSection(path="tiny", device="cpu"), form), section, place)["own"].score
         assert outside(suite(name), section, None) == asked
         return found
 

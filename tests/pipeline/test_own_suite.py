@@ -9,6 +9,8 @@ from typing import Any
 import yaml
 from mlflow import MlflowClient
 
+from eval_suites.results import read_results
+
 Sft = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -43,6 +45,7 @@ def test_a_run_with_a_suite_given_by_its_path(sft: Sft, config: Path, home: Path
     run = latest(home)
     assert [one["suite"] for one in json.loads((run / "verdict.json").read_text())["suites"]] == ["my_qa", "tiny_mmlu"]
     assert (run / "evaluation" / "tuned" / "my_qa.json").exists()
+    assert read_results(run / "evaluation" / "base", "tiny_mmlu").chance == 0.25, "one over four choices"
     kept = MlflowClient(f"sqlite:///{home / 'mlflow.db'}").get_run(
         json.loads((run / "run.json").read_text())["mlflow_run_id"])
     assert {"base/my_qa", "tuned/my_qa", "win/my_qa", "win_low/my_qa"} <= set(kept.data.metrics)
