@@ -13,6 +13,7 @@ from typing import NamedTuple
 from eval_suites.judge.calibrate import corrected
 from eval_suites.results import FAILED, ItemResult, SuiteResult, Tally, tally
 from eval_suites.statistics.evidence import paired
+from eval_suites.statistics.floor import Floor
 from eval_suites.statistics.intervals import Interval
 from eval_suites.statistics.pairing import both_asked
 from eval_suites.statistics.robustness import drop_rows
@@ -133,25 +134,23 @@ def _notes(both: _Both) -> Table:
 
 def _floor(both: _Both) -> Table:
     note = ("A model against itself. The same settings must change nothing; a change under another batch size is noise "
-            "of the arithmetic. Not measured: what a server, another model or people answered or judged, and with "
+            "of the arithmetic. Not measured of what a server or people answered or judged, and with "
             "eval.floor_items: 0.")
-    return Table("A/A floor", note, [_floor_row(one, both.names.base) for one in both.verdict.suites], short=True)
+    return Table("A/A floor", note, [_floor_row(one.suite, one.floor, both.names.base) for one in both.verdict.suites
+                                     if one.floor], short=True)
 
 
-def _floor_row(one: SuiteVerdict, base: str) -> Row:
-    floor = one.floor
-    return {"suite": one.suite, "model": (floor.of or base) if floor else NONE,
-            "items asked again": str(floor.items) if floor else "not measured",
-            "changed, same settings": str(floor.same) if floor else NONE,
-            "changed, other batch": str(floor.batch) if floor else NONE,
-            "largest change": f"{100 * floor.worst:.3g} points" if floor else NONE}
+def _floor_row(suite: str, floor: Floor, base: str) -> Row:
+    return {"suite": suite, "model": floor.of or base, "items asked again": str(floor.items),
+            "changed, same settings": str(floor.same), "changed, other batch": str(floor.batch),
+            "largest change": f"{100 * floor.worst:.3g} points"}
 
 
 def _clean(both: _Both) -> Table:
     rows = []
     for one in both.verdict.suites:
         clean = one.uncontaminated
-        if clean is not None:
+        if clean is not None and clean.pairs < one.pairs:  # else it says what the table of all items says
             rows.append({"suite": one.suite, "on": "tax" if one.kind == "capability" else "win",
                          "all items": _of_items(one, Part(one.points, one.low, one.high, one.pairs)),
                          "items": str(one.pairs),
@@ -224,7 +223,8 @@ def _reading(sides: tuple[SuiteResult, SuiteResult], name: str, both: _Both) -> 
     return [{"suite": sides[0].suite, "reading": READINGS.get(name, name), "items": str(len(pairs)),
              "strict": " → ".join(_hundredths(tally(side)) for side in (before, after)),
              "this reading": " → ".join(_hundredths(one) for one in read),
-             "difference": f"{100 * evidence.estimate:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"}]
+             "difference": f"{100 * evidence.estimate:+.1f} "
+                           f"({span(100 * evidence.estimate, 100 * low, 100 * high, 'share')})"}]
 
 
 def _hundredths(found: Tally) -> str:

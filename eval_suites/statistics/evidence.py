@@ -121,15 +121,28 @@ def _t_bounds(mean: float, spread: _Spread, groups: int, floor: float) -> Bounds
             return floor, 1.0
         half = spread.half(alpha, grow)
         if half <= NO_SPREAD:
-            unseen = 1 - (alpha / 2) ** (1 / (groups * grow))
-            return mean - unseen * (mean - floor), mean + unseen * (1.0 - mean)
+            return _with_unseen(mean, mean, floor, _unseen(alpha, groups * grow))
         return max(mean - half, floor), min(mean + half, 1.0)
 
     return bounds
 
 
+def _unseen(alpha: float, groups: float) -> float:
+    """Largest share of the population, at two-sided `alpha`, of which so many independent draws may show nothing."""
+    return float(1 - (alpha / 2) ** (1 / groups))
+
+
+def _with_unseen(low: float, high: float, floor: float, share: float) -> tuple[float, float]:
+    """Bounds of a mean of values between `floor` and 1 if this share of them was not seen and lies at either end."""
+    return low - share * (low - floor), high + share * (1.0 - high)
+
+
 def _mean_bounds(sums: Sums, scale: str, floor: float) -> Bounds:
     """Bounds of a mean of any scores from the bootstrap; equal values on the scale `share` as in `_t_bounds`.
+
+    Where hardly any value differs from the others, drawn samples often show no spread at all and the bootstrap has no
+    bound on that side. Scores that lie in an interval have one all the same: Student's t about what was seen, with the
+    share that may not have been seen at the end of the interval.
 
     Equal values on the scale `log` are the same computation twice, which is certain to show no difference.
     """
@@ -138,7 +151,16 @@ def _mean_bounds(sums: Sums, scale: str, floor: float) -> Bounds:
     spread = _cluster_spread(sums)
     if len(sums.value) < 2 or sums.error <= NO_SPREAD:
         return _t_bounds(sums.mean, spread, int(sums.effective), floor)
-    return bootstrap_mean(sums, (floor, 1.0))
+    drawn = bootstrap_mean(sums, (floor, 1.0))
+
+    def bounds(alpha: float, grow: float) -> tuple[float, float]:
+        half = spread.half(alpha, grow)
+        least, most = _with_unseen(max(sums.mean - half, floor), min(sums.mean + half, 1.0), floor,
+                                   _unseen(alpha, sums.effective * grow))
+        low, high = drawn(alpha, grow)
+        return max(low, least), min(high, most)
+
+    return bounds
 
 
 def _checked(values: Sequence[float], scale: str = "share") -> Floats:

@@ -116,8 +116,8 @@ def row(suite: SuiteVerdict, alpha: float) -> dict[str, str]:
 
 
 def bounded(low: float, high: float, scale: str) -> bool:
-    """Whether an interval in points says anything; that of one text alone does not."""
-    return scale != "log" or high - low < 200 * UNIFORM
+    """Whether an interval in points says anything; that of one item or text alone does not."""
+    return high - low < 200 * (UNIFORM if scale == "log" else 1.0)
 
 
 def span(points: float | None, low: float, high: float, scale: str) -> str:

@@ -10,6 +10,7 @@ import pytest
 from scipy import stats as sps
 
 from eval_suites.statistics.bootstrap import Sums, bootstrap_mean, bootstrap_paired, cluster_sums, resample
+from eval_suites.statistics.evidence import paired
 
 RNG = np.random.default_rng(0)
 WIDE = (-99.0, 99.0)
@@ -152,3 +153,28 @@ def test_beyond_the_draws_a_skewed_side_keeps_its_skewness() -> None:
     bounds = bootstrap_mean(sums, WIDE)
     near, far = (bounds(alpha, 1.0)[1] - sums.mean for alpha in (0.004, 1e-5))
     assert far / near == pytest.approx(sps.t.isf(5e-6, 24) / sps.t.isf(0.002, 24), rel=0.01)
+
+
+@pytest.mark.parametrize("changed", [[-0.08], [-0.08, -0.04], [0.3]])
+def test_few_small_changes_of_bounded_scores_have_bounds_on_both_sides(changed: list[float]) -> None:
+    """Partial credit of 24 items, one of which lost 0.08, was shown as -0.3 (-100 to +0.6): samples drawn without the
+    changed item have no spread. What 24 items can hide is a share of 1 − 0.025^(1/24) = 14 %."""
+    change = np.array(changed + [0.0] * (24 - len(changed)))
+    found = paired([0.5] * 24, list(0.5 + change))
+    assert found is not None
+    low, high = found.bounds(0.05, 1.0)
+    assert -0.2 < low < change.mean() < high < 0.2
+    assert low < found.bounds(0.05, 4.0)[0]
+
+
+@pytest.mark.parametrize(("share", "loss"), [(0.02, 0.3), (0.1, 0.3), (0.3, 0.9)])
+def test_rare_losses_are_covered(share: float, loss: float) -> None:
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(100):
+        lost = (rng.random(24) < share) * loss
+        found = paired([0.95] * 24, list(0.95 - lost))
+        assert found is not None
+        low, high = found.bounds(0.05, 1.0)
+        held += low <= -share * loss <= high
+    assert held >= 93
