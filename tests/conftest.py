@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
+import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -14,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -72,6 +76,45 @@ def as_nobody() -> Callable[[Path], AbstractContextManager[None]]:
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def forked() -> Callable[..., list[int | None]]:
+    """`forked(work, processes)` runs `work(rank)` in forked processes that find each other as torchrun lets them.
+
+    Returns exit codes; None of one that had to be killed because it lived 3 s longer than another, or 40 s.
+    """
+
+    def run(work: Callable[[int], None], processes: int = 2) -> list[int | None]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+
+        def begin(rank: int) -> None:
+            AcceleratorState._reset_state(reset_partial_state=True)
+            GradientState._reset_state()
+            if processes > 1:
+                os.environ.update({"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes),
+                                   "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1",
+                                   "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"})
+            work(rank)
+
+        context = multiprocessing.get_context("fork")
+        started = [context.Process(target=begin, args=(rank,)) for rank in range(processes)]
+        for process in started:
+            process.start()
+        until, one_left = time.monotonic() + 40, False
+        while (alive := sum(process.is_alive() for process in started)) and time.monotonic() < until:
+            if 0 < alive < processes and not one_left:
+                until, one_left = time.monotonic() + 3, True
+            time.sleep(0.02)
+        codes = [process.exitcode for process in started]
+        for process in started:
+            process.kill()
+            process.join()
+        return codes
+
+    return run
 
 
 @pytest.fixture(scope="session")

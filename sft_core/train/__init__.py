@@ -19,6 +19,7 @@ snapshot.py    the state between two steps as plain tensors
 events.py      events.jsonl, written ahead
 checkpoint.py  atomic checkpoints
 best.py        the weights that early stopping found best
+saver.py       writing both while training goes on
 rounding.py    dtype and rounding of the saved weights, and what they keep of the gain
 artifact.py    the served model folder and its card
 adapter.py     an adapter's folder and its merge

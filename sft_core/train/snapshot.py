@@ -7,22 +7,35 @@ Generators are kept per process: with another number of them, dropout starts ane
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
-def weights_of(parameters: Mapping[str, nn.Parameter], first: bool = True) -> dict[str, Tensor]:
-    """The trained parameters, whole. With sharded ones every process must call this; the `first` gets them."""
-    return {name: _whole(parameter.detach(), first) for name, parameter in parameters.items()}
+class Keeper(Protocol):
+    """Takes a copy of a tensor into main memory."""
+
+    def of(self, name: str, tensor: Tensor) -> Tensor:
+        """The copy."""
 
 
-def moments_of(parameters: Mapping[str, nn.Parameter], optimizer: Any, first: bool) -> dict[str, dict[str, Any]]:
-    """The optimiser's tensors by parameter name, whole. With sharded ones every process must call this; the `first`
-    gets them."""
-    return {name: {key: _whole(value, first) for key, value in optimizer.state[parameter].items()}
+def weights_of(parameters: Mapping[str, nn.Parameter], first: bool = True,
+               copies: Keeper | None = None) -> dict[str, Tensor]:
+    """The trained parameters, whole. With sharded ones every process must call this; the `first` gets them.
+
+    Args:
+        copies: where they are copied to; without it they are the parameters themselves, or what was gathered of them.
+    """
+    return {name: _whole(name, parameter.detach(), first, copies) for name, parameter in parameters.items()}
+
+
+def moments_of(parameters: Mapping[str, nn.Parameter], optimizer: Any, first: bool,
+               copies: Keeper | None = None) -> dict[str, dict[str, Any]]:
+    """The optimiser's tensors by parameter name, whole; otherwise as `weights_of`."""
+    return {name: {key: _whole(f"{name} {key}", value, first, copies)
+                   for key, value in optimizer.state[parameter].items()}
             for name, parameter in parameters.items() if parameter in optimizer.state}
 
 
@@ -84,12 +97,16 @@ def restore_generators(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def _whole(tensor: Any, keep: bool) -> Any:
+def _whole(name: str, tensor: Any, keep: bool, copies: Keeper | None) -> Any:
     """Gathered one at a time and kept in main memory: a sharded model need not fit on one device."""
-    if not isinstance(tensor, DTensor):
+    if not isinstance(tensor, Tensor):
         return tensor
-    whole = tensor.full_tensor()
-    return whole.cpu() if keep else whole.new_empty(0)
+    whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    if not keep:
+        return whole.new_empty(0)
+    if copies is not None:
+        return copies.of(name, whole)
+    return whole.cpu() if isinstance(tensor, DTensor) else whole
 
 
 def _restored(value: Any, parameter: Tensor) -> Any:

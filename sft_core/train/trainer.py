@@ -10,6 +10,8 @@ import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from sft_core.train.events import EVENTS, EventLog
 from sft_core.train.finish import TrainReport, Walked, finish
 from sft_core.train.inputs import TrainInputs
 from sft_core.train.reference import with_reference
+from sft_core.train.saver import Copies, Saver
 from sft_core.train.shortage import told_when_short
 from sft_core.train.snapshot import (
     generators,
@@ -71,8 +74,9 @@ def train(inputs: TrainInputs, section: TrainSection, out: Path, *,
         first = bench.accelerator.is_main_process
         torch.manual_seed(inputs.seed + bench.accelerator.process_index)  # other dropout on every process
         diary = out / EVENTS if first else Path(os.devnull)
-        with EventLog(diary, on_events if first else None, sync_every_s) as events:
-            run = _Run(Stepper(bench, section), out, events, stop, probe)
+        with EventLog(diary, on_events if first else None, sync_every_s) as events, \
+                Saver(events, section.checkpoint_every_s) as saver:
+            run = _Run(Stepper(bench, section), out, saver, stop, probe)
             with told_when_short(inputs, section, lambda: "while its last checkpoint was restored"):
                 run.start()
             # Steps and validations tell more of themselves; this is for what lies between them.
@@ -85,9 +89,10 @@ def train(inputs: TrainInputs, section: TrainSection, out: Path, *,
 class _Run:
     """A run under way: the counters that change with every step."""
 
-    def __init__(self, stepper: Stepper, out: Path, events: EventLog, stop: StopRequest,
+    def __init__(self, stepper: Stepper, out: Path, saver: Saver, stop: StopRequest,
                  probe: Probe | None = None) -> None:
-        self.stepper, self.out, self.events, self.stop, self.probe = stepper, out, events, stop, probe
+        self.stepper, self.out, self.stop, self.probe = stepper, out, stop, probe
+        self.saver, self.events = saver, saver.events
         self.bench, self.section = stepper.bench, stepper.section
         bench = self.bench
         self.first, self.alone = bench.accelerator.is_main_process, bench.accelerator.num_processes == 1
@@ -101,7 +106,6 @@ class _Run:
         self.resumed_from: int | None = None
         self.damaged: tuple[checkpoint.Damaged, ...] = ()  # checkpoints that the next good one replaces
         self.saved_step: int | None = None
-        self.saved_at = time.monotonic()
         self.asked = False  # all processes know that one of them was asked to stop
 
     def start(self) -> None:
@@ -130,7 +134,9 @@ class _Run:
                 self.seconds = before + time.monotonic() - began
                 self._stop_if_asked()
                 if self.step == total or self.stopped_early:
+                    self.saver.wait()
                     return
+                self.saver.look()
                 save = self._one_step()
                 self.seconds = before + time.monotonic() - began
                 assert self.last is not None, "a step tells its losses"
@@ -149,8 +155,7 @@ class _Run:
 
     def _one_step(self) -> bool:
         """Take a step and write it down; says whether a checkpoint is due."""
-        due = time.monotonic() - self.saved_at >= self.section.checkpoint_every_s
-        taken = self.stepper.take(self.step, bool(self.stop), due)
+        taken = self.stepper.take(self.step, bool(self.stop), self.first and self.saver.due())
         pulse.steady()
         self.step += 1
         self.asked = taken.stop
@@ -202,9 +207,10 @@ class _Run:
             return
         self.watched.append((self.step, found[stopping.metric]))
         if self._bests()[-1] == self.step:
-            weights = weights_of(self.bench.parameters, self.first)
+            weights = weights_of(self.bench.parameters, self.first, self._copies())
             if self.first:
-                best.save(self.out / "checkpoints", self.step, weights, self._bests_of_checkpoints())
+                root, keep = self.out / "checkpoints", self._bests_of_checkpoints()
+                self.saver.save_best(partial(best.save, root, self.step, weights, keep))
 
     def _bests(self) -> list[int]:
         """The best step so far, after every validation."""
@@ -255,24 +261,31 @@ class _Run:
     def _save(self) -> None:
         """A checkpoint of the state between two steps."""
         pulse.at("saving a checkpoint", long=True)
-        if self.saved_step != self.step:
-            bench = self.bench
-            generators_of_all = gather_object([generators()])
-            state = {"moments": moments_of(bench.parameters, bench.optimizer, self.first),
-                     "generators": generators_of_all,
-                     "done": asdict(self.done), "replayed": asdict(self.replayed),
-                     "last": self.last and asdict(self.last), "validations": self.validations,
-                     "watched": self.watched, "measured": self.measured,
-                     "unreached": bench.unreached.names,
-                     "seconds": self.seconds, "events": self.events.length() if self.first else 0}
-            weights = weights_of(bench.parameters, self.first)
-            if self.first:
-                found = checkpoint.Checkpoint(self.step, bench.belongs_to, weights, state)
-                checkpoint.save(self.out / "checkpoints", found, self.section.keep_checkpoints, self.damaged)
-                self.damaged = ()
-                self.events.write("checkpoint", step=self.step)  # told when it is true: it must be found from now on
-            pulse.turn()
-        self.saved_step, self.saved_at = self.step, time.monotonic()
+        if self.saved_step == self.step:
+            return
+        began, bench, copies = time.monotonic(), self.bench, self._copies()
+        generators_of_all = gather_object([generators()])
+        state = {"moments": moments_of(bench.parameters, bench.optimizer, self.first, copies),
+                 "generators": generators_of_all,
+                 "done": asdict(self.done), "replayed": asdict(self.replayed),
+                 "last": self.last and asdict(self.last), "validations": list(self.validations),
+                 "watched": list(self.watched), "measured": self.measured,
+                 "unreached": bench.unreached.names,
+                 "seconds": self.seconds, "events": self.events.length() if self.first else 0}
+        weights = weights_of(bench.parameters, self.first, copies)
+        if self.first:
+            found = checkpoint.Checkpoint(self.step, bench.belongs_to, weights, state)
+            self.saver.save(self.step, began, partial(checkpoint.save, self.out / "checkpoints", found,
+                                                      self.section.keep_checkpoints, self.damaged))
+            self.damaged = ()
+        self.saved_step = self.step
+
+    def _copies(self) -> Copies | None:
+        """Where the first process copies to what it is to write."""
+        parameters = self.bench.parameters.values()
+        moments = (moment for one in parameters for moment in self.bench.optimizer.state.get(one, {}).values()
+                   if isinstance(moment, torch.Tensor))
+        return self.saver.copies(chain(parameters, moments)) if self.first else None
 
     def _restore(self, found: checkpoint.Checkpoint) -> None:
         state: dict[str, Any] = dict(found.state)
@@ -293,6 +306,8 @@ class _Run:
         if not (self.stop if self.alone else self.asked):
             return
         self._save()
+        self.saver.wait()
+        pulse.turn()
         by = self.stop.asked_by or "a signal to another process"
         raise Interrupted(f"training stopped by {by} after step {self.step} of "
                           f"{self.bench.course.steps}; the state is saved in {self.out / 'checkpoints'}: start the "

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import re
 import signal
-import socket
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -16,7 +14,6 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import pytest
-from accelerate.state import AcceleratorState, GradientState
 
 from sft_core.config.train import TrainSection
 from sft_core.errors import TrainingError
@@ -35,35 +32,18 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(pulse, name, value)
 
 
-def _in_two(job: Path, sabotage: Callable[[int], None]) -> list[int | None]:
-    """What torchrun would start: `launch.main` in two forked processes; exit codes, None for one that had to be
-    killed."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+@pytest.fixture
+def in_two(forked: Callable[..., list[int | None]]) -> Callable[..., list[int | None]]:
+    """`launch.main` of a job in two processes, after a sabotage."""
 
-    def begin(rank: int) -> None:
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
-        os.environ.update({"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-                           "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"})
-        sabotage(rank)
-        os._exit(launch.main([str(job)]))
+    def run(job: Path, sabotage: Callable[[int], None] = lambda rank: None) -> list[int | None]:
+        def work(rank: int) -> None:
+            sabotage(rank)
+            os._exit(launch.main([str(job)]))
 
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=begin, args=(rank,)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    until = time.monotonic() + 40
-    while any(process.is_alive() for process in processes) and time.monotonic() < until:
-        time.sleep(0.05)
-        if sum(process.is_alive() for process in processes) == 1:
-            until = min(until, time.monotonic() + 3)  # as torchrun does, which ends the others when one has failed
-    codes = [process.exitcode for process in processes]
-    for process in processes:
-        process.kill()
-        process.join()
-    return codes
+        return forked(work)
+
+    return run
 
 
 def _job(inputs: TrainInputs, section: TrainSection, out: Path) -> Path:
@@ -120,27 +100,30 @@ FAULTS: dict[str, tuple[int, Callable[[], object], str]] = {
     "raises": (1, _raise, "out of paper"),
     "has a bug": (1, _bug, "ZeroDivisionError: a bug"),
     "is killed": (1, _kill, r"process 1 of this run .*is gone.*in step 5, pass 2 of 2.*" + AGAIN),
+    "is killed, fsdp": (1, _kill, r"process 1 of this run .*is gone.*in step 5, pass 2 of 2.*" + AGAIN),
     "is stopped": (1, _stop, r"process 1 .*has not answered for \d+ s.*in step 5, pass 2 of 2.*" + AGAIN),
     "never ends": (1, _for_ever, r"process 1 .*has not moved for \d+ s.*in step 5, pass 2 of 2, collating.*" + AGAIN),
     "is the first, and stopped": (0, _stop, r"process 0 .*has not answered for \d+ s.*in step 5.*" + AGAIN),
 }
 
 
-@pytest.mark.parametrize(("fault", "shard"), [*((fault, "none") for fault in FAULTS), ("is killed", "fsdp")])
-def test_one_that_fails_ends_both_and_is_named(fault: str, shard: str, hasty: None, train_inputs: TrainInputs,
-                                               train_section: Section, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", FAULTS)
+def test_one_that_fails_ends_both_and_is_named(
+        fault: str, hasty: None, in_two: Callable[..., list[int | None]], train_inputs: TrainInputs,
+        train_section: Section, tmp_path: Path) -> None:
     rank, strike, told = FAULTS[fault]
+    shard = "fsdp" if "fsdp" in fault else "none"
     section = train_section(processes=2, shard=shard, epochs=2, micro_rows=1, checkpoint_every_s=1e-6)
     out = tmp_path / "run"
     job = _job(train_inputs, section, out)
-    codes = _in_two(job, _at_step_5(rank, strike))
+    codes = in_two(job, _at_step_5(rank, strike))
     assert codes[1 - rank] == 1, "the other ends by itself"
     assert codes[rank] == {_kill: -signal.SIGKILL, _stop: None}.get(strike, 1)
     said = _said(out)
     assert said, "somebody says why"
     assert re.search(told, said[0]), said
     assert {folder.name for folder in (out / "checkpoints").glob("step-*")} >= {"step-4"}
-    assert _in_two(job, lambda rank: None) == [0, 0], "the same command continues"
+    assert in_two(job) == [0, 0], "the same command continues"
     report = json.loads((out / launch.REPORT).read_text())
     assert report["resumed_from"] == 4
     assert not (out / pulse.PULSE).exists()
@@ -164,8 +147,8 @@ def test_torchrun_and_all_that_it_started_end_and_say_who_was_killed(train_input
 
 
 def test_what_the_first_does_alone_is_waited_for_without_a_collective(
-        hasty: None, train_inputs: TrainInputs, train_section: Section, tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch) -> None:
+        hasty: None, in_two: Callable[..., list[int | None]], train_inputs: TrainInputs, train_section: Section,
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Longer than a process that does nothing is tolerated, and than any collective would wait."""
     monkeypatch.setattr(workbench, "PATIENCE", timedelta(seconds=3))
     newest = checkpoint.newest
@@ -176,4 +159,4 @@ def test_what_the_first_does_alone_is_waited_for_without_a_collective(
 
     monkeypatch.setattr(checkpoint, "newest", slowly)
     job = _job(train_inputs, train_section(processes=2), tmp_path / "run")
-    assert _in_two(job, lambda rank: None) == [0, 0]
+    assert in_two(job) == [0, 0]
