@@ -165,7 +165,9 @@ class TrainSection(Section):
     kl: KlSection = KlSection()
     """β · KL to the base model."""
     checkpoint_every_s: Annotated[float, Field(gt=0.0)] = 300.0
-    """Save a resumable checkpoint at the first step after so many seconds (and on SIGTERM or Ctrl-C)."""
+    """Save a resumable checkpoint at the first step after so many seconds (and on SIGTERM or Ctrl-C). Training goes on
+    while it is written. From one second on, checkpoints come less often where they would hold training up for more than
+    5 % of the time, or be written in more than half of it; that is said."""
     keep_checkpoints: Positive = 2
     """How many checkpoints stay on disk."""
     validate_every_steps: Positive = 100

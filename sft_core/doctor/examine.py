@@ -177,5 +177,7 @@ def _parts(found: Forecast, work: Pass) -> str:
     named = {"weights": found.weights, "gradients": found.gradients, "moments": found.moments, "base": found.reference,
              "casts": found.casts, "activations": found.activations, "logits": found.logits}
     told = ", ".join(f"{name} {in_words(size)}" for name, size in named.items() if size)
-    lent = f", in main memory the base {in_words(found.reference_elsewhere)}" if found.reference_elsewhere else ""
-    return f"{told}{lent}; {work.rows} rows, {sum(work.lengths):,} tokens in a pass"
+    elsewhere = {"the base": found.reference_elsewhere, "copies for checkpoints": found.copies}
+    if main := ", ".join(f"{name} {in_words(size)}" for name, size in elsewhere.items() if size):
+        told += f", in main memory {main}"
+    return f"{told}; {work.rows} rows, {sum(work.lengths):,} tokens in a pass"

@@ -93,6 +93,7 @@ class Forecast:
     moments: int
     reference: int  # the frozen base of a KL
     reference_elsewhere: int  # the same in main memory, with kl.reference: offload
+    copies: int  # in main memory, of the first process: what checkpoints are written from, where there is room for it
     casts: int  # weights in the compute precision
     activations: int
     logits: int  # chunks of logits and the gradient of the head
@@ -189,8 +190,8 @@ def forecast(shape: Architecture, section: TrainSection, work: Pass, place: Plac
     state = FLOAT * (3 * shape.trained - shape.muon)
     best = FLOAT * shape.trained * (section.keep_checkpoints + 1) if section.stopping.patience else 0
     return Forecast(
-        weights, gradients, moments, 0 if elsewhere else reference, reference if elsewhere else 0, casts, activations,
-        logits, resident + max(at_head, at_update),
+        weights, gradients, moments, 0 if elsewhere else reference, reference if elsewhere else 0,
+        state if section.engine == "native" else 0, casts, activations, logits, resident + max(at_head, at_update),
         checkpoints=state * (section.keep_checkpoints + 1) + best,
         model=shape.stored + (FLOAT * shape.trained if section.method == "lora" else 0),
         kept=(8 * section.kl.top_k + 8) * kept_positions)

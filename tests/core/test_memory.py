@@ -166,6 +166,8 @@ def test_settings_move_what_they_should() -> None:
     assert forecast(SHAPE, _section(gradient_checkpointing=True), WORK, CUDA).activations < plain.activations
     assert forecast(SHAPE, _section(), WORK._replace(several=True), CUDA).peak > plain.peak
     assert forecast(SHAPE, _section(keep_checkpoints=4), WORK, CUDA).checkpoints > plain.checkpoints
+    assert plain.copies == forecast(SHAPE, _section(keep_checkpoints=4), WORK, CUDA).copies == 12_000
+    assert forecast(SHAPE, _section(engine="trl"), WORK, CUDA).copies == 0
     copy = forecast(SHAPE, _section(**KL), WORK, CUDA)
     assert (copy.reference, copy.reference_elsewhere) == (2000, 0)
     lent = forecast(SHAPE, _section(kl={**KL["kl"], "reference": "offload"}), WORK, CUDA)

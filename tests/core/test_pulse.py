@@ -122,10 +122,11 @@ def test_one_that_fails_ends_both_and_is_named(
     said = _said(out)
     assert said, "somebody says why"
     assert re.search(told, said[0]), said
-    assert {folder.name for folder in (out / "checkpoints").glob("step-*")} >= {"step-4"}
+    newest = checkpoint.step_of(checkpoint.found(out / "checkpoints")[0])
+    assert newest in (3, 4), "one at most was in flight"
     assert in_two(job) == [0, 0], "the same command continues"
     report = json.loads((out / launch.REPORT).read_text())
-    assert report["resumed_from"] == 4
+    assert report["resumed_from"] == newest
     assert not (out / pulse.PULSE).exists()
 
 
