@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sft_core.errors import EvalError, SftError
+from sft_core.errors import DamagedFile, EvalError, SftError
 from sft_core.names import file_name
 from sft_core.stage import fingerprint, read_json, write_json
 
@@ -200,7 +200,7 @@ def read_results(folder: Path, suite: str) -> SuiteResult:
     try:
         head = read_json(Path(f"{stem}.json"))
         rows = pq.read_table(f"{stem}.parquet", schema=COLUMNS).to_pylist()
-    except (FileNotFoundError, json.JSONDecodeError, pa.ArrowInvalid) as error:
+    except (FileNotFoundError, DamagedFile, pa.ArrowInvalid) as error:
         raise EvalError(f"{folder} has no complete results of suite {suite!r} ({error}); run the evaluation again"
                         ) from error
     items = tuple(ItemResult(**{**row, "metrics": json.loads(row["metrics"]), "context": row["context"] or "",

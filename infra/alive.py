@@ -76,6 +76,13 @@ def alive(workspace: Path, note: Note) -> Iterator[None]:
         held.remove()
 
 
+def _read(handle: IO[str]) -> Note | None:
+    try:
+        return Note(**json.load(handle))
+    except (ValueError, TypeError):
+        return None
+
+
 def bury(workspace: Path, close: Callable[[Note], bool]) -> None:
     """Call `close` for every note of a dead process and remove those for which it returns True.
 
@@ -88,8 +95,10 @@ def bury(workspace: Path, close: Callable[[Note], bool]) -> None:
             handle: IO[str] = path.open(encoding="utf-8")
             is_dead = locked(handle)
             if os.fstat(handle.fileno()).st_nlink:
-                note = Note(**json.load(handle))
-                if is_dead:
+                note = _read(handle)
+                if note is None:  # a power cut left a part: nobody can tell what it was about
+                    path.unlink(missing_ok=True)
+                elif is_dead:
                     dead.append((handle, path, note))
                 else:
                     living.add(note.run)

@@ -20,6 +20,10 @@ class SftError(Exception):
         super().__init__(masked(message))
 
 
+class DamagedFile(SftError, ValueError):
+    """A file that this platform wrote does not hold what it wrote."""
+
+
 class ConfigError(SftError):
     """The configuration or the command line is wrong; nothing has been started."""
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from sft_core.errors import SftError
+from sft_core.errors import DamagedFile, SftError
 from sft_core.locks import exclusive
 
 DONE = "done.json"
@@ -117,8 +117,17 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file that this platform wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read a JSON file that this platform wrote.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DamagedFile: it is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # of UTF-8 as well
+        raise DamagedFile(f"{path} is no JSON any more ({error}): something has changed or cut it off since it was "
+                          "written; restore it, or remove its folder and give the same command again") from error
 
 
 @dataclass(frozen=True)
@@ -138,7 +147,7 @@ class Stage:
         """What the finished stage said, or None when it is not finished or its mark is for something else."""
         try:
             mark = read_json(self.folder / DONE)
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (FileNotFoundError, DamagedFile):
             return None
         if mark.get("fingerprint") != self.fingerprint or not self.work.is_dir():
             return None

@@ -9,18 +9,18 @@ A suite of your own is `./my_suite.yaml`, its items beside it, and at most one s
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import PrivateAttr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from sft_core.config.evaluate import SUFFIXES, suite_name
+from sft_core.config.reading import Key, parse
 from sft_core.config.section import Positive, Section
-from sft_core.errors import EvalError
+from sft_core.errors import ConfigError, EvalError
 
 ROOM = Path(__file__).parent
 LM_PREFIX = "lm:"
@@ -129,24 +129,27 @@ def load_suites() -> dict[str, Suite]:
 
 
 def _load(file: Path, name: str) -> Suite:
+    lines: dict[Key, int] = {}
     try:
-        data: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+        data, lines = parse(file.read_text(encoding="utf-8"), str(file))
         if not isinstance(data, dict):
             raise EvalError(f"{file} is not a valid suite: it holds {type(data).__name__}, not keys with values")
         return Suite(**{"name": name, **data})
     except OSError as error:
         raise EvalError(f"the suite {file} cannot be read: {error}; a relative path begins in {Path.cwd()}") from error
     except ValidationError as error:
-        raise EvalError(f"{file} is not a valid suite: {'; '.join(map(_problem, error.errors()))}") from error
-    except (TypeError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise EvalError(f"{file} is not a valid suite: "
+                        + "; ".join(_problem(detail, lines) for detail in error.errors())) from error
+    except (TypeError, UnicodeDecodeError, ConfigError) as error:
         raise EvalError(f"{file} is not a valid suite: {error}") from error
 
 
-def _problem(detail: ErrorDetails) -> str:
+def _problem(detail: ErrorDetails, lines: Mapping[Key, int]) -> str:
     where = ".".join(map(str, detail["loc"]))
+    at = f"line {lines[detail['loc'][:1]]}: " if detail["loc"][:1] in lines else ""
     if detail["type"] == "extra_forbidden":
-        return f"there is no key {where!r}; keys are {', '.join(sorted(Suite.model_fields))}"
-    return f"{where}: {detail['msg']}, and it is {detail['input']!r}" if where else detail["msg"]
+        return f"{at}there is no key {where!r}; keys are {', '.join(sorted(Suite.model_fields))}"
+    return f"{at}{where}: {detail['msg']}, and it is {detail['input']!r}" if where else detail["msg"]
 
 
 def _by_path(reference: str) -> Suite:

@@ -3,10 +3,11 @@
 One YAML file becomes one `ExperimentConfig`; the same models make the JSON Schema for editors and Prefect's
 parameter forms. Only a section travels: no function of the core sees the whole configuration. 
 section.py     what all sections are made of
+reading.py     YAML with line numbers, no key twice
 data.py        model, sources, curation, template
 train.py       optimiser, adapters, replay, KL
 evaluate.py    evaluation, judge, gate
 experiment.py  tracking, search, and the whole
 search.py      a search space against the configuration that it varies
-file.py        YAML with line numbers, `--set`, all problems at once
+file.py        one file, `--set`, all problems at once
 """

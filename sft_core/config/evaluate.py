@@ -8,10 +8,11 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-import yaml
 from pydantic import AfterValidator, Field, model_validator
 
+from sft_core.config.reading import parse
 from sft_core.config.section import OffIsWord, Positive, Section, Share, without_password
+from sft_core.errors import ConfigError
 from sft_core.names import name_problem
 
 SUFFIXES = (".yaml", ".yml")
@@ -25,8 +26,8 @@ def suite_name(reference: str) -> str:
         return reference
     file = Path(reference)
     try:
-        data: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):  # said in full where the suite is opened
+        data: Any = parse(file.read_text(encoding="utf-8"), reference).data
+    except (OSError, UnicodeDecodeError, ConfigError):  # said in full where the suite is opened
         data = None
     return str(data["name"]) if isinstance(data, dict) and data.get("name") else file.stem
 

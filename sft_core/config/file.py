@@ -12,22 +12,11 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from sft_core.config.experiment import ExperimentConfig
+from sft_core.config.reading import Key, Parsed, TextKeys, parse
 from sft_core.config.search import LONGEST_TRIAL, trial_name, tried
 from sft_core.errors import ConfigError
 
-Key = tuple[str | int, ...]
 Made = TypeVar("Made", bound=BaseModel)
-
-
-class TextKeys(yaml.SafeLoader):
-    """Reads `on`, `off`, `yes` and `no` as text where they are keys, which YAML 1.1 takes for true and false."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """A mapping whose keys are no truth values."""
-        node: yaml.MappingNode = super().compose_mapping_node(anchor)
-        for key, _ in node.value:
-            key.tag = key.tag.replace(":bool", ":str")
-        return node
 
 
 class LoadedConfig(NamedTuple):
@@ -35,11 +24,6 @@ class LoadedConfig(NamedTuple):
 
     config: ExperimentConfig
     text: str
-
-
-class _Parsed(NamedTuple):
-    data: dict[str, Any]
-    lines: dict[Key, int]  # 1-based line of every key, by its path
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
@@ -101,7 +85,7 @@ def override(config: ExperimentConfig, values: Mapping[str, object]) -> Experime
     try:
         return ExperimentConfig.model_validate(data)
     except ValidationError as error:
-        problems = [_problem(detail, _Parsed(data, {}), {}) for detail in _causes(error.errors())]
+        problems = [_problem(detail, Parsed(data, {}), {}) for detail in _causes(error.errors())]
         raise ConfigError("these values do not fit the configuration:\n  " + "\n  ".join(problems)) from None
 
 
@@ -144,32 +128,12 @@ def _shipped() -> str:
     return "flows/configs/*.yaml"
 
 
-def _parse(text: str, name: str) -> _Parsed:
-    try:
-        node = yaml.compose(text, Loader=TextKeys)
-        data = yaml.load(text, Loader=TextKeys)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{name} is not valid YAML: {error}") from None
-    if not isinstance(data, dict) or not isinstance(node, yaml.MappingNode):
+def _parse(text: str, name: str) -> Parsed:
+    parsed = parse(text, name)
+    if not isinstance(parsed.data, dict):
         raise ConfigError(f"{name} must hold a mapping with the sections {', '.join(ExperimentConfig.model_fields)}; "
-                          f"it holds {type(data).__name__ if data is not None else 'nothing'}")
-    lines = dict(_lines(node, (), name))
-    return _Parsed(data, lines)
-
-
-def _lines(node: yaml.Node, at: Key, name: str) -> Iterator[tuple[Key, int]]:
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if key.value in seen:
-                raise ConfigError(f"{name}:{key.start_mark.line + 1}: {key.value} is given twice")
-            seen.add(key.value)
-            yield (*at, key.value), key.start_mark.line + 1
-            yield from _lines(value, (*at, key.value), name)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            yield (*at, index), value.start_mark.line + 1
-            yield from _lines(value, (*at, index), name)
+                          f"it holds {type(parsed.data).__name__ if parsed.data is not None else 'nothing'}")
+    return parsed
 
 
 def _override(data: dict[str, Any], text: str) -> Key:
@@ -228,7 +192,7 @@ def _causes(details: Sequence[ErrorDetails]) -> list[ErrorDetails]:
     return [d for d in details if not follows(d)]
 
 
-def _problem(detail: ErrorDetails, parsed: _Parsed, overrides: Mapping[Key, str]) -> str:
+def _problem(detail: ErrorDetails, parsed: Parsed, overrides: Mapping[Key, str]) -> str:
     key: Key = tuple(detail["loc"])
     where = _where(key, parsed.lines, overrides)
     dotted = ".".join(map(str, key)) or "configuration"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -18,7 +19,7 @@ def check_complete(folder: Path) -> None:
     """Config, and every weight file whole: a truncated download is found by its header, without reading it."""
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
-        base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
+        base = _object(adapter).get("base_model_name_or_path")
         raise ModelError(f"{folder} holds an adapter for {base}, not a model; give model.path a model: the base, or "
                          "the merged folder `model` that lies beside the adapter of a finished run")
     if not (folder / "config.json").is_file():
@@ -36,7 +37,7 @@ def check_complete(folder: Path) -> None:
 
 def stored_dtype(folder: Path) -> torch.dtype:
     """The dtype that the config tells of the weights."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = _object(folder / "config.json")
     found = getattr(torch, str(config.get("dtype", config.get("torch_dtype", "float32"))), torch.float32)
     return found if isinstance(found, torch.dtype) and found.is_floating_point else torch.float32
 
@@ -81,13 +82,30 @@ def weight_files(folder: Path) -> Iterable[Path]:
     """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        return [folder / name for name in sorted(set(shards))]
+        shards = _object(index).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+            raise ModelError(f"{index} has no weight_map from weights to files; fetch the model again")
+        return [folder / name for name in sorted(set(shards.values()))]
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
     other = sorted(p.name for p in folder.glob("*.bin"))
     has = f" but {', '.join(other[:3])}; load and save it once with save_pretrained to convert it" if other else ""
     raise ModelError(f"{folder} has no model.safetensors{has or '; fetch the model again'}")
+
+
+def _object(file: Path) -> dict[str, Any]:
+    """What a JSON file of the folder holds.
+
+    Raises:
+        ModelError: it cannot be read, or is no JSON object.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} cannot be read as JSON: {error}; fetch the model again") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{file} holds {type(found).__name__}, not an object of JSON; fetch the model again")
+    return found
 
 
 def _data_end(header: bytes, file: Path) -> int:

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sft_core.errors import TrainingError
+from sft_core.errors import DamagedFile, TrainingError
 from sft_core.stage import canonical, give_usual_mode, read_json, sync, write_json
 from sft_core.train.events import EVENTS
 
@@ -238,8 +238,8 @@ def _proved(folder: Path) -> dict[str, Any] | str:
         meta = read_json(folder / META)
     except FileNotFoundError:
         return f"without {META}: it was never finished, or removed in part"
-    except ValueError as error:
-        return f"{META} is no JSON: {error}"
+    except DamagedFile as error:
+        return f"{META} is no JSON: {error.__cause__}"
     if isinstance(meta, dict) and {"step", "belongs_to"} & meta.keys():
         raise TrainingError(f"{folder} was written by another version of this platform; train into another folder, or "
                             f"{start_over(folder.parent)}")

@@ -6,7 +6,6 @@ stands at a fixed place, so that any packing, epoch and trial can use it. 8·k +
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sft_core.config.train import KlSection, TrainSection
-from sft_core.errors import DataError
+from sft_core.errors import DamagedFile, DataError
 from sft_core.model.held import load_as_stored
 from sft_core.model.load import model_identity
 from sft_core.model.proof import Rows
@@ -101,7 +100,7 @@ def _keep_all(inputs: TrainInputs, section: TrainSection, places: Mapping[str, P
 def _mark(place: Path) -> object:
     try:
         return read_json(place / MARK)
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, DamagedFile):
         return None
 
 

@@ -126,6 +126,11 @@ def test_an_unreachable_hub_says_what_to_do(mirror: str | None, tmp_path: Path,
     (lambda f: _cut(f / "model.safetensors", 0.0), "cut off at 0 bytes"),
     (lambda f: (f / "tokenizer.json").unlink(), "tokenizer"),
     (lambda f: _change(f / "config.json", model_type="of another world"), "cannot be loaded"),
+    (lambda f: (f / "config.json").write_text('{"model_type": '), r"config\.json"),
+    (lambda f: (f / "model.safetensors.index.json").write_text("{torn"), r"index\.json cannot be read as JSON: "),
+    (lambda f: (f / "model.safetensors.index.json").write_text("[1]"), r"index\.json holds list, not an object"),
+    (lambda f: (f / "model.safetensors.index.json").write_text("{}"), r"index\.json has no weight_map"),
+    (lambda f: (f / "adapter_config.json").write_bytes(b"\xff{"), r"adapter_config\.json cannot be read as JSON"),
 ])
 def test_an_incomplete_folder_is_named(copied: Path, damage: Callable[[Path], None], told: str) -> None:
     damage(copied)

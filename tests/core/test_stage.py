@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from sft_core.config.train import ReplaySection
-from sft_core.errors import SftError
-from sft_core.stage import StageStore, file_digest, fingerprint, write_json, write_text
+from sft_core.errors import DamagedFile, SftError
+from sft_core.stage import StageStore, file_digest, fingerprint, read_json, write_json, write_text
 
 
 def test_finished_stage_is_found_again_and_an_unfinished_one_is_not(tmp_path: Path) -> None:
@@ -86,6 +86,19 @@ def test_unwritable_workspace_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SftError, match="SFT_HOME"):
         StageStore(tmp_path / "file").open("prepare", "abc").lock().__enter__()
+
+
+@pytest.mark.parametrize("torn", [b'{"a": ', b"", b"\xff"])
+def test_a_file_of_ours_that_was_damaged_is_named(tmp_path: Path, torn: bytes) -> None:
+    write_json(tmp_path / "run.json", {"a": 1})
+    (tmp_path / "run.json").write_bytes(torn)
+    with pytest.raises(DamagedFile, match=r"run\.json is no JSON any more .*restore it, or remove its folder"):
+        read_json(tmp_path / "run.json")
+    stage = StageStore(tmp_path).open("prepare", "abc")
+    stage.resume()
+    stage.finish({"rows": 3})
+    (stage.folder / "done.json").write_bytes(torn)
+    assert stage.result() is None  # a torn mark is none: the stage is made again
 
 
 def test_looking_at_a_stage_writes_nothing(tmp_path: Path) -> None:

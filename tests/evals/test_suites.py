@@ -237,6 +237,11 @@ def test_bad_suites_are_named(tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("- 1\n")
     with pytest.raises(EvalError, match="holds list"):
         suite(str(tmp_path / "list.yaml"))
+    with pytest.raises(EvalError, match=r"mine\.yaml is not a valid suite: line \d+: engine: .*it is 'guess'"):
+        suite(write(tmp_path, [ROW], engine="guess"))
+    (tmp_path / "twice.yaml").write_text("about: one\nkind: alignment\nabout: two\n")
+    with pytest.raises(EvalError, match=r"twice\.yaml:3: about is given twice"):
+        suite(str(tmp_path / "twice.yaml"))
     with pytest.raises(EvalError, match="has no items"):
         read_items(suite(write(tmp_path, [])))
     with pytest.raises(EvalError, match="no reader 'nature'.*bfcl"):

@@ -195,3 +195,11 @@ def test_worker_that_dies_does_not_end_its_flow(start: Start, config: Path, home
     process = start(config, program=("-c", WORKER_RUN))
     end_unread(process, home)
     assert list(home.glob("runs/*/summary.json"))
+
+
+@pytest.mark.parametrize("torn", ["", "{", '{"kind": "mlflow"}'])
+def test_a_note_that_a_power_cut_tore_stops_no_later_run(tmp_path: Path, torn: str) -> None:
+    with alive(tmp_path, Note("mlflow", "1", "here")):
+        (tmp_path / "alive" / "torn.json").write_text(torn)
+        bury(tmp_path, lambda note: pytest.fail(str(note)))
+        assert len(list((tmp_path / "alive").glob("*.json"))) == 1
