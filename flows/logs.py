@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 
 from infra.disk import disk_error
-from infra.settings import read_settings
+from infra.settings import prefect_is_temporary, read_settings
 from sft_core.errors import ConfigError, SftError
 from sft_core.masking import masked
+from sft_core.stopping import stop_asked_by
 
 TAMED = ("prefect.engine", "prefect.flow_runs", "prefect.task_runs", "prefect._internal.concurrency",
          "prefect.events.clients", "EventsWorker", "APILogWorker", "mlflow.store.db.utils")
+VIEW, CRASH = "View at ", "Crash detected!"
 NOISE = (
     "Finished in state Failed", "ook 'told'",
     "failed to process item",  # an event for a server that is gone is printed whole, a page each
@@ -38,6 +40,10 @@ def _tell_once(record: logging.LogRecord) -> bool:
     and `orchestrator.outcome`. Tracebacks of other errors stay."""
     from httpx import TransportError
 
+    if record.getMessage().startswith(VIEW) and prefect_is_temporary():
+        return False  # nobody could look there: the server is gone when the command has ended
+    if record.getMessage().startswith(CRASH) and stop_asked_by():
+        return False  # Ctrl-C or SIGTERM: the command says at its end what was kept
     error = record.exc_info[1] if record.exc_info else None
     told = told_of(error) if error is not None else None
     said = record.getMessage()

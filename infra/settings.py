@@ -59,6 +59,10 @@ MLFLOW_BLOCK = {
 }
 
 
+TEMPORARY = "SFT_TEMPORARY_PREFECT"
+"""Variable that tells processes which this one starts that its Prefect server is no configured one."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """Where this installation keeps and finds things. All paths are absolute, so that a worker and a shell agree."""
@@ -172,8 +176,14 @@ def prepare_environment(settings: Settings) -> None:
 
 
 def use_prefect(api_url: str) -> None:
-    """Make this process and those it starts use this Prefect server. To be called before Prefect is imported."""
-    os.environ["PREFECT_API_URL"] = api_url
+    """Make this process and those it starts use this temporary Prefect server. To be called before Prefect is imported.
+    """
+    os.environ["PREFECT_API_URL"] = os.environ[TEMPORARY] = api_url
+
+
+def prefect_is_temporary(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the Prefect server that this process uses ends with it, or with the process that started it."""
+    return environ.get("PREFECT_API_URL", "") == environ.get(TEMPORARY, "")
 
 
 def child_environment(extra: Mapping[str, str]) -> dict[str, str]:

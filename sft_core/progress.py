@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol
@@ -14,6 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 
 LINE_EVERY_S = 10.0
+LATELY_S = 60.0
+"""How far back the rate looks."""
 log = logging.getLogger("sft")
 
 
@@ -34,35 +37,55 @@ class _Way(NamedTuple):
     unit: str
 
 
+class _Pace:
+    """Units per second lately. The first unit is left out, which pays for what happens once (caches, compiling)."""
+
+    def __init__(self) -> None:
+        self.done = 0.0
+        self._marks: deque[tuple[float, float]] = deque()
+
+    def advance(self, n: float, now: float) -> None:
+        """n more units are done."""
+        self.done += n
+        self._marks.append((now, self.done))
+        while len(self._marks) > 2 and now - self._marks[1][0] > LATELY_S:
+            self._marks.popleft()
+
+    @property
+    def rate(self) -> float | None:
+        """None until a second unit is done."""
+        (began, before), (ended, after) = self._marks[0], self._marks[-1]
+        return (after - before) / (ended - began) if ended > began else None
+
+
 class _Bar:
     def __init__(self, bar: RichProgress, label: str, way: _Way) -> None:
-        self._bar, self._unit = bar, way.unit
-        self._started, self._done = time.monotonic(), 0.0
+        self._bar, self._unit, self._pace = bar, way.unit, _Pace()
         self._task = bar.add_task(label, total=way.total, completed=way.begun, rate="", extra="")
 
     def advance(self, n: float = 1, **fields: object) -> None:
-        self._done += n
-        rate = self._done / max(time.monotonic() - self._started, 1e-9)
-        self._bar.update(self._task, advance=n, rate=f"{rate:,.1f} {self._unit}/s", extra=_shown(fields))
+        self._pace.advance(n, time.monotonic())
+        rate = self._pace.rate
+        shown = "" if rate is None else f"{rate:,.1f} {self._unit}/s"
+        self._bar.update(self._task, advance=n, rate=shown, extra=_shown(fields))
 
 
 class _Lines:
     def __init__(self, label: str, way: _Way) -> None:
         self._label, self._way = label, way
-        self._started = self._said = time.monotonic()
-        self._done = 0.0
+        self._said, self._pace = time.monotonic(), _Pace()
 
     def advance(self, n: float = 1, **fields: object) -> None:
-        self._done += n
         now = time.monotonic()
+        self._pace.advance(n, now)
         if now - self._said < LINE_EVERY_S:
             return
         self._said = now
-        rate = self._done / (now - self._started)
         total, begun, unit = self._way
-        left = (total - begun - self._done) / rate
-        log.info("%s: %g of %g %s, %.1f %s/s, about %.0f s left %s", self._label, begun + self._done, total, unit, rate,
-                 unit, left, _shown(fields))
+        done, rate = begun + self._pace.done, self._pace.rate
+        said = "the first one, which says nothing of the others" if rate is None else (
+            f"{rate:.1f} {unit}/s, about {(total - done) / rate:.0f} s left")
+        log.info("%s: %g of %g %s, %s %s", self._label, done, total, unit, said, _shown(fields))
 
 
 @contextmanager

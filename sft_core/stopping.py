@@ -53,6 +53,11 @@ def check() -> None:
         raise Interrupted(f"stopped by {_innermost.asked_by}; {KEPT}")
 
 
+def stop_asked_by() -> str | None:
+    """Name of the signal that asked this process to stop, None where none did."""
+    return _innermost.asked_by
+
+
 def is_stop(error: BaseException) -> bool:
     """Whether work that ended with this error was stopped rather than failed: by a signal, an exit, a cancellation."""
     return isinstance(error, Interrupted) or not isinstance(error, Exception)

@@ -62,9 +62,10 @@ class _Preparation:
         trained, tokens = (sum(s[name] for s in ledger["sources"]) for name in ("trained_tokens", "tokens"))
         stops = sum(s["stops_trained"] for s in ledger["sources"])
         rejected = ", ".join(f"{why} {number}" for why, number in ledger["rejected"].items()) or "none"
-        return verdict(stops > 0, f"{ledger['read']:,} rows read (at most {ROWS:,} of a source), not used: {rejected}; "
-                       f"{ledger['train_examples']:,} training examples, {100 * trained / tokens:.1f} % of {tokens:,} "
-                       f"tokens trained, {stops:,} stops trained")
+        took = f"found, made in {self.done.seconds:.1f} s: " if self.done.reused and self.done.seconds else ""
+        return verdict(stops > 0, f"{took}{ledger['read']:,} rows read (at most {ROWS:,} of a source), not used: "
+                       f"{rejected}; {ledger['train_examples']:,} training examples, "
+                       f"{100 * trained / tokens:.1f} % of {tokens:,} tokens trained, {stops:,} stops trained")
 
 
 def _limited(sources: tuple[SourceSection, ...], rows: int) -> tuple[SourceSection, ...]:

@@ -166,7 +166,9 @@ def evaluate(
     if found := [name for name in stages if name not in missing]:
         for name in found:
             stages[name].touch()
-        log.info("evaluation of %s found: %s", subject.label, ", ".join(found))
+        took = sum(stages[name].seconds or 0.0 for name in found)
+        log.info("evaluation of %s found: %s%s", subject.label, ", ".join(found),
+                 f"; it took {took:.1f} s when it was made" if took else "")
     return _rescored({name: partial[name] if name in partial else read_results(stage.work, name)
                       for name, stage in stages.items()}, section, place)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any, NamedTuple
 from sft_core.stage import Stage, StageStore
 from sft_core.stopping import check
 from sft_core.versions import code_version
+
+log = logging.getLogger("sft")
+WORTH_TELLING_S = 1.0
 
 
 class Workspace(NamedTuple):
@@ -65,9 +69,12 @@ def once(stage: Stage, make: Callable[[Path], Mapping[str, object]], *, resume: 
 
 def _found(stage: Stage) -> Done | None:
     result = stage.result()
-    if result is not None:
-        stage.touch()
-    return None if result is None else Done(stage.fingerprint, stage.work, result, reused=True, seconds=stage.seconds)
+    if result is None:
+        return None
+    if (stage.seconds or 0.0) >= WORTH_TELLING_S:
+        log.info("%s: found; it took %.1f s when it was made", stage.name, stage.seconds)
+    stage.touch()
+    return Done(stage.fingerprint, stage.work, result, reused=True, seconds=stage.seconds)
 
 
 def version(what: str) -> str:

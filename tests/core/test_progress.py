@@ -29,3 +29,29 @@ def test_a_stage_that_begins_says_nothing_of_going_on(told: pytest.LogCaptureFix
     with progress("training", 380, "steps") as bar:
         bar.advance()
     assert [line.split(",")[0] for line in told.messages] == ["training: 1 of 380 steps"]
+
+
+def test_the_time_left_is_not_that_of_the_first_step(told: pytest.LogCaptureFixture,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first step compiles, fills caches and starts threads: ten times the others."""
+    now = [100.0]
+    monkeypatch.setattr("sft_core.progress.time.monotonic", lambda: now[0])
+    with progress("training", 12, "steps") as bar:
+        for seconds in (30.0, 3.0, 3.0):
+            now[0] += seconds
+            bar.advance()
+    first, second, third = told.messages
+    assert first == "training: 1 of 12 steps, the first one, which says nothing of the others "
+    assert second.startswith("training: 2 of 12 steps, 0.3 steps/s, about 30 s left")
+    assert third.startswith("training: 3 of 12 steps, 0.3 steps/s, about 27 s left")
+
+
+def test_the_time_left_follows_the_pace_of_the_last_minute(told: pytest.LogCaptureFixture,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("sft_core.progress.time.monotonic", lambda: now[0])
+    with progress("training", 200, "steps") as bar:
+        for seconds in [10.0] * 20 + [1.0] * 80:
+            now[0] += seconds
+            bar.advance()
+    assert "1.0 steps/s, about 100 s left" in told.messages[-1]
