@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -181,7 +181,15 @@ def setup(threads: int) -> dict[str, Any]:
     cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
                 if line.startswith("model name")), platform.machine())
     return {"cpu": cpu, "cores": os.cpu_count(), "threads": threads, "date": datetime.now(UTC).isoformat(),
-            **{name: version(name) for name in ("torch", "transformers", "trl")}}
+            **{name: installed(name) for name in ("torch", "transformers", "trl")}}
+
+
+def installed(name: str) -> str | None:
+    """The version of a package; None where it is not installed, as the extras may be."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def run(scope: Plan, threads: int, root: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from sft_core.train.inputs import TrainInputs
 from sft_core.train.reference import with_reference
 from sft_core.train.step import Stepper
 from sft_core.train.trainer import _Run
-from sft_core.train.workbench import set_up
+from sft_core.train.workbench import join, set_up
 
 
 def native_stepper(inputs: TrainInputs, section: TrainSection, out: Path) -> Callable[[], Step]:
@@ -25,6 +25,7 @@ def native_stepper(inputs: TrainInputs, section: TrainSection, out: Path) -> Cal
 
     The course starts over at its end, so that a bench may ask for any number of steps.
     """
+    join(inputs.model)
     bench = set_up(with_reference(inputs, section, out / "reference"), section)
     run = _Run(Stepper(bench, section), out, EventLog(out / "events.jsonl", None, 3600.0), StopRequest())
     run.start()
@@ -54,6 +55,7 @@ def section_of(spec: Spec) -> TrainSection:
         "epochs": 1, "rows_per_step": spec.rows_per_step, "micro_rows": spec.micro_rows, "method": spec.method,
         "optim": {"lr": spec.lr, "schedule": "constant", "warmup_share": 0.0, "betas": (0.9, 0.999)},
         "checkpoint_every_s": 1e9, "validate_every_steps": 10**9, "gradient_checkpointing": spec.checkpointing,
+        "compile": spec.compile,
         "replay": {"lambda": spec.replay, "sources": [{"path": "unread.txt"}],
                    "tokens_per_step": max(1, round(spec.batch_tokens * spec.replay_share))},
         "kl": {"beta": 0.1, "on": "assistant", **KL[spec.kl]} if spec.kl else {}})

@@ -40,6 +40,8 @@ class Spec:
     device: str = "cpu"
     lr: float = 1e-4
     checkpointing: bool = False
+    compile: bool = False
+    liger: bool = False  # TRL with Liger's kernels
 
     @property
     def name(self) -> str:

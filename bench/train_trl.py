@@ -7,23 +7,26 @@ padding-free collation on, which is what its own `packing: bfd` leads to, but fo
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from huggingface_hub import constants
+from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from bench.train_native import section_of
-from bench.train_spec import Spec, Step, Turns
+from bench.train_spec import Spec, Step
 from sft_core.data.prepare import load_examples
 from sft_core.templates.render import IGNORE
 from sft_core.train.course import Packing, Stream, lay_out
 from sft_core.train.trl_bridge import dataset_of
 
 
-def run(spec: Spec, turns: Turns) -> None:
-    """Train until the parent wants no more; one turn a step, its time from the end of the step before."""
+def run(spec: Spec, turns: Any) -> None:
+    """Train until `turns` (those of a child process, or others like them) want no more; one turn a step, its time from
+    the end of the step before."""
     constants.HF_HUB_DISABLE_TELEMETRY = True
     examples = load_examples(spec.prepared / "train.parquet")
     stream = lay_out(examples, [], section_of(spec), Packing(spec.row_tokens, spec.pack, 0)).sft
@@ -33,11 +36,15 @@ def run(spec: Spec, turns: Turns) -> None:
         lr_scheduler_type="constant", weight_decay=0.0, max_grad_norm=1.0, train_sampling_strategy="sequential",
         max_length=None, padding_free=spec.pack, bf16=spec.bf16, use_cpu=spec.device == "cpu",
         gradient_checkpointing=spec.checkpointing, logging_strategy="no", save_strategy="no", report_to="none",
-        disable_tqdm=True, dataloader_pin_memory=spec.device != "cpu", seed=0)
+        disable_tqdm=True, dataloader_pin_memory=spec.device != "cpu", seed=0, use_liger_kernel=spec.liger)
+    kernel = "flash_attention_2" if spec.device == "cuda" and find_spec("flash_attn") else "sdpa"
+    lora = section_of(spec).lora
+    adapters = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.target_modules, task_type="CAUSAL_LM")
     trainer = SFTTrainer(
-        model=AutoModelForCausalLM.from_pretrained(spec.model, dtype=torch.float32, attn_implementation="sdpa"),
+        model=AutoModelForCausalLM.from_pretrained(spec.model, dtype=torch.float32, attn_implementation=kernel),
         args=settings, train_dataset=dataset_of(stream, spec.pack),
-        processing_class=AutoTokenizer.from_pretrained(spec.model))
+        processing_class=AutoTokenizer.from_pretrained(spec.model),
+        peft_config=adapters if spec.method == "lora" else None)
     trainer.add_callback(_Watch(trainer, stream, turns))
     trainer.train()
 
@@ -45,7 +52,7 @@ def run(spec: Spec, turns: Turns) -> None:
 class _Watch(TrainerCallback):
     """Hands the turn back after every step."""
 
-    def __init__(self, trainer: Any, stream: Stream, turns: Turns) -> None:
+    def __init__(self, trainer: Any, stream: Stream, turns: Any) -> None:
         self._loss, trainer.compute_loss = trainer.compute_loss, self._kept
         self._stream, self._turns, self._losses = stream, turns, []
 

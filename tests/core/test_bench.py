@@ -98,12 +98,29 @@ def test_packing_and_the_table(tmp_path: Path) -> None:
     assert any(line.startswith("kl_cached_step_ratio") and " - " in line for line in lines)
 
 
-def test_the_script_for_an_accelerator_runs_every_variant(tmp_path: Path) -> None:
-    told = gpu.main(["--smoke", "--json", str(tmp_path / "gpu.json")])
+def test_the_script_for_an_accelerator_goes_through_all_that_fails(tmp_path: Path) -> None:
+    """With memory that runs out in one variant, and with TRL's version not to be had."""
+    names = ["full sft", "full by trl", "full by trl, liger", "full + replay", "lora sft", "lora by trl",
+             "lora + kl exact"]
+    told = gpu.main(["--smoke", "--json", str(tmp_path / "gpu.json"), "--only", *names])
     assert told == json.loads((tmp_path / "gpu.json").read_text())
-    assert {"full sft", "full + kl exact", "full + replay", "lora sft", "lora + kl exact"} <= told["variants"].keys()
-    assert all(row["tokens_per_s"] > 0 for row in told["variants"].values())
-    assert told["step_ratios"].keys() == {name for name in told["variants"] if not name.endswith("sft")}
+    rows = told["variants"]
+    assert rows.keys() == set(names)
+    assert rows["full by trl, liger"].keys() in ({"left_out"}, rows["full sft"].keys())
+    assert "TrainingError: no memory left in step 1" in rows["full + replay"]["error"]
+    measured = {name for name, row in rows.items() if row.get("tokens_per_s", 0) > 0}
+    assert measured >= set(names) - {"full by trl, liger", "full + replay"}
+    assert told["step_ratios"].keys() == measured - {"full sft", "lora sft"}, "against our plain one of the same method"
+    assert told["setup"]["trl"] is None
+    assert rows["full by trl"]["loss"] == pytest.approx(rows["full sft"]["loss"], abs=1e-4)
+
+
+def test_what_a_budget_has_no_time_for_is_left_out_and_the_rest_is_written(tmp_path: Path) -> None:
+    file = tmp_path / "gpu.json"
+    told = gpu.main(["--smoke", "--json", str(file), "--only", "full sft", "full + kl exact", "--budget-s", "0.1"])
+    assert json.loads(file.read_text()) == told
+    assert told["variants"]["full sft"]["tokens_per_s"] > 0, "the first one always is"
+    assert "of the budget" in told["variants"]["full + kl exact"]["left_out"]
 
 
 def test_flops_of_a_step_are_those_of_the_formula() -> None:

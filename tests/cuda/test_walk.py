@@ -13,6 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from bench import gpu
+from bench.train_data import SHAPES
+from bench.train_spec import Spec
 from eval_suites.backends.contract import Continuation, Prompt, Stops
 from eval_suites.backends.local import Local
 from sft_core.config.data import ModelSection
@@ -161,6 +164,15 @@ def test_the_allocator_grows_blocks_unless_it_is_told_otherwise(device: Ledger,
     monkeypatch.setattr(torch._C, "_accelerator_getAllocatorSettings", lambda: "max_split_size_mb:64")
     join(ModelSection(path="tiny"))
     assert told == ["expandable_segments:True"]
+
+
+def test_the_bench_for_an_accelerator_runs_on_one(tmp_path: Path, device: Ledger) -> None:
+    shape = SHAPES["nano"]
+    spec = Spec("native", tmp_path / "model", tmp_path / "prepared", tmp_path / "runs", 512, 1024, True, True, 2, 1,
+                device="cuda")
+    plan = gpu.Plan(shape, 1, ("full sft", "lora + kl cached"), 600.0)
+    found = gpu.run(spec, plan, lambda _: None)
+    assert all(row.get("peak_gib") == 0.0 for row in found.values()), found
 
 
 # The device itself
