@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -100,42 +101,50 @@ def test_training_goes_on_and_the_state_is_that_of_the_step(
 KINDS = {"one": None, "two": "none", "sharded": "fsdp"}
 
 
-def _die_in_a_step(out: Path) -> None:
-    """By SIGKILL, while a checkpoint of the fifth step or a later one is being written."""
-    inner, seal = step.Stepper._gradients, checkpoint.seal
+def _die_in_step_8(out: Path) -> None:
+    """By SIGKILL. Before, the checkpoint of step 2 is written when step 4 is done; that of step 5 is not finished."""
+    asked, steps, inner, save, seal = (itertools.count(1), itertools.count(1), step.Stepper._gradients,
+                                       checkpoint.save, checkpoint.seal)
 
     def gradients(stepper: step.Stepper, *args: Any) -> Any:
-        if list((out / "checkpoints").glob(f".step-[5-9].{os.getpid()}/state.pt")):
+        if next(steps) == 8 and stepper.bench.accelerator.is_main_process:
+            until = time.monotonic() + 30
+            while not list((out / "checkpoints").glob(".step-5.*/state.pt")):
+                assert time.monotonic() < until
+                time.sleep(0.001)
             os.kill(os.getpid(), signal.SIGKILL)
         return inner(stepper, *args)
 
-    def slowly(folder: Path, at: int, *others: Any) -> None:
-        time.sleep(60 if at >= 5 else 0)
+    def later(root: Path, found: checkpoint.Checkpoint, *others: Any) -> Path:
+        _wait_for_steps(out, 4)
+        return save(root, found, *others)
+
+    def never(folder: Path, at: int, *others: Any) -> None:
+        time.sleep(60 if at == 5 else 0)
         seal(folder, at, *others)
 
     step.Stepper._gradients = gradients  # type: ignore[method-assign]
-    checkpoint.seal = slowly
+    checkpoint.save, checkpoint.seal = later, never
+    saver.Saver.due = lambda self: next(asked) in (2, 5)  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_killed_in_a_write_it_continues_bit_identical(
-        kind: str, forked: Callable[..., list[int | None]], behind: Callable[[Path], None], train_inputs: TrainInputs,
-        train_section: Section, tmp_path: Path) -> None:
+        kind: str, forked: Callable[..., list[int | None]], train_inputs: TrainInputs, train_section: Section,
+        tmp_path: Path) -> None:
     section, run, processes = train_section(**SETTINGS), tmp_path / "run", 1 if KINDS[kind] is None else 2
     if processes > 1:
         section = section.model_copy(update={"processes": 2, "shard": KINDS[kind]})
 
     def killed(rank: int) -> None:
-        behind(run)
-        _die_in_a_step(run)
+        _die_in_step_8(run)
         train(train_inputs, section, run)
 
     assert forked(killed, processes)[0] == -signal.SIGKILL
-    [*_, newest] = _saved(run)
-    assert newest < 5, "what was in flight does not count"
+    assert _saved(run) == [2], "what was in flight does not count"
     assert forked(lambda rank: train(train_inputs, section, run), processes) == [0] * processes
     assert not list((run / "checkpoints").glob(".step-*"))
-    assert _events(run, "resume")[-1]["step"] == newest
+    assert _events(run, "resume")[-1]["step"] == 2
     assert forked(lambda rank: train(train_inputs, section, tmp_path / "whole"), processes) == [0] * processes
     assert _weights(run) == _weights(tmp_path / "whole")
 
@@ -144,18 +153,24 @@ def test_a_write_that_fails_is_raised_at_the_next_step(
         behind: Callable[[Path], None], train_inputs: TrainInputs, train_section: Section, tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch) -> None:
     behind(tmp_path)
-    inner = checkpoint.seal
+    seal, gradients, failed_at = checkpoint.seal, step.Stepper._gradients, list[int]()
 
     def full(folder: Path, at: int, *others: Any) -> None:
         if at > 1:
+            failed_at.append(_steps(tmp_path))
             raise OSError(28, "No space left on device")
-        inner(folder, at, *others)
+        seal(folder, at, *others)
+
+    def slowly(stepper: step.Stepper, *args: Any) -> Any:
+        time.sleep(0.1 if failed_at else 0)  # so that the thread has time to end
+        return gradients(stepper, *args)
 
     monkeypatch.setattr(checkpoint, "seal", full)
+    monkeypatch.setattr(step.Stepper, "_gradients", slowly)
     with pytest.raises(TrainingError, match=r"cannot write the checkpoint .*step-\d+: .*No space left.*free some"):
         train(train_inputs, train_section(**SETTINGS), tmp_path)
     assert _saved(tmp_path) == [1] == [line["step"] for line in _events(tmp_path, "checkpoint")]
-    assert _steps(tmp_path) < 24, "not at the end of the run"
+    assert _steps(tmp_path) <= failed_at[0] + 3
 
 
 def test_a_signal_waits_for_the_write_in_flight(train_inputs: TrainInputs, train_section: Section, tmp_path: Path,
