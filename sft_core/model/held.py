@@ -55,7 +55,8 @@ def narrow(model: nn.Module, dtype: torch.dtype, whole: Collection[str] = ()) ->
 
     Weights in 4 bits stay as they are.
     """
-    low = _low(model, experts=dtype == torch.bfloat16)  # in float16 their products, which no autocast sees, overflow
+    # The products of experts see no autocast: in float16 they would overflow.
+    low = low_weights(model, experts=dtype == torch.bfloat16)
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype if parameter in low and name not in whole else torch.float32)
@@ -109,7 +110,7 @@ def _widen_buffers(model: Any, trust_remote_code: bool) -> None:
             buffer.data = buffer.float() if name in stored else exact[name].to(buffer.device)
 
 
-def _low(model: nn.Module, experts: bool) -> set[nn.Parameter]:
+def low_weights(model: nn.Module, experts: bool) -> set[nn.Parameter]:
     """Weights that are multiplied under autocast (those of experts in one tensor too if asked for), or looked up and
     nothing more: an embedding of another class may scale its rows, and would do so in less."""
     kinds = nn.Linear | nn.Embedding | Conv1D

@@ -9,6 +9,7 @@ course.py      which examples meet in which row of which step
 inputs.py      what a training run starts from
 reference.py   what the base says about the data, kept once
 workbench.py   data, base, course and optimiser put together
+shape.py       the shape of a model with its adapters, from its config
 memory.py      memory and disk that a run will take, forecast
 outlook.py     what a run will do and take, before its first step
 advice.py      what hardly anybody wants of a run, and what to set instead

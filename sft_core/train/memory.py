@@ -16,54 +16,27 @@ from typing import Any, NamedTuple
 
 import psutil  # type: ignore[import-untyped]
 import torch
-from transformers import AutoModelForCausalLM
 
-from sft_core.config.data import ModelSection
 from sft_core.config.train import TrainSection
-from sft_core.errors import ModelError
-from sft_core.model.attention import Backend, layers_of, own_attention
-from sft_core.model.load import first_line, load_config
-from sft_core.model.lora import apply_lora, new_token_modules
-from sft_core.model.proof import RAISED
+from sft_core.model.attention import Backend
 from sft_core.model.segments import LONG
 from sft_core.train.course import Course, Stream
 from sft_core.train.inputs import TrainInputs, served_template
 from sft_core.train.objective import CHUNK_LOGITS
-from sft_core.train.optim import hidden_matrices
+from sft_core.train.shape import FLOAT, Architecture, architecture_of
+from sft_core.train.stochastic import CHUNK, LOT
 
-FLOAT = 4
-"""Bytes of a weight, a gradient and a moment: Adam has two for each parameter, Muon one."""
 ORTHOGONAL = 10
 """Bytes per element of the matrix that Muon is at: its update, two iterates in bfloat16 and what they are made of."""
+FOUR = 0.516
+"""Bytes of a weight in 4 bits, with its scales in 8 (Dettmers et al. 2023, section 3)."""
+EIGHT = 2 + 2 * 4 / 256
+"""Bytes of two moments in 8 bits, with the scales of their blocks."""
+DRAWN = 24
+"""Bytes per weight that is being rounded stochastically: neighbours, shares and draws."""
 PADDED = 1.1
 """Tokens of grouped segments with their padding, per token (segments.SPARE bounds it at 1.25)."""
 CGROUP = Path("/sys/fs/cgroup")
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """The shape of a model with its adapters."""
-
-    parameters: int
-    trained: int  # of these
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_size: int
-    intermediate: int  # width of the MLP; of all active experts together
-    vocabulary: int
-    head_trained: bool  # the LM head has a gradient
-    stored: int  # bytes of its weights in the model folder
-    eager: bool = False  # scores are soft-capped or kernels unknown: `mask` then keeps all attention weights
-    adapted: int = 0  # linear layers with adapters
-    muon: int = 0  # of the trained parameters, those that Muon moves
-    muon_largest: int = 0  # parameters of the largest matrix among them
-
-    @property
-    def head(self) -> int:
-        """Weights of the LM head."""
-        return self.vocabulary * self.hidden
 
 
 class Pass(NamedTuple):
@@ -113,44 +86,6 @@ class Forecast:
         return self.weights + self.gradients + self.moments + self.reference
 
 
-def architecture_of(section: ModelSection, train: TrainSection, mirror: Path | None, grown: bool) -> Architecture:
-    """The shape of the base with the adapters that it is to get; nothing is loaded but its config.
-
-    Args:
-        grown: the template adds tokens, so adapters bring embedding and head with them.
-
-    Raises:
-        ModelError: there is no such model, its config cannot be read, or the adapters do not fit.
-    """
-    config = load_config(section, mirror)
-    try:
-        with torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=section.trust_remote_code)
-    except RAISED as error:
-        raise ModelError(f"no model can be made of the config of {section.path}: {first_line(error)}; choose another "
-                         "base model") from error
-    text, adapted = config.get_text_config(), 0
-    heads = _widest(text, "num_attention_heads") or 1  # state spaces have none
-    matrices = [p.numel() for p in hidden_matrices(layers_of(model))] if train.optim.name == "muon" else []
-    # `auto` may come out as float32, and is forecast as that.
-    low = getattr(config, "dtype", None) or torch.float32
-    stored = (low.itemsize if train.save_dtype == "base" else FLOAT) * sum(p.numel() for p in model.parameters())
-    head_trained = True
-    if train.method == "lora":
-        model = apply_lora(model, train.lora, 0, new_token_modules(model) if grown else ())
-        adapted = sum(hasattr(module, "lora_A") for module in model.modules())
-        head_trained = any(p.requires_grad for p in model.get_output_embeddings().parameters())
-    return Architecture(
-        parameters=sum(p.numel() for p in model.parameters()),
-        trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        hidden=text.hidden_size, layers=text.num_hidden_layers, heads=heads,
-        kv_heads=_widest(text, "num_key_value_heads") or heads,
-        head_size=_widest(text, "head_dim") or text.hidden_size // heads,
-        intermediate=_intermediate(text), vocabulary=text.vocab_size, head_trained=head_trained,
-        stored=stored, eager=own_attention(model) == "eager", adapted=adapted, muon=sum(matrices),
-        muon_largest=max(matrices, default=0))
-
-
 def largest_pass(streams: Sequence[Stream], section: TrainSection) -> Pass:
     """The forward pass with most tokens of all steps of these streams."""
     passes = [_pass(stream, rows, len(streams) * len(parts) > 1)
@@ -164,37 +99,42 @@ def forecast(shape: Architecture, section: TrainSection, work: Pass, place: Plac
     """Memory of one process at the worst moment of a training step, and what lies on the disk.
 
     The worst moment is the LM head of the last forward pass, when all activations are alive (and with accumulation all
-    gradients), or the update, when all gradients are.
+    gradients), or the update, when all gradients are; with fsdp it may be the beginning: every process loads the whole
+    model before it is shared out.
 
     Args:
         kept_positions: trained positions of the data that `kl.reference: cache` keeps the base for.
     """
-    low = place.dtype.itemsize
     shared = section.processes if section.shard == "fsdp" else 1
-    weights = FLOAT * shape.parameters // shared
-    if section.lora.quantize == "nf4":  # half a byte and its quantised scales (Dettmers et al. 2023)
-        weights = int(0.55 * (shape.parameters - shape.trained)) + FLOAT * shape.trained
-    gradients = FLOAT * shape.trained // shared
-    moments = FLOAT * (2 * shape.trained - shape.muon) // shared
+    weights = _weights(shape, section, place) // shared
+    narrow = section.weights == "bfloat16"
+    gradients = (FLOAT * shape.trained - 2 * narrow * min(shape.low, shape.trained)) // shared
+    moments = _moments(shape, section)
     copied = section.kl.beta > 0 and section.method == "full" and section.kl.reference != "cache"
-    reference = low * shape.parameters // shared if copied else 0
+    reference = _held(shape, place) // shared if copied else 0
     elsewhere = section.kl.reference == "offload" and place.device == "cuda"
-    cast = low < FLOAT and not section.gradient_checkpointing and section.lora.quantize == "none"
-    casts = low * shape.parameters if cast else 0
+    casts = _casts(shape, section, place)
     activations = _activations(shape, section, work, place)
     logits = _logits(shape, section, work, place)
-    resident = weights + moments + (0 if elsewhere else reference)
+    resident = weights + moments // shared + (0 if elsewhere else reference)
     at_head = casts + activations + logits + (gradients if work.several else 0)
     # The embedding's own gradient is as large as it, and added to the head's where they are tied.
-    at_update = gradients + FLOAT * shape.head * (shape.trained == shape.parameters) + ORTHOGONAL * shape.muon_largest
-    state = FLOAT * (3 * shape.trained - shape.muon)
-    best = FLOAT * shape.trained * (section.keep_checkpoints + 1) if section.stopping.patience else 0
+    at_update = gradients + FLOAT * shape.head * shape.head_trained + ORTHOGONAL * shape.muon_largest
+    if narrow:
+        lot = max(shape.largest, min(LOT, shape.low))
+        at_update = gradients + 2 * FLOAT * lot + DRAWN * min(CHUNK, shape.largest)
+    if section.optim.name == "adamw_8bit" and place.device == "cpu":  # where it widens the tensor at hand
+        at_update += 4 * FLOAT * shape.largest
+    own = FLOAT * shape.trained - 2 * narrow * min(shape.low, shape.trained)
+    state = own + moments
+    best = own * (section.keep_checkpoints + 1) if section.stopping.patience else 0
     return Forecast(
-        weights, gradients, moments, 0 if elsewhere else reference, reference if elsewhere else 0,
-        state if section.engine == "native" else 0, casts, activations, logits, resident + max(at_head, at_update),
+        weights, gradients, moments // shared, 0 if elsewhere else reference, reference if elsewhere else 0,
+        state if section.engine == "native" else 0, casts, activations, logits,
+        max(resident + max(at_head, at_update), shared * (weights + reference)),
         checkpoints=state * (section.keep_checkpoints + 1) + best,
         model=shape.stored + (FLOAT * shape.trained if section.method == "lora" else 0),
-        kept=(8 * section.kl.top_k + 8) * kept_positions)
+        kept=(8 * min(section.kl.top_k, shape.vocabulary - 1) + 8) * kept_positions)
 
 
 def remedies(inputs: TrainInputs, section: TrainSection, course: Course, place: Place) -> str:
@@ -253,20 +193,61 @@ def _pass(stream: Stream, rows: tuple[tuple[int, ...], ...], several: bool) -> P
                 tuple(stream.tokens[i] for i in used), sum(stream.trained[i] for i in used), several)
 
 
+def _held(shape: Architecture, place: Place) -> int:
+    """Bytes of all weights of a base that is not trained itself, with its adapters."""
+    each = min(shape.held, FLOAT) if place.dtype.itemsize < FLOAT else FLOAT
+    return each * shape.low + FLOAT * (shape.parameters - shape.low)
+
+
+def _weights(shape: Architecture, section: TrainSection, place: Place) -> int:
+    if section.weights == "bfloat16":
+        return 2 * shape.low + FLOAT * (shape.parameters - shape.low)
+    if section.method == "full":
+        return FLOAT * shape.parameters
+    held = _held(shape, place)
+    if section.lora.quantize == "none":
+        return held
+    each = min(shape.held, FLOAT) if place.dtype.itemsize < FLOAT else FLOAT
+    return held - int((each - FOUR) * shape.four)
+
+
+def _moments(shape: Architecture, section: TrainSection) -> int:
+    if section.optim.name == "adamw_8bit":
+        return int(EIGHT * (shape.trained - shape.small)) + 2 * FLOAT * shape.small
+    return FLOAT * (2 * shape.trained - shape.muon)
+
+
+def _casts(shape: Architecture, section: TrainSection, place: Place) -> int:
+    """Bytes of weights in the precision of their products, or gathered whole from several processes."""
+    low = place.dtype.itemsize
+    if section.shard == "fsdp":  # the layer at hand and the next one; embedding and head stay, with their gradients
+        ends = shape.low - shape.four
+        return 2 * low * shape.four // shape.layers + 2 * FLOAT * ends
+    if low == FLOAT or section.gradient_checkpointing or section.weights == "bfloat16":
+        return 0
+    if section.method == "full":
+        return low * shape.low
+    wide = shape.low if shape.held >= FLOAT and section.lora.quantize == "none" else 0
+    return low * (wide + shape.trained)
+
+
 def _activations(shape: Architecture, section: TrainSection, work: Pass, place: Place) -> int:
     """Bytes that the forward pass keeps for the backward pass."""
     tokens = sum(work.lengths) if place.backend != "mask" else work.rows * work.width
     low = place.dtype.itemsize
     stream = tokens * shape.hidden
-    # Two norms keep their input and, for their own weights, the normalised states; the products keep their output.
-    norms = 2 * stream * (FLOAT * (1 if shape.adapted else 2) + low)
+    # Two norms keep their input and, for their own weights, the normalised states; the products keep what they take in:
+    # the same states in float32, a cast of its own for each of five otherwise.
+    casts = 2 * FLOAT if low == FLOAT else 5 * low
+    norms = stream * (2 * FLOAT * (1 if shape.adapted else 2) + casts)
     # The MLP: gate, its activation, up, and their product.
     mlp = 4 * low * tokens * shape.intermediate
     adapters = _adapters(shape, section, tokens, low)
     layer = norms + mlp + _attention(shape, work, place, tokens) + adapters
     ends = stream * (3 * FLOAT) + 3 * FLOAT * work.trained * shape.hidden
     if section.gradient_checkpointing:
-        return int(shape.layers * FLOAT * stream + layer + ends)
+        back = 2 * low * tokens * shape.intermediate  # gradients on their way through the MLP that is made anew
+        return int(shape.layers * FLOAT * stream + layer + back + ends)
     return int(shape.layers * layer + ends)
 
 
@@ -293,8 +274,9 @@ def _adapters(shape: Architecture, section: TrainSection, tokens: int, low: int)
     if not shape.adapted:
         return 0.0
     each = shape.adapted / shape.layers
-    dropped = (low + 1) * shape.hidden if section.lora.dropout else 0
-    return each * tokens * (low * section.lora.rank + dropped)
+    taken = (each - 1) * shape.hidden + shape.intermediate  # widths of their inputs, one of them behind the MLP
+    dropped = (low + 1) * taken if section.lora.dropout else 0
+    return tokens * (each * low * section.lora.rank + dropped)
 
 
 def _logits(shape: Architecture, section: TrainSection, work: Pass, place: Place) -> int:
@@ -305,18 +287,3 @@ def _logits(shape: Architecture, section: TrainSection, work: Pass, place: Place
     chunk = min(work.trained, max(1, CHUNK_LOGITS[place.device] // shape.vocabulary))
     alive = (4 if section.kl.beta > 0 and section.kl.reference != "cache" else 2) + (work.trained > chunk)
     return FLOAT * (alive * chunk * shape.vocabulary + shape.head * shape.head_trained)
-
-
-def _intermediate(text: Any) -> int:
-    """Width of the MLP, of all experts that a token goes through where there are several."""
-    if experts := _widest(text, "num_experts_per_tok"):
-        return experts * (_widest(text, "moe_intermediate_size") or _widest(text, "intermediate_size") or 0)
-    named = (_widest(text, name) for name in ("intermediate_size", "ffn_dim", "n_inner"))
-    return next((size for size in named if size), 4 * int(text.hidden_size))
-
-
-def _widest(text: Any, name: str) -> int | None:
-    """A number of the config; the largest where it differs by layer, None where there is none."""
-    layers = text.per_layer_config if text.is_heterogeneous else (text,)
-    found = [getattr(layer, name, None) for layer in layers]
-    return max((int(n) for one in found for n in (one if isinstance(one, list | tuple) else [one]) if n), default=None)

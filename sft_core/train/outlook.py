@@ -14,16 +14,15 @@ from sft_core.model.load import compute_dtype, resolve_device
 from sft_core.train.course import Counts, Stream
 from sft_core.train.inputs import Data, TrainInputs, read_data, served_template
 from sft_core.train.memory import (
-    Architecture,
     Forecast,
     Pass,
     Place,
-    architecture_of,
     forecast,
     free_bytes,
     largest_pass,
 )
 from sft_core.train.optim import warmup_steps
+from sft_core.train.shape import Architecture, architecture_of
 
 
 @dataclass(frozen=True)

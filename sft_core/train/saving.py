@@ -23,11 +23,12 @@ from sft_core.model.proof import Rows
 from sft_core.stage import whole_folder
 from sft_core.train.adapter import MERGE_TOLERANCE, merge_adapter, save_adapter, token_log_probs
 from sft_core.train.artifact import served_tokenizer, write_model, writing
-from sft_core.train.memory import FLOAT, free_bytes
+from sft_core.train.memory import free_bytes
 from sft_core.train.objective import Term
 from sft_core.train.pack import Batch
 from sft_core.train.policy import Policy, make_policy
 from sft_core.train.rounding import Form, Gain, Stored, best, forms, remark, rounded
+from sft_core.train.shape import FLOAT
 from sft_core.train.snapshot import restore_weights
 from sft_core.train.workbench import Workbench
 

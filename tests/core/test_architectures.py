@@ -23,10 +23,10 @@ from sft_core.errors import ModelError
 from sft_core.model.lora import apply_lora
 from sft_core.model.proof import Rows, choose_backend
 from sft_core.templates.render import IGNORE, Example
-from sft_core.train.memory import architecture_of
 from sft_core.train.objective import Term
 from sft_core.train.pack import collate
 from sft_core.train.policy import Policy
+from sft_core.train.shape import architecture_of
 
 Way = Literal["segments", "mask", "alone"]
 NEAR = 1e-5  # relative, in float32

@@ -17,21 +17,23 @@ from sft_core.config.data import ModelSection
 from sft_core.config.train import TrainSection
 from sft_core.conversation import Origin
 from sft_core.model.attention import layers_of
+from sft_core.model.held import narrow
 from sft_core.model.load import LoadedModel
 from sft_core.model.proof import Rows
 from sft_core.templates.render import IGNORE, Example
 from sft_core.train import memory
 from sft_core.train.course import Packing, lay_out
 from sft_core.train.inputs import TrainInputs
-from sft_core.train.memory import Architecture, Pass, Place, architecture_of, forecast, free_bytes, largest_pass
+from sft_core.train.memory import Pass, Place, forecast, free_bytes, largest_pass
 from sft_core.train.objective import Term
 from sft_core.train.optim import make_optimizer
 from sft_core.train.pack import collate
 from sft_core.train.policy import make_policy
 from sft_core.train.reference import with_reference
+from sft_core.train.shape import Architecture, architecture_of
 from sft_core.train.trainer import train
 
-WITHIN = (0.8, 1.5)
+WITHIN = (0.85, 1.2)
 WIDE = {"vocab_size": 2000, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4,
         "num_attention_heads": 4, "num_key_value_heads": 2}
 DEEP = {"vocab_size": 1000, "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6,
@@ -41,6 +43,7 @@ HEADY = {"vocab_size": 16000, "hidden_size": 96, "intermediate_size": 256, "num_
 NARROW = {"vocab_size": 500, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
           "num_attention_heads": 16, "num_key_value_heads": 16}
 ONE_HEAD = {**NARROW, "hidden_size": 32, "num_attention_heads": 1, "num_key_value_heads": 1}
+HALF = {"precision": "bfloat16", "stored": torch.bfloat16}
 KL = {"kl": {"beta": 0.1, "on": "assistant"}}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[list[int]], dict[str, Any]]] = {
     "short rows": (WIDE, {}, [[100]] * 16, {}),
@@ -56,6 +59,13 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[list[int]], dict[str
     "adapters with dropout": (DEEP, {"method": "lora", "lora": {"dropout": 0.1}}, [[120]] * 8, {}),
     "weights alone": (DEEP, {}, [[8]] * 2, {}),
     "muon": (DEEP, {"optim": {"name": "muon", "lr": 1e-3}}, [[120]] * 8, {}),
+    "adapters on a base in bfloat16": (DEEP, {"method": "lora"}, [[120]] * 8, HALF),
+    "adapters and head on it": (
+        WIDE, {"method": "lora", "lora": {"modules_to_save": ["lm_head"]}}, [[120]] * 8, HALF),
+    "weights in bfloat16": (DEEP, {"weights": "bfloat16"}, [[120]] * 8, HALF),
+    "weights in bfloat16, weights alone": (WIDE, {"weights": "bfloat16"}, [[8]] * 2, HALF),
+    "a copy in bfloat16": (DEEP, KL, [[8]] * 2, HALF),
+    "moments in 8 bits": (DEEP, {"optim": {"name": "adamw_8bit", "lr": 1e-3}}, [[8]] * 2, {}),
     "muon, weights alone": (DEEP, {"optim": {"name": "muon", "lr": 1e-3}}, [[8]] * 2, {}),
 }
 
@@ -64,11 +74,11 @@ def _section(**fields: Any) -> TrainSection:
     return TrainSection.model_validate({"optim": {"lr": 1e-3}, **fields})
 
 
-def _base(shape: dict[str, Any], folder: Path) -> LlamaForCausalLM:
+def _base(shape: dict[str, Any], folder: Path, stored: torch.dtype) -> LlamaForCausalLM:
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**{"tie_word_embeddings": True, **shape}))
-    model.save_pretrained(folder)
-    return model
+    model.to(stored).save_pretrained(folder)
+    return model.float()
 
 
 def _example(length: int, vocabulary: int) -> Example:
@@ -93,9 +103,15 @@ def _peak(step: Callable[[], None]) -> int:
 @pytest.mark.parametrize("name", CASES)
 def test_the_forecast_is_near_a_measured_step(name: str, tmp_path: Path) -> None:
     shape, fields, rows, placed = CASES[name]
+    if "8 bits" in name:
+        pytest.importorskip("bitsandbytes", reason="the extra qlora is not installed")
+    placed = dict(placed)
+    stored = placed.pop("stored", torch.float32)
     lengths, width = [n for row in rows for n in row], max(map(sum, rows))
     section, place = _section(**fields), ModelSection(path=str(tmp_path), device="cpu", **placed)
-    loaded = LoadedModel(_base(shape, tmp_path), None, tmp_path, torch.float32)
+    loaded = LoadedModel(_base(shape, tmp_path, stored), None, tmp_path, stored)
+    if stored == torch.bfloat16 and (section.method == "lora" or section.weights == "bfloat16"):
+        narrow(loaded.model, stored)
     policy = make_policy(loaded, place, section, 0, rows=Rows(True, width), grown=False)
     if section.gradient_checkpointing:
         policy.model.gradient_checkpointing_enable(  # type: ignore[operator]
@@ -114,7 +130,8 @@ def test_the_forecast_is_near_a_measured_step(name: str, tmp_path: Path) -> None
 
     step()  # makes the moments
     held = sum(p.numel() * p.element_size() for p in policy.parameters())
-    held += sum(x.numel() * x.element_size() for state in optimizer.state.values() for x in state.values())
+    moments = {id(x): x for state in optimizer.state.values() for x in state.values() if isinstance(x, torch.Tensor)}
+    held += sum(x.numel() * x.element_size() for x in moments.values())
     measured = _peak(step)
     dtype = torch.bfloat16 if placed.get("precision") else torch.float32
     trained = int((batch.targets != IGNORE).sum())
@@ -156,7 +173,7 @@ def test_the_disk_is_what_a_run_writes(method: str, name: str, train_inputs: Tra
     assert found.model == pytest.approx(model, rel=0.2)
 
 
-SHAPE = Architecture(1000, 1000, 8, 2, 2, 2, 4, 16, 50, head_trained=True, stored=2000)
+SHAPE = Architecture(1000, 1000, 8, 2, 2, 2, 4, 16, 50, head_trained=True, stored=2000, low=1000, held=2)
 WORK = Pass(2, 64, (40, 24, 64), 60, several=False)
 CUDA = Place("cuda", torch.bfloat16, "varlen")
 
@@ -174,6 +191,8 @@ def test_settings_move_what_they_should() -> None:
     assert (lent.reference, lent.reference_elsewhere) == (0, 2000)
     assert forecast(SHAPE, _section(kl={**KL["kl"], "reference": "cache"}), WORK, CUDA, 10).kept == 10 * (8 * 32 + 8)
     assert forecast(SHAPE, _section(processes=4, shard="fsdp"), WORK, CUDA).resident == plain.resident // 4
+    few = {"kl": {**KL["kl"], "reference": "cache", "top_k": 4096}}
+    assert forecast(SHAPE, _section(**few), WORK, CUDA, 10).kept == 10 * (8 * (SHAPE.vocabulary - 1) + 8)
     assert forecast(replace(SHAPE, eager=True), _section(), WORK, CUDA._replace(backend="mask")).activations > (
         forecast(SHAPE, _section(), WORK, CUDA._replace(backend="mask")).activations)
 

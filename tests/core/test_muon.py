@@ -21,8 +21,8 @@ from sft_core.errors import Interrupted, ModelError
 from sft_core.model.attention import layers_of
 from sft_core.train import launch, trl_engine
 from sft_core.train.inputs import TrainInputs
-from sft_core.train.memory import architecture_of
 from sft_core.train.optim import MuonAdamW, hidden_matrices, make_optimizer, set_rate
+from sft_core.train.shape import architecture_of
 from sft_core.train.trainer import train
 
 Section = Callable[..., TrainSection]

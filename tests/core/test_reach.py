@@ -22,6 +22,7 @@ from sft_core.model.lora import apply_lora
 from sft_core.model.reach import idle_modules, unreached
 from sft_core.train import trl_engine
 from sft_core.train.inputs import TrainInputs
+from sft_core.train.shape import architecture_of
 from sft_core.train.trainer import train
 
 Section = Callable[..., TrainSection]
@@ -55,6 +56,23 @@ def idle_inputs(request: pytest.FixtureRequest, train_inputs: TrainInputs, tiny_
     _base(request.param, len(tiny_tokenizer)).save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
     return replace(train_inputs, pack=False, model=train_inputs.model.model_copy(update={"path": str(folder)}))
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_towers_are_forecast_as_held_and_not_trained(method: str, tmp_path: Path, train_section: Section,
+                                                     train_inputs: TrainInputs) -> None:
+    base = _base("gemma3")
+    base.save_pretrained(tmp_path)
+    section = train_section(method=method)
+    shape = architecture_of(train_inputs.model.model_copy(update={"path": str(tmp_path)}), section, None, grown=False)
+    idle = unreached(base)
+    assert sum(p.numel() for name, p in base.named_parameters() if name in idle) > 0
+    assert shape.parameters >= sum(p.numel() for p in base.parameters())
+    if method == "lora":
+        base = apply_lora(base, section.lora, 0, (), idle_modules(base, idle))
+        assert shape.adapted == sum(hasattr(module, "lora_A") for module in base.modules())
+        idle = frozenset(name for name, p in base.named_parameters() if not p.requires_grad)
+    assert shape.trained == sum(p.numel() for name, p in base.named_parameters() if name not in idle)
 
 
 @pytest.mark.parametrize(("engine", "method"), [("native", "full"), ("native", "lora"), ("trl", "full")])
