@@ -90,9 +90,9 @@ class KlSection(Section):
     """Where the base comes from. `copy`: a frozen second model, in the compute precision (adapters need none: they
     are switched off); `offload`: the copy stays in main memory; `cache`: the base's `top_k` likeliest tokens and the
     mass of all others, computed once per base and data and reused over epochs and trials."""
-    top_k: Positive = 32
-    """Tokens kept per position with `reference: cache`. What the KL may fall short of the exact one is logged
-    (`kl_short`)."""
+    top_k: Positive = 512
+    """Tokens kept per position with `reference: cache`, 8 bytes each. What the KL may fall short of the exact one is
+    logged (`kl_short`), with a warning where it is more than the KL itself."""
 
     @property
     def streams(self) -> tuple[str, ...]:

@@ -189,7 +189,9 @@ def test_settings_move_what_they_should() -> None:
     assert (copy.reference, copy.reference_elsewhere) == (2000, 0)
     lent = forecast(SHAPE, _section(kl={**KL["kl"], "reference": "offload"}), WORK, CUDA)
     assert (lent.reference, lent.reference_elsewhere) == (0, 2000)
-    assert forecast(SHAPE, _section(kl={**KL["kl"], "reference": "cache"}), WORK, CUDA, 10).kept == 10 * (8 * 32 + 8)
+    assert forecast(SHAPE, _section(kl={**KL["kl"], "reference": "cache"}), WORK, CUDA, 10).kept == 10 * (8 * 49 + 8)
+    few = _section(kl={**KL["kl"], "reference": "cache", "top_k": 4})
+    assert forecast(SHAPE, few, WORK, CUDA, 10).kept == 10 * (8 * 4 + 8)
     assert forecast(SHAPE, _section(processes=4, shard="fsdp"), WORK, CUDA).resident == plain.resident // 4
     few = {"kl": {**KL["kl"], "reference": "cache", "top_k": 4096}}
     assert forecast(SHAPE, _section(**few), WORK, CUDA, 10).kept == 10 * (8 * (SHAPE.vocabulary - 1) + 8)

@@ -133,14 +133,18 @@ def test_unpacked_rows_of_similar_length_meet(train_section: Section) -> None:
 
 @pytest.mark.parametrize("on", ["assistant", "replay", "both"])
 def test_a_kept_base_trains_as_an_exact_one(on: str, train_inputs: TrainInputs, train_section: Section,
-                                            tmp_path: Path) -> None:
-    """With all but one token kept nothing is lost; with few the logged bound holds what is missing."""
+                                            tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """With all but one token kept nothing is lost; with few the logged bound holds what is missing, and is told."""
     losses: dict[str, list[dict[str, Any]]] = {}
     for name, kl in (("exact", {}), ("cache", {"reference": "cache", "top_k": 63}),
                      ("few", {"reference": "cache", "top_k": 4})):
         section = train_section(lambda_=0.2, epochs=2).model_copy(
             update={"kl": train_section(beta=0.5, on=on).kl.model_copy(update=kl)})
+        caplog.clear()
         train(train_inputs, section, tmp_path / name)
+        told = [record.getMessage() for record in caplog.records if "the KL to the kept base" in record.getMessage()]
+        assert len(told) == (name == "few"), told
+        assert all("raise train.kl.top_k" in text for text in told)
         losses[name] = _events(tmp_path / name, "step")
     assert len(losses["exact"]) > 3
     for exact, kept, few in zip(losses["exact"], losses["cache"], losses["few"], strict=True):
