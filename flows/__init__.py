@@ -20,5 +20,5 @@ clean.py       what takes room in the workspace
 parity.py      the parity certificate
 story.py       the story of the tiny world
 console.py     tables on the terminal
-configs/       demo, sweep, alpaca
+configs/       demo, sweep, alpaca, smollm2
 """

@@ -1,6 +1,7 @@
 """Infrastructure: settings, the doors to MLflow and Optuna, local servers, deployments.
 
 bootstrap.py        makes the virtual environment of `make demo` and `make test`
+real_model.py       fetches the model and the text of `make real`
 settings.py         the only reader of environment variables; the environment of every process
 disk.py             a full or read-only disk in one sentence
 databases.py        drivers and connections of SQL databases

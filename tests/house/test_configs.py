@@ -12,7 +12,7 @@ SHIPPED = sorted((ROOT / "flows" / "configs").glob("*.yaml"))
 
 
 def test_there_are_shipped_configs() -> None:
-    assert {"demo.yaml", "sweep.yaml", "alpaca.yaml"} <= {file.name for file in SHIPPED}
+    assert {"demo.yaml", "sweep.yaml", "alpaca.yaml", "smollm2.yaml"} <= {file.name for file in SHIPPED}
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.name)
