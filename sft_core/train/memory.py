@@ -9,6 +9,7 @@ chunks (`objective.CHUNK_LOGITS`). Sums are of tensors alive at once: allocators
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ DRAWN = 24
 """Bytes per weight that is being rounded stochastically: neighbours, shares and draws."""
 PADDED = 1.1
 """Tokens of grouped segments with their padding, per token (segments.SPARE bounds it at 1.25)."""
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -163,6 +165,18 @@ def remedies(inputs: TrainInputs, section: TrainSection, course: Course, place: 
             "method": "lora", "optim": plain}
     told = [f"{name} ({in_words(peak(change))})" for name, change in changes.items()]
     return f"forecast now {in_words(peak({}))}; with " + ", ".join([*told, "or a smaller data.max_tokens"])
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep the memory that tensors leave, for the next ones; elsewhere nothing happens.
+
+    It would give back every large block at once, and the kernel fills each new one with zeros, page by page: an eighth
+    of a step's computing on the CPU (docs/LOG.md). The process ends with its training.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def in_words(size: float) -> str:

@@ -22,8 +22,9 @@ from sft_core.templates.render import IGNORE
 
 Head = Callable[[Tensor], Tensor]
 
-CHUNK_LOGITS = {"cpu": 3 << 21, "cuda": 1 << 28}
-"""Logits in one chunk (24 MiB and 1 GiB in float32); two or three tensors of this size live at a time."""
+CHUNK_LOGITS = {"cpu": 3 << 22, "cuda": 1 << 28}
+"""Logits in one chunk (48 MiB and 1 GiB in float32); two or three tensors of this size live at a time. Each chunk adds
+a gradient as large as the head's weight, which small chunks pay for more often (docs/LOG.md)."""
 
 LEAST = -87.0
 """Log of the smallest mass that float32 can hold; an empty rest is not told from this."""
@@ -141,6 +142,8 @@ class _Objective(torch.autograd.Function):
         found, ctx.gradients = ctx.gradients, None  # scaled in place: a copy would be one more vocabulary × hidden
         if found is None:
             raise RuntimeError("the sums were sent backward twice; retain_graph is not for them")
+        if grad.is_cpu and grad == 1.0:  # on CUDA the question would wait for the device
+            return (None, *found)
         return (None, *(gradient.mul_(grad) for gradient in found))
 
 

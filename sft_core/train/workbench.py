@@ -34,6 +34,7 @@ from sft_core.model.reach import in_sentence
 from sft_core.templates.render import IGNORE, Example
 from sft_core.train.course import Counts, Course, Row, Stream
 from sft_core.train.inputs import ServedTemplate, TrainInputs, data_digest, read_data, served_template
+from sft_core.train.memory import keep_freed_memory
 from sft_core.train.objective import TopK
 from sft_core.train.optim import make_optimizer
 from sft_core.train.pack import Batch, collate
@@ -115,6 +116,8 @@ def set_up(inputs: TrainInputs, section: TrainSection) -> Workbench:
     data = read_data(inputs, section)
     template = served_template(inputs.prepared)
     device = resolve_device(inputs.model)
+    if device.type == "cpu":
+        keep_freed_memory()
     loaded = _load(inputs, section, template)
     for stream in (data.course.sft, data.validation, data.course.replay):
         _check_ids(loaded, stream.examples if stream else ())
