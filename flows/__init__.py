@@ -10,12 +10,13 @@ nightly.py     the flow sft-nightly, and promotion
 evaluation.py  eval, compare, suites, data show
 cli_begin.py   what its commands do first
 cli_evaluation.py its commands eval, compare, suites and parity
-cli_workspace.py its commands plan and clean
+cli_workspace.py its commands plan, runs and clean
 cli_judging.py its commands judge and human
 cli_model.py   its command model import
 judging.py     open-ended answers judged: judge, human export, human import
 doctor.py      pre-flight
 plan.py        what a run will do and cost
+runs.py        the runs of this workspace
 clean.py       what takes room in the workspace
 parity.py      the parity certificate
 story.py       the story of the tiny world

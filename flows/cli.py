@@ -69,6 +69,7 @@ app = typer.Typer(
       sft data show flows/configs/demo.yaml                  which tokens are trained\n
       sft doctor flows/configs/demo.yaml                     is anything wrong with model, data and settings?\n
       sft sweep flows/configs/sweep.yaml --trials 8          search learning rate, epochs, λ and β\n
+      sft runs                                               which runs there are\n
       sft compare RUN_A RUN_B                                two runs, item by item
 
     Everything is kept in [bold].sft/[/] (SFT_HOME). The same inputs are never computed twice; a killed run continues

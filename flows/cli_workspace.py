@@ -1,4 +1,5 @@
-"""The commands `sft plan` and `sft clean`: what a run will do and cost, and what takes room in the workspace."""
+"""The commands `sft plan`, `sft runs` and `sft clean`: what a run will do and cost, which runs there are, what takes
+room."""
 
 from __future__ import annotations
 
@@ -49,7 +50,18 @@ def clean(
     run_clean(Rules(checkpoints, caches, age, keep_best), yes=yes, as_json=as_json)
 
 
+def runs(
+    last: Annotated[int, typer.Option("--last", "-n", min=1, help="How many, the latest first")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
+) -> None:
+    """List the runs of this workspace: done, under way or stopped, with gate and model."""
+    from flows.runs import show_runs
+    from infra.settings import read_settings
+
+    show_runs(read_settings(), last, as_json=as_json)
+
+
 def add_workspace(app: typer.Typer, begin: Callable[[], object]) -> None:
     """Give `app` the commands; `begin` is the first thing that each of them does."""
-    for name, command in (("plan", plan), ("clean", clean)):
+    for name, command in (("plan", plan), ("runs", runs), ("clean", clean)):
         app.command(name=name)(after(begin, command))

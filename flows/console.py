@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tasks.verdict import Flip, Names, Report, reason, word_diff
+if TYPE_CHECKING:  # it brings Prefect and SciPy, which take seconds
+    from tasks.verdict import Flip, Names, Report
 
 console = Console(width=None if sys.stdout.isatty() else 150)  # a file or a pipe has no width of its own
 LONGEST_PROMPT = 1000
@@ -80,6 +81,8 @@ def report(found: Report) -> None:
 
 def side_by_side(flip: Flip, names: Names) -> None:
     """Print an item that changed: what was asked, and both answers beside each other with their differences."""
+    from tasks.verdict import reason, word_diff
+
     left, right = (Text.assemble(*((piece.text, "" if piece.same else "bold reverse") for piece in side))
                    for side in word_diff(flip.base_answer, flip.tuned_answer))
     shown = Table(title=Text(f"{'lost' if flip.lost else 'gained'}: {flip.suite} {flip.item_id} ({flip.task})"),

@@ -55,3 +55,12 @@ def locked(handle: IO[str]) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def is_held(path: Path) -> bool:
+    """Whether somebody holds the lock file now; one that is not there nobody does."""
+    try:
+        with path.open(encoding="utf-8") as handle:
+            return not locked(handle)
+    except FileNotFoundError:
+        return False

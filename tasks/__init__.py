@@ -13,6 +13,7 @@ verdict.py     base results × tuned results → verdict, regressions, flips
 experiment.py  one run: its folder and its place in the tracker
 record.py      the stage record
 runs.py        recorded runs, found again
+listing.py     the runs of a workspace: done, under way, stopped
 clean.py       what takes room, who needs it, and what may go
 trial.py       one trial of a sweep in its own process
 story.py       what SFT buys and costs, pooled over seeds

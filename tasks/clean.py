@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from infra.contract import Registered, Tracker
-from sft_core.locks import locked, try_exclusive
+from sft_core.locks import is_held, try_exclusive
 from sft_core.stage import DONE, read_json
 from tasks.runs import Recorded, local_runs
 from tasks.stages import Workspace
@@ -64,13 +64,15 @@ def things(place: Workspace, tracker: Tracker) -> list[Thing]:
 
 
 def at_work(place: Workspace) -> list[str]:
-    """What holds a lock in this workspace, in words: runs, stages, sweeps that are being worked on now."""
-    held_files = ("alive/*.json", "runs/*/lock", "studies/*.lock", "stages/*/*/lock")
-    notes = [file for pattern in held_files for file in place.root.glob(pattern)]
-    names = {"runs": "the run {0}", "studies": "the sweep {1}", "alive": "a flow"}
-    held = [file for file in notes if _is_held(file)]
-    return sorted({names.get(file.relative_to(place.root).parts[0], "a stage").format(file.parent.name, file.stem)
-                   for file in held})
+    """What holds a lock in this workspace, in words: the runs and sweeps that are worked on now, else what there is."""
+    named = {"runs/*/lock": "the run {0}", "studies/*.lock": "the sweep {1}"}
+    others = {"alive/*.json": "a flow", "stages/*/*/lock": "a stage"}
+    for patterns in (named, others):
+        held = {name.format(file.parent.name, file.stem) for pattern, name in patterns.items()
+                for file in place.root.glob(pattern) if is_held(file)}
+        if held:
+            return sorted(held)
+    return []
 
 
 def chosen(found: Sequence[Thing], rules: Rules, now: float) -> list[Thing]:
@@ -111,7 +113,7 @@ def _stages(place: Workspace, runs: Sequence[Recorded], versions: Sequence[Regis
         sweep = next((f"the sweep {name}, which can continue" for name, since in waiting.items() if used >= since), "")
         finished = (folder / DONE).exists()
         if finished and (folder / "out" / "checkpoints").is_dir():
-            held = folder.name if _is_held(folder / "lock") else ""
+            held = folder.name if is_held(folder / "lock") else ""
             checkpoints = folder / "out" / "checkpoints"
             yield Thing("checkpoints of finished training", (checkpoints,), _size(checkpoints, seen), used, CHECKPOINTS,
                         held)
@@ -182,11 +184,3 @@ def _size(path: Path, seen: set[tuple[int, int]]) -> int:
                 seen.add((about.st_dev, about.st_ino))
                 total += about.st_blocks * 512
     return total
-
-
-def _is_held(file: Path) -> bool:
-    try:
-        with file.open("a+", encoding="utf-8") as handle:
-            return not locked(handle)
-    except FileNotFoundError:
-        return False

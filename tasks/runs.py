@@ -37,12 +37,14 @@ class Recorded(NamedTuple):
             TrackingError: it is not there.
         """
         folder = self.folder / "model"
-        if not folder.exists():
-            raise TrackingError(f"the model of the run {self.name} is not in {folder}: the run has not got that far, "
-                                "its files were removed, or it lies on the machine that made it "
-                                "(tracking.store_models: link); give the run's command again, or there with "
-                                "tracking.store_models: copy")
-        return folder
+        if folder.exists():
+            return folder
+        if (self.folder / "summary.json").exists():
+            raise TrackingError(f"the model of the run {self.name} was removed: {folder} leads nowhere; give the run's "
+                                f"command again, or `sft run {self.folder / 'config.yaml'}`")
+        raise TrackingError(f"the run {self.name} has no model in {folder}: it is not done, or keeps its model where "
+                            "it was made (tracking.store_models: link); finish it with its command, or "
+                            f"`sft run {self.folder / 'config.yaml'}`, or set tracking.store_models: copy there")
 
     def results(self, label: str = "tuned") -> dict[str, SuiteResult]:
         """Per-item results of the run, `tuned` or `base`, by suite.

@@ -101,7 +101,7 @@ def test_models_go_with_their_links_and_an_alias_keeps_its_own(place: Workspace,
     assert clean(place, tracker, keep_best=1) == {"stage train: stamp-bad"}
     assert not stages["bad"].exists()
     assert on_disk(place) == 2 * one  # MLflow's names are gone too, else nothing would be freed
-    with pytest.raises(TrackingError, match="its files were removed"):
+    with pytest.raises(TrackingError, match="the model of the run bad was removed"):
         find("bad", place, tracker).model()
     assert clean(place, tracker, later_s=MONTH_S, keep_best=0, older_than_s=MONTH_S) == {"stage train: stamp-good"}
     assert stages["champion"].exists()

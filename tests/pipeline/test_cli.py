@@ -20,7 +20,7 @@ Sft = Callable[..., subprocess.CompletedProcess[str]]
 def test_help_teaches_the_first_steps(sft: Sft) -> None:
     done = sft("--help")
     assert done.returncode == 0
-    for verb in ("run", "sweep", "eval", "compare", "suites", "promote", "nightly", "deploy", "story", "doctor", "data",
+    for verb in ("run", "sweep", "eval", "compare", "suites", "promote", "nightly", "deploy", "story", "doctor", "data", "plan", "runs", "clean",
                  "config", "tiny", "model"):
         assert f" {verb} " in done.stdout
     assert "sft run flows/configs/demo.yaml" in done.stdout
