@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.reading import Key, Parsed, TextKeys, parse
-from sft_core.config.search import LONGEST_TRIAL, trial_name, tried
+from sft_core.config.search import LONGEST_TRIAL, idle, trial_name, tried
 from sft_core.errors import ConfigError
 
 Made = TypeVar("Made", bound=BaseModel)
@@ -99,7 +99,11 @@ def trial_config(config: ExperimentConfig, number: int, values: Mapping[str, obj
 
 
 def _unfit(config: ExperimentConfig) -> Iterator[tuple[Key, str]]:
-    """What is wrong with a search space: every end and every choice is tried in the whole configuration."""
+    """What is wrong with a search space: every end and every choice is tried in the whole configuration, and no field
+    may change nothing."""
+    for field, why in idle(config):
+        yield ("search", "space", field), (f"search.space.{field}: all trials would be the same, because {why}; take "
+                                           "it out of the space")
     for one in tried(config.search.space) if config.search else ():
         try:
             trial_config(config, LONGEST_TRIAL, {one.field: one.value})

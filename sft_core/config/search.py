@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
 from sft_core.config.experiment import ExperimentConfig, Range
+from sft_core.config.train import NO_WEIGHT, TrainSection
 
 LONGEST_TRIAL = 9999
 
@@ -18,6 +19,47 @@ class Tried(NamedTuple):
     key: tuple[str | int, ...]
     """Where it stands below `search.space`."""
     value: object
+
+
+class _Idle(NamedTuple):
+    """Fields that a trial's result does not hang on."""
+
+    below: str  # the field, or the section that it is in
+    while_: Callable[[TrainSection], bool]
+    unless: tuple[str, ...]  # searched fields that may end that
+    why: str
+
+
+_ALWAYS = ("name", "tracking", "gate", "eval", "search", "data.mirror", "model.device", "model.attention",
+           *(f"train.{field}" for field in sorted(NO_WEIGHT)))
+_IDLE = (
+    *(_Idle(below, lambda _: True, (), "it changes nothing that a trial learns") for below in _ALWAYS),
+    _Idle("train.lora", lambda train: train.method != "lora", ("train.method",), "train.method is full"),
+    _Idle("train.replay", lambda train: not train.wants_replay, ("train.replay.lambda", "train.kl.beta"),
+          "train.replay.lambda is 0 and no KL looks at replay text"),
+    _Idle("train.kl", lambda train: not train.kl.beta, ("train.kl.beta",), "train.kl.beta is 0"),
+    _Idle("train.kl.top_k", lambda train: train.kl.reference != "cache", ("train.kl.reference",),
+          "train.kl.reference is not cache"),
+    _Idle("train.optim.decay_share", lambda train: train.optim.schedule != "wsd", ("train.optim.schedule",),
+          "train.optim.schedule is not wsd"),
+    _Idle("train.stopping", lambda train: not train.stopping.patience, ("train.stopping.patience",),
+          "train.stopping.patience is 0"),
+    _Idle("train.probe", lambda train: train.stopping.metric not in train.probe.names or not train.stopping.patience,
+          ("train.stopping.metric", "train.stopping.patience"), "probes only tell where train.stopping asks none"),
+    _Idle("train.rows_per_step", lambda train: train.tokens_per_step is not None, ("train.tokens_per_step",),
+          "train.tokens_per_step is set"),
+)
+
+
+def idle(config: ExperimentConfig) -> Iterator[tuple[str, str]]:
+    """Searched fields that change nothing here, and why: all their trials would be the same."""
+    space = config.search.space if config.search else {}
+    for field in space:
+        for rule in _IDLE:
+            inside = field == rule.below or field.startswith(f"{rule.below}.")
+            if inside and rule.while_(config.train) and not space.keys() & set(rule.unless):
+                yield field, rule.why
+                break
 
 
 def tried(space: Mapping[str, Range]) -> Iterator[Tried]:

@@ -182,8 +182,8 @@ class _Run:
             return
         if last.kl_short > max(last.kl, LOOSE_NATS):
             self.told_loose = True
-            log.warning("the KL to the kept base is %.3g nats per token in step %d, and may fall short of the exact one "
-                        "by up to %.3g: the base's %d likeliest tokens are too few here; raise train.kl.top_k, or set "
+            log.warning("the KL to the kept base is %.3g nats per token in step %d, and may fall short of the exact "
+                        "one by %.3g: the base's %d likeliest tokens are too few; raise train.kl.top_k, or set "
                         "train.kl.reference: copy", last.kl, self.step, last.kl_short, self.section.kl.top_k)
 
     def _validate_if_due(self) -> None:

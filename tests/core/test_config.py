@@ -182,7 +182,31 @@ def test_searched_values_have_the_type_of_their_field(file: Path) -> None:
         "4", "8", "0.0001", "0.001", "10", "20", "True", "False", "None", "64", "1.0", "2.0"]
     file.write_text(MINIMAL + SEARCH.replace("FIELD: RANGE", "train.lora.rank: {low: 4, high: 8}, "
                                              "data.pack: {choices: [true, false]}"))
-    load(file)
+    load(file, ["train.method=lora"])
+
+
+@pytest.mark.parametrize(("field", "settings", "why"), [
+    ("train.lora.rank", (), "train.method is full"), ("train.micro_rows", (), "it changes nothing that a trial learns"),
+    ("eval.batch_tokens", (), "it changes nothing"), ("gate.max_tax", (), "it changes nothing"),
+    ("train.replay.tokens_per_step", (), "train.replay.lambda is 0"), ("train.optim.decay_share", (), "is not wsd"),
+    ("train.kl.top_k", ("train.kl={beta: 0.1, on: assistant}",), "train.kl.reference is not cache"),
+    ("train.rows_per_step", ("train.tokens_per_step=64",), "train.tokens_per_step is set"),
+    ("train.stopping.min_delta", (), "patience is 0"), ("train.probe.items", (), "probes only tell")])
+def test_a_searched_field_that_changes_nothing_is_refused(file: Path, field: str, settings: tuple[str, ...], why: str
+                                                          ) -> None:
+    """All trials were trained and came out the same."""
+    span = "{low: 0.2, high: 0.4}" if field.endswith(("share", "delta", "tax")) else "{low: 4, high: 8}"
+    text = MINIMAL + SEARCH.replace("FIELD", field).replace("RANGE", span)
+    said = message(file, text, *settings)
+    assert f"search.space.{field}: all trials would be the same, because " in said
+    assert why in said
+
+
+def test_a_field_counts_where_what_switches_it_off_is_searched_too(file: Path) -> None:
+    file.write_text(MINIMAL + SEARCH.replace("FIELD: RANGE", "train.lora.rank: {low: 4, high: 8}, train.method: "
+                                             "{choices: [full, lora]}, train.kl.beta: {low: 0, high: 1}, "
+                                             "train.kl.direction: {choices: [reverse, forward]}"))
+    load(file, ["train.kl.on=assistant"])
 
 
 @pytest.mark.parametrize(
