@@ -88,6 +88,13 @@ def keep(made: Certificate, model: str, serving: Serving, file: Path) -> None:
 
 
 def _certified(model: ModelSection, origin: _Origin, serving: Serving, place: Workspace) -> Certificate:
+    from sft_core.model.release import giving_back
+
+    with giving_back():
+        return _measured(model, origin, serving, place)
+
+
+def _measured(model: ModelSection, origin: _Origin, serving: Serving, place: Workspace) -> Certificate:
     from eval_suites.parity.certificate import certify
     from sft_core.model.load import load_tokenizer, locate
     from sft_core.templates.choose import choose

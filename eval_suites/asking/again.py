@@ -14,6 +14,7 @@ from eval_suites.suites.sample import ordered
 from eval_suites.suites.suite import named_suites
 from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EvalSection
+from sft_core.model.release import giving_back
 
 SAMPLE_LIMIT = 1
 """Batch tokens with which every row is alone."""
@@ -36,6 +37,7 @@ def floors(model: ModelSection, results: Mapping[str, SuiteResult], section: Eva
     return {name: measure(result, *(one[name] for one in rounds)) for name, result in results.items()}
 
 
+@giving_back()
 def _asked(model: ModelSection, picked: Mapping[str, set[str]], section: EvalSection, form: ChatForm | None,
            mirror: Path | None) -> dict[str, tuple[ItemResult, ...]]:
     """One round on a freshly loaded model: nothing of an earlier one is left."""

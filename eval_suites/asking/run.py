@@ -20,6 +20,7 @@ from eval_suites.suites.suite import Suite, suite
 from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EvalSection
 from sft_core.errors import EvalError
+from sft_core.model.release import giving_back
 from sft_core.names import file_name
 
 __all__ = ["ChatFormat", "Out", "Respondent", "evaluate", "protocol", "respondent_of", "run_suite"]
@@ -41,6 +42,7 @@ class Out(NamedTuple):
     key: str | None = None
 
 
+@giving_back()
 def evaluate(model: ModelSection, suites: Sequence[str], *, section: EvalSection, template: ChatForm | None,
              mirror: Path | None, out: Path | Out) -> dict[str, SuiteResult]:
     """Run the suites on a model and write `<suite>.parquet` and `<suite>.json` into `out`.

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
-
-import torch
 
 from sft_core import stopping
 from sft_core.config.data import DataSection, TemplateSection
@@ -18,6 +15,7 @@ from sft_core.doctor.drill import cut_down
 from sft_core.doctor.finding import Finding, Seen, examined, verdict
 from sft_core.model.load import check_positions
 from sft_core.model.proof import Rows
+from sft_core.model.release import give_back
 from sft_core.train.inputs import TrainInputs
 from sft_core.train.memory import Forecast, Pass, in_words, remedies
 from sft_core.train.outlook import look_ahead
@@ -149,9 +147,7 @@ def _resumed(ward: _Ward) -> Seen:
     if ward.patient.train.engine == "trl":
         return Seen("skipped", "train.engine is trl, which resumes from checkpoints of its own")
     ward.bench = None  # training loads a model of its own; two may be too many
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    give_back()
     folder = ward.patient.work / "resume"
     seen = steps.resumed_as_uninterrupted(*ward.cut, ward.trained, folder)
     if (folder / "whole" / "model").is_dir():

@@ -21,6 +21,7 @@ from sft_core.errors import DamagedFile, DataError
 from sft_core.model.held import load_as_stored
 from sft_core.model.load import model_identity
 from sft_core.model.proof import Rows
+from sft_core.model.release import giving_back
 from sft_core.progress import progress
 from sft_core.stage import read_json, write_json
 from sft_core.stopping import check
@@ -85,6 +86,7 @@ def with_reference(inputs: TrainInputs, section: TrainSection, folder: Path) -> 
     return replace(inputs, kept=kept)
 
 
+@giving_back()
 def _keep_all(inputs: TrainInputs, section: TrainSection, places: Mapping[str, Path], stamp: Mapping[str, Any]) -> None:
     plain = section.model_copy(update={"method": "full", "kl": KlSection()})
     data, template = read_data(inputs, section), served_template(inputs.prepared)

@@ -21,6 +21,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from sft_core.config.train import TrainSection
 from sft_core.errors import Interrupted, TrainingError
+from sft_core.model.release import giving_back
 from sft_core.progress import progress
 from sft_core.stopping import StopRequest, stop_on_signals
 from sft_core.train import best, checkpoint, pulse
@@ -49,6 +50,7 @@ Probe = Callable[[Any, Any], Mapping[str, float]]
 """Model in evaluation mode and tokenizer → score by suite, higher is better; must leave both as they are."""
 
 
+@giving_back()
 def train(inputs: TrainInputs, section: TrainSection, out: Path, *,
           on_events: Callable[[Path], None] | None = None, sync_every_s: float = 5.0,
           probe: Probe | None = None) -> TrainReport:

@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 
 from sft_core.config.train import TrainSection
 from sft_core.errors import Interrupted, TrainingError
+from sft_core.model.release import giving_back
 from sft_core.progress import progress
 from sft_core.stopping import StopRequest, stop_on_signals
 from sft_core.templates.render import IGNORE
@@ -33,6 +34,7 @@ from sft_core.train.trl_bridge import as_before, dataset_of, make_trainer, prove
 from sft_core.train.workbench import Workbench, join, set_up
 
 
+@giving_back()
 def train(inputs: TrainInputs, section: TrainSection, out: Path, *,
           on_events: Callable[[Path], None] | None = None, sync_every_s: float = 5.0) -> TrainReport:
     """Train with TRL, or continue from TRL's newest whole checkpoint; arguments and files as of the own loop.
