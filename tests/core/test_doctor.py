@@ -27,7 +27,7 @@ from sft_core.model.proof import Rows
 from sft_core.templates import template as template_room
 from sft_core.templates.render import IGNORE, Example
 from sft_core.tiny.paths import BASE_FOLDER
-from sft_core.train import trainer
+from sft_core.train import outlook, trainer
 from sft_core.train.inputs import TrainInputs, read_data
 from sft_core.train.policy import Policy
 from sft_core.train.workbench import Workbench, set_up
@@ -303,7 +303,7 @@ def test_a_checkpoint_too_heavy_for_seconds_is_not_written(ready: Callable[..., 
 
 def test_a_model_too_large_for_the_device_is_not_set_up(admit: Callable[..., Patient],
                                                         monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(examine, "free_bytes", lambda _: 1 << 20)
+    monkeypatch.setattr(outlook, "free_bytes", lambda _: 1 << 20)
     found = list(examine.examine(admit(FULL)))
     assert _results(found)["memory"] == "failed"
     assert "with train.micro_rows: 1 (" in next(f.seen for f in found if f.check == "memory")
