@@ -20,8 +20,8 @@ Sft = Callable[..., subprocess.CompletedProcess[str]]
 def test_help_teaches_the_first_steps(sft: Sft) -> None:
     done = sft("--help")
     assert done.returncode == 0
-    for verb in ("run", "sweep", "eval", "compare", "suites", "promote", "nightly", "deploy", "story", "doctor", "data", "plan", "runs", "clean",
-                 "config", "tiny", "model"):
+    for verb in ("run", "sweep", "eval", "compare", "suites", "promote", "nightly", "deploy", "story", "doctor", "data",
+                 "config", "tiny", "model", "plan", "runs", "clean"):
         assert f" {verb} " in done.stdout
     assert "sft run flows/configs/demo.yaml" in done.stdout
 
