@@ -23,7 +23,7 @@ from infra.output import keep_writing
 from infra.servers import ensure_prefect
 from infra.settings import Settings, prepare_environment, read_settings
 from sft_core.config.experiment import ExperimentConfig
-from sft_core.config.file import LoadedConfig, load
+from sft_core.config.file import LoadedConfig, examine
 from sft_core.errors import ConfigError
 from sft_core.stopping import stop_on_signals
 
@@ -114,10 +114,15 @@ def checked(path: Path, overrides: list[str], settings: Settings) -> LoadedConfi
     from tasks.needs import check_needs, run_lacks
     from tasks.stages import Workspace
 
-    loaded = load(path, overrides)
-    place = mirrored(Workspace(settings.workspace, settings.mirror), loaded.config.data.mirror)
-    check_needs([*_lacking_drivers(loaded.config, settings), *run_lacks(loaded.config, place)])
-    return loaded
+    found = examine(path, overrides)
+    lacking: list[str] = []
+    if found.config is not None:
+        place = mirrored(Workspace(settings.workspace, settings.mirror), found.config.data.mirror)
+        lacking = [*_lacking_drivers(found.config, settings), *run_lacks(found.config, place)]
+    found.check(lacking)
+    check_needs(lacking)
+    assert found.config is not None, "nothing was wrong with it"
+    return LoadedConfig(found.config, found.text)
 
 
 def _lacking_drivers(config: ExperimentConfig, settings: Settings) -> list[str]:

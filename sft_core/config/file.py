@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,16 +27,43 @@ class LoadedConfig(NamedTuple):
     text: str
 
 
+class Examined(NamedTuple):
+    """A configuration file and all that is wrong with it; `config` is without that, and None where too much is."""
+
+    path: Path
+    config: ExperimentConfig | None
+    text: str
+    problems: Sequence[str]
+
+    def check(self, more: Sequence[str] = ()) -> None:
+        """Raises ConfigError where anything is wrong; `more` is told beside it."""
+        if self.problems:
+            count = "one problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
+            raise ConfigError("\n  ".join([f"{self.path} has {count}:", *self.problems, *more]))
+
+
 def load(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
-    """Read and check a configuration.
+    """Read and check a configuration; arguments as for `examine`.
+
+    Raises:
+        ConfigError: with every problem found.
+    """
+    found = examine(path, overrides)
+    found.check()
+    assert found.config is not None, "nothing was wrong with it"
+    return LoadedConfig(found.config, found.text)
+
+
+def examine(path: Path, overrides: Sequence[str] = ()) -> Examined:
+    """Read a configuration and look for all that is wrong with it: every field with its line, what was wrong and the
+    nearest right name; also a search space with an end or a choice that the rest of the configuration does not take.
 
     Args:
         path: a YAML file.
         overrides: `a.b=value`, typed like YAML and checked by the same model; `a.0.b` reaches into lists.
 
     Raises:
-        ConfigError: with every problem found: the field, its line, what was wrong and the nearest right name; also
-            for a search space with an end or a choice that the rest of the configuration does not take.
+        ConfigError: it cannot be read, or an override fits nowhere.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -48,16 +76,52 @@ def load(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     for override in overrides:
         key = _override(parsed.data, override)
         sources[key] = f"--set {override}"
-    try:
-        config = ExperimentConfig.model_validate(parsed.data)
-    except ValidationError as error:
-        problems = [_problem(detail, parsed, sources) for detail in _causes(error.errors())]
-        count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise ConfigError(f"{path} has {count}:\n" + "\n".join(f"  {p}" for p in problems)) from None
-    if wrong := [f"{_where(key, parsed.lines, sources)}{said}" for key, said in _unfit(config)]:
-        raise ConfigError(f"{path}: trials of this search would fail:\n" + "\n".join(f"  {one}" for one in wrong))
+    problems, config = _looked_at(parsed, sources)
     shown = yaml.safe_dump(parsed.data, sort_keys=False, allow_unicode=True) if overrides else text
-    return LoadedConfig(config, shown)
+    return Examined(path, config, shown, problems)
+
+
+def _looked_at(parsed: Parsed, sources: Mapping[Key, str]) -> tuple[list[str], ExperimentConfig | None]:
+    """All problems, and the configuration without what is wrong in it, as far as there is one.
+
+    Sections are only held against each other once their fields are right: so what is wrong is taken out, and the rest
+    looked at again.
+    """
+    data, said, taken = copy.deepcopy(parsed.data), list[str](), set[Key]()
+    while True:
+        try:
+            config = ExperimentConfig.model_validate(data)
+            break
+        except ValidationError as error:
+            # What our own taking out makes wrong, above it or there, is none of the file's problems.
+            found = [one for one in _causes(error.errors()) if not one["loc"] or not any(
+                key[:len(one["loc"])] == tuple(one["loc"]) for key in taken)]
+            said += [_problem(one, parsed, sources) for one in found]
+            if not found or not all([_taken_out(data, tuple(one["loc"])) for one in found]):
+                return said, None
+            taken |= {tuple(one["loc"]) for one in found}
+    return [*said, *(f"{_where(key, parsed.lines, sources)}{wrong}" for key, wrong in _unfit(config))], config
+
+
+_STAND_INS: dict[Key, object] = {
+    ("name",): "x", ("model",): {"path": "tiny"}, ("model", "path"): "tiny", ("data", "max_tokens"): 64,
+    ("train",): {"optim": {"lr": 1e-3}}, ("train", "optim"): {"lr": 1e-3}, ("train", "optim", "lr"): 1e-3}
+"""What stands for a field without a default while the others are looked at."""
+
+
+def _taken_out(data: dict[str, Any], key: Key) -> bool:
+    """Take a wrong value out of the file's data; whether that could be done."""
+    if not key:  # the gate, or the search, names what the others have not
+        return [data.pop(section, None) for section in ("gate", "search")] != [None, None]
+    place: Any = data
+    for part in key[:-1]:
+        place = place.get(part) if isinstance(place, dict) else None
+    if not isinstance(place, dict):
+        return False
+    if key in _STAND_INS:
+        place[key[-1]] = _STAND_INS[key]
+        return True
+    return place.pop(key[-1], None) is not None
 
 
 def checked(kind: type[Made], **values: object) -> Made:

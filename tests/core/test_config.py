@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from sft_core.config.experiment import ExperimentConfig, Range
-from sft_core.config.file import flatten, load, override
+from sft_core.config.file import examine, flatten, load, override
 from sft_core.config.search import is_whole, tried
 from sft_core.config.train import LoraSection
 from sft_core.errors import ConfigError
@@ -258,3 +258,22 @@ def test_every_field_has_a_description() -> None:
         return bare
 
     assert walk(ExperimentConfig.model_json_schema()) == []
+
+
+def test_fields_sections_and_search_are_told_in_one_pass(file: Path) -> None:
+    """Three passes: unknown fields hid what sections say of each other, and both hid the search."""
+    text = MINIMAL + SEARCH.replace("FIELD: RANGE", "train.optim.lrr: {low: 1, high: 2}, "
+                                               "train.micro_rows: {low: 1, high: 2}")
+    text = text.replace("max_tokens: 128", "max_tokens: many\n  pakc: true").replace("{lr: 0.001}", "{schedule: slow}")
+    said = message(file, text)
+    assert "has 7 problems" in said  # both ends of lrr
+    for one in ("data.max_tokens: Input should be a valid integer", "data.pakc: unknown key; did you mean pack?",
+                "train.optim.lr: missing", "train.optim.schedule: Input should be", "did you mean lr?",
+                "search.space.train.micro_rows: all trials would be the same"):
+        assert one in said
+    gate = message(file, MINIMAL + "gate: {margins: {nosuch: 1.0}, alhpa: 0.1}\n")
+    assert "has 2 problems" in gate
+    assert "gate.margins names ['nosuch']" in gate
+    found = examine(file)
+    assert found.config is not None, "so that what it needs can be looked at all the same"
+    assert message(file, MINIMAL.replace("[tiny_mmlu]", "[]")).count("problem") == 1
