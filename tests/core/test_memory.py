@@ -35,7 +35,8 @@ from sft_core.train.reference import with_reference
 from sft_core.train.shape import Architecture, architecture_of
 from sft_core.train.trainer import train
 
-WITHIN = (0.85, 1.2)
+WITHIN = (0.95, 1.1)
+ROUGH = {"attention weights above all": 0.85}  # what bfloat16's softmax holds for a moment on the CPU
 WIDE = {"vocab_size": 2000, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4,
         "num_attention_heads": 4, "num_key_value_heads": 2}
 DEEP = {"vocab_size": 1000, "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6,
@@ -143,7 +144,8 @@ def test_the_forecast_is_near_a_measured_step(name: str, tmp_path: Path) -> None
     resident = found.weights + found.moments + found.reference
     assert resident == pytest.approx(held, rel=0.01)
     ratio = (found.peak - resident) / measured
-    assert WITHIN[0] < ratio < WITHIN[1], f"{found.peak - resident:,} forecast above {held:,}, {measured:,} measured"
+    above = f"{found.peak - resident:,} forecast above {held:,}, {measured:,} measured"
+    assert ROUGH.get(name, WITHIN[0]) < ratio < WITHIN[1], above
 
 
 @pytest.mark.parametrize(("method", "name"), [("full", "adamw"), ("lora", "adamw"), ("full", "muon")])
