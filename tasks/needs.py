@@ -46,6 +46,8 @@ def run_lacks(config: ExperimentConfig, place: Workspace) -> list[str]:
         found += _package("train.engine: trl", "trl", "trl")
     if config.train.lora.quantize == "nf4":
         found += _package("train.lora.quantize: nf4", "bitsandbytes", "qlora")
+    if config.train.optim.name == "adamw_8bit":
+        found += _package("train.optim.name: adamw_8bit", "bitsandbytes", "qlora")
     return found
 
 

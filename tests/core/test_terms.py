@@ -292,8 +292,10 @@ def test_variants_of_adapters_train_and_merge(fields: dict[str, bool], train_inp
     assert any("magnitude" in name for name in names) == fields.get("dora", False)
 
 
-def test_four_bits_need_cuda_and_adapters(train_inputs: TrainInputs, train_section: Section, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"quantize: nf4 needs CUDA"):
+def test_four_bits_need_their_library_and_adapters(train_inputs: TrainInputs, train_section: Section, tmp_path: Path,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sft_core.model.load.find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=r"quantize: nf4 needs bitsandbytes: pip install 'sft-platform\[qlora\]'"):
         train(train_inputs, train_section(method="lora", lora={"quantize": "nf4"}), tmp_path)
     with pytest.raises(ValidationError, match="needs method: lora"):
         train_section(lora={"quantize": "nf4"})

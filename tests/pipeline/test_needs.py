@@ -11,8 +11,9 @@ import yaml
 from eval_suites.asking.needs import lacking
 from eval_suites.lm_door import needs
 from sft_core.config.evaluate import EvalSection
+from sft_core.config.file import load
 from sft_core.data import localhub
-from tasks.needs import evaluation_lacks
+from tasks.needs import evaluation_lacks, run_lacks
 from tasks.stages import Workspace
 
 Sft = Callable[..., subprocess.CompletedProcess[str]]
@@ -74,3 +75,13 @@ def test_the_wheel_that_holds_punkt_is_used(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "llama_index_core-0.1.dist-info" / "METADATA").write_text("Name: llama-index-core\nVersion: 0.1\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert needs.missing(["ifeval"]) == []
+
+
+@pytest.mark.parametrize("change", [{"train.optim.name": "adamw_8bit"},
+                                    {"train.method": "lora", "train.lora.quantize": "nf4"}], ids=str)
+def test_bits_need_their_library_before_anything(change: dict[str, str], config: Path, home: Path,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.needs.find_spec", lambda name: None)
+    found = load(config, [f"{key}={value}" for key, value in change.items()]).config
+    told = run_lacks(found, Workspace(home, None))
+    assert [one for one in told if f"{list(change)[-1]}: " in one and "pip install 'sft-platform[qlora]'" in one]
