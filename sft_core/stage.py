@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -70,11 +71,12 @@ def write_text(path: Path, text: str) -> None:
 
 def give_usual_mode(place: Path) -> None:
     """Give a file, or all files of a folder, the umask's mode: what safetensors writes only its owner may read."""
-    umask = os.umask(0o077)
-    os.umask(umask)
+    with tempfile.TemporaryDirectory() as folder:  # `os.umask` would set it for what other threads write meanwhile
+        (plain := Path(folder) / "plain").touch()
+        mode = plain.stat().st_mode & 0o666
     for file in (place, *place.rglob("*")):
         if file.is_file():
-            file.chmod(0o666 & ~umask)
+            file.chmod(mode)
 
 
 def sync(path: Path) -> None:

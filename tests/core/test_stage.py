@@ -10,7 +10,7 @@ import pytest
 
 from sft_core.config.train import ReplaySection
 from sft_core.errors import DamagedFile, SftError
-from sft_core.stage import StageStore, file_digest, fingerprint, read_json, write_json, write_text
+from sft_core.stage import StageStore, file_digest, fingerprint, give_usual_mode, read_json, write_json, write_text
 
 
 def test_finished_stage_is_found_again_and_an_unfinished_one_is_not(tmp_path: Path) -> None:
@@ -57,6 +57,15 @@ def test_files_have_the_mode_that_the_umask_gives(tmp_path: Path) -> None:
         os.umask(before)
     assert (tmp_path / "a" / "x").stat().st_mode & 0o777 == 0o640
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["x"]
+
+
+def test_the_usual_mode_is_found_without_another_umask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints are written by a thread of their own, and the umask is the whole process's."""
+    monkeypatch.setattr(os, "umask", None)
+    (tmp_path / "file").touch(0o600)
+    give_usual_mode(tmp_path)
+    (tmp_path / "usual").touch()
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
 def test_fingerprint_depends_on_values_and_not_on_key_order() -> None:
