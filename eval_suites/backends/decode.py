@@ -118,7 +118,8 @@ class Decoder:
         device, width = self._network.device, rows[0].held.end + 1
         ids = torch.tensor([row.said[-1:] for row in rows], device=device)
         begins = torch.tensor([[row.held.begin] for row in rows], device=device)
-        mask = torch.arange(width, device=device) >= begins if any(row.held.begin for row in rows) else None
+        padded = any(row.held.begin for row in rows)
+        mask = (torch.arange(width, device=device) >= begins).long() if padded else None
         out = self._network(input_ids=ids, attention_mask=mask, position_ids=width - 1 - begins, past_key_values=cache,
                             use_cache=True)
         for row in rows:

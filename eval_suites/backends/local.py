@@ -151,7 +151,7 @@ class Local:
             starts = torch.tensor([[part.start] for part in batch], device=device)
             more["position_ids"] = starts + torch.arange(width, device=device)
             if any(part.start < behind for part in batch):
-                more["attention_mask"] = torch.arange(behind + width, device=device) >= behind - starts
+                more["attention_mask"] = (torch.arange(behind + width, device=device) >= behind - starts).long()
         out = self._network(input_ids=ids, use_cache=keep or bool(behind), **more)
         for row, part in enumerate(batch if keep else ()):
             part.held = Held(out.past_key_values, row, behind - part.start, behind + part.size)
