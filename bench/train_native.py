@@ -15,6 +15,7 @@ from sft_core.stopping import StopRequest
 from sft_core.train.events import EventLog
 from sft_core.train.inputs import TrainInputs
 from sft_core.train.reference import with_reference
+from sft_core.train.saver import Saver
 from sft_core.train.step import Stepper
 from sft_core.train.trainer import _Run
 from sft_core.train.workbench import join, set_up
@@ -27,7 +28,8 @@ def native_stepper(inputs: TrainInputs, section: TrainSection, out: Path) -> Cal
     """
     join(inputs.model)
     bench = set_up(with_reference(inputs, section, out / "reference"), section)
-    run = _Run(Stepper(bench, section), out, EventLog(out / "events.jsonl", None, 3600.0), StopRequest())
+    saver = Saver(EventLog(out / "events.jsonl", None, 3600.0), section.checkpoint_every_s)
+    run = _Run(Stepper(bench, section), out, saver, StopRequest())
     run.start()
 
     def step() -> Step:

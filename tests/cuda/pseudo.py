@@ -8,19 +8,22 @@ the autocast list of CUDA (the CPU's is taken), several devices.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.utils import checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -102,9 +105,11 @@ def pseudo_cuda() -> Iterator[Ledger]:
     ledger = Ledger()
     _forget_processes()
     try:
-        with pytest.MonkeyPatch.context() as patch, flash_kernels(), _Operations(ledger), _Calls(ledger):
-            _install(patch)
+        with pytest.MonkeyPatch.context() as patch, flash_kernels(), _Operations(ledger), _Calls(ledger) as calls:
+            _install(patch, ledger)
+            _keep_in_backward(patch, calls)
             yield ledger
+            gc.collect()  # what still holds on to the device lets go of it while it is there
     finally:
         _forget_processes()
 
@@ -167,6 +172,7 @@ class _Calls(TorchFunctionMode):
         self._known: dict[Any, Callable[..., Any]] = {
             tensor.device.__get__: lambda x: HERE if there(x) else x.device,
             tensor.is_cuda.__get__: there,
+            tensor.is_cpu.__get__: lambda x: x.is_cpu and not there(x),
             tensor.get_device: lambda x: 0 if there(x) else -1,
             tensor.to: self._to,
             tensor.cpu: lambda x, **how: self._to(x, "cpu", **how),
@@ -177,7 +183,6 @@ class _Calls(TorchFunctionMode):
             tensor.pin_memory: lambda x, *_: _mark(x.clone(), "pinned"),
             tensor.is_pinned: lambda x, *_: getattr(_storage(x), "pinned", False),
             tensor.new_tensor: self._new_tensor,
-            tensor.backward: self._backward,
             tensor.__deepcopy__: lambda x, memo: _tag(x.__deepcopy__(memo)) if there(x) else x.__deepcopy__(memo),
         }
 
@@ -226,16 +231,15 @@ class _Calls(TorchFunctionMode):
             self._ledger.copied(out, True, False)
         return _tag(out, there(x))
 
-    def _backward(self, x: Tensor, gradient: Tensor | None = None, **how: Any) -> None:
-        with self:  # a mode is off while it handles a call, and much is called from here
-            torch.autograd.backward(x, gradient, **how)
 
-
-def _install(patch: pytest.MonkeyPatch) -> None:
+def _install(patch: pytest.MonkeyPatch, ledger: Ledger) -> None:
     """What torch says of a device, and autocast on it."""
+    runtime = SimpleNamespace(cudaHostRegister=lambda *_: 0, cudaHostUnregister=lambda *_: 0)
+    stream = SimpleNamespace(synchronize=lambda: ledger.waits.update([_place()]))
     says: dict[str, Any] = {
         "is_available": True, "current_device": 0, "device_count": 1, "set_device": None, "empty_cache": None,
-        "manual_seed_all": None, "set_rng_state": None, "is_bf16_supported": True, "mem_get_info": (TOTAL, TOTAL),
+        "cudart": runtime, "current_stream": stream, "manual_seed_all": None, "set_rng_state": None,
+        "is_bf16_supported": True, "mem_get_info": (TOTAL, TOTAL),
         "get_device_capability": (9, 0), "max_memory_allocated": 0, "memory_allocated": 0, "synchronize": None,
         "reset_peak_memory_stats": None, "get_device_name": "no device", "is_initialized": True}
     for name, answer in says.items():
@@ -256,6 +260,20 @@ def _install(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(torch, "autocast", by_cpu)
     patch.setattr(torch, "is_autocast_enabled", lambda device="cpu": enabled(_by_cpu(device)))
     patch.setattr(torch, "get_autocast_dtype", lambda device: dtype(_by_cpu(device)))
+
+
+def _keep_in_backward(patch: pytest.MonkeyPatch, calls: _Calls) -> None:
+    """A mode is off while it handles a call, as `backward` is one, and much of ours is called from there."""
+    run_backward = torch.autograd._engine_run_backward
+
+    def with_calls(*args: Any, **kwargs: Any) -> Any:
+        with nullcontext() if calls in _get_current_function_mode_stack() else calls:
+            return run_backward(*args, **kwargs)
+
+    patch.setattr(torch.autograd, "_engine_run_backward", with_calls)
+    # Hooks of saved tensors are called where the mode may be off: what is computed anew may say another device.
+    patch.setitem(checkpoint._allowed_determinism_checks_to_fns, "default",
+                  lambda x: {"shape": x.shape, "dtype": x.dtype})
 
 
 def _by_cpu(device: str) -> str:
