@@ -469,3 +469,22 @@ def test_what_cannot_be_started_is_told(train_inputs: TrainInputs, train_section
 def test_settings_that_do_not_meet_are_refused(fields: dict[str, Any], told: str, train_section: Section) -> None:
     with pytest.raises(ValidationError, match=told):
         train_section(**fields)
+
+
+@pytest.mark.parametrize("shard", ["none", "fsdp"])
+def test_a_base_held_as_stored_is_shared_out_too(shard: str, train_inputs: TrainInputs, train_section: Section,
+                                                 make_llama: Callable[..., Any], tiny_tokenizer: Any, tmp_path: Path
+                                                 ) -> None:
+    """Frozen weights in bfloat16 and adapters in float32 in one layer."""
+    base = tmp_path / "base"
+    make_llama().bfloat16().save_pretrained(base)
+    tiny_tokenizer.save_pretrained(base)
+    inputs = replace(train_inputs, model=ModelSection(path=str(base), device="cpu", precision="bfloat16"))
+    section = train_section(method="lora", epochs=0.5, beta=0.3, on="assistant", lora={"rank": 4})
+    alone = train(inputs, section, tmp_path / "one")
+
+    def work(rank: int) -> None:
+        report = train(inputs, _two(section, shard), tmp_path / "two")
+        assert report.final.loss == pytest.approx(alone.final.loss, rel=2e-3)
+
+    assert _in_two(work) == [0, 0]
