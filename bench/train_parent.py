@@ -41,7 +41,7 @@ class Child:
             self._ready = True
 
     def run(self, steps: int, which: int = 0, order: str = "run") -> dict[str, Any]:
-        """Make steps and return `steps` (seconds, loss, tokens, trained_tokens of each) and `peak_bytes`."""
+        """Make steps and return `steps` (seconds, cpu_seconds, loss, tokens, trained_tokens of each), `peak_bytes`."""
         self.wait_until_ready()
         assert self._process.stdin is not None
         self._process.stdin.write(f"{order} {steps} {which}\n")
@@ -76,6 +76,11 @@ class Timed(NamedTuple):
     def rate(self) -> float:
         """Trained tokens per second, the median over the steps."""
         return median(s["trained_tokens"] / s["seconds"] for s in self.steps)
+
+    @property
+    def cpu_rate(self) -> float:
+        """Trained tokens per CPU second, the median: with one thread what a machine does that nobody shares."""
+        return median(s["trained_tokens"] / s["cpu_seconds"] for s in self.steps)
 
     @property
     def seconds(self) -> float:

@@ -42,6 +42,7 @@ class Spec:
     checkpointing: bool = False
     compile: bool = False
     liger: bool = False  # TRL with Liger's kernels
+    half_base: bool = False  # TRL alone: the weights in bfloat16, of adapters the base's
 
     @property
     def name(self) -> str:
@@ -72,7 +73,7 @@ class Turns:
         self.which = 0  # of the configurations that the child was started with
         self._steps: list[dict[str, Any]] = []
         self._profiler: Any = None
-        self._clock = 0.0
+        self._clock = self._cpu = 0.0
 
     def wait(self) -> bool:
         """Before every step; False when the parent wants no more. The clock of the step starts on return."""
@@ -86,16 +87,16 @@ class Turns:
                 self._profiler = _profiler()
                 self._profiler.start()
         self._left -= 1
-        self._clock = time.perf_counter()
+        self._clock, self._cpu = time.perf_counter(), time.process_time()
         return True
 
     def stop_clock(self) -> None:
         """The step is over: what follows until the next turn is the bench's."""
-        self._took = time.perf_counter() - self._clock
+        self._took, self._worked = time.perf_counter() - self._clock, time.process_time() - self._cpu
 
     def done(self, step: Step) -> None:
         """After every step: what it was."""
-        self._steps.append({"seconds": self._took, **step._asdict()})
+        self._steps.append({"seconds": self._took, "cpu_seconds": self._worked, **step._asdict()})
 
     def _answer(self) -> None:
         told: dict[str, Any] = {"steps": self._steps,

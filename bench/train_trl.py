@@ -38,10 +38,11 @@ def run(spec: Spec, turns: Any) -> None:
         gradient_checkpointing=spec.checkpointing, logging_strategy="no", save_strategy="no", report_to="none",
         disable_tqdm=True, dataloader_pin_memory=spec.device != "cpu", seed=0, use_liger_kernel=spec.liger)
     kernel = "flash_attention_2" if spec.device == "cuda" and find_spec("flash_attn") else "sdpa"
+    dtype = torch.bfloat16 if spec.half_base else torch.float32
     lora = section_of(spec).lora
     adapters = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.target_modules, task_type="CAUSAL_LM")
     trainer = SFTTrainer(
-        model=AutoModelForCausalLM.from_pretrained(spec.model, dtype=torch.float32, attn_implementation=kernel),
+        model=AutoModelForCausalLM.from_pretrained(spec.model, dtype=dtype, attn_implementation=kernel),
         args=settings, train_dataset=dataset_of(stream, spec.pack),
         processing_class=AutoTokenizer.from_pretrained(spec.model),
         peft_config=adapters if spec.method == "lora" else None)
