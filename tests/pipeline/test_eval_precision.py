@@ -25,7 +25,7 @@ def test_the_command_computes_where_and_in_what_it_is_told(home: Path, tmp_path:
                                                            monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SFT_HOME", str(home))
     for precision in ("bfloat16", "float32"):
-        evaluate_command("tiny", [SUITE], limit=2, device="cpu", precision=precision, out=tmp_path / precision)
+        evaluate_command("tiny", [SUITE], limit=["2"], device="cpu", precision=precision, out=tmp_path / precision)
         made = read_results(tmp_path / precision, SUITE)
         assert made.protocol["dtype"] == precision
         assert made.backend.endswith(f"cpu, {precision}")
