@@ -282,7 +282,7 @@ def _check(ledger: Ledger, data: DataSection, rejected: Sequence[Rejected], out:
 def _check_sources(counts: Sequence[tuple[SourceSection, SourceCount]], out: Path) -> None:
     """A source that gives nothing is a mistake until its section says otherwise."""
     for source, count in counts:
-        if not count.examples and not source.may_be_empty:
+        if not (source.may_be_empty or count.examples):
             raise DataError(f"the source {count.source} gives no example: of {count.read} rows read {count.kept} are "
                             f"kept, and left out are {_listed(count.rejected)}; `sft data show CONFIG --rejected` "
                             f"lists them ({out / 'rejected.parquet'}); correct it, take it out, or set may_be_empty: "

@@ -95,7 +95,7 @@ def test_every_field_is_read(config: Path, home: Path, hub: Path, prefect_api: s
         run("train.method=lora", "eval.limit=2", "train.epochs=0.2", "train.probe.suites=[tiny_refusal, tiny_mmlu]",
             "train.probe.items=2", "train.stopping.patience=1", "train.stopping.metric=tiny_refusal",
             "train.validate_every_steps=2", "eval.suites=[tiny_mmlu, tiny_refusal, open_ended]",
-            "eval.judge={endpoint: {url: http://127.0.0.1:1/v1, model: nobody, retries: 0}}",
+            f"eval.judge={{endpoint: {{url: {prefect_api}/v1, model: nobody, retries: 0}}}}",
             f"eval.refusal_scorer={classifier}", "eval.refusal_labels={LABEL_0: compliance, LABEL_1: refusal}"),
         ["sweep", str(config), "--set", f"search={sweep}", "--set", "eval.limit=2"],
     ]

@@ -23,17 +23,16 @@ Sft = Callable[..., subprocess.CompletedProcess[str]]
 def test_values_that_do_not_fit_together_fail_their_trial(sweep: Path, tmp_path: Path) -> None:
     """Each fits by itself; the trial stayed RUNNING and the sweep ended with a ConfigError."""
     data = yaml.safe_load(sweep.read_text())
-    data["train"]["processes"] = 2
-    data["search"]["space"] = {"train.processes": {"choices": [1]}, "train.shard": {"choices": ["fsdp"]}}
+    data["search"]["space"] = {"train.method": {"choices": ["lora"]}, "train.optim.name": {"choices": ["muon"]}}
     sweep.write_text(yaml.safe_dump(data))
     config = load(sweep).config
     assert config.search
     study = open_study(plan_of(config, config.search), tmp_path)
     study.reconcile()
-    with pytest.raises(OrchestrationError, match=r"3 trials in a row failed, .*set processes: 2 or more"):
+    with pytest.raises(OrchestrationError, match=r"3 trials in a row failed, .*muon needs method: full"):
         _drive(study, config, 8, tmp_path, "parent")
     assert [row.state for row in study.trials()] == ["FAIL"] * 3
-    assert "set processes: 2 or more" in study.trials()[0].notes["why"]
+    assert "muon needs method: full" in study.trials()[0].notes["why"]
 
 
 def test_killed_sweep_continues_and_ends_with_its_pareto_table(
