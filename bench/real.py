@@ -5,7 +5,7 @@
 Training: every configuration runs in a process of its own, one thread, and takes steps in turn with the others; the
 best of each engine are compared by the medians of their trained tokens per second of computing (CPU seconds, so that
 others on the machine count for little) and by the peak memory of their processes. `--quick` takes the configurations
-that were best in earlier full runs, and fewer steps. Evaluation: `bench.real_evaluation`; of the two kinds of prompts
+of `BEST` instead of searching, and fewer steps. Evaluation: `bench.real_evaluation`; of the two kinds of prompts
 the slower ratio counts.
 """
 
@@ -54,7 +54,7 @@ WAYS = {("native", "full"): (Way(True, 1), Way(True, 2), Way(True, 4)),
 micro-batch's tokens), unpacked few of them (it pads to the longest). TRL's adapters may sit on a base in bfloat16."""
 BEST = {("native", "full"): Way(True, 2), ("trl", "full"): Way(True, 1), ("native", "lora"): Way(True, 1),
         ("trl", "lora"): Way(False, 2, True)}
-"""What was best in full runs."""
+"""What --quick takes. Of full training from single measurements; of adapters a guess that no search has confirmed."""
 
 
 class Training:

@@ -170,8 +170,8 @@ def remedies(inputs: TrainInputs, section: TrainSection, course: Course, place: 
 def keep_freed_memory() -> None:
     """Let glibc keep the memory that tensors leave, for the next ones; elsewhere nothing happens.
 
-    It would give back every large block at once, and the kernel fills each new one with zeros, page by page: an eighth
-    of a step's computing on the CPU (docs/LOG.md). The process ends with its training.
+    It would give back every large block at once, and the kernel fills each new one with zeros, page by page: about
+    half the CPU time of a large head's gradient. The process ends with its training.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
