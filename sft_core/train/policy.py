@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -150,18 +150,15 @@ class Policy(nn.Module):
 
     @contextmanager
     def in_float32(self) -> Iterator[None]:
-        """Ready for what is compared without autocast: CUDA's kernels of a line take half precision only, `segments`
-        the same line in float32."""
-        before = self.backend
-        if before not in HALF_ONLY:
-            yield
-            return
-        self.backend = "segments"
+        """Without autocast. CUDA's kernels of a line take half precision only: `segments` is the same line in
+        float32."""
+        before, dtype = self.backend, self.dtype
+        self.backend, self.dtype = "segments" if before in HALF_ONLY else before, torch.float32
         try:
-            with attending(self._inner, NAMES[self.backend]):
+            with attending(self._inner, NAMES[self.backend]) if self.backend != before else nullcontext():
                 yield
         finally:
-            self.backend = before
+            self.backend, self.dtype = before, dtype
 
     @property
     def _inner(self) -> Any:

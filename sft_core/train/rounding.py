@@ -3,7 +3,8 @@
 Weights are trained in float32. An update smaller than half the distance of two bfloat16 numbers, which is up to 1/256
 of the weight, is taken back by rounding to the nearest one; a run of a small learning rate consists of such updates.
 Stochastic rounding (Gupta et al. 2015, https://arxiv.org/abs/1502.02551, section 3) keeps them in the mean and adds
-noise. Which form is good enough is read from the folder itself: it is loaded anew and its validation loss compared.
+noise. Which form is good enough is read from the folder itself: it is loaded anew and its validation loss compared, in
+float32: products in bfloat16 round their weights to the nearest in any case and would show no difference.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Stored:
 
     form: str  # dtype and, below float32, rounding
     base: float | None  # loss before the first step
-    trained: float | None  # loss of the trained weights, as the trainer measured it
+    trained: float | None  # loss of the trained weights, in float32 unless the base is in 4 bits
     loss: float | None  # loss of the folder, read back
     merge_gap: float | None  # adapters: largest difference of a token's log-probability, folder against adapter
     tried: Mapping[str, float | None]  # every form that was read back, with its loss

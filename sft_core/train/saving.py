@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from sft_core.config.data import ModelSection
 from sft_core.config.train import KlSection, TrainSection
 from sft_core.errors import TrainingError
-from sft_core.model.held import held_low, widen
+from sft_core.model.held import HALVES, held_low, widen
 from sft_core.model.load import LoadedModel, load_model
 from sft_core.model.proof import Rows
 from sft_core.stage import whole_folder
@@ -60,7 +61,9 @@ def save_trained(bench: Workbench, section: TrainSection, weights: Mapping[str, 
     the weights. The model of the workbench cannot be trained on afterwards.
 
     Args:
-        gain: the trainer's validation losses; None without held-out rows.
+        gain: the trainer's validation losses; None without held-out rows. Under autocast the trained weights are
+            measured again in float32, and so is the base: products in bfloat16 round them to the nearest, so that the
+            trainer does not see its small updates, and nearest rounding seems to lose nothing.
 
     Raises:
         TrainingError: merging changes the model, no form of the weights has a finite loss, or a folder cannot be
@@ -73,11 +76,15 @@ def save_trained(bench: Workbench, section: TrainSection, weights: Mapping[str, 
     tokenizer = served_tokenizer(loaded.tokenizer, bench.template)
     sample = bench.micro(bench.course.sft, bench.course.sft.rows[:1]).batch
     said: Tensor | None = None
+    anew = gain is not None and section.lora.quantize == "none" and bench.policy.dtype in HALVES
+    exact = _exact(policy, bench, section) if anew else math.nan
     if output.adapter is not None:
         save_adapter(model, loaded, bench, output.adapter)
         with policy.in_float32():
             model, said = merge_adapter(model, policy.micro(sample))
-    model.to("cpu")  # makes room on the device for the model that is read back
+    model.to("cpu")  # makes room on the device for the models that are read back
+    if anew:
+        gain = Gain(_base_loss(bench, section), exact)
     ready = _Ready(model, {name: p.detach() for name, p in model.named_parameters()}, tokenizer, bench)
     found: dict[Form, _Read] = {}
     with whole_folder(output.model, writing) as draft:
@@ -128,29 +135,56 @@ def _whole(bench: Workbench, section: TrainSection) -> tuple[LoadedModel, Policy
 
 
 def _read_back(folder: Path, bench: Workbench, section: TrainSection, sample: Batch) -> _Read:
-    """Load the folder as anybody would and compute its validation loss in the precision of training.
-
-    On the device of training where there is room, else on the CPU.
-    """
-    inputs, policy = bench.inputs, bench.policy
-    there = _room_for(policy)
-    here = inputs.model.model_copy(update={
-        "path": str(folder), "revision": None, "precision": str(policy.dtype).removeprefix("torch."),
-        **({} if there else {"device": "cpu", "attention": "auto"})})
-    plain = section.model_copy(update={"method": "full", "kl": KlSection()})
-    read = make_policy(load_model(here, mirror=None), here, plain, inputs.seed, grown=False,
-                       rows=Rows(inputs.pack, inputs.max_tokens)).eval()
-    stream, total, tokens = bench.validation, 0.0, 0
-    with torch.no_grad():
-        for rows in stream.steps:
-            for part in bench.micros(stream, rows, section):
-                total += float(read(read.micro(part.batch), Term()).nll)
-                tokens += part.counts.trained_tokens
+    """Load the folder as anybody would and compute its validation loss."""
+    read = _fresh(bench, section, bench.inputs.model.model_copy(update={"path": str(folder), "revision": None}))
+    # Against adapters on 4 bits, whose products are in bfloat16, in bfloat16 too.
+    loss = (_exact if section.lora.quantize == "none" else _validation_loss)(read, bench, section)
     with read.in_float32():
         log_probs = token_log_probs(read.model, read.micro(sample))
     del read
     gc.collect()  # a model is a circle of references
-    return _Read(total / tokens if tokens else math.nan, log_probs)
+    return _Read(loss, log_probs)
+
+
+def _base_loss(bench: Workbench, section: TrainSection) -> float:
+    """Validation loss of the base, in float32."""
+    base = _fresh(bench, section, bench.inputs.model)
+    loss = _exact(base, bench, section)
+    del base
+    gc.collect()
+    return loss
+
+
+def _fresh(bench: Workbench, section: TrainSection, model: ModelSection) -> Policy:
+    """A model as it lies in its folder, on the device of training where there is room, else on the CPU."""
+    inputs, policy = bench.inputs, bench.policy
+    here = model.model_copy(update={"precision": str(policy.dtype).removeprefix("torch."),
+                                    **({} if _room_for(policy) else {"device": "cpu", "attention": "auto"})})
+    plain = section.model_copy(update={"method": "full", "kl": KlSection()})
+    loaded = load_model(here, mirror=inputs.mirror, added=bench.template.added)
+    return make_policy(loaded, here, plain, inputs.seed, grown=False, rows=Rows(inputs.pack, inputs.max_tokens)).eval()
+
+
+def _exact(policy: Policy, bench: Workbench, section: TrainSection) -> float:
+    """Validation loss with products in float32, on the device of training where there is room."""
+    before = policy.device
+    if before != bench.policy.device and _room_for(bench.policy):
+        policy.place(bench.policy.device)
+    with policy.in_float32():
+        loss = _validation_loss(policy.eval(), bench, section)
+    policy.place(before)
+    return loss
+
+
+@torch.no_grad()
+def _validation_loss(policy: Policy, bench: Workbench, section: TrainSection) -> float:
+    """Nats per trained token over the held-out rows; NaN without any."""
+    stream, total, tokens = bench.validation, 0.0, 0
+    for rows in stream.steps:
+        for part in bench.micros(stream, rows, section):
+            total += float(policy(policy.micro(part.batch), Term()).nll)
+            tokens += part.counts.trained_tokens
+    return total / tokens if tokens else math.nan
 
 
 def _room_for(policy: Policy) -> bool:

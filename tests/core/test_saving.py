@@ -102,6 +102,23 @@ def test_small_updates_are_not_rounded_away(engine: str, spread: float, form: st
     assert f"base {stored.base:.4f}, trained {stored.trained:.4f}, this folder {stored.loss:.4f}" in card
 
 
+def test_products_in_half_precision_do_not_hide_what_rounding_takes(low_inputs: TrainInputs, train_section: Section,
+                                                                    tmp_path: Path) -> None:
+    """They round every weight to the nearest themselves, so under them the trained weights have gained nothing, and
+    nearest rounding loses nothing."""
+    half = replace(low_inputs, model=low_inputs.model.model_copy(update={"precision": "bfloat16"}))
+    report = train(half, train_section(**SMALL), tmp_path)
+    stored = report.stored
+    assert stored.base is not None
+    assert stored.trained is not None
+    gain = stored.base - stored.trained
+    assert gain > 0.03
+    assert stored.tried["bfloat16, nearest"] > stored.base - 0.5 * gain
+    assert stored.form == "bfloat16, stochastic"
+    assert stored.loss == pytest.approx(_read(report.model_folder, low_inputs.prepared), abs=1e-5)
+    assert stored.loss <= stored.trained + 0.1 * gain
+
+
 @pytest.mark.parametrize(("asked", "wanted"), [("base", {"bfloat16"}), ("float32", {"float32"}),
                                                ("auto", {"bfloat16", "float32"})])
 def test_the_dtype_asked_for_is_in_the_folder(asked: str, wanted: set[str], low_inputs: TrainInputs,
