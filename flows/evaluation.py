@@ -13,7 +13,8 @@ from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EvalSection, GateSection
 from sft_core.config.file import load
 from sft_core.errors import ConfigError, DataError, EvalError
-from tasks.evaluate import Against, Subject, alike, check_loaded, evaluate, floors, named
+from tasks.evaluate import Subject, alike, check_loaded, evaluate, floors, named
+from tasks.measure import Against
 from tasks.mirror import asked_mirror
 from tasks.needs import check_needs, evaluation_lacks
 from tasks.prepare import prepare, prepared_stage

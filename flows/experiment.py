@@ -17,9 +17,10 @@ from infra.watching import only_to_prefect
 from sft_core.config.experiment import ExperimentConfig, TrackingSection
 from sft_core.config.file import LoadedConfig, load
 from sft_core.errors import GateFailed, SftError
-from tasks.evaluate import Against, base_subject, evaluate, floors, tuned_subject
+from tasks.evaluate import base_subject, evaluate, floors, tuned_subject
 from tasks.experiment import open_experiment
 from tasks.judge import judged
+from tasks.measure import Against
 from tasks.mirror import mirrored
 from tasks.needs import check_needs, run_lacks
 from tasks.parity import certificate

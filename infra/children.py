@@ -1,10 +1,11 @@
-"""Child processes end with their parent, also when it is killed."""
+"""Child processes end with their parent, also when it is killed, and when they are told to."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 
@@ -23,3 +24,12 @@ def end_with_parent() -> Callable[[], None]:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     return prepare
+
+
+def end(process: subprocess.Popen[bytes], grace_s: float) -> None:
+    """SIGTERM to the leader of a session of its own, time to save, then SIGKILL to all its processes."""
+    process.terminate()
+    try:
+        process.wait(grace_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)

@@ -191,6 +191,12 @@ def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
     return {**os.environ, **extra}
 
 
+def gpu_environment(number: int, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """For a process that is to see one GPU alone: the one with this number among those that this process sees."""
+    seen = environ.get("CUDA_VISIBLE_DEVICES", "").strip()
+    return {"CUDA_VISIBLE_DEVICES": seen.split(",")[number].strip() if seen else str(number)}
+
+
 def _profile_api_url(home: Path) -> str | None:
     """API URL of the active profile in a Prefect home, where `prefect config set` and `prefect cloud login` put it."""
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,14 +18,14 @@ from eval_suites.results import SuiteResult, read_results, write_results
 from eval_suites.scorers.custom import scorer_version
 from eval_suites.statistics.floor import Floor
 from eval_suites.suites.suite import Suite, named_suites, suite
-from eval_suites.verdict.sequential import certain
 from infra.contract import Tracker
 from infra.settings import secret, server_key
 from sft_core.config.data import ModelSection, TemplateSection
-from sft_core.config.evaluate import EvalSection, GateSection, suite_name
+from sft_core.config.evaluate import EvalSection, suite_name
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.errors import ConfigError
 from sft_core.stage import Stage, fingerprint, read_json, write_json
+from tasks.measure import Against, Asked, floors_of, measured, processes_of
 from tasks.pace import evaluation_pace
 from tasks.runs import run_named
 from tasks.stages import Done, Workspace, once, version
@@ -130,13 +129,6 @@ def path_of(reference: str, place: Workspace, tracker: Opener) -> str:
     return reference if run is None else str(run.model())
 
 
-class Against(NamedTuple):
-    """What a sequential evaluation of a tuned model looks at: its base's results and the gate."""
-
-    base: Mapping[str, SuiteResult]
-    gate: GateSection
-
-
 @task(name="evaluate", cache_policy=NO_CACHE, task_run_name="evaluate-{subject.label}")
 def evaluate(
     subject: Subject, section: EvalSection, place: Workspace, occasion: str = "", against: Against | None = None
@@ -161,8 +153,8 @@ def evaluate(
         missing = _missing(stages)  # another process may have made some of them meanwhile
         if missing:
             log.info("evaluating %s: %s", subject.label, ", ".join(missing))
-            partial = _measure(subject, section, place, missing,
-                               None if occasion else place.root / "cache" / "answers", _stop(section, against))
+            partial = _measure(subject, section, place, missing, None if occasion else place.root / "cache" / "answers",
+                               against)
     if found := [name for name in stages if name not in missing]:
         for name in found:
             stages[name].touch()
@@ -212,20 +204,6 @@ def _judged_by(section: EvalSection, against: Against | None) -> object:
     return version("looks"), against.gate, asked
 
 
-def _stop(section: EvalSection, against: Against | None) -> Callable[[SuiteResult], bool] | None:
-    if against is None or section.looks == 1:
-        return None
-    kinds = Counter(one.kind for one in against.base.values())
-
-    def stop(partial: SuiteResult) -> bool:
-        base = against.base.get(partial.suite)
-        if base is None or partial.looks is None:
-            return False
-        return certain(base, partial, *partial.looks, against.gate, kinds[base.kind])
-
-    return stop
-
-
 def _stages(subject: Subject, section: EvalSection, place: Workspace, occasion: object) -> dict[str, Stage]:
     from eval_suites.asking.respondent import identity_of
     from eval_suites.backends.remote import is_endpoint
@@ -262,25 +240,26 @@ def _form(subject: Subject) -> ChatForm | None:
 
 
 def _measure(subject: Subject, section: EvalSection, place: Workspace, stages: Mapping[str, Stage],
-             cache: Path | None, stop: Callable[[SuiteResult], bool] | None) -> dict[str, SuiteResult]:
+             cache: Path | None, against: Against | None) -> dict[str, SuiteResult]:
     """Measure into a pending folder, which keeps finished suites after a kill, then fill the stages, whose locks the
     caller holds.
 
     Returns what a server left unanswered in part: that is no finished stage, and the next evaluation asks for the rest.
     """
     from eval_suites.asking.run import Out
-    from eval_suites.asking.run import evaluate as run_suites
     from eval_suites.backends.remote import is_endpoint
 
     pending = place.scratch / f"evaluate-{fingerprint(sorted(s.fingerprint for s in stages.values()))}"
     asked = [one for one in section.suites if suite_name(one) in stages]
-    measured = run_suites(subject.model, asked, section=section, template=_form(subject), mirror=place.mirror,
-                          out=Out(pending, cache, stop, server_key()))
-    partial = {name: result for name, result in measured.items() if is_endpoint(subject.model.path)
+    served = is_endpoint(subject.model.path)
+    found = measured(Asked(subject.model, section, _form(subject), place.mirror), asked,
+                     Out(pending, cache, against if section.looks > 1 else None, server_key() if served else None),
+                     processes_of(subject.model, section))
+    partial = {name: result for name, result in found.items() if served
                and any(item.score is None and not item.metrics for item in result.items)}
     for name, stage in stages.items():
         if name not in partial:
-            result = measured[name]
+            result = found[name]
             write_results(stage.fresh(), result)
             stage.finish({"suite": result.suite, "score": result.score, "protocol": result.protocol_hash,
                           "pace": evaluation_pace(subject.model, result, place)}, result.seconds)
@@ -307,10 +286,9 @@ def floors(subject: Subject, results: Mapping[str, SuiteResult], section: EvalSe
         [outside(chosen, section, place.mirror) for chosen in named_suites(section.suites).values()]))
 
     def make(_: Path) -> dict[str, object]:
-        from eval_suites.asking.again import floors as measure
-
         log.info("A/A floor of %s: %d items of each suite asked again", subject.label, section.floor_items)
-        found = measure(subject.model, results, section, _form(subject), place.mirror)
+        found = floors_of(Asked(subject.model, section, _form(subject), place.mirror), results,
+                          processes_of(subject.model, section))
         return {name: list(floor) for name, floor in found.items()}
 
     return {name: Floor(*row) for name, row in once(stage, make).result.items() if name in results}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any, NamedTuple
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from infra.children import end_with_parent
+from infra.children import end, end_with_parent
 from infra.contract import Dimension, Plan
 from infra.orchestrator import api_url
 from infra.settings import child_environment
@@ -93,13 +91,4 @@ def _in_own_process(arguments: list[str], output: Path) -> int:
             return code
         finally:
             if process.poll() is None:
-                _stop(process)
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the trial, time to save, then SIGKILL to all its processes."""
-    process.terminate()
-    try:
-        process.wait(GRACE_S)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+                end(process, GRACE_S)

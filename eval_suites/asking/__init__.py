@@ -2,6 +2,7 @@
 
 needs.py      what suites need besides a model
 run.py        all suites of an evaluation
+share.py      a share of their items, for the answers alone
 respondent.py a model ready to be asked
 expected.py   how many items a suite will ask, before any model is loaded
 opened.py     the items of one suite, opened for one model

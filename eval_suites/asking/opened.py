@@ -52,8 +52,12 @@ def open_suite(chosen: Suite, subject: Respondent, section: EvalSection, mirror:
     """The suite's items.
 
     Raises:
-        EvalError: items cannot be read, or a server is to give likelihoods.
+        EvalError: items cannot be read, the suite needs a chat template and there is none, or a server is to give
+            likelihoods.
     """
+    if chosen.through_template and subject.form is None and subject.backend is not None:
+        raise EvalError(f"suite {chosen.name} asks through a chat template, and the model has none; evaluate it with "
+                        "the template of a run (template.name: chatml, for example)")
     if subject.backend is None and chosen.engine != "generate":
         raise EvalError(f"suite {chosen.name} ({chosen.engine}) needs likelihoods and prompts of its own, and a chat "
                         f"endpoint gives answers only; evaluate the weights, or suites of the engine generate")

@@ -67,7 +67,7 @@ def evaluate(model: ModelSection, suites: Sequence[str], *, section: EvalSection
     folder, cache, stop, key = out if isinstance(out, Out) else Out(out)
     chosen = [suite(name) for name in suites]
     identity = identity_of(model, mirror)
-    form = template or (own_form(model, mirror) if any(one.through_template for one in chosen) else None)
+    form = form_of(chosen, model, template, mirror)
     subject = None
     found: dict[str, SuiteResult] = {}
     for one in chosen:
@@ -83,6 +83,12 @@ def evaluate(model: ModelSection, suites: Sequence[str], *, section: EvalSection
     return found
 
 
+def form_of(chosen: Sequence[Suite], model: ModelSection, template: ChatForm | None, mirror: Path | None
+            ) -> ChatForm | None:
+    """The template that is asked through: the given one, else the model's own where a suite needs one."""
+    return template or (own_form(model, mirror) if any(one.through_template for one in chosen) else None)
+
+
 def run_suite(chosen: Suite, subject: Respondent, section: EvalSection, asked: Mapping[str, Any], *,
               mirror: Path | None, stop: Stop | None = None) -> SuiteResult:
     """One suite on a loaded model, in `section.looks` parts where `stop` may end it early.
@@ -90,9 +96,6 @@ def run_suite(chosen: Suite, subject: Respondent, section: EvalSection, asked: M
     Raises:
         EvalError: items cannot be read, the suite needs a chat template and there is none, or nothing is finite.
     """
-    if chosen.through_template and subject.form is None and subject.backend is not None:
-        raise EvalError(f"suite {chosen.name} asks through a chat template, and the model has none; evaluate it with "
-                        "the template of a run (template.name: chatml, for example)")
     started = time.monotonic()
     asking = open_suite(chosen, subject, section, mirror)
     looks = section.looks if stop is not None else 1
