@@ -42,12 +42,12 @@ def train(config: ExperimentConfig, prepared: Done, place: Workspace, follow: Ca
     def make(out: Path) -> dict[str, object]:
         kl, known = config.train.kl, inputs
         if kl.beta > 0 and kl.reference == "cache":
-            # Shared by all trials of a sweep: it hangs on the base, the data and k alone.
+            # Shared by all trials of a sweep: it hangs on the base and the data alone.
             kept = place.stages.open("reference", fingerprint(
-                "reference", version("reference"), *_read(config, prepared, place), kl.top_k))
+                "reference", version("reference"), *_read(config, prepared, place)))
             with kept.lock():
                 known = with_reference(inputs, config.train, kept.resume())
-                kept.finish({"top_k": kl.top_k})
+                kept.finish({})
         engine = engine_of(config.train, _probe(config, prepared, place) if config.train.probe.suites else None)
         report = engine(known, config.train, out, on_events=follow, sync_every_s=config.tracking.sync_every_s)
         return {**json.loads(json.dumps(asdict(report), default=str)), "pace": training_pace(config, where)}

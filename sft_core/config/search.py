@@ -38,8 +38,6 @@ _IDLE = (
     _Idle("train.replay", lambda train: not train.wants_replay, ("train.replay.lambda", "train.kl.beta"),
           "train.replay.lambda is 0 and no KL looks at replay text"),
     _Idle("train.kl", lambda train: not train.kl.beta, ("train.kl.beta",), "train.kl.beta is 0"),
-    _Idle("train.kl.top_k", lambda train: train.kl.reference != "cache", ("train.kl.reference",),
-          "train.kl.reference is not cache"),
     _Idle("train.optim.decay_share", lambda train: train.optim.schedule != "wsd", ("train.optim.schedule",),
           "train.optim.schedule is not wsd"),
     _Idle("train.stopping", lambda train: not train.stopping.patience, ("train.stopping.patience",),

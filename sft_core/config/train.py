@@ -88,11 +88,9 @@ class KlSection(Section):
     keeps everything that the base would say."""
     reference: KlReference = "copy"
     """Where the base comes from. `copy`: a frozen second model, in the compute precision (adapters need none: they
-    are switched off); `offload`: the copy stays in main memory; `cache`: the base's `top_k` likeliest tokens and the
-    mass of all others, computed once per base and data and reused over epochs and trials."""
-    top_k: Positive = 512
-    """Tokens kept per position with `reference: cache`, 8 bytes each. What the KL may fall short of the exact one is
-    logged (`kl_short`), with a warning where it is more than the KL itself."""
+    are switched off); `offload`: the copy stays in main memory; `cache`: the base's last hidden states at trained
+    positions, computed once per base and data and reused over epochs and trials, and its LM head; the KL is as exact
+    as with `copy`."""
 
     @property
     def streams(self) -> tuple[str, ...]:

@@ -66,7 +66,7 @@ class Forecast:
     weights: int
     gradients: int
     moments: int
-    reference: int  # the frozen base of a KL
+    reference: int  # the frozen base of a KL, or its head
     reference_elsewhere: int  # the same in main memory, with kl.reference: offload
     copies: int  # in main memory, of the first process: what checkpoints are written from, where there is room for it
     casts: int  # weights in the compute precision
@@ -75,7 +75,7 @@ class Forecast:
     peak: int
     checkpoints: int  # on disk, while one more is written
     model: int  # on disk, with the adapter
-    kept: int  # on disk: what the base said, with kl.reference: cache
+    kept: int  # on disk: states of the base, with kl.reference: cache
 
     @property
     def disk(self) -> int:
@@ -112,8 +112,7 @@ def forecast(shape: Architecture, section: TrainSection, work: Pass, place: Plac
     narrow = section.weights == "bfloat16"
     gradients = (FLOAT * shape.trained - 2 * narrow * min(shape.low, shape.trained)) // shared
     moments = _moments(shape, section)
-    copied = section.kl.beta > 0 and section.method == "full" and section.kl.reference != "cache"
-    reference = _held(shape, place) // shared if copied else 0
+    reference = _reference(shape, section, place) // shared
     elsewhere = section.kl.reference == "offload" and place.device == "cuda"
     casts = _casts(shape, section, place)
     activations = _activations(shape, section, work, place)
@@ -136,7 +135,7 @@ def forecast(shape: Architecture, section: TrainSection, work: Pass, place: Plac
         max(resident + max(at_head, at_update), shared * (weights + reference)),
         checkpoints=state * (section.keep_checkpoints + 1) + best,
         model=shape.stored + (FLOAT * shape.trained if section.method == "lora" else 0),
-        kept=(8 * min(section.kl.top_k, shape.vocabulary - 1) + 8) * kept_positions)
+        kept=place.dtype.itemsize * shape.hidden * kept_positions)
 
 
 def remedies(inputs: TrainInputs, section: TrainSection, course: Course, place: Place) -> str:
@@ -207,10 +206,21 @@ def _pass(stream: Stream, rows: tuple[tuple[int, ...], ...], several: bool) -> P
                 tuple(stream.tokens[i] for i in used), sum(stream.trained[i] for i in used), several)
 
 
+def _each(shape: Architecture, place: Place) -> int:
+    """Bytes of a product's weight that is not trained."""
+    return min(shape.held, FLOAT) if place.dtype.itemsize < FLOAT else FLOAT
+
+
+def _reference(shape: Architecture, section: TrainSection, place: Place) -> int:
+    """Bytes of the base of a KL that is there beside the model."""
+    if section.kl.beta == 0 or section.method == "lora":
+        return 0
+    return _each(shape, place) * shape.head if section.kl.reference == "cache" else _held(shape, place)
+
+
 def _held(shape: Architecture, place: Place) -> int:
     """Bytes of all weights of a base that is not trained itself, with its adapters."""
-    each = min(shape.held, FLOAT) if place.dtype.itemsize < FLOAT else FLOAT
-    return each * shape.low + FLOAT * (shape.parameters - shape.low)
+    return _each(shape, place) * shape.low + FLOAT * (shape.parameters - shape.low)
 
 
 def _weights(shape: Architecture, section: TrainSection, place: Place) -> int:
@@ -221,8 +231,7 @@ def _weights(shape: Architecture, section: TrainSection, place: Place) -> int:
     held = _held(shape, place)
     if section.lora.quantize == "none":
         return held
-    each = min(shape.held, FLOAT) if place.dtype.itemsize < FLOAT else FLOAT
-    return held - int((each - FOUR) * shape.four)
+    return held - int((_each(shape, place) - FOUR) * shape.four)
 
 
 def _moments(shape: Architecture, section: TrainSection) -> int:
@@ -296,8 +305,8 @@ def _adapters(shape: Architecture, section: TrainSection, tokens: int, low: int)
 def _logits(shape: Architecture, section: TrainSection, work: Pass, place: Place) -> int:
     """Bytes of the chunks of logits that live at once, and of the head's gradient.
 
-    Two chunks (logits and their log-softmax), four with an exact KL; one more where a chunk follows another.
+    Two chunks (logits and their log-softmax), four with a KL; one more where a chunk follows another.
     """
     chunk = min(work.trained, max(1, CHUNK_LOGITS[place.device] // shape.vocabulary))
-    alive = (4 if section.kl.beta > 0 and section.kl.reference != "cache" else 2) + (work.trained > chunk)
+    alive = (4 if section.kl.beta > 0 else 2) + (work.trained > chunk)
     return FLOAT * (alive * chunk * shape.vocabulary + shape.head * shape.head_trained)

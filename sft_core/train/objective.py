@@ -11,7 +11,6 @@ same for plain cross-entropy and was 1.6 to 3 times slower on the CPU (docs/LOG.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -26,10 +25,6 @@ CHUNK_LOGITS = {"cpu": 3 << 22, "cuda": 1 << 28}
 """Logits in one chunk (48 MiB and 1 GiB in float32); two or three tensors of this size live at a time. Each chunk adds
 a gradient as large as the head's weight, which small chunks pay for more often (docs/LOG.md)."""
 
-LEAST = -87.0
-"""Log of the smallest mass that float32 can hold; an empty rest is not told from this."""
-
-
 class Term(NamedTuple):
     """What one forward pass is to be minimised for: nll · Σ wᵢ·CEᵢ + kl · Σ KLᵢ."""
 
@@ -43,24 +38,10 @@ class Term(NamedTuple):
 
 
 class Base(NamedTuple):
-    """What the base model says at the selected positions, exactly."""
+    """What the base model says at the selected positions: its last hidden states, and the head that reads them."""
 
     hidden: Tensor  # [n, hidden]
     head: Head
-
-
-class TopK(NamedTuple):
-    """What the base model says at the selected positions, kept: its k likeliest tokens and the mass of all others.
-
-    KL over these k + 1 outcomes is never above the exact one (data-processing inequality, Cover & Thomas 2006, 2.8).
-    It falls short by P·KL(θ ‖ base | other tokens) ≤ P · (log Q − floor), P and Q being what θ and base give to all
-    others (reverse; in the forward direction with Q in front and θ's own floor and P behind).
-    """
-
-    ids: Tensor  # [n, k] long
-    log_probs: Tensor  # [n, k]
-    rest: Tensor  # [n] log Q
-    floor: Tensor  # [n] log-probability of the least likely token
 
 
 class Sums(NamedTuple):
@@ -69,7 +50,6 @@ class Sums(NamedTuple):
     loss: Tensor  # what `Term` asks for
     nll: Tensor  # Σ wᵢ·CEᵢ
     kl: Tensor  # Σ KLᵢ; 0 without a reference
-    kl_short: Tensor  # bound on what `kl` may fall short of the exact sum; 0 when it is exact
 
 
 def chosen(targets: Tensor) -> Tensor:
@@ -77,7 +57,7 @@ def chosen(targets: Tensor) -> Tensor:
     return torch.nonzero(targets.reshape(-1) != IGNORE).squeeze(1)
 
 
-def sums(hidden: Tensor, head: Head, targets: Tensor, term: Term, reference: Base | TopK | None = None,
+def sums(hidden: Tensor, head: Head, targets: Tensor, term: Term, reference: Base | None = None,
          chunk: int | None = None) -> Sums:
     """Cross-entropy and KL of the selected positions with the gradient that `term` asks for.
 
@@ -102,25 +82,11 @@ def sums(hidden: Tensor, head: Head, targets: Tensor, term: Term, reference: Bas
     return Sums(loss, *rest)
 
 
-def top_k(hidden: Tensor, head: Head, k: int) -> TopK:
-    """What `TopK` keeps of a base, from its hidden states [n, hidden]; in chunks, without gradient."""
-    size = max(1, CHUNK_LOGITS[hidden.device.type] // _vocabulary(head, hidden))
-    parts = []
-    with torch.no_grad():
-        for start in range(0, hidden.shape[0], size):
-            log_probs = _log_softmax(head(hidden[start : start + size]))
-            best = log_probs.topk(k, dim=-1)
-            floor = log_probs.amin(-1)
-            rest = log_probs.scatter(1, best.indices, -torch.inf).logsumexp(-1).clamp_min(LEAST)
-            parts.append((best.indices, best.values, rest, floor))
-    return TopK(*(torch.cat(column) for column in zip(*parts, strict=True)))
-
-
 class _Work(NamedTuple):
     head: Head
     targets: Tensor
     term: Term
-    reference: Base | TopK | None
+    reference: Base | None
     chunk: int
 
 
@@ -209,44 +175,38 @@ class _LinearGradients:
 def _run(work: _Work, hidden: Tensor, gradients: _AnyGradients | _LinearGradients | None) -> tuple[Tensor, ...]:
     n, dtype = hidden.shape[0], torch.float64 if hidden.dtype == torch.float64 else torch.float32
     zero = torch.zeros((), dtype=dtype, device=hidden.device)
-    nll = kl = short = zero
+    nll = kl = zero
     for start in range(0, n, work.chunk):
         part = slice(start, start + work.chunk)
         logits = work.head(hidden[part]) if gradients is None else gradients.logits(hidden[part])
         ours = _log_softmax(logits)
         del logits
-        slopes = []
         more = None
-        if isinstance(work.reference, TopK):
-            drift, slope, off = _coarse(ours, TopK(*(column[part] for column in work.reference)), work.term)
-            kl, short = kl + drift, short + off
-            slopes.append(slope)
-        elif work.reference is not None:
+        if work.reference is not None:
             drift, more = _exact(ours, work.reference, part, work.term)
             kl = kl + drift
         loss, slope = _cross_entropy(ours, work.targets[part], work.term, part)
         nll = nll + loss
         if gradients is not None:
-            gradients.add(part, _gradient(ours, [slope, *slopes], more))
-    return work.term.nll * nll + work.term.kl * kl, nll, kl, short
+            gradients.add(part, _gradient(ours, slope, more))
+    return work.term.nll * nll + work.term.kl * kl, nll, kl
 
 
 class _Slope(NamedTuple):
-    """A gradient with respect to logits that is a·p + b at every token, and something more at a few."""
+    """A gradient with respect to logits that is a·p + b at every token, and something more at one."""
 
     a: Tensor  # [m]
     b: Tensor | None  # [m]
-    at: Tensor  # [m, few]
-    more: Tensor  # [m, few]
+    at: Tensor  # [m, 1]
+    more: Tensor  # [m, 1]
 
 
-def _gradient(ours: Tensor, slopes: list[_Slope], dense: Tensor | None) -> Tensor:
-    """The sum of slopes and of a dense gradient [m, vocabulary]; uses `ours`, the log-probabilities, up."""
-    grad = ours.exp_().mul_(torch.stack([slope.a for slope in slopes]).sum(0)[:, None])
-    for slope in slopes:
-        grad.scatter_add_(1, slope.at, slope.more)
-        if slope.b is not None:
-            grad.add_(slope.b[:, None])
+def _gradient(ours: Tensor, slope: _Slope, dense: Tensor | None) -> Tensor:
+    """The sum of a slope and of a dense gradient [m, vocabulary]; uses `ours`, the log-probabilities, up."""
+    grad = ours.exp_().mul_(slope.a[:, None])
+    grad.scatter_add_(1, slope.at, slope.more)
+    if slope.b is not None:
+        grad.add_(slope.b[:, None])
     return grad if dense is None else grad.add_(dense)
 
 
@@ -273,30 +233,6 @@ def _exact(ours: Tensor, base: Base, part: slice, term: Term) -> tuple[Tensor, T
     kl = (p * gap).sum(-1, keepdim=True)
     # d/dz Σ p·(log p − log q) = p · (log p − log q − KL): the derivative of log p itself adds up to zero.
     return kl.sum(), gap.sub_(kl).mul_(p).mul_(term.kl)
-
-
-def _coarse(ours: Tensor, base: TopK, term: Term) -> tuple[Tensor, _Slope, Tensor]:
-    """Σ KLᵢ over k tokens and all others as one outcome, the slope of `term.kl` times it, and the bound.
-
-    With G = log P − log Q of the outcome that a token belongs to, the reverse slope is p · (G − KL); the forward one is
-    p − q at the k tokens and p · (1 − Q/P) at all others.
-    """
-    log_p = ours.gather(1, base.ids)
-    log_q = base.log_probs.to(ours)
-    rest_q = base.rest.to(ours)
-    rest_p = (1.0 - log_p.exp().sum(-1)).clamp_min(math.exp(LEAST)).log()
-    if term.direction == "forward":
-        kl = (log_q.exp() * (log_q - log_p)).sum(-1) + rest_q.exp() * (rest_q - rest_p)
-        others = 1.0 - (rest_q - rest_p).exp()
-        more = log_p.exp() * (1.0 - others[:, None]) - log_q.exp()
-        short = rest_q.exp() * (rest_p - ours.amin(-1))
-    else:
-        gap, rest_gap = log_p - log_q, rest_p - rest_q
-        kl = (log_p.exp() * gap).sum(-1) + rest_p.exp() * rest_gap
-        others = rest_gap - kl
-        more = log_p.exp() * (gap - rest_gap[:, None])
-        short = rest_p.exp() * (rest_q - base.floor.to(ours))
-    return kl.sum(), _Slope(term.kl * others, None, base.ids, term.kl * more), short.clamp_min(0.0).sum()
 
 
 def _log_softmax(logits: Tensor) -> Tensor:

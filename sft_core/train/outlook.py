@@ -102,9 +102,13 @@ class Outlook:
         trained."""
         section = self.section
         passes = 3 if section.method == "full" else 2
-        passes += section.gradient_checkpointing + (section.kl.beta > 0 and section.kl.reference != "cache")
+        kept = section.kl.reference == "cache"
+        passes += section.gradient_checkpointing + (section.kl.beta > 0 and not kept)
         looked = self.validations * sum(self.data.validation.tokens)
-        return self.work_of_token * (passes * (self.trained.tokens + self.replayed.tokens) + looked)
+        # The head reads what was kept of the base.
+        read = (self.trained.trained_tokens + self.replayed.trained_tokens) * (section.kl.beta > 0 and kept)
+        return self.work_of_token * (passes * (self.trained.tokens + self.replayed.tokens) + looked) + (
+            2.0 * self.shape.head * read)
 
 
 def look_ahead(inputs: TrainInputs, section: TrainSection, disk: Path, grow: float = 1.0) -> Outlook:

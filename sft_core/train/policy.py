@@ -1,8 +1,8 @@
 """The model that is trained together with the base that it is measured against; one forward makes the sums.
 
-The base is free for adapters (they are switched off), a frozen second copy otherwise, or what was kept of it earlier
-(`sft_core/reference.py`). Everything that a step computes goes through `Policy.forward`, so that a wrapper that hooks
-into `forward` (DDP, FSDP) sees all of it.
+The base is free for adapters (they are switched off), a frozen second copy otherwise, or its head with the states that
+were kept of it earlier (`sft_core/train/reference.py`). Everything that a step computes goes through `Policy.forward`,
+so that a wrapper that hooks into `forward` (DDP, FSDP) sees all of it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from sft_core.model.proof import Rows, attending, choose_backend, evaluating
 from sft_core.model.reach import freeze, idle_modules, unreached
 from sft_core.model.segments import flatten
 from sft_core.model.sending import sent
-from sft_core.train.objective import Base, Sums, Term, TopK, chosen, sums
+from sft_core.train.objective import Base, Head, Sums, Term, chosen, sums
 from sft_core.train.pack import Batch
 
 
@@ -52,7 +52,7 @@ class Micro(NamedTuple):
     places: Tensor  # [n] flat indices of the positions with a target
     targets: Tensor  # [n]
     weights: Tensor | None = None  # [n] weight of each target; None: all 1
-    kept: TopK | None = None  # the base at these positions, where it was kept
+    kept: Tensor | None = None  # [n, hidden] states of the base at these positions, where they were kept
 
 
 class Policy(nn.Module):
@@ -62,8 +62,8 @@ class Policy(nn.Module):
                  dtype: torch.dtype = torch.float32, kept_as_is: int = 0) -> None:
         """`reference`: where the base of a KL comes from, None without a KL.
 
-        `copy` and `offload` copy the model as it is now, frozen; with adapters nothing is copied, `cache` needs no base
-        at all. `dtype`: of the products. `kept_as_is`: how many numbers of the model text does not reach.
+        `copy` and `offload` copy the model as it is now, frozen, `cache` its head alone; with adapters nothing is
+        copied. `dtype`: of the products. `kept_as_is`: how many numbers of the model text does not reach.
         """
         super().__init__()
         self.kept_as_is = kept_as_is
@@ -74,6 +74,9 @@ class Policy(nn.Module):
         self._offload = reference == "offload"
         if reference in ("copy", "offload") and not self._adapters:
             self.reference = copy.deepcopy(model).eval().requires_grad_(False)
+        self.base_head: nn.Module | None = None
+        if reference == "cache" and not self._adapters:
+            self.base_head = copy.deepcopy(head_of(model)).requires_grad_(False)
 
     def compile_layers(self) -> None:
         """Compile every layer of the tuned model, for rows of any length."""
@@ -87,6 +90,8 @@ class Policy(nn.Module):
             self.reference.to(device)
         elif self.reference is not None:
             cpu_offload(self.reference, execution_device=device)
+        if self.base_head is not None:
+            self.base_head.to(device)
         return self
 
     @property
@@ -94,12 +99,12 @@ class Policy(nn.Module):
         """Where the parameters lie."""
         return next(self.model.parameters()).device
 
-    def micro(self, batch: Batch, weights: Tensor | None = None, kept: TopK | None = None) -> Micro:
+    def micro(self, batch: Batch, weights: Tensor | None = None, kept: Tensor | None = None) -> Micro:
         """Bring a batch to the device. What is selected is found on the CPU, so that no step waits for the device.
 
         Args:
             weights: [n] weights of the positions that have a target, in order; None: all 1.
-            kept: the base at these positions.
+            kept: [n, hidden] states of the base at these positions.
         """
         ids, targets, positions, segments = batch
         if self.backend != "mask":
@@ -110,11 +115,11 @@ class Policy(nn.Module):
         ids, positions, places, targets = (self._sent(x) for x in (ids, positions, places, targets))
         return Micro(ids, positions, isolation(self.model, self.backend, segments, self.device), places, targets,
                      None if weights is None else self._sent(weights),
-                     None if kept is None else TopK(*map(self._sent, kept)))
+                     None if kept is None else self._sent(kept))
 
     def forward(self, micro: Micro, term: Term) -> Sums:
         """The sums over the selected positions, in nats, and the graph of what `term` asks for."""
-        reference = micro.kept or self.base(micro) if term.kl else None
+        reference = self.base(micro) if term.kl else None
         with self.autocast():
             return sums(self.selected(self.model, micro), head_of(self.model), micro.targets,
                         term._replace(weights=micro.weights), reference)
@@ -129,15 +134,15 @@ class Policy(nn.Module):
     @torch.no_grad()
     def base(self, micro: Micro) -> Base:
         """What the base says at the selected positions."""
+        if micro.kept is not None:
+            return Base(micro.kept, self.base_head or _frozen_head(self.model))
         # An autocast of its own: casts that were cached under no_grad carry no graph and must not be met again.
         with self.autocast():
             if self.reference is not None:
                 return Base(self.selected(self.reference, micro), head_of(self.reference))
             with self._adapters_off():
                 hidden = self.selected(self.model, micro)
-        head = head_of(self.model)
-        return Base(hidden, ScaledHead(_frozen(head.head), head.factor, head.cap) if isinstance(head, ScaledHead)
-                    else _frozen(head))
+        return Base(hidden, _frozen_head(self.model))
 
     @contextmanager
     def speaking(self) -> Iterator[nn.Module]:
@@ -217,12 +222,20 @@ def make_policy(loaded: LoadedModel, model_section: ModelSection, section: Train
     policy = Policy(model, backend=backend, reference=section.kl.reference if section.kl.beta > 0 else None,
                     dtype=dtype, kept_as_is=kept)
     held = held_dtype(loaded.folder) if dtype in HALVES else dtype
-    if policy.reference is not None and held in HALVES:
-        narrow(policy.reference, held, loaded.whole)
+    for frozen in (policy.reference, policy.base_head):
+        if frozen is not None and held in HALVES:
+            narrow(frozen, held, loaded.whole)
     return policy.place(device)
 
 
-def _frozen(head: nn.Module) -> nn.Module:
-    """The head of the base: it is called when adapters are on again, so what they wrap is taken out."""
+def _frozen_head(model: nn.Module) -> Head:
+    """The head of the base under adapters, with what the model does to its logits."""
+    head = head_of(model)
+    return ScaledHead(_unwrapped(head.head), head.factor, head.cap) if isinstance(head, ScaledHead) else (
+        _unwrapped(head))
+
+
+def _unwrapped(head: nn.Module) -> nn.Module:
+    """It is called when adapters are on again, so what they wrap is taken out."""
     inner: nn.Module | None = getattr(head, "base_layer", None) or getattr(head, "original_module", None)
     return head if inner is None else inner

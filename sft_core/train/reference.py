@@ -1,12 +1,14 @@
-"""What the base says about the training data, kept once: its k likeliest tokens and the mass of all others.
+"""What the base makes of the training data, kept once: its last hidden states at the positions that have a target.
 
 One folder per stream of examples, written by `keep` and read by `KeptBase`; every selected position of every example
-stands at a fixed place, so that any packing, epoch and trial can use it. 8·k + 8 bytes per trained token.
+stands at a fixed place, so that any packing, epoch and trial can use it. With the base's LM head they are all that its
+distribution hangs on. A position takes as many bytes as the model is wide, times 2 where the products are in bfloat16
+(the head would round the states to that anyhow) and times 4 elsewhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -19,7 +21,7 @@ from torch import Tensor
 from sft_core.config.train import KlSection, TrainSection
 from sft_core.errors import DamagedFile, DataError
 from sft_core.model.held import load_as_stored
-from sft_core.model.load import model_identity
+from sft_core.model.load import compute_dtype, model_identity, resolve_device
 from sft_core.model.proof import Rows
 from sft_core.model.release import giving_back
 from sft_core.progress import progress
@@ -28,56 +30,52 @@ from sft_core.stopping import check
 from sft_core.train import pulse
 from sft_core.train.course import Packing, Stream
 from sft_core.train.inputs import TrainInputs, data_digest, read_data, served_template
-from sft_core.train.objective import TopK, top_k
 from sft_core.train.pack import collate
 from sft_core.train.policy import Policy, make_policy
 
-COLUMNS = {"ids": np.int32, "log_probs": np.float32, "rest": np.float32, "floor": np.float32}
-MARK = "kept.json"
+FILE, MARK = "hidden.npy", "kept.json"
 ROWS = 4  # rows in one forward pass
 
 
-def keep(policy: Policy, stream: Stream, packing: Packing, k: int, folder: Path) -> None:
-    """Write what `policy`'s model, which is the base, says at every position of `stream` that has a target.
-
-    Args:
-        k: likeliest tokens; a smaller vocabulary has all but one of its tokens kept, the last is the rest.
+def keep(policy: Policy, stream: Stream, packing: Packing, folder: Path) -> None:
+    """Write the last hidden states of `policy`'s model, which is the base, at every position of `stream` that has a
+    target.
 
     Raises:
         DataError: the folder cannot be written.
     """
-    total, k = sum(stream.trained), min(k, _vocabulary(policy) - 1)
+    total, starts, each = sum(stream.trained), _starts(stream), 0
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        columns = {name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype,
-                                                   (total, k) if name in ("ids", "log_probs") else (total,))
-                   for name, dtype in COLUMNS.items()}
-        starts = _starts(stream)
-        for rows, found in _said(policy, stream, packing, k):
-            begin = 0
-            for example in rows:
-                span = slice(starts[example], starts[example] + stream.trained[example])
-                size = stream.trained[example]
-                for name, values in found._asdict().items():
-                    columns[name][span] = values[begin : begin + size].cpu().numpy()
-                begin += size
-        for column in columns.values():
-            column.flush()
+        with (folder / FILE).open("wb") as file:  # written, not mapped: a full disk is then an error and no signal
+            for rows, hidden in _said(policy, stream, packing):
+                states = (hidden.view(torch.int16) if hidden.dtype == torch.bfloat16 else hidden).cpu().numpy()
+                if not each:
+                    np.lib.format.write_array_header_1_0(file, {
+                        "descr": states.dtype.str, "fortran_order": False, "shape": (total, states.shape[1])})
+                    first, each = file.tell(), states.itemsize * states.shape[1]
+                begin = 0
+                for example in rows:
+                    size = stream.trained[example]
+                    file.seek(first + starts[example] * each)
+                    file.write(states[begin : begin + size].tobytes())
+                    begin += size
     except OSError as error:
-        raise DataError(f"cannot write the kept base to {folder}: {error}; it takes {(8 * k + 8) * total:,} bytes; "
-                        "free some space, lower train.kl.top_k, or use train.kl.reference: copy") from error
+        raise DataError(f"cannot write the states of the base to {folder}: {error}; they take {each * total:,} bytes; "
+                        "free some space, or use train.kl.reference: copy") from error
 
 
 def with_reference(inputs: TrainInputs, section: TrainSection, folder: Path) -> TrainInputs:
     """The inputs with a kept base for every stream that the KL looks at, where `kl.reference: cache` asks for it.
 
-    What `inputs.kept` or `folder` already holds for the same base, data and k is used as it is.
+    What `inputs.kept` or `folder` already holds for the same base, data and precision is used as it is.
     """
     if not section.kl.streams or section.kl.reference != "cache":
         return inputs
     kept = {name: inputs.kept.get(name, folder / name) for name in section.kl.streams}
     stamp = {"base": model_identity(inputs.model, inputs.mirror)["digest"], "data": data_digest(inputs.prepared),
-             "top_k": section.kl.top_k, "quantize": section.lora.quantize}
+             "precision": str(compute_dtype(inputs.model, resolve_device(inputs.model))),
+             "quantize": section.lora.quantize}
     pulse.at("asking the base", long=True)
     with pulse.first_before_others():
         lacking = [name for name, place in kept.items() if _mark(place) != stamp]
@@ -95,7 +93,7 @@ def _keep_all(inputs: TrainInputs, section: TrainSection, places: Mapping[str, P
                          rows=Rows(inputs.pack, inputs.max_tokens))
     packing = Packing(inputs.max_tokens, inputs.pack, inputs.seed)
     for name, place in places.items():
-        keep(policy, data.course.streams[name], packing, section.kl.top_k, place)
+        keep(policy, data.course.streams[name], packing, place)
         write_json(place / MARK, stamp)
 
 
@@ -111,29 +109,25 @@ class KeptBase:
 
     def __init__(self, folder: Path, stream: Stream) -> None:
         """Raises DataError when it is missing, damaged, or of other data."""
-        self._starts, self._trained = _starts(stream), stream.trained
+        self._starts = _starts(stream)
         try:
-            self._columns = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in COLUMNS}
-        except (OSError, ValueError) as error:
-            raise DataError(f"the kept base in {folder} cannot be read: {error}; delete the folder and start the run "
-                            "again") from error
-        if len(self._columns["ids"]) != sum(self._trained):
-            raise DataError(f"the kept base in {folder} has {len(self._columns['ids'])} positions, the data "
-                            f"{sum(self._trained)}; delete the folder and start the run again")
+            self._states = np.load(folder / FILE, mmap_mode="r")
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"the states of the base in {folder} cannot be read: {error}; delete the folder and start "
+                            "the run again") from error
+        if len(self._states) != self._starts[-1]:
+            raise DataError(f"the states of the base in {folder} are of {len(self._states)} positions, the data has "
+                            f"{self._starts[-1]}; delete the folder and start the run again")
 
-    def look_up(self, examples: Iterable[int]) -> TopK:
-        """The positions of these examples, in order, on the CPU."""
-        at = [n for i in examples for n in range(self._starts[i], self._starts[i] + self._trained[i])]
-        return TopK(*(self._column(name, at) for name in COLUMNS))
-
-    def _column(self, name: str, at: Sequence[int]) -> Tensor:
-        values: Any = self._columns[name][at]
-        found = torch.from_numpy(values)
-        return found.long() if name == "ids" else found
+    def look_up(self, examples: Iterable[int]) -> Tensor:
+        """States [n, hidden] at the positions of these examples, in order, on the CPU."""
+        found = torch.from_numpy(np.concatenate([self._states[slice(*self._starts[i : i + 2])] for i in examples]))
+        return found.view(torch.bfloat16) if found.dtype == torch.int16 else found
 
 
 @torch.no_grad()
-def _said(policy: Policy, stream: Stream, packing: Packing, k: int) -> Iterable[tuple[list[int], TopK]]:
+def _said(policy: Policy, stream: Stream, packing: Packing) -> Iterable[tuple[list[int], Tensor]]:
+    """Examples, and the states [n, hidden] at their positions in the precision that the head reads them in."""
     policy.eval()
     rows = packing.rows(stream.examples, "reference", 0)
     with progress("asking the base", len(rows), "rows") as bar:
@@ -142,17 +136,10 @@ def _said(policy: Policy, stream: Stream, packing: Packing, k: int) -> Iterable[
             part = rows[start : start + ROWS]
             examples = [[stream.examples[i] for i in row] for row in part]
             width = max(sum(stream.tokens[i] for i in row) for row in part)
-            micro = policy.micro(collate(examples, width, 0))
-            base = policy.base(micro)
-            with policy.autocast():
-                found = top_k(base.hidden, base.head, k)
-            yield [i for row in part for i in row], found
+            hidden = policy.base(policy.micro(collate(examples, width, 0))).hidden
+            yield [i for row in part for i in row], hidden.to(torch.bfloat16) if policy.dtype == torch.bfloat16 else (
+                hidden)
             bar.advance(len(part))
-
-
-def _vocabulary(policy: Policy) -> int:
-    model: Any = policy.model
-    return int(model.get_output_embeddings().weight.shape[0])
 
 
 def _starts(stream: Stream) -> list[int]:

@@ -28,7 +28,7 @@ from sft_core.model.sending import sent
 from sft_core.templates.render import IGNORE
 from sft_core.train import pulse
 from sft_core.train.course import Counts, Row, Stream
-from sft_core.train.objective import Term, TopK
+from sft_core.train.objective import Term
 from sft_core.train.optim import learning_rate, set_rate
 from sft_core.train.policy import Micro
 from sft_core.train.shortage import told_when_short
@@ -46,7 +46,6 @@ class Losses:
     sft: float
     replay: float | None
     kl: float | None
-    kl_short: float | None = None  # with kept base: bound on what `kl` may fall short of the exact one
 
 
 class Taken(NamedTuple):
@@ -87,7 +86,6 @@ class _Sums(NamedTuple):
     sft: float  # nats, weighted
     replay: float  # nats, weighted
     kl: float  # nats
-    kl_short: float  # nats
     rows: float
     tokens: float
     trained_tokens: float
@@ -182,7 +180,7 @@ class Stepper:
         bench = self.bench
         parts = list(self._parts(step))
         self._seen.clear()
-        terms = torch.zeros(4, dtype=torch.float64, device=bench.policy.device)
+        terms = torch.zeros(3, dtype=torch.float64, device=bench.policy.device)
         done, replayed = Counts(), Counts()
         ahead, self._ahead = self._ahead, None
         for at, part in enumerate(parts):
@@ -198,7 +196,7 @@ class Stepper:
             nll = found.nll.detach()
             none = torch.zeros_like(nll)
             by_stream = (none, nll) if part.is_replay else (nll, none)
-            terms += torch.stack([*by_stream, found.kl.detach(), found.kl_short.detach()])
+            terms += torch.stack([*by_stream, found.kl.detach()])
             if part.is_replay:
                 replayed = replayed + laid.counts
             else:
@@ -255,7 +253,7 @@ class Stepper:
             return found
         nothing = found.batch._replace(targets=torch.full_like(found.batch.targets, IGNORE))
         # Nothing of the kept base, which is not the same as no kept base: then the model would be asked for it.
-        kept = None if found.kept is None else TopK(*(column[:0] for column in found.kept))
+        kept = None if found.kept is None else found.kept[:0]
         return Collated(nothing, Counts(), part.rows, kept=kept)
 
     def _laid(self, step: int, part: _Part) -> _Laid:
@@ -276,15 +274,14 @@ class Stepper:
         course, section = self.bench.course, self.section
         sft = read.sft / course.sft.weight(course.sft.step(step))
         replay = None if course.replay is None else read.replay / course.replay.weight(course.replay.step(step))
-        kl = short = None
+        kl = None
         loss = sft + section.replay.lambda_ * (replay or 0.0)
         if section.kl.streams:
             looked_at = [course.streams[name] for name in section.kl.streams]
             tokens = sum(stream.counts(stream.step(step)).trained_tokens for stream in looked_at)
             kl = read.kl / tokens
-            short = read.kl_short / tokens if section.kl.reference == "cache" else None
             loss += section.kl.beta * kl
-        return Losses(loss, sft, replay, kl, short)
+        return Losses(loss, sft, replay, kl)
 
     def _not_finite(self, step: int, losses: Losses, grad_norm: float, rate: float) -> str:
         bad = [part for part, loss in self._seen if not part.idle and not bool(loss.isfinite())]

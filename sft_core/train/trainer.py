@@ -44,8 +44,6 @@ from sft_core.train.step import Losses, Stepper
 from sft_core.train.workbench import join, set_up
 
 log = logging.getLogger("sft")
-LOOSE_NATS = 0.2
-"""What the KL to a kept base may fall short of the exact one before it is told, where it is also more than the KL."""
 Probe = Callable[[Any, Any], Mapping[str, float]]
 """Model in evaluation mode and tokenizer → score by suite, higher is better; must leave both as they are."""
 
@@ -105,7 +103,6 @@ class _Run:
         self.step = 0  # optimiser steps done
         self.done, self.replayed = Counts(), Counts()
         self.last: Losses | None = None
-        self.told_loose = False  # that the kept base is too coarse
         self.validations: list[tuple[int, float]] = []
         self.watched: list[tuple[int, float]] = []  # (steps done, what early stopping wants low)
         self.measured: int | None = None  # steps done at the last validation and probe
@@ -168,8 +165,7 @@ class _Run:
         self.asked = taken.stop
         self.last = taken.losses
         self.done, self.replayed = self.done + taken.counts, self.replayed + taken.replay_counts
-        told = {name: value for name, value in asdict(taken.losses).items() if name != "kl_short" or value is not None}
-        self.events.write("step", step=self.step, **told, lr=taken.rate, grad_norm=taken.grad_norm,
+        self.events.write("step", step=self.step, **asdict(taken.losses), lr=taken.rate, grad_norm=taken.grad_norm,
                           tokens=self.done.tokens, trained_tokens=self.done.trained_tokens,
                           replay_tokens=self.replayed.tokens,
                           tokens_per_s=round((taken.counts.tokens + taken.replay_counts.tokens) / taken.seconds, 1))
@@ -177,22 +173,10 @@ class _Run:
 
     # Validation and early stopping
 
-    def _tell_a_loose_kl(self) -> None:
-        """Once, where the kept base has too few tokens: a KL that may be several times as large holds nothing back."""
-        last = self.last
-        if last is None or last.kl is None or last.kl_short is None or not self.first or self.told_loose:
-            return
-        if last.kl_short > max(last.kl, LOOSE_NATS):
-            self.told_loose = True
-            log.warning("the KL to the kept base is %.3g nats per token in step %d, and may fall short of the exact "
-                        "one by %.3g: the base's %d likeliest tokens are too few; raise train.kl.top_k, or set "
-                        "train.kl.reference: copy", last.kl, self.step, last.kl_short, self.section.kl.top_k)
-
     def _validate_if_due(self) -> None:
         due = self.step % self.section.validate_every_steps == 0 or self.step == self.bench.course.steps
         if not due or self.measured == self.step:
             return
-        self._tell_a_loose_kl()
         loss = None
         if self.bench.validation.examples:
             # Several processes would not agree on where to break off: they hear of the signal in the next step.

@@ -35,7 +35,6 @@ from sft_core.templates.render import IGNORE, Example
 from sft_core.train.course import Counts, Course, Row, Stream
 from sft_core.train.inputs import ServedTemplate, TrainInputs, data_digest, read_data, served_template
 from sft_core.train.memory import keep_freed_memory
-from sft_core.train.objective import TopK
 from sft_core.train.optim import make_optimizer
 from sft_core.train.pack import Batch, collate
 from sft_core.train.policy import Policy, make_policy
@@ -62,7 +61,7 @@ class Collated:
     counts: Counts
     rows: tuple[Row, ...]
     weights: Tensor | None = None  # [targets]
-    kept: TopK | None = None
+    kept: Tensor | None = None  # [targets, hidden]
 
 
 @dataclass(frozen=True)
@@ -193,7 +192,7 @@ def _spread(policy: Policy, accelerator: Accelerator, section: TrainSection, dty
     if whole:
         # Buffers never change, nor does the base, which may be lent from main memory.
         same = [name for name, _ in policy.named_buffers()]
-        same += [name for name, _ in policy.named_parameters() if name.startswith("reference.")]
+        same += [name for name, _ in policy.named_parameters() if name.startswith(("reference.", "base_head."))]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(policy, same)  # type: ignore[no-untyped-call]
         return DistributedDataParallel(policy, gradient_as_bucket_view=True)
     mesh = init_device_mesh(policy.device.type, (accelerator.num_processes,))

@@ -189,7 +189,6 @@ def test_searched_values_have_the_type_of_their_field(file: Path) -> None:
     ("train.lora.rank", (), "train.method is full"), ("train.micro_rows", (), "it changes nothing that a trial learns"),
     ("eval.batch_tokens", (), "it changes nothing"), ("gate.max_tax", (), "it changes nothing"),
     ("train.replay.tokens_per_step", (), "train.replay.lambda is 0"), ("train.optim.decay_share", (), "is not wsd"),
-    ("train.kl.top_k", ("train.kl={beta: 0.1, on: assistant}",), "train.kl.reference is not cache"),
     ("train.rows_per_step", ("train.tokens_per_step=64",), "train.tokens_per_step is set"),
     ("train.stopping.min_delta", (), "patience is 0"), ("train.probe.items", (), "probes only tell")])
 def test_a_searched_field_that_changes_nothing_is_refused(file: Path, field: str, settings: tuple[str, ...], why: str

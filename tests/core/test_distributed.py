@@ -54,7 +54,7 @@ CASES: dict[str, dict[str, Any]] = {
     "always one idle": {**FULL, "rows_per_step": 1, "epochs": 0.5, "average": "example", "label_smoothing": 0.1},
     "adapters": {**FULL, "method": "lora", "lora": {"rank": 4}, "lambda_": 0.0, "on": "assistant", "micro_rows": 1},
     "adapters and head": {**FULL, "method": "lora", "lora": {"rank": 2, "modules_to_save": ["lm_head"]}},
-    "kept base": {**FULL, "kl": {"beta": 0.5, "on": "both", "reference": "cache", "top_k": 8}},
+    "kept base": {**FULL, "kl": {"beta": 0.5, "on": "both", "reference": "cache"}},
     "stopped early": {**FULL, "lr": 0.5, "epochs": 6, "validate_every_steps": 2, "stopping": {"patience": 2}},
 }
 
@@ -471,20 +471,25 @@ def test_settings_that_do_not_meet_are_refused(fields: dict[str, Any], told: str
         train_section(**fields)
 
 
-@pytest.mark.parametrize("shard", ["none", "fsdp"])
-def test_a_base_held_as_stored_is_shared_out_too(shard: str, train_inputs: TrainInputs, train_section: Section,
-                                                 make_llama: Callable[..., Any], tiny_tokenizer: Any, tmp_path: Path
-                                                 ) -> None:
-    """Frozen weights in bfloat16 and adapters in float32 in one layer."""
+AS_STORED: dict[str, dict[str, Any]] = {
+    "adapters": {"method": "lora", "lora": {"rank": 4}, "beta": 0.3, "on": "assistant"},
+    "kept base": {"kl": {"beta": 0.3, "on": "assistant", "reference": "cache"}}}
+
+
+@pytest.mark.parametrize("case", [(shard, name) for shard in SHARDS for name in AS_STORED], ids=str)
+def test_a_base_held_as_stored_is_shared_out_too(case: tuple[str, str], train_inputs: TrainInputs,
+                                                 train_section: Section, make_llama: Callable[..., Any],
+                                                 tiny_tokenizer: Any, tmp_path: Path) -> None:
+    """Frozen weights in bfloat16 beside trained ones in float32: in one layer, and of the base's head."""
     base = tmp_path / "base"
     make_llama().bfloat16().save_pretrained(base)
     tiny_tokenizer.save_pretrained(base)
     inputs = replace(train_inputs, model=ModelSection(path=str(base), device="cpu", precision="bfloat16"))
-    section = train_section(method="lora", epochs=0.5, beta=0.3, on="assistant", lora={"rank": 4})
+    section = train_section(epochs=0.5, **AS_STORED[case[1]])
     alone = train(inputs, section, tmp_path / "one")
 
     def work(rank: int) -> None:
-        report = train(inputs, _two(section, shard), tmp_path / "two")
+        report = train(inputs, _two(section, case[0]), tmp_path / "two")
         assert report.final.loss == pytest.approx(alone.final.loss, rel=2e-3)
 
     assert _in_two(work) == [0, 0]

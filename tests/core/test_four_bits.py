@@ -72,13 +72,13 @@ def test_the_merge_into_the_whole_base_is_measured_and_told(
 
 def test_the_kept_base_is_the_one_in_4_bits(low_inputs: TrainInputs, section: Callable[..., TrainSection],
                                             tmp_path: Path) -> None:
-    cached = section(kl={"beta": 0.5, "on": "assistant", "reference": "cache", "top_k": 8})
+    cached = section(kl={"beta": 0.5, "on": "assistant", "reference": "cache"})
     inputs = with_reference(low_inputs, cached, tmp_path / "kept")
     first = train(inputs, cached.model_copy(update={"epochs": 0.1}), tmp_path / "run").final
     assert first.kl == pytest.approx(0, abs=2e-3)
-    kept = np.load(tmp_path / "kept" / "train" / "log_probs.npy")
+    kept = np.load(tmp_path / "kept" / "train" / "hidden.npy")
     whole = with_reference(low_inputs, section("none", kl=cached.kl.model_dump()), tmp_path / "kept")
-    assert not np.allclose(np.load(whole.kept["train"] / "log_probs.npy"), kept, atol=1e-3), "kept anew"
+    assert not np.allclose(np.load(whole.kept["train"] / "hidden.npy"), kept, atol=1e-3), "kept anew"
 
 
 def test_in_float32_too(low_inputs: TrainInputs) -> None:

@@ -52,7 +52,7 @@ def counted(device: Ledger, inputs: Callable[..., TrainInputs], train_section: C
         fields = dict(STEPS[name])
         reference = fields.pop("reference", "copy")
         section = train_section(epochs=2, **fields)  # so that the step that is counted is as large as the others
-        section = section.model_copy(update={"kl": section.kl.model_copy(update={"reference": reference, "top_k": 8})})
+        section = section.model_copy(update={"kl": section.kl.model_copy(update={"reference": reference})})
         stepper = Stepper(set_up(with_reference(inputs(), section, tmp_path), section), section)
         for step in range(WARM):
             stepper.take(step)

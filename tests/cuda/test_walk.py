@@ -34,7 +34,7 @@ Section = Callable[..., TrainSection]
 RUNS: dict[str, dict[str, Any]] = {
     "full": {"stopping": {"patience": 9}},
     "full, kl and replay": {"beta": 0.1, "lambda_": 0.5, "on": "both"},
-    "lora, kept kl": {"method": "lora", "beta": 0.1, "on": "assistant", "kl": {"reference": "cache", "top_k": 8}},
+    "lora, kept kl": {"method": "lora", "beta": 0.1, "on": "assistant", "kl": {"reference": "cache"}},
 }
 
 
