@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.utils import logging as transformers_logging
 
 from sft_core.errors import ModelError
@@ -26,6 +27,11 @@ DAMAGED = (*UNREADABLE, IndexError, OverflowError, UnicodeDecodeError)
 """What the package `gguf` raises on a file that ends too early or holds something else than its header says."""
 WHOLE = frozenset(("F64", "F32", "F16", "BF16"))
 """Kinds of tensors that are not quantised."""
+LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 8192}
+"""How Llama 3.1 and its kin scale rotary positions; a GGUF holds the outcome, one factor for each frequency."""
+SAME = 1e-3
+"""By how much, of their size, these factors may differ from the computed ones."""
 PLAIN_SPLITS = ("default", "gpt-2")
 """Names in a GGUF of the way that GPT-2 cuts text, which is what transformers takes where it does not know a name."""
 
@@ -86,6 +92,8 @@ class _Header(NamedTuple):
     quantised: tuple[str, ...]
     split: str | None  # how its tokenizer cuts text
     end_of_turn: int | None
+    scaling: tuple[str, float]  # of rotary positions: kind and factor
+    divisors: torch.Tensor | None  # [head / 2] of rotary frequencies
 
 
 def _read(file: Path) -> _Header:
@@ -113,8 +121,13 @@ def _read(file: Path) -> _Header:
         raise ModelError(f"{file} is one of {parts} parts; put them together first (llama-gguf-split --merge)")
     kinds = [tensor.tensor_type.name for tensor in reader.tensors]
     quantised = sorted(set(kinds) - WHOLE, key=lambda kind: (-kinds.count(kind), kind))
-    return _Header(known.get("general.architecture", "of no name"), tuple(quantised), known.get("tokenizer.ggml.pre"),
-                   known.get("tokenizer.ggml.eot_token_id"))
+    architecture = known.get("general.architecture", "of no name")
+    scaling = f"{architecture}.rope.scaling"
+    divisors = [torch.tensor(tensor.data) for tensor in reader.tensors if tensor.name == "rope_freqs.weight"]
+    return _Header(architecture, tuple(quantised), known.get("tokenizer.ggml.pre"),
+                   known.get("tokenizer.ggml.eot_token_id"),
+                   (known.get(f"{scaling}.type", "none"), known.get(f"{scaling}.factor", 1.0)),
+                   divisors[0].float() if divisors else None)
 
 
 def _load(file: Path, header: _Header) -> tuple[Any, Any]:
@@ -128,7 +141,7 @@ def _load(file: Path, header: _Header) -> tuple[Any, Any]:
             file.parent, gguf_file=file.name, dtype=torch.bfloat16, output_loading_info=True,
             quantization_config=GgufConfig(dequantize=True), local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
-    except (*DAMAGED, NotImplementedError) as error:
+    except (*DAMAGED, RuntimeError) as error:
         raise ModelError(f"transformers cannot make a causal LM of {file} (architecture {header.architecture}): "
                          f"{first_line(error)}. It reads {', '.join(sorted(GGUF_SUPPORTED_ARCHITECTURES))}; take the "
                          "model's safetensors instead") from error
@@ -136,7 +149,32 @@ def _load(file: Path, header: _Header) -> tuple[Any, Any]:
         raise ModelError(f"{file}: transformers finds no weights for {len(missing)} parameters of architecture "
                          f"{header.architecture} (first: {missing[0]}); they would start at random. Take the model's "
                          "safetensors instead")
+    _scale(model.config, file, header)
     return model, tokenizer
+
+
+def _scale(config: Any, file: Path, header: _Header) -> None:
+    """Give a config the scaling of rotary positions that its file tells of: transformers reads it for few architectures
+    and leaves it out for the others.
+
+    Raises:
+        ModelError: it is of a kind that is not known here.
+    """
+    (kind, factor), divisors = header.scaling, header.divisors
+    rope = dict(getattr(config, "rope_parameters", None) or {})
+    if rope.get("rope_type", "default") != "default" or (kind == "none" and divisors is None):
+        return
+    if kind == "linear" and divisors is None:
+        config.rope_parameters = rope | {"rope_type": "linear", "factor": factor}
+        return
+    if kind == "none" and divisors is not None:
+        config.rope_parameters = rope | LLAMA3 | {"factor": float(divisors.max())}
+        ours, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
+        plain = rope["rope_theta"] ** -(torch.arange(len(ours)) / len(ours))
+        if len(divisors) == len(ours) and torch.allclose(plain / ours, divisors, rtol=SAME):
+            return
+    raise ModelError(f"{file} scales its rotary positions ({'by factors of its own' if kind == 'none' else kind}), in "
+                     "a way that cannot be read from it; take the model's safetensors instead")
 
 
 def _ends(header: _Header, tokenizer: Any) -> int | list[int] | None:

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def small(make_llama: Make) -> LlamaForCausalLM:
 
 
 def write(file: Path, model: LlamaForCausalLM, kind: str = "F32", *,  # noqa: PLR0913  (what such a file may say)
-          architecture: str = "llama", split: str = "gpt-2", chat: str | None = CHAT, skip: str = "none") -> Path:
+          architecture: str = "llama", split: str = "gpt-2", chat: str | None = CHAT, skip: str = "none",
+          more: Callable[[gguf.GGUFWriter], object] = lambda _: None) -> Path:
     """The model as llama.cpp's converter writes it: its names, and rotary halves interleaved."""
     config, writer = model.config, gguf.GGUFWriter(file, architecture)
     writer.add_context_length(config.max_position_embeddings)
@@ -51,7 +53,7 @@ def write(file: Path, model: LlamaForCausalLM, kind: str = "F32", *,  # noqa: PL
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(10000.0)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_vocab_size(len(TOKENS))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(split)
@@ -62,6 +64,7 @@ def write(file: Path, model: LlamaForCausalLM, kind: str = "F32", *,  # noqa: PL
     writer.add_eot_token_id(len(LETTERS) + 3)
     if chat:
         writer.add_chat_template(chat)
+    more(writer)
     for name, weight in model.state_dict().items():
         if name == "lm_head.weight" or skip in name:
             continue
@@ -101,6 +104,39 @@ def test_the_folder_says_what_the_file_says(make_llama: Make, tmp_path: Path) ->
     assert config["dtype"] == "bfloat16"
     assert "quantization_config" not in config
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.gguf", "made"]
+
+
+def scaled(kind: str) -> Callable[[gguf.GGUFWriter], object]:
+    def add(writer: gguf.GGUFWriter) -> None:
+        writer.add_rope_scaling_type(gguf.RopeScalingType(kind))
+        writer.add_rope_scaling_factor(4.0)
+
+    return add
+
+
+def divided(by: torch.Tensor) -> Callable[[gguf.GGUFWriter], object]:
+    return lambda writer: writer.add_tensor("rope_freqs.weight", by.float().numpy())
+
+
+def test_scaled_rotary_positions_come_along(make_llama: Make, tmp_path: Path) -> None:
+    """transformers leaves them out without a word; llama.cpp's converter writes for Llama 3.1 what its scaling divides
+    each frequency by."""
+    linear = {"rope_type": "linear", "rope_theta": 5e5, "factor": 4.0}
+    llama3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+              "original_max_position_embeddings": 8192}
+    for rope in (linear, llama3):
+        model = small(partial(make_llama, rope_parameters=rope))
+        ours = model.model.rotary_emb.inv_freq
+        more = scaled("linear") if rope is linear else divided(5e5 ** -(torch.arange(len(ours)) / len(ours)) / ours)
+        folder = import_gguf(write(tmp_path / "m.gguf", model, more=more), tmp_path / str(rope["rope_type"])).folder
+        torch.testing.assert_close(logits(loaded(folder)), logits(model), rtol=0, atol=1e-5)
+
+
+def test_a_scaling_that_cannot_be_read_is_refused(make_llama: Make, tmp_path: Path) -> None:
+    for more in (scaled("yarn"), divided(1.0 + torch.arange(4))):
+        with pytest.raises(ModelError, match="in a way that cannot be read"):
+            import_gguf(write(tmp_path / "m.gguf", small(make_llama), more=more), tmp_path / "made")
+    assert not (tmp_path / "made").exists()
 
 
 def test_tokenizer_template_and_stops_come_along(make_llama: Make, tmp_path: Path) -> None:
