@@ -55,5 +55,7 @@ def tame() -> None:
     logging.setLogRecordFactory(_Record)
     logging.raiseExceptions = False  # else Prefect's log worker writes "--- Error logging to API ---" over our lines
     logging.getLogger("sft").setLevel(logging.INFO)
+    # peft imports it wherever it is installed, and it asks for a package that is faster in 4 bits on a CPU.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     for name in TAMED:
         logging.getLogger(name).addFilter(_tell_once)

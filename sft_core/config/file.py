@@ -133,7 +133,8 @@ def checked(kind: type[Made], **values: object) -> Made:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ')}"
+        raise ConfigError("; ".join(": ".join(filter(None, (".".join(map(str, one["loc"])),
+                                                            one["msg"].removeprefix("Value error, "))))
                                     for one in error.errors())) from None
 
 

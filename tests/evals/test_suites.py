@@ -298,3 +298,16 @@ def test_a_suite_of_ones_own_has_a_name(tmp_path: Path) -> None:
             checked(EvalSection, suites=suites)
     with pytest.raises(ConfigError, match="is called 'a/b'.*no slash"):
         checked(EvalSection, suites=(write(tmp_path, [ROW], name="a/b"),))
+
+
+def test_the_example_of_the_documentation_runs_as_it_stands(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "SUITES.md").read_text()
+    section = page[page.index("## A suite of your own"):]
+    yaml_, code, row = (re.search(rf"```{kind}\n(.*?)```", section, re.DOTALL)[1] for kind in ("yaml", "python", "json"))
+    for name, text in (("my_suite.yaml", yaml_), ("my_scorer.py", code), ("my_items.jsonl", row)):
+        (tmp_path / name).write_text(text)
+    chosen = suite(str(tmp_path / "my_suite.yaml"))
+    (item,) = read_items(chosen)
+    judge = scorer_for(chosen.scorer, chosen.folder)
+    assert judge(item.kind, item.expect, str(item.reference)).value == 1.0
+    assert judge(item.kind, item.expect, "No.") == Score(0.0, {}, "without 'hello'")
