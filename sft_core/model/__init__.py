@@ -7,6 +7,7 @@ held.py       weights held as their folder has them, computing as in float32
 noise.py      what the base drops or shakes at random by its own config
 lora.py       adapters around the base
 sending.py    tensors to the device without a wait
+parts.py      a base of which every process loads its part
 release.py    GPU memory given back when models have done their work
 segments.py   attention over a line of examples without padding
 attention.py  ways to keep the examples of a batch apart

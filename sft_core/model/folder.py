@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -13,6 +13,14 @@ from safetensors import safe_open
 from sft_core.errors import ModelError
 
 KINDS = {torch.bfloat16: "BF16", torch.float16: "F16"}
+
+
+class Stored(NamedTuple):
+    """Where a weight lies."""
+
+    file: Path
+    key: str
+    shape: tuple[int, ...]
 
 
 def check_complete(folder: Path) -> None:
@@ -55,6 +63,14 @@ def stored_tensors(folder: Path, names: Set[str]) -> Iterator[tuple[str, torch.T
         with safe_open(file, "pt") as tensors:
             for name in names & set(tensors.keys()):
                 yield name, tensors.get_tensor(name)
+
+
+def places(folder: Path) -> Iterator[Stored]:
+    """Every weight of the folder; none is read."""
+    for file in weight_files(folder):
+        with safe_open(file, "pt") as tensors:
+            for key in tensors.keys():  # noqa: SIM118
+                yield Stored(file, key, tuple(tensors.get_slice(key).get_shape()))
 
 
 def stored_whole(folder: Path) -> frozenset[str]:

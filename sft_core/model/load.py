@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from importlib.util import find_spec
@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 from sft_core.config.data import ModelSection
 from sft_core.errors import ModelError
-from sft_core.model.folder import check_complete, stored_dtype, stored_whole
+from sft_core.model.folder import Stored, check_complete, stored_dtype, stored_whole
 from sft_core.stage import file_digest
 from sft_core.templates.choose import add_tokens
 from sft_core.tiny.paths import BASE_FOLDER
@@ -43,11 +43,12 @@ SPARE_POSITIONS = 8
 class LoadedModel(NamedTuple):
     """A base model as training uses it."""
 
-    model: Any  # PreTrainedModel, on the CPU
+    model: Any  # PreTrainedModel, on the CPU; one in parts on the device
     tokenizer: Any  # PreTrainedTokenizerBase
     folder: Path
     dtype: torch.dtype  # of the weights in the folder; the trained model is saved in it
     whole: frozenset[str] = frozenset()  # weights that are in float32 there all the same, and stay so
+    rest: Mapping[str, Stored] = {}  # of a model in parts (`sft_core/model/parts.py`): what is on the meta device yet
 
 
 def locate(section: ModelSection, mirror: Path | None) -> Path:
@@ -135,12 +136,17 @@ def load_model(section: ModelSection, *, mirror: Path | None, added: Sequence[st
     if missing := sorted(info["missing_keys"]):
         raise ModelError(f"{folder}: {len(missing)} weights are missing in its safetensors (first: {missing[0]}); they "
                          "would start at random; fetch the whole model again")
+    check_tokens(model, tokenizer, folder)
+    grow(model, tokenizer, added)
+    return LoadedModel(model, tokenizer, folder, stored_dtype(folder), stored_whole(folder))
+
+
+def check_tokens(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Raises ModelError when the tokenizer knows tokens that have no embedding."""
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise ModelError(f"{folder}: the tokenizer knows {len(tokenizer)} tokens, the embedding has {rows} rows; use "
                          "the tokenizer that belongs to the model, or resize the embedding and save the model first")
-    grow(model, tokenizer, added)
-    return LoadedModel(model, tokenizer, folder, stored_dtype(folder), stored_whole(folder))
 
 
 def load_config(section: ModelSection, mirror: Path | None) -> Any:

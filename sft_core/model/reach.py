@@ -47,6 +47,13 @@ def freeze(model: Any, names: frozenset[str]) -> None:
             parameter.requires_grad_(False)
 
 
+def alike(model: nn.Module, names: frozenset[str]) -> frozenset[str]:
+    """The parameters of these kinds: what `unreached` finds in a model of a few layers, in the model of all."""
+    kinds = _kinds(model)
+    found = {kinds[name] for name in names}
+    return frozenset(name for name, _ in model.named_parameters() if kinds[name] in found)
+
+
 def in_sentence(kept: int) -> str:
     """What is said of so many parameters."""
     return f"{kept:,} parameters outside the text decoder, which text does not reach, are kept as they are"

@@ -101,8 +101,8 @@ def forecast(shape: Architecture, section: TrainSection, work: Pass, place: Plac
     """Memory of one process at the worst moment of a training step, and what lies on the disk.
 
     The worst moment is the LM head of the last forward pass, when all activations are alive (and with accumulation all
-    gradients), or the update, when all gradients are; with fsdp it may be the beginning: every process loads the whole
-    model before it is shared out.
+    gradients), or the update, when all gradients are; with fsdp it may be the beginning: every process loads the front
+    of the model (`sft_core/model/parts.py`) before it is shared out, and all of it where that cannot be done in parts.
 
     Args:
         kept_positions: trained positions of the data that `kl.reference: cache` keeps the base for.
@@ -132,7 +132,7 @@ def forecast(shape: Architecture, section: TrainSection, work: Pass, place: Plac
     return Forecast(
         weights, gradients, moments // shared, 0 if elsewhere else reference, reference if elsewhere else 0,
         state if section.engine == "native" else 0, casts, activations, logits,
-        max(resident + max(at_head, at_update), shared * (weights + reference)),
+        max(resident + max(at_head, at_update), shared * (weights + reference) * shape.begins // shape.parameters),
         checkpoints=state * (section.keep_checkpoints + 1) + best,
         model=shape.stored + (FLOAT * shape.trained if section.method == "lora" else 0),
         kept=place.dtype.itemsize * shape.hidden * kept_positions)

@@ -35,8 +35,9 @@ from sft_core.model.folder import held_dtype
 from sft_core.model.held import HALVES, narrow
 from sft_core.model.load import LoadedModel, compute_dtype, resolve_device
 from sft_core.model.lora import apply_lora, new_token_modules
+from sft_core.model.parts import hollow, shortened
 from sft_core.model.proof import Rows, attending, choose_backend, evaluating
-from sft_core.model.reach import freeze, idle_modules, unreached
+from sft_core.model.reach import alike, freeze, idle_modules, unreached
 from sft_core.model.segments import flatten
 from sft_core.model.sending import sent
 from sft_core.train.objective import Base, Head, Sums, Term, chosen, sums
@@ -202,6 +203,8 @@ def make_policy(loaded: LoadedModel, model_section: ModelSection, section: Train
                 rows: Rows, grown: bool) -> Policy:
     """The loaded base on its device, proved, with adapters or the frozen copy that the section asks for.
 
+    A base in parts is proved by its first layers and stays in parts: share it out, then `fill` it.
+
     Args:
         rows: what it will be trained on.
         grown: the vocabulary has new tokens, so that adapters need the embedding and the head in full.
@@ -211,21 +214,24 @@ def make_policy(loaded: LoadedModel, model_section: ModelSection, section: Train
     """
     device = resolve_device(model_section)
     dtype = compute_dtype(model_section, device)
-    model = loaded.model.to(device)
-    backend = choose_backend(model, model_section.attention, device, dtype, rows)
-    idle = unreached(model)
+    model = loaded.model if loaded.rest else loaded.model.to(device)
+    with shortened(model):
+        backend = choose_backend(model, model_section.attention, device, dtype, rows)
+        found = unreached(model)
+    idle = alike(model, found)
     kept = sum(p.numel() for name, p in model.named_parameters() if name in idle)
     freeze(model, idle)
     if section.method == "lora":
-        model = apply_lora(model, section.lora, seed, new_token_modules(model) if grown else (),
-                           idle_modules(model, idle))
+        with hollow(model, loaded.rest, device):
+            model = apply_lora(model, section.lora, seed, new_token_modules(model) if grown else (),
+                               idle_modules(model, idle))
     policy = Policy(model, backend=backend, reference=section.kl.reference if section.kl.beta > 0 else None,
                     dtype=dtype, kept_as_is=kept)
     held = held_dtype(loaded.folder) if dtype in HALVES else dtype
     for frozen in (policy.reference, policy.base_head):
         if frozen is not None and held in HALVES:
             narrow(frozen, held, loaded.whole)
-    return policy.place(device)
+    return policy if loaded.rest else policy.place(device)
 
 
 def _frozen_head(model: nn.Module) -> Head:

@@ -17,6 +17,7 @@ from sft_core.model.attention import decoder_of, layers_of, own_attention
 from sft_core.model.held import low_weights
 from sft_core.model.load import first_line, load_config
 from sft_core.model.lora import apply_lora, new_token_modules
+from sft_core.model.parts import divisible, front
 from sft_core.model.proof import RAISED
 from sft_core.model.reach import freeze, idle_modules
 from sft_core.train.optim import hidden_matrices
@@ -51,6 +52,7 @@ class Architecture:
     four: int = 0  # those of these that 4 bits take: of the layers
     small: int = 0  # of the trained parameters, those in tensors of less than SMALL numbers
     largest: int = 0  # numbers of the largest trained tensor
+    begins: int = 0  # weights of the base that each of several processes loads before any is shared out
 
     @property
     def head(self) -> int:
@@ -79,6 +81,7 @@ def architecture_of(section: ModelSection, train: TrainSection, mirror: Path | N
     idle = frozenset(name for name, p in model.named_parameters() if p not in reached)
     freeze(model, idle)
     held = low_weights(model, experts=True)
+    begins = _begins(model, section, train)
     ends = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
     four = {m.weight for m in model.modules() if isinstance(m, nn.Linear)} - ends
     heads = _widest(text, "num_attention_heads") or 1  # state spaces have none
@@ -102,7 +105,13 @@ def architecture_of(section: ModelSection, train: TrainSection, mirror: Path | N
         intermediate=_intermediate(text), vocabulary=text.vocab_size, head_trained=head_trained,
         stored=stored, eager=own_attention(model) == "eager", adapted=adapted, muon=sum(matrices),
         muon_largest=max(matrices, default=0), low=sum(p.numel() for p in held), held=low.itemsize,
-        four=sum(p.numel() for p in four), small=sum(n for n in trained if n < SMALL), largest=max(trained, default=0))
+        four=sum(p.numel() for p in four), small=sum(n for n in trained if n < SMALL), largest=max(trained, default=0),
+        begins=begins)
+
+
+def _begins(model: Any, section: ModelSection, train: TrainSection) -> int:
+    whole = section.trust_remote_code or train.lora.dora or not divisible(model)
+    return sum(p.numel() for p in (model.parameters() if whole else front(model)))
 
 
 def _intermediate(text: Any) -> int:

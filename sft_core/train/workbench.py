@@ -29,6 +29,7 @@ from sft_core.model.load import (
     resolve_device,
 )
 from sft_core.model.noise import own_noise
+from sft_core.model.parts import fill, load_in_parts
 from sft_core.model.proof import Rows
 from sft_core.model.reach import in_sentence
 from sft_core.templates.render import IGNORE, Example
@@ -117,11 +118,11 @@ def set_up(inputs: TrainInputs, section: TrainSection) -> Workbench:
     device = resolve_device(inputs.model)
     if device.type == "cpu":
         keep_freed_memory()
-    loaded = _load(inputs, section, template)
-    for stream in (data.course.sft, data.validation, data.course.replay):
-        _check_ids(loaded, stream.examples if stream else ())
     # Precision and placement stay here: an Accelerator's are shared by the whole process and cannot be changed later.
     accelerator = Accelerator(mixed_precision="no", device_placement=False, cpu=device.type == "cpu")
+    loaded = _load(inputs, section, template, in_parts=accelerator.num_processes > 1 and section.shard == "fsdp")
+    for stream in (data.course.sft, data.validation, data.course.replay):
+        _check_ids(loaded, stream.examples if stream else ())
     policy = make_policy(loaded, inputs.model, section, inputs.seed, grown=bool(template.added),
                          rows=Rows(inputs.pack, inputs.max_tokens))
     if accelerator.is_main_process:
@@ -133,6 +134,7 @@ def set_up(inputs: TrainInputs, section: TrainSection) -> Workbench:
         policy.compile_layers()
     policy.train()
     forward = _spread(policy, accelerator, section, compute_dtype(inputs.model, device))
+    fill(policy, loaded.rest)
     parameters = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
     optimizer = accelerator.prepare_optimizer(
         make_optimizer(section.optim, parameters.values(), layers_of(policy.model)))
@@ -146,13 +148,19 @@ def set_up(inputs: TrainInputs, section: TrainSection) -> Workbench:
                      next(p for p in pads if p is not None), kept)
 
 
-def _load(inputs: TrainInputs, section: TrainSection, template: ServedTemplate) -> LoadedModel:
-    """The base, held as it is to be trained.
+def _load(inputs: TrainInputs, section: TrainSection, template: ServedTemplate, in_parts: bool) -> LoadedModel:
+    """The base, held as it is to be trained; in parts, where it is to be shared out and can be.
 
     Raises:
         ModelError: it cannot be used, or its products are not in the precision that weights in bfloat16 need.
     """
-    if section.method == "full" and section.weights == "float32":
+    wide = section.method == "full" and section.weights == "float32"
+    # The scale of DoRA is made of the weights themselves.
+    if in_parts and not section.lora.dora:
+        parts = load_in_parts(inputs.model, mirror=inputs.mirror, added=template.added, as_stored=not wide)
+        if parts is not None:
+            return parts
+    if wide:
         return load_model(inputs.model, mirror=inputs.mirror, added=template.added)
     loaded = load_as_stored(inputs.model, mirror=inputs.mirror, added=template.added, quantize=section.lora.quantize)
     if section.weights == "bfloat16":

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -62,15 +63,16 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.fixture
 def float64(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models in float64, so that a difference is not rounding."""
-    load = workbench.load_model
 
-    def exactly(*args: Any, **kwargs: Any) -> Any:
+    def exactly(load: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         loaded = load(*args, **kwargs)
         loaded.model.double()
         return loaded._replace(dtype=torch.float64)
 
+    whole, in_parts = (partial(exactly, load) for load in (workbench.load_model, workbench.load_in_parts))
+    monkeypatch.setattr(workbench, "load_in_parts", in_parts)
     for room in (workbench, saving, held):
-        monkeypatch.setattr(room, "load_model", exactly)
+        monkeypatch.setattr(room, "load_model", whole)
 
 
 def _in_two(work: Callable[[int], None]) -> list[int | None]:
@@ -191,7 +193,8 @@ def test_sharded_each_holds_its_part(shard: str, train_inputs: TrainInputs, trai
 @pytest.mark.parametrize(("shard", "told"), [("none", "got no gradient in step 1"), ("fsdp", "first: .*idle_proj")])
 def test_a_parameter_without_gradient_is_told(shard: str, told: str, train_inputs: TrainInputs, train_section: Section,
                                               tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    load = workbench.load_as_stored
+    name = "load_in_parts" if shard == "fsdp" else "load_as_stored"
+    load = getattr(workbench, name)
 
     def with_idle_module(*args: Any, **kwargs: Any) -> Any:
         loaded = load(*args, **kwargs)
@@ -205,7 +208,7 @@ def test_a_parameter_without_gradient_is_told(shard: str, told: str, train_input
         with pytest.raises(TrainingError, match=told + "(.|\n)*modules_to_save"):
             train(train_inputs, section, tmp_path)
 
-    monkeypatch.setattr(workbench, "load_as_stored", with_idle_module)
+    monkeypatch.setattr(workbench, name, with_idle_module)
     assert _in_two(work) == [0, 0]
 
 
