@@ -302,9 +302,8 @@ def test_a_suite_of_ones_own_has_a_name(tmp_path: Path) -> None:
 
 def test_the_example_of_the_documentation_runs_as_it_stands(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "SUITES.md").read_text()
-    section = page[page.index("## A suite of your own"):]
-    yaml_, code, row = (re.search(rf"```{kind}\n(.*?)```", section, re.DOTALL)[1] for kind in ("yaml", "python", "json"))
-    for name, text in (("my_suite.yaml", yaml_), ("my_scorer.py", code), ("my_items.jsonl", row)):
+    blocks = re.findall(r"```\w+\n(.*?)```", page[page.index("## A suite of your own"):], re.DOTALL)
+    for name, text in zip(("my_suite.yaml", "my_scorer.py", "my_items.jsonl"), blocks, strict=False):
         (tmp_path / name).write_text(text)
     chosen = suite(str(tmp_path / "my_suite.yaml"))
     (item,) = read_items(chosen)
