@@ -154,8 +154,6 @@ class Bench:
             self.keys[f"{name}_step_ratio"] = ratios.get(name)
         self.details[f"terms_{size}"] = {"ratios": ratios, "step_s": {k: one.seconds for k, one in timed.items()}}
         print(f"{size}: steps against the plain one: " + ", ".join(f"{k} {v:.2f}" for k, v in ratios.items()))
-        if "cached" not in KL:
-            print("kl_cached_step_ratio: the engine has no cached base yet")
 
     # Packing
 

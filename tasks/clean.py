@@ -21,7 +21,7 @@ from tasks.stages import Workspace
 CHECKPOINTS, CACHES, AGE, BEST = "--checkpoints", "--caches", "--older-than", "--keep-best"
 MADE_AGAIN = ("scratch", "cache", "registry")
 """Folders of the workspace whose content is made or fetched again when it is needed."""
-KEPT = ("runs", "mlartifacts", "mlflow.db", "studies", "sweeps", "prefect")
+KEPT = ("runs", "mlartifacts", "mlflow.db", "studies", "sweeps", "prefect", "alive", "locks")
 """What `sft clean` only shows: results, records and logs."""
 GATES = {"pass": 2, "undecided": 1, "fail": 0}
 
@@ -59,7 +59,9 @@ def things(place: Workspace, tracker: Tracker) -> list[Thing]:
     for name in MADE_AGAIN:
         if (place.root / name).exists():
             found.append(_whole(name, place.root / name, CACHES, busy, seen))
-    found += [_whole(name, place.root / name, "", "", seen) for name in KEPT if (place.root / name).exists()]
+    others = sorted(path for path in place.root.iterdir() if path.name not in ("stages", *MADE_AGAIN))
+    found += [_whole(path.name if path.name in KEPT else f"{path.name} (of no run)", path, "", "", seen)
+              for path in others]
     return found
 
 

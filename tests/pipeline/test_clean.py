@@ -172,3 +172,12 @@ def test_nothing_goes_without_yes_and_json_says_all(place: Workspace, tracker: T
     told = json.loads(capsys.readouterr().out)["things"]
     assert [(one["kind"], one["runs"], one["gone"]) for one in told if one["goes"]] == [("stage train", ["one"], True)]
     assert not stage.exists()
+
+
+def test_what_no_run_has_made_is_counted_and_stays(place: Workspace, tracker: Tracker) -> None:
+    """`make real` puts a model there; it was left out of the sum."""
+    (place.root / "smollm2").mkdir()
+    (place.root / "smollm2" / "model.safetensors").write_bytes(os.urandom(WEIGHTS))
+    (found,) = (one for one in things(place, tracker) if one.kind == "smollm2 (of no run)")
+    assert found.bytes >= WEIGHTS
+    assert found not in chosen([found], Rules(True, True, 0.0, 0), time.time() + 1)
