@@ -93,6 +93,7 @@ def forked() -> Callable[..., list[int | None]]:
         def begin(rank: int) -> None:
             AcceleratorState._reset_state(reset_partial_state=True)
             GradientState._reset_state()
+            torch.set_num_threads(1)  # renews the pool of threads before two of them may ask for it at once
             if processes > 1:
                 os.environ.update({"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes),
                                    "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1",

@@ -246,8 +246,8 @@ def resolve_device(section: ModelSection) -> torch.device:
     """
     available = torch.cuda.is_available()
     if section.device == "cuda" and not available:
-        raise ModelError("model.device (--device) is cuda, but torch finds none; use `auto` or `cpu`, or a torch "
-                         "build with CUDA")
+        raise ModelError("model.device (--device) is cuda, but torch finds no CUDA device; use `auto` or `cpu`, or "
+                         "a torch build with CUDA")
     return torch.device("cuda" if available and section.device != "cpu" else "cpu")
 
 

@@ -99,6 +99,7 @@ def _in_two(work: Callable[[int], None]) -> None:
     def begin(rank: int) -> None:
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
+        torch.set_num_threads(1)  # renews the pool of threads before two of them may ask for it at once
         os.environ.update({"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
                            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"})
         work(rank)

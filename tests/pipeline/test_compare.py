@@ -103,6 +103,7 @@ def test_a_run_is_a_model_by_its_name_and_by_the_start_of_its_id(tmp_path: Path)
     tracker = open_tracker(f"sqlite:///{tmp_path}/mlflow.db", "e", place.root)
     tracked = tracker.start_run("run", "key", {}, "name: one", {})
     (place.runs / "one" / "run.json").write_text(json.dumps({"name": "one", "mlflow_run_id": tracked}))
+    (place.runs / "one" / "model").mkdir()
     model = str(place.runs / "one" / "model")
     assert [path_of(name, place, lambda: tracker) for name in ("one", tracked, tracked[:8])] == [model] * 3
     (tmp_path / "beef00").mkdir()
