@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from sft_core.errors import EvalError
-from sft_core.train.memory import free_bytes, is_short
+from sft_core.model.room import free_bytes, is_short
 
 log = logging.getLogger("sft")
 SHARE = {"cpu": 0.25, "cuda": 0.5}

@@ -8,6 +8,7 @@ noise.py      what the base drops or shakes at random by its own config
 lora.py       adapters around the base
 sending.py    tensors to the device without a wait
 parts.py      a base of which every process loads its part
+room.py       memory that a device has left
 release.py    GPU memory given back when models have done their work
 segments.py   attention over a line of examples without padding
 attention.py  ways to keep the examples of a batch apart

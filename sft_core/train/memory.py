@@ -12,10 +12,8 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil  # type: ignore[import-untyped]
 import torch
 
 from sft_core.config.train import TrainSection
@@ -38,7 +36,6 @@ DRAWN = 24
 PADDED = 1.1
 """Tokens of grouped segments with their padding, per token (segments.SPARE bounds it at 1.25)."""
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
-CGROUP = Path("/sys/fs/cgroup")
 
 
 class Pass(NamedTuple):
@@ -181,23 +178,6 @@ def keep_freed_memory() -> None:
 def in_words(size: float) -> str:
     """Bytes for people."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**29 else f"{size / 2**20:.0f} MiB"
-
-
-def is_short(error: RuntimeError | MemoryError) -> bool:
-    """Whether it says that memory ran out: on CUDA by its class, on the CPU by torch's words."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that a run could take now: of the CUDA device, or of this machine within its control group."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    free = int(psutil.virtual_memory().available)
-    try:
-        limit, used = ((CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        return min(free, int(limit) - int(used)) if limit != "max" else free
-    except (OSError, ValueError):  # no control group that limits
-        return free
 
 
 def _pass(stream: Stream, rows: tuple[tuple[int, ...], ...], several: bool) -> Pass:

@@ -11,6 +11,7 @@ from sft_core.config.data import ModelSection
 from sft_core.config.train import TrainSection
 from sft_core.model.attention import fastest
 from sft_core.model.load import compute_dtype, resolve_device
+from sft_core.model.room import free_bytes
 from sft_core.train.course import Counts, Stream
 from sft_core.train.inputs import Data, TrainInputs, read_data, served_template
 from sft_core.train.memory import (
@@ -18,7 +19,6 @@ from sft_core.train.memory import (
     Pass,
     Place,
     forecast,
-    free_bytes,
     largest_pass,
 )
 from sft_core.train.optim import warmup_steps

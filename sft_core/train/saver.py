@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 from torch.cuda._pin_memory_utils import pin_memory, unpin_memory
 
+from sft_core.model.room import free_bytes
 from sft_core.train import pulse
 from sft_core.train.events import EventLog
-from sft_core.train.memory import free_bytes, in_words
+from sft_core.train.memory import in_words
 
 HELD_UP, WRITING = 0.05, 0.5
 """Shares of the time that checkpoints may hold training up for, and that they may be written in."""

@@ -21,10 +21,10 @@ from sft_core.errors import TrainingError
 from sft_core.model.held import HALVES, held_low, widen
 from sft_core.model.load import LoadedModel, load_model
 from sft_core.model.proof import Rows
+from sft_core.model.room import free_bytes
 from sft_core.stage import whole_folder
 from sft_core.train.adapter import MERGE_TOLERANCE, merge_adapter, save_adapter, token_log_probs
 from sft_core.train.artifact import served_tokenizer, write_model, writing
-from sft_core.train.memory import free_bytes
 from sft_core.train.objective import Term
 from sft_core.train.pack import Batch
 from sft_core.train.policy import Policy, make_policy

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 
 from sft_core.config.train import TrainSection
 from sft_core.errors import TrainingError
+from sft_core.model.room import is_short
 from sft_core.train.inputs import TrainInputs, read_data
-from sft_core.train.memory import is_short, remedies
+from sft_core.train.memory import remedies
 from sft_core.train.outlook import place_of
 
 

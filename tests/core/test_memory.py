@@ -19,15 +19,16 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from sft_core.config.data import ModelSection
 from sft_core.config.train import TrainSection
 from sft_core.conversation import Origin
+from sft_core.model import room
 from sft_core.model.attention import layers_of
 from sft_core.model.held import narrow
 from sft_core.model.load import LoadedModel
 from sft_core.model.proof import Rows
+from sft_core.model.room import free_bytes
 from sft_core.templates.render import IGNORE, Example
-from sft_core.train import memory
 from sft_core.train.course import Packing, lay_out
 from sft_core.train.inputs import TrainInputs
-from sft_core.train.memory import Pass, Place, forecast, free_bytes, largest_pass
+from sft_core.train.memory import Pass, Place, forecast, largest_pass
 from sft_core.train.objective import Term
 from sft_core.train.optim import make_optimizer
 from sft_core.train.pack import collate
@@ -219,7 +220,7 @@ def test_the_largest_pass_is_found_in_the_course(train_section: Callable[..., Tr
 
 
 def test_a_control_group_limits_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(room, "CGROUP", tmp_path)
     whole = free_bytes(torch.device("cpu"))
     (tmp_path / "memory.max").write_text("3000000\n")
     (tmp_path / "memory.current").write_text("1000000\n")
