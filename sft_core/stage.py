@@ -149,7 +149,7 @@ class Stage:
         """What the finished stage said, or None when it is not finished or its mark is for something else."""
         try:
             mark = read_json(self.folder / DONE)
-        except (FileNotFoundError, DamagedFile):
+        except (FileNotFoundError, NotADirectoryError, DamagedFile):  # `lock` says what is in the way
             return None
         if mark.get("fingerprint") != self.fingerprint or not self.work.is_dir():
             return None
