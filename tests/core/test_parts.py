@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import socket
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, MixtralConfig
@@ -57,11 +54,12 @@ def _weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.full_tensor() if isinstance(p, DTensor) else p.detach() for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("case", CASES)
-def test_shares_are_those_of_the_whole_model(case: str, precision: str, deep: ModelSection, train_inputs: TrainInputs,
-                                             train_section: Callable[..., TrainSection], tmp_path: Path) -> None:
+@pytest.mark.parametrize("run", product(CASES, ("float32", "bfloat16")), ids=" in ".join)
+def test_shares_are_those_of_the_whole_model(run: tuple[str, str], deep: ModelSection, train_inputs: TrainInputs,
+                                             train_section: Callable[..., TrainSection], tmp_path: Path,
+                                             forked: Callable[..., list[int | None]]) -> None:
     """Weight by weight, in its dtype, adapters included; nobody but DoRA reads more than its rows of a later layer."""
+    case, precision = run
     inputs = replace(train_inputs, model=deep.model_copy(update={"precision": precision}))
     section = train_section(on="both", **CASES[case])
     torch.manual_seed(inputs.seed)
@@ -80,7 +78,7 @@ def test_shares_are_those_of_the_whole_model(case: str, precision: str, deep: Mo
         found = _weights(set_up(inputs, section.model_copy(update={"processes": 2, "shard": "fsdp"})).policy)
         torch.save((found, read), tmp_path / str(rank))
 
-    _in_two(work)
+    assert forked(work) == [0, 0]
     sizes = {name.removeprefix("model."): w.numel() for name, w in expected.items()}
     for rank in range(2):
         found, heard = torch.load(tmp_path / str(rank))
@@ -89,28 +87,6 @@ def test_shares_are_those_of_the_whole_model(case: str, precision: str, deep: Mo
         later = [(key, size) for key, size in heard if any(f"layers.{n}." in key for n in (1, 2, 3))]
         assert bool(later) == (case != "DoRA")
         assert all(size <= (sizes.get(key) or 45 * 32) * 0.52 for key, size in later)
-
-
-def _in_two(work: Callable[[int], None]) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-
-    def begin(rank: int) -> None:
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
-        torch.set_num_threads(1)  # renews the pool of threads before two of them may ask for it at once
-        os.environ.update({"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-                           "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"})
-        work(rank)
-
-    processes = [multiprocessing.get_context("fork").Process(target=begin, args=(rank,)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(40)
-        process.kill()
-    assert [process.exitcode for process in processes] == [0, 0]
 
 
 def test_the_front_is_there_and_the_rest_is_named(deep: ModelSection) -> None:
