@@ -71,6 +71,7 @@ class Expected(NamedTuple):
     clusters: int
     base: float | None = None
     room: str = ""  # why the base has nothing to lose or to win, where that is so
+    design: float | None = None  # variance of a mean of items as alike as the base's answers against independent ones
 
 
 class Tally(NamedTuple):

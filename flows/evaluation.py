@@ -87,7 +87,7 @@ def paired(base: Subject, tuned: Subject, section: EvalSection, place: Workspace
            gate: GateSection | None = None) -> tuple[dict[str, SuiteResult], dict[str, SuiteResult], dict[str, Floor]]:
     """Both models' results, the tuned one's looked at early where asked for, and the base's A/A floor."""
     before = evaluate.fn(base, section, place)
-    foresee(before, gate or GateSection(), place)
+    foresee(before, gate or GateSection(), section.looks, place)
     after = evaluate.fn(tuned, section, place, against=Against(before, gate or GateSection()))
     return before, after, floors.fn(base, before, section, place)
 
@@ -153,7 +153,8 @@ def list_suites(data_path: Path | None, mirror: Path | None, *, as_json: bool) -
     else:
         short = [{key: value for key, value in row.items() if key != "about"} for row in rows]
         console.table("Suites (lm:TASK is any task of lm-eval)", short)
-        console.lines("detectable: the smallest difference, in points, that is found with 80 % power at a base of 50 %")
+        console.lines("detectable: the smallest difference in points that is found with 80 % power at a base of 50 %; "
+                      "alike: the same where all items of a cluster change together")
 
 
 def show_data(path: Path, overrides: list[str], wanted: Wanted, *, html: Path | None) -> None:

@@ -103,7 +103,7 @@ def experiment(loaded: LoadedConfig, place: Workspace, tracker: Tracker, parent_
         subject = base_subject(config, prepared)
         base = evaluate(subject, config.eval, place)
         floor = floors(subject, base, config.eval, place)
-        foresee(base, config.gate, place)
+        foresee(base, config.gate, config.eval.looks, place)
         trained = train(config, prepared, place, run.follow)
         tuned = evaluate(tuned_subject(config, trained), config.eval, place, against=Against(base, config.gate))
         base, tuned = judged(base, tuned, config.eval.judge, place, run.folder / "evaluation")

@@ -22,12 +22,8 @@ def show_plan(path: Path, overrides: list[str], rows: int | None, *, as_json: bo
     if rows is None:
         console.ledger("Data", made.prepared.result["rows"])
     console.table(f"Stages of {made.name}", list(_stages(made)))
-    console.table("Suites: what their items can find with 80 % power, and what is there of base and tuned model", [
-        {"suite": one.items.suite, "kind": one.items.kind, "items": one.items.items,
-         "base": _points(None if one.items.base is None else 100 * one.items.base, "50.0 assumed"),
-         "finds": _points(one.difference, "nothing"), "can prove a tax of": _points(one.provable, ""),
-         "margin": _points(one.margin, ""), "base there": "yes" if one.base_there else "no",
-         "tuned there": "yes" if one.tuned_there else "no"} for one in made.suites])
+    console.table("Suites: what their items can find with 80 % power, and what is there of base and tuned model",
+                  [one.row() for one in made.suites])
     console.lines("", *made.lines())
     console.lines(*(f"warning: {said}" for said in made.advice))
 
@@ -46,7 +42,3 @@ def _stages(made: Plan) -> Iterator[dict[str, object]]:
 
 def _count(there: list[bool]) -> str:
     return f"{sum(there)} of {len(there)} suites found"
-
-
-def _points(value: float | None, otherwise: str) -> str:
-    return otherwise if value is None else f"{value:.1f}"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,8 +13,8 @@ from eval_suites.asking.expected import expected
 from eval_suites.results import Expected, SuiteResult
 from eval_suites.suites.suite import Suite, named_suites
 from eval_suites.verdict.gate import margin_of
-from eval_suites.verdict.power import promise, promised, seen
-from sft_core.config.evaluate import GateSection
+from eval_suites.verdict.outcome import shown_score
+from eval_suites.verdict.power import Promise, Terms, promise, seen, shown_ends, terms_of
 from sft_core.config.experiment import ExperimentConfig
 from tasks.doctor import cut
 from tasks.evaluate import base_subject, known, tuned_subject
@@ -33,13 +34,28 @@ class Asked(NamedTuple):
     """One suite of a run: its items, what they can find, and what is still to be computed."""
 
     items: Expected
-    found: str  # what they can find, in a sentence
-    difference: float | None  # points, the smallest that is found
-    provable: float | None  # points, the smallest tax that can be proved; of a capability suite
+    found: Promise  # what they can find; the margin says something of a capability suite only
     margin: float | None  # points, what the gate asks for
     base_there: bool
     tuned_there: bool
     time: Span  # of what is not there
+
+    @property
+    def capability(self) -> bool:
+        """Whether a loss on this suite is a tax."""
+        return self.items.kind == "capability"
+
+    def row(self) -> dict[str, object]:
+        """A row of a table; the keys are the heads."""
+        items = self.items
+        unknown = "not asked" if items.scale == "log" else "50.0 assumed"
+        best, worst = self.found
+        provable = shown_ends((best.margin, worst.margin), "nothing") if self.capability else ""
+        return {"suite": items.suite, "kind": items.kind, "items": items.items, "clusters": items.clusters,
+                "base": unknown if items.base is None else shown_score(items.base, items.scale),
+                "finds": shown_ends((best.difference, worst.difference), "nothing"), "can prove a tax of": provable,
+                "margin": "" if self.margin is None else f"{self.margin:g}",
+                "base there": "yes" if self.base_there else "no", "tuned there": "yes" if self.tuned_there else "no"}
 
 
 class Plan(NamedTuple):
@@ -91,7 +107,8 @@ class Plan(NamedTuple):
             "memory": {"device": look.place.device, "peak": look.peak, "free": look.free},
             "disk": {"needed": look.forecast.disk, "free": look.disk_free},
             "seconds": {"training": self.training._asdict(), "evaluation": self.evaluation._asdict()},
-            "suites": [{**one.items._asdict(), "difference": one.difference, "provable": one.provable,
+            "suites": [{**one.items._asdict(), "difference": [end.difference for end in one.found],
+                        "provable": [end.margin for end in one.found] if one.capability else None,
                         "margin": one.margin, "base_there": one.base_there, "tuned_there": one.tuned_there,
                         "seconds": [one.time.low, one.time.high]} for one in self.suites],
             "advice": list(self.advice),
@@ -129,13 +146,15 @@ def plan_of(config: ExperimentConfig, prepared: Done, place: Workspace, times: f
     base = known(base_subject(config, prepared), config.eval, place)
     done = Done(stage.fingerprint, stage.work, {}, reused=True)
     tuned = known(tuned_subject(config, done), config.eval, place) if trained == "found" else {}
-    suites = tuple(_asked(chosen, config, base.get(name), name in tuned, _Where(outlook, place))
-                   for name, chosen in named_suites(config.eval.suites).items())
+    chosen = named_suites(config.eval.suites)
+    terms = terms_of(config.gate, (one.kind for one in chosen.values()), config.eval.looks)
+    suites = tuple(_asked(one, config, base.get(name), name in tuned, _Where(outlook, place, terms))
+                   for name, one in chosen.items())
     training = NOTHING if trained == "found" else training_span(config, outlook, place)
     evaluation = sum((one.time for one in suites), NOTHING)
     odd = advice(Foreseen(outlook, config.data, prepared.result["ledger"], training.high or None))
     return Plan(config.name, outlook, prepared, times, trained, suites, training, evaluation,
-                (*odd, *_too_few(suites, config.gate)))
+                (*odd, *_of_suites(suites, terms)))
 
 
 def tell_plan(config: ExperimentConfig, prepared: Done, place: Workspace, of: str = "plan") -> None:
@@ -160,28 +179,50 @@ def shown_span(span: Span) -> str:
 class _Where(NamedTuple):
     outlook: Outlook
     place: Workspace
+    terms: Terms
 
 
 def _asked(chosen: Suite, config: ExperimentConfig, base: SuiteResult | None, tuned_there: bool,
            where: _Where) -> Asked:
     name = chosen.name
     items = expected(chosen, config.eval, where.place.mirror) if base is None else seen(base, config.gate)
-    found, capability = promise(items, config.gate), chosen.kind == "capability"
     rounds = (base is None) + (not tuned_there)
-    time = evaluation_span(config.model, name, rounds * items.items, *where) if rounds else NOTHING
-    return Asked(items, promised(items, config.gate), found.difference, found.margin if capability else None,
-                 margin_of(name, config.gate) if capability else None, base is not None, tuned_there, time)
+    time = evaluation_span(config.model, name, rounds * items.items, where.outlook, where.place) if rounds else NOTHING
+    margin = margin_of(name, config.gate) if chosen.kind == "capability" else None
+    return Asked(items, promise(items, where.terms), margin, base is not None, tuned_there, time)
 
 
-def _too_few(suites: Iterable[Asked], gate: GateSection) -> Iterator[str]:
-    """Suites whose margin cannot be proved with so many items, whatever the base that was not asked yet scores."""
+def _of_suites(suites: Iterable[Asked], terms: Terms) -> Iterator[str]:
+    """Suites on which a base has nothing to lose or to win, and those whose margin so many items cannot prove."""
     for one in suites:
-        best = one.items if one.items.base is not None else one.items._replace(base=1.0)
-        needed = promise(best, gate).margin
-        if one.margin is not None and (needed is None or needed > one.margin):
-            within = f", at best {needed:.1f}" if needed is not None else ""
-            yield (f"{one.items.suite}: {one.items.items} items cannot prove a tax of at most {one.margin:g}{within}; "
-                   f"raise eval.limit or eval.limits, or set gate.margins of this suite higher")
+        if one.items.room:
+            yield f"{one.items.suite}: {one.items.room}"
+        elif one.margin is not None and (why := _too_few(one.items, one.margin, terms)):
+            yield (f"{one.items.suite}: {one.items.items} items {why}; raise eval.limit or eval.limits, or set "
+                   "gate.margins of this suite higher")
+
+
+def _too_few(items: Expected, margin: float, terms: Terms) -> str:
+    """What keeps the items from proving the margin; of a base that was not asked yet, what it would have to score."""
+    at_most = f"a tax of at most {margin:g}"
+    if items.base is not None or items.scale == "log":
+        return "" if (least := _proves(items, terms)) <= margin else f"cannot prove {at_most}{_at_best(least)}"
+    half, whole = (_proves(items._replace(base=score), terms) for score in (0.5, 1.0))
+    if half <= margin:
+        return ""
+    if whole > margin:
+        return f"cannot prove {at_most}{_at_best(whole)}, of a base that has all of them right"
+    enough = next(score for score in range(50, 101) if _proves(items._replace(base=score / 100), terms) <= margin)
+    return f"prove {at_most} only of a base that scores {enough} or more (of one that scores 50, {half:.1f})"
+
+
+def _proves(items: Expected, terms: Terms) -> float:
+    found = promise(items, terms).best.margin
+    return math.inf if found is None else found
+
+
+def _at_best(points: float) -> str:
+    return "" if math.isinf(points) else f", at best {points:.1f}"
 
 
 def _times(config: ExperimentConfig, prepared: Done, place: Workspace) -> float:

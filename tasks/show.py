@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 from rich.text import Text
 
 from eval_suites.lm_door.data import hub_ids
-from eval_suites.results import SuiteResult
+from eval_suites.results import Expected, SuiteResult
 from eval_suites.suites.suite import Suite, load_suites
+from sft_core.config.evaluate import GateSection
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.errors import ConfigError, DataError, EvalError
 from sft_core.stage import read_json, write_text
@@ -84,7 +85,7 @@ def suite_rows(data_path: Path | None, mirror: Path | None) -> list[dict[str, ob
 
 def _suite_row(one: Suite, data_path: Path | None, mirror: Path | None) -> dict[str, object]:
     from eval_suites.suites.items import read_items, read_texts
-    from eval_suites.verdict.power import mde_points
+    from eval_suites.verdict.power import Terms, promise
 
     items, clusters, state = one.published_items, one.published_clusters, "ready"
     if one.engine == "lm_eval":
@@ -98,10 +99,17 @@ def _suite_row(one: Suite, data_path: Path | None, mirror: Path | None) -> dict[
             state = f"needs {one.items} below --data-path (eval.data_path)" if asked else str(error).splitlines()[0]
         else:
             items, clusters = len(read), len({item.cluster for item in read})
-    points = mde_points(items, clusters, one.kind, one.scale) if items else None
+    found = None
+    if items:
+        found = promise(Expected(one.name, one.kind, one.scale, items, clusters or items), Terms(GateSection()))
     return {"suite": one.name, "kind": one.kind, "items": items, "protocol": _protocol(one),
-            "detectable": None if points is None else round(points, 1), "data": one.items or ", ".join(one.tasks),
+            "detectable": found and _rounded(found.best.difference),
+            "alike": found and _rounded(found.worst.difference), "data": one.items or ", ".join(one.tasks),
             "here": state, "about": one.about}
+
+
+def _rounded(points: float | None) -> float | None:
+    return None if points is None else round(points, 1)
 
 
 def _protocol(one: Suite) -> str:

@@ -51,13 +51,14 @@ def reach_verdict(
     return compare(base, tuned, gate, contaminated=found, floors=floors, checks=checks)
 
 
-def foresee(base: Results, gate: GateSection, place: Workspace) -> None:
-    """Log what the comparison can find, before the tuned model is trained or asked."""
-    from eval_suites.verdict.power import foreseen
+def foresee(base: Results, gate: GateSection, looks: int, place: Workspace) -> None:
+    """Log what the comparison, in so many looks, can find, before the tuned model is trained or asked."""
+    from eval_suites.verdict.power import foreseen, terms_of
 
     known = {name: (one.protocol_hash, one.model, one.n, one.score) for name, one in base.items()}
-    stage = place.stages.open("power", fingerprint("power", version("power"), known, gate))
-    for line in once(stage, lambda _: {"said": [foreseen(one, gate) for one in base.values()]}).result["said"]:
+    terms = terms_of(gate, (one.kind for one in base.values()), looks)
+    stage = place.stages.open("power", fingerprint("power", version("power"), known, gate, looks))
+    for line in once(stage, lambda _: {"said": [foreseen(one, terms) for one in base.values()]}).result["said"]:
         log.info("%s", line)
 
 

@@ -1,4 +1,9 @@
-"""What a comparison of so many items can find, before any of them is asked, and what a finished one could have found.
+"""What a comparison of so many items can find: before any is asked, once the base has answered, and afterwards.
+
+One function says it each time (`mde`), and what it takes for granted is a `Spread`: assumed before (`assumed`), with
+the base's own score once that is known, read off the finished comparison afterwards (`spread_of`). How alike items of a
+cluster change is not known before they have: a promise has two ends, items that change independently, and as much alike
+as the base's own scores, or all together where the base does not tell.
 
 Power is that of the test that the verdict uses: Newcombe's interval on drawn tables for scores of 0 and 1, Student's t
 for others. It is solved for the smallest effect; tests/evals/test_power.py draws data at that effect and finds 80 %.
@@ -7,7 +12,7 @@ for others. It is solved for the smallest effect; tests/evals/test_power.py draw
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -16,9 +21,12 @@ from scipy import optimize
 from scipy import stats as sps
 
 from eval_suites.results import Expected, SuiteResult
-from eval_suites.statistics.intervals import Evidence, Floats, Tables, newcombe_many, t_of, z_of
+from eval_suites.statistics.bootstrap import Sums, cluster_sums
+from eval_suites.statistics.intervals import Floats, Tables, newcombe_many, t_of, z_of
+from eval_suites.statistics.pairing import Pairs
 from eval_suites.verdict.gate import margin_of
 from eval_suites.verdict.room import room
+from eval_suites.verdict.sequential import read_at
 from sft_core.config.evaluate import GateSection
 
 POWER = 0.8
@@ -27,24 +35,25 @@ DRAWS = 8_000
 STEPS = 10
 LOG_SD = 0.03
 """Assumed standard deviation over texts of a change in nats per byte, until it is seen."""
+SAME = 1e-12
+"""A variance below this is rounding."""
+AGREEMENT = 0.6
+"""Assumed correlation of base and tuned being right on the same item; at a base score of one half 20 % of the items
+change, the upper end of what light fine-tuning shows."""
 
 
-class Assumed(NamedTuple):
-    """What is taken for granted before anything is seen.
+class Spread(NamedTuple):
+    """How scores change from base to tuned model where there is no difference on the whole.
 
-    `base`: score of the base. `agreement`: correlation of base and tuned being right on the same item; it gives the
-    discordance 2p(1 − p)(1 − agreement), 20 % of the items at a base score of one half, the upper end of what light
-    fine-tuning shows. `alike`: intra-cluster correlation of the changes. `sd`: standard deviation over items of the
-    change of other scores than 0 and 1; None for scores of 0 and 1.
+    `base`: score of the base. `churn`: share of items that change. `design`: variance of the mean change against that
+    of as many independent items of equal weight. `sd`: standard deviation over items of the change of other scores than
+    0 and 1; None for scores of 0 and 1.
     """
 
     base: float = 0.5
-    agreement: float = 0.6
-    alike: float = 0.02
+    churn: float = 0.2
+    design: float = 1.0
     sd: float | None = None
-
-
-PLAIN = Assumed()
 
 
 class Detectable(NamedTuple):
@@ -58,103 +67,164 @@ class Detectable(NamedTuple):
     margin: float | None
 
 
+class Promise(NamedTuple):
+    """What items can find at best, where those of a cluster change independently, and at worst, where they change
+    alike; the same without clusters."""
+
+    best: Detectable
+    worst: Detectable
+
+
+class Terms(NamedTuple):
+    """How a comparison will be read: the gate, how many alignment suites share its alpha, and in how many looks."""
+
+    gate: GateSection
+    alignment: int = 1
+    looks: int = 1
+
+
+def terms_of(gate: GateSection, kinds: Iterable[str], looks: int = 1) -> Terms:
+    """Of suites of these kinds."""
+    return Terms(gate, sum(kind == "alignment" for kind in kinds), looks)
+
+
+def assumed(base: float = 0.5, agreement: float = AGREEMENT, design: float = 1.0, sd: float | None = None) -> Spread:
+    """What is taken for granted of a base with this score."""
+    return Spread(base, 2 * base * (1 - base) * (1 - agreement), design, sd)
+
+
 def mde(n: int, clusters: int | None = None, alpha: float = 0.05, power: float = POWER,
-        assumed: Assumed = PLAIN) -> Detectable:
+        spread: Spread | None = None) -> Detectable:
     """Minimum detectable effect of `n` items in `clusters` groups (None: independent) at a two-sided `alpha`.
 
     Raises:
         ValueError: there is no item, or there are more clusters than items.
     """
-    return Detectable(_found(n, clusters or n, alpha, power, assumed), _shown(n, clusters or n, alpha, power, assumed))
+    groups = clusters or n
+    if not 1 <= groups <= n:
+        raise ValueError(f"{n} items in {groups} clusters: there must be at least one item in each")
+    of = assumed() if spread is None else spread
+    return Detectable(_found(n, groups, alpha, power, of), _shown(n, groups, alpha, power, of))
 
 
-def mde_points(items: int, clusters: int | None = None, kind: str = "capability", scale: str = "share",
-               base: float | None = None) -> float | None:
-    """The smallest loss (alignment: win) in points found with 80 % power at alpha 0.05, for lists of suites.
+def detectable(pairs: Pairs, kind: str, scale: str, alpha: float) -> float | None:
+    """The smallest difference in points that a finished comparison finds, with the spread that it showed.
 
-    Args:
-        items, clusters: how many; independent items without clusters.
-        kind, scale: of the suite.
-        base: score of the base once it is known, else 0.5.
+    None where not even 100 points would be found.
     """
-    start = 0.5 if base is None or scale == "log" else min(max(base, 0.0), 1.0)
-    assumed = Assumed(base=start if kind == "capability" else 1 - start, sd=LOG_SD if scale == "log" else None)
-    return _found(items, clusters or items, 0.05, POWER, assumed)
+    return _found(len(pairs.ids), len(set(pairs.clusters)), alpha, POWER, spread_of(pairs, kind, scale))
 
 
-def foreseen(base: SuiteResult, gate: GateSection) -> str:
+def spread_of(pairs: Pairs, kind: str, scale: str) -> Spread:
+    """What a finished comparison showed.
+
+    Items that change beyond the difference itself are churn: a suite that goes from 0 to 100 has none. Where nothing
+    varies, clusters count as if their items changed together.
+    """
+    base, tuned, weights = (np.asarray(one) for one in (pairs.base, pairs.tuned, pairs.weights))
+    changes = tuned - base
+    sums = cluster_sums(changes, pairs.clusters, pairs.weights)
+    varies, design = _varies(sums, changes, weights)
+    design = len(changes) / sums.effective if design is None else design
+    if scale == "log" or not np.isin(np.concatenate([base, tuned]), (0.0, 1.0)).all():
+        return Spread(design=design, sd=math.sqrt(varies))
+    score = float(np.average(base, weights=weights))
+    moved = float(np.average(np.abs(changes), weights=weights))
+    churn = moved - max(abs(sums.mean) - sums.error, 0.0)
+    return Spread(score if kind == "capability" else 1 - score, max(churn, 0.0), design)
+
+
+def _varies(sums: Sums, values: Floats, weights: Floats) -> tuple[float, float | None]:
+    """Variance of the values, and that of their mean against that of as many independent ones; None where they, or all
+    clusters' means, are equal."""
+    variance = float(np.average((values - sums.mean) ** 2, weights=weights))
+    if variance < SAME or sums.error**2 < SAME:
+        return variance, None
+    return variance, max(sums.error**2 * len(values) / variance, 1.0)
+
+
+def foreseen(base: SuiteResult, terms: Terms) -> str:
     """What a comparison with these results of the base can find, in a sentence; before the tuned model is asked."""
-    scored = [item for item in base.items if item.score is not None]
-    if not scored or base.score is None:
+    if base.score is None:
         return f"{base.suite}: no item of the base has a score, so nothing can be found"
-    return promised(seen(base, gate), gate)
+    return promised(seen(base, terms.gate), terms)
 
 
 def seen(base: SuiteResult, gate: GateSection) -> Expected:
-    """The scored items of a base that was asked."""
-    scored = [item for item in base.items if item.score is not None]
-    return Expected(base.suite, base.kind, base.scale, len(scored), len({item.cluster for item in scored}), base.score,
-                    room(base, gate.alpha))
+    """The scored items of a base that was asked. How alike its clusters are is known where right and wrong answers are
+    at least as many as clusters: two right answers tell nothing about thirty clusters."""
+    scored = [(item.score, item.cluster, item.weight) for item in base.items if item.score is not None]
+    if not scored:
+        return Expected(base.suite, base.kind, base.scale, 0, 0)
+    scores, clusters, weights = zip(*scored, strict=True)
+    values, groups, sums = np.asarray(scores), len(set(clusters)), cluster_sums(np.asarray(scores), clusters, weights)
+    design = None
+    if base.scale == "log" or groups <= min((values > 0).sum(), (values < 1).sum()):
+        _, design = _varies(sums, values, np.asarray(weights))
+    design = len(scored) / sums.effective if design is None else design
+    return Expected(base.suite, base.kind, base.scale, len(scored), groups, base.score, room(base, gate.alpha), design)
 
 
-def promise(asked: Expected, gate: GateSection) -> Detectable:
+def promise(asked: Expected, terms: Terms) -> Promise:
     """What a comparison over these items can find; a base that nobody has asked is taken to have half of them right."""
-    log = asked.scale == "log"
+    if not asked.items:
+        return Promise(Detectable(None, None), Detectable(None, None))
+    log, alpha = asked.scale == "log", terms.gate.alpha
     right = 0.5 if asked.base is None or log else asked.base if asked.kind == "capability" else 1 - asked.base
-    return mde(asked.items, asked.clusters, gate.alpha, assumed=Assumed(base=right, sd=LOG_SD if log else None))
+    claim = alpha / terms.alignment if asked.kind == "alignment" else alpha
+    alike = asked.items / asked.clusters if asked.design is None else asked.design
+    ends = (mde(asked.items, asked.clusters, read_at(claim, (terms.looks, terms.looks)),
+                spread=assumed(right, design=design, sd=LOG_SD if log else None))
+            for design in (1.0, alike if asked.clusters < asked.items else 1.0))
+    return Promise(*ends)
 
 
-def promised(asked: Expected, gate: GateSection) -> str:
+def promised(asked: Expected, terms: Terms) -> str:
     """The same in a sentence."""
     if asked.room:
         return f"{asked.suite}: {asked.room}"
-    found = promise(asked, gate)
+    best, worst = promise(asked, terms)
     change = "loss" if asked.kind == "capability" else "win"
-    items = "1 item finds" if asked.items == 1 else f"{asked.items} items find"
-    said = f"{asked.suite}: {items} a {change} of " + (
-        "no size" if found.difference is None else f"{found.difference:.1f} points")
+    groups = f" in {asked.clusters} clusters" * (asked.clusters < asked.items)
+    items = f"1 item{groups} finds" if asked.items == 1 else f"{asked.items} items{groups} find"
+    said = f"{asked.suite}: {items} a {change} of {_ends(best.difference, worst.difference, 'no size')}"
     if asked.kind == "capability":
-        margin = margin_of(asked.suite, gate)
-        within = math.inf if found.margin is None else found.margin
-        said += f" and can prove a tax of at most {within:.1f}" if within < math.inf else " and can prove no margin"
-        said += f", the gate asks for {margin:g}" + (": too few items" if within > margin else "")
-    return f"{said} ({100 * POWER:.0f} % power)"
+        margin = margin_of(asked.suite, terms.gate)
+        few = best.margin is None or best.margin > margin
+        said += f" and can prove a tax of at most {_ends(best.margin, worst.margin, 'no size')}"
+        said += f", the gate asks for {margin:g}" + ": too few items" * few
+    how = "; where items of a cluster change independently, and where alike" * (best != worst)
+    return f"{said} ({100 * POWER:.0f} % power{how})"
 
 
-def detectable(evidence: Evidence, alpha: float, power: float = POWER) -> float | None:
-    """The same in points for a comparison that was made, with the spread that it showed: (z + z_power) standard errors,
-    one of which is the interval's half width by z. None where not even 100 points would be found."""
-    low, high = evidence.bounds(alpha, 1.0)
-    found = 100 * (high - low) / 2 * (1 + float(sps.norm.ppf(power)) / z_of(alpha))
-    return found if found < 100 else None
+def shown_ends(ends: tuple[float | None, float | None], none: str) -> str:
+    """Both ends in points, or one where they are equal; `none` says that no effect would do."""
+    low, high = (none if end is None else f"{end:.1f}" for end in ends)
+    return low if low == high else f"{low} to {high}"
 
 
-def _design_effect(n: int, clusters: int, assumed: Assumed) -> float:
-    if not 1 <= clusters <= n:
-        raise ValueError(f"{n} items in {clusters} clusters: there must be at least one item in each")
-    return 1 + (n / clusters - 1) * assumed.alike
+def _ends(best: float | None, worst: float | None, none: str) -> str:
+    return shown_ends((best, worst), none) + " points" * (best is not None)
 
 
 @lru_cache(maxsize=512)
-def _found(n: int, clusters: int, alpha: float, power: float, assumed: Assumed) -> float | None:
-    design = _design_effect(n, clusters, assumed)
-    if assumed.sd is not None:
-        return _of_t(clusters, assumed.sd * math.sqrt(design / n), alpha, power)
+def _found(n: int, clusters: int, alpha: float, power: float, spread: Spread) -> float | None:
+    if spread.sd is not None:
+        return _of_t(clusters, spread.sd * math.sqrt(spread.design / n), alpha, power)
 
     def chance(loss: float) -> float:
-        low, _ = _bounds(_cells(assumed, loss), n, clusters, design, alpha)
+        low, _ = _bounds(_cells(spread, loss), n, clusters, spread.design, alpha)
         return float(np.mean(low > 0))
 
-    guess = _normal(assumed, n / design, alpha, power)
+    guess = _normal(spread, n / spread.design, alpha, power)
     return _solved(chance, power, guess)
 
 
 @lru_cache(maxsize=512)
-def _shown(n: int, clusters: int, alpha: float, power: float, assumed: Assumed) -> float | None:
-    design = _design_effect(n, clusters, assumed)
-    if assumed.sd is not None:
-        return _of_t(clusters, assumed.sd * math.sqrt(design / n), alpha, power)
-    _, high = _bounds(_cells(assumed, 0.0), n, clusters, design, alpha)
+def _shown(n: int, clusters: int, alpha: float, power: float, spread: Spread) -> float | None:
+    if spread.sd is not None:
+        return _of_t(clusters, spread.sd * math.sqrt(spread.design / n), alpha, power)
+    _, high = _bounds(_cells(spread, 0.0), n, clusters, spread.design, alpha)
     margin = float(np.quantile(high, power))
     return 100 * margin if margin < 1 else None
 
@@ -168,9 +238,8 @@ def _of_t(clusters: int, error: float, alpha: float, power: float) -> float | No
     return 100 * error * float(optimize.brentq(lambda away: sps.nct.sf(critical, df, away) - power, 0.0, far))
 
 
-def _normal(assumed: Assumed, n: float, alpha: float, power: float) -> float:
-    discordance = 2 * assumed.base * (1 - assumed.base) * (1 - assumed.agreement)
-    return (z_of(alpha) + float(sps.norm.ppf(power))) * math.sqrt(max(discordance, 1 / n) / n)
+def _normal(spread: Spread, n: float, alpha: float, power: float) -> float:
+    return (z_of(alpha) + float(sps.norm.ppf(power))) * math.sqrt(max(spread.churn, 1 / n) / n)
 
 
 def _solved(chance: Callable[[float], float], power: float, guess: float) -> float | None:
@@ -186,13 +255,12 @@ def _solved(chance: Callable[[float], float], power: float, guess: float) -> flo
     return 100 * high
 
 
-def _cells(assumed: Assumed, loss: float) -> tuple[float, float, float, float]:
+def _cells(spread: Spread, loss: float) -> tuple[float, float, float, float]:
     """Shares of pairs: both right, base only, tuned only, neither. Where the base has less to lose than `loss` and
     the discordance ask for, it is taken to be as much better."""
-    p = assumed.base
-    discordance = max(2 * p * (1 - p) * (1 - assumed.agreement), loss)
+    discordance = min(max(spread.churn, loss), 1.0)
     lost, gained = (discordance + loss) / 2, (discordance - loss) / 2
-    p = min(max(p, lost), 1 - gained)
+    p = min(max(spread.base, lost), 1 - gained)
     return p - lost, lost, gained, max(1 - p - gained, 0.0)
 
 

@@ -136,11 +136,22 @@ def repeated(evidence: Evidence, looks: tuple[int, int] | None) -> Evidence:
     """
     if looks is None or looks[1] == 1:
         return evidence
+    read_at(0.05, looks)  # there is such a look
+    return evidence._replace(bounds=lambda alpha, grow: evidence.bounds(read_at(alpha, looks), grow),
+                             method=f"{evidence.method}, look {looks[0]} of {looks[1]}")
+
+
+def read_at(alpha: float, looks: tuple[int, int] | None) -> float:
+    """The level at which look `looks[0]` of `looks[1]` is read; alpha where it is looked at once.
+
+    Raises:
+        ValueError: there is no such look.
+    """
+    if looks is None or looks[1] == 1:
+        return alpha
     if not 1 <= looks[0] <= looks[1]:
         raise ValueError(f"there is no look {looks[0]} of {looks[1]}")
-    level = _levels(*looks)
-    return evidence._replace(bounds=lambda alpha, grow: evidence.bounds(level(alpha), grow),
-                             method=f"{evidence.method}, look {looks[0]} of {looks[1]}")
+    return _levels(*looks)(alpha)
 
 
 def first_items(items: int, look: int, looks: int) -> int:

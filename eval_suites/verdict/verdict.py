@@ -41,7 +41,7 @@ from eval_suites.verdict import gate as policy
 from eval_suites.verdict.outcome import OPEN, SHOWN, Check, Outcome, Part, SuiteVerdict, row
 from eval_suites.verdict.power import detectable
 from eval_suites.verdict.room import room
-from eval_suites.verdict.sequential import repeated
+from eval_suites.verdict.sequential import read_at, repeated
 from sft_core.config.evaluate import GateSection
 from sft_core.errors import EvalError
 
@@ -158,7 +158,8 @@ def _judge(weighed: _Weighed, p_holm: float, alpha: float, members: int) -> Suit
         lost=sum(c < 0 for c in changes), gained=sum(c > 0 for c in changes), p=p, p_holm=p_holm,
         p_mcnemar=_mcnemar(pairs, looks), more_items=_more(weighed, p_holm, outcome, alpha), method=interval.method,
         protocol_hash=base.protocol_hash, margin=margin if base.kind == "capability" else 0.0, scale=base.scale,
-        mde=detectable(evidence, claim) if evidence else None, looks=looks, room=room(base, alpha))
+        mde=detectable(pairs, base.kind, base.scale, read_at(claim, looks)) if evidence else None, looks=looks,
+        room=room(base, alpha))
 
 
 def _asked(weighed: _Weighed) -> int:

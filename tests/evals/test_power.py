@@ -14,11 +14,23 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from eval_suites.results import SuiteResult
+from eval_suites.results import Expected, SuiteResult
 from eval_suites.statistics.bootstrap import bootstrap_mean, cluster_sums
 from eval_suites.statistics.evidence import paired
 from eval_suites.statistics.intervals import Evidence
-from eval_suites.verdict.power import Assumed, detectable, foreseen, mde, mde_points
+from eval_suites.statistics.pairing import Pairs
+from eval_suites.verdict.power import (
+    Spread,
+    Terms,
+    assumed,
+    detectable,
+    foreseen,
+    mde,
+    promise,
+    seen,
+    spread_of,
+    terms_of,
+)
 from sft_core.config.evaluate import GateSection
 
 Floats = NDArray[np.float64]
@@ -42,6 +54,11 @@ def drawn(rng: np.random.Generator, n: int, clusters: int, alike: float, shares:
     return np.isin(kinds, (0, 1)).astype(float), np.isin(kinds, (0, 2)).astype(float)
 
 
+def effect(n: int, clusters: int, alike: float) -> float:
+    """Kish's design effect of equal clusters."""
+    return 1 + (n / clusters - 1) * alike
+
+
 def losses(n: int, clusters: int, alike: float, shares: list[float], seed: int) -> list[Evidence]:
     rng, names = np.random.default_rng(seed), [str(i // (n // clusters)) for i in range(n)]
     found = []
@@ -58,8 +75,7 @@ CASES = [(100, 100, 0.5, 0.6), (400, 400, 0.8, 0.6), (1200, 1200, 0.9, 0.7), (60
 
 @pytest.mark.parametrize(("n", "clusters", "base", "agreement"), CASES)
 def test_a_loss_of_that_size_is_found_in_80_percent(n: int, clusters: int, base: float, agreement: float) -> None:
-    assumed = Assumed(base, agreement, alike=0.05)
-    stated = mde(n, clusters, assumed=assumed).difference
+    stated = mde(n, clusters, spread=assumed(base, agreement, effect(n, clusters, 0.05))).difference
     assert stated is not None
     discordance = 2 * base * (1 - base) * (1 - agreement)
     found = losses(n, clusters, 0.05, cells(base, max(discordance, stated / 100), stated / 100), seed=7)
@@ -70,7 +86,7 @@ def test_a_loss_of_that_size_is_found_in_80_percent(n: int, clusters: int, base:
 @pytest.mark.parametrize(("n", "clusters", "base", "agreement"), CASES)
 def test_no_loss_is_shown_within_that_margin_in_80_percent(n: int, clusters: int, base: float, agreement: float
                                                            ) -> None:
-    stated = mde(n, clusters, assumed=Assumed(base, agreement, alike=0.05)).margin
+    stated = mde(n, clusters, spread=assumed(base, agreement, effect(n, clusters, 0.05))).margin
     assert stated is not None
     found = losses(n, clusters, 0.05, cells(base, 2 * base * (1 - base) * (1 - agreement), 0.0), seed=2)
     power = 100 * np.mean([evidence.bounds(0.05, 1.0)[1] <= stated / 100 for evidence in found])
@@ -80,7 +96,7 @@ def test_no_loss_is_shown_within_that_margin_in_80_percent(n: int, clusters: int
 @pytest.mark.parametrize(("n", "clusters"), [(60, 60), (240, 40)])
 def test_other_scores(n: int, clusters: int) -> None:
     """Nats per byte: normal changes, alike within clusters."""
-    stated = mde(n, clusters, assumed=Assumed(alike=0.1, sd=0.03)).difference
+    stated = mde(n, clusters, spread=Spread(design=effect(n, clusters, 0.1), sd=0.03)).difference
     assert stated is not None
     rng, hits, size = np.random.default_rng(3), 0, n // clusters
     shared = math.sqrt(0.1) if clusters < n else 0.0
@@ -92,28 +108,67 @@ def test_other_scores(n: int, clusters: int) -> None:
     assert 77 <= 100 * hits / RUNS <= 83
 
 
-def test_a_finished_comparison_says_what_it_could_have_found() -> None:
-    """The median of what simulated comparisons say of themselves is what was known beforehand."""
-    n, base, agreement = 500, 0.7, 0.6
-    before = mde(n, assumed=Assumed(base, agreement)).difference
-    assert before is not None
-    found = losses(n, n, 0.05, cells(base, 2 * base * (1 - base) * (1 - agreement), 0.0), seed=4)
-    assert np.median([detectable(evidence, 0.05) for evidence in found]) == pytest.approx(before, rel=0.04)
+@pytest.mark.parametrize(("n", "clusters", "alike"), [(500, 500, 0.0), (600, 60, 0.3)])
+def test_what_is_promised_before_is_what_the_finished_comparison_says(
+        make_result: Callable[..., SuiteResult], n: int, clusters: int, alike: float) -> None:
+    """The promise was of independent items and, with clusters, three times too good."""
+    base, agreement = 0.7, 0.6
+    true = mde(n, clusters, spread=assumed(base, agreement, effect(n, clusters, alike))).difference
+    assert true is not None
+    rng, names = np.random.default_rng(4), [str(i // (n // clusters)) for i in range(n)]
+    before, after = [], []
+    for _ in range(20):
+        one, two = drawn(rng, n, clusters, alike, cells(base, 2 * base * (1 - base) * (1 - agreement), 0.0))
+        result = make_result(one.tolist(), clusters=names)
+        before.append(promise(seen(result, GateSection()), Terms(GateSection())))
+        pairs = Pairs(one.tolist(), two.tolist(), names, [1.0] * n, [str(i) for i in range(n)])
+        after.append(detectable(pairs, "capability", "share", 0.05))
+    assert np.median(after) == pytest.approx(true, rel=0.1)
+    assert np.median([one.worst.difference for one in before]) == pytest.approx(true, rel=0.1)
+    best = np.median([one.best.difference for one in before])
+    assert best == pytest.approx(true, rel=0.1) if alike == 0.0 else best < 0.7 * true
+
+
+def test_a_base_that_does_not_tell_how_alike_clusters_are_promises_both_ends(make_result: Callable[..., SuiteResult]
+                                                                             ) -> None:
+    """From 0 to two thirds, whole clusters at a time: beforehand 6 points were promised, afterwards it was 22."""
+    names = [str(i // 5) for i in range(180)]
+    base = make_result([0.0] * 180, kind="alignment", clusters=names)
+    gained = [float(int(name) % 3 > 0) for name in names]
+    best, worst = promise(seen(base, GateSection()), Terms(GateSection()))
+    after = detectable(Pairs([0.0] * 180, gained, names, [1.0] * 180, names), "alignment", "share", 0.05)
+    assert best.difference is not None
+    assert worst.difference is not None
+    assert after is not None
+    assert best.difference < 6 < 3 * best.difference < after
+    assert after == pytest.approx(worst.difference, rel=0.15)
+    sure = detectable(Pairs([0.0] * 180, [1.0] * 180, names, [1.0] * 180, names), "alignment", "share", 0.05)
+    assert sure == pytest.approx(worst.difference, rel=0.01)
+    assert spread_of(Pairs([0.0] * 9, [1.0] * 9, names[:9], [1.0] * 9, names[:9]), "alignment", "share").churn == 0.0
+
+
+def test_suites_that_share_alpha_and_looks_promise_less(make_result: Callable[..., SuiteResult]) -> None:
+    """As the verdict reads them: alignment suites divide alpha, capability suites do not, and looks cost a little."""
+    win = seen(make_result([0.0, 1.0] * 100, kind="alignment"), GateSection())
+    alone, four = (promise(win, terms_of(GateSection(), ["alignment"] * n + ["capability"])).best for n in (1, 4))
+    assert alone.difference == mde(200, spread=assumed(0.5)).difference
+    assert four.difference == mde(200, alpha=0.0125, spread=assumed(0.5)).difference
+    assert (promise(win, Terms(GateSection(), looks=5)).best.difference or 0) > (alone.difference or 100)
 
 
 def test_what_makes_effects_easier_to_find() -> None:
-    plain = mde_points(1000)
-    assert plain is not None
-    for other in (mde_points(4000), mde_points(1000, base=0.95), mde_points(1000, base=0.05, kind="alignment")):
-        assert other is not None
+    def points(items: int, clusters: int | None = None, kind: str = "capability", scale: str = "share",
+               base: float | None = None) -> float:
+        found = promise(Expected("facts", kind, scale, items, clusters or items, base), Terms(GateSection()))
+        assert found.worst.difference is not None
+        return found.worst.difference
+
+    plain = points(1000)
+    for other in (points(4000), points(1000, base=0.95), points(1000, base=0.05, kind="alignment")):
         assert other < 0.8 * plain
-    clustered, log = mde_points(1000, 20), mde_points(1000, scale="log")
-    assert clustered is not None
-    assert log is not None
-    assert clustered > 1.3 * plain
-    assert log < plain / 5
-    half = mde_points(4000)
-    assert half == pytest.approx(plain / 2, rel=0.05)
+    assert points(1000, 200) > 1.3 * plain
+    assert points(1000, scale="log") < plain / 5
+    assert points(4000) == pytest.approx(plain / 2, rel=0.05)
 
 
 def test_a_stricter_level_and_more_power_ask_for_larger_effects() -> None:
@@ -128,7 +183,7 @@ def test_a_stricter_level_and_more_power_ask_for_larger_effects() -> None:
 def test_too_few_items_find_nothing() -> None:
     assert mde(1).difference is None
     assert (mde(2, 1).margin or 0.0) > 70
-    assert mde(1, assumed=Assumed(sd=0.1)).difference is None
+    assert mde(1, spread=Spread(sd=0.1)).difference is None
     with pytest.raises(ValueError, match="0 items"):
         mde(0)
     with pytest.raises(ValueError, match="5 items in 6 clusters"):
@@ -138,22 +193,26 @@ def test_too_few_items_find_nothing() -> None:
 def test_what_can_be_found_is_said_before_the_tuned_model_is_asked(make_result: Callable[..., SuiteResult]) -> None:
     """Of the items that have a score, at the base's own score and the gate's own level."""
     base = make_result([1.0] * 240 + [0.0] * 60 + [None] * 9)
-    at = Assumed(base=0.8)
+    at = assumed(0.8)
     for gate in (GateSection(max_tax=5.0), GateSection(max_tax=20.0), GateSection(max_tax=5.0, alpha=0.2)):
-        known = mde(300, alpha=gate.alpha, assumed=at)
+        known = mde(300, alpha=gate.alpha, spread=at)
         assert known.margin
         few = ": too few items" if known.margin > gate.max_tax else ""
-        assert foreseen(base, gate) == (
+        assert foreseen(base, Terms(gate)) == (
             f"facts: 300 items find a loss of {known.difference:.1f} points and can prove a tax of at most "
-            f"{known.margin:.1f}, the gate asks for {gate.max_tax:g}{few} (80 % power)")
-    assert "too few" in foreseen(base, GateSection(max_tax=5.0))
-    assert "too few" not in foreseen(base, GateSection(max_tax=20.0))
-    win = foreseen(replace(base, kind="alignment"), GateSection())
-    points = mde(300, assumed=Assumed(base=0.2)).difference
+            f"{known.margin:.1f} points, the gate asks for {gate.max_tax:g}{few} (80 % power)")
+    assert "too few" in foreseen(base, Terms(GateSection(max_tax=5.0)))
+    assert "too few" not in foreseen(base, Terms(GateSection(max_tax=20.0)))
+    plain = Terms(GateSection())
+    win = foreseen(replace(base, kind="alignment"), plain)
+    points = mde(300, spread=assumed(0.2)).difference
     assert win == f"facts: 300 items find a win of {points:.1f} points (80 % power)"
-    alike = make_result([1.0] * 240 + [0.0] * 60, clusters=[str(n % 10) for n in range(300)])
-    assert f"a loss of {mde(300, 10, assumed=at).difference:.1f} points" in foreseen(alike, GateSection())
+    alike = make_result([1.0] * 240 + [0.0] * 60, clusters=[str(n // 30) for n in range(300)])
+    best, worst = mde(300, 10, spread=at), mde(300, 10, spread=assumed(0.8, design=30 * 10 / 9))
+    said = foreseen(alike, plain)
+    assert f"in 10 clusters find a loss of {best.difference:.1f} to {worst.difference:.1f} points" in said
+    assert "where items of a cluster change independently, and where alike)" in said
     text = replace(make_result([-1.0]), scale="log")
-    assert foreseen(text, GateSection()).startswith(
-        "facts: 1 item finds a loss of no size and can prove no margin, the gate asks for 1: too few items")
-    assert "nothing can be found" in foreseen(make_result([None]), GateSection())
+    assert foreseen(text, plain).startswith(
+        "facts: 1 item finds a loss of no size and can prove a tax of at most no size, the gate asks for 1: too few")
+    assert "nothing can be found" in foreseen(make_result([None]), plain)

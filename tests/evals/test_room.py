@@ -11,7 +11,7 @@ import pytest
 from eval_suites.results import SuiteResult, read_results, write_results
 from eval_suites.suites.items import read_items
 from eval_suites.suites.suite import suite
-from eval_suites.verdict.power import foreseen
+from eval_suites.verdict.power import Terms, foreseen
 from eval_suites.verdict.room import room
 from eval_suites.verdict.verdict import compare
 from sft_core.config.evaluate import GateSection
@@ -31,7 +31,7 @@ def test_a_base_that_can_do_nothing_has_nothing_to_lose(make_result: Make) -> No
     said = "the base scores 0.0 and guessing gives 0.0: it has nothing to lose here"
     assert verdict.suites[0].said == f"undecided: {said}"
     assert (verdict.gate, said in verdict.reason, "more items" in verdict.reason) == ("undecided", True, False)
-    assert foreseen(nothing, GATE) == f"facts: {said}"
+    assert foreseen(nothing, Terms(GATE)) == f"facts: {said}"
     proved = compare(*({"facts": make_result([0.0] * 2000)} for _ in range(2)), GATE)
     assert (proved.gate, proved.suites[0].outcome, proved.suites[0].notes) == ("pass", "no_worse", (said,))
 

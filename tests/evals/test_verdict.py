@@ -161,9 +161,11 @@ def unchanged(rng: np.random.Generator, right: float, size: int) -> tuple[list[f
     return before.astype(float).tolist(), after.astype(float).tolist(), [str(i // size) for i in range(100)]
 
 
-def test_the_null_is_seldom_called_different_over_six_suites(make_result: Make) -> None:
+def test_the_null_is_seldom_called_different_over_six_suites(make_result: Make, monkeypatch: pytest.MonkeyPatch
+                                                             ) -> None:
     """400 evaluations: a rate of 5 % is known to ± 2.2 (two standard errors); Newcombe's intervals and Holm are on the
     safe side of it. Without Holm or without clusters the rates are above 5 %."""
+    monkeypatch.setattr("eval_suites.verdict.verdict.detectable", lambda *_: None)  # solved 2,400 times for no one
     rng, gate, runs = np.random.default_rng(0), GateSection(max_tax=0.0), 400
     suites = [("capability", 0.5, 1), ("capability", 0.7, 1), ("capability", 0.7, 5),
               ("alignment", 0.4, 1), ("alignment", 0.6, 1), ("alignment", 0.6, 5)]
