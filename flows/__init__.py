@@ -8,6 +8,7 @@ sweep.py       the flow sft-sweep
 trial.py       one trial as a process of its own
 nightly.py     the flow sft-nightly, and promotion
 evaluation.py  eval, compare, suites, data show
+checking.py    a configuration, and all that it needs, looked at before anything starts
 cli_begin.py   what its commands do first
 cli_evaluation.py its commands eval, compare, suites and parity
 cli_workspace.py its commands plan, runs and clean

@@ -18,12 +18,9 @@ from flows.cli_judging import add_judging
 from flows.cli_model import add_model
 from flows.cli_workspace import add_workspace
 from flows.logs import tame, told_of
-from infra.databases import check_driver, is_sql
 from infra.output import keep_writing
 from infra.servers import ensure_prefect
 from infra.settings import Settings, prepare_environment, read_settings
-from sft_core.config.experiment import ExperimentConfig
-from sft_core.config.file import LoadedConfig, examine
 from sft_core.errors import ConfigError
 from sft_core.stopping import stop_on_signals
 
@@ -103,42 +100,6 @@ def begin() -> Settings:
     return settings
 
 
-def checked(path: Path, overrides: list[str], settings: Settings) -> LoadedConfig:
-    """The configuration, once it is known that it is valid and that all it needs is here: drivers of its databases,
-    packages, data of its suites, its judge.
-
-    Raises:
-        ConfigError: with all that is wrong.
-    """
-    from tasks.mirror import mirrored
-    from tasks.needs import check_needs, run_lacks
-    from tasks.stages import Workspace
-
-    found = examine(path, overrides)
-    lacking: list[str] = []
-    if found.config is not None:
-        place = mirrored(Workspace(settings.workspace, settings.mirror), found.config.data.mirror)
-        lacking = [*_lacking_drivers(found.config, settings), *run_lacks(found.config, place)]
-    found.check(lacking)
-    check_needs(lacking)
-    assert found.config is not None, "nothing was wrong with it"
-    return LoadedConfig(found.config, found.text)
-
-
-def _lacking_drivers(config: ExperimentConfig, settings: Settings) -> list[str]:
-    tracking, search = config.tracking.uri or settings.mlflow_uri, config.search
-    asked = [("tracking.uri or MLFLOW_TRACKING_URI", tracking)] if is_sql(tracking) else []
-    if storage := search and (search.storage or settings.study_storage):
-        asked.append(("search.storage or SFT_STUDY_STORAGE", storage))
-    found = []
-    for setting, url in asked:
-        try:
-            check_driver(setting, url)
-        except ConfigError as error:
-            found.append(str(error))
-    return found
-
-
 @app.command()
 def run(config: ConfigFile, overrides: Overrides = None) -> None:
     """Run one experiment: prepare, base evaluation, train, evaluate, verdict, record.
@@ -146,6 +107,8 @@ def run(config: ConfigFile, overrides: Overrides = None) -> None:
     Give the same command again to continue a stopped run; nothing finished is redone.
     """
     settings = begin()
+    from flows.checking import checked
+
     checked(config, overrides or [], settings)  # what is wrong there is said before a server is started
     ensure_prefect(settings)
     from flows.experiment import run_experiment
@@ -174,6 +137,8 @@ def sweep(
 ) -> None:
     """Search the space under `search`: alignment up, tax down. A stopped sweep continues."""
     settings = begin()
+    from flows.checking import checked
+
     if checked(config, overrides or [], settings).config.search is None:
         raise ConfigError(f"{config} has no search section; flows/configs/sweep.yaml shows one")
     ensure_prefect(settings)
@@ -272,7 +237,10 @@ def config_schema() -> None:
 @config_app.command(name="check")
 def config_check(config: ConfigFile, overrides: Overrides = None) -> None:
     """Check a configuration without running it."""
-    checked(config, overrides or [], read_settings())
+    from flows.checking import looked_at
+
+    for said in looked_at(config, overrides or [], read_settings()):
+        print(said)
     print(f"{config}: valid")
 
 

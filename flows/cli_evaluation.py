@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from flows.cli_begin import after
+from infra.cuda import check_device
 from sft_core.config.data import ModelSection, TemplateName
 from sft_core.config.evaluate import EvalSection, GateSection
 from sft_core.config.file import checked
@@ -16,7 +17,7 @@ from sft_core.errors import ConfigError
 from sft_core.masking import has_secret
 
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(
-    help="Where weights loaded here are computed with; auto: CUDA where there is one")]
+    callback=check_device, help="Where weights loaded here are computed with; auto: CUDA where there is one")]
 Precision = Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(
     help="Of weights and computing, part of the protocol; auto: bfloat16 on CUDA, float32 on the CPU")]
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Allow code that comes with the model")]

@@ -16,7 +16,7 @@ from sft_core.errors import ConfigError, DataError, EvalError
 from tasks.evaluate import Subject, alike, check_loaded, evaluate, floors, named
 from tasks.measure import Against
 from tasks.mirror import asked_mirror
-from tasks.needs import check_needs, evaluation_lacks
+from tasks.needs import check_needs, evaluation_lacks, named_lacks
 from tasks.prepare import prepare, prepared_stage
 from tasks.runs import Beside, joined, results_of
 from tasks.show import Wanted, check_answered, page, rejected_rows, remarks, shown_rows
@@ -51,8 +51,9 @@ def run_evaluation(
     place = asked_mirror(workspace(), mirror)
     if shown.html and against is None:
         raise ConfigError("--html writes a comparison; say with --against what to compare with")
-    check_needs(evaluation_lacks(section, place))
     check_loaded(model, against)
+    both = [model, *([like(model, against)] if against else [])]
+    check_needs([*named_lacks(both, place), *evaluation_lacks(section, place)])
     tuned = named(model, template, section, place, connect)
     if against is None:
         show_scores(model.path, evaluate.fn(tuned, section, place), shown)
@@ -104,7 +105,7 @@ def run_comparison(
         (name_a, a, of_a), (name_b, b, of_b) = (results_of(one, place, tracker) for one in (first.path, second))
         beside = joined(of_a, of_b)
     else:
-        check_needs(evaluation_lacks(section, place))
+        check_needs([*named_lacks([first, like(first, second)], place), *evaluation_lacks(section, place)])
         sides = [named(one, "auto", section, place, connect) for one in (first, like(first, second))]
         _name_only(gate, section.names)
         a, b, floor = paired(*alike(*sides), section, place, gate)

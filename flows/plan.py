@@ -7,14 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flows import console
+from flows.checking import checked
 from flows.experiment import workspace
-from sft_core.config.file import load
+from infra.settings import read_settings
+from tasks.needs import path_lacks
 from tasks.plan import Plan, plan, shown_span
 
 
 def show_plan(path: Path, overrides: list[str], rows: int | None, *, as_json: bool) -> None:
     """Print the plan of a configuration, as tables or as JSON."""
-    config = load(path, overrides).config
+    config = checked(path, overrides, read_settings(), path_lacks).config
     made = plan(config, workspace(config), rows)
     if as_json:
         print(json.dumps(made.to_dict(), indent=2, ensure_ascii=False))

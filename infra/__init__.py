@@ -6,6 +6,7 @@ settings.py         the only reader of environment variables; the environment of
 disk.py             a full or read-only disk in one sentence
 databases.py        drivers and connections of SQL databases
 reach.py            whether a configured server answers, within seconds
+cuda.py             whether there is a GPU, without torch
 alive.py            what a process has open, for those after a kill
 children.py         child processes end with their parent
 output.py           output whose reader may go

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,49 +11,159 @@ from eval_suites.asking.needs import lacking
 from eval_suites.judge.gold import read_gold
 from eval_suites.judge.talk import OPEN_ENDED
 from eval_suites.suites.suite import suite
+from infra.cuda import why_no_cuda
 from infra.reach import why_unreachable
 from infra.settings import secret
+from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EvalSection, JudgeSection
 from sft_core.config.experiment import ExperimentConfig
+from sft_core.config.reading import Key
+from sft_core.config.telling import Lack
+from sft_core.config.train import TrainSection
+from sft_core.data.localhub import Absent
+from sft_core.data.sources import why_no_source
 from sft_core.errors import ConfigError, EvalError
+from sft_core.model.where import local_folder, read_object, why_no_model
+from tasks.runs import is_run
 from tasks.stages import Workspace
 
+log = logging.getLogger("sft")
+LOADED = "rules", "judge"
+"""Refusal scorers that are no model."""
 
-def check_needs(found: Sequence[str]) -> None:
-    """Raises ConfigError where something is missing: names all of it and says how to get it.
+
+def check_needs(found: Iterable[Lack]) -> None:
+    """Raises ConfigError where something is missing: names all of it and says how to get it. What will be fetched from
+    the hub is told.
 
     Args:
         found: what `run_lacks` or `evaluation_lacks` said.
     """
-    if found:
-        raise ConfigError("\n  ".join(["this cannot run here, and nothing was started:", *found]))
+    found = list(dict.fromkeys(found))
+    if said := [one.what for one in found if one.state != "fetched"]:
+        raise ConfigError("\n  ".join(["this cannot run here, and nothing was started:", *dict.fromkeys(said)]))
+    for one in found:
+        log.info("%s, which will be fetched from the hub", one.what)
 
 
-def evaluation_lacks(section: EvalSection, place: Workspace) -> list[str]:
+def evaluation_lacks(section: EvalSection, place: Workspace) -> list[Lack]:
     """What an evaluation lacks, a sentence each."""
-    found = lacking(section.suites, section, place.mirror)
+    return [*_evaluation_paths(section, place), *_services(section)]
+
+
+def _services(section: EvalSection) -> Iterator[Lack]:
     if section.backend == "vllm":
-        found += _package("eval.backend: vllm", "vllm", "vllm")
+        yield from _package(("eval", "backend"), "eval.backend: vllm", "vllm", "vllm")
+        if why := why_no_cuda():
+            yield Lack(("eval", "backend"), f"eval.backend: vllm needs CUDA, and {why}; use transformers")
     if section.judge and (section.refusal_scorer == "judge" or any(map(_open_ended, section.suites))):
-        found += _judge_lacks(section.judge)
+        yield from _judge_lacks(section.judge)
+
+
+def model_lacks(section: ModelSection, place: Workspace) -> list[Lack]:
+    """What a base lacks: it is not there, or its device is not."""
+    absent = why_no_model(section, place.mirror)
+    found = [_of_hub(("model", "path"), f"the model {section.path!r}", absent)] if absent else []
+    cuda = "model.device (--device): cuda" if section.device == "cuda" else (
+        f"model.attention: {section.attention}" if section.attention in ("varlen", "flash") else None)
+    if cuda and (why := why_no_cuda()):
+        found.append(Lack(("model", "device" if section.device == "cuda" else "attention"),
+                          f"{cuda} needs CUDA, and {why}; or use auto"))
     return found
 
 
-def run_lacks(config: ExperimentConfig, place: Workspace) -> list[str]:
+def named_lacks(models: Iterable[ModelSection], place: Workspace) -> list[Lack]:
+    """What models lack that are named on the command line; servers and what the tracker knows are asked later."""
+    from eval_suites.backends.remote import is_endpoint
+
+    found = []
+    for one in models:
+        if not (is_endpoint(one.path) or one.path.startswith("models:/") or is_run(one.path, place)):
+            found += [lack if lack.key[-1] != "path" or lack.state == "fetched" else lack._replace(
+                what=f"{lack.what}; nor is a run of this workspace called so (`sft runs` lists them)")
+                for lack in model_lacks(one, place)]
+    return found
+
+
+def path_lacks(config: ExperimentConfig, place: Workspace) -> list[Lack]:
+    """All that an experiment names by a path or a hub id and is not here, and its device; a sentence each."""
+    return [*model_lacks(config.model, place), *_source_lacks(config, place), *_evaluation_paths(config.eval, place),
+            *_suite_lacks(("train", "probe", "suites"), config.train.probe.suites, config.eval, place,
+                          told=config.eval.suites)]
+
+
+def run_lacks(config: ExperimentConfig, place: Workspace) -> list[Lack]:
     """What an experiment lacks, a sentence each."""
-    found = evaluation_lacks(config.eval, place)
-    found += [one for one in lacking(config.train.probe.suites, config.eval, place.mirror) if one not in found]
-    if config.train.engine == "trl":
-        found += _package("train.engine: trl", "trl", "trl")
-    if config.train.lora.quantize == "nf4":
-        found += _package("train.lora.quantize: nf4", "bitsandbytes", "qlora")
-    if config.train.optim.name == "adamw_8bit":
-        found += _package("train.optim.name: adamw_8bit", "bitsandbytes", "qlora")
-    return found
+    return [*path_lacks(config, place), *_services(config.eval), *_packages(config.train)]
 
 
-def _package(setting: str, module: str, extra: str) -> list[str]:
-    return [] if find_spec(module) else [f"{setting} needs the package {module}: pip install 'sft-platform[{extra}]'"]
+def _packages(train: TrainSection) -> Iterator[Lack]:
+    if train.engine == "trl":
+        yield from _package(("train", "engine"), "train.engine: trl", "trl", "trl")
+    if train.lora.quantize == "nf4":
+        yield from _package(("train", "lora", "quantize"), "train.lora.quantize: nf4", "bitsandbytes", "qlora")
+    if train.optim.name == "adamw_8bit":
+        yield from _package(("train", "optim", "name"), "train.optim.name: adamw_8bit", "bitsandbytes", "qlora")
+
+
+def _package(key: Key, setting: str, module: str, extra: str) -> list[Lack]:
+    return [] if find_spec(module) else [
+        Lack(key, f"{setting} needs the package {module}: pip install 'sft-platform[{extra}]'")]
+
+
+def _source_lacks(config: ExperimentConfig, place: Workspace) -> Iterator[Lack]:
+    replay = config.train.replay.sources if config.train.wants_replay else ()
+    for section, sources in ((("data",), config.data.sources), (("train", "replay"), replay)):
+        for index, source in enumerate(sources):
+            if absent := why_no_source(source, place.mirror):
+                yield _of_hub((*section, "sources", index, "path"), f"the data set {source.path!r}", absent)
+
+
+def _of_hub(key: Key, what: str, absent: Absent) -> Lack:
+    dotted = ".".join(map(str, key))
+    if absent.state == "missing":
+        return Lack(key, absent.why if absent.why.startswith(dotted) else f"{dotted}: {absent.why}")
+    return Lack(key, f"{dotted}: {what} is not on this machine" if absent.state == "fetched" else
+                f"{dotted}: {what} is not on this machine: {absent.why}; where there is no network, name its folder "
+                "there, or a folder that holds it as org/name in SFT_MIRROR or data.mirror", absent.state)
+
+
+def _evaluation_paths(section: EvalSection, place: Workspace) -> Iterator[Lack]:
+    yield from _suite_lacks(("eval", "suites"), section.suites, section, place)
+    for field in ("include_path", "data_path"):
+        folder = getattr(section, field)
+        if folder is not None and not Path(folder).is_dir():
+            yield Lack(("eval", field), f"eval.{field} (--{field.replace('_', '-')}): {folder!r} is not a folder")
+    if section.refusal_scorer not in LOADED:
+        yield from _classifier_lacks(section, place)
+    if section.judge and section.judge.gold:
+        gold = Path(section.judge.gold)
+        yield from (Lack(("eval", "judge", "gold"), said) for said in _told(lambda: read_gold(gold)))
+
+
+def _suite_lacks(key: Key, references: Iterable[str], section: EvalSection, place: Workspace,
+                 told: Iterable[str] = ()) -> Iterator[Lack]:
+    for index, reference in enumerate(references):
+        if reference not in told:
+            yield from (Lack((*key, index), one.why, one.state)
+                        for one in lacking(reference, section, place.mirror))
+
+
+def _classifier_lacks(section: EvalSection, place: Workspace) -> Iterator[Lack]:
+    """The classifier of refusals: there, whole, and with the classes that the configuration says."""
+    key: Key = ("eval", "refusal_scorer")
+    model = ModelSection(path=section.refusal_scorer)
+    if absent := why_no_model(model, place.mirror):
+        yield _of_hub(key, f"the classifier {model.path!r}", absent._replace(
+            why=f"{absent.why.removeprefix('model.path: ')}; it is rules, judge, or the folder or hub id of a sequence "
+                "classifier" if absent.state == "missing" else absent.why))
+    folder = None if absent else local_folder(model, place.mirror)
+    classes = read_object(folder / "config.json").get("id2label") if folder else None
+    named = sorted(map(str, classes.values())) if isinstance(classes, dict) else None
+    if not section.refusal_labels or (named and set(named) != set(section.refusal_labels)):
+        yield Lack(("eval", "refusal_labels"), "eval.refusal_labels: say of each class of the classifier "
+                   f"{model.path!r}{f' ({chr(44).join(named)})' if named else ''}, and of no other, whether it means "
+                   "compliance, refusal or partial, e.g. {REJECTION: refusal, NORMAL: compliance}")
 
 
 def _open_ended(reference: str) -> bool:
@@ -62,14 +173,13 @@ def _open_ended(reference: str) -> bool:
         return False
 
 
-def _judge_lacks(judge: JudgeSection) -> list[str]:
-    """Key, server and gold set."""
-    found = _told(lambda: secret(judge.endpoint.key_env))
+def _judge_lacks(judge: JudgeSection) -> Iterator[Lack]:
+    """Key and server."""
+    endpoint: Key = ("eval", "judge", "endpoint")
+    yield from (Lack((*endpoint, "key_env"), said) for said in _told(lambda: secret(judge.endpoint.key_env)))
     if why := why_unreachable(judge.endpoint.url):
-        found.append(f"eval.judge.endpoint: no judge answers at {judge.endpoint.url} ({why}); start it, correct the "
-                     "url, or leave eval.judge out: open-ended answers are then kept and unscored")
-    gold = judge.gold
-    return found + (_told(lambda: read_gold(Path(gold))) if gold else [])
+        yield Lack((*endpoint, "url"), f"eval.judge.endpoint: no judge answers at {judge.endpoint.url} ({why}); start "
+                   "it, correct the url, or leave eval.judge out: open-ended answers are then kept and unscored")
 
 
 def _told(look: Callable[[], object]) -> list[str]:

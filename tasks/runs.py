@@ -132,9 +132,13 @@ def run_named(reference: str, place: Workspace, tracker: Callable[[], Tracker]) 
     Raises:
         TrackingError: no run has this id.
     """
-    if reference in local_runs(place.runs) or (RUN_ID.fullmatch(reference) and not Path(reference).exists()):
-        return find(reference, place, tracker())
-    return None
+    return find(reference, place, tracker()) if is_run(reference, place) else None
+
+
+def is_run(reference: str, place: Workspace) -> bool:
+    """Whether a name is one of a run, or can only be the id of one."""
+    return reference in local_runs(place.runs) or bool(
+        RUN_ID.fullmatch(reference) and not Path(reference).exists())
 
 
 def results_of(reference: str, place: Workspace, tracker: Tracker) -> Found:

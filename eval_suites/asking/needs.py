@@ -2,56 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from eval_suites.lm_door.data import hub_ids
+from eval_suites.lm_door.lookup import data_sets
 from eval_suites.lm_door.needs import missing
 from eval_suites.scorers.custom import load_scorer
 from eval_suites.suites.items import read_items, read_texts
-from eval_suites.suites.suite import Suite, suite
+from eval_suites.suites.suite import LM_PREFIX, Suite, suite
 from sft_core.config.evaluate import EvalSection
-from sft_core.data.localhub import why_absent
+from sft_core.data.localhub import Absent, why_absent
 from sft_core.errors import EvalError
 
 
-def lacking(references: Iterable[str], section: EvalSection, mirror: Path | None) -> list[str]:
-    """What keeps these suites from being run here, a sentence each with what to do; nothing where all is there.
+def lacking(reference: str, section: EvalSection, mirror: Path | None) -> list[Absent]:
+    """What keeps a suite from being run here as it is, a sentence each with what to do; nothing where all is there.
 
-    Reads the suites' own items and asks the hub once for every data set that is neither in the mirror nor kept from
-    an earlier download. Tasks `lm:TASK` are looked at by their packages alone: where their data lie only lm-eval knows.
+    Reads the suite's own items and asks the hub once for every data set that is neither in the mirror nor kept from
+    an earlier download.
 
     Args:
-        references: suites as a configuration names them.
+        reference: a suite as a configuration names it.
         section: where published benchmarks and further tasks lie.
         mirror: folder with hub data sets, or None for the hub.
     """
-    found: dict[str, None] = {}
-    for reference in references:
-        try:
-            chosen = suite(reference)
-        except EvalError as error:
-            found[str(error)] = None
-            continue
-        found |= dict.fromkeys(_of(chosen, section, mirror))
-    return list(found)
+    try:
+        return list(_of(suite(reference), section, mirror))
+    except EvalError as error:
+        return [Absent("missing", str(error))]
 
 
-def _of(chosen: Suite, section: EvalSection, mirror: Path | None) -> list[str]:
+def _of(chosen: Suite, section: EvalSection, mirror: Path | None) -> Iterator[Absent]:
     if chosen.engine == "lm_eval":
-        absent = [(name, why) for name in hub_ids(chosen) if (why := why_absent(name, mirror))]
-        return missing(chosen.tasks) + [
-            f"suite {chosen.name} needs the data set {name}: {why}; where there is no network put it into a folder as "
-            f"{name} and name that folder in SFT_MIRROR, in data.mirror or with --mirror" for name, why in absent]
+        yield from (Absent("missing", said) for said in missing(chosen.tasks))
+        yield from _data_sets(chosen, section, mirror)
+        return
     data, read = Path(section.data_path) if section.data_path else None, (
         read_texts if chosen.engine == "likelihood" else read_items)
-    return _told(lambda: read(chosen, data_path=data)) + (
-        _told(lambda: load_scorer(str(chosen.scorer), chosen.folder)) if chosen.scorer else [])
+    yield from _told(lambda: read(chosen, data_path=data))
+    if chosen.scorer:
+        yield from _told(lambda: load_scorer(str(chosen.scorer), chosen.folder))
 
 
-def _told(look: Callable[[], object]) -> list[str]:
+def _data_sets(chosen: Suite, section: EvalSection, mirror: Path | None) -> Iterator[Absent]:
+    names = hub_ids(chosen)
+    if chosen.name.startswith(LM_PREFIX):
+        known = data_sets(chosen.tasks, section.include_path)
+        if known is None:
+            raise EvalError(f"suite {chosen.name}: lm-eval has no task of this name; `lm-eval ls tasks` lists them; "
+                            "tasks of your own go into the folder of eval.include_path (--include-path)")
+        names = known
+    for name in names:
+        if absent := why_absent(name, mirror):
+            said = "" if absent.state == "fetched" else (
+                f": {absent.why}; where there is no network put it into a folder as {name} and name that folder in "
+                "SFT_MIRROR, in data.mirror or with --mirror")
+            yield Absent(absent.state, f"suite {chosen.name} needs the data set {name}{said}")
+
+
+def _told(look: Callable[[], object]) -> Iterator[Absent]:
     try:
         look()
     except EvalError as error:
-        return [str(error)]
-    return []
+        yield Absent("missing", str(error))

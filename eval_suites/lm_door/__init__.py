@@ -4,6 +4,7 @@ door.py   tasks opened: questions, items asked, protocol
 model.py  lm-eval's HFLM with a backend of ours
 rows.py   lm-eval's samples as item results
 needs.py  what single tasks of lm-eval need besides it
+lookup.py which hub data sets any task of lm-eval reads
 data.py   which hub data sets lm-eval's tasks read, and what a suite reads from outside
 ids.py    token ids of a chat as lm-eval makes them
 """

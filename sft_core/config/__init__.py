@@ -1,7 +1,8 @@
 """The configuration of one experiment: frozen sections, unknown keys refused, a docstring under every field.
 
 One YAML file becomes one `ExperimentConfig`; the same models make the JSON Schema for editors and Prefect's
-parameter forms. Only a section travels: no function of the core sees the whole configuration. 
+parameter forms. Only a section travels: no function of the core sees the whole configuration.
+
 section.py     what all sections are made of
 reading.py     YAML with line numbers, no key twice
 data.py        model, sources, curation, template
@@ -9,5 +10,6 @@ train.py       optimiser, adapters, replay, KL
 evaluate.py    evaluation, judge, gate
 experiment.py  tracking, search, and the whole
 search.py      a search space against the configuration that it varies
+telling.py     what is wrong, in the words of the file
 file.py        one file, `--set`, all problems at once
 """

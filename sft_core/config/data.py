@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sft_core.config.section import OffIsWord, Positive, Section, Share
+from sft_core.config.section import MOST, OffIsWord, Positive, Section, Share
 
 
 class ModelSection(Section):
@@ -71,7 +71,7 @@ class DuplicatesSection(Section):
 class DataSection(Section):
     sources: tuple[SourceSection, ...] = Field(min_length=1)
     """Where the training conversations come from."""
-    max_tokens: Annotated[int, Field(ge=16)]
+    max_tokens: Annotated[int, Field(ge=16, lt=MOST)]
     """Longest example, and length of a packed row, in tokens. There is no default: a silent one truncates."""
     too_long: Literal["fail", "drop", "truncate_left_context", "split_turns"] = "fail"
     """What to do with a longer conversation. `truncate_left_context` drops the oldest turns, `split_turns` cuts it in

@@ -8,7 +8,7 @@ from pydantic import Field, FiniteFloat, model_validator
 
 from sft_core.config.data import DataSection, ModelSection, TemplateSection
 from sft_core.config.evaluate import EvalSection, GateSection, unknown_suites
-from sft_core.config.section import Name, Positive, Section, without_password
+from sft_core.config.section import MOST, Name, Positive, Section, without_password
 from sft_core.config.train import TrainSection
 
 
@@ -74,7 +74,7 @@ class ExperimentConfig(Section):
 
     name: Name
     """Name of the run in MLflow and Prefect."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=MOST)] = 0
     """Seed of the split, the order of rows, initial adapters and dropout."""
     model: ModelSection
     """The base model."""
@@ -101,7 +101,7 @@ class ExperimentConfig(Section):
         if self.search:
             found += [unknown_suites("search.alignment", self.search.alignment, known),
                       unknown_suites("search.capability", self.search.capability, known)]
-        if said := "; ".join(one for one in found if one):
-            judge = "" if self.eval.judge else "; judged suites (NAME:pairwise, NAME:graded) take eval.judge"
-            raise ValueError(f"{said}{judge if ':pairwise' in said or ':graded' in said else ''}")
+        judge = "" if self.eval.judge else "; judged suites (NAME:pairwise, NAME:graded) take eval.judge"
+        if said := [one + (judge if ":pairwise" in one or ":graded" in one else "") for one in found if one]:
+            raise ValueError("\n".join(said))
         return self

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import copy
-import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 from sft_core.config.experiment import ExperimentConfig
-from sft_core.config.reading import Key, Parsed, TextKeys, parse
+from sft_core.config.reading import Key, Parsed, parse
 from sft_core.config.search import LONGEST_TRIAL, idle, trial_name, tried
+from sft_core.config.telling import Cause, Lack, causes, places, told
 from sft_core.errors import ConfigError
 
 Made = TypeVar("Made", bound=BaseModel)
@@ -34,12 +33,18 @@ class Examined(NamedTuple):
     config: ExperimentConfig | None
     text: str
     problems: Sequence[str]
+    places: Mapping[Key, str]
+    """Where every key comes from."""
 
-    def check(self, more: Sequence[str] = ()) -> None:
-        """Raises ConfigError where anything is wrong; `more` is told beside it."""
-        if self.problems:
-            count = "one problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
-            raise ConfigError("\n  ".join([f"{self.path} has {count}:", *self.problems, *more]))
+    def check(self, lacks: Sequence[Lack] = ()) -> None:
+        """Raises ConfigError where anything is wrong; what is lacking is told beside it."""
+        if found := [*self.problems, *self.where(lacks)]:
+            count = "one problem" if len(found) == 1 else f"{len(found)} problems"
+            raise ConfigError("\n  ".join([f"{self.path} has {count}:", *found]))
+
+    def where(self, lacks: Sequence[Lack]) -> list[str]:
+        """What is lacking, a line each, with the place that asks for it."""
+        return list(dict.fromkeys(told(Cause(one.key, one.what), self.places) for one in lacks))
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
@@ -63,7 +68,7 @@ def examine(path: Path, overrides: Sequence[str] = ()) -> Examined:
         overrides: `a.b=value`, typed like YAML and checked by the same model; `a.0.b` reaches into lists.
 
     Raises:
-        ConfigError: it cannot be read, or an override fits nowhere.
+        ConfigError: it cannot be read.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -73,55 +78,78 @@ def examine(path: Path, overrides: Sequence[str] = ()) -> Examined:
         raise ConfigError(f"cannot read {path}: {error}; it must be a UTF-8 YAML file") from error
     parsed = _parse(text, str(path))
     sources: dict[Key, str] = {}
+    wrong: list[str] = []
     for override in overrides:
-        key = _override(parsed.data, override)
-        sources[key] = f"--set {override}"
-    problems, config = _looked_at(parsed, sources)
+        try:
+            key = _override(parsed.data, override)
+            sources[key] = f"--set {override}"
+        except ConfigError as error:
+            wrong.append(str(error))
+    known = places(parsed, str(path), sources)
+    problems, config = _looked_at(parsed.data, known)
     shown = yaml.safe_dump(parsed.data, sort_keys=False, allow_unicode=True) if overrides else text
-    return Examined(path, config, shown, problems)
+    return Examined(path, config, shown, [*wrong, *problems], known)
 
 
-def _looked_at(parsed: Parsed, sources: Mapping[Key, str]) -> tuple[list[str], ExperimentConfig | None]:
+def _looked_at(given: dict[str, Any], known: Mapping[Key, str]) -> tuple[list[str], ExperimentConfig | None]:
     """All problems, and the configuration without what is wrong in it, as far as there is one.
 
     Sections are only held against each other once their fields are right: so what is wrong is taken out, and the rest
     looked at again.
     """
-    data, said, taken = copy.deepcopy(parsed.data), list[str](), set[Key]()
+    data, said, taken = copy.deepcopy(given), list[str](), set[Key]()
     while True:
         try:
             config = ExperimentConfig.model_validate(data)
             break
         except ValidationError as error:
-            # What our own taking out makes wrong, above it or there, is none of the file's problems.
-            found = [one for one in _causes(error.errors()) if not one["loc"] or not any(
-                key[:len(one["loc"])] == tuple(one["loc"]) for key in taken)]
-            said += [_problem(one, parsed, sources) for one in found]
-            if not found or not all([_taken_out(data, tuple(one["loc"])) for one in found]):
+            found = causes(error, data)
+            said += [told(one, known) for one in found if not _follows(one.key, taken)]
+            if not all([_taken_out(data, key, taken) for key in dict.fromkeys(_field(one.key) for one in found)]):
                 return said, None
-            taken |= {tuple(one["loc"]) for one in found}
-    return [*said, *(f"{_where(key, parsed.lines, sources)}{wrong}" for key, wrong in _unfit(config))], config
+    return [*said, *(told(one, known) for one in _unfit(config))], config
 
 
+def _follows(key: Key, taken: Set[Key]) -> bool:
+    """Whether what is wrong there only follows from what was taken out, there or below."""
+    if not key:
+        return any(one[:1] == ("eval",) and one[1:2] in ((), ("suites",), ("judge",)) for one in taken)
+    return any(one[:len(key)] == key for one in taken)
+
+
+_SOURCE, _SUITES, _OPTIM = {"path": "tiny:sft"}, {"suites": ["tiny_mmlu"]}, {"lr": 1e-3}
 _STAND_INS: dict[Key, object] = {
-    ("name",): "x", ("model",): {"path": "tiny"}, ("model", "path"): "tiny", ("data", "max_tokens"): 64,
-    ("train",): {"optim": {"lr": 1e-3}}, ("train", "optim"): {"lr": 1e-3}, ("train", "optim", "lr"): 1e-3}
-"""What stands for a field without a default while the others are looked at."""
+    ("name",): "x", ("model",): {"path": "tiny"}, ("model", "path"): "tiny",
+    ("data",): {"sources": [_SOURCE], "max_tokens": 64}, ("data", "max_tokens"): 64, ("data", "sources"): [_SOURCE],
+    ("data", "sources", "path"): "tiny:sft", ("train", "replay", "sources", "path"): "tiny:replay",
+    ("train",): {"optim": _OPTIM}, ("train", "optim"): _OPTIM, ("train", "optim", "lr"): 1e-3,
+    ("eval",): _SUITES, ("eval", "suites"): ["tiny_mmlu"]}
+"""What stands for a field without a default while the others are looked at; places in lists left out."""
 
 
-def _taken_out(data: dict[str, Any], key: Key) -> bool:
-    """Take a wrong value out of the file's data; whether that could be done."""
+def _field(key: Key) -> Key:
+    """What is taken out for it: of a list all of it."""
+    return key[:-1] if key and isinstance(key[-1], int) else key
+
+
+def _taken_out(data: dict[str, Any], key: Key, taken: set[Key]) -> bool:
+    """Take a wrong value out of the file's data, or what it is missing in; whether that could be done."""
     if not key:  # the gate, or the search, names what the others have not
         return [data.pop(section, None) for section in ("gate", "search")] != [None, None]
     place: Any = data
     for part in key[:-1]:
-        place = place.get(part) if isinstance(place, dict) else None
-    if not isinstance(place, dict):
-        return False
-    if key in _STAND_INS:
-        place[key[-1]] = _STAND_INS[key]
+        if isinstance(place, dict) and part not in place:
+            return True  # with what it was in
+        place = place[part]
+    taken.add(key)
+    stand_in = _STAND_INS.get(tuple(part for part in key if isinstance(part, str)))
+    if stand_in is not None:
+        place[key[-1]] = copy.deepcopy(stand_in)
         return True
-    return place.pop(key[-1], None) is not None
+    if key[-1] in place:
+        del place[key[-1]]
+        return True
+    return len(key) > 1 and _taken_out(data, _field(key[:-1]), taken)
 
 
 def checked(kind: type[Made], **values: object) -> Made:
@@ -133,9 +161,7 @@ def checked(kind: type[Made], **values: object) -> Made:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("; ".join(": ".join(filter(None, (".".join(map(str, one["loc"])),
-                                                            one["msg"].removeprefix("Value error, "))))
-                                    for one in error.errors())) from None
+        raise ConfigError("; ".join(one.said for one in causes(error, values))) from None
 
 
 def override(config: ExperimentConfig, values: Mapping[str, object]) -> ExperimentConfig:
@@ -150,8 +176,8 @@ def override(config: ExperimentConfig, values: Mapping[str, object]) -> Experime
     try:
         return ExperimentConfig.model_validate(data)
     except ValidationError as error:
-        problems = [_problem(detail, Parsed(data, {}), {}) for detail in _causes(error.errors())]
-        raise ConfigError("these values do not fit the configuration:\n  " + "\n  ".join(problems)) from None
+        raise ConfigError("\n  ".join(["these values do not fit the configuration:",
+                                       *(one.said for one in causes(error, data))])) from None
 
 
 def trial_config(config: ExperimentConfig, number: int, values: Mapping[str, object]) -> ExperimentConfig:
@@ -163,18 +189,19 @@ def trial_config(config: ExperimentConfig, number: int, values: Mapping[str, obj
     return override(config, {**values, "name": trial_name(config.name, number)})
 
 
-def _unfit(config: ExperimentConfig) -> Iterator[tuple[Key, str]]:
+def _unfit(config: ExperimentConfig) -> Iterator[Cause]:
     """What is wrong with a search space: every end and every choice is tried in the whole configuration, and no field
     may change nothing."""
     for field, why in idle(config):
-        yield ("search", "space", field), (f"search.space.{field}: all trials would be the same, because {why}; take "
-                                           "it out of the space")
+        yield Cause(("search", "space", field), f"search.space.{field}: all trials would be the same, because {why}; "
+                                                "take it out of the space")
     for one in tried(config.search.space) if config.search else ():
         try:
             trial_config(config, LONGEST_TRIAL, {one.field: one.value})
         except ConfigError as error:
             reason = " ".join(str(error).partition("\n")[2].split()) or str(error).removeprefix("--set ")
-            yield ("search", "space", *one.key), f"search.space.{'.'.join(map(str, one.key))} = {one.value!r}: {reason}"
+            yield Cause(("search", "space", *one.key), f"search.space.{'.'.join(map(str, one.key))} = {one.value!r}: "
+                                                       f"{reason}")
 
 
 def flatten(config: BaseModel) -> dict[str, object]:
@@ -209,11 +236,7 @@ def _override(data: dict[str, Any], text: str) -> Key:
     dotted, equals, value = text.partition("=")
     if not equals or not dotted:
         raise ConfigError(f"--set {text!r} is not of the form section.field=value, e.g. --set train.optim.lr=1e-3")
-    try:
-        parsed = yaml.load(value, Loader=TextKeys)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {text!r}: the value is not valid YAML: {error}") from None
-    return _assign(data, dotted.strip(), _number(parsed))
+    return _assign(data, dotted.strip(), _number(parse(value, f"--set {text}").data))
 
 
 def _number(value: object) -> object:
@@ -248,59 +271,3 @@ def _assign(data: dict[str, Any], dotted: str, value: object) -> Key:
     except (IndexError, TypeError):
         raise ConfigError(f"--set {dotted}: the list has {len(place)} entries; index {last} does not exist") from None
     return (*walked, key)
-
-
-def _causes(details: Sequence[ErrorDetails]) -> list[ErrorDetails]:
-    """Without what only follows: a list counts as too short when one of its entries could not be read."""
-    places = [tuple(d["loc"]) for d in details]
-
-    def follows(detail: ErrorDetails) -> bool:
-        at = tuple(detail["loc"])
-        return detail["type"] == "too_short" and any(p[: len(at)] == at and len(p) > len(at) for p in places)
-
-    return [d for d in details if not follows(d)]
-
-
-def _problem(detail: ErrorDetails, parsed: Parsed, overrides: Mapping[Key, str]) -> str:
-    key: Key = tuple(detail["loc"])
-    where = _where(key, parsed.lines, overrides)
-    dotted = ".".join(map(str, key)) or "configuration"
-    if detail["type"] == "extra_forbidden":
-        names = _siblings(key)
-        near = difflib.get_close_matches(str(key[-1]), names, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(names)}"
-        return f"{where}{dotted}: unknown key; {hint}"
-    if detail["type"] == "missing":
-        return f"{where}{dotted}: missing, and has no default"
-    given = "" if isinstance(detail["input"], dict | list | tuple | BaseModel) else f" (given: {detail['input']!r})"
-    return f"{where}{dotted}: {detail['msg'].removeprefix('Value error, ')}{given}"
-
-
-def _where(key: Key, lines: Mapping[Key, int], overrides: Mapping[Key, str]) -> str:
-    for length in range(len(key), 0, -1):
-        if key[:length] in overrides:
-            return f"{overrides[key[:length]]}: "
-        if key[:length] in lines:
-            return f"line {lines[key[:length]]}: "
-    return ""
-
-
-def _siblings(key: Key) -> list[str]:
-    model: Any = ExperimentConfig
-    for part in key[:-1]:
-        if isinstance(part, int):
-            continue
-        field = next((f for name, f in model.model_fields.items() if part in (name, f.alias)), None)
-        model = _model_in(field.annotation) if field else None
-        if model is None:
-            return []
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _model_in(annotation: object) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for inner in getattr(annotation, "__args__", ()):
-        if found := _model_in(inner):
-            return found
-    return None

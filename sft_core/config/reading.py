@@ -13,13 +13,14 @@ Key = tuple[str | int, ...]
 
 
 class TextKeys(yaml.SafeLoader):
-    """Reads `on`, `off`, `yes` and `no` as text where they are keys, which YAML 1.1 takes for true and false."""
+    """Reads keys as the text that they are: `on`, `off`, `yes` and `no` are true and false in YAML 1.1, 1 a number."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """A mapping whose keys are no truth values."""
+        """A mapping whose keys are text."""
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         for key, _ in node.value:
-            key.tag = key.tag.replace(":bool", ":str")
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":  # which takes another mapping in
+                key.tag = "tag:yaml.org,2002:str"
         return node
 
 
@@ -39,9 +40,26 @@ def parse(text: str, name: str) -> Parsed:
     try:
         node = yaml.compose(text, Loader=TextKeys)
         data = yaml.load(text, Loader=TextKeys)
+        return Parsed(data, dict(_lines(node, (), name)))
     except yaml.YAMLError as error:
-        raise ConfigError(f"{name} is not valid YAML: {error}") from None
-    return Parsed(data, dict(_lines(node, (), name)))
+        raise ConfigError(f"{_at(error, name)}: no valid YAML: {_said(error)}") from None
+    except (ValueError, OverflowError) as error:  # of a date that there is not, for one
+        raise ConfigError(f"{name} is not valid YAML: {error}; quote what is meant as text") from None
+    except RecursionError:
+        raise ConfigError(f"{name} is nested too deeply, or an alias in it holds itself") from None
+
+
+def _at(error: yaml.YAMLError, name: str) -> str:
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    return name if mark is None else f"{name}:{mark.line + 1}"
+
+
+def _said(error: yaml.YAMLError) -> str:
+    """In one line; the parser speaks of its own state first, and shows the text."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return " ".join(str(error).split())
+    said = ", ".join(filter(None, (error.context, error.problem)))
+    return said + ("; indent with spaces, not with tabs" if "'\\t'" in said else "")
 
 
 def _lines(node: yaml.Node | None, at: Key, name: str) -> Iterator[tuple[Key, int]]:

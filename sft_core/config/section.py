@@ -9,8 +9,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from sft_core.masking import has_secret
 from sft_core.names import name_problem
 
+MOST = 2**63
+"""No whole number reaches it: tensors count in 64 bits."""
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, lt=MOST)]
 OffIsWord = BeforeValidator(lambda value: "off" if value is False else value)
 """YAML 1.1 reads an unquoted `off` as false; where `off` is one of several words it is meant as the word."""
 
@@ -40,5 +42,6 @@ class Section(BaseModel):
     """Base of all sections: immutable, closed, documented by the docstrings under its fields."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True, protected_namespaces=()
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True, populate_by_name=True,
+        protected_namespaces=(),
     )

@@ -8,36 +8,64 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from sft_core.stage import fingerprint
 
 HUB_TIMEOUT_S = 10.0
 """How long the hub may take to say that it is there."""
+REFUSALS = (401, 403, 404)
+"""Answers of the hub that stay what they are: unknown, private, gated."""
 
 
-def why_absent(hub_id: str, mirror: Path | None) -> str | None:
-    """Why a data set cannot be read on this machine; None where it is in the mirror, kept from an earlier download, or
-    the hub has it."""
-    from datasets import config
+Kind = Literal["dataset", "model"]
 
-    if mirror is not None and (mirror / hub_id).is_dir():
+
+class Absent(NamedTuple):
+    """Something of the hub that is not on this machine: `fetched` where the hub has it, `missing` where it has not,
+    `unsure` where it could not be asked."""
+
+    state: Literal["fetched", "missing", "unsure"]
+    why: str
+
+
+def why_absent(hub_id: str, mirror: Path | None, kind: Kind = "dataset", revision: str | None = None) -> Absent | None:
+    """What keeps a data set or a model from being read on this machine as it is; None where it is in the mirror or
+    kept from an earlier download."""
+    if (mirror is not None and (mirror / hub_id).is_dir()) or _kept(hub_id, kind, revision):
         return None
-    if (Path(config.HF_DATASETS_CACHE) / hub_id.replace("/", "___")).is_dir():
-        return None
-    from huggingface_hub.errors import OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the library's own choice of client
 
     try:
-        knock(hub_id)
+        knock(hub_id, kind, revision)
     except OfflineModeIsEnabled:
-        return "HF_HUB_OFFLINE is set, and no earlier download is kept"
+        return Absent("unsure", "HF_HUB_OFFLINE is set, and no earlier download is kept")
     except (OSError, ValueError, httpx.HTTPError) as error:
-        return f"the hub does not give it ({' '.join(str(error).split())[:200]})"
-    return None
+        refused = isinstance(error, ValueError) or (
+            isinstance(error, HfHubHTTPError) and error.response.status_code in REFUSALS)
+        return Absent("missing" if refused else "unsure",
+                      f"the hub does not give it ({' '.join(str(error).split())[:200]})")
+    return Absent("fetched", "the hub has it")
 
 
-def knock(hub_id: str) -> None:
-    """Ask the hub once for a data set: `datasets` itself would try for half a minute before it says no.
+def _kept(hub_id: str, kind: Kind, revision: str | None) -> bool:
+    if kind == "dataset":
+        from datasets import config
+
+        return (Path(config.HF_DATASETS_CACHE) / hub_id.replace("/", "___")).is_dir()
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return isinstance(try_to_load_from_cache(hub_id, "config.json", revision=revision), str)
+    except HFValidationError:
+        return False
+
+
+def knock(hub_id: str, kind: Kind = "dataset", revision: str | None = None) -> None:
+    """Ask the hub once for a data set or a model: the libraries themselves would try for half a minute before they say
+    no.
 
     Raises:
         OSError, ValueError, httpx.HTTPError: the hub cannot be reached, is not to be (OfflineModeIsEnabled), or does
@@ -45,7 +73,7 @@ def knock(hub_id: str) -> None:
     """
     from huggingface_hub import HfApi
 
-    HfApi().dataset_info(hub_id, timeout=HUB_TIMEOUT_S)
+    HfApi().repo_info(hub_id, repo_type=kind, revision=revision, timeout=HUB_TIMEOUT_S)
 
 
 def stamp(folder: Path) -> str:

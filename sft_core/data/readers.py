@@ -42,17 +42,32 @@ def read_file(file: Path) -> Iterator[Numbered]:
     """The rows of a file in order, read according to its name; `.gz` behind it is unpacked on the way.
 
     Raises:
-        DataError: the file is empty, of an unknown kind, cut off, or not what its name says.
+        DataError: the file is empty, of an unknown kind, may not be read, is cut off, or is not what its name says.
     """
-    reader = READERS.get(kind_of(file))
-    if reader is None:
-        raise DataError(f"{file} is of an unknown kind; allowed are {', '.join(READERS)}, each also with .gz")
-    if file.stat().st_size == 0:
-        raise DataError(f"{file} is empty; take it out of the sources or write it anew")
+    reader = reader_of(file)
     try:
         yield from reader(file)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{file} is not a whole gzip file: {error}; fetch or pack it again") from None
+
+
+def reader_of(file: Path) -> _Reader:
+    """What reads a file of its name.
+
+    Raises:
+        DataError: the file is empty, of an unknown kind, or may not be read.
+    """
+    reader = READERS.get(kind_of(file))
+    if reader is None:
+        raise DataError(f"{file} is of an unknown kind; allowed are {', '.join(READERS)}, each also with .gz")
+    try:
+        file.open("rb").close()
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}; let the user of this run read it (chmod a+r), or "
+                        "copy it") from error
+    if file.stat().st_size == 0:
+        raise DataError(f"{file} is empty; take it out of the sources or write it anew")
+    return reader
 
 
 def kind_of(file: Path) -> str:

@@ -17,8 +17,8 @@ from typing import NamedTuple
 from sft_core.config.data import SourceSection
 from sft_core.conversation import Origin, Rejected, Row
 from sft_core.data.columnar import Told, rows_of
-from sft_core.data.localhub import knock, named_by_content
-from sft_core.data.readers import READERS, kind_of, read_file
+from sft_core.data.localhub import Absent, knock, named_by_content, why_absent
+from sft_core.data.readers import READERS, kind_of, read_file, reader_of
 from sft_core.errors import DataError
 from sft_core.stopping import check
 
@@ -58,9 +58,32 @@ def resolve(source: SourceSection, *, scratch: Path, mirror: Path | None) -> lis
         return _snapshot(source, mirror / source.path, scratch)
     if _HUB_ID.fullmatch(source.path) and kind_of(path) not in READERS:
         return Hub(source.path, source.path, local=False)
-    raise DataError(f"there is no {source.path} (looked in {Path.cwd()}"
-                    + (f" and {mirror}" if mirror else "") + "); give a file, a folder, a hub id org/name, tiny:sft or "
-                    "tiny:replay")
+    raise _nothing(source, mirror)
+
+
+def why_no_source(source: SourceSection, mirror: Path | None) -> Absent | None:
+    """Why a source cannot be read on this machine, as far as that is told by names and sizes; None where it is there.
+    Nothing is written."""
+    path = Path(source.path).expanduser()
+    try:
+        if source.path.startswith("tiny:"):
+            _check_tiny(source.path)
+        elif path.exists():
+            for file in [path] if path.is_file() else [] if _declares_splits(path) else _files_in(path):
+                reader_of(file)
+        elif _HUB_ID.fullmatch(source.path) and kind_of(path) not in READERS:
+            return why_absent(source.path, mirror)
+        elif mirror is None or not (mirror / source.path).is_dir():
+            raise _nothing(source, mirror)
+    except DataError as error:
+        return Absent("missing", str(error))
+    return None
+
+
+def _nothing(source: SourceSection, mirror: Path | None) -> DataError:
+    return DataError(f"there is no {source.path} (looked in {Path.cwd()}"
+                     + (f" and {mirror}" if mirror else "") + "); give a file, a folder, a hub id org/name, tiny:sft "
+                     "or tiny:replay")
 
 
 def read_rows(source: SourceSection, *, scratch: Path, mirror: Path | None) -> Iterator[Row | Rejected]:
@@ -124,14 +147,16 @@ def _declares_splits(folder: Path) -> bool:
     return len(head) == 2 and not head[0].strip() and re.search(r"^configs:", head[1], re.MULTILINE) is not None
 
 
+def _check_tiny(path: str) -> None:
+    if path not in ("tiny:sft", "tiny:replay"):
+        raise DataError(f"there is no {path}; the tiny world has tiny:sft and tiny:replay")
+
+
 def _tiny(path: str, scratch: Path) -> list[Path]:
     from sft_core.tiny.data import write_replay, write_sft
 
-    if path == "tiny:sft":
-        return write_sft(scratch / "tiny_sft")
-    if path == "tiny:replay":
-        return [write_replay(scratch / "tiny_replay")]
-    raise DataError(f"there is no {path}; the tiny world has tiny:sft and tiny:replay")
+    _check_tiny(path)
+    return write_sft(scratch / "tiny_sft") if path == "tiny:sft" else [write_replay(scratch / "tiny_replay")]
 
 
 def _hub_rows(source: SourceSection, hub: Hub) -> Iterator[Told]:

@@ -1,6 +1,7 @@
 """Models as they are trained.
 
-folder.py     weight files: whole, and in which dtype
+where.py      where a base lies, and whether it is whole
+folder.py     weight files: in which dtype
 load.py       base model and tokenizer
 gguf.py       a GGUF file → a model folder
 held.py       weights held as their folder has them, computing as in float32

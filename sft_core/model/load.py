@@ -7,7 +7,6 @@ because small updates vanish in bfloat16; the compute precision is `ModelSection
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -23,16 +22,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from sft_core.config.data import ModelSection
-from sft_core.errors import ModelError
-from sft_core.model.folder import Stored, check_complete, stored_dtype, stored_whole
+from sft_core.errors import ConfigError, ModelError
+from sft_core.model.folder import Stored, stored_dtype, stored_whole
+from sft_core.model.where import KINDS, check_complete, files_of, local_folder, readable
 from sft_core.stage import file_digest
 from sft_core.templates.choose import add_tokens
-from sft_core.tiny.paths import BASE_FOLDER
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, ImportError, StrictDataclassError)
 """What libraries raise about files of a model that they cannot make sense of."""
-KINDS = (".safetensors", ".json", ".jinja", ".model", ".txt", ".py")
 HASH_THREADS = 4
 POSITIONS = ("max_position_embeddings", "max_seq_len", "max_target_positions")
 """What configs call the number of positions; transformers' attribute maps lead n_positions and its kin to the first."""
@@ -57,26 +54,10 @@ def locate(section: ModelSection, mirror: Path | None) -> Path:
     Raises:
         ModelError: there is none, the hub cannot be reached, or one of its files may not be read.
     """
-    try:
-        for file in _files(folder := _place(section, mirror)):
-            file.open("rb").close()  # libraries say of it what each of them likes, tokenizers a bare Exception
-    except OSError as error:
-        raise ModelError(f"model.path: {section.path!r}: {error.filename} cannot be read: {error.strerror}; let the "
-                         "user of this run read all files there (chmod -R a+rX), or copy the model") from error
-    return folder
+    return local_folder(section, mirror) or readable(section, _downloaded(section, mirror))
 
 
-def _place(section: ModelSection, mirror: Path | None) -> Path:
-    if section.path == "tiny":
-        return BASE_FOLDER
-    local = Path(section.path).expanduser()
-    if local.is_dir():
-        return local
-    if mirror is not None and (mirror / section.path).is_dir():
-        return mirror / section.path
-    if not HUB_ID.fullmatch(section.path) or local.exists():
-        raise ModelError(f"model.path: {section.path!r} is not a folder; give a folder with config.json and "
-                         "*.safetensors, a hub id (org/name), or `tiny`")
+def _downloaded(section: ModelSection, mirror: Path | None) -> Path:
     patterns = [f"*{kind}" for kind in KINDS if kind != ".py" or section.trust_remote_code]
     try:
         return Path(snapshot_download(section.path, revision=section.revision, allow_patterns=patterns))
@@ -101,7 +82,7 @@ def model_identity(section: ModelSection, mirror: Path | None) -> dict[str, Any]
     folder = locate(section, mirror)
     check_complete(folder)
     with ThreadPoolExecutor(HASH_THREADS) as pool:
-        digests = list(pool.map(_digest, files := _files(folder)))
+        digests = list(pool.map(_digest, files := files_of(folder)))
     whole = hashlib.sha256("".join(f"{p.name} {d}\n" for p, d in zip(files, digests, strict=True)).encode())
     return {"digest": whole.hexdigest(), "bytes": sum(p.stat().st_size for p in files),
             "files": {p.name: d[:16] for p, d in zip(files, digests, strict=True)}}
@@ -242,12 +223,12 @@ def resolve_device(section: ModelSection) -> torch.device:
     """The device of this run.
 
     Raises:
-        ModelError: CUDA is asked for and there is none.
+        ConfigError: CUDA is asked for and there is none.
     """
     available = torch.cuda.is_available()
     if section.device == "cuda" and not available:
-        raise ModelError("model.device (--device) is cuda, but torch finds no CUDA device; use `auto` or `cpu`, or "
-                         "a torch build with CUDA")
+        raise ConfigError("model.device (--device) is cuda, but torch finds no CUDA device; use `auto` or `cpu`, or "
+                          "a torch build with CUDA")
     return torch.device("cuda" if available and section.device != "cpu" else "cpu")
 
 
@@ -269,10 +250,6 @@ def _in_4_bits(section: ModelSection) -> dict[str, Any]:
                              bnb_4bit_compute_dtype=compute_dtype(section, device))
     return {"quantization_config": how,
             "device_map": {"": torch.cuda.current_device() if device.type == "cuda" else "cpu"}}
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in KINDS)
 
 
 def _digest(file: Path) -> str:

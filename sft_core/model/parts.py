@@ -27,7 +27,7 @@ from transformers.initialization import no_init_weights
 
 from sft_core.config.data import ModelSection
 from sft_core.model.attention import decoder_of, layers_of
-from sft_core.model.folder import Stored, check_complete, held_dtype, places, stored_dtype, stored_whole
+from sft_core.model.folder import Stored, held_dtype, places, stored_dtype, stored_whole
 from sft_core.model.held import HALVES, narrow
 from sft_core.model.load import (
     UNREADABLE,
@@ -40,6 +40,7 @@ from sft_core.model.load import (
     locate,
     resolve_device,
 )
+from sft_core.model.where import check_complete
 
 WRAPPED = re.compile(r"^base_model\.model\.|\.(base_layer|original_module|modules_to_save\.default)(?=\.)")
 """What adapters add to the names of the weights that they lie on."""

@@ -52,16 +52,16 @@ def test_all_problems_are_told_at_once_with_their_lines(file: Path) -> None:
     text = MINIMAL.replace("model: {path: tiny}", "model: {path: tiny, devise: cpu}").replace("max_tokens: 128", "x: 1")
     said = message(file, text, "train.optim.lr=fast")
     assert "has 4 problems" in said
-    assert "line 2: model.devise: unknown key; did you mean device?" in said
-    assert "line 3: data.max_tokens: missing, and has no default" in said
-    assert "line 6: data.x: unknown key; known here: sources, max_tokens" in said
+    assert "config.yaml:2: model.devise: unknown key; did you mean device?" in said
+    assert "config.yaml:3: data.max_tokens: missing, and has no default" in said
+    assert "config.yaml:6: data.x: unknown key; known here: sources, max_tokens" in said
     assert "--set train.optim.lr=fast: train.optim.lr: Input should be a valid number" in said
 
 
 def test_a_bad_entry_does_not_also_make_its_list_too_short(file: Path) -> None:
     said = message(file, MINIMAL.replace("- path: tiny:sft", "- paht: tiny:sft"))
     assert "did you mean path?" in said
-    assert "at least 1 item" not in said
+    assert "at least one" not in said
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_bad_entry_does_not_also_make_its_list_too_short(file: Path) -> None:
     [
         ("", "it holds nothing"),
         ("- a\n- b\n", "it holds list"),
-        ("name: [unclosed\n", "not valid YAML"),
+        ("name: [unclosed\n", "config.yaml:2: no valid YAML: while parsing a flow sequence"),
         (MINIMAL + "name: again\n", "config.yaml:11: name is given twice"),
         (MINIMAL + "gate: {must_improve: [nosuch]}\n", "gate.must_improve names ['nosuch']"),
         (MINIMAL + "gate: {margins: {tiny_mmul: 2.0}}\n", "gate.margins names ['tiny_mmul'] (did you mean"),
@@ -128,7 +128,7 @@ def test_text_of_an_overridden_file_holds_the_override(file: Path) -> None:
         ("name.x=1", "name is a value, not a section"),
         ("data.sources.5.limit=1", "there is no data.sources.5"),
         ("data.sources.9=1", "index 9 does not exist"),
-        ("train.optim.lr=[", "not valid YAML"),
+        ("train.optim.lr=[", "no valid YAML"),
     ],
 )
 def test_malformed_overrides(file: Path, text: str, expected: str) -> None:
@@ -161,13 +161,13 @@ search: {alignment: [tiny_mmlu], capability: [tiny_mmlu], space: {FIELD: RANGE}}
         ("train.optim.lrr", "{low: 1, high: 2}", "unknown key; did you mean lr?"),
         ("name.x", "{low: 1, high: 2}", "name is a value, not a section"),
         ("train.optim.lr", "{low: 1, high: .inf}", "search.space.train.optim.lr.high: Input should be a finite number"),
-        ("train.optim.lr", "{choices: []}", "should have at least 1 item"),
+        ("train.optim.lr", "{choices: []}", "should have at least one entry"),
     ],
 )
 def test_every_end_and_every_choice_of_a_search_is_tried(file: Path, field: str, span: str, said: str) -> None:
     found = message(file, MINIMAL + SEARCH.replace("FIELD", field).replace("RANGE", span))
     assert said in found
-    assert f"line {MINIMAL.count(chr(10)) + 2}: " in found
+    assert f"config.yaml:{MINIMAL.count(chr(10)) + 2}: " in found
 
 
 def test_searched_values_have_the_type_of_their_field(file: Path) -> None:
@@ -276,3 +276,41 @@ def test_fields_sections_and_search_are_told_in_one_pass(file: Path) -> None:
     found = examine(file)
     assert found.config is not None, "so that what it needs can be looked at all the same"
     assert message(file, MINIMAL.replace("[tiny_mmlu]", "[]")).count("problem") == 1
+
+
+@pytest.mark.parametrize(("old", "new", "line", "said"), [
+    ("{path: tiny}", "5", 2, "model: Input should be a section: keys with values (given: 5)"),
+    ("{path: tiny}", "", 2, "model: Input should be a section: keys with values (given: nothing)"),
+    ("- path: tiny:sft", "- tiny:sft", 5, "data.sources.0: Input should be a section: keys with values"),
+    ("- path: tiny:sft", "- {path: 5}", 5, "data.sources.0.path: Input should be a valid string (given: 5)"),
+    ("max_tokens: 128", "max_tokens: 128\n  mirror: [a]", 7, "data.mirror: Input should be a valid string or keys"),
+    ("max_tokens: 128", "max_tokens: 128\n  mirror: {a: 5}", 7, "data.mirror.a: Input should be a valid string"),
+    ("max_tokens: 128", f"max_tokens: {10**30}", 6, "data.max_tokens: Input should be less than 9223372036854775808"),
+    ("{lr: 0.001}", "{lr: 0.001}\n  epochs: .inf", 9, "train.epochs: Input should be a finite number (given: inf)"),
+    ("{lr: 0.001}", "{lr: 0.001}\n  kl:\n    beta: 1", 10, "train: replay.lambda > 0, or kl.beta > 0"),
+    ("{lr: 0.001}", "{lr: 0.001, betas: [1]}", 8, "train.optim.betas.1: missing, and has no default"),
+    ("[tiny_mmlu]", "tiny_mmlu", 10, "eval.suites: Input should be a list, e.g. [a, b] (given: 'tiny_mmlu')"),
+    ("[tiny_mmlu]", "\n  - [a]", 11, "eval.suites.0: Input should be a valid string"),
+    ("[tiny_mmlu]", "[tiny_mmlu]\n  limits: {x: 3}", 11, "eval: eval.limits names ['x']"),
+    ("[tiny_mmlu]", "[tiny_mmlu]\ngate:\n  margins: {x: 3}", 12, "gate.margins names ['x']"),
+    ("[tiny_mmlu]", "[tiny_mmlu]\n7: x", 11, "7: unknown key; known here: name, seed"),
+])
+def test_whatever_is_wrong_its_line_is_told_once_beside_what_else_is(
+        file: Path, old: str, new: str, line: int, said: str) -> None:
+    """Python's own words (tuple, dictionary), a line for every branch of a union, none for whole sections."""
+    told = message(file, MINIMAL.replace(old, new), "seed=-1", "gate.alhpa=1", "nosuch").splitlines()
+    assert len(told) == 5, told
+    assert [one for one in told if f"config.yaml:{line}: {said}" in one], told
+    assert "--set seed=-1: seed: Input should be greater than or equal to 0" in "".join(told)
+    assert "--set gate.alhpa=1: gate.alhpa: unknown key; did you mean alpha?" in "".join(told)
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("name: x\n\tdata: 1", "config.yaml:2: no valid YAML: while scanning for the next token, found character '\\t' "
+                           "that cannot start any token; indent with spaces"),
+    ("a: &a [*a]", "nested too deeply, or an alias in it holds itself"), ("[" * 5000, "nested too deeply"),
+    ("name: 2024-13-45", "month must be in 1..12; quote what is meant as text"), ("a: *b", "found undefined alias"),
+    ("\0", "unacceptable character"), ("\ufeffname: x\r\ndata: 3\r\n", "config.yaml:2: data: Input should be a sect"),
+], ids=range(7))
+def test_what_is_no_yaml(file: Path, text: str, said: str) -> None:
+    assert said in message(file, text)

@@ -14,7 +14,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from sft_core.config.data import ModelSection
-from sft_core.errors import ModelError
+from sft_core.errors import ConfigError, ModelError
 from sft_core.model.load import (
     check_positions,
     compute_dtype,
@@ -189,7 +189,7 @@ def test_device_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert resolve_device(_section("tiny")) == cpu
-    with pytest.raises(ModelError, match="no CUDA device"):
+    with pytest.raises(ConfigError, match="no CUDA device"):
         resolve_device(_section("tiny", device="cuda"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert resolve_device(_section("tiny")) == cuda

@@ -13,7 +13,7 @@ from flows.cli_evaluation import compare as compare_command
 from flows.cli_evaluation import evaluate as evaluate_command
 from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EvalSection, GateSection
-from sft_core.errors import ConfigError, EvalError, ModelError
+from sft_core.errors import ConfigError, EvalError
 from sft_core.tiny.paths import BASE_FOLDER
 from tasks.evaluate import evaluate, folder_subject, named
 from tasks.stages import Workspace
@@ -32,7 +32,7 @@ def test_the_command_computes_where_and_in_what_it_is_told(home: Path, tmp_path:
     with pytest.raises(EvalError, match="protocols differ in dtype: bfloat16 against float32"):
         compare({SUITE: read_results(tmp_path / "bfloat16", SUITE)}, {SUITE: read_results(tmp_path / "float32", SUITE)},
                 GateSection())
-    with pytest.raises(ModelError, match="cuda"):
+    with pytest.raises(ConfigError, match=r"model.device \(--device\): cuda needs CUDA, and torch"):
         evaluate_command("tiny", [SUITE], device="cuda")
 
 

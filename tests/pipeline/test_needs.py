@@ -10,9 +10,12 @@ import yaml
 
 from eval_suites.asking.needs import lacking
 from eval_suites.lm_door import needs
+from flows.checking import checked
+from infra.settings import read_settings
 from sft_core.config.evaluate import EvalSection
 from sft_core.config.file import load
 from sft_core.data import localhub
+from sft_core.errors import ConfigError
 from tasks.needs import evaluation_lacks, run_lacks
 from tasks.stages import Workspace
 
@@ -22,13 +25,16 @@ Sft = Callable[..., subprocess.CompletedProcess[str]]
 def test_all_that_is_missing_is_told_at_once_and_before_anything(sft: Sft, config: Path, home: Path) -> None:
     """`ifeval` was valid and failed minutes later, one thing after the other."""
     settings = yaml.safe_load(config.read_text())
-    settings["eval"] |= {"suites": ["tiny_mmlu", "gsm8k", "bfcl", "nosuch", "./no.yaml", "open_ended"],
+    settings["eval"] |= {"suites": ["tiny_mmlu", "gsm8k", "bfcl", "nosuch", "./no.yaml", "open_ended",
+                                    "lm:nosuch", "lm:arc_easy"],
                          "backend": "vllm", "judge": {
                              "endpoint": {"url": "http://127.0.0.1:9/v1", "model": "m", "key_env": "NO_KEY_HERE"},
                              "gold": "no-gold.jsonl"}}
     config.write_text(yaml.safe_dump(settings))
     said = ("needs the data set openai/gsm8k: HF_HUB_OFFLINE is set", "reads bfcl as its authors ship it",
-            "there is no suite 'nosuch'", "no.yaml cannot be read", "pip install 'sft-platform[vllm]'",
+            "there is no suite 'nosuch'", "no.yaml cannot be read", "lm-eval has no task of this name",
+            "suite lm:arc_easy needs the data set allenai/ai2_arc: HF_HUB_OFFLINE",
+            "eval.backend: vllm needs CUDA, and torch", "pip install 'sft-platform[vllm]'",
             "NO_KEY_HERE, which is not set", "no judge answers at http://127.0.0.1:9/v1",
             "no-gold.jsonl cannot be read", "mysql needs the package MySQLdb")
     for command in (("config", "check"), ("run",)):
@@ -36,6 +42,8 @@ def test_all_that_is_missing_is_told_at_once_and_before_anything(sft: Sft, confi
         assert done.returncode == 2, done.stderr
         assert [one for one in said if one not in done.stderr] == []
         assert len(done.stderr.strip().splitlines()) == 1 + len(said), done.stderr
+        places = [line.strip().split("://")[0].split(": ")[0] for line in done.stderr.strip().splitlines()[1:]]
+        assert {one.rstrip("0123456789") for one in places} == {f"{config}:", "--set tracking.uri=mysql"}, places
     done = sft("eval", "tiny", "--suite", "gsm8k", "--suite", "bfcl", HF_DATASETS_CACHE=str(home / "none"))
     assert [one for one in said[:2] if one not in done.stderr] == []
     assert not list(home.glob("stages/*"))
@@ -45,15 +53,15 @@ def test_an_earlier_download_and_a_mirror_are_found(tmp_path: Path, monkeypatch:
     from datasets import config as library
 
     monkeypatch.setattr(library, "HF_DATASETS_CACHE", str(tmp_path))
-    monkeypatch.setattr(localhub, "knock", lambda _: (_ for _ in ()).throw(OSError("no host")))
+    monkeypatch.setattr(localhub, "knock", lambda *_: (_ for _ in ()).throw(OSError("no host")))
     section = EvalSection(suites=("gsm8k",))
-    assert "the hub does not give it (no host)" in lacking(section.suites, section, None)[0]
+    assert "the hub does not give it (no host)" in lacking("gsm8k", section, None)[0].why
     (tmp_path / "openai" / "gsm8k").mkdir(parents=True)
-    assert lacking(section.suites, section, tmp_path) == []
+    assert lacking("gsm8k", section, tmp_path) == []
     (tmp_path / "openai___gsm8k").mkdir()
-    assert lacking(section.suites, section, None) == []
-    monkeypatch.setattr(localhub, "knock", lambda _: None)
-    assert lacking(["hellaswag"], section, None) == []
+    assert lacking("gsm8k", section, None) == []
+    monkeypatch.setattr(localhub, "knock", lambda *_: None)
+    assert [one.state for one in lacking("hellaswag", section, None)] == ["fetched"]
 
 
 def test_a_judge_that_nobody_asks_is_not_missed(tmp_path: Path) -> None:
@@ -84,4 +92,43 @@ def test_bits_need_their_library_before_anything(change: dict[str, str], config:
     monkeypatch.setattr("tasks.needs.find_spec", lambda name: None)
     found = load(config, [f"{key}={value}" for key, value in change.items()]).config
     told = run_lacks(found, Workspace(home, None))
-    assert [one for one in told if f"{list(change)[-1]}: " in one and "pip install 'sft-platform[qlora]'" in one]
+    assert [one for one in told if one.what == f"{list(change)[-1]}: {list(change.values())[-1]} needs the package "
+            "bitsandbytes: pip install 'sft-platform[qlora]'"]
+
+
+def test_whatever_a_configuration_names_is_looked_for_before_anything(tmp_path: Path,
+                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    """`valid`, said `sft config check` of a model and of data that are not there."""
+    for name, text in {"empty.jsonl": "", "picture.png": "x", "adapter/adapter_config.json": "{}",
+                       "notes/readme.md": "hi", "judge/config.json": '{"id2label": {"0": "NO", "1": "YES"}}',
+                       "judge/model.safetensors": "x"}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    sources = ("nosuch.jsonl", "empty.jsonl", "picture.png", "notes", "tiny:stf", "org/rows")
+    file = tmp_path / "all.yaml"
+    file.write_text("\n".join([
+        "name: x", "model: {path: adapter, device: cuda}", "template: {name: chatml}", "data:", "  max_tokens: 64",
+        "  mirror: nowhere", "  sources:", *(f"    - path: {one}" for one in sources), "train:",
+        "  optim: {lr: 1.0e-3}", "  replay: {lambda: 1, sources: [{path: nosuch.txt}]}", "  probe: {suites: [no.yaml]}",
+        "eval:", "  suites: [tiny_mmlu]", "  include_path: all.yaml", "  data_path: nowhere",
+        "  refusal_scorer: judge/", "  refusal_labels: {NO: refusal}", "gate: {alhpa: 1}"]) + "\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(localhub, "knock", lambda *_: (_ for _ in ()).throw(OSError("no host")))
+    with pytest.raises(ConfigError) as caught:
+        checked(Path("all.yaml"), ["seed=x"], read_settings({"SFT_HOME": str(tmp_path / "home")}))
+    said = str(caught.value)
+    for wanted in (
+            "all.yaml has 16 problems:", "--set seed=x: seed: ", "all.yaml:24: gate.alhpa: unknown key",
+            "all.yaml:2: model.path: adapter holds an adapter for None, not a model",
+            "all.yaml:2: model.device (--device): cuda needs CUDA, and torch", "all.yaml:6: data.mirror: 'nowhere'",
+            "all.yaml:8: data.sources.0.path: there is no nosuch.jsonl",
+            "all.yaml:9: data.sources.1.path: empty.jsonl is empty",
+            "all.yaml:10: data.sources.2.path: picture.png is of an unknown kind",
+            "all.yaml:11: data.sources.3.path: the folder notes holds no data file",
+            "all.yaml:12: data.sources.4.path: there is no tiny:stf", "all.yaml:13: data.sources.5.path: the data set",
+            "all.yaml:16: train.replay.sources.0.path: there is no nosuch.txt", "all.yaml:17: the suite no.yaml cannot",
+            "all.yaml:20: eval.include_path (--include-path): 'all.yaml' is not a folder",
+            "all.yaml:21: eval.data_path",
+            "all.yaml:22: eval.refusal_scorer: judge/model.safetensors is"):
+        assert wanted in said, said
+    assert not (tmp_path / "home").exists()

@@ -55,5 +55,5 @@ def test_a_sample_is_enough_for_a_plan(sft: Sft, config: Path) -> None:
 def test_what_the_run_would_end_with_ends_the_plan(sft: Sft, config: Path) -> None:
     assert sft("plan", config, "--set", "train.epochz=2").returncode == 2
     missing = sft("plan", config, "--set", "data.sources=[{path: nosuch.json}]")
-    assert missing.returncode == 1
+    assert missing.returncode == 2
     assert "nosuch.json" in missing.stderr
