@@ -41,13 +41,6 @@ JINJA = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--renew-budget", action="store_true", help="write tests/cuda/budget.json anew")
-    parser.addoption("--chaos", action="store_true", help="the long forms of tests that stop and kill (make chaos)")
-
-
-@pytest.fixture(scope="session")
-def chaos(request: pytest.FixtureRequest) -> bool:
-    """Whether the long forms were asked for."""
-    return bool(request.config.getoption("--chaos"))
 
 
 @pytest.fixture

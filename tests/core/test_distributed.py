@@ -58,6 +58,7 @@ CASES: dict[str, dict[str, Any]] = {
     "kept base": {**FULL, "kl": {"beta": 0.5, "on": "both", "reference": "cache"}},
     "stopped early": {**FULL, "lr": 0.5, "epochs": 6, "validate_every_steps": 2, "stopping": {"patience": 2}},
 }
+LONG = {"adapters", "kept base"}
 
 
 @pytest.fixture
@@ -140,7 +141,7 @@ def _story(out: Path) -> list[dict[str, Any]]:
     return [{k: float(f"{v:.8g}") if isinstance(v, float) else v for k, v in e.items()} for e in kept]
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.chaos] * (case in LONG)) for case in CASES])
 def test_two_learn_what_one_learns(case: str, float64: None, train_inputs: TrainInputs, train_section: Section,
                                    tmp_path: Path) -> None:
     section = train_section(**CASES[case])
@@ -157,7 +158,7 @@ def test_two_learn_what_one_learns(case: str, float64: None, train_inputs: Train
     assert max(float(w.abs().max()) for w in _weights(tmp_path / "one").values()) > 0.1, "a gap of 0 would say nothing"
 
 
-@pytest.mark.parametrize("shard", SHARDS)
+@pytest.mark.parametrize("shard", [pytest.param("none", marks=pytest.mark.chaos), "fsdp"])
 def test_in_bfloat16_too(shard: str, train_inputs: TrainInputs, train_section: Section, tmp_path: Path) -> None:
     """The frozen base is held in bfloat16, the model in float32 and its layers gathered in bfloat16."""
     inputs = replace(train_inputs, model=train_inputs.model.model_copy(update={"precision": "bfloat16"}))
@@ -250,8 +251,9 @@ def _killed(kind: str, run: Run) -> None:
     assert process.exitcode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize(("kind", "others"), [("one", ["two", "sharded"]), ("two", ["two", "one"]),
-                                              ("sharded", ["sharded", "one"])])
+@pytest.mark.parametrize(("kind", "others"), [
+    ("one", ["two", "sharded"]), pytest.param("two", ["two", "one"], marks=pytest.mark.chaos),
+    ("sharded", ["sharded", "one"])])
 def test_killed_and_resumed_by_another_number(kind: str, others: list[str], float64: None, train_inputs: TrainInputs,
                                               train_section: Section, tmp_path: Path) -> None:
     section = train_section(**FULL, checkpoint_every_s=1e-6)

@@ -157,7 +157,7 @@ def test_both_engines_take_the_same_steps(train_inputs: TrainInputs, train_secti
     assert mine.final.loss == pytest.approx(its.final.loss, abs=1e-3)
 
 
-@pytest.mark.parametrize("shard", ["none", "fsdp"])
+@pytest.mark.parametrize("shard", [pytest.param("none", marks=pytest.mark.chaos), "fsdp"])
 def test_two_processes_go_on_where_one_was_and_learn_what_one_learns(
         shard: str, train_inputs: TrainInputs, train_section: Section, tmp_path: Path) -> None:
     """Whole or sharded. The iteration is in bfloat16, so rounding differs where sums are added in another order: by

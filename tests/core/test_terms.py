@@ -296,6 +296,7 @@ def test_four_bits_need_their_library_and_adapters(train_inputs: TrainInputs, tr
         train_section(lora={"quantize": "nf4"})
 
 
+@pytest.mark.chaos
 def test_compiled_layers_give_the_same_losses(train_inputs: TrainInputs, train_section: Section,
                                               tmp_path: Path) -> None:
     compiled, plain = train_section(compile=True, epochs=0.5), train_section(epochs=0.5)

@@ -53,6 +53,7 @@ def test_artifacts_on_a_disk_of_their_own_that_is_full(sft: Sft, config: Path, m
     assert f"there is no space left in {home / 'mlartifacts'}/" in said
 
 
+@pytest.mark.chaos
 def test_a_disk_that_is_full_in_prepare_and_in_training(sft: Sft, config: Path, mount: Mount) -> None:
     """It was 190 to 250 lines of tracebacks."""
     home = mount("small", "-t", "tmpfs", "-o", "size=64m", "tmpfs") / "home"

@@ -70,6 +70,7 @@ def test_run_whose_server_is_gone_shows_its_verdict_and_ends_well(
     assert time.monotonic() - began < 75, "the rest of the run, one report that is tried for 14 s, one event"
 
 
+@pytest.mark.chaos
 def test_run_that_fails_without_its_server_says_why_it_failed(
     start: Start, config: Path, home: Path, server: Service
 ) -> None:
@@ -121,7 +122,9 @@ def come_back(server: Service) -> Service:
 
 
 @pytest.mark.parametrize(("befalls", "end"), [
-    (go_on, "COMPLETED: "), (break_stages, "FAILED: SftError: cannot make"), (stop, "CRASHED: Interrupted: "),
+    pytest.param(go_on, "COMPLETED: ", marks=pytest.mark.chaos),
+    pytest.param(break_stages, "FAILED: SftError: cannot make", marks=pytest.mark.chaos),
+    (stop, "CRASHED: Interrupted: "),
 ])
 def test_next_start_tells_a_server_that_came_back_how_the_run_ended(
     start: Start, sft: Sft, config: Path, server: Service, befalls: Befalls, end: str

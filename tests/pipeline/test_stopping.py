@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from mlflow import MlflowClient
 
 Start = Callable[..., subprocess.Popen[str]]
@@ -23,14 +24,15 @@ def statuses(home: Path) -> set[str]:
     return {run.info.status for run in client.search_runs([e.experiment_id for e in client.search_experiments()])}
 
 
-def test_sigterm_at_any_moment_ends_the_run_soon(start: Start, config: Path, tmp_path: Path, chaos: bool) -> None:
-    """Once at each moment; four times with `make chaos`."""
+@pytest.mark.parametrize("moments", [(MOMENTS[0], MOMENTS[2], MOMENTS[4]),
+                                     pytest.param(4 * MOMENTS, marks=pytest.mark.chaos)], ids=["short", "long"])
+def test_sigterm_at_any_moment_ends_the_run_soon(start: Start, config: Path, tmp_path: Path,
+                                                 moments: tuple[str, ...]) -> None:
     rng, left = random.Random(0), set[str]()
-    for number in range(len(MOMENTS) * (4 if chaos else 1)):
+    for number, moment in enumerate(moments):
         home = tmp_path / f"home-{number}"  # nothing is found from the try before
         process = start("run", config, "--set", "train.epochs=200", "--set", "eval.limit=60", SFT_HOME=str(home))
         assert process.stderr
-        moment = MOMENTS[number % len(MOMENTS)]
         assert any(moment in line for line in process.stderr), f"try {number} never came to {moment!r}"
         time.sleep(rng.uniform(0.0, 1.5))
         process.send_signal(signal.SIGTERM)
