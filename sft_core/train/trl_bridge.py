@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState
 from datasets import Dataset
 from huggingface_hub import constants as hub
 from torch.optim.lr_scheduler import LambdaLR
@@ -95,6 +96,15 @@ def as_before(*models: Any) -> Iterator[None]:
                 model.config.use_cache = cache
             for name in ("forward", "_original_forward"):
                 model.__dict__.pop(name, None)
+
+
+@contextmanager
+def forgetting_precision() -> Iterator[None]:
+    """accelerate remembers the precision that TRL was given for the whole process, and refuses the next run its own."""
+    try:
+        yield
+    finally:
+        AcceleratorState._reset_state()
 
 
 def make_trainer(bench: Workbench, section: TrainSection, inputs: TrainInputs, out: Path) -> Any:

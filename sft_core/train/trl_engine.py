@@ -30,11 +30,19 @@ from sft_core.train.finish import TrainReport, Walked, finish
 from sft_core.train.inputs import TrainInputs
 from sft_core.train.shortage import told_when_short
 from sft_core.train.step import Losses, origins
-from sft_core.train.trl_bridge import as_before, dataset_of, make_trainer, prove_isolation, require_trl
+from sft_core.train.trl_bridge import (
+    as_before,
+    dataset_of,
+    forgetting_precision,
+    make_trainer,
+    prove_isolation,
+    require_trl,
+)
 from sft_core.train.workbench import Workbench, join, set_up
 
 
 @giving_back()
+@forgetting_precision()
 def train(inputs: TrainInputs, section: TrainSection, out: Path, *,
           on_events: Callable[[Path], None] | None = None, sync_every_s: float = 5.0) -> TrainReport:
     """Train with TRL, or continue from TRL's newest whole checkpoint; arguments and files as of the own loop.
