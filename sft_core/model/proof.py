@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sft_core.errors import ModelError
 from sft_core.model.attention import (
+    HALF_ONLY,
     NAMES,
     Backend,
     decoder_of,
@@ -98,12 +99,25 @@ def _check_head(model: Any) -> None:
 def _fault(model: Any, backend: Backend, dtype: torch.dtype, rows: Rows) -> str:
     """What is wrong with this backend on this model, said of the model; nothing when it is proved."""
     try:
+        if backend in HALF_ONLY:
+            _call_as_in_training(model, backend, dtype, rows)
         with evaluating(model):
             return _not_apart(model, backend, dtype, rows) or _not_the_same(model, backend, dtype, rows)
     except torch.OutOfMemoryError:
         raise
     except RAISED as error:
         return f"cannot be called ({_said(error)})"
+
+
+@torch.no_grad()
+def _call_as_in_training(model: Any, backend: Backend, dtype: torch.dtype, rows: Rows) -> None:
+    """Only then does a model ask its attention for the dropout of its config, which not every kernel has."""
+    was_training, device = model.training, model.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), _products_in(model, dtype):
+        try:
+            _among_others(model.train(), backend, rows, PROOF_TOKENS)
+        finally:
+            model.train(was_training)
 
 
 def _not_apart(model: Any, backend: Backend, dtype: torch.dtype, rows: Rows) -> str:
