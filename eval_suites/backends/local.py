@@ -175,7 +175,8 @@ class Local:
 
     @torch.inference_mode()
     def _said(self, hidden: Tensor, inputs: Sequence[_Input]) -> tuple[Tensor, Tensor]:
-        """Log-probability of every wanted token, in the order of the requests, and whether it is the likeliest.
+        """Log-probability of every wanted token, in the order of the requests, and whether it is the likeliest; on the
+        CPU, so that the device is waited for once a batch and not once a request.
 
         Args:
             hidden: [positions, width], the tails of the inputs.
@@ -193,7 +194,7 @@ class Local:
             here = ((where >= start) & (where < start + step)).nonzero().flatten()
             rows, said = where[here] - start, tokens[here]
             found[here], greedy[here] = logprobs[rows, said], logprobs.argmax(dim=-1)[rows] == said
-        return found, greedy
+        return found.cpu(), greedy.cpu()
 
     # Generation
 
