@@ -10,7 +10,8 @@ import pytest
 
 from sft_core.config.data import ModelSection
 from sft_core.train.inputs import TrainInputs
-from tests.cuda.pseudo import Ledger, pseudo_cuda
+from tests.cuda.ledger import Ledger
+from tests.cuda.pseudo import pseudo_cuda
 
 
 @pytest.fixture

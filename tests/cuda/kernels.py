@@ -1,11 +1,12 @@
-"""torch's flash kernels of variable length for CPU tensors, as a reference: slow, in float32, and as strict as CUDA.
+"""What CUDA has kernels for and a CPU has not, as references: slow, in float32, and as strict as CUDA.
 
-They stand where the kernels themselves would, so that all of `torch.nn.attention.varlen` above them is the real thing.
+torch's flash kernels of variable length stand where the kernels themselves would, so that all of
+`torch.nn.attention.varlen` above them is the real thing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -17,15 +18,29 @@ HEAD = 8
 
 
 @contextmanager
-def flash_kernels() -> Iterator[None]:
-    """Within it `aten::_flash_attention_forward` and its backward run on the CPU."""
+def cuda_kernels() -> Iterator[None]:
+    """Within it they run on the CPU, but for `STAND_INS`, whose names the CPU has taken."""
     library = torch.library.Library("aten", "IMPL")
     try:
         library.impl("_flash_attention_forward", _forward, "CPU")
         library.impl("_flash_attention_backward", _backward, "CPU")
+        library.impl("addmm.dtype_out", _addmm, "CPU")
         yield
     finally:
         library._destroy()
+
+
+def _addmm(x: Tensor, a: Tensor, b: Tensor, dtype: torch.dtype, *, out: Tensor) -> Tensor:
+    """A product of halves that is not rounded before it is added up."""
+    return out.copy_(torch.addmm(x.to(dtype), a.to(dtype), b.to(dtype)))
+
+
+def _histc(x: Tensor, *args: Any, **how: Any) -> Tensor:
+    """Of whole numbers, too."""
+    return torch.histc(x.double(), *args, **how).to(x.dtype)
+
+
+STAND_INS: dict[str, Callable[..., Any]] = {"histc": _histc}
 
 
 def _forward(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, *more: Any, **how: Any) -> tuple[Tensor, ...]:

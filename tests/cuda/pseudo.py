@@ -9,11 +9,8 @@ the autocast list of CUDA (the CPU's is taken), several devices.
 from __future__ import annotations
 
 import gc
-import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -21,18 +18,20 @@ from typing import Any
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from peft.utils import save_and_load
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils import checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tests.cuda.kernels import flash_kernels
+from tests.cuda.kernels import STAND_INS, cuda_kernels
+from tests.cuda.ledger import Generator, Ledger, MixedDevices, mark, place, storage
 
 HERE = torch.device("cuda", 0)
 TOTAL = 139 << 30
 """Bytes of memory that the device says it has."""
-ROOMS = ("/sft_core/", "/eval_suites/", "/bench/", "/tests/")
 WAITS = {"_local_scalar_dense", "nonzero", "equal", "masked_select", "unique_consecutive", "unique_dim", "_unique2",
          "bincount", "repeat_interleave"}
 """Operations whose result the host must know before it goes on."""
@@ -40,63 +39,12 @@ FREE = {"view", "_unsafe_view", "transpose", "t", "slice", "select", "detach", "
         "unsqueeze", "squeeze", "as_strided", "split", "split_with_sizes", "unbind", "reshape", "_reshape_alias",
         "lift_fresh", "_local_scalar_dense", "empty_like", "empty", "new_empty", "empty_strided", "new_empty_strided"}
 """Operations that launch no kernel."""
+NUMBERS = ("_foreach", "index_put", "index_fill", "masked_fill", "fill")
+"""How names of operations begin that take a number as a tensor and are not elementwise."""
+RANDOM = {torch.rand, torch.randn, torch.randint, torch.randperm}
 INDEXED = {"index", "index_put", "index_put_", "_index_put_impl_"}
 FROM_HOST = {torch.tensor, torch.as_tensor, torch.from_numpy}
 """Functions that make a tensor of numbers which the host has."""
-
-
-class MixedDevices(RuntimeError):
-    """What CUDA says of an operation on tensors of two devices."""
-
-
-@dataclass
-class Ledger:
-    """What the device was asked for; places are `file:function` of our own code."""
-
-    launches: Counter[str] = field(default_factory=Counter)
-    waits: Counter[str] = field(default_factory=Counter)
-    copies: Counter[str] = field(default_factory=Counter)
-    pageable: Counter[str] = field(default_factory=Counter)  # copies from memory that is not pinned: the host waits
-    read_and_written: int = 0  # bytes
-    short_in: frozenset[str] = frozenset()  # functions: the first kernel or copy within all of them finds no memory
-
-    def clear(self) -> None:
-        """Count from zero."""
-        for counter in (self.launches, self.waits, self.copies, self.pageable):
-            counter.clear()
-        self.read_and_written = 0
-
-    def totals(self) -> dict[str, int]:
-        """Counts by name."""
-        found = {name: getattr(self, name).total() for name in ("launches", "waits", "copies", "pageable")}
-        return {**found, "bytes": self.read_and_written}
-
-    def launched(self, name: str, tensors: list[Tensor]) -> None:
-        """A kernel on these tensors."""
-        self.allocated()
-        self.launches[name] += 1
-        self.read_and_written += sum(x.numel() * x.element_size() for x in tensors)
-
-    def copied(self, source: Tensor, there: bool, non_blocking: bool) -> None:
-        """A copy to the device (`there`) or from it."""
-        if there:
-            self.allocated()
-        self.copies[f"{'to' if there else 'from'} the device in {_place()}"] += 1
-        pinned = getattr(_storage(source), "pinned", False)
-        if there and not pinned:
-            self.pageable[_place()] += 1
-        if not non_blocking:
-            self.waits[_place()] += 1
-
-    def allocated(self) -> None:
-        """Memory of the device is wanted.
-
-        Raises:
-            torch.OutOfMemoryError: where `short_in` says so, once.
-        """
-        if self.short_in and self.short_in <= _functions():
-            self.short_in = frozenset()
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB (injected)")
 
 
 @contextmanager
@@ -104,19 +52,21 @@ def pseudo_cuda() -> Iterator[Ledger]:
     """Within it torch finds one CUDA device."""
     ledger = Ledger()
     _forget_processes()
+    gc.freeze()  # what was there before need not be looked through at the end
     try:
-        with pytest.MonkeyPatch.context() as patch, flash_kernels(), _Operations(ledger), _Calls(ledger) as calls:
+        with pytest.MonkeyPatch.context() as patch, cuda_kernels(), _Operations(ledger), _Calls(ledger) as calls:
             _install(patch, ledger)
             _keep_in_backward(patch, calls)
             yield ledger
             gc.collect()  # what still holds on to the device lets go of it while it is there
     finally:
+        gc.unfreeze()
         _forget_processes()
 
 
 def there(x: Tensor) -> bool:
     """Whether a tensor lies on the device."""
-    return getattr(_storage(x), "there", False)
+    return getattr(storage(x), "there", False)
 
 
 class _Operations(TorchDispatchMode):
@@ -127,15 +77,20 @@ class _Operations(TorchDispatchMode):
         self._ledger = ledger
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func._schema.name.split("::")[1]
+        name, kwargs = func._schema.name.split("::")[1], dict(kwargs or {})
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         flags = [there(x) for x in tensors]
         on_device = flags[0] if name == "copy_" else any(flags)
+        self._ledger.check_landed(tensors[1:] if name == "copy_" else tensors, name)
         if name == "copy_" and flags[0] != flags[1]:
-            self._ledger.copied(tensors[1], flags[0], len(args) > 2 and bool(args[2]))
-        elif on_device:
-            self._check(name, tensors, flags)
-        out = func(*args, **(kwargs or {}))
+            func(*args)
+            self._ledger.copied(tensors[int(on_device)], on_device, len(args) > 2 and bool(args[2]))
+            return args[0]
+        if on_device:
+            self._check(func, name, tensors, flags)
+            if any(argument.name == "generator" for argument in func._schema.arguments):
+                kwargs["generator"] = self._ledger.dice(kwargs.get("generator"))
+        out = STAND_INS.get(name, func)(*args, **kwargs)
         if on_device:
             made = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
             for x in made:
@@ -144,20 +99,22 @@ class _Operations(TorchDispatchMode):
                 self._ledger.launched(name, [*tensors, *made])
         return out
 
-    def _check(self, name: str, tensors: list[Tensor], flags: list[bool]) -> None:
+    def _check(self, func: Any, name: str, tensors: list[Tensor], flags: list[bool]) -> None:
         """Raises MixedDevices; counts where the host waits."""
-        # A tensor of no dimension may lie on the host, but not in fused optimisers.
-        strays = [x for x, flag in zip(tensors, flags, strict=True) if not flag and (x.ndim or "fused" in name)]
+        # A tensor of no dimension may lie on the host where a number might stand, as in sums and products.
+        numbers = torch.Tag.pointwise in func.tags or name.startswith(NUMBERS)
+        strays = [x for x, flag in zip(tensors, flags, strict=True) if not flag and (x.ndim or not numbers)]
         if name in INDEXED and flags[0]:  # an index on the host is brought over
             for stray in strays:
                 self._ledger.copied(stray, True, False)
             if any(x.dtype == torch.bool for x in tensors[1:]):
-                self._ledger.waits[_place()] += 1
+                self._ledger.waited()
         elif any(x.numel() for x in strays):
             raise MixedDevices(f"Expected all tensors to be on the same device, but found at least two devices, cuda:0 "
-                               f"and cpu! ({name} in {_place()})")
-        if name in WAITS and not _Calls.quiet:
-            self._ledger.waits[_place()] += 1
+                               f"and cpu! ({name} in {place()})")
+        waits = name in WAITS or (name == "_grouped_mm" and tensors[0].dtype != torch.bfloat16)
+        if waits and not _Calls.quiet:
+            self._ledger.waited()
 
 
 class _Calls(TorchFunctionMode):
@@ -180,8 +137,8 @@ class _Calls(TorchFunctionMode):
             tensor.tolist: self._read,
             tensor.numpy: self._numpy,
             tensor.__array__: self._numpy,
-            tensor.pin_memory: lambda x, *_: _mark(x.clone(), "pinned"),
-            tensor.is_pinned: lambda x, *_: getattr(_storage(x), "pinned", False),
+            tensor.pin_memory: lambda x, *_: mark(x.clone(), "pinned"),
+            tensor.is_pinned: lambda x, *_: ledger.is_pinned(x),
             tensor.new_tensor: self._new_tensor,
             tensor.__deepcopy__: lambda x, memo: _tag(x.__deepcopy__(memo)) if there(x) else x.__deepcopy__(memo),
         }
@@ -192,6 +149,8 @@ class _Calls(TorchFunctionMode):
             return known(*args, **kwargs)
         if not _names_here(kwargs.get("device")):
             return func(*args, **kwargs)
+        if func in RANDOM:
+            kwargs["generator"] = self._ledger.dice(kwargs.get("generator"))
         out = func(*args, **{**kwargs, "device": "cpu"})
         if func in FROM_HOST:
             self._ledger.copied(out, True, False)
@@ -209,20 +168,24 @@ class _Calls(TorchFunctionMode):
         form = torch.preserve_format if form is None else form
         if wanted == there(x):
             return x.to(dtype or x.dtype, copy=copy, memory_format=form)
-        self._ledger.copied(x, wanted, non_blocking)
         with _quietly():
-            out = x.to(dtype or x.dtype, copy=True, memory_format=form)
-        return _tag(out, wanted)
+            out = _tag(x.to(dtype or x.dtype, copy=True, memory_format=form), wanted)
+            if not wanted and non_blocking:
+                mark(out, "pinned")  # as torch makes the target of such a copy
+            self._ledger.copied(x if wanted else out, wanted, non_blocking)
+        return out
 
     def _read(self, x: Tensor) -> Any:
+        self._ledger.check_landed([x], "tolist")
         if there(x):
-            self._ledger.waits[_place()] += 1
+            self._ledger.waited()
         with _quietly():
             return x.tolist()
 
     def _numpy(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         if there(x):
             raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first")
+        self._ledger.check_landed([x], "numpy")
         return x.numpy(*args, **kwargs)
 
     def _new_tensor(self, x: Tensor, data: Any, **how: Any) -> Tensor:
@@ -234,17 +197,26 @@ class _Calls(TorchFunctionMode):
 
 def _install(patch: pytest.MonkeyPatch, ledger: Ledger) -> None:
     """What torch says of a device, and autocast on it."""
-    runtime = SimpleNamespace(cudaHostRegister=lambda *_: 0, cudaHostUnregister=lambda *_: 0)
-    stream = SimpleNamespace(synchronize=lambda: ledger.waits.update([_place()]))
+    runtime = SimpleNamespace(cudaHostRegister=ledger.registered, cudaHostUnregister=ledger.unregistered)
+    stream = SimpleNamespace(synchronize=ledger.waited)
     says: dict[str, Any] = {
         "is_available": True, "current_device": 0, "device_count": 1, "set_device": None, "empty_cache": None,
-        "cudart": runtime, "current_stream": stream, "manual_seed_all": None, "set_rng_state": None,
-        "is_bf16_supported": True, "mem_get_info": (TOTAL, TOTAL),
-        "get_device_capability": (9, 0), "max_memory_allocated": 0, "memory_allocated": 0, "synchronize": None,
+        "cudart": runtime, "current_stream": stream, "is_bf16_supported": True, "mem_get_info": (TOTAL, TOTAL),
+        "get_device_capability": (9, 0), "max_memory_allocated": 0, "memory_allocated": 0,
         "reset_peak_memory_stats": None, "get_device_name": "no device", "is_initialized": True}
     for name, answer in says.items():
         patch.setattr(torch.cuda, name, partial(lambda answer, *_, **__: answer, answer))
-    patch.setattr(torch.cuda, "get_rng_state", lambda *_: torch.zeros(16, dtype=torch.uint8))
+    dice = ledger.generator
+    made: dict[str, Any] = {"synchronize": lambda *_: ledger.waited(), "get_rng_state": lambda *_: dice.get_state(),
+                            "set_rng_state": lambda state, *_: dice.set_state(state),
+                            "manual_seed_all": dice.manual_seed}
+    for name, answer in made.items():
+        patch.setattr(torch.cuda, name, answer)
+        if hasattr(torch.cuda.random, name):
+            patch.setattr(torch.cuda.random, name, answer)
+    patch.setattr(torch, "Generator", Generator)
+    patch.setattr(save_and_load, "safe_load_file", lambda file, device: {
+        name: tensor.to(device) for name, tensor in load_file(file).items()})
     grouped = torch._C._group_tensors_by_device_and_dtype  # for foreach kernels and fused optimisers
 
     def group(lists: Any, with_indices: bool = False) -> Any:
@@ -295,18 +267,8 @@ def _quietly() -> Iterator[None]:
         _Calls.quiet = before
 
 
-def _storage(x: Tensor) -> Any:
-    with torch._C.DisableTorchFunction():
-        return x.untyped_storage()
-
-
-def _mark(x: Tensor, name: str, value: bool = True) -> Tensor:
-    setattr(_storage(x), name, value)
-    return x
-
-
 def _tag(x: Tensor, value: bool = True) -> Tensor:
-    return _mark(x, "there", value)
+    return mark(x, "there", value)
 
 
 def _names_here(device: Any) -> bool:
@@ -318,23 +280,3 @@ def _names_here(device: Any) -> bool:
 def _parsed(*args: Any, **kwargs: Any) -> tuple[torch.device | None, torch.dtype | None, bool, Any]:
     found: tuple[Any, ...] = torch._C._nn._parse_to(*args, **kwargs)
     return found  # type: ignore[return-value]
-
-
-def _functions() -> set[str]:
-    """Names of all functions that are being called now."""
-    names, frame = set(), sys._getframe(1)
-    while frame is not None:
-        names.add(frame.f_code.co_name)
-        frame = frame.f_back  # type: ignore[assignment]
-    return names
-
-
-def _place() -> str:
-    """The innermost function of ours that is being called now."""
-    frame: Any = sys._getframe(1)
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if "/tests/cuda/pseudo.py" not in file and any(room in file for room in ROOMS) and "site-packages" not in file:
-            return f"{file.rsplit('/', 1)[1]}:{frame.f_code.co_name}"
-        frame = frame.f_back
-    return "?"

@@ -20,12 +20,13 @@ from sft_core.train.inputs import TrainInputs
 from sft_core.train.reference import with_reference
 from sft_core.train.step import Stepper
 from sft_core.train.workbench import set_up
-from tests.cuda.pseudo import Ledger
+from tests.cuda.ledger import Ledger
 
 FILE = Path(__file__).with_name("budget.json")
 WARM = 2  # steps before the one that is counted: moments are made, gradients have reached everything
 STEPS: dict[str, dict[str, Any]] = {
-    "full": {}, "full, checkpointing": {"gradient_checkpointing": True}, "full, replay": {"lambda_": 0.5},
+    "full": {}, "full, weighed": {"average": "example"}, "full, mask": {"attention": "mask"},
+    "full, checkpointing": {"gradient_checkpointing": True}, "full, replay": {"lambda_": 0.5},
     "full, kl copy": {"beta": 0.1, "on": "assistant"},
     "full, kl offload": {"beta": 0.1, "on": "assistant", "reference": "offload"},
     "full, kl cache": {"beta": 0.1, "on": "assistant", "reference": "cache"},
@@ -51,9 +52,10 @@ def counted(device: Ledger, inputs: Callable[..., TrainInputs], train_section: C
     def count(name: str) -> dict[str, int]:
         fields = dict(STEPS[name])
         reference = fields.pop("reference", "copy")
+        given = inputs(**{key: fields.pop(key) for key in ("attention",) if key in fields})
         section = train_section(epochs=2, **fields)  # so that the step that is counted is as large as the others
         section = section.model_copy(update={"kl": section.kl.model_copy(update={"reference": reference})})
-        stepper = Stepper(set_up(with_reference(inputs(), section, tmp_path), section), section)
+        stepper = Stepper(set_up(with_reference(given, section, tmp_path), section), section)
         for step in range(WARM):
             stepper.take(step)
         device.clear()

@@ -12,7 +12,7 @@ from torch._dynamo.testing import CompileCounter
 
 from sft_core.model.attention import NAMES, Backend, hidden_of, layers_of
 from sft_core.model.segments import line_of, register
-from tests.cuda.kernels import flash_kernels
+from tests.cuda.kernels import cuda_kernels
 
 CPU = torch.device("cpu")
 LINES = 14
@@ -21,7 +21,7 @@ LINES = 14
 @pytest.fixture(autouse=True)
 def _fresh() -> Iterator[None]:
     torch._dynamo.reset()
-    with flash_kernels():
+    with cuda_kernels():
         yield
     torch._dynamo.reset()
 

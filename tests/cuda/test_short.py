@@ -14,7 +14,8 @@ from sft_core.errors import Interrupted, TrainingError
 from sft_core.train.finish import TrainReport
 from sft_core.train.inputs import TrainInputs
 from sft_core.train.trainer import train
-from tests.cuda.pseudo import Ledger, pseudo_cuda
+from tests.cuda.ledger import Ledger
+from tests.cuda.pseudo import pseudo_cuda
 from tests.cuda.test_walk import StopAfter
 
 LORA = {"method": "lora", "beta": 0.1, "lambda_": 0.5}

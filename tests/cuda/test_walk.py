@@ -24,9 +24,10 @@ from sft_core.doctor import steps
 from sft_core.errors import Interrupted, ModelError
 from sft_core.model.proof import Rows, choose_backend
 from sft_core.train.inputs import TrainInputs
+from sft_core.train.snapshot import Unreached
 from sft_core.train.trainer import train
 from sft_core.train.workbench import join, set_up
-from tests.cuda.pseudo import Ledger, MixedDevices
+from tests.cuda.ledger import Ledger, MixedDevices, TooSoon
 
 Inputs = Callable[..., TrainInputs]
 Section = Callable[..., TrainSection]
@@ -155,6 +156,25 @@ def test_a_model_that_hands_nothing_through_falls_back(make_llama: Callable[...,
         choose_backend(model, "varlen", cuda, torch.bfloat16, Rows(True, 32))
 
 
+def test_a_model_that_drops_attention_falls_back(make_llama: Callable[..., Any], device: Ledger) -> None:
+    """torch's kernel of a line has no dropout, which the model asks for in training alone."""
+    model = make_llama(attention_dropout=0.1).to("cuda")
+    before = torch.get_rng_state()
+    assert choose_backend(model, "auto", torch.device("cuda"), torch.bfloat16, Rows(True, 32)) == "mask"
+    assert torch.equal(torch.get_rng_state(), before)
+    assert model.training, "as it was"
+    with pytest.raises(ModelError, match="varlen it cannot be called .*attention dropout"):
+        choose_backend(model, "varlen", torch.device("cuda"), torch.bfloat16, Rows(True, 32))
+
+
+def test_a_parameter_without_a_gradient_is_looked_at_on_the_device(device: Ledger) -> None:
+    with_one, without = (torch.nn.Parameter(torch.ones(3, device="cuda")) for _ in range(2))
+    with_one.grad = torch.ones(3, device="cuda")
+    unreached = Unreached({"with": with_one, "without": without})
+    unreached.look(unreached.sizes(torch.zeros(1, device="cuda")).tolist())
+    assert unreached.names == ["without"]
+
+
 def test_the_allocator_grows_blocks_unless_it_is_told_otherwise(device: Ledger,
                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
@@ -182,8 +202,13 @@ def test_the_device_refuses_what_cuda_refuses(device: Ledger) -> None:
     x = torch.ones(3, device="cuda")
     with pytest.raises(MixedDevices):
         x + torch.ones(3)
-    with pytest.raises(MixedDevices):
-        torch.cat([x, torch.ones(3)])
+    for strays in ([x, torch.ones(3)], [x[0], torch.tensor(1.0)]):
+        with pytest.raises(MixedDevices):
+            torch.stack(strays)
+    with pytest.raises(MixedDevices, match="generator"):
+        torch.rand(3, device="cuda", generator=torch.Generator())
+    with pytest.raises(MixedDevices, match="generator"):
+        x.clone().uniform_(generator=torch.Generator())
     with pytest.raises(TypeError, match="numpy"):
         x.numpy()
     assert (x + torch.tensor(1.0)).tolist() == [2.0, 2.0, 2.0]
@@ -207,6 +232,32 @@ def test_the_device_counts_what_a_host_waits_for(device: Ledger) -> None:
     torch.ones(3).pin_memory().to("cuda", non_blocking=True)
     assert device.totals() == {"waits": 5, "copies": 3, "pageable": 1, "launches": 4,
                                "bytes": device.read_and_written}
+
+
+def test_a_copy_that_nobody_waits_for_is_late(device: Ledger) -> None:
+    x, host = torch.arange(3.0, device="cuda"), torch.zeros(3).pin_memory()
+    host.copy_(x, non_blocking=True)
+    other = (x + 1).to("cpu", non_blocking=True)
+    x.add_(9.0)
+    for read in (lambda: host + 1, host.numpy, other.tolist):
+        with pytest.raises(TooSoon):
+            read()
+    torch.cuda.current_stream().synchronize()
+    assert (host.tolist(), other.tolist()) == ([0.0, 1.0, 2.0], [1.0, 2.0, 3.0])
+    host.to("cuda", non_blocking=True)
+    host.add_(1.0)
+    with pytest.raises(TooSoon, match="written"):
+        x.tolist()
+    torch.zeros(3).copy_(x, non_blocking=True).add_(1.0)  # into memory that is not pinned: CUDA waits
+
+
+def test_the_device_draws_from_a_generator_of_its_own(device: Ledger) -> None:
+    torch.manual_seed(1)
+    host, state = torch.get_rng_state(), torch.cuda.get_rng_state()
+    drawn = torch.rand(3, device="cuda").tolist()
+    assert torch.equal(torch.get_rng_state(), host)
+    torch.cuda.set_rng_state(state)
+    assert torch.empty(3, device="cuda").uniform_().tolist() == drawn
 
 
 def test_nothing_of_the_device_is_left() -> None:
