@@ -98,9 +98,9 @@ def load_model(section: ModelSection, *, mirror: Path | None, added: Sequence[st
         added: tokens that the template needs and the tokenizer lacks; both get them, see `grow`.
 
     Raises:
-        ModelError: missing or incomplete folder, no safetensors, weights that do not fill the model, a tokenizer that
-            knows more tokens than the embedding has rows, code of its own without trust_remote_code, or `nf4` without
-            bitsandbytes.
+        ModelError: missing or incomplete folder, an encoder-decoder, no safetensors, weights that do not fill the
+            model, a tokenizer that knows more tokens than the embedding has rows, code of its own without
+            trust_remote_code, or `nf4` without bitsandbytes.
     """
     transformers_logging.disable_progress_bar()  # bars of a second among lines that tell of hours
     folder = locate(section, mirror)
@@ -108,6 +108,8 @@ def load_model(section: ModelSection, *, mirror: Path | None, added: Sequence[st
     tokenizer = load_tokenizer(section, folder)
     precision = {"dtype": dtype} | (_in_4_bits(section) if quantize == "nf4" else {})
     try:
+        _check_causal(AutoConfig.from_pretrained(folder, trust_remote_code=section.trust_remote_code,
+                                                 local_files_only=True), folder)
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, use_safetensors=True, output_loading_info=True,
             trust_remote_code=section.trust_remote_code, local_files_only=True, **precision)
@@ -134,14 +136,23 @@ def load_config(section: ModelSection, mirror: Path | None) -> Any:
     """The base's config, a PreTrainedConfig; nothing else is loaded.
 
     Raises:
-        ModelError: there is no such model, or its config cannot be read.
+        ModelError: there is no such model, its config cannot be read, or it is an encoder-decoder.
     """
     folder = locate(section, mirror)
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=section.trust_remote_code, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=section.trust_remote_code, local_files_only=True)
     except UNREADABLE as error:
         raise ModelError(f"the config of the model in {folder} cannot be read: {first_line(error)}"
                          + _trust_hint(section, folder)) from error
+    _check_causal(config, folder)
+    return config
+
+
+def _check_causal(config: Any, folder: Path) -> None:
+    if config.is_encoder_decoder:
+        raise ModelError(f"model.path: {folder} holds an encoder-decoder ({config.model_type}: is_encoder_decoder in "
+                         "its config.json), which reads a prompt otherwise than it writes; models that are trained and "
+                         "evaluated here are causal (decoders alone): give such a one, a Llama or a Qwen for example")
 
 
 def positions_of(config: Any) -> int | None:

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -247,3 +248,13 @@ def test_a_config_that_contradicts_itself_is_told(copied: Path) -> None:
         check_positions(_section(copied), None, 16)
     with pytest.raises(ModelError, match=r"cannot be loaded: .* must equal num_heads"):
         load_model(_section(copied), mirror=None)
+
+
+@pytest.mark.parametrize("name", ["bart", "t5"])
+def test_an_encoder_decoder_is_refused(name: str, copied: Path) -> None:
+    """Where transformers knows no causal class for it, and where it has one and would start a head at random."""
+    CONFIG_MAPPING[name]().save_pretrained(copied)
+    for look in (partial(load_config, mirror=None), partial(load_model, mirror=None)):
+        with pytest.raises(ModelError, match=rf"copy holds an encoder-decoder \({name}: is_encoder_decoder in its "
+                                             r"config.json\).* give such a one"):
+            look(_section(copied))
