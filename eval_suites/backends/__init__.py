@@ -2,6 +2,9 @@
 
 contract.py    the contract of all that computes answers
 local.py       transformers in this process
+proof.py       proof on the loaded model that it may be asked in these ways
+alone.py       the slow way: one input at a time, by the model's own code
+reader.py      parts of inputs and prompts, batch by batch
 tree.py        beginnings that inputs share, each computed once
 decode.py      greedy decoding of rows that come and go
 kv.py          keys and values, held by row and joined to batches

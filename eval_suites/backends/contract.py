@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+from sft_core.errors import EvalError
+
 NOT_FINITE = "the model's logits are not finite"
 
 
@@ -72,3 +74,21 @@ class Backend(Protocol):
 
     def generate(self, asked: Sequence[Prompt], stops: Stops) -> Iterator[tuple[int, Generation]]:
         """Greedy answers. Every prompt leaves room for its answer in the window."""
+
+
+def check_asked(asked: Sequence[Continuation], window: int) -> None:
+    """Look at requests before anything is computed.
+
+    Raises:
+        EvalError: a context or a continuation has no tokens, or a continuation is longer than the window, so that its
+            first tokens would have nothing before them.
+    """
+    for place, (context, continuation) in enumerate(asked):
+        if not context or not continuation:
+            raise EvalError(f"request {place} of {len(asked)} for a likelihood has no tokens of "
+                            f"{'continuation' if context else 'context'}; a continuation is scored behind at least one "
+                            "token (the tokenizer's BOS or EOS, where the text has none)")
+        if len(continuation) > window:
+            raise EvalError(f"request {place} of {len(asked)} asks for the likelihood of {len(continuation)} tokens, "
+                            f"and the model's window is {window}; shorten that answer, or measure it as a text (engine "
+                            "likelihood, kind text), which is cut into windows")

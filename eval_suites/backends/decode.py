@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -49,21 +49,29 @@ Begin = Callable[[Sequence[int]], Iterator[Begun]]
 """Reads the prompts with these numbers, batch by batch, when it is asked for the next."""
 
 
+class Network(Protocol):
+    """What a decoder needs of a model."""
+
+    network: Any
+    """The transformer without its head."""
+    head: Callable[[Tensor], Tensor]
+    budget: Budget
+    """Padded tokens of all rows together, room for answers included."""
+    separable: bool
+    """Rows can be joined to others; else a batch stays together until all of it has ended."""
+
+
 class Decoder:
     """A model that continues rows.
 
     Args:
-        network: the transformer without its head.
-        head: the head.
+        model: the model, see `reader.py`.
         stops: what ends an answer.
-        budget: padded tokens of all rows together, room for answers included.
-        separable: rows can be joined to others; else a batch stays together until all of it has ended.
     """
 
-    def __init__(self, network: Any, head: Callable[[Tensor], Tensor], stops: Stops, budget: Budget, *,
-                 separable: bool) -> None:
-        self._network, self._head, self._stops = network, head, stops
-        self._budget, self._separable = budget, separable
+    def __init__(self, model: Network, stops: Stops) -> None:
+        self._network, self._head, self._stops = model.network, model.head, stops
+        self._budget, self._separable = model.budget, model.separable
 
     @torch.inference_mode()
     def run(self, numbers: Sequence[int], begin: Begin) -> Iterator[tuple[int, Generation]]:
@@ -84,8 +92,8 @@ class Decoder:
                 continue
             try:
                 with self._budget.spending(len(rows), len(rows) * max(row.full for row in rows)):
-                    cache = cache or self._gathered(rows)
-                    hidden = self._step(rows, cache)
+                    cache = cache or self.gathered(rows)
+                    hidden = self.step(rows, cache)
             except Smaller:
                 again = begin([row.number for row in rows if not row.ended])
                 coming = chain(again, [waiting] if waiting else [], coming)
@@ -100,7 +108,7 @@ class Decoder:
         both = [*alive, *more]
         return self._separable and len(both) * max(row.full for row in both) <= self._budget.tokens
 
-    def _gathered(self, rows: Sequence[Row]) -> Any:
+    def gathered(self, rows: Sequence[Row]) -> Any:
         """One cache of these rows, which from now on are held by it."""
         if self._separable:
             cache = join([row.held for row in rows], min(ROOM, max(row.longest - len(row.said) for row in rows)))
@@ -113,7 +121,7 @@ class Decoder:
             row.held = Held(cache, at, width - (row.held.end - row.held.begin), width)
         return cache
 
-    def _step(self, rows: Sequence[Row], cache: Any) -> Tensor:
+    def step(self, rows: Sequence[Row], cache: Any) -> Tensor:
         """Read every row's last token; the final hidden states [rows, width]."""
         device, width = self._network.device, rows[0].held.end + 1
         ids = torch.tensor([row.said[-1:] for row in rows], device=device)
@@ -132,20 +140,20 @@ class Decoder:
         for row, token, good in zip(rows, chosen.tolist(), highest.isfinite().tolist(), strict=True):
             if row.ended:
                 continue
-            if found := self._end(row, token, good):
+            if found := ended(row.said, token if good else None, row.longest, self._stops):
                 row.ended = True
                 yield row.number, found
 
-    def _end(self, row: Row, token: int, good: bool) -> Generation | None:
-        """Take one more token; the answer, if it ends with it."""
-        said, stops = row.said, self._stops
-        if not good:
-            return Generation(tuple(said), False, NOT_FINITE)
-        if token in stops.ids:
-            return Generation(tuple(said), True)
-        said.append(token)
-        full = len(said) >= row.longest
-        if stops.done is not None and (full or len(said) % LOOK_EVERY == 0) and stops.done(said):
-            first = next(n for n in range(max(len(said) - LOOK_EVERY, 0) + 1, len(said) + 1) if stops.done(said[:n]))
-            return Generation(tuple(said[:first]), True)
-        return Generation(tuple(said), False) if full else None
+
+def ended(said: list[int], token: int | None, longest: int, stops: Stops) -> Generation | None:
+    """Take one more token, None where logits are not finite; the answer, if it ends with it."""
+    if token is None:
+        return Generation(tuple(said), False, NOT_FINITE)
+    if token in stops.ids:
+        return Generation(tuple(said), True)
+    said.append(token)
+    full = len(said) >= longest
+    if stops.done is not None and (full or len(said) % LOOK_EVERY == 0) and stops.done(said):
+        first = next(n for n in range(max(len(said) - LOOK_EVERY, 0) + 1, len(said) + 1) if stops.done(said[:n]))
+        return Generation(tuple(said[:first]), True)
+    return Generation(tuple(said), False) if full else None

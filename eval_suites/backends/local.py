@@ -7,32 +7,30 @@ once (the four letters behind one MMLU question), and logits exist only where a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
-from transformers.cache_utils import DynamicCache
+from torch import Tensor, nn
 
-from eval_suites.backends.budget import Budget, Smaller
-from eval_suites.backends.contract import Continuation, Generation, Likelihood, Prompt, Stops
-from eval_suites.backends.decode import Begun, Decoder, Row
-from eval_suites.backends.kv import Held, copies, join, separable
-from eval_suites.backends.tree import Part, Queue, grow
+from eval_suites.backends import alone
+from eval_suites.backends.budget import Budget
+from eval_suites.backends.contract import Continuation, Generation, Likelihood, Prompt, Stops, check_asked
+from eval_suites.backends.decode import Decoder
+from eval_suites.backends.proof import SIZE, Proof
+from eval_suites.backends.reader import Reader
+from eval_suites.backends.tree import grow
 from sft_core.errors import EvalError
-from sft_core.model.attention import decoder_of, head_of
 from sft_core.model.load import position_table
+from sft_core.model.proof import reach
 from sft_core.stopping import check
 
 LOGITS = 1 << 25
 """Logits held at once, 128 MiB in float32: 262 positions of a vocabulary of 128,000."""
-AT_ONCE = 4
-"""Prompts are read in batches of this fraction of the budget, so that they come as room is made for them."""
 NO_WINDOW = 1 << 30
-ENOUGH = {"cpu": 512, "cuda": 8192}
-"""Tokens with which a forward pass keeps the device busy, so that less padding pays more than larger batches."""
+Head = Callable[[Tensor], Tensor]
 
 
 class _Input(NamedTuple):
@@ -58,10 +56,9 @@ class Local:
     """
 
     def __init__(self, model: Any, batch_tokens: int | None, pad: int = 0) -> None:
-        self._model, self._budget, self._pad = model, Budget(model, batch_tokens), pad
-        self._head, self._network = head_of(model), decoder_of(model)
-        self._separable = separable(model.config)
-        self._enough = ENOUGH.get(model.device.type, ENOUGH["cuda"])
+        self._model, self._budget = model, Budget(model, batch_tokens)
+        self._reader = Reader(model, self._budget, pad)
+        self._proofs: dict[int, Proof] = {}
 
     @property
     def name(self) -> str:
@@ -72,7 +69,8 @@ class Local:
     @property
     def window(self) -> int:
         """The model's positions; no bound where it has none."""
-        return getattr(self._model.config.get_text_config(), "max_position_embeddings", None) or NO_WINDOW
+        known = getattr(self._model.config.get_text_config(), "max_position_embeddings", None) or 0
+        return known if known > 0 else NO_WINDOW  # XLNet says -1
 
     @property
     def batch_tokens(self) -> int:
@@ -80,25 +78,62 @@ class Local:
         return self._budget.tokens
 
     def likelihoods(self, asked: Sequence[Continuation]) -> Iterator[tuple[int, Likelihood]]:
-        """Log-probabilities of the continuations, batch by batch."""
+        """Log-probabilities of the continuations, batch by batch.
+
+        Raises:
+            EvalError: a context or a continuation has no tokens, a continuation is longer than the window, or the model
+                cannot be called with token ids alone.
+        """
+        check_asked(asked, self.window)
         inputs = _inputs(asked, self.window)
-        parts = grow([one.ids for one in inputs], [len(one.ids) - one.tail for one in inputs])
-        for ends, hidden in self._read_all(parts):
-            yield from self._scored([inputs[number] for part in ends if (number := part.row) is not None], hidden,
-                                    [part.size for part in ends])
+        way = self._proof(max((len(one.ids) for one in inputs), default=0)).reading if inputs else "whole"
+        if way == "alone":
+            yield from self._alone(inputs)
+            return
+        parts = grow([one.ids for one in inputs], [(len(one.ids) - one.tail) * (way == "shared") for one in inputs])
+        for ends, hidden in self._reader.read(parts):
+            some = [inputs[number] for part in ends if (number := part.row) is not None]
+            yield from self._scored(some, hidden, [part.size for part in ends], self._reader.head)
+
+    def _alone(self, inputs: Sequence[_Input]) -> Iterator[tuple[int, Likelihood]]:
+        for one in inputs:
+            check()
+            with self._budget.spending(1, len(one.ids)):
+                found = alone.logits(self._model, one.ids)
+            yield from self._scored([one], found[None], [len(one.ids)], nn.Identity())
 
     def generate(self, asked: Sequence[Prompt], stops: Stops) -> Iterator[tuple[int, Generation]]:
         """Greedy answers.
 
         Raises:
-            EvalError: a prompt and its answer may need more positions than the model has an embedding of.
+            EvalError: a prompt has no tokens, it and its answer may need more positions than the model has an embedding
+                of, or the model cannot be called with token ids alone.
         """
         self._check_room(asked)
-        decoder = Decoder(self._network, self._head, stops, self._budget, separable=self._separable)
-        begin = self._begun if self._separable else self._begun_alone
-        yield from decoder.run(range(len(asked)), lambda numbers: begin(asked, numbers))
+        yield from ((place, Generation((), False)) for place, one in enumerate(asked) if one.longest < 1)
+        places = [place for place, one in enumerate(asked) if one.longest > 0]
+        if not places:
+            return
+        if self._proof(max(len(asked[place].ids) + asked[place].longest for place in places)).continues:
+            yield from Decoder(self._reader, stops).run(places, lambda numbers: self._reader.begun(asked, numbers))
+            return
+        for place in places:
+            check()
+            with self._budget.spending(1, len(asked[place].ids) + asked[place].longest):
+                found = alone.generated(self._model, asked[place], stops, self._reader.pad)
+            yield place, found
+
+    def _proof(self, longest: int) -> Proof:
+        """Made once, and again where inputs are longer than a window for the first time."""
+        behind = min(reach(self._model.config.get_text_config(), longest), max(longest - SIZE, 0))
+        if behind not in self._proofs:
+            self._proofs[behind] = Proof(self._reader, behind)
+        return self._proofs[behind]
 
     def _check_room(self, asked: Sequence[Prompt]) -> None:
+        if empty := [place for place, one in enumerate(asked) if not one.ids]:
+            raise EvalError(f"{len(empty)} of {len(asked)} prompts have no tokens (first: request {empty[0]}), and a "
+                            "model needs one to begin with; give the item a text, or a template that begins with some")
         known = position_table(self._model)
         over = [p for p in asked if known is not None and len(p.ids) + p.longest > known]
         if over:
@@ -107,66 +142,13 @@ class Local:
                             f"answers (the longest: {len(worst.ids)} tokens and up to {worst.longest} of answer); "
                             "lower eval.max_new_tokens (--max-new-tokens), or leave the suite out")
 
-    # Reading
-
-    @torch.inference_mode()
-    def _read_all(self, parts: Sequence[Part], longest: int | None = None) -> Iterator[tuple[list[Part], Tensor]]:
-        """Every part once, behind its parent, depth first, so that keys and values are held for one batch a level.
-
-        Args:
-            longest: inputs will be continued by so many tokens, and what their ends hold is kept.
-
-        Yields:
-            The ends of inputs in a batch, and its final hidden states [ends, positions, width], padded at the right.
-        """
-        queue, more, share = Queue(parts, mixed=self._separable), longest or 0, 1 if longest is None else AT_ONCE
-        while queue:
-            check()
-            batch = queue.batch(self._budget.tokens // share, self._enough, more)
-            try:
-                with self._budget.spending(len(batch), len(batch) * (max(part.end for part in batch) + more)):
-                    hidden = self._read(batch, keep=longest is not None)
-            except Smaller:
-                continue
-            queue.done(batch)
-            if ends := [at for at, part in enumerate(batch) if part.row is not None]:
-                yield [batch[at] for at in ends], hidden[ends]
-            del hidden
-            yield from self._read_all([child for part in batch for child in part.children], longest)
-            for part in batch:
-                part.held = None
-
-    def _read(self, batch: Sequence[Part], *, keep: bool) -> Tensor:
-        """Final hidden states of a batch. What stands before its parts is padded at the left, they are at the right.
-
-        Args:
-            keep: hold keys and values of all parts, not only of those that are continued.
-        """
-        width, behind, device = max(p.size for p in batch), max(p.start for p in batch), self._model.device
-        keep = keep or any(part.children for part in batch)
-        ids = torch.tensor([[*p.ids[p.start:p.end], *[self._pad] * (width - p.size)] for p in batch], device=device)
-        more: dict[str, Any] = {"past_key_values": DynamicCache()} if keep and self._separable else {}
-        if behind:
-            more["past_key_values"] = self._joined([part.parent.held for part in batch if part.parent], width)
-            starts = torch.tensor([[part.start] for part in batch], device=device)
-            more["position_ids"] = starts + torch.arange(width, device=device)
-            if any(part.start < behind for part in batch):
-                more["attention_mask"] = (torch.arange(behind + width, device=device) >= behind - starts).long()
-        out = self._network(input_ids=ids, use_cache=keep or bool(behind), **more)
-        for row, part in enumerate(batch if keep else ()):
-            part.held = Held(out.past_key_values, row, behind - part.start, behind + part.size)
-        return out.last_hidden_state  # type: ignore[no-any-return]
-
-    def _joined(self, held: Sequence[Held], room: int) -> Any:
-        return join(held, room) if self._separable else copies(held[0].cache, len(held))
-
     # Likelihoods
 
-    def _scored(self, inputs: Sequence[_Input], hidden: Tensor, sizes: Sequence[int]) -> Iterator[
-            tuple[int, Likelihood]]:
+    def _scored(self, inputs: Sequence[_Input], hidden: Tensor, sizes: Sequence[int], head: Head
+                ) -> Iterator[tuple[int, Likelihood]]:
         tails = torch.cat([hidden[i, size - one.tail:size] for i, (one, size) in enumerate(
             zip(inputs, sizes, strict=True))])
-        found, greedy = self._said(tails, inputs)
+        found, greedy = self._said(tails, inputs, head)
         at = 0
         for place, continuation in (asked for one in inputs for asked in one.wanted):
             end = at + len(continuation)
@@ -174,7 +156,7 @@ class Local:
             at = end
 
     @torch.inference_mode()
-    def _said(self, hidden: Tensor, inputs: Sequence[_Input]) -> tuple[Tensor, Tensor]:
+    def _said(self, hidden: Tensor, inputs: Sequence[_Input], head: Head) -> tuple[Tensor, Tensor]:
         """Log-probability of every wanted token, in the order of the requests, and whether it is the likeliest; on the
         CPU, so that the device is waited for once a batch and not once a request.
 
@@ -190,47 +172,11 @@ class Local:
         greedy = torch.zeros_like(tokens, dtype=torch.bool)
         step = max(1, LOGITS // self._model.config.get_text_config().vocab_size)
         for start in range(0, len(hidden), step):
-            logprobs = self._head(hidden[start:start + step]).to(wide).log_softmax(dim=-1)
+            logprobs = head(hidden[start:start + step]).to(wide).log_softmax(dim=-1)
             here = ((where >= start) & (where < start + step)).nonzero().flatten()
             rows, said = where[here] - start, tokens[here]
             found[here], greedy[here] = logprobs[rows, said], logprobs.argmax(dim=-1)[rows] == said
         return found.cpu(), greedy.cpu()
-
-    # Generation
-
-    def _begun(self, asked: Sequence[Prompt], numbers: Sequence[int]) -> Iterator[Begun]:
-        """Prompts read as a tree, a few at a time: those that wait hold memory."""
-        order = sorted(numbers, key=lambda number: (asked[number].ids, number))
-        rows = [asked[number].ids for number in order]
-        longest = max((asked[number].longest for number in order), default=0)
-        for ends, hidden in self._read_all(grow(rows, [len(ids) - 1 for ids in rows]), longest):
-            last = torch.stack([hidden[at, part.size - 1] for at, part in enumerate(ends)])
-            begun = [order[number] for part in ends if (number := part.row) is not None]
-            yield Begun([Row(number, asked[number].longest, part.held)
-                         for number, part in zip(begun, ends, strict=True)], last)
-
-    @torch.inference_mode()
-    def _begun_alone(self, asked: Sequence[Prompt], numbers: Sequence[int]) -> Iterator[Begun]:
-        """Whole prompts, padded at the left, where the model carries a state: its code knows how to pass padding."""
-        left = sorted(numbers, key=lambda number: (-len(asked[number].ids), -asked[number].longest, number))
-        while left:
-            first = asked[left[0]]
-            batch = left[:max(1, self._budget.tokens // (len(first.ids) + first.longest))]
-            width, device = len(first.ids), self._model.device
-            pads = [width - len(asked[number].ids) for number in batch]
-            ids = torch.tensor([[self._pad] * pad + list(asked[number].ids)
-                                for pad, number in zip(pads, batch, strict=True)], device=device)
-            mask = torch.arange(width, device=device) >= torch.tensor(pads, device=device)[:, None]
-            try:
-                with self._budget.spending(len(batch), len(batch) * (width + first.longest)):
-                    out = self._network(input_ids=ids, attention_mask=mask.long(), use_cache=True,
-                                        position_ids=(mask.cumsum(1) - 1).clamp(min=0))
-            except Smaller:
-                continue
-            left = left[len(batch):]
-            yield Begun([Row(number, asked[number].longest, Held(out.past_key_values, at, pad, width))
-                         for at, (pad, number) in enumerate(zip(pads, batch, strict=True))],
-                        out.last_hidden_state[:, -1])
 
 
 def _inputs(asked: Sequence[Continuation], window: int) -> list[_Input]:

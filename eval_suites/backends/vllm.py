@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from eval_suites.backends.contract import Continuation, Generation, Likelihood, Prompt, Stops
+from eval_suites.backends.contract import Continuation, Generation, Likelihood, Prompt, Stops, check_asked
 from sft_core.config.data import ModelSection
 from sft_core.errors import EvalError
 from sft_core.model.load import compute_dtype, load_tokenizer, resolve_device
@@ -73,6 +73,7 @@ class Vllm:
 
     def likelihoods(self, asked: Sequence[Continuation]) -> Iterator[tuple[int, Likelihood]]:
         """See `Backend`; `prompt_logprobs` gives each token of a prompt with its rank."""
+        check_asked(asked, self.window)
         full = [(one.context + one.continuation)[-(self.window + 1):] for one in asked]
         how = self._vllm.SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=1, detokenize=False)
         outputs = self._engine.generate([{"prompt_token_ids": list(ids)} for ids in full], how, use_tqdm=False)

@@ -172,7 +172,7 @@ class FastModel(HFLM):  # type: ignore[misc]
         ids = {text: self.tokenizer.encode(text, add_special_tokens=False) for text in until}
         special = set(self.tokenizer.all_special_ids)
         ends |= {found[0] for found in ids.values() if len(found) == 1 and found[0] in special}
-        texts = [text for text, found in ids.items() if text and not (len(found) == 1 and found[0] in ends)]
+        texts = [text for text, found in ids.items() if not (len(found) == 1 and found[0] in ends)]
 
         def done(said: Sequence[int]) -> bool:
             text = self.tokenizer.decode(said)

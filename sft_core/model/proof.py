@@ -148,8 +148,8 @@ def _not_apart(model: Any, backend: Backend, dtype: torch.dtype, rows: Rows) -> 
 
 @torch.no_grad()
 def _not_the_same(model: Any, backend: Backend, dtype: torch.dtype, rows: Rows) -> str:
-    reach = _reach(model.config.get_text_config(), rows.longest)
-    tokens = min(reach + PROOF_TOKENS, positions_of(model.config) or reach + PROOF_TOKENS)
+    behind = reach(model.config.get_text_config(), rows.longest)
+    tokens = min(behind + PROOF_TOKENS, positions_of(model.config) or behind + PROOF_TOKENS)
     full = not in_4_bits(model) and backend != "flash"
     # varlen knows half precision only. `segments` is told by the model just as it is, in float32 too.
     way: Backend = "segments" if backend == "varlen" and full else backend
@@ -160,9 +160,9 @@ def _not_the_same(model: Any, backend: Backend, dtype: torch.dtype, rows: Rows) 
         with attending(model, own_attention(model) if way == "mask" else NAMES[way]):
             hidden, owner = _among_others(model, way, rows, tokens)
     gap = _gap(hidden[owner == 2][-PROOF_TOKENS:], alone)
-    behind = f" behind its first {reach} tokens (the longest window or chunk)" if reach else ""
+    where = f" behind its first {behind} tokens (the longest window or chunk)" if behind else ""
     return "" if gap <= TOLERANCE[_stored(model) if full else dtype] else (
-        f"computes something else than by itself: hidden states of an example{behind} differ by {gap:.2g} of their "
+        f"computes something else than by itself: hidden states of an example{where} differ by {gap:.2g} of their "
         "size, so its windows or its positions are not honoured")
 
 
@@ -196,7 +196,7 @@ def some_ids(model: Any, tokens: int, start: int = 0) -> Tensor:
     return (torch.arange(start, start + tokens, device=weight.device) * 7919 + 11).remainder(weight.shape[0])
 
 
-def _reach(config: Any, longest: int) -> int:
+def reach(config: Any, longest: int) -> int:
     """The longest window or chunk of the model that an example of `longest` tokens outgrows, 0 when there is none."""
     found = [value for name, value in config.to_dict().items() if type(value) is int
              and ("window" in name or "chunk" in name or name == "index_topk")]

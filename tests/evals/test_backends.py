@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from eval_suites.backends import local
 from eval_suites.backends.cache import Cached
 from eval_suites.backends.contract import Backend, Continuation, Generation, Likelihood, Prompt, Stops
 from eval_suites.backends.local import Local
+from eval_suites.backends.reader import Reader
 from eval_suites.lm_door.door import language_model
 from sft_core.config.data import ModelSection
 from sft_core.errors import EvalError
@@ -89,6 +91,22 @@ class TestContract:
         assert all(one.stopped and 10 <= len(one.ids) < 20 for one in by_text.values())
 
 
+    def test_what_cannot_be_asked_is_said(self, backend: Backend) -> None:
+        long = tuple(range(2, 250)) * 2
+        for one, why in ((Continuation((), (5, 6)), "no tokens of context; a continuation is scored behind"),
+                         (Continuation((5,), ()), "no tokens of continuation"),
+                         (Continuation((5,), long), r"496 tokens, and the model's window is 256; shorten")):
+            with pytest.raises(EvalError, match=rf"request 1 of 2 .*{why}"):
+                list(backend.likelihoods([self.asked[0], one]))
+        with pytest.raises(EvalError, match=r"1 of 2 prompts have no tokens \(first: request 1\)"):
+            list(backend.generate([Prompt((5,), 3), Prompt((), 3)], Stops(frozenset())))
+
+    def test_an_answer_of_no_tokens_is_empty(self, backend: Backend) -> None:
+        found = dict(backend.generate([Prompt((5, 6), 0), Prompt((5, 6), 2)], Stops(frozenset())))
+        assert (found[0], len(found[1].ids)) == (Generation((), False), 2)
+        assert dict(backend.generate([Prompt((5, 6), 0)], Stops(frozenset()))) == {0: Generation((), False)}
+
+
 def requests(kind: Any, rows: Sequence[tuple[Any, ...]]) -> list[Instance]:
     return [Instance(kind, {}, row, number) for number, row in enumerate(rows)]
 
@@ -106,8 +124,8 @@ def test_likelihoods_equal_hflm(loaded: tuple[Any, Any], hflm: HFLM, monkeypatch
     rows += [(text(draw, draw.randint(1, 40)), answer) for _ in range(12) for answer in (" red", " seven birds")]
     rows += [("", "cat sat"), (text(draw, 90), " A"), ("trailing ", "space")]
     shared: list[int] = []
-    real = local.Local._read
-    monkeypatch.setattr(local.Local, "_read", lambda self, batch, keep: shared.extend(
+    real = Reader._pass
+    monkeypatch.setattr(Reader, "_pass", lambda self, batch, keep: shared.extend(
         part.start for part in batch) or real(self, batch, keep=keep))
     ours = language_model(*loaded, 2000, "test")
     found, want = (lm.loglikelihood(requests("loglikelihood", rows), disable_tqdm=True) for lm in (ours, hflm))
@@ -137,11 +155,53 @@ def test_greedy_texts_equal_hflm(loaded: tuple[Any, Any], hflm: HFLM) -> None:
     assert len({len(one) for one in found}) > 2  # some ended early
 
 
+@pytest.mark.parametrize(("context", "answer"), [
+    ("", "c"), ("", "cat"), ("", "b" * 256), ("a", "b" * 255), ("a", "b" * 256), ("a", "b" * 257), (" ", "c"),
+    ("cat", "")])
+def test_edges_of_likelihoods_are_those_of_hflm(loaded: tuple[Any, Any], hflm: HFLM, context: str, answer: str) -> None:
+    """What HFLM only asserts is an error that says what to do."""
+    ours, asked = language_model(*loaded, 2000, "test"), requests("loglikelihood", [(context, answer)])
+    try:
+        (want,) = hflm.loglikelihood(asked, disable_tqdm=True)
+    except AssertionError:
+        with pytest.raises(EvalError, match="request 0 of 1"):
+            ours.loglikelihood(asked)
+    else:
+        (found,) = ours.loglikelihood(asked)
+        assert found == (pytest.approx(want[0], rel=1e-6), want[1])
+
+
+@pytest.mark.parametrize(("prompt", "changed"), [
+    ("", {}), ("cat", {"max_gen_toks": 0}), ("cat", {"max_gen_toks": 255}), ("cat", {"max_gen_toks": 256}),
+    ("cat", {"max_gen_toks": 1}), ("cat", {"until": [""]}), ("cat", {"until": []}), ("cat", {"until": 1}),
+    ("cat", {"until": 3})])
+@torch.inference_mode()
+def test_edges_of_answers_are_those_of_hflm(loaded: tuple[Any, Any], hflm: HFLM, prompt: str,
+                                            changed: dict[str, Any]) -> None:
+    """A number of `until` is the answer's first characters: a stop at once. Of no tokens HFLM raises; ours is empty."""
+    kwargs = {"until": ["Q"], "max_gen_toks": 8, "do_sample": False}
+    (free,) = hflm.generate_until(requests("generate_until", [("cat", dict(kwargs))]), disable_tqdm=True)
+    kwargs |= {key: [free[:value]] if key == "until" and isinstance(value, int) else value
+               for key, value in changed.items()}
+    ours = language_model(*loaded, 2000, "test")
+    try:
+        want = hflm.generate_until(requests("generate_until", [(prompt, dict(kwargs))]), disable_tqdm=True)
+    except (AssertionError, RuntimeError, ValueError):
+        if kwargs["max_gen_toks"]:
+            with pytest.raises(EvalError, match=r"leaves no room for a question|have no tokens"):
+                ours.generate_until(requests("generate_until", [(prompt, dict(kwargs))]))
+            return
+        want = [""]
+    assert ours.generate_until(requests("generate_until", [(prompt, dict(kwargs))])) == want
+
+
 def test_no_logits_where_none_are_needed(loaded: tuple[Any, Any]) -> None:
     seen: list[int] = []
+    local = Local(loaded[0], 4096)
+    list(local.likelihoods(TestContract.asked))  # proved
     hook = loaded[0].get_output_embeddings().register_forward_pre_hook(
         lambda _, args: seen.append(args[0].reshape(-1, args[0].shape[-1]).shape[0]))
-    list(Local(loaded[0], 4096).likelihoods([Continuation(tuple(range(n)), (1,)) for n in (50, 100, 200)]))
+    list(local.likelihoods([Continuation(tuple(range(n)), (1,)) for n in (50, 100, 200)]))
     hook.remove()
     assert sum(seen) == 3
 
@@ -168,10 +228,10 @@ def test_answers_beyond_learned_positions_are_refused_before_any_is_made() -> No
         next(iter(Local(model, 2000).generate(prompts, stops)))
 
 
-def test_nan_is_no_number(loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = Local(loaded[0], 2000)
-    real = broken._head
-    monkeypatch.setattr(broken, "_head", lambda hidden: real(hidden) * float("nan"))
+def test_nan_is_no_number(loaded: tuple[Any, Any]) -> None:
+    model = copy.deepcopy(loaded[0])
+    model.model.norm.weight.data.fill_(float("nan"))
+    broken = Local(model, 2000)
     assert math.isnan(dict(broken.likelihoods([Continuation((1, 2), (3,))]))[0].logprob)
     assert "not finite" in dict(broken.generate([Prompt((1, 2), 3)], Stops(frozenset())))[0].why
 
