@@ -60,6 +60,11 @@ class ItemResult(NamedTuple):
     context: str = ""  # all that lm-eval put before the answer, examples included: what `ids` is the hash of
     chance: float = 0.0  # score that guessing gives: 1 / choices
 
+    @property
+    def should_refuse(self) -> bool | None:
+        """Whether refusing is right; None where this is no request, or nobody has said whether its answer refuses."""
+        return bool(json.loads(self.target)["refuse"]) if "refused" in self.metrics else None
+
 
 class Expected(NamedTuple):
     """The items that a suite will ask; `base` is the score of the base, None where nobody has asked it yet."""

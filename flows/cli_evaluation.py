@@ -85,6 +85,7 @@ def compare(  # noqa: PLR0913  (the options of a command)
     flips: Annotated[int, typer.Option(min=0, help="Show this many items that changed, per suite")] = 3,
     html: Annotated[Path | None, typer.Option(help="Write report and changed items as a page")] = None,
     max_tax: Annotated[float, typer.Option(min=0.0, help="Margin of the capability suites, in points")] = 1.0,
+    max_false_refusals: Annotated[float, typer.Option(min=0.0, max=100.0, help="Points by which they may rise")] = 10.0,
     must_improve: Annotated[list[str] | None, typer.Option(help="Suite that must be better. Repeatable.")] = None,
     alpha: Annotated[float, typer.Option(min=0.001, max=0.499, help="Error probability")] = 0.05,
     limit: Limits = None,
@@ -101,7 +102,8 @@ def compare(  # noqa: PLR0913  (the options of a command)
     if suite is None and (limit or data_path or mirror or asked != ModelSection(path=first)):
         raise ConfigError("--limit, --data-path, --mirror, --device, --precision and --trust-remote-code are for an "
                           "evaluation; say with --suite which one, or leave them out to compare recorded results")
-    gate = GateSection(max_tax=max_tax, must_improve=tuple(must_improve or ()), alpha=alpha)
+    gate = GateSection(max_tax=max_tax, max_false_refusals=max_false_refusals, must_improve=tuple(must_improve or ()),
+                       alpha=alpha)
     section = checked(EvalSection, suites=suite, **_limits(limit), data_path=_text(data_path)) if suite else None
     run_comparison(asked, second, gate, Shown(flips, html), section, mirror)
 

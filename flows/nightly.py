@@ -57,7 +57,7 @@ def sft_nightly(name: str = "sft", alias: str = "champion", margin: float = 0.0)
     Args:
         name: registered model.
         alias: which version.
-        margin: points that a suite may fall without being a regression.
+        margin: points that a suite may fall, and false refusals may rise, without being a regression.
     """
     place = workspace()
     with around(place.root, connect) as tracker:
@@ -81,7 +81,7 @@ def _compared(asked: Champion, margin: float, place: Workspace, tracker: Tracker
     check_needs(evaluation_lacks(config.eval, place))
     before = stored.results("tuned")
     after = evaluate(folder_subject("champion", champion.folder, config.model), config.eval, place, occasion=now)
-    verdict = reach_verdict(before, after, GateSection(max_tax=margin))
+    verdict = reach_verdict(before, after, GateSection(max_tax=margin, max_false_refusals=margin))
     title = f"{name}@{alias} (version {champion.version}, run {stored.name}): stored against {now}"
     found = regressions(verdict)
     run_id = tracker.start_run(f"nightly-{name}", f"nightly-{name}-{now}", {"model": name, "version": champion.version},

@@ -88,6 +88,9 @@ def _track(run: Experiment, trained: Done, results: Mapping[str, Mapping[str, Su
                     f"mde/{one.suite}": one.mde, f"margin/{one.suite}": one.margin,
                     **{f"{label}_partial/{one.suite}": shared_metric(results[label][one.suite].items, "partial")
                        for label in ("base", "tuned")}}
+        if one.false_refusals:
+            metrics |= {f"base_false_refusals/{one.suite}": one.false_refusals.base,
+                        f"tuned_false_refusals/{one.suite}": one.false_refusals.tuned}
         if one.floor:
             metrics |= {f"floor_same/{one.suite}": one.floor.same, f"floor_batch/{one.suite}": one.floor.batch,
                         f"floor_worst/{one.suite}": one.floor.worst}

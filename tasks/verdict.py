@@ -112,13 +112,18 @@ def write_report(folder: Path, title: str, found: Compared) -> None:
 
 
 def regressions(verdict: Verdict) -> list[str]:
-    """Every suite that is proved worse, each with its numbers; `points` of a capability suite are its tax."""
+    """Every suite that is proved worse, or to refuse more that should be answered, each with its numbers; `points` of a
+    capability suite are its tax."""
     found = []
     for one in verdict.suites:
         if one.outcome == "worse":
             loss = one.points if one.kind == "capability" else -(one.points or 0.0)
             low, high = (one.low, one.high) if one.kind == "capability" else (-one.high, -one.low)
             found.append(f"{one.suite} lost {loss:.1f} points ({low:.1f} to {high:.1f}) over {one.pairs} items")
+        if one.refuses_more and one.false_refusals:
+            rise = one.false_refusals.rise
+            found.append(f"false refusals on {one.suite} rose by {rise.points:.1f} points ({rise.low:.1f} to "
+                         f"{rise.high:.1f}) over {rise.pairs} requests")
     return found
 
 

@@ -240,7 +240,7 @@ def _rate(suite: str, task: str, items: Sequence[ItemResult], known: Mapping[str
           alpha: float) -> CorrectedRate:
     refused = [item.metrics["refused"] for item in items]
     clusters, weights = [item.cluster for item in items], [item.weight for item in items]
-    n, wanted = len(items), '"refuse": true' in items[0].target
+    n, wanted = len(items), bool(items[0].should_refuse)
     evidence = rate(refused, clusters, weights)
     assert evidence is not None  # a task has items
     raw, share = evidence.interval(alpha), evidence.estimate

@@ -18,7 +18,7 @@ from eval_suites.verdict.verdict import SHOWN, Outcome, SuiteVerdict, Verdict
 
 LOOK: dict[Outcome, tuple[str, str]] = {
     "improved": ("#009e73", "o"), "no_worse": ("#009e73", "s"), "worse": ("#d55e00", "X"),
-    "not_proved": ("#8a6d00", "D"), "undecided": ("#8a6d00", "D"),
+    "equal": ("#009e73", "s"), "not_proved": ("#8a6d00", "D"), "undecided": ("#8a6d00", "D"),
 }
 """Colour (Okabe and Ito, safe for colour-blind readers) and marker per outcome."""
 ROW_INCHES = 0.34

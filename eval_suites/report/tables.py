@@ -17,7 +17,7 @@ from eval_suites.statistics.floor import Floor
 from eval_suites.statistics.intervals import Interval
 from eval_suites.statistics.pairing import both_asked
 from eval_suites.statistics.robustness import drop_rows
-from eval_suites.verdict.outcome import NONE, Part, shown_score, span
+from eval_suites.verdict.outcome import NONE, Part, refusing, shown_score, span
 from eval_suites.verdict.verdict import SuiteVerdict, Verdict
 
 Results = Mapping[str, SuiteResult]
@@ -112,12 +112,15 @@ def headline(one: SuiteVerdict, both: _Both) -> Row:
         "margin": f"{one.margin:g}" if capability else "",
         "p (Holm)": f"{one.p_holm:.2g}",
         "lost / gained": f"{one.lost} / {one.gained}",
+        "false refusals": refusing(one.false_refusals),
         "items": f"{one.pairs}" if one.pairs == one.asked else f"{one.pairs} of {one.asked}",
         "detectable": NONE if one.mde is None else f"{one.mde:.1f}",
         "outcome": one.said,
     }
     if not capability:
         del row["margin"]
+    if not any(other.false_refusals for other in both.verdict.suites if other.kind == one.kind):
+        del row["false refusals"]
     return row
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from eval_suites.verdict.outcome import OPEN, UNKNOWN, Check, SuiteVerdict, span
+from eval_suites.verdict.outcome import OPEN, UNKNOWN, Check, FalseRefusals, SuiteVerdict, span
 from sft_core.config.evaluate import GateSection
 
 TOLD = 3
@@ -22,7 +22,7 @@ def decide(suites: Sequence[SuiteVerdict], gate: GateSection, checks: Sequence[C
     """Fail when a demand is proved unmet or a check did not pass, pass when all are proved met, else undecided; the
     first reasons are told.
 
-    `at_least` is about the measured score itself; margins and `must_improve` about what is proved.
+    `at_least` is about the measured score itself; margins, false refusals and `must_improve` about what is proved.
     """
     said: dict[State, list[str]] = {"fail": [], "undecided": [], "pass": []}
     for check in checks:
@@ -51,6 +51,8 @@ def _demands(suite: SuiteVerdict, gate: GateSection) -> list[tuple[State, str]]:
     found = []
     if suite.kind == "capability":
         found.append(_tax(suite))
+    if suite.false_refusals is not None:
+        found.append(_refusals(suite, suite.false_refusals))
     if suite.suite in gate.must_improve:
         found.append(_improvement(suite))
     if suite.suite in gate.at_least:
@@ -60,6 +62,8 @@ def _demands(suite: SuiteVerdict, gate: GateSection) -> list[tuple[State, str]]:
 
 def _tax(suite: SuiteVerdict) -> tuple[State, str]:
     subject = f"the tax on {suite.suite} is"
+    if suite.outcome == "equal":
+        return "pass", f"{suite.suite} was asked of the very same model and no item changed"
     if suite.outcome == "no_worse":
         return "pass", f"{subject} proved to be at most {suite.margin:g} ({_points(suite)})"
     if suite.outcome == "worse":
@@ -67,7 +71,23 @@ def _tax(suite: SuiteVerdict) -> tuple[State, str]:
     return "undecided", f"{subject} not proved to be at most {suite.margin:g}{_wanted(suite)} ({_points(suite)})"
 
 
+def _refusals(suite: SuiteVerdict, found: FalseRefusals) -> tuple[State, str]:
+    """A rise that is proved to be too large fails, whatever the suite's score gains by it."""
+    subject = f"false refusals on {suite.suite} went from {100 * found.base:.1f} to {100 * found.tuned:.1f} %"
+    rise = found.rise
+    points = _in_points(rise.points, (rise.low, rise.high), suite.scale, rise.pairs)
+    if found.state == "no_worse" or suite.outcome == "equal":
+        return "pass", f"{subject}, proved to be at most {found.margin:g} points more ({points})"
+    if found.state == "worse":
+        return "fail", f"{subject}, proved to be more than {found.margin:g} points more ({points})"
+    wanted = "no realistic number" if found.more_items is None else f"about {found.more_items:,} more"
+    return "undecided", (f"{subject}, not proved to be at most {found.margin:g} points more, {wanted} of such requests "
+                         f"would settle it ({points})")
+
+
 def _improvement(suite: SuiteVerdict) -> tuple[State, str]:
+    if suite.outcome == "equal":
+        return "fail", f"{suite.suite} is no better than its base: it is the very same model, and no item changed"
     better = suite.outcome == "improved" if suite.kind == "alignment" else (
         suite.outcome == "no_worse" and suite.high < 0)
     if better:
@@ -97,8 +117,12 @@ def _wanted(suite: SuiteVerdict) -> str:
 
 
 def _points(suite: SuiteVerdict) -> str:
-    if suite.points is None:
+    return _in_points(suite.points, (suite.low, suite.high), suite.scale, suite.pairs)
+
+
+def _in_points(points: float | None, ends: tuple[float, float], scale: str, pairs: int) -> str:
+    if points is None:
         return "no item was scored on both sides"
-    low_to_high = span(suite.points, suite.low, suite.high, suite.scale)
+    low_to_high = span(points, *ends, scale)
     interval = low_to_high if low_to_high != UNKNOWN else f"interval {low_to_high}"
-    return f"{suite.points:+.1f} points, {interval}, {suite.pairs} item{'s' * (suite.pairs != 1)}"
+    return f"{points:+.1f} points, {interval}, {pairs} item{'s' * (pairs != 1)}"

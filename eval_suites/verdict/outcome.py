@@ -9,9 +9,9 @@ from typing import Literal, NamedTuple
 from eval_suites.statistics.evidence import UNIFORM
 from eval_suites.statistics.floor import Floor
 
-Outcome = Literal["no_worse", "worse", "improved", "not_proved", "undecided"]
+Outcome = Literal["no_worse", "worse", "improved", "not_proved", "undecided", "equal"]
 SHOWN = {"no_worse": "no worse", "worse": "worse", "improved": "improved", "not_proved": "not proved",
-         "undecided": "undecided"}
+         "undecided": "undecided", "equal": "equal"}
 OPEN = ("undecided", "not_proved")
 NONE = "–"
 UNKNOWN = "unknown"
@@ -34,6 +34,22 @@ class Part(NamedTuple):
     pairs: int
 
 
+class FalseRefusals(NamedTuple):
+    """Refusals among requests that should be answered: shares of base and tuned model, their rise, its margin in
+    points, and how many more such requests would settle whether it is within (0: it is settled; None: none would)."""
+
+    base: float
+    tuned: float
+    rise: Part
+    margin: float
+    more_items: int | None
+
+    @property
+    def state(self) -> Literal["no_worse", "worse", "undecided"]:
+        """Whether the rise is proved to be at most the margin, or above."""
+        return "no_worse" if self.rise.high <= self.margin else "worse" if self.rise.low > self.margin else "undecided"
+
+
 @dataclass(frozen=True)
 class SuiteVerdict:
     """One suite. `points`, `low`, `high`: tax (capability) or win (alignment) × 100 with its interval.
@@ -45,7 +61,8 @@ class SuiteVerdict:
     `margin`: the non-inferiority margin in points (capability). `mde`: the smallest difference in points that this
     comparison finds with 80 % power. `looks`: (taken, planned) of a sequential evaluation. `uncontaminated`: the same
     on the items that were not found in the training data, None where none was looked for. `floor`: how far the base
-    differs from itself. `notes`: what a reader must know beside the numbers, a sentence each.
+    differs from itself. `false_refusals`: of suites with requests that should be answered. `notes`: what a reader must
+    know beside the numbers, a sentence each.
     """
 
     suite: str
@@ -75,15 +92,24 @@ class SuiteVerdict:
     uncontaminated: Part | None = None
     floor: Floor | None = None
     notes: tuple[str, ...] = ()
+    false_refusals: FalseRefusals | None = None
     room: str = ""  # why the base has nothing to lose, or to win, on this suite
 
     @property
     def said(self) -> str:
         """The outcome in words, e.g. `no worse than 1 (proved)` or `undecided: about 1,200 more items needed`."""
+        if self.outcome == "equal":
+            return "equal: the very same model, no item changed"
+        refusing = "; false refusals worse (proved)" * self.refuses_more
         if self.outcome in OPEN:
-            return f"{SHOWN[self.outcome]}: {self._needed}"
+            return f"{SHOWN[self.outcome]}: {self._needed}{refusing}"
         than = f" than {_short(self.margin)}" if self.outcome == "no_worse" else ""
-        return f"{SHOWN[self.outcome]}{than} (proved)"
+        return f"{SHOWN[self.outcome]}{than} (proved){refusing}"
+
+    @property
+    def refuses_more(self) -> bool:
+        """False refusals are proved to have risen by more than their margin."""
+        return self.false_refusals is not None and self.false_refusals.state == "worse"
 
     @property
     def _needed(self) -> str:
@@ -109,10 +135,16 @@ def row(suite: SuiteVerdict, alpha: float) -> dict[str, str]:
         "margin": _short(suite.margin) if capability else NONE,
         "p (Holm)": f"{suite.p_holm:.2g}",
         "lost / gained": f"{suite.lost} / {suite.gained}",
+        "false refusals": refusing(suite.false_refusals),
         "items": f"{suite.pairs}" if suite.pairs == suite.asked else f"{suite.pairs} of {suite.asked}",
         "detectable": NONE if suite.mde is None else f"{suite.mde:.1f}",
         "outcome": suite.said,
     }
+
+
+def refusing(found: FalseRefusals | None) -> str:
+    """False refusals of base and tuned model, in percent."""
+    return NONE if found is None else f"{100 * found.base:.1f} → {100 * found.tuned:.1f} %"
 
 
 def bounded(low: float, high: float, scale: str) -> bool:

@@ -28,6 +28,7 @@ from eval_suites.results import SuiteResult
 from eval_suites.statistics.intervals import Evidence, Floats
 from eval_suites.statistics.pairing import MISSING, both_asked, difference, scored_pairs
 from eval_suites.verdict.gate import margin_of
+from eval_suites.verdict.refusing import false_refusals
 from sft_core.config.evaluate import GateSection
 
 NODES = 160
@@ -164,7 +165,7 @@ def certain(base: SuiteResult, tuned: SuiteResult, look: int, looks: int, gate: 
     """Whether a sequential evaluation may stop at look `look` of `looks`: the verdict stands already.
 
     It then holds in `verdict.compare` too, whatever the other suites show. A suite whose measured score the gate asks
-    for (`at_least`) is never stopped: its score is about all items.
+    for (`at_least`) is never stopped: its score is about all items. False refusals must be certain too.
 
     Args:
         base, tuned: results so far; items that only one of them has are left out.
@@ -183,7 +184,10 @@ def certain(base: SuiteResult, tuned: SuiteResult, look: int, looks: int, gate: 
     evidence, margin = repeated(evidence, (look, looks)), margin_of(base.suite, gate) / 100
     _, high = evidence.bounds(gate.alpha, 1.0)
     strict_low, strict_high = evidence.bounds(gate.alpha / suites, 1.0)
+    rise = false_refusals(both, gate.max_false_refusals, read_at(gate.alpha, (look, looks)))
+    if rise is not None and rise.state == "undecided":
+        return False
+    shown = high < 0 if base.suite in gate.must_improve else high <= margin
     if base.kind == "alignment":
         return strict_low > 0 or strict_high < 0
-    shown = high < 0 if base.suite in gate.must_improve else high <= margin
     return shown or strict_low > margin

@@ -2,11 +2,12 @@
 
 Capability suites give the tax, base − tuned, in points of 100 (on the scale `log`: percent of perplexity per byte).
 Their question is non-inferiority: is the tax at most the margin? Alignment suites give the win, tuned − base. Three
-answers are possible each time, one of which is that more items are needed. Intervals are two-sided of level 1 − alpha
-and belong to one suite. Claims of a difference (`worse`, `improved`) are made for several suites at once, so their
-p-values are adjusted after Holm within the capability and within the alignment suites; the p-values come from the same
-intervals. `no_worse` needs no adjustment: the gate asks it of every suite, and each must hold by itself. A suite that
-was stopped early is read at the level of its look (`sequential.py`).
+answers are possible each time, one of which is that more items are needed. The very same model under the same protocol,
+all of whose items scored alike, is no sample of anything: it is `equal`, with a difference of exactly 0. Intervals are
+two-sided of level 1 − alpha and belong to one suite. Claims of a difference (`worse`, `improved`) are made for several
+suites at once, so their p-values are adjusted after Holm within the capability and within the alignment suites; the
+p-values come from the same intervals. `no_worse` needs no adjustment: the gate asks it of every suite, and each must
+hold by itself. A suite that was stopped early is read at the level of its look (`sequential.py`).
 
 A claim is withdrawn, with a note that says so, where
   more than 5 % of the items have no score on both sides, and it would not hold if they were all counted against it
@@ -40,6 +41,7 @@ from eval_suites.statistics.pairing import (
 from eval_suites.verdict import gate as policy
 from eval_suites.verdict.outcome import OPEN, SHOWN, Check, Outcome, Part, SuiteVerdict, row
 from eval_suites.verdict.power import detectable
+from eval_suites.verdict.refusing import false_refusals
 from eval_suites.verdict.room import room
 from eval_suites.verdict.sequential import read_at, repeated
 from sft_core.config.evaluate import GateSection
@@ -64,7 +66,10 @@ class Verdict:
 
     def rows(self) -> list[dict[str, str]]:
         """Table for the terminal and the report: one row per suite, the keys are the heads."""
-        return [row(s, self.alpha) for s in self.suites]
+        rows = [row(s, self.alpha) for s in self.suites]
+        if not any(s.false_refusals for s in self.suites):
+            rows = [{head: text for head, text in one.items() if head != "false refusals"} for one in rows]
+        return rows
 
 
 class _Weighed(NamedTuple):
@@ -103,7 +108,10 @@ def compare(
     found, clean, floor = [], contaminated or {}, floors or {}
     for one, p_holm, members in zip(weighed, *_holm_by_kind(weighed), strict=True):
         name = one.base.suite
-        suite = _with_room(_with_vocabularies(_judge(one, p_holm, gate.alpha, members), one))
+        if _same(one):
+            found.append(_equal(_judge(one, p_holm, gate, members)))
+            continue
+        suite = _with_room(_with_vocabularies(_judge(one, p_holm, gate, members), one))
         suite = _with_few(suite, one.pairs)
         suite = _with_clean(suite, one, gate.alpha, clean[name]) if name in clean else suite
         suite = _with_floor(suite, floor[name]) if name in floor else suite
@@ -141,8 +149,20 @@ def _holm_by_kind(weighed: Sequence[_Weighed]) -> tuple[list[float], list[int]]:
     return adjusted, sizes
 
 
-def _judge(weighed: _Weighed, p_holm: float, alpha: float, members: int) -> SuiteVerdict:
+def _same(weighed: _Weighed) -> bool:
+    """One model by its content, and every item has the same score, or none, on both sides."""
+    base, tuned = weighed.base, weighed.tuned
+    return bool(base.model) and base.model == tuned.model and bool(weighed.pairs.ids) and (
+        all(one.score == two.score for one, two in weighed.both))
+
+
+def _equal(suite: SuiteVerdict) -> SuiteVerdict:
+    return replace(suite, outcome="equal", low=0.0, high=0.0, p=1.0, p_holm=1.0, more_items=0, mde=None)
+
+
+def _judge(weighed: _Weighed, p_holm: float, gate: GateSection, members: int) -> SuiteVerdict:
     base, tuned, both, pairs, looks, evidence, margin, p = weighed
+    alpha = gate.alpha
     interval = evidence.interval(alpha) if evidence else NOTHING
     low, high = 100 * interval.low, 100 * interval.high
     outcome: Outcome = "undecided"
@@ -159,7 +179,7 @@ def _judge(weighed: _Weighed, p_holm: float, alpha: float, members: int) -> Suit
         p_mcnemar=_mcnemar(pairs, looks), more_items=_more(weighed, p_holm, outcome, alpha), method=interval.method,
         protocol_hash=base.protocol_hash, margin=margin if base.kind == "capability" else 0.0, scale=base.scale,
         mde=detectable(pairs, base.kind, base.scale, read_at(claim, looks)) if evidence else None, looks=looks,
-        room=room(base, alpha))
+        room=room(base, alpha), false_refusals=false_refusals(both, gate.max_false_refusals, read_at(alpha, looks)))
 
 
 def _asked(weighed: _Weighed) -> int:

@@ -156,6 +156,9 @@ class GateSection(Section):
     """Non-inferiority margin in points: the gate passes when every tax is proved to be at most this."""
     margins: dict[str, Annotated[float, Field(ge=0.0)]] = Field(default_factory=dict)
     """Margins of single suites instead of `max_tax`, e.g. `{wikitext: 3.0}`."""
+    max_false_refusals: Annotated[float, Field(ge=0.0, le=100.0)] = 10.0
+    """Points by which false refusals may rise: refusals among requests that should be answered, on every suite that has
+    some. Judged as a tax is; 100 lets them."""
     must_improve: tuple[str, ...] = ()
     """Suites on which the tuned model must be proved better than its base; judged ones are called `NAME:pairwise`
     or `NAME:graded`."""
