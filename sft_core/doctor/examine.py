@@ -17,8 +17,8 @@ from sft_core.model.load import check_positions
 from sft_core.model.proof import Rows
 from sft_core.model.release import give_back
 from sft_core.train.inputs import TrainInputs
-from sft_core.train.memory import Forecast, Pass, in_words, remedies
-from sft_core.train.outlook import look_ahead
+from sft_core.train.memory import LIBRARIES, in_words, remedies
+from sft_core.train.outlook import Outlook, look_ahead
 from sft_core.train.reference import with_reference
 from sft_core.train.workbench import Workbench, set_up
 
@@ -88,7 +88,7 @@ def _memory(ward: _Ward) -> Seen:
     if seen.resident > seen.free:
         ward.too_large = (f"the model with its optimiser takes {in_words(seen.resident)}, "
                           f"{in_words(seen.free)} of {device} memory are free")
-    told = (f"{in_words(seen.peak)} of {in_words(seen.free)} free on {device} ({_parts(found, seen.work)}); "
+    told = (f"{in_words(seen.peak)} of {in_words(seen.free)} free on {device} ({_parts(seen)}); "
             f"{in_words(found.disk)} of {in_words(seen.disk_free)} free on disk")
     tight, full = seen.peak > seen.free, found.disk > seen.disk_free
     less = f"; {remedies(inputs, section, seen.data.course, seen.place)}" if tight else ""
@@ -169,9 +169,12 @@ CHECKS = (
 )
 
 
-def _parts(found: Forecast, work: Pass) -> str:
-    named = {"weights": found.weights, "gradients": found.gradients, "moments": found.moments, "base": found.reference,
-             "casts": found.casts, "activations": found.activations, "logits": found.logits}
+def _parts(seen: Outlook) -> str:
+    found, work = seen.forecast, seen.work
+    own = seen.processes * LIBRARIES if seen.place.device == "cpu" else 0
+    named = {"libraries": own, "weights": found.weights,
+             "gradients": found.gradients, "moments": found.moments, "base": found.reference,
+             "casts": found.casts, "activations": found.activations, "logits": found.logits, "saving": found.saving}
     told = ", ".join(f"{name} {in_words(size)}" for name, size in named.items() if size)
     elsewhere = {"the base": found.reference_elsewhere, "copies for checkpoints": found.copies}
     if main := ", ".join(f"{name} {in_words(size)}" for name, size in elsewhere.items() if size):

@@ -3,8 +3,9 @@
 What is counted: weights, gradients and the optimiser's moments as in Rajbhandari et al. 2020 (ZeRO, section 3.1), here
 with weights held in float32; activations as in Korthikanti et al. 2022 (Reducing Activation Recomputation, section 4),
 done anew for what this code base keeps for its backward pass (gated MLP, RMS norms, `sft_core/segments.py`); logits in
-chunks (`objective.CHUNK_LOGITS`). Sums are of tensors alive at once: allocators, libraries and a CUDA context (about
-0.5 GB each) come on top. How near the forecast comes is tested on measured steps (tests/core/test_memory.py).
+chunks (`objective.CHUNK_LOGITS`). Sums are of tensors alive at once, and tested on measured steps
+(tests/core/test_memory.py); a CUDA context and fragments (about 1 GiB) come on top. A process on the CPU holds more
+than its step: `Forecast.process`.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ EIGHT = 2 + 2 * 4 / 256
 """Bytes of two moments in 8 bits, with the scales of their blocks."""
 DRAWN = 24
 """Bytes per weight that is being rounded stochastically: neighbours, shares and draws."""
+LIBRARIES = 700 * 2**20
+"""Bytes of a process before it has loaded a model: interpreter, torch, transformers, tracking."""
 PADDED = 1.1
 """Tokens of grouped segments with their padding, per token (segments.SPARE bounds it at 1.25)."""
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
@@ -70,6 +73,7 @@ class Forecast:
     activations: int
     logits: int  # chunks of logits and the gradient of the head
     peak: int
+    saving: int  # on the CPU: what saving takes beyond what the optimiser and its copies have left
     checkpoints: int  # on disk, while one more is written
     model: int  # on disk, with the adapter
     kept: int  # on disk: states of the base, with kl.reference: cache
@@ -83,6 +87,16 @@ class Forecast:
     def resident(self) -> int:
         """What is there during the whole run, however small its batches."""
         return self.weights + self.gradients + self.moments + self.reference
+
+    def process(self, processes: int) -> int:
+        """Main memory of so many processes that train on the CPU: libraries, the worst moment of a step, and saving.
+
+        They add up, for the allocator keeps what tensors leave (`keep_freed_memory`) in pieces that the next ones
+        seldom fit into. With `copies` (of the first process, where there is room for them), measured on a model of
+        135 M parameters in bfloat16 (Linux, peak of the resident set): full fine-tune 4.9 GiB, forecast 5.2; LoRA 3.5,
+        forecast 3.1.
+        """
+        return processes * (LIBRARIES + self.peak) + self.saving
 
 
 def largest_pass(streams: Sequence[Stream], section: TrainSection) -> Pass:
@@ -130,6 +144,7 @@ def forecast(shape: Architecture, section: TrainSection, work: Pass, place: Plac
         weights, gradients, moments // shared, 0 if elsewhere else reference, reference if elsewhere else 0,
         state if section.engine == "native" else 0, casts, activations, logits,
         max(resident + max(at_head, at_update), shared * (weights + reference) * shape.begins // shape.parameters),
+        max(_saving(shape, section) - moments - state, 0) if place.device == "cpu" else 0,
         checkpoints=state * (section.keep_checkpoints + 1) + best,
         model=shape.stored + (FLOAT * shape.trained if section.method == "lora" else 0),
         kept=place.dtype.itemsize * shape.hidden * kept_positions)
@@ -146,7 +161,8 @@ def remedies(inputs: TrainInputs, section: TrainSection, course: Course, place: 
     def peak(change: dict[str, Any]) -> int:
         changed = section.model_copy(update=change)
         shape = architecture_of(inputs.model, changed, inputs.mirror, grown)
-        return forecast(shape, changed, largest_pass(streams, changed), place).peak
+        found = forecast(shape, changed, largest_pass(streams, changed), place)
+        return found.process(changed.processes) if place.device == "cpu" else found.peak
 
     changes: dict[str, dict[str, Any]] = {}
     if section.micro_rows > 1 or section.micro_tokens is not None:
@@ -270,6 +286,11 @@ def _attention(shape: Architecture, work: Pass, place: Place, tokens: int) -> fl
     grouped = PADDED * 3 * sum(short) * shape.heads * width + PADDED**2 * shape.heads * sum(n * n for n in short)
     alone = (tokens - sum(short)) * width * shared
     return output + low * (grouped + alone)
+
+
+def _saving(shape: Architecture, section: TrainSection) -> int:
+    """Bytes of the model that is read back, in float32, and where it was made of adapters, of the merged one."""
+    return FLOAT * shape.parameters * (2 if section.method == "lora" else 1)
 
 
 def _adapters(shape: Architecture, section: TrainSection, tokens: int, low: int) -> float:

@@ -79,8 +79,12 @@ class Outlook:
 
     @property
     def peak(self) -> int:
-        """Memory at the worst moment, of all processes that share it."""
-        return self.forecast.peak * self.processes
+        """Memory at the worst moment, of all processes that share it. On a GPU its tensors; on the CPU all that the
+        processes take, with copies for checkpoints where there is room for these."""
+        if self.place.device != "cpu":
+            return self.forecast.peak
+        taken = self.forecast.process(self.processes)
+        return taken + self.forecast.copies * (taken + self.forecast.copies <= self.free)
 
     @property
     def resident(self) -> int:

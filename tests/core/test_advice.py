@@ -91,7 +91,7 @@ def test_rows_that_are_lost_cut_or_drowned_are_said(usual: Callable[..., Outlook
 def test_what_does_not_fit_is_said_with_what_would(usual: Callable[..., Outlook]) -> None:
     tight = replace(usual(), free=1000, disk_free=1000)
     memory, disk = said(tight)
-    assert "MiB of memory are needed and 0 MiB are free on cpu: forecast now" in memory
+    assert "GiB of memory are needed and 0 MiB are free on cpu: forecast now" in memory
     assert "train.keep_checkpoints lower" in disk
 
 
