@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,7 +28,7 @@ from sft_core.stage import Stage, fingerprint, read_json, write_json
 from tasks.measure import Against, Asked, floors_of, measured, processes_of
 from tasks.pace import evaluation_pace
 from tasks.runs import run_named
-from tasks.stages import Done, Workspace, once, version
+from tasks.stages import Done, Workspace, version
 
 if TYPE_CHECKING:
     from eval_suites.backends.generate import ChatForm
@@ -147,10 +147,7 @@ def evaluate(
     """
     stages = _stages(subject, section, place, (occasion, _judged_by(section, against)))
     partial: dict[str, SuiteResult] = {}
-    with ExitStack() as held:
-        for stage in sorted(_missing(stages).values(), key=lambda stage: stage.fingerprint):  # in one order for all
-            held.enter_context(stage.lock())
-        missing = _missing(stages)  # another process may have made some of them meanwhile
+    with _held(stages) as missing:
         if missing:
             log.info("evaluating %s: %s", subject.label, ", ".join(missing))
             partial = _measure(subject, section, place, missing, None if occasion else place.root / "cache" / "answers",
@@ -279,16 +276,28 @@ def floors(subject: Subject, results: Mapping[str, SuiteResult], section: EvalSe
 
     if is_endpoint(subject.model.path) or not section.floor_items:
         return {}
-    named = {name: (one.model, one.protocol_hash, one.backend, one.n) for name, one in results.items()}
-    stage = place.stages.open("floors", fingerprint(
-        "floors", version("floors"), named, section.floor_items, section.batch_tokens,
-        [section.limit_of(name) for name in results],
-        [outside(chosen, section, place.mirror) for chosen in named_suites(section.suites).values()]))
+    chosen = named_suites(section.suites)
+    stages = {name: place.stages.open("floors", fingerprint(
+        "floors", version("floors"), (one.model, one.protocol_hash, one.backend, one.n), section.floor_items,
+        section.batch_tokens, section.limit_of(name), outside(chosen[name], section, place.mirror)))
+        for name, one in results.items()}
+    with _held(stages) as missing:
+        if missing:
+            log.info("A/A floor of %s: %d items each asked again of %s", subject.label, section.floor_items,
+                     ", ".join(missing))
+            found = floors_of(Asked(subject.model, section, _form(subject), place.mirror),
+                              {name: results[name] for name in missing}, processes_of(subject.model, section))
+            for name, stage in missing.items():
+                stage.fresh()
+                stage.finish({"floor": list(found[name])})
+    kept = {name: stage.result() for name, stage in stages.items()}
+    return {name: Floor(*result["floor"]) for name, result in kept.items() if result is not None}
 
-    def make(_: Path) -> dict[str, object]:
-        log.info("A/A floor of %s: %d items of each suite asked again", subject.label, section.floor_items)
-        found = floors_of(Asked(subject.model, section, _form(subject), place.mirror), results,
-                          processes_of(subject.model, section))
-        return {name: list(floor) for name, floor in found.items()}
 
-    return {name: Floor(*row) for name, row in once(stage, make).result.items() if name in results}
+@contextmanager
+def _held(stages: Mapping[str, Stage]) -> Iterator[dict[str, Stage]]:
+    """Those that are still to be made, locked in one order for all processes."""
+    with ExitStack() as held:
+        for stage in sorted(_missing(stages).values(), key=lambda stage: stage.fingerprint):
+            held.enter_context(stage.lock())
+        yield _missing(stages)  # another process may have made some of them meanwhile

@@ -41,6 +41,9 @@ from sft_core.config.evaluate import EvalSection, Limit
 from sft_core.config.file import checked
 from sft_core.errors import ConfigError, EvalError
 from sft_core.model.load import load_model
+from sft_core.stage import write_json
+from tasks.evaluate import Subject, floors
+from tasks.stages import Workspace
 from tests.evals.conftest import JINJA
 
 ROOT = Path(__file__).parents[2]
@@ -231,6 +234,26 @@ def test_the_floor_is_zero_under_the_same_settings(model_folder: Path, texts: st
     assert {name: (floor.items, floor.same) for name, floor in found.items()} == {
         "refusal": (3, 0), "texts": (3, 0)}
     assert all(floor.worst < 1e-5 for floor in found.values())
+
+
+def test_another_suite_asks_for_its_own_floor_alone(
+        model_folder: Path, texts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The floors of all suites were one stage, and all of them were asked again."""
+    asked: list[list[str]] = []
+    real = again.floors
+    monkeypatch.setattr(again, "floors", lambda model, results, *rest: asked.append(list(results)) or real(
+        model, results, *rest))
+    template = tmp_path / "template.json"
+    write_json(template, {"name": "own", "jinja": FORM.jinja, "stop": FORM.stop})
+    subject, place = Subject("base", ModelSection(path=str(model_folder)), template), Workspace(tmp_path, None)
+    both = SECTION.model_copy(update={"floor_items": 1, "suites": ("refusal", texts)})
+    results = run(model_folder, ["refusal", texts], tmp_path / "out", both)
+    alone = floors.fn(subject, {"texts": results["texts"]}, both.model_copy(update={"suites": (texts,)}), place)
+    found = floors.fn(subject, results, both, place)
+    assert asked == [["texts"], ["refusal"]]
+    assert found["texts"] == alone["texts"]
+    assert floors.fn(subject, results, both, place) == found
+    assert len(asked) == 2
 
 
 def test_changes_are_counted() -> None:

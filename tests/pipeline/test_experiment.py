@@ -77,7 +77,7 @@ def test_whole_way_is_recorded_and_not_redone(sft: Sft, config: Path, home: Path
 
     before = done_marks(home)
     assert {stage: len(marks) for stage, marks in before.items()} == {
-        "evaluate": 4, "floors": 1, "power": 1, "prepare": 1, "train": 1}
+        "evaluate": 4, "floors": 2, "power": 1, "prepare": 1, "train": 1}
     again = sft("run", config)
     assert again.returncode == 0, again.stderr[-3000:]
     assert done_marks(home) == before
