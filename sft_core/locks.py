@@ -48,10 +48,29 @@ def try_exclusive(path: Path) -> IO[str] | None:
     return handle
 
 
-def locked(handle: IO[str]) -> bool:
+_SHARED: dict[Path, IO[str]] = {}
+
+
+def share(path: Path) -> None:
+    """Hold the lock file together with others as long as this process lives, after whoever holds it alone. A place that
+    cannot be written is left as it is: nobody else can change it either."""
+    if (held := _SHARED.get(path)) is not None and os.fstat(held.fileno()).st_nlink:
+        return
+    if held is not None:
+        _SHARED.pop(path).close()  # of a folder that was removed
+    try:
+        handle = path.open("a", encoding="utf-8")
+    except OSError:
+        return
+    while not locked(handle, fcntl.LOCK_SH):
+        sleep(POLL_S)
+    _SHARED[path] = handle
+
+
+def locked(handle: IO[str], how: int = fcntl.LOCK_EX) -> bool:
     """Lock an open file until it is closed; False where another handle holds it."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

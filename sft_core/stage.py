@@ -23,9 +23,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from sft_core.errors import DamagedFile, SftError
-from sft_core.locks import exclusive
+from sft_core.locks import exclusive, share
 
 DONE = "done.json"
+USED = "used"
+"""Lock file that all processes share which need the finished stage; only who has it alone may remove the stage."""
 
 
 def canonical(value: object) -> str:
@@ -132,6 +134,13 @@ def read_json(path: Path) -> Any:
                           "written; restore it, or remove its folder and give the same command again") from error
 
 
+def use(place: Path) -> None:
+    """Hold the finished stage that this folder lies in, or leads into, until this process ends; elsewhere nothing."""
+    for folder in place.resolve().parents:
+        if (folder / DONE).is_file():
+            share(folder / USED)
+
+
 @dataclass(frozen=True)
 class Stage:
     """One stage of one run."""
@@ -161,6 +170,16 @@ class Stage:
         seconds: float | None = read_json(self.folder / DONE).get("seconds")
         return seconds
 
+    def take(self) -> dict[str, Any] | None:
+        """As `result`, of a stage that this process needs from now on: until it ends nobody removes it."""
+        if self.result() is None:
+            return None
+        share(self.folder / USED)
+        found = self.result()  # as it is after the wait for somebody who was removing it
+        if found is not None:
+            self.touch()
+        return found
+
     def touch(self) -> None:
         """Note that the finished stage was used just now: the age of its done-mark."""
         os.utime(self.folder / DONE)
@@ -177,6 +196,7 @@ class Stage:
 
     def finish(self, result: Mapping[str, object], seconds: float | None = None) -> dict[str, Any]:
         """Write the done-mark, last of all; `seconds` is how long it took, of a stage that was made in one go."""
+        share(self.folder / USED)
         write_json(self.folder / DONE, {"stage": self.name, "fingerprint": self.fingerprint, "seconds": seconds,
                                         "result": dict(result)})
         return dict(result)

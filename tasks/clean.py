@@ -1,7 +1,8 @@
 """What takes room in the workspace, who needs it, and what may go by which rule.
 
 Never goes what an alias in the registry names, what a process that is at work may read, what a stopped sweep continues
-from, or the results of a run. Everything else can be made again from its configuration.
+from, or the results of a run. Everything else can be made again from its configuration. A process that has found or
+made a stage shares a lock of it until it ends, so that one that begins between the look and the removal loses nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 from infra.contract import Registered, Tracker
 from sft_core.locks import is_held, try_exclusive
-from sft_core.stage import DONE, read_json
+from sft_core.stage import DONE, USED, read_json
 from tasks.runs import Recorded, local_runs
 from tasks.stages import Workspace
 
@@ -92,10 +93,14 @@ def _goes(one: Thing, rules: Rules, best: bool, now: float) -> bool:
 
 
 def remove(one: Thing, tracker: Tracker) -> bool:
-    """Remove it, under its stage's lock; False where somebody has begun to use it."""
+    """Remove it, under its stage's locks; False where somebody has begun to use it."""
+    if one.rule == CACHES and at_work(Workspace(one.paths[0].parent, None)):
+        return False
     stage = next((path for path in one.paths if (path / DONE).exists() or (path / "lock").exists()), None)
-    handle = try_exclusive(stage / "lock") if stage else None
-    if stage and handle is None:
+    handles = [try_exclusive(stage / name) for name in ("lock", USED)] if stage else []
+    if None in handles:
+        for handle in filter(None, handles):
+            handle.close()
         return False
     for version in one.versions:
         tracker.forget(version)
@@ -103,7 +108,7 @@ def remove(one: Thing, tracker: Tracker) -> bool:
         (stage / DONE).unlink(missing_ok=True)  # first, so that a half removed stage is none
     for path in one.paths:
         shutil.rmtree(path, ignore_errors=True)
-    if handle:
+    for handle in filter(None, handles):
         handle.close()
     return True
 
@@ -115,18 +120,18 @@ def _stages(place: Workspace, runs: Sequence[Recorded], versions: Sequence[Regis
         sweep = next((f"the sweep {name}, which can continue" for name, since in waiting.items() if used >= since), "")
         finished = (folder / DONE).exists()
         if finished and (folder / "out" / "checkpoints").is_dir():
-            held = folder.name if is_held(folder / "lock") else ""
             checkpoints = folder / "out" / "checkpoints"
             yield Thing("checkpoints of finished training", (checkpoints,), _size(checkpoints, seen), used, CHECKPOINTS,
-                        held)
+                        folder.name if is_held(folder / "lock") else "")
         of = tuple(run for run in runs if (run.folder / "model").resolve().is_relative_to(folder))
         mine = tuple(one for one in versions if one.folder and one.run_id in {run.run_id for run in of})
         alias = ", ".join(f"{one.name}@{name}" for one in mine for name in one.aliases)
         kind = f"stage {folder.parent.name}" + ("" if finished else ", unfinished")
         copies = (*_artifacts(place, of), *(one.folder for one in mine if one.folder))
         size = sum(_size(path, seen) for path in (folder, *copies))
-        yield Thing(kind, (folder, *_artifacts(place, of)), size, used, BEST if of else AGE, alias or busy or sweep, of,
-                    mine)
+        held = "a process, at work now" if is_held(folder / USED) else ""
+        yield Thing(kind, (folder, *_artifacts(place, of)), size, used, BEST if of else AGE,
+                    alias or busy or held or sweep, of, mine)
 
 
 def _artifacts(place: Workspace, runs: Iterable[Recorded]) -> tuple[Path, ...]:

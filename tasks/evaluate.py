@@ -24,7 +24,7 @@ from sft_core.config.data import ModelSection, TemplateSection
 from sft_core.config.evaluate import EvalSection, suite_name
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.errors import ConfigError
-from sft_core.stage import Stage, fingerprint, read_json, write_json
+from sft_core.stage import Stage, fingerprint, read_json, use, write_json
 from tasks.measure import Against, Asked, floors_of, measured, processes_of
 from tasks.pace import evaluation_pace
 from tasks.runs import run_named
@@ -124,9 +124,12 @@ def path_of(reference: str, place: Workspace, tracker: Opener) -> str:
     """
     if reference.startswith("models:/"):
         name, _, alias = reference.removeprefix("models:/").partition("@")
-        return str(tracker().resolve_alias(name, alias or "champion").folder)
+        return str(tracker().resolve_alias(name, alias or "champion").folder)  # which no rule removes
     run = run_named(reference, place, tracker)
-    return reference if run is None else str(run.model())
+    if run is None:
+        return reference
+    use(model := run.model())
+    return str(model)
 
 
 @task(name="evaluate", cache_policy=NO_CACHE, task_run_name="evaluate-{subject.label}")
@@ -153,8 +156,6 @@ def evaluate(
             partial = _measure(subject, section, place, missing, None if occasion else place.root / "cache" / "answers",
                                against)
     if found := [name for name in stages if name not in missing]:
-        for name in found:
-            stages[name].touch()
         took = sum(stages[name].seconds or 0.0 for name in found)
         log.info("evaluation of %s found: %s%s", subject.label, ", ".join(found),
                  f"; it took {took:.1f} s when it was made" if took else "")
@@ -169,12 +170,12 @@ def known(subject: Subject, section: EvalSection, place: Workspace) -> dict[str,
         EvalError, ModelError: a suite or the model cannot be used.
     """
     found = {name: stage for name, stage in _stages(subject, section, place, ("", None)).items()
-             if stage.result() is not None}
+             if stage.take() is not None}
     return {name: read_results(stage.work, name) for name, stage in found.items()}
 
 
 def _missing(stages: Mapping[str, Stage]) -> dict[str, Stage]:
-    return {name: stage for name, stage in stages.items() if stage.result() is None}
+    return {name: stage for name, stage in stages.items() if stage.take() is None}
 
 
 def _rescored(results: dict[str, SuiteResult], section: EvalSection, place: Workspace) -> dict[str, SuiteResult]:

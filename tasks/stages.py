@@ -68,12 +68,11 @@ def once(stage: Stage, make: Callable[[Path], Mapping[str, object]], *, resume: 
 
 
 def _found(stage: Stage) -> Done | None:
-    result = stage.result()
+    result = stage.take()
     if result is None:
         return None
     if (stage.seconds or 0.0) >= WORTH_TELLING_S:
         log.info("%s: found; it took %.1f s when it was made", stage.name, stage.seconds)
-    stage.touch()
     return Done(stage.fingerprint, stage.work, result, reused=True, seconds=stage.seconds)
 
 

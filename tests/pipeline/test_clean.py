@@ -15,8 +15,9 @@ from flows.clean import run_clean, seconds_of
 from infra.contract import Tracker
 from infra.settings import MLFLOW_BLOCK, TELEMETRY_OFF
 from infra.tracking import open_tracker
+from sft_core import locks
 from sft_core.errors import ConfigError, TrackingError
-from sft_core.stage import write_json
+from sft_core.stage import USED, write_json
 from tasks.clean import Rules, chosen, remove, things
 from tasks.runs import find
 from tasks.stages import Workspace
@@ -31,6 +32,18 @@ from sft_core.locks import exclusive
 with exclusive(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.readline()
+"""
+TAKE = """
+import sys
+from pathlib import Path
+from sft_core.stage import Stage, use
+folder = Path(sys.argv[1])
+if folder.name == "model":
+    use(folder)
+else:
+    assert Stage("train", folder.name, folder).take() == {}
+print("held", flush=True)
+sys.stdin.readline()
 """
 
 
@@ -47,6 +60,11 @@ def tracker(place: Workspace) -> Tracker:
     return open_tracker(f"sqlite:///{place.root}/mlflow.db", "e", place.root)
 
 
+def process_ended(stage: Path) -> None:
+    """This process needs the stage no more, as if it were another one that has ended."""
+    locks._SHARED.pop(stage / USED).close()
+
+
 def run_of(place: Workspace, tracker: Tracker, name: str, score: float, *, registered: bool = False) -> Path:
     """A finished run as `record` leaves it; returns its train stage."""
     stage = place.stages.open("train", f"stamp-{name}")
@@ -57,6 +75,7 @@ def run_of(place: Workspace, tracker: Tracker, name: str, score: float, *, regis
         (stage.work / "checkpoints" / "step-3").mkdir(parents=True)
         (stage.work / "checkpoints" / "step-3" / "moments").write_bytes(b"1" * 3 * WEIGHTS)
         stage.finish({})
+    process_ended(stage.folder)
     run_id = tracker.start_run(name, name, {}, "", {})
     tracker.log_model(run_id, model, "auto")
     if registered:
@@ -75,9 +94,9 @@ def clean(place: Workspace, tracker: Tracker, later_s: float = 0.0, **rules: obj
 
 
 @contextmanager
-def held(file: Path) -> Iterator[None]:
+def held(file: Path, program: str = HOLD) -> Iterator[None]:
     """A second process that holds a lock of this workspace."""
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(file)], cwd=ROOT, stdin=subprocess.PIPE,
+    process = subprocess.Popen([sys.executable, "-c", program, str(file)], cwd=ROOT, stdin=subprocess.PIPE,
                                stdout=subprocess.PIPE, text=True)
     assert process.stdout
     assert process.stdout.readline() == "held\n"
@@ -125,6 +144,7 @@ def test_what_was_used_lately_stays(place: Workspace, tracker: Tracker) -> None:
         with stage.lock():
             stage.resume()
             stage.finish({})
+        process_ended(stage.folder)
         os.utime(stage.folder / "done.json", (time.time() - age_s,) * 2)
     place.stages.open("prepare", "new").touch()
     assert clean(place, tracker, older_than_s=seconds_of("30d")) == {"stage prepare: old"}
@@ -143,7 +163,15 @@ def test_a_run_under_way_keeps_all_that_it_may_read(place: Workspace, tracker: T
     going = chosen(things(place, tracker), Rules(True, True, 0.0, 0), time.time() + MONTH_S)
     with held(stage / "lock"):  # it began between the look and the removal
         assert [remove(one, tracker) for one in going if one.kind == "stage train"] == [False]
+    for needed in (stage, place.runs / "done" / "model"):  # found by a run, or read by `sft eval` as a run's model
+        with held(needed, TAKE):
+            assert [remove(one, tracker) for one in going if one.kind == "stage train"] == [False]
+            assert {one.needed for one in things(place, tracker) if one.kind == "stage train"} == {
+                "a process, at work now"}
+    with held(place.runs / "under-way" / "lock"):
+        assert not any(remove(one, tracker) for one in going if one.rule == "--caches")
     assert stage.exists()
+    assert (place.root / "scratch").exists()
     assert "stage train: stamp-done" in clean(place, tracker, later_s=MONTH_S, **rules)
 
 
