@@ -17,6 +17,8 @@ from sft_core.data.curate.decontaminate import EvalItem
 from sft_core.stage import Stage, fingerprint, read_json
 from tasks.stages import Done, Workspace, once, version
 
+NO_EXAMPLE = {"pack", "sources", "mirror"}
+"""Fields of the data section that change no example: sources and what the mirror holds count by their content."""
 NOT_PREPARED = {"streaming", "weight"}
 """Fields of a source that change how it is fetched or trained, not what is prepared."""
 
@@ -44,7 +46,7 @@ def prepared_stage(config: ExperimentConfig, place: Workspace) -> Stage:
         (one.asked(), outside(one, asked, place.mirror)) for one in named_suites(asked.suites).values()]) \
         if config.data.decontaminate != "off" else None
     stamp = fingerprint(
-        "prepare", version("prepare"), config.data.model_dump(mode="json", exclude={"pack": True, "sources": True}),
+        "prepare", version("prepare"), config.data.model_dump(mode="json", exclude=NO_EXAMPLE),
         config.template, config.seed, tokenizer, suites, [
             (source.model_dump(mode="json", exclude=NOT_PREPARED),
              source_digest(source, scratch=place.scratch, mirror=place.mirror)) for source in sources

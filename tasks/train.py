@@ -42,9 +42,7 @@ def train(config: ExperimentConfig, prepared: Done, place: Workspace, follow: Ca
     def make(out: Path) -> dict[str, object]:
         kl, known = config.train.kl, inputs
         if kl.beta > 0 and kl.reference == "cache":
-            # Shared by all trials of a sweep: it hangs on the base and the data alone.
-            kept = place.stages.open("reference", fingerprint(
-                "reference", version("reference"), *_read(config, prepared, place)))
+            kept = reference_stage(config, prepared, place)
             with kept.lock():
                 known = with_reference(inputs, config.train, kept.resume())
                 kept.finish({})
@@ -74,6 +72,13 @@ def trained_stage(config: ExperimentConfig, prepared: Done, place: Workspace) ->
     return place.stages.open("train", fingerprint(
         "train", version("train"), *_read(config, prepared, place), asked, config.seed, config.data.max_tokens,
         config.data.pack, weights, decided))
+
+
+def reference_stage(config: ExperimentConfig, prepared: Done, place: Workspace) -> Stage:
+    """What the base says of these examples, for `kl.reference: cache`; shared by all trials of a sweep, because it
+    hangs on the base as it is held and on the examples alone."""
+    return place.stages.open("reference", fingerprint(
+        "reference", version("reference"), *_read(config, prepared, place), config.train.lora.quantize))
 
 
 def _read(config: ExperimentConfig, prepared: Done, place: Workspace) -> tuple[str, ...]:

@@ -73,16 +73,18 @@ def model_identity(section: ModelSection, mirror: Path | None) -> dict[str, Any]
     """What the base is, by content: equal for equal files wherever they lie. Nothing is loaded.
 
     Returns:
-        `digest` (SHA-256 over all weight, config, tokenizer and code files), `files` (name → first 16 hex digits) and
-        `bytes`. Hashing runs in threads at the speed of the disk and is remembered within the process.
+        `digest` (SHA-256 over all weight, config and tokenizer files, and code where it is trusted and so runs),
+        `files` (name → first 16 hex digits) and `bytes`. Hashing runs in threads at the speed of the disk and is
+        remembered within the process.
 
     Raises:
         ModelError: the folder is missing or incomplete.
     """
     folder = locate(section, mirror)
     check_complete(folder)
+    files = [file for file in files_of(folder) if file.suffix != ".py" or section.trust_remote_code]
     with ThreadPoolExecutor(HASH_THREADS) as pool:
-        digests = list(pool.map(_digest, files := files_of(folder)))
+        digests = list(pool.map(_digest, files))
     whole = hashlib.sha256("".join(f"{p.name} {d}\n" for p, d in zip(files, digests, strict=True)).encode())
     return {"digest": whole.hexdigest(), "bytes": sum(p.stat().st_size for p in files),
             "files": {p.name: d[:16] for p, d in zip(files, digests, strict=True)}}
