@@ -43,6 +43,9 @@ def ledger(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         if row["rejected"]:
             lines(f"  {row['source']}: not used: {row['rejected']}")
+        if row["thoughts"]:
+            lines(f"  {row['source']}: {row['thoughts']} conversations lost the thoughts of their answers "
+                  "(template.thinking: drop)")
         if row["nulls"]:
             lines(f"  {row['source']}: {row['nulls']} null keys of tool arguments or schemas left out (Arrow cannot "
                   "tell them from missing ones)")

@@ -73,6 +73,7 @@ class Why(StrEnum):
     CONTAMINATED = "contaminated"
     TOO_LONG = "too_long"
     NO_TRAINED_TOKEN = "no_trained_token"
+    THOUGHT = "thought"  # an answer thinks, and template.thinking is error
     TEMPLATE_REFUSED = "template_refused"  # the chat template cannot express it
     CONTROL_TOKEN = "control_token"  # the text holds the template's own control tokens
 

@@ -87,7 +87,8 @@ def named_lacks(models: Iterable[ModelSection], place: Workspace) -> list[Lack]:
 
 def path_lacks(config: ExperimentConfig, place: Workspace) -> list[Lack]:
     """All that an experiment names by a path or a hub id and is not here, and its device; a sentence each."""
-    return [*model_lacks(config.model, place), *_source_lacks(config, place), *_evaluation_paths(config.eval, place),
+    return [*model_lacks(config.model, place), *_template_lacks(config.template.path),
+            *_source_lacks(config, place), *_evaluation_paths(config.eval, place),
             *_suite_lacks(("train", "probe", "suites"), config.train.probe.suites, config.eval, place,
                           told=config.eval.suites)]
 
@@ -95,6 +96,11 @@ def path_lacks(config: ExperimentConfig, place: Workspace) -> list[Lack]:
 def run_lacks(config: ExperimentConfig, place: Workspace) -> list[Lack]:
     """What an experiment lacks, a sentence each."""
     return [*path_lacks(config, place), *_services(config.eval), *_packages(config.train)]
+
+
+def _template_lacks(path: str | None) -> list[Lack]:
+    return [] if path is None or Path(path).is_file() else [
+        Lack(("template", "path"), f"template.path: {path!r} is not a file with a Jinja chat template")]
 
 
 def _packages(train: TrainSection) -> Iterator[Lack]:

@@ -47,12 +47,17 @@ def prepared_stage(config: ExperimentConfig, place: Workspace) -> Stage:
         if config.data.decontaminate != "off" else None
     stamp = fingerprint(
         "prepare", version("prepare"), config.data.model_dump(mode="json", exclude=NO_EXAMPLE),
-        config.template, config.seed, tokenizer, suites, [
+        config.template, _text_of(config.template.path), config.seed, tokenizer, suites, [
             (source.model_dump(mode="json", exclude=NOT_PREPARED),
              source_digest(source, scratch=place.scratch, mirror=place.mirror)) for source in sources
         ], len(config.data.sources),
     )
     return place.stages.open("prepare", stamp)
+
+
+def _text_of(path: str | None) -> str | None:
+    """What a template's file says; an unreadable one is told of when it is used."""
+    return Path(path).read_text(encoding="utf-8", errors="replace") if path and Path(path).is_file() else None
 
 
 def _wanted(config: ExperimentConfig, place: Workspace) -> Sequence[EvalItem]:

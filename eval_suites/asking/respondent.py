@@ -12,10 +12,11 @@ from eval_suites.backends.contract import Backend
 from eval_suites.backends.generate import Answerer, ChatForm, Templated, stop_ids
 from eval_suites.backends.local import Local
 from eval_suites.backends.remote import Remote, endpoint_of, is_endpoint
-from sft_core.config.data import ModelSection
+from sft_core.config.data import ModelSection, TemplateSection
 from sft_core.config.evaluate import EvalSection
 from sft_core.model.load import compute_dtype, load_model, load_tokenizer, locate, model_identity, resolve_device
 from sft_core.stage import fingerprint
+from sft_core.templates.given import with_date
 
 
 class ChatFormat(NamedTuple):
@@ -54,11 +55,14 @@ def identity_of(model: ModelSection, mirror: Path | None) -> str:
 
 
 def own_form(section: ModelSection, mirror: Path | None) -> ChatForm | None:
-    """The chat template in the model folder; its stop is in the folder's generation config."""
+    """The chat template in the model folder; its stop is in the folder's generation config. One that writes today's
+    date writes the same one every day."""
     if is_endpoint(section.path):
         return None
     tokenizer = load_tokenizer(section, locate(section, mirror))
-    return ChatFormat(tokenizer.get_chat_template(), "") if tokenizer.chat_template else None
+    if not tokenizer.chat_template:
+        return None
+    return ChatFormat(with_date(tokenizer.get_chat_template(), TemplateSection().date), "")
 
 
 def load_respondent(section: ModelSection, form: ChatForm | None, mirror: Path | None, settings: EvalSection,

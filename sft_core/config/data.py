@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from sft_core.config.section import MOST, OffIsWord, Positive, Section, Share
 
@@ -94,12 +95,28 @@ class DataSection(Section):
 
 
 TemplateName = Literal["auto", "model", "chatml", "alpaca", "llama3", "zephyr", "gemma", "mistral"]
+Words = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+"""Several words, or one that stands alone."""
 
 
 class TemplateSection(Section):
     name: TemplateName = "auto"
     """`model`: the tokenizer's own template; `chatml` and so on: a built-in one, saved into the model folder;
     `auto`: the tokenizer's own where there is one, `chatml` otherwise."""
+    path: str | None = None
+    """A file with a Jinja chat template, instead of a name."""
+    kwargs: dict[str, JsonValue] = Field(default_factory=dict)
+    """Values of variables that the Jinja reads, e.g. `{enable_thinking: false}`. They hold in training and evaluation
+    and are written into the saved template as its defaults."""
+    date: datetime.date = datetime.date(2024, 7, 26)
+    """The day that a template which writes today's date is told, in training, evaluation and the saved template; the
+    same configuration gives the same tokens tomorrow. The default is what Llama 3 falls back to."""
+    stop: Annotated[Words, Field(max_length=2)] = ()
+    """What ends an answer, where the Jinja writes nothing behind one: a control token such as the marker of the next
+    role. Of two, the second ends a turn that calls tools."""
+    thinking: Literal["keep", "drop", "error"] = "keep"
+    """Thoughts (`<think> … </think>` and its kin) in the answers of the data: train them, leave them out, or reject
+    the row. Empty ones are the template's to write."""
     train_on: Literal["all_assistant", "last_assistant"] = "all_assistant"
     """Which assistant turns are trained."""
     train_tool_calls: bool = True
@@ -108,3 +125,9 @@ class TemplateSection(Section):
     """What to do with text that spells a control token: reject the row, or encode it as plain text."""
     new_tokens: tuple[str, ...] = ()
     """Special tokens to add to the tokenizer, besides those that a built-in template needs. The embedding grows."""
+
+    @model_validator(mode="after")
+    def _one_template(self) -> TemplateSection:
+        if self.path and self.name != "auto":
+            raise ValueError(f"template.path names a template and template.name: {self.name} another; give one of them")
+        return self

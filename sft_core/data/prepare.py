@@ -6,6 +6,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +34,7 @@ from sft_core.stopping import check
 from sft_core.templates.choose import choose
 from sft_core.templates.render import IGNORE, Example, Renderer, pieces, render_text
 from sft_core.templates.template import Template
+from sft_core.templates.thoughts import thinks
 from sft_core.templates.truncate import Fitted, fit
 
 log = logging.getLogger("sft")
@@ -104,8 +106,10 @@ def prepare(  # noqa: PLR0913  (the inputs of a stage, all by keyword)
     trained_on = [] if dropped else [item for c in halves[0] for text in texts(c) for item in items.find_all(text)]
     examples: dict[Split, list[Example]] = {
         "train": _examples(train), "validation": _examples(validation), "replay": replayed.examples}
+    thoughts = Counter(c.origin.source for c in kept if c.origin in rendered.fitted and any(map(thinks, c.turns)))
     ledger = Ledger(
-        tuple(_count(name, read, rejected, train, validation, renderer.stop_ids) for name in read.formats),
+        tuple(replace(_count(name, read, rejected, train, validation, renderer.stop_ids),
+                      thoughts=thoughts[name] if template.thinking == "drop" else 0) for name in read.formats),
         tuple(replayed.counts), {name: _totals(rows) for name, rows in examples.items()},
     )
     _write(out, ledger, chosen, examples, [*rejected, *replayed.rejected])

@@ -3,6 +3,7 @@
 *.jinja       the built-in templates, by name
 messages.py   turns as the messages that a Jinja template walks over
 thoughts.py   <think> … </think> and its kin
+given.py      variables and the date that a template is given, written into it
 template.py   Template: one Jinja, cut into trained and other spans by rendering prefixes
 choose.py     the template that the configuration asks for, tried out on a tokenizer; tokens it adds
 encode.py     pieces of text → token ids, as they go on behind one another

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -20,6 +20,7 @@ from transformers import AddedToken, PreTrainedTokenizerBase
 from sft_core.config.data import TemplateSection
 from sft_core.conversation import Conversation, Origin, ToolCall, Turn
 from sft_core.errors import TemplateError
+from sft_core.templates.given import variables_of, with_date, with_defaults
 from sft_core.templates.messages import Form, TemplateRefused
 from sft_core.templates.template import OTHERS, Template
 
@@ -54,16 +55,21 @@ def choose(section: TemplateSection, tokenizer: PreTrainedTokenizerBase) -> Temp
     names them.
 
     Raises:
-        TemplateError: there is no chat template, it raises on a question and an answer, it writes no stop token, or
-            its generation marks are on other roles too.
+        TemplateError: there is no chat template, it raises on a question and an answer, it writes no stop token (or
+            another than `section.stop`), it does not read a variable of `section.kwargs`, or its generation marks are
+            on other roles too.
     """
-    name = section.name
-    if name == "auto":
+    name: str = section.name
+    if section.path:
+        name = "file"
+    elif name == "auto":
         name = "model" if tokenizer.chat_template else "chatml"
-    jinja = _own_jinja(tokenizer) if name == "model" else _built_in_jinja(name, tokenizer)
+    jinja = _jinja(name, section.path, tokenizer)
+    _refuse_unread(section.kwargs, jinja)
+    jinja = with_date(with_defaults(jinja, section.kwargs), section.date)
     added = add_tokens(tokenizer, (*NEEDS.get(name, ()), *section.new_tokens))
     names = tuple((k, v) for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str))
-    template = _tried(Template(name, jinja, names, stop="", added=added), tokenizer)
+    template = _tried(Template(name, jinja, names, stop="", added=added), tokenizer, section.stop)
     _refuse_marks_on_others(template)
     return template
 
@@ -106,6 +112,26 @@ def _is_control(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
             and token in control_tokens(tokenizer, token))
 
 
+def _jinja(name: str, path: str | None, tokenizer: PreTrainedTokenizerBase) -> str:
+    if path is not None:
+        try:
+            return Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise TemplateError(f"template.path: {path} cannot be read as a text file ({error})") from error
+    return _own_jinja(tokenizer) if name == "model" else _built_in_jinja(name, tokenizer)
+
+
+def _refuse_unread(given: Mapping[str, object], jinja: str) -> None:
+    """Raises TemplateError when a variable is given that the Jinja does not read."""
+    try:
+        read = variables_of(jinja)
+    except jinja2.TemplateSyntaxError as error:
+        raise TemplateError(f"the chat template is no Jinja: {error}; {OTHERS}") from error
+    if unread := sorted(set(given) - read):
+        raise TemplateError(f"template.kwargs: the chat template reads no {', '.join(unread)}; "
+                            + (f"it reads {', '.join(sorted(read))}" if read else "it reads no variable"))
+
+
 def _own_jinja(tokenizer: PreTrainedTokenizerBase) -> str:
     if not tokenizer.chat_template:
         raise TemplateError(f"template.name is model and this tokenizer has no chat template; {OTHERS}")
@@ -124,27 +150,39 @@ def _built_in_jinja(name: str, tokenizer: PreTrainedTokenizerBase) -> str:
     return ("{{- bos_token }}" if starts_with_bos(tokenizer) else "") + jinja
 
 
-def _tried(draft: Template, tokenizer: PreTrainedTokenizerBase) -> Template:
+def _tried(draft: Template, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str]) -> Template:
     """The template with its stops and its form of tool calls, tried on small conversations."""
     control = control_tokens(tokenizer, draft.jinja)
     added = tokenizer.added_tokens_decoder.values()
     special = {token.content for token in added if token.special} | set(tokenizer.all_special_tokens)
     ends = _Ends(re.compile("|".join(map(re.escape, control)) or "(?!)"), frozenset(special), tokenizer.eos_token)
     try:
-        template = _with_stop(draft, ends)
+        template = _with_stop(draft, ends, stops)
         template.texts(Conversation(_TURNS, _TRIAL), frozenset({1}))
     except TemplateRefused as error:
         raise TemplateError(f"{error} (tried with one question and one answer); {OTHERS}") from error
     return _with_tools(_with_thoughts(_with_calls(template, ends)))
 
 
-def _with_stop(draft: Template, ends: _Ends) -> Template:
-    """The control token that ends an answer: EOS where it stands behind every answer, else the first one there is."""
+def _with_stop(draft: Template, ends: _Ends, asked: Sequence[str]) -> Template:
+    """The control token that ends an answer: EOS where it stands behind every answer, else the first one there is.
+
+    Where there is none, what was asked for is put there.
+    """
     draft, written = _written(draft)
     found = ends.control.findall(written.rpartition(_ANSWER)[2])
+    if not found and asked:
+        return replace(draft, stop=asked[0], more_stops=tuple(asked[1:]), bare=True)
     if not found:
+        usual = [*ends.control.findall(_behind_first(draft))[:1], *([ends.eos] if ends.eos else [])]
+        hint = f"set template.stop to what ends one here ({' or '.join(usual)}), or " if usual else ""
         raise TemplateError(f"the chat template writes no stop token behind an answer: {written!r}; a model trained on "
-                            f"it would not stop; {OTHERS}")
+                            f"it would not stop; {hint}{OTHERS}")
+    if asked:
+        if asked[0] not in found:
+            raise TemplateError(f"template.stop: the chat template ends an answer with {' and '.join(found)} itself, "
+                                f"not with {asked[0]}; leave template.stop out")
+        return replace(draft, stop=asked[0], more_stops=tuple(asked[1:]))
     everywhere = ends.eos in found[1:] and ends.eos in ends.control.findall(_behind_first(draft))
     return replace(draft, stop=str(ends.eos if everywhere else found[0]))
 
@@ -186,8 +224,9 @@ def _with_calls(template: Template, ends: _Ends) -> Template:
         if _NAME in written and _VALUE in written:
             behind = ends.control.findall(written.rpartition(_VALUE)[2])
             others = [token for token in behind if token in ends.special]
-            more = () if template.stop in behind or not others else (others[-1],)
-            return replace(tried, more_stops=more)
+            if template.stop in behind or template.more_stops or template.bare or not others:
+                return tried
+            return replace(tried, more_stops=(others[-1],))
     return template
 
 

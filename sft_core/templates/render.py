@@ -8,12 +8,14 @@ harmless contents, so that one which comes about in any other way (two halves me
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from typing import NamedTuple
 
+from pydantic import JsonValue
 from transformers import PreTrainedTokenizerBase
 
 from sft_core.config.data import TemplateSection
@@ -23,7 +25,7 @@ from sft_core.templates.choose import control_tokens, starts_with_bos
 from sft_core.templates.encode import Encoder, Piece, any_of, mark
 from sft_core.templates.messages import TemplateRefused
 from sft_core.templates.template import Span, Template, trained_turns
-from sft_core.templates.thoughts import ANY_TAG
+from sft_core.templates.thoughts import ANY_TAG, thinks, thought_of
 
 IGNORE = -100
 """Target of a position that is not trained."""
@@ -132,6 +134,11 @@ class Renderer:
         return ids
 
     def _draft(self, conversation: Conversation) -> _Draft | Rejected:
+        thinking = [at for at, turn in enumerate(conversation.turns, 1) if thinks(turn)]
+        if thinking and self.section.thinking == "error":
+            return Rejected(Why.THOUGHT, f"turn {thinking[0]} (assistant) has a thought and template.thinking is error",
+                            conversation.origin)
+        conversation = conversation._replace(turns=tuple(map(self._thought_over, conversation.turns)))
         found = self._spelled_by(conversation)
         if self.section.control_text == "reject" and found:
             return Rejected(Why.CONTROL_TOKEN, f"the text spells the control token {found}", conversation.origin)
@@ -199,6 +206,15 @@ class Renderer:
         if isinstance(known, TemplateRefused):
             raise known
         return known
+
+    def _thought_over(self, turn: Turn) -> Turn:
+        """Without its thought where that is to be dropped, or is empty and the template's to write."""
+        thought = thought_of(turn.content) if turn.role == "assistant" else None
+        if thought is None or (thought.thinking.strip() and self.section.thinking != "drop"):
+            return turn
+        if not thought.thinking.strip() and thought.tags[1] not in self.template.jinja:
+            return turn
+        return turn._replace(content=thought.answer.lstrip())
 
     def _spelled_by(self, conversation: Conversation) -> str | None:
         """The first control token that the data spells."""
@@ -272,8 +288,18 @@ def _pieces(drafts: Iterable[_Draft | Rejected]) -> list[Piece]:
 
 def _neutral(turns: Sequence[Turn]) -> list[Turn]:
     """The same shape with harmless words, a different one in every turn; the tags of thoughts stay."""
-    call = ToolCall("f", "{}")
-    return [Turn(turn.role, _words(turn, at), (call,) * len(turn.tool_calls)) for at, turn in enumerate(turns)]
+    return [Turn(turn.role, _words(turn, at),
+                 tuple(ToolCall("f", json.dumps(_harmless(json.loads(call.arguments)))) for call in turn.tool_calls))
+            for at, turn in enumerate(turns)]
+
+
+def _harmless(value: JsonValue) -> JsonValue:
+    """The same structure: templates may write control tokens around every argument, by its type."""
+    if isinstance(value, dict):
+        return {f"k{at}": _harmless(item) for at, item in enumerate(value.values())}
+    if isinstance(value, list):
+        return [_harmless(item) for item in value]
+    return "w" if isinstance(value, str) else type(value)(1) if value else value
 
 
 def _words(turn: Turn, at: int) -> str:
@@ -281,5 +307,6 @@ def _words(turn: Turn, at: int) -> str:
         return f"w{at}w" if turn.content.strip() else turn.content
     # What a template makes of a thought depends on the line breaks around it: they stay.
     parts = ANY_TAG.split(turn.content)
-    words = [part.replace(part.strip(), f"w{at}n{number}w", 1) for number, part in enumerate(parts)]
+    words = [part.replace(part.strip(), f"w{at}n{number}w", 1) if part.strip() else part
+             for number, part in enumerate(parts)]
     return "".join(tag + word for tag, word in zip(["", *ANY_TAG.findall(turn.content)], words, strict=True))

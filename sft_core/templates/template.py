@@ -19,11 +19,13 @@ from typing import Literal, NamedTuple
 from sft_core.conversation import Conversation, Origin, Turn
 from sft_core.errors import TemplateError
 from sft_core.templates.messages import Form, Rendering, TemplateRefused, messages_of, render, tools_of
-from sft_core.templates.thoughts import continued, opened_in, restored, thought_of, visible
+from sft_core.templates.thoughts import closes_thought, continued, opened_in, restored, thought_of, visible
 
 TrainOn = Literal["all_assistant", "last_assistant"]
 MARK_START, MARK_END = "\ue0f0", "\ue0f1"  # private use: around look-alikes of control tokens, only while rendering
 OTHERS = "set template.name to a built-in one (chatml, for example)"
+THOUGHTS = ("give the chat template the variable that lets it think (template.kwargs, for example {enable_thinking: "
+            "true}), or set template.thinking: drop")
 
 
 class Span(NamedTuple):
@@ -52,6 +54,8 @@ class Template:
     """Ends a plain answer."""
     more_stops: tuple[str, ...] = ()
     """Ends other answers, such as calls of tools. Generation must stop on these too."""
+    bare: bool = False
+    """The Jinja writes nothing behind a last answer: the stop is put there."""
     form: Form = Form()
     added: tuple[str, ...] = ()
     """Tokens that the tokenizer lacked; `add_tokens` gives a fresh one the same ids."""
@@ -118,11 +122,19 @@ class Template:
             start, behind = len(prompt), written[len(prompt):]
         else:
             start, behind = self._behind(conversation, at, prompt, written)
+        if self.bare:
+            behind += self.stops[-1 if turns[at].tool_calls else 0]
         found = _stop_pattern(self.stops).search(behind)
         if not found:
-            raise TemplateError(f"the chat template ends turn {at + 1} of {conversation.origin} without its stop token "
-                                f"{' or '.join(self.stops)}; the model would not learn to stop; {OTHERS}")
-        answer = Answer(prompt, restored(behind[: found.end()], turns[at].content), behind[found.end():])
+            raise TemplateRefused(f"the chat template ends turn {at + 1} without its stop token "
+                                  f"{' or '.join(self.stops)}; the model would not learn to stop")
+        said, tail = behind[: found.end()], behind[found.end():]
+        if not closes_thought(prompt):
+            said = restored(said, turns[at].content)
+        elif thought_of(turns[at].content):
+            raise TemplateRefused(f"the prompt of turn {at + 1} ends in an empty thought and its answer has one; "
+                                  f"{THOUGHTS}")
+        answer = Answer(prompt, said, tail)
         if lost := next(_lost_answer(turns[at], answer.said), None):
             raise TemplateRefused(f"the chat template drops or rewrites {lost} of turn {at + 1} (assistant)")
         if self.marked:
@@ -144,12 +156,20 @@ class Template:
             behind = continued(prompt[head:], written[head:], conversation.turns[at].content, opened[1])
             if behind is not None:
                 return head, behind
-            raise TemplateRefused(f"the chat template opens answers without a thought and turn {at + 1} has one")
-        place = written.rfind(opening) if opening.strip() else -1
-        if place >= 0:
-            return place + len(opening), written[place + len(opening):]
+            raise TemplateRefused(f"the chat template opens answers without a thought and turn {at + 1} has one; "
+                                  f"{THOUGHTS}")
+        starts = [found.end() for found in re.finditer(re.escape(opening), written)] if opening.strip() else []
+        for start in reversed(starts):  # a turn may be opened twice, for the thought and for what is said
+            if self._holds_answer(conversation.turns[at], written[start:]):
+                return start, written[start:]
+        if starts:
+            return starts[-1], written[starts[-1]:]
         raise TemplateRefused(f"the chat template opens an answer otherwise than it writes one (turn {at + 1}: it asks "
                               f"with {prompt[-80:]!r}), so training would not see what inference sees")
+
+    def _holds_answer(self, turn: Turn, behind: str) -> bool:
+        found = _stop_pattern(self.stops).search(behind)
+        return found is not None and not any(_lost_answer(turn, behind[: found.end()]))
 
 
 def trained_turns(turns: Sequence[Turn], train_on: TrainOn, train_tool_calls: bool = True) -> frozenset[int]:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from sft_core.conversation import Turn
+
 TAGS = (
     ("<think>", "</think>"),
     ("[THINK]", "[/THINK]"),
     ("<|channel>thought", "<channel|>"),
     ("<seed:think>", "</seed:think>"),
     ("<thinking>", "</thinking>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
 )
 """Opening and closing of a thought, in the families that write it into the text of the answer."""
 
+_SHUT = re.compile("|".join(rf"{re.escape(opens)}\s*{re.escape(closes)}\s*\Z" for opens, closes in TAGS))
 ANY_TAG = re.compile("|".join(re.escape(tag) for pair in TAGS for tag in pair))
 
 
@@ -34,10 +38,21 @@ def thought_of(content: str) -> Thought | None:
     return None
 
 
+def thinks(turn: Turn) -> bool:
+    """An answer with a thought that says something."""
+    thought = thought_of(turn.content) if turn.role == "assistant" else None
+    return thought is not None and bool(thought.thinking.strip())
+
+
 def visible(content: str) -> str:
     """The content without its thought."""
     found = thought_of(content)
     return found.answer if found else content
+
+
+def closes_thought(prompt: str) -> bool:
+    """The prompt ends in an empty thought: the answer must have none."""
+    return bool(_SHUT.search(prompt))
 
 
 def opened_in(opening: str) -> tuple[int, tuple[str, str]] | None:
@@ -55,13 +70,18 @@ def continued(block: str, written: str, content: str, tags: tuple[str, str]) -> 
         content: the turn's content.
 
     Returns:
-        The continuation: the thought of the content when the prompt has opened one, its end when the content has none.
+        The continuation: the thought of the content when the prompt has opened one, its end when the content has none;
+        behind an empty thought what is written without the end of one.
         None when the prompt has closed the thought and the answer has one of its own.
     """
     opens, closes = tags
     thought = thought_of(content)
     if closes in block:
-        return None if thought or written.startswith(opens) else written
+        if thought or written.startswith(opens):
+            return None
+        if not (ended := written.lstrip()).startswith(closes):
+            return written
+        return ended.removeprefix(closes).removeprefix(block.rpartition(closes)[2])
     if written.startswith(opens):
         return written[len(opens):].lstrip()
     if not thought:

@@ -252,7 +252,7 @@ def test_every_field_has_a_description() -> None:
     def walk(schema: dict[str, object]) -> list[str]:
         bare = []
         for name, definition in {"ExperimentConfig": schema, **schema["$defs"]}.items():  # type: ignore[dict-item]
-            bare += [f"{name}.{field}" for field, value in definition["properties"].items()
+            bare += [f"{name}.{field}" for field, value in definition.get("properties", {}).items()
                      if "description" not in value]
         return bare
 

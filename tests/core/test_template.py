@@ -278,7 +278,7 @@ class TestOwn:
 
     def test_a_turn_without_a_stop(self, byte_tokenizer, chat):
         jinja = PLAIN.replace(ANSWER, "{{ m.content + ('<|im_end|>' if m.content != 'hello' else '') }}")
-        with pytest.raises(TemplateError, match=r"ends turn 2 of f.jsonl:1 without its stop"):
+        with pytest.raises(TemplateRefused, match=r"ends turn 2 without its stop"):
             texts(own(byte_tokenizer, jinja), chat(*TWO))
 
     def test_calls_that_end_otherwise(self, byte_tokenizer, chat):
@@ -342,7 +342,7 @@ class TestOwn:
             texts(own(byte_tokenizer, jinja), chat("s: be kind", "u: hi", "a: hello"))
         with pytest.raises(TemplateError, match="never .*tried with one question"):
             own(byte_tokenizer, "{{ raise_exception('never') }}")
-        with pytest.raises(TemplateError, match="refuses these turns"):
+        with pytest.raises(TemplateError, match="is no Jinja"):
             own(byte_tokenizer, "{% for m in %}")
 
     @pytest.mark.parametrize(("answer", "eos", "stop", "trained"), [

@@ -1,5 +1,6 @@
 """Every field of a configuration moves the stages whose output hangs on it, or it is said here why it does not."""
 
+import datetime
 import shutil
 import typing
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ ALL_ON: dict[str, Any] = {
 
 OTHER: dict[str, Any] = {
     "model.device": "cpu", "model.precision": "bfloat16", "train.lora.target_modules": ("q_proj",),
-    "train.optim.betas": (0.8, 0.9),
+    "train.optim.betas": (0.8, 0.9), "template.date": datetime.date(2026, 1, 1),
     "train.probe.suites": ("tiny_mmlu",), "eval.suites": ("tiny_refusal",), "eval.limits": {"tiny_mmlu": 3},
     "data.sources.0.columns": {"output": "x"}, "train.replay.sources.0.columns": {"text": "x"},
     "data.sources.0.roles": {"x": "user"}, "train.replay.sources.0.roles": {"x": "user"}}

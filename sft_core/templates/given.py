@@ -1,0 +1,62 @@
+"""What a Jinja chat template is given besides messages and tools: variables and today's date, written into it.
+
+Everything that renders the template afterwards (training, evaluation, lm-eval, a server) then sees the same.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping
+
+import jinja2.meta
+from pydantic import JsonValue
+from transformers.utils.chat_template_utils import _compile_jinja_template
+
+DIRECTIVES = ("-d", "-m", "-H", "-I", "-M", "-S", "-j", "a", "A", "w", "d", "b", "B", "m", "y", "Y", "H", "I", "p", "M",
+              "S", "f", "z", "Z", "j", "U", "W", "c", "x", "X", "%")
+"""Of strftime."""
+USUAL = {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "bos_token", "eos_token",
+         "pad_token", "unk_token", "cls_token", "sep_token", "mask_token"}
+"""What every chat template is given by whoever renders it, besides functions."""
+
+
+def variables_of(jinja: str) -> set[str]:
+    """Names that a chat template reads and that nobody gives it as a rule.
+
+    Raises:
+        jinja2.TemplateSyntaxError: it is no Jinja.
+    """
+    environment = _compile_jinja_template("").environment
+    return jinja2.meta.find_undeclared_variables(environment.parse(jinja)) - USUAL - set(environment.globals)
+
+
+def with_defaults(jinja: str, given: Mapping[str, JsonValue]) -> str:
+    """The template with values for variables that it is not called with."""
+    return _before(jinja, "".join(f"{{% if {name} is not defined %}}{{% set {name} = {_literal(value)} %}}{{% endif %}}"
+                                  for name, value in given.items()))
+
+
+def with_date(jinja: str, day: datetime.date) -> str:
+    """The template with `strftime_now` telling the beginning of this day; as it is where it does not ask."""
+    if "strftime_now" not in jinja:
+        return jinja
+    moment = datetime.datetime.combine(day, datetime.time())
+    told = "".join(f"|replace({f'%{one}'!r}, {moment.strftime(f'%{one}')!r})" for one in DIRECTIVES)
+    return _before(jinja, f"{{% macro strftime_now(format) %}}{{{{ format{told} }}}}{{% endmacro %}}")
+
+
+def _before(jinja: str, blocks: str) -> str:
+    """Blocks in front of a template, which transformers renders with trim_blocks: it would take a line break away."""
+    return f"{blocks}{{{{ '' }}}}{jinja}" if blocks else jinja
+
+
+def _literal(value: JsonValue) -> str:
+    """As Jinja writes it."""
+    if value is None:
+        return "none"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_literal, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{json.dumps(key)}: {_literal(item)}' for key, item in value.items())}}}"
+    return json.dumps(value)
