@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from flows import console
-from flows.experiment import connect, workspace
+from flows.experiment import look, workspace
 from sft_core.errors import ConfigError
 from tasks.clean import Rules, Thing, at_work, chosen, remove, things
 
@@ -28,7 +28,7 @@ def seconds_of(age: str) -> float:
 
 def run_clean(rules: Rules, *, yes: bool, as_json: bool) -> None:
     """Show what takes room and what the rules would remove; with `yes` remove it."""
-    place, tracker = workspace(), connect()
+    place, tracker = workspace(), look()
     found, now = things(place, tracker), time.time()
     going = chosen(found, rules, now)
     gone = [one for one in going if remove(one, tracker)] if yes else []

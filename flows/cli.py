@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import gc
 import logging
 import sys
@@ -86,11 +87,12 @@ Overrides = Annotated[
 ]
 
 
-def begin() -> Settings:
-    """Read the settings, prepare the environment, set up output and logging. First thing in every command."""
+def begin(*, make: bool = True) -> Settings:
+    """Read the settings, prepare the environment, set up output and logging. First thing in every command; without
+    `make` in those that only look at a workspace."""
     atexit.register(gc.freeze)  # nothing is collected on the way out: with torch and lm-eval loaded that takes 2 s
     settings = read_settings()
-    prepare_environment(settings)
+    prepare_environment(settings, make=make)
     keep_writing()
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False, log_time_format="%H:%M:%S")
     log = logging.getLogger("sft")
@@ -258,7 +260,7 @@ def tiny_build(
 add_evaluation(app, begin)
 add_judging(app, begin)
 add_model(app, begin)
-add_workspace(app, begin)
+add_workspace(app, begin, functools.partial(begin, make=False))
 
 
 def main() -> None:

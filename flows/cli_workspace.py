@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 
 from flows.cli_begin import after
+from infra.settings import read_settings
+from sft_core.errors import ConfigError
 
 
 def plan(
@@ -43,6 +45,9 @@ def clean(
 
     Never goes what an alias of the registry names, what a process at work or a stopped sweep needs, or what runs found.
     """
+    workspace = read_settings().workspace
+    if not workspace.is_dir():
+        raise ConfigError(f"there is no workspace {workspace} yet, so nothing takes room; SFT_HOME names another one")
     from flows.clean import run_clean, seconds_of
     from tasks.clean import Rules
 
@@ -56,12 +61,11 @@ def runs(
 ) -> None:
     """List the runs of this workspace: done, under way or stopped, with gate and model."""
     from flows.runs import show_runs
-    from infra.settings import read_settings
 
     show_runs(read_settings(), last, as_json=as_json)
 
 
-def add_workspace(app: typer.Typer, begin: Callable[[], object]) -> None:
-    """Give `app` the commands; `begin` is the first thing that each of them does."""
-    for name, command in (("plan", plan), ("runs", runs), ("clean", clean)):
-        app.command(name=name)(after(begin, command))
+def add_workspace(app: typer.Typer, begin: Callable[[], object], look: Callable[[], object]) -> None:
+    """Give `app` the commands; `begin` is the first thing that each of them does, `look` of those that only look."""
+    for name, command, first in (("plan", plan, begin), ("runs", runs, look), ("clean", clean, look)):
+        app.command(name=name)(after(first, command))

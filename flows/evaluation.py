@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flows import console
-from flows.experiment import connect, workspace
+from flows.experiment import look, workspace
 from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EvalSection, GateSection
 from sft_core.config.file import load
@@ -54,11 +54,11 @@ def run_evaluation(
     check_loaded(model, against)
     both = [model, *([like(model, against)] if against else [])]
     check_needs([*named_lacks(both, place), *evaluation_lacks(section, place)])
-    tuned = named(model, template, section, place, connect)
+    tuned = named(model, template, section, place, look)
     if against is None:
         show_scores(model.path, evaluate.fn(tuned, section, place), shown)
         return
-    base_model, tuned = alike(named(like(model, against), template, section, place, connect), tuned)
+    base_model, tuned = alike(named(like(model, against), template, section, place, look), tuned)
     base, results, floor = paired(base_model, tuned, section, place)
     show_scores(model.path, results, shown)
     verdict = reach_verdict.fn(base, results, GateSection(), floors=floor)
@@ -101,12 +101,12 @@ def run_comparison(
     place = asked_mirror(workspace(), mirror)
     beside = Beside({}, None)
     if section is None:
-        tracker = connect()
+        tracker = look()
         (name_a, a, of_a), (name_b, b, of_b) = (results_of(one, place, tracker) for one in (first.path, second))
         beside = joined(of_a, of_b)
     else:
         check_needs([*named_lacks([first, like(first, second)], place), *evaluation_lacks(section, place)])
-        sides = [named(one, "auto", section, place, connect) for one in (first, like(first, second))]
+        sides = [named(one, "auto", section, place, look) for one in (first, like(first, second))]
         _name_only(gate, section.names)
         a, b, floor = paired(*alike(*sides), section, place, gate)
         beside = Beside(floor, None)

@@ -42,8 +42,8 @@ def workspace(config: ExperimentConfig | None = None) -> Workspace:
     return mirrored(Workspace(settings.workspace, settings.mirror), config.data.mirror if config else None)
 
 
-def connect(tracking: TrackingSection | None = None) -> Tracker:
-    """Open the tracker that the configuration, the environment or the workspace names.
+def connect(tracking: TrackingSection | None = None, *, make: bool = True) -> Tracker:
+    """Open the tracker that the configuration, the environment or the workspace names; without `make` for a look.
 
     Raises:
         TrackingError: it cannot be reached.
@@ -51,7 +51,12 @@ def connect(tracking: TrackingSection | None = None) -> Tracker:
     from infra.tracking import open_tracker  # brings MLflow, a second that only some commands need
 
     settings, section = read_settings(), tracking or TrackingSection()
-    return open_tracker(section.uri or settings.mlflow_uri, section.experiment, settings.workspace)
+    return open_tracker(section.uri or settings.mlflow_uri, section.experiment, settings.workspace, make=make)
+
+
+def look() -> Tracker:
+    """The tracker for commands that only look: they make neither a store nor an experiment."""
+    return connect(make=False)
 
 
 def run_experiment(path: Path, overrides: list[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from flows import console
-from flows.experiment import connect, workspace
+from flows.experiment import look, workspace
 from sft_core.config.evaluate import JudgeSection
 from tasks.judge import export_sheets, folder_of, import_labels, judge_all, results_at, write_judged
 from tasks.verdict import listed
@@ -13,7 +13,7 @@ from tasks.verdict import listed
 
 def run_judging(first: str, second: str, section: JudgeSection, out: Path | None) -> None:
     """`sft judge`: the second against the first."""
-    place, tracker = workspace(), connect()
+    place, tracker = workspace(), look()
     base, tuned = results_at(first, place, tracker), results_at(second, place, tracker)
     found = judge_all(base, tuned, section, place)
     if rows := [one.row() for one in found.win_rates()]:
@@ -27,14 +27,14 @@ def run_judging(first: str, second: str, section: JudgeSection, out: Path | None
 
 def run_export(first: str, second: str, out: Path, seed: int) -> None:
     """`sft human export`: blinded sheets."""
-    place, tracker = workspace(), connect()
+    place, tracker = workspace(), look()
     made = export_sheets(results_at(first, place, tracker), results_at(second, place, tracker), out, seed)
     console.lines(*map(str, made))
 
 
 def run_import(first: str, second: str, files: list[Path], seed: int) -> None:
     """`sft human import`: labels as a win rate."""
-    place, tracker = workspace(), connect()
+    place, tracker = workspace(), look()
     rates, found = import_labels(results_at(first, place, tracker), results_at(second, place, tracker), files, seed)
     console.table(f"{second} against {first}, judged by people", [one.row() for one in rates])
     if found and found.accuracy is not None:

@@ -10,7 +10,7 @@ from prefect.artifacts import create_table_artifact
 
 from flows import console
 from flows.around import around
-from flows.experiment import connect, workspace
+from flows.experiment import connect, look, workspace
 from infra import orchestrator
 from infra.contract import Tracker
 from infra.naming import check_alias
@@ -41,7 +41,7 @@ def run_promotion(reference: str, name: str | None, alias: str) -> None:
     if name is not None:
         check_name("--name", name)
     check_alias(alias)
-    tracker = connect()
+    tracker = look()
     run = find(reference, workspace(), tracker)
     tracking = run.config().config.tracking
     name = name or tracking.registered_model or "sft"

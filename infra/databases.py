@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from alembic.util import CommandError
 from sqlalchemy import create_engine, make_url
@@ -74,3 +75,8 @@ def check_driver(setting: str, url: str) -> None:
                else f"pip install {error.name}, or use PostgreSQL")
         raise ConfigError(f"{setting}: {parsed.drivername} needs the package {error.name}, which is not installed; "
                           f"{how}") from error
+
+
+def is_absent(uri: str) -> bool:
+    """Whether it is a SQLite file that is not there yet."""
+    return uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists()

@@ -156,23 +156,31 @@ def job_environment(settings: Settings) -> dict[str, str]:
     return block
 
 
-def prepare_environment(settings: Settings) -> None:
+def prepare_environment(settings: Settings, *, make: bool = True) -> None:
     """Fill the gaps in this process's environment. To be called before Prefect and MLflow are imported.
+
+    Args:
+        make: make the workspace, and look whether it can be written; off for commands that only look.
 
     Raises:
         ConfigError: the workspace cannot be made.
         DiskError: it cannot be written.
     """
-    try:
-        settings.workspace.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cannot make the workspace {settings.workspace}: {error}; set SFT_HOME to a folder that "
-                          "can be written") from error
-    check_writable(settings.workspace)
+    if make:
+        _make_workspace(settings.workspace)
     temporary = {} if settings.prefect_api_url else PREFECT_TEMPORARY_SERVER
     for name, value in {**job_environment(settings), **temporary}.items():
         if not os.environ.get(name, "").strip():
             os.environ[name] = value
+
+
+def _make_workspace(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the workspace {folder}: {error}; set SFT_HOME to a folder that can be written"
+                          ) from error
+    check_writable(folder)
 
 
 def use_prefect(api_url: str) -> None:

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -31,7 +32,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from infra import events as event_file
 from infra import naming
 from infra.contract import Keep, Registered, Resolved, TrackedRun, Tracker
-from infra.databases import is_sql, try_connection, why_not
+from infra.databases import is_absent, is_sql, try_connection, why_not
 from infra.linking import linked, local_folder
 from infra.reach import require_mlflow
 from infra.settings import absolute_uri
@@ -53,17 +54,17 @@ RETRY_AFTER_S = 30.0
 _FAILURES = (MlflowException, requests.RequestException, SQLAlchemyError, CommandError, OSError)
 
 
-def open_tracker(uri: str, experiment: str, workspace: Path) -> Tracker:
+def open_tracker(uri: str, experiment: str, workspace: Path, *, make: bool = True) -> Tracker:
     """Connect, and make the database and the experiment where they are missing.
 
     Args:
         uri: MLflow tracking URI: `sqlite:///…`, `http(s)://…` or whatever else MLflow takes, except a plain folder.
         experiment: MLflow experiment.
         workspace: folder for locks, downloaded models, and with a database for artifacts.
+        make: off for a look at what was recorded: nothing is made, and where there is no store nothing is found.
 
     Raises:
-        ConfigError: the driver of a database is not installed.
-        TrackingError: within seconds, when the server cannot be reached or the store cannot be used.
+        ConfigError: a driver is missing. TrackingError: within seconds, the server or the store cannot be used.
     """
     logging.getLogger("alembic").setLevel(logging.WARNING)
     uri = absolute_uri(uri) or uri
@@ -74,14 +75,16 @@ def open_tracker(uri: str, experiment: str, workspace: Path) -> Tracker:
     require_mlflow(uri)
     # MLflow's own default for a database is ./mlruns, wherever that is.
     artifacts = (workspace / "mlartifacts" / experiment).absolute().as_uri() if is_sql(uri) else None
-    with _door(uri, "open the store"), exclusive(workspace / "locks" / "tracker"):
+    if not make and is_absent(uri):
+        return MlflowTracker(uri, "", workspace)
+    with _door(uri, "open the store", make=make), exclusive(workspace / "locks" / "tracker"):
         if scheme == "sqlite":
             _make_database(Path(uri.removeprefix("sqlite:///")))
         elif is_sql(uri):
             try_connection(uri)
         # Under the lock, because several processes that meet an empty database all make its tables and all fail.
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        return MlflowTracker(client, uri, _experiment_id(client, experiment, artifacts), workspace)
+        return MlflowTracker(uri, _experiment_id(client, experiment, artifacts, make=make), workspace)
 
 
 def _make_database(file: Path) -> None:
@@ -96,15 +99,18 @@ def _make_database(file: Path) -> None:
 
 
 class MlflowTracker(Tracker):
-    """One experiment in one MLflow store. Made by `open_tracker`."""
+    """One experiment in one MLflow store; without an id no experiment yet. Made by `open_tracker`."""
 
-    def __init__(self, client: MlflowClient, uri: str, experiment_id: str, workspace: Path) -> None:
+    def __init__(self, uri: str, experiment_id: str, workspace: Path) -> None:
         self.uri = uri
         self.shown = masked(uri)  # for people and files: without its password
         self.workspace = workspace
         self.experiment_id = experiment_id
-        self._client = client
         self._retry_at = 0.0
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)  # which makes a database that is not there
 
     def start_run(
         self,
@@ -240,6 +246,8 @@ class MlflowTracker(Tracker):
         return Resolved(str(version.version), str(version.run_id), folder)
 
     def registered(self) -> list[Registered]:
+        if is_absent(self.uri):
+            return []
         found = []
         with _door(self.uri, "list the registered models"):
             for model in self._client.search_registered_models():
@@ -287,7 +295,7 @@ class MlflowTracker(Tracker):
             return frozenset(entry.path for entry in self._client.list_artifacts(run_id))
 
     def _search(self, condition: str, limit: int, experiments: list[str] | None = None) -> list[Run]:
-        ids = experiments or [self.experiment_id]
+        ids = experiments or list(filter(None, [self.experiment_id]))
         return list(self._client.search_runs(ids, condition, max_results=limit, order_by=["start_time DESC"]))
 
     def _log_params(self, run: Run, params: Mapping[str, object]) -> None:
@@ -312,8 +320,10 @@ class MlflowTracker(Tracker):
 
 
 @contextmanager
-def _door(uri: str, doing: str) -> Iterator[None]:
+def _door(uri: str, doing: str, *, make: bool = False) -> Iterator[None]:
     """Turns what MLflow and its store raise into a TrackingError that says what was being done and where."""
+    if not make and is_absent(uri):
+        raise TrackingError(f"could not {doing}: nothing was recorded in {uri} yet; `sft run CONFIG` records a run")
     try:
         yield
     except _FAILURES as error:
@@ -321,10 +331,10 @@ def _door(uri: str, doing: str) -> Iterator[None]:
                             "disk: when it is well again, repeat the command") from error
 
 
-def _experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str:
+def _experiment_id(client: MlflowClient, name: str, artifacts: str | None, *, make: bool) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
-        return str(client.create_experiment(name, artifact_location=artifacts, tags={KIND: TRAINING}))
+        return str(client.create_experiment(name, artifacts, {KIND: TRAINING})) if make else ""
     if found.lifecycle_stage != "active":
         raise TrackingError(f"the MLflow experiment {name} is deleted; restore it (mlflow experiments restore -x "
                             f"{found.experiment_id}) or set tracking.experiment to another name")

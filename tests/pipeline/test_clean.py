@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -209,3 +209,10 @@ def test_what_no_run_has_made_is_counted_and_stays(place: Workspace, tracker: Tr
     (found,) = (one for one in things(place, tracker) if one.kind == "smollm2 (of no run)")
     assert found.bytes >= WEIGHTS
     assert found not in chosen([found], Rules(True, True, 0.0, 0), time.time() + 1)
+
+
+def test_a_look_makes_no_workspace(sft: Callable[..., subprocess.CompletedProcess[str]], home: Path) -> None:
+    assert "there is no run in" in sft("runs").stdout
+    said = sft("clean")
+    assert (said.returncode, "there is no workspace" in said.stderr) == (2, True)
+    assert not home.exists()

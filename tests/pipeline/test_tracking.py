@@ -123,7 +123,7 @@ def test_events_are_followed_line_by_line(tracker: Tracker, tmp_path: Path) -> N
     validation = '{"event": "validation", "step": 3, "loss": NaN, "done": true, "time": 1700000004.5}\n'
     saved = '{"event": "saved", "step": 3, "loss": 1.5, "form": "float32", "merge_gap": null, "time": 1700000005}\n'
     events.write_text(whole + step(3, 1.0) + validation + saved)
-    reopened = MlflowTracker(MlflowClient(tracker.uri), tracker.uri, tracker.experiment_id, tracker.workspace)
+    reopened = MlflowTracker(tracker.uri, tracker.experiment_id, tracker.workspace)
     assert reopened.follow(run_id, events, mark)
     assert reopened.follow(run_id, events, mark)
     assert history(tracker, run_id, "train/loss") == [(1, 3.0), (2, 2.0), (3, 1.0)]
@@ -455,3 +455,16 @@ def test_opening_is_quiet(tmp_path: Path, caplog: pytest.LogCaptureFixture, capf
         start(open_tracker(f"sqlite:///{tmp_path}/mlflow.db", "e", tmp_path))
     assert caplog.text == ""
     assert capfd.readouterr().out == ""
+
+
+def test_a_look_makes_nothing(tmp_path: Path) -> None:
+    """`sft clean` and `sft compare` left an empty experiment `sft`, and a database where there was none."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    look = open_tracker(uri, "e", tmp_path, make=False)
+    assert look.registered() == []
+    with pytest.raises(TrackingError, match="could not look for the run x: nothing was recorded in sqlite:"):
+        look.find_run("x")
+    assert list(tmp_path.iterdir()) == []
+    open_tracker(uri, "e", tmp_path)
+    assert open_tracker(uri, "other", tmp_path, make=False).recent(3) == []
+    assert {one.name for one in MlflowClient(uri).search_experiments()} == {"Default", "e"}
