@@ -143,7 +143,8 @@ def forecast(shape: Architecture, section: TrainSection, work: Pass, place: Plac
     return Forecast(
         weights, gradients, moments // shared, 0 if elsewhere else reference, reference if elsewhere else 0,
         state if section.engine == "native" else 0, casts, activations, logits,
-        max(resident + max(at_head, at_update), shared * (weights + reference) * shape.begins // shape.parameters),
+        max(resident + max(at_head, at_update), shared * (weights + reference) * shape.begins // shape.parameters,
+            _asked(shape, section, place)),
         max(_saving(shape, section) - moments - state, 0) if place.device == "cpu" else 0,
         checkpoints=state * (section.keep_checkpoints + 1) + best,
         model=shape.stored + (FLOAT * shape.trained if section.method == "lora" else 0),
@@ -212,6 +213,12 @@ def _reference(shape: Architecture, section: TrainSection, place: Place) -> int:
     if section.kl.beta == 0 or section.method == "lora":
         return 0
     return _each(shape, place) * shape.head if section.kl.reference == "cache" else _held(shape, place)
+
+
+def _asked(shape: Architecture, section: TrainSection, place: Place) -> int:
+    """Bytes of the whole base, which one process asks before training."""
+    cached = section.kl.beta > 0 and section.kl.reference == "cache"
+    return min(_weights(shape, section, place), _held(shape, place)) if cached else 0
 
 
 def _held(shape: Architecture, place: Place) -> int:

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 
 from sft_core.config.train import KlSection, TrainSection
-from sft_core.errors import DamagedFile, DataError
+from sft_core.errors import DamagedFile, DataError, TrainingError
 from sft_core.model.held import load_as_stored
 from sft_core.model.load import compute_dtype, model_identity, resolve_device
 from sft_core.model.proof import Rows
 from sft_core.model.release import giving_back
+from sft_core.model.room import is_short
 from sft_core.progress import progress
 from sft_core.stage import read_json, write_json
 from sft_core.stopping import check
@@ -69,6 +70,9 @@ def with_reference(inputs: TrainInputs, section: TrainSection, folder: Path) -> 
     """The inputs with a kept base for every stream that the KL looks at, where `kl.reference: cache` asks for it.
 
     What `inputs.kept` or `folder` already holds for the same base, data and precision is used as it is.
+
+    Raises:
+        TrainingError: the first process, which holds all of the base while it asks it, has no memory for that.
     """
     if not section.kl.streams or section.kl.reference != "cache":
         return inputs
@@ -79,8 +83,16 @@ def with_reference(inputs: TrainInputs, section: TrainSection, folder: Path) -> 
     pulse.at("asking the base", long=True)
     with pulse.first_before_others():
         lacking = [name for name, place in kept.items() if _mark(place) != stamp]
-        if lacking:
-            _keep_all(inputs, section, {name: kept[name] for name in lacking}, stamp)
+        try:
+            if lacking:
+                _keep_all(inputs, section, {name: kept[name] for name in lacking}, stamp)
+        except (RuntimeError, MemoryError) as error:
+            if not is_short(error):
+                raise
+            raise TrainingError(
+                f"no memory left while the base was asked for train.kl.reference: cache ({error}). One process asks, "
+                "and holds all of the base, whatever train.shard says; use train.kl.reference: copy, which shard: fsdp "
+                "shares out, or a device that has room for the base") from error
     return replace(inputs, kept=kept)
 
 

@@ -204,6 +204,9 @@ def test_settings_move_what_they_should() -> None:
     assert forecast(SHAPE, _section(kl={**KL["kl"], "reference": "cache"}), WORK, CUDA._replace(dtype=torch.float32),
                     10).kept == 10 * 4 * 8
     assert forecast(SHAPE, _section(processes=4, shard="fsdp"), WORK, CUDA).resident == plain.resident // 4
+    asks, deep = {"kl": {**KL["kl"], "reference": "cache"}}, replace(SHAPE, low=10**8, four=10**8, parameters=10**8,
+                                                                     layers=1000)
+    assert forecast(deep, _section(processes=1000, shard="fsdp", **asks), WORK, CUDA).peak >= 2 * deep.low, "at once"
     assert forecast(replace(SHAPE, eager=True), _section(), WORK, CUDA._replace(backend="mask")).activations > (
         forecast(SHAPE, _section(), WORK, CUDA._replace(backend="mask")).activations)
 

@@ -13,6 +13,7 @@ from sft_core.config.train import TrainSection
 from sft_core.errors import Interrupted, TrainingError
 from sft_core.train.finish import TrainReport
 from sft_core.train.inputs import TrainInputs
+from sft_core.train.reference import with_reference
 from sft_core.train.trainer import train
 from tests.cuda.ledger import Ledger
 from tests.cuda.pseudo import pseudo_cuda
@@ -72,3 +73,14 @@ def test_no_memory_is_told_with_what_takes_less(place: str, halves: Halves, inpu
     assert {file.name for file in out.glob("checkpoints/step-1/*")} == {"meta.json", "state.pt", "weights.safetensors"}
     if place in ("update", "reading back"):  # where most is under way
         assert _run(inputs(), train_section(**LORA), out).final == halves.ended.final
+
+
+@pytest.mark.parametrize("place", ["make_policy", "_said"])
+def test_no_memory_for_the_base_that_is_asked_is_told(place: str, inputs: Callable[..., TrainInputs],
+                                                      train_section: Callable[..., TrainSection], tmp_path: Path,
+                                                      device: Ledger) -> None:
+    device.short_in = frozenset({"_keep_all", place})
+    section = train_section(kl={"beta": 0.1, "on": "assistant", "reference": "cache"})
+    with pytest.raises(TrainingError, match="the base was asked .*holds all of the base.*kl.reference: copy"):
+        with_reference(inputs(), section, tmp_path)
+    assert with_reference(inputs(), section, tmp_path).kept, "asked again, with memory"
