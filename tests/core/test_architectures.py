@@ -73,7 +73,8 @@ CASES = {
     "falcon": Case(MASK, {}, ("head_dim",)), "bloom": Case(NEVER),
     "mpt": Case(MASK, {"max_seq_len": 128}), "xglm": Case(MASK, {"ffn_dim": 48}),
     "cohere2": Case(LINE, {**SLIDING, "logit_scale": 0.5}), "granite": Case(LINE, {"logits_scaling": 4.0}),
-    "olmo2": Case(LINE), "stablelm": Case(MASK), "nemotron": Case(MASK), "starcoder2": Case(LINE, WINDOW),
+    "olmo2": Case(LINE), "smollm3": Case(LINE), "stablelm": Case(MASK), "nemotron": Case(MASK),
+    "starcoder2": Case(LINE, WINDOW),
     "bart": Case(NEVER, {"d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 48,
                          "encoder_layers": 1, "encoder_attention_heads": 4, "encoder_ffn_dim": 48, "init_std": 0.2}),
     # mixtures of experts
@@ -100,7 +101,8 @@ LORA = ("llama", "mistral", "gemma2", "gpt2", "mixtral", "qwen3_moe", "mamba", "
 TARGETS = {"gpt2": ("c_attn", "c_proj"), "mamba": ("in_proj", "x_proj"), "falcon_h1": ("q_proj", "v_proj", "in_proj")}
 
 
-def _make(name: str) -> Any:
+def make_tiny(name: str) -> Any:
+    """One of `CASES` with random weights, in float32."""
     case, known = CASES[name], CONFIG_MAPPING[name]
     fields = set(known().to_dict()) | set(known.attribute_map)
     shape = {key: value for key, value in SHAPE.items() if key in fields and key not in case.without}
@@ -119,7 +121,7 @@ def _adapted(model: Any, name: str) -> Any:
 
 
 def _model(name: str, lora: bool) -> Any:
-    return _adapted(_make(name), name) if lora else _make(name)
+    return _adapted(make_tiny(name), name) if lora else make_tiny(name)
 
 
 def _example(length: int) -> Example:
@@ -172,7 +174,7 @@ def test_an_architecture_is_trained_as_it_is_or_refused(name: str, way: Way) -> 
         return
     with pytest.raises(ModelError, match=rf"cannot be trained on packed rows: with model.attention: {way} it (lets "
                                          r"examples see|computes something else|cannot be called).* data.pack: false"):
-        choose_backend(_make(name), way, CPU, torch.float32, PACKED)
+        choose_backend(make_tiny(name), way, CPU, torch.float32, PACKED)
 
 
 @pytest.mark.parametrize("name", LORA)
@@ -183,7 +185,7 @@ def test_adapters_on_an_architecture(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_an_architecture_takes_can_be_forecast(name: str, tmp_path: Path) -> None:
-    model = _make(name)
+    model = make_tiny(name)
     model.config.save_pretrained(tmp_path)
     section = TrainSection.model_validate({"optim": {"lr": 1e-3}})
     found = architecture_of(ModelSection(path=str(tmp_path)), section, None, grown=False)
