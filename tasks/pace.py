@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eval_suites.results import SuiteResult
+from infra.settings import gpu_environment
 from sft_core.config.data import ModelSection
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.stage import DONE, fingerprint, read_json
+from tasks.apart import Call, apart
 from tasks.stages import Workspace
 
 if TYPE_CHECKING:
@@ -23,6 +26,7 @@ TOKENS_OF_ITEM = (50, 600)
 """Tokens that an item of a suite takes, answers and examples included."""
 SPREAD = 1.15
 """Runs of the same kind on the same machine differ by about this factor."""
+GPUS = Path("/proc/driver/nvidia/gpus")
 PRODUCT, PRODUCTS = 1024, 10
 """Rows of the matrices, and how often they are multiplied; the fastest counts."""
 
@@ -65,12 +69,16 @@ def whereabouts(config: ExperimentConfig, place: Workspace) -> Whereabouts:
 
 
 def machine(device: str) -> str:
-    """What computes here, in words: equal for machines of one kind."""
+    """What computes here, in words: equal for machines of one kind.
+
+    GPUs are read from the driver's files: torch would open CUDA in this process, which stays while others train.
+    """
     import torch
 
     if device == "cuda":
-        return str(torch.cuda.get_device_name())
-    names = [line.partition(":")[2].strip() for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")]
+        return ", ".join(sorted({name for file in GPUS.glob("*/information") for name in _after("Model", file)})) or (
+            "unknown GPU")
+    names = _after("model name", Path("/proc/cpuinfo"))
     return f"{names[0] if names else os.uname().machine}, {torch.get_num_threads()} threads"
 
 
@@ -132,22 +140,26 @@ def _by_product(outlook: Outlook, low: float, high: float) -> Span:
                 f"guessed from {speed / 1e9:,.0f} GFLOP/s in a matrix product, until a first run has measured it")
 
 
-_products: dict[tuple[str, str], float] = {}
-
-
+@cache
 def _product(device: str, dtype: str) -> float:
-    """Floating-point operations per second of a matrix product here; timed once per process."""
+    """Floating-point operations per second of a matrix product here; timed once per process.
+
+    On CUDA by a process of its own: a context would stay in this one, beside those that train.
+    """
+    timed = partial(_timed, device, dtype)
+    return float(apart([Call(timed, gpu_environment(0))])[0] if device == "cuda" else timed())
+
+
+def _timed(device: str, dtype: str) -> float:
     import torch
 
-    if (device, dtype) not in _products:
-        a = torch.ones(PRODUCT, PRODUCT, device=device, dtype=getattr(torch, dtype.removeprefix("torch.")))
-        seconds = []
-        for _ in range(PRODUCTS):
-            began = time.monotonic()
-            float((a @ a)[0, 0])  # the number waits for the device
-            seconds.append(time.monotonic() - began)
-        _products[device, dtype] = 2.0 * PRODUCT**3 / min(seconds)
-    return _products[device, dtype]
+    a = torch.ones(PRODUCT, PRODUCT, device=device, dtype=getattr(torch, dtype.removeprefix("torch.")))
+    seconds = []
+    for _ in range(PRODUCTS):
+        began = time.monotonic()
+        float((a @ a)[0, 0])  # the number waits for the device
+        seconds.append(time.monotonic() - began)
+    return 2.0 * PRODUCT**3 / min(seconds)
 
 
 def _results(place: Workspace, stage: str) -> Iterator[Mapping[str, Any]]:
@@ -155,5 +167,7 @@ def _results(place: Workspace, stage: str) -> Iterator[Mapping[str, Any]]:
         yield read_json(mark)["result"]
 
 
-def _lines(file: Path) -> list[str]:
-    return file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
+def _after(name: str, file: Path) -> list[str]:
+    """What stands behind `name` and a colon in the lines of a file of the system; nothing where it is not there."""
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
+    return [line.partition(":")[2].strip() for line in lines if line.startswith(name)]

@@ -5,14 +5,17 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from infra.contract import Tracker
 from infra.servers import free_port, start_serving
+from infra.settings import gpu_environment
 from sft_core.config.data import ModelSection, TemplateSection
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.stage import write_json
+from tasks.apart import Call, apart
 from tasks.evaluate import path_of
 from tasks.mirror import mirrored
 from tasks.runs import run_named
@@ -88,10 +91,14 @@ def keep(made: Certificate, model: str, serving: Serving, file: Path) -> None:
 
 
 def _certified(model: ModelSection, origin: _Origin, serving: Serving, place: Workspace) -> Certificate:
-    from sft_core.model.release import giving_back
+    """On CUDA a model that is loaded has a process of its own, with which its memory and context go."""
+    from sft_core.model.load import resolve_device
 
-    with giving_back():
-        return _measured(model, origin, serving, place)
+    make = partial(_measured, model, origin, serving, place)
+    if not (serving.asked and resolve_device(model).type == "cuda"):
+        return make()
+    found: Certificate = apart([Call(make, gpu_environment(0))])[0]
+    return found
 
 
 def _measured(model: ModelSection, origin: _Origin, serving: Serving, place: Workspace) -> Certificate:
