@@ -58,7 +58,7 @@ class ItemResult(NamedTuple):
     ids: str = ""  # hash of the prompt's token ids, where the backend knows them
     weight: float = 1.0  # of the item in the suite's mean: items it stands for in a sample, or bytes of its text
     context: str = ""  # all that lm-eval put before the answer, examples included: what `ids` is the hash of
-    chance: float = 0.0  # score that guessing gives: 1 / choices
+    chance: float | None = 0.0  # score that guessing gives: 1 / choices; None where nobody knows it
 
     @property
     def should_refuse(self) -> bool | None:
@@ -134,11 +134,15 @@ class SuiteResult:
         return self.tally.score
 
     @property
-    def chance(self) -> float:
-        """Mean score that guessing gives, over the scored items; 0 where there are no choices."""
-        scored = [item for item in self.items if item.score is not None]
-        total = sum(item.weight for item in scored)
-        return sum(item.weight * item.chance for item in scored) / total if total else 0.0
+    def chance(self) -> float | None:
+        """Mean score that guessing gives, over the scored items; 0 where there are no choices, None where it is not
+        known of one of them."""
+        scored = [(item.weight, item.chance) for item in self.items if item.score is not None]
+        known = [(weight, chance) for weight, chance in scored if chance is not None]
+        if len(known) < len(scored):
+            return None
+        total = sum(weight for weight, _ in known)
+        return sum(weight * chance for weight, chance in known) / total if total else 0.0
 
     @property
     def n(self) -> int:
@@ -209,8 +213,7 @@ def read_results(folder: Path, suite: str) -> SuiteResult:
     except (FileNotFoundError, DamagedFile, pa.ArrowInvalid) as error:
         raise EvalError(f"{folder} has no complete results of suite {suite!r} ({error}); run the evaluation again"
                         ) from error
-    items = tuple(ItemResult(**{**row, "metrics": json.loads(row["metrics"]), "context": row["context"] or "",
-                               "chance": row["chance"] or 0.0})
+    items = tuple(ItemResult(**{**row, "metrics": json.loads(row["metrics"]), "context": row["context"] or ""})
                   for row in rows)
     return SuiteResult(head["suite"], head["kind"], head["protocol"], items, head["seconds"], head["truncated"],
                        head["model"], head["backend"], head["scale"], tuple(head["looks"]) if head["looks"] else None,

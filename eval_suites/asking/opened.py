@@ -122,9 +122,11 @@ class ChatItems:
         """See `Asking`."""
         items = [item for item in self._items if item.item_id in ids]
         answers = converse(items, lambda batch: answer_all(self._answerer, batch, self._longest, self._suite.name))
-        found = tuple(scored(self._suite.name, item, answer, self._score)
-                      for item, answer in zip(items, answers, strict=True))
-        return Taken(found, 0, {}, self._suite.scale)
+        found = [scored(self._suite.name, item, answer, self._score)
+                 for item, answer in zip(items, answers, strict=True)]
+        if self._suite.scorer is not None:  # nobody else knows what guessing scores there
+            found = [one._replace(chance=item.guess) for one, item in zip(found, items, strict=True)]
+        return Taken(tuple(found), 0, {}, self._suite.scale)
 
 
 def answer_all(answerer: Answerer, items: Sequence[ChatItem], longest: int, label: str) -> list[Answer]:

@@ -15,7 +15,8 @@ ROLES = ("system", "user", "assistant", "tool")
 class ChatItem(NamedTuple):
     """One item to be answered.
 
-    Rows: {"id", "kind", "cluster", "messages", "tools"? (list or JSON text), "expect", "task"?, "reference"?}.
+    Rows: {"id", "kind", "cluster", "messages", "tools"? (list or JSON text), "expect", "task"?, "reference"?,
+    "chance"?}.
     """
 
     item_id: str
@@ -27,6 +28,7 @@ class ChatItem(NamedTuple):
     task: str = ""  # groups items in reports: variant, language; '' stands for the kind
     reference: str | None = None  # an answer that scores 1
     weight: float = 1.0  # items it stands for in a sample
+    guess: float | None = None  # score that guessing gives, as its row says
 
     def parsed_tools(self) -> list[dict[str, Any]] | None:
         """The tools as the chat template wants them."""
@@ -39,7 +41,10 @@ class ChatItem(NamedTuple):
 
     @property
     def chance(self) -> float:
-        """Score that guessing gives: 1 / choices; 0 where there are none to choose from."""
+        """Score that guessing gives, if its kind's own scorer scores it: as its row says, else 1 / choices, and 0 where
+        there are none to choose from."""
+        if self.guess is not None:
+            return self.guess
         options = self.expect.get("options") if self.kind == "letter" else None
         return 1 / len(options) if options else 0.0
 
@@ -78,8 +83,11 @@ def chat_item(row: Any) -> ChatItem:
     task, reference = row.get("task", ""), row.get("reference")
     if not isinstance(task, str) or not isinstance(reference, str | None):
         raise BadRow("task and reference are text")
+    guess = row.get("chance")
+    if guess is not None and not (isinstance(guess, int | float) and 0 <= guess < 1):
+        raise BadRow(f"chance is {guess!r}; it is the score that guessing gives, 0 or more and below 1")
     return ChatItem(row["id"], row["kind"], row["cluster"], _messages(row["messages"]), _tools(row.get("tools")),
-                    row["expect"], task, reference)
+                    row["expect"], task, reference, guess=guess)
 
 
 def likelihood_item(row: Any) -> LikelihoodItem:

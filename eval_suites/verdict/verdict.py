@@ -111,7 +111,7 @@ def compare(
         if _same(one):
             found.append(_equal(_judge(one, p_holm, gate, members)))
             continue
-        suite = _with_room(_with_vocabularies(_judge(one, p_holm, gate, members), one))
+        suite = _with_room(_with_vocabularies(_judge(one, p_holm, gate, members), one), one.base)
         suite = _with_few(suite, one.pairs)
         suite = _with_clean(suite, one, gate.alpha, clean[name]) if name in clean else suite
         suite = _with_floor(suite, floor[name]) if name in floor else suite
@@ -236,9 +236,16 @@ def _with_vocabularies(suite: SuiteVerdict, weighed: _Weighed) -> SuiteVerdict:
     return replace(suite, notes=(*suite.notes, note))
 
 
-def _with_room(suite: SuiteVerdict) -> SuiteVerdict:
-    """A claim about a base that had nothing to lose is told as such; without a claim the outcome says it."""
-    return replace(suite, notes=(*suite.notes, suite.room)) if suite.room and suite.outcome not in OPEN else suite
+def _with_room(suite: SuiteVerdict, base: SuiteResult) -> SuiteVerdict:
+    """A claim about a base that had nothing to lose is told as such; without a claim the outcome says it.
+
+    So is a floor that nobody knows.
+    """
+    notes = [suite.room] if suite.room and suite.outcome not in OPEN else []
+    if suite.kind == "capability" and base.chance is None and not suite.room:
+        notes.append("what guessing scores is not known, as its scorer is the suite's own: the base may have nothing "
+                     "to lose; its items can say it (chance: 0.25 of one of four choices, 0 where there are none)")
+    return replace(suite, notes=(*suite.notes, *notes))
 
 
 def _with_few(suite: SuiteVerdict, pairs: Pairs) -> SuiteVerdict:

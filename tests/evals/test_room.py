@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from eval_suites.asking.opened import ChatItems
+from eval_suites.backends.generate import Answer
 from eval_suites.results import SuiteResult, read_results, write_results
+from eval_suites.suites.chat_item import BadRow, chat_item
 from eval_suites.suites.items import read_items
 from eval_suites.suites.suite import suite
 from eval_suites.verdict.power import Terms, foreseen
 from eval_suites.verdict.room import room
 from eval_suites.verdict.verdict import compare
-from sft_core.config.evaluate import GateSection
+from sft_core.config.evaluate import EvalSection, GateSection
 
 Make = Callable[..., SuiteResult]
 GATE = GateSection(max_tax=1.0)
 
 
-def choices(result: SuiteResult, chance: float) -> SuiteResult:
+def choices(result: SuiteResult, chance: float | None) -> SuiteResult:
     return replace(result, items=tuple(item._replace(chance=chance) for item in result.items))
 
 
@@ -60,3 +66,40 @@ def test_chance_is_one_over_the_choices_and_is_kept(make_result: Make, tmp_path:
     kept = choices(make_result([1.0, 0.0]), 0.2)
     write_results(tmp_path, kept)
     assert read_results(tmp_path, kept.suite).chance == pytest.approx(0.2)
+
+
+def test_chance_under_a_scorer_of_ones_own_is_said_or_unknown(make_result: Make, tmp_path: Path) -> None:
+    """Each item says it, or nobody knows whether its base had something to lose."""
+    unknown = choices(make_result([1.0] * 12 + [0.0] * 28), None)
+    write_results(tmp_path, unknown)
+    assert read_results(tmp_path, unknown.suite).chance is None
+    assert room(unknown, 0.05) == ""
+    told = compare({"facts": unknown}, {"facts": unknown}, GATE).suites[0].notes
+    assert "what guessing scores is not known" in told[0]
+    assert room(choices(make_result([0.0] * 40), None), 0.05).endswith("gives 0.0: it has nothing to lose here")
+
+
+def test_the_chance_of_an_item_under_ones_own_scorer_is_what_its_row_says(tmp_path: Path) -> None:
+    row = {"id": "a", "kind": "letter", "cluster": "a", "messages": [{"role": "user", "content": "A or B?"}],
+           "expect": {"options": {"A": "x", "B": "y"}, "answer": "A"}}
+    for name, scorer in (("plain", None), ("own", "own.py:check")):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n" + json.dumps({**row, "id": "b", "chance": 0.1}))
+        (tmp_path / f"{name}.yaml").write_text(json.dumps({
+            "about": "Mine.", "kind": "capability", "engine": "generate", "items": f"{name}.jsonl",
+            "max_new_tokens": 8} | ({"scorer": scorer} if scorer else {})))
+    (tmp_path / "own.py").write_text("from eval_suites.scorers.base import Score\n"
+                                     "def check(expect, answer): return Score(1.0, {}, '')\n")
+
+    class Silent:
+        def answers(self, items: Any, longest: int) -> Any:
+            return ((place, Answer("A", True)) for place in range(len(items)))
+
+    def chances(name: str) -> list[float | None]:
+        subject: Any = SimpleNamespace(answerer=Silent())
+        path = str(tmp_path / f"{name}.yaml")
+        taken = ChatItems(suite(path), subject, EvalSection(suites=(path,))).take({"a", "b"})
+        return [item.chance for item in taken.items]
+
+    assert (chances("plain"), chances("own")) == ([0.5, 0.1], [None, 0.1])
+    with pytest.raises(BadRow, match="chance is 1; it is the score that guessing gives"):
+        chat_item({**row, "chance": 1})
