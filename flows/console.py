@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -20,14 +21,38 @@ STYLE = {"pass": "bold green", "fail": "bold red", "undecided": "bold yellow"}
 
 
 def table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
-    """Print rows of equal keys as a table; the keys are the column heads."""
+    """Print rows of equal keys as a table; the keys are the column heads. Where no words would stay whole it is turned:
+    a column for each row, as many side by side as there is room for."""
     if not rows:
         return
-    shown = Table(title=title, title_justify="left", title_style="bold")
-    for index, head in enumerate(rows[0]):
+    heads = list(rows[0])
+    cells = [["" if value is None else str(value) for value in row.values()] for row in rows]
+    if _narrowest([heads, *cells]) <= console.width:
+        _print(title, [heads, *cells])
+        return
+    while cells:
+        fitting = next((n for n in range(len(cells), 1, -1)
+                        if _narrowest(_turned([heads, *cells[:n]])) <= console.width), 1)
+        _print(title, _turned([heads, *cells[:fitting]]))
+        cells, title = cells[fitting:], ""
+
+
+def _turned(lines: Sequence[Sequence[str]]) -> list[list[str]]:
+    return [list(column) for column in zip(*lines, strict=True)]
+
+
+def _narrowest(lines: Sequence[Sequence[str]]) -> int:
+    """Columns of the terminal that a table of these cells takes with all words whole, its frame included."""
+    return 1 + sum(3 + max(cell_len(word) for cell in column for word in (cell.split() or [""]))
+                   for column in _turned(lines))
+
+
+def _print(title: str, lines: Sequence[Sequence[str]]) -> None:
+    shown = Table(title=title or None, title_justify="left", title_style="bold")
+    for index, head in enumerate(lines[0]):
         shown.add_column(head, justify="left" if index == 0 else "right", overflow="fold", no_wrap=index == 0)
-    for row in rows:
-        shown.add_row(*("" if value is None else str(value) for value in row.values()))
+    for line in lines[1:]:
+        shown.add_row(*line)
     console.print(shown)
 
 

@@ -24,6 +24,7 @@ What a user has set always wins; the block below only fills gaps. Why each line 
 from __future__ import annotations
 
 import os
+import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ TELEMETRY_OFF = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
+NO_BARS = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+"""Where nobody sees it move, a library's bar is a line for every step of it in a file."""
 PREFECT_BLOCK = {"PREFECT_WORKER_QUERY_SECONDS": "2", "PREFECT_CLIENT_MAX_RETRIES": "3"}
 PREFECT_TEMPORARY_SERVER = {
     "PREFECT_SERVER_EPHEMERAL_ENABLED": "true",
@@ -169,7 +172,8 @@ def prepare_environment(settings: Settings, *, make: bool = True) -> None:
     if make:
         _make_workspace(settings.workspace)
     temporary = {} if settings.prefect_api_url else PREFECT_TEMPORARY_SERVER
-    for name, value in {**job_environment(settings), **temporary}.items():
+    bars = {} if sys.stderr.isatty() else NO_BARS
+    for name, value in {**job_environment(settings), **temporary, **bars}.items():
         if not os.environ.get(name, "").strip():
             os.environ[name] = value
 

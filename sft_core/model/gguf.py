@@ -18,7 +18,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.utils import logging as transformers_logging
 
 from sft_core.errors import ModelError
-from sft_core.model.load import UNREADABLE, first_line
+from sft_core.model.load import UNREADABLE, check_finite, first_line
 from sft_core.stage import whole_folder
 
 MAGIC = b"GGUF"
@@ -67,9 +67,9 @@ def import_gguf(file: Path, folder: Path) -> Imported:
     The folder appears whole or not at all.
 
     Raises:
-        ModelError: no package `gguf`; the file is missing, no GGUF, cut off or one part of several; transformers does
-            not know its architecture or tokenizer; weights are missing; the folder is there already or cannot be
-            written.
+        ModelError: no package `gguf`; the file is missing, no GGUF, of an old version, cut off or one part of several;
+            transformers does not know its architecture or tokenizer; weights are missing or no numbers; the folder is
+            there already or cannot be written.
     """
     file, folder = file.expanduser(), folder.expanduser()
     if folder.exists():
@@ -100,23 +100,28 @@ def _read(file: Path) -> _Header:
     """The header of a file whose tensors are all there."""
     try:
         from gguf import GGUFReader
+        from gguf.gguf_reader import READER_SUPPORTED_VERSIONS
     except ImportError as error:
         raise ModelError(f"reading {file} needs the package gguf: {INSTALL}") from error
     try:
         with file.open("rb") as stream:
-            magic = stream.read(len(MAGIC))
+            magic, version = stream.read(len(MAGIC)), int.from_bytes(stream.read(4), "little")
     except OSError as error:
         raise ModelError(f"{file} cannot be read: {error.strerror}; give the path of a .gguf file") from error
     if magic != MAGIC:
         raise ModelError(f"{file} is not a GGUF file: it begins with {magic!r}, not {MAGIC!r}. A folder with "
                          "safetensors needs no import: give it to model.path")
+    if version not in READER_SUPPORTED_VERSIONS:
+        raise ModelError(f"{file} is a GGUF file of version {version} (or of the other byte order); the "
+                         f"package gguf reads {' and '.join(map(str, READER_SUPPORTED_VERSIONS))}. Convert the model "
+                         "again with a newer llama.cpp, install a newer gguf, or take the model's safetensors")
     try:
         reader = GGUFReader(file)
         known = {name: field.contents() for name, field in reader.fields.items()
                  if not name.startswith("tokenizer.ggml.t")}  # tokens and their types
     except DAMAGED as error:
-        raise ModelError(f"{file} is cut off at {file.stat().st_size} bytes, or damaged: {first_line(error)}; fetch it "
-                         "again") from error
+        raise ModelError(f"{file} is cut off, or damaged: it ends at {file.stat().st_size:,} bytes, before all that "
+                         "its header tells of; fetch it again") from error
     if (parts := known.get("split.count", 1)) > 1:
         raise ModelError(f"{file} is one of {parts} parts; put them together first (llama-gguf-split --merge)")
     kinds = [tensor.tensor_type.name for tensor in reader.tensors]
@@ -149,6 +154,7 @@ def _load(file: Path, header: _Header) -> tuple[Any, Any]:
         raise ModelError(f"{file}: transformers finds no weights for {len(missing)} parameters of architecture "
                          f"{header.architecture} (first: {missing[0]}); they would start at random. Take the model's "
                          "safetensors instead")
+    check_finite(model, file)
     _scale(model.config, file, header)
     return model, tokenizer
 

@@ -121,9 +121,20 @@ def load_model(section: ModelSection, *, mirror: Path | None, added: Sequence[st
     if missing := sorted(info["missing_keys"]):
         raise ModelError(f"{folder}: {len(missing)} weights are missing in its safetensors (first: {missing[0]}); they "
                          "would start at random; fetch the whole model again")
+    check_finite(model, folder)
     check_tokens(model, tokenizer, folder)
     grow(model, tokenizer, added)
     return LoadedModel(model, tokenizer, folder, stored_dtype(folder), stored_whole(folder))
+
+
+@torch.no_grad()
+def check_finite(model: Any, place: Path) -> None:
+    """Raises ModelError where a weight that is loaded is NaN or infinite: all that the model says would be too."""
+    broken = [name for name, p in model.named_parameters() if not p.is_meta and p.is_floating_point()
+              and p.dtype.itemsize > 1 and p.numel() and not all(end.isfinite() for end in p.aminmax())]
+    if broken:
+        raise ModelError(f"{place}: {len(broken)} of the model's tensors hold NaN or infinite numbers (first: "
+                         f"{broken[0]}); fetch the model again, or take an earlier save of it")
 
 
 def check_tokens(model: Any, tokenizer: Any, folder: Path) -> None:

@@ -32,6 +32,7 @@ from sft_core.model.held import HALVES, narrow
 from sft_core.model.load import (
     UNREADABLE,
     LoadedModel,
+    check_finite,
     check_tokens,
     compute_dtype,
     grow,
@@ -73,6 +74,7 @@ def load_in_parts(section: ModelSection, *, mirror: Path | None, added: Sequence
     if low:
         narrow(model, dtype, whole)
     _load_front(model, found, device)
+    check_finite(model, folder)
     tokenizer = load_tokenizer(section, folder)
     check_tokens(model, tokenizer, folder)
     grow(model, tokenizer, added)

@@ -169,12 +169,14 @@ class Saver:
         return max(self._held_up_s / HELD_UP, written_s / WRITING)
 
     def _warn(self) -> None:
-        if not self._warned and (pause_s := self._pause_s()) > self._every_s:
+        pause_s = self._pause_s()
+        shown = f"{pause_s:.{0 if pause_s >= 10 else 1}f}"
+        if not self._warned and float(shown) > self._every_s:  # else both would read the same
             self._warned = True
             log.warning("a checkpoint holds training up for %.1f s and takes %.1f s to write, so the next one comes "
-                        "after %.0f s, not after train.checkpoint_every_s: %g. They are to hold it up for at most "
+                        "after %s s, not after train.checkpoint_every_s: %g. They are to hold it up for at most "
                         "%.0f %% of the time, and to be written in at most %.0f %% of it", self._held_up_s,
-                        self._written_s, pause_s, self._every_s, 100 * HELD_UP, 100 * WRITING)
+                        self._written_s, shown, self._every_s, 100 * HELD_UP, 100 * WRITING)
 
 
 def _timed(write: Callable[[], object]) -> float:

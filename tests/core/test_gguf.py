@@ -166,8 +166,9 @@ def test_what_is_no_whole_gguf_file_is_told(make_llama: Make, tmp_path: Path) ->
     whole = write(tmp_path / "m.gguf", small(make_llama)).read_bytes()
     for name, data, said in (("text.gguf", b"hello", "text.gguf is not a GGUF file: it begins with b'hell'"),
                              ("empty.gguf", b"", "empty.gguf is not a GGUF file"),
-                             ("header.gguf", whole[:900], "header.gguf is cut off at 900 bytes"),
-                             ("weights.gguf", whole[:-1000], "weights.gguf is cut off at")):
+                             ("header.gguf", whole[:900], "header.gguf is cut off, or damaged: it ends at 900 bytes"),
+                             ("weights.gguf", whole[:-1000], "weights.gguf is cut off, or damaged: it ends at"),
+                             ("old.gguf", whole[:4] + b"\1\0\0\0" + whole[8:], "version 1 .*gguf reads 2 and 3")):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(ModelError, match=said):
             import_gguf(tmp_path / name, tmp_path / "made")

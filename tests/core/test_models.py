@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from sft_core.config.data import ModelSection
@@ -125,6 +126,8 @@ def test_an_unreachable_hub_says_what_to_do(mirror: str | None, tmp_path: Path,
     (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), r"but pytorch_model\.bin; load and save"),
     (lambda f: _cut(f / "model.safetensors", 0.7), r"cut off at \d+ bytes"),
     (lambda f: _cut(f / "model.safetensors", 0.0), "cut off at 0 bytes"),
+    (lambda f: _spoil(f / "model.safetensors", float("nan")), r"1 of the model's tensors hold NaN .*first: .*norm\.w"),
+    (lambda f: _spoil(f / "model.safetensors", float("-inf")), r"hold NaN or infinite numbers"),
     (lambda f: (f / "tokenizer.json").unlink(), "tokenizer"),
     (lambda f: _change(f / "config.json", model_type="of another world"), "cannot be loaded"),
     (lambda f: (f / "config.json").write_text('{"model_type": '), r"config\.json"),
@@ -141,6 +144,12 @@ def test_an_incomplete_folder_is_named(copied: Path, damage: Callable[[Path], No
 
 def _cut(file: Path, share: float) -> None:
     file.write_bytes(file.read_bytes()[: int(file.stat().st_size * share)])
+
+
+def _spoil(file: Path, number: float) -> None:
+    weights = load_file(file)
+    weights["model.norm.weight"][3] = number
+    save_file(weights, file, {"format": "pt"})
 
 
 def _change(file: Path, **fields: object) -> None:

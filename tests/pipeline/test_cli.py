@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
+from rich.console import Console
+
+from flows import console
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "flows" / "configs" / "demo.yaml"
@@ -154,3 +157,16 @@ def test_data_can_be_looked_at_packed_and_rejected(sft: Sft, config: Path, tmp_p
     assert f"{rows}:3: empty_assistant: turn 2 has neither content nor tool calls" in done.stdout
     assert "1 of 2 rejected rows, from 1 on" in done.stdout
     assert "more than data.max_rejected_share = 0.5 allows" in done.stderr
+
+
+def test_a_table_that_the_terminal_is_too_narrow_for_is_turned(capsys: pytest.CaptureFixture[str],
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ledger at 80 columns was a letter wide in each of its fifteen."""
+    rows = [{"source": name, **{f"head number{n}": 10**n for n in range(9)}} for name in ("one", "one", "a/long-name")]
+    for width, borders in ((200, 1), (80, 1), (44, 2)):
+        monkeypatch.setattr(console, "console", Console(width=width))
+        console.table("Ledger", rows)
+        said = capsys.readouterr().out
+        assert all(word in said for row in rows for word in (*" ".join(row).split(), *map(str, row.values())))
+        assert said.count("┏") == borders, said
+        assert max(map(len, said.splitlines())) <= width

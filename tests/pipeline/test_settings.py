@@ -151,3 +151,13 @@ def test_unreachable_prefect_is_an_error_within_seconds(hung_server: str) -> Non
 def test_reasons() -> None:
     assert "refused" in (why_unreachable(f"http://127.0.0.1:{free_port()}") or "")
     assert why_unreachable("nonsense") is not None
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize("terminal", [True, False])
+def test_bars_of_libraries_are_for_terminals(terminal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`sft model import 2> log` wrote a line for every tensor."""
+    monkeypatch.setattr(module.sys.stderr, "isatty", lambda: terminal)
+    monkeypatch.setattr(os, "environ", {})
+    prepare_environment(read_settings({"SFT_HOME": str(tmp_path)}))
+    assert ("TQDM_DISABLE" in os.environ) == (not terminal)
