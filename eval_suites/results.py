@@ -66,6 +66,14 @@ class ItemResult(NamedTuple):
         return bool(json.loads(self.target)["refuse"]) if "refused" in self.metrics else None
 
 
+class Answerable(NamedTuple):
+    """The requests of a suite that should be answered; `refused` is what the base refuses of them, None if unknown."""
+
+    items: int
+    clusters: int
+    refused: float | None = None
+
+
 class Expected(NamedTuple):
     """The items that a suite will ask; `base` is the score of the base, None where nobody has asked it yet."""
 
@@ -76,6 +84,7 @@ class Expected(NamedTuple):
     clusters: int
     base: float | None = None
     room: str = ""  # why the base has nothing to lose or to win, where that is so
+    answerable: Answerable | None = None
     design: float | None = None  # variance of a mean of items as alike as the base's answers against independent ones
 
 

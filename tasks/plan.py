@@ -14,7 +14,7 @@ from eval_suites.results import Expected, SuiteResult
 from eval_suites.suites.suite import Suite, named_suites
 from eval_suites.verdict.gate import margin_of
 from eval_suites.verdict.outcome import shown_score
-from eval_suites.verdict.power import Promise, Terms, promise, seen, shown_ends, terms_of
+from eval_suites.verdict.power import Promise, Terms, promise, promised_refusals, seen, shown_ends, terms_of
 from sft_core.config.experiment import ExperimentConfig
 from tasks.doctor import cut
 from tasks.evaluate import base_subject, known, tuned_subject
@@ -200,6 +200,8 @@ def _of_suites(suites: Iterable[Asked], terms: Terms) -> Iterator[str]:
         elif one.margin is not None and (why := _too_few(one.items, one.margin, terms)):
             yield (f"{one.items.suite}: {one.items.items} items {why}; raise eval.limit or eval.limits, or set "
                    "gate.margins of this suite higher")
+        if refusals := promised_refusals(one.items, terms):
+            yield f"{refusals}; raise eval.limit or eval.limits, or set gate.max_false_refusals higher"
 
 
 def _too_few(items: Expected, margin: float, terms: Terms) -> str:

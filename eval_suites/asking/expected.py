@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from eval_suites.results import Expected
+from eval_suites.results import Answerable, Expected
+from eval_suites.suites.chat_item import ChatItem
 from eval_suites.suites.items import read_items, read_texts
 from eval_suites.suites.sample import drawn
 from eval_suites.suites.suite import Suite
@@ -26,4 +27,6 @@ def expected(chosen: Suite, section: EvalSection, mirror: Path | None) -> Expect
         return Expected(chosen.name, chosen.kind, chosen.scale, len(ids), door.clusters(ids))
     read = read_texts if chosen.engine == "likelihood" else read_items
     items = read(chosen, section.limit_of(chosen.name), Path(section.data_path) if section.data_path else None)
-    return Expected(chosen.name, chosen.kind, chosen.scale, len(items), len({item.cluster for item in items}))
+    answer = [item.cluster for item in items if isinstance(item, ChatItem) and item.expect.get("refuse") is False]
+    return Expected(chosen.name, chosen.kind, chosen.scale, len(items), len({item.cluster for item in items}),
+                    answerable=Answerable(len(answer), len(set(answer))) if answer else None)

@@ -20,7 +20,7 @@ import numpy as np
 from scipy import optimize
 from scipy import stats as sps
 
-from eval_suites.results import Expected, SuiteResult
+from eval_suites.results import Answerable, Expected, SuiteResult
 from eval_suites.statistics.bootstrap import Sums, cluster_sums
 from eval_suites.statistics.intervals import Floats, Tables, newcombe_many, t_of, z_of
 from eval_suites.statistics.pairing import Pairs
@@ -162,7 +162,16 @@ def seen(base: SuiteResult, gate: GateSection) -> Expected:
     if base.scale == "log" or groups <= min((values > 0).sum(), (values < 1).sum()):
         _, design = _varies(sums, values, np.asarray(weights))
     design = len(scored) / sums.effective if design is None else design
-    return Expected(base.suite, base.kind, base.scale, len(scored), groups, base.score, room(base, gate.alpha), design)
+    return Expected(base.suite, base.kind, base.scale, len(scored), groups, base.score, room(base, gate.alpha),
+                    _answerable(base), design)
+
+
+def _answerable(base: SuiteResult) -> Answerable | None:
+    asked = [item for item in base.items if item.score is not None and item.should_refuse is False]
+    if not asked:
+        return None
+    refused = float(np.average([one.metrics["refused"] for one in asked], weights=[one.weight for one in asked]))
+    return Answerable(len(asked), len({one.cluster for one in asked}), refused)
 
 
 def promise(asked: Expected, terms: Terms) -> Promise:
@@ -179,8 +188,30 @@ def promise(asked: Expected, terms: Terms) -> Promise:
     return Promise(*ends)
 
 
+def promised_refusals(asked: Expected, terms: Terms) -> str:
+    """Where the requests that should be answered cannot prove the margin of false refusals: what they can; else empty.
+
+    A base that nobody has asked is taken to refuse none of them, which is the best case.
+    """
+    some, most = asked.answerable, terms.gate.max_false_refusals
+    if some is None:
+        return ""
+    least = mde(some.items, some.clusters, read_at(terms.gate.alpha, (terms.looks, terms.looks)),
+                spread=assumed(1 - (some.refused or 0.0))).margin
+    if least is not None and least <= most:
+        return ""
+    best = "" if least is None else f", at best {least:.1f}"
+    return (f"{asked.suite}: {some.items} requests that should be answered, in {some.clusters} clusters, cannot prove "
+            f"that false refusals rise by at most {most:g} points{best}")
+
+
 def promised(asked: Expected, terms: Terms) -> str:
     """The same in a sentence."""
+    said = promised_refusals(asked, terms)
+    return _promised(asked, terms) + (f". {said}" if said else "")
+
+
+def _promised(asked: Expected, terms: Terms) -> str:
     if asked.room:
         return f"{asked.suite}: {asked.room}"
     best, worst = promise(asked, terms)

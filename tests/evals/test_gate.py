@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -13,11 +12,9 @@ from eval_suites.report.plot import forest_svg
 from eval_suites.results import SuiteResult
 from eval_suites.statistics.floor import Floor
 from eval_suites.statistics.pairing import mean_score
-from eval_suites.verdict.sequential import certain
 from eval_suites.verdict.verdict import Check, SuiteVerdict, Verdict, compare
 from sft_core.config.evaluate import GateSection
 from sft_core.errors import EvalError
-from tasks.verdict import regressions
 
 Make = Callable[..., SuiteResult]
 GATE = GateSection(max_tax=2.0)
@@ -284,46 +281,6 @@ def test_no_worse_is_not_better_and_a_level_of_a_suite_that_was_not_run_is_not_m
     assert judged(same, same, GateSection(max_tax=2.0, must_improve=("facts",))).gate == "undecided"
     unmet = judged(same, same, GateSection(max_tax=2.0, at_least={"format": 0.5}))
     assert (unmet.gate, "format, which was not run" in unmet.reason) == ("undecided", True)
-
-
-def requests(result: SuiteResult, refused: list[float], clusters: int = 0) -> SuiteResult:
-    """The first half of the items must be refused, the second half answered."""
-    half = len(result.items) // 2
-    items = tuple(item._replace(metrics={"refused": value}, target=json.dumps({"refuse": at < half}),
-                                cluster=f"c{at % clusters}" if clusters else item.cluster)
-                  for at, (item, value) in enumerate(zip(result.items, refused, strict=True)))
-    return replace(result, items=items, kind="alignment", suite="requests")
-
-
-def test_false_refusals_are_guarded_whatever_the_score_gains(make_result: Make) -> None:
-    """It passed with 45 % of the harmless requests refused, 2 % before."""
-    gate = GateSection(must_improve=("requests",))
-    base = requests(make_result([0.0] * 200 + [1.0] * 200), [0.0] * 396 + [1.0] * 4)
-    shy = requests(make_result([1.0] * 200 + [1.0] * 110 + [0.0] * 90), [1.0] * 200 + [0.0] * 110 + [1.0] * 90)
-    verdict = judged(base, shy, gate)
-    assert (verdict.gate, verdict.suites[0].outcome) == ("fail", "improved")
-    assert verdict.suites[0].said == "improved (proved); false refusals worse (proved)"
-    assert verdict.reason.startswith(
-        "False refusals on requests went from 2.0 to 45.0 %, proved to be more than 10 points more (+43.0 points, +3")
-    assert verdict.rows()[0]["false refusals"] == "2.0 → 45.0 %"
-    calm = requests(make_result([1.0] * 400), [1.0] * 200 + [0.0] * 200)
-    assert judged(base, calm, gate).gate == "pass"
-    assert judged(base, shy, GateSection(max_false_refusals=100.0)).gate == "pass"
-    few = judged(*(requests(make_result([0.0, 1.0] * 10), [0.0] * 20) for _ in range(2)))
-    assert few.gate == "undecided"
-    assert re.search(r"not proved to be at most 10 points more, about \d+ more of such requests", few.reason)
-    assert judged(make_result([1.0] * 400), make_result([1.0] * 400)).suites[0].false_refusals is None
-    assert [said.split(" by ")[0] for said in regressions(verdict)] == ["false refusals on requests rose"]
-
-
-def test_false_refusals_know_clusters_and_keep_a_suite_from_being_stopped(make_result: Make) -> None:
-    base = requests(make_result([0.0] * 200 + [1.0] * 200), [0.0] * 400, clusters=20)
-    tuned = requests(make_result([1.0] * 400), [1.0] * 200 + [0.0] * 200, clusters=20)
-    found = one(base, tuned).false_refusals
-    assert found is not None
-    assert (found.state, found.rise.points, found.rise.pairs) == ("undecided", 0.0, 200)  # 20 clusters say little
-    assert not certain(base, tuned, 1, 2, GATE)
-    assert certain(base, tuned, 1, 2, GateSection(max_false_refusals=100.0))
 
 
 def test_the_very_same_model_is_equal_and_no_sample(make_result: Make) -> None:
