@@ -85,6 +85,7 @@ class Expected(NamedTuple):
     base: float | None = None
     room: str = ""  # why the base has nothing to lose or to win, where that is so
     answerable: Answerable | None = None
+    tokens: tuple[float, float] = (0.0, 0.0)  # of an item with its answer, at least and at most, before it is asked
     design: float | None = None  # variance of a mean of items as alike as the base's answers against independent ones
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import statistics
 import time
 from collections.abc import Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from eval_suites.results import SuiteResult
+from eval_suites.results import Expected, SuiteResult
 from infra.settings import gpu_environment
 from sft_core.config.data import ModelSection
 from sft_core.config.experiment import ExperimentConfig
@@ -20,10 +21,9 @@ from tasks.stages import Workspace
 if TYPE_CHECKING:
     from sft_core.train.outlook import Outlook
 
-SHARE_OF_PRODUCT = (0.1, 1.5)
-"""Of the speed of one large matrix product, what training and evaluation come to; small ones fit into caches."""
-TOKENS_OF_ITEM = (50, 600)
-"""Tokens that an item of a suite takes, answers and examples included."""
+SHARE_OF_PRODUCT = {"cpu": (0.3, 1.5), "cuda": (0.1, 1.0)}
+"""Of the speed of one large matrix product, what training and evaluation come to; small ones fit into caches. Seen on
+two cores: 0.6 (135 M parameters) to 1.0 (1 M). Whoever else computes on the machine comes on top, by any factor."""
 SPREAD = 1.15
 """Runs of the same kind on the same machine differ by about this factor."""
 GPUS = Path("/proc/driver/nvidia/gpus")
@@ -108,16 +108,17 @@ def training_span(config: ExperimentConfig, outlook: Outlook, place: Workspace) 
     return _by_product(outlook, outlook.work_of_run, outlook.work_of_run)
 
 
-def evaluation_span(model: ModelSection, suite: str, items: int, outlook: Outlook, place: Workspace) -> Span:
-    """How long so many items of a suite will take; of a model behind a server nothing is known."""
-    wanted = _evaluation(model, suite, place)
+def evaluation_span(model: ModelSection, asked: Expected, rounds: int, outlook: Outlook, place: Workspace) -> Span:
+    """How long the items of a suite will take, asked so many times; of a model behind a server nothing is known."""
+    wanted, items = _evaluation(model, asked.suite, place), rounds * asked.items
     if wanted is None:
         return NOTHING
     paces = [result["pace"]["seconds"] for result in _results(place, "evaluate")
              if (result.get("pace") or {}).get("of") == wanted]
-    if paces:
-        return Span(items * min(paces) / SPREAD, items * max(paces) * SPREAD, "measured in earlier evaluations here")
-    low, high = (outlook.work_of_token * items * tokens for tokens in TOKENS_OF_ITEM)
+    if paces:  # some of them had their answers kept and took hardly any time
+        return Span(items * statistics.median_high(paces) / SPREAD, items * max(paces) * SPREAD,
+                    "measured in earlier evaluations here")
+    low, high = (outlook.work_of_token * items * tokens for tokens in asked.tokens)
     return _by_product(outlook, low, high)
 
 
@@ -135,7 +136,7 @@ def _evaluation(model: ModelSection, suite: str, place: Workspace) -> str | None
 
 def _by_product(outlook: Outlook, low: float, high: float) -> Span:
     speed = _product(outlook.place.device, str(outlook.place.dtype))
-    slow, fast = SHARE_OF_PRODUCT
+    slow, fast = SHARE_OF_PRODUCT.get(outlook.place.device, SHARE_OF_PRODUCT["cuda"])
     return Span(low / speed / fast, high / speed / slow,
                 f"guessed from {speed / 1e9:,.0f} GFLOP/s in a matrix product, until a first run has measured it")
 

@@ -185,9 +185,9 @@ class _Where(NamedTuple):
 def _asked(chosen: Suite, config: ExperimentConfig, base: SuiteResult | None, tuned_there: bool,
            where: _Where) -> Asked:
     name = chosen.name
-    items = expected(chosen, config.eval, where.place.mirror) if base is None else seen(base, config.gate)
-    rounds = (base is None) + (not tuned_there)
-    time = evaluation_span(config.model, name, rounds * items.items, where.outlook, where.place) if rounds else NOTHING
+    planned, rounds = expected(chosen, config.eval, where.place.mirror), (base is None) + (not tuned_there)
+    items = planned if base is None else seen(base, config.gate)
+    time = evaluation_span(config.model, planned, rounds, where.outlook, where.place) if rounds else NOTHING
     margin = margin_of(name, config.gate) if chosen.kind == "capability" else None
     return Asked(items, promise(items, where.terms), margin, base is not None, tuned_there, time)
 

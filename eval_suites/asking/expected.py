@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from eval_suites.results import Answerable, Expected
-from eval_suites.suites.chat_item import ChatItem
+from eval_suites.suites.chat_item import ChatItem, LikelihoodItem
 from eval_suites.suites.items import read_items, read_texts
 from eval_suites.suites.sample import drawn
 from eval_suites.suites.suite import Suite
 from sft_core.config.evaluate import EvalSection
+
+LETTERS = 4.0
+"""Of a token, about."""
+ANSWER = 100.0
+"""Tokens of the answer, or of all choices, to a task of lm-eval, at most: a guess."""
+MOST = 10**9
 
 
 def expected(chosen: Suite, section: EvalSection, mirror: Path | None) -> Expected:
@@ -24,9 +31,20 @@ def expected(chosen: Suite, section: EvalSection, mirror: Path | None) -> Expect
 
         door = door_of(chosen, section.include_path, mirror, section.max_new_tokens, outside(chosen, section, mirror))
         ids = [one for some in drawn(door.strata, section.limit_of(chosen.name)).values() for one in some]
-        return Expected(chosen.name, chosen.kind, chosen.scale, len(ids), door.clusters(ids))
+        asked = sum(len(text) for _, text in door.questions()) / LETTERS / max(sum(map(len, door.strata.values())), 1)
+        return Expected(chosen.name, chosen.kind, chosen.scale, len(ids), door.clusters(ids),
+                        tokens=(asked, asked * (1 + (chosen.num_fewshot or 0)) + ANSWER))
     read = read_texts if chosen.engine == "likelihood" else read_items
     items = read(chosen, section.limit_of(chosen.name), Path(section.data_path) if section.data_path else None)
     answer = [item.cluster for item in items if isinstance(item, ChatItem) and item.expect.get("refuse") is False]
     return Expected(chosen.name, chosen.kind, chosen.scale, len(items), len({item.cluster for item in items}),
-                    answerable=Answerable(len(answer), len(set(answer))) if answer else None)
+                    answerable=Answerable(len(answer), len(set(answer))) if answer else None,
+                    tokens=_tokens(items, min(chosen.max_new_tokens or 0, section.max_new_tokens or MOST)))
+
+
+def _tokens(items: Sequence[ChatItem | LikelihoodItem], longest: int) -> tuple[float, float]:
+    """Tokens that an item takes, by its letters: with an answer of a quarter of the longest, and with the longest."""
+    letters = sum(len(turn["content"]) for item in items for turn in item.messages) + sum(
+        len(item.text) for item in items if isinstance(item, LikelihoodItem))
+    asked = letters / LETTERS / max(len(items), 1)
+    return asked + longest / 4, asked + longest

@@ -163,7 +163,7 @@ def seen(base: SuiteResult, gate: GateSection) -> Expected:
         _, design = _varies(sums, values, np.asarray(weights))
     design = len(scored) / sums.effective if design is None else design
     return Expected(base.suite, base.kind, base.scale, len(scored), groups, base.score, room(base, gate.alpha),
-                    _answerable(base), design)
+                    _answerable(base), design=design)
 
 
 def _answerable(base: SuiteResult) -> Answerable | None:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
+import pytest
+
 from eval_suites.asking.expected import expected
 from eval_suites.results import SuiteResult
 from eval_suites.suites.suite import suite
@@ -66,8 +68,11 @@ def test_false_refusals_know_clusters_and_keep_a_suite_from_being_stopped(make_r
     assert foreseen(base, Terms(GATE)).endswith(promised_refusals(seen(base, GATE), Terms(GATE)))
     alone = requests(make_result([0.0] * 400), [0.0] * 400)
     assert promised_refusals(seen(alone, GATE), Terms(GATE)) == ""
-    whole = expected(suite("tiny_refusal"), EvalSection(suites=("tiny_refusal",)), None).answerable
-    assert whole is not None
-    assert whole.items == 120
+    whole = expected(suite("tiny_refusal"), EvalSection(suites=("tiny_refusal",)), None)
+    assert whole.answerable is not None
+    assert whole.answerable.items == 120
+    asked = whole.tokens[1] - 48  # behind the request up to 48 tokens of answer, at least a quarter of them
+    assert 8 < asked < 16
+    assert whole.tokens[0] == pytest.approx(asked + 12)
     assert not certain(base, tuned, 1, 2, GATE)
     assert certain(base, tuned, 1, 2, GateSection(max_false_refusals=100.0))
