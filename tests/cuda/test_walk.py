@@ -68,6 +68,8 @@ def test_a_run_that_is_stopped_goes_on_and_ends_the_same(name: str, inputs: Inpu
     assert device.launches["_varlen_attn"], "the way that is taken on CUDA"
     with pytest.raises(Interrupted, match="after step 1"):
         train(inputs(), section, tmp_path / "halves", on_events=StopAfter(1), sync_every_s=0.0)
+    assert device.waits["saver.py:ready"]
+    assert "saver.py:of" not in device.waits, "its copies are waited for together"
     rest = train(inputs(), section, tmp_path / "halves")
     assert (rest.resumed_from, rest.final, rest.validation) == (1, whole.final, whole.validation)
     ends = [load_file(tmp_path / half / "model" / "model.safetensors") for half in ("whole", "halves")]
@@ -112,6 +114,7 @@ def test_a_probe_answers_on_the_device(inputs: Inputs, train_section: Section, t
     def probe(model: Any, tokenizer: Any) -> dict[str, float]:
         local = Local(model, 64)
         assert "cuda" in local.name
+        assert torch.is_autocast_enabled(model.device.type), "in the precision in which it is trained"
         asked = [Continuation((5, 6, 7), (8, 9)), Continuation((5, 6, 7), (10,)), Continuation((6,), (7,))]
         found = dict(local.likelihoods(asked))
         prompts = [Prompt((5, 6, 7), 6), Prompt((8,), 4)]
