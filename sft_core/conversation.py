@@ -45,6 +45,7 @@ class Turn(NamedTuple):
     role: Role
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
+    masked: bool = False  # an answer that its data marks as context: it is not trained
 
 
 class Conversation(NamedTuple):
@@ -54,6 +55,7 @@ class Conversation(NamedTuple):
     origin: Origin
     tools: str | None = None
     nulls: int = 0  # keys of tool arguments and schemas that Arrow gave as null: meant so, or never there
+    unused: tuple[str, ...] = ()  # columns of the row that hold words and went into no turn
 
 
 class Why(StrEnum):

@@ -7,6 +7,9 @@ localhub.py  local snapshots of hub data sets, never mistaken for one another
 formats.py   row → Conversation or Rejected
 messages.py  one message of a chat → Turn
 intake.py    training sources → conversations, file by file
+columns.py  the columns of a row under their standard names, synonyms included
+shapes.py   chats as public data sets write them → messages
+trees.py    messages of trees → threads
 curate/      duplicates and evaluation items out
 mixture.py   train / validation split
 ledger.py    counts of everything read, dropped, cut and trained

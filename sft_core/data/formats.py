@@ -10,96 +10,47 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from sft_core.config.data import SourceSection
-from sft_core.conversation import Conversation, Rejected, Row, Turn, Why
-from sft_core.data.messages import ROLES, Keys, Refused, in_call_order, parse_tools, parsed, shown, text, to_turn
+from sft_core.conversation import Conversation, Origin, Rejected, Row, Turn, Why
+from sft_core.data.columns import Columns, context_of
+from sft_core.data.messages import (
+    OPENAI,
+    ROLES,
+    Keys,
+    Refused,
+    calls_in_text,
+    in_call_order,
+    parse_tools,
+    parsed,
+    shown,
+    text,
+    to_turn,
+)
+from sft_core.data.shapes import TRANSCRIPT, spread
 from sft_core.errors import DataError
 
 Format = Literal["alpaca", "prompt_completion", "sharegpt", "messages"]
 
-CHAT_COLUMNS = ("messages", "conversations")
 LOOKED_AT = 1000
 """So many rows of a file may lack a format before it is said to have none."""
-_ALIASES = {
-    "prompt": ("prompt", "question", "instruction", "query", "input"),
-    "completion": ("completion", "response", "answer", "output", "target", "chosen"),
-}
-
-
-class _Columns:
-    """A row seen through its source's column map."""
-
-    def __init__(self, data: Mapping[str, Any], source: SourceSection) -> None:
-        self._data, self._roles = data, source.roles
-        self._names: dict[str, str] = {standard: given for standard, given in source.columns.items()}
-
-    def get(self, name: str) -> Any:
-        return self._data.get(self._name(name))
-
-    def text(self, name: str, optional: bool = False) -> str:
-        """A text column; an optional one may be missing or null."""
-        value = self.get(name)
-        if value is None and optional:
-            return ""
-        if value is None:
-            raise self._missing(self._name(name))
-        return text(value, name)
-
-    def chat(self) -> Sequence[Any]:
-        """The list of messages, in a CSV file as JSON text."""
-        value = next((found for name in CHAT_COLUMNS if (found := self.get(name)) is not None), None)
-        if value is None:
-            raise self._missing(" or ".join(map(self._name, CHAT_COLUMNS)))
-        value = parsed(value, "the list of messages")
-        if not isinstance(value, list) or not value:
-            raise Refused(Why.WRONG_TYPE, f"the messages are not a list with something in it but {shown(value)}")
-        return value
-
-    def turns(self, messages: Sequence[Any], form: Format) -> Iterator[Turn]:
-        """Messages in the shape of a format."""
-        role, content = ("from", "value") if form == "sharegpt" else ("role", "content")
-        keys = Keys(self._name("role", role), self._name("content", content), self._roles)
-        return (to_turn(message, number, keys) for number, message in enumerate(in_call_order(messages), 1))
-
-    def side(self, name: str, role: Literal["user", "assistant"]) -> Iterator[Turn]:
-        """`prompt` or `completion`: text, a message, or a list of messages."""
-        value = self.get(name)
-        if not isinstance(value, Mapping | list):
-            yield Turn(role, self.text(name))
-            return
-        messages = value if isinstance(value, list) else [value]
-        yield from self.turns(messages, _shape_of(messages))
-
-    def nulls(self, row: Row) -> int:
-        """How many keys of tool arguments or schemas Arrow gave as null."""
-        inside = {"arguments", "parameters", self._name("tools")}
-        return sum(bool(inside & set(path.split(".")[:-1])) for path in row.nulls)
-
-    def _name(self, name: str, default: str | None = None) -> str:
-        return self._names.get(name, default or name)
-
-    def _missing(self, column: str) -> Refused:
-        return Refused(Why.MISSING_COLUMN, f"no column {column}, or nothing in it; there are "
-                                           f"{', '.join(map(str, self._data)) or 'none'}")
 
 
 def detect(data: Mapping[str, Any], source: SourceSection) -> Format | None:
     """The format of a row by its columns, or None. A format whose columns are mapped goes before the others."""
-    row = _Columns(data, source)
-
-    def has(*names: str) -> bool:
-        return all(row.get(name) is not None for name in names)
-
-    if "completion" in source.columns and has("prompt", "completion"):
+    row = Columns(data, source)
+    if "completion" in source.columns and row.has("prompt", "completion"):
         return "prompt_completion"
+    alpaca = (row.has("output") or row.has("calls", "tools")) and row.asks()
+    if "output" in source.columns and alpaca:
+        return "alpaca"
     try:
         chat = row.chat()
     except Refused:
         chat = []
     if chat and isinstance(chat[0], Mapping):
         return _shape_of(chat)
-    if has("instruction", "output"):
-        return "alpaca"
-    return "prompt_completion" if has("prompt", "completion") else None
+    if row.has("prompt", "completion") and not (alpaca and (row.has("input") or row.has("history"))):
+        return "prompt_completion"
+    return "alpaca" if alpaca else None
 
 
 def format_of(rows: Sequence[Row], source: SourceSection) -> Format:
@@ -111,101 +62,149 @@ def format_of(rows: Sequence[Row], source: SourceSection) -> Format:
     first = rows[0]
     if {"chosen", "rejected"} <= set(first.data) and not {"chosen", "rejected"} & set(source.columns.values()):
         raise DataError(f"{first.origin.file} is a preference data set (columns {', '.join(first.data)}) and SFT needs "
-                        f"one answer; to train the chosen ones set columns: {_chosen(first.data)}")
+                        f"one answer; to train the chosen ones set columns: {_chosen(first.data, source)}")
     for row in rows:
         if found := detect(row.data, source):
             return found
     columns = ", ".join(map(str, first.data)) or "none"
     raise DataError(f"cannot tell the format of {first.origin.file}: its columns are {columns}; allowed are "
                     "instruction + output (alpaca), prompt + completion, conversations (sharegpt), messages; "
-                    + _advice(first.data))
+                    + _advice(first.data, source))
 
 
-def _chosen(data: Mapping[str, Any]) -> str:
+def _chosen(data: Mapping[str, Any], source: SourceSection) -> str:
     """The column map that trains the chosen answers of a preference data set."""
-    chosen = data["chosen"]
+    row, chosen = Columns(data, source), data["chosen"]
     opening = chosen[0] if isinstance(chosen, list) and chosen and isinstance(chosen[0], Mapping) else {}
     whole = ROLES.get(str(opening.get("role", opening.get("from")))) in ("system", "user")  # with the question in it
-    prompt = next((name for name in ("prompt", "question", *CHAT_COLUMNS) if name in data), None)
-    return f"{{prompt: {prompt}, completion: chosen}}" if prompt and not whole else "{messages: chosen}"
+    whole |= isinstance(chosen, str) and TRANSCRIPT.match(chosen) is not None
+    if whole:
+        return "{messages: chosen}"
+    if row.has("input") and row.has("instruction"):
+        return "{output: chosen}"
+    prompt = next((name for name in ("prompt", "instruction", "messages") if row.has(name)), None)
+    return f"{{prompt: {row.name(prompt)}, completion: chosen}}" if prompt else "{messages: chosen}"
 
 
-def _advice(data: Mapping[str, Any]) -> str:
+def _advice(data: Mapping[str, Any], source: SourceSection) -> str:
     """What to write into the configuration for these columns."""
-    folded = {str(name).casefold(): str(name) for name in data}
-    found = {side: next((folded[alias] for alias in aliases if alias in folded), None)
-             for side, aliases in _ALIASES.items()}
-    lists = [str(name) for name, value in data.items() if isinstance(value, list) and value]
-    chats = [name for name in lists if isinstance(data[name][0], Mapping)]
-    if found["prompt"] and found["completion"]:
-        return f"set columns: {{prompt: {found['prompt']}, completion: {found['completion']}}}"
-    if chats:
-        keys = ", ".join(map(str, data[chats[0]][0]))
-        if _shape_of(data[chats[0]]) == "sharegpt" or "role" in data[chats[0]][0]:
-            return f"set columns: {{messages: {chats[0]}}}"
-        return (f"if {chats[0]} is the list of messages, set columns: {{messages: {chats[0]}, role: …, content: …}} "
-                f"with two of its keys ({keys}), and roles: {{NAME: user, …}} for its speakers")
-    if "text" in folded:
-        return "raw text belongs into train.replay.sources"
-    missing = "the answers" if found["prompt"] else "the questions" if found["completion"] else None
+    row = Columns(data, source)
+    doubtful = {name: several for name in ("instruction", "output") if len(several := row.candidates(name)) > 1
+                and several[0] != name}
+    if doubtful:
+        return "; ".join(f"{' and '.join(several)} may all be the {name}" for name, several in doubtful.items()) \
+            + f"; set columns: {{{', '.join(f'{name}: {several[0]}' for name, several in doubtful.items())}}}"
+    lists = {str(name): value[0] for name, value in data.items() if isinstance(value, list) and value}
+    if not row.asks():
+        for name, first in lists.items():
+            if isinstance(first, Mapping):
+                return _of_list(name, first)
+            if isinstance(first, str) and len(data[name]) % 2 == 0:
+                return (f"if {name} is what user and assistant say in turn, set columns: {{messages: {name}}}; else "
+                        "map the columns that hold questions and answers")
+        if "text" in data:
+            return "raw text belongs into train.replay.sources"
+    missing = "the answers" if row.asks() else "the questions" if row.has("output") else None
     return (f"there is no column with {missing}" if missing else "it does not look like conversations") \
         + "; map the columns, e.g. columns: {output: response}, or set the source's format"
 
 
+def _of_list(name: str, first: Mapping[str, Any]) -> str:
+    if _shape_of([first]) == "sharegpt" or {"role", "parts"} & set(first) or set(first) == {"input", "output"}:
+        return f"set columns: {{messages: {name}}}"
+    return (f"if {name} is the list of messages, set columns: {{messages: {name}, role: …, content: …}} with two of "
+            f"its keys ({', '.join(map(str, first))}), and roles: {{NAME: user, …}} for its speakers")
+
+
 def to_conversation(row: Row, form: Format, source: SourceSection) -> Conversation | Rejected:
     """Check a row and bring it into the one shape that the rest of the core knows."""
-    data = _Columns(row.data, source)
+    data = Columns(row.data, source)
     try:
         if data.get("label") is False and form != "alpaca":
             raise Refused(Why.BAD_ANSWER, "its label is false: a preference data set marks this answer as not wanted")
         turns = tuple(turn for turn in _READERS[form](data) if turn.role != "system" or turn.content.strip())
         _check(turns)
-        return Conversation(turns, row.origin, parse_tools(data.get("tools")), data.nulls(row))
+        tools = parse_tools(data.get("tools"))
+        unused = tuple(data.unused())
     except Refused as refused:
         return Rejected(refused.why, refused.detail, row.origin)
     except RecursionError:
         return Rejected(Why.UNREADABLE, "it is nested too deeply", row.origin)
+    _refuse_without_context(unused, form, data, row.origin)
+    return Conversation(turns, row.origin, tools, data.nulls(row), unused)
+
+
+def _refuse_without_context(unused: Sequence[str], form: Format, data: Columns, origin: Origin) -> None:
+    for name in unused:
+        if standard := context_of(name):
+            other = f"set columns: {{instruction: {data.name('prompt')}, output: {data.name('completion')}}}, or " \
+                if form == "prompt_completion" and standard != "system" else ""
+            raise DataError(f"{origin}: the column {name} ({standard}) holds text that rows read as {form} have no "
+                            f"place for, and answers would be trained without it; {other}leave it aside on purpose by "
+                            f"ignore_columns: [{name}]")
 
 
 def to_text(row: Row, source: SourceSection) -> str | Rejected:
     """The raw text of a replay row."""
     try:
-        found = _Columns(row.data, source).text("text")
+        found = Columns(row.data, source).text("text")
     except Refused as refused:
         return Rejected(refused.why, refused.detail, row.origin)
     return found if found.strip() else Rejected(Why.EMPTY_TEXT, "the text is empty", row.origin)
 
 
-def _alpaca(row: _Columns) -> Iterator[Turn]:
-    yield Turn("system", row.text("system", optional=True))
+def _alpaca(row: Columns) -> Iterator[Turn]:
+    yield Turn("system", row.system())
     for number, pair in enumerate(parsed(row.get("history") or [], "history"), 1):
         if not isinstance(pair, list) or len(pair) != 2:
             raise Refused(Why.WRONG_TYPE, f"entry {number} of history is not a question with its answer but "
                                           f"{shown(pair)}")
         yield Turn("user", text(pair[0], f"question {number} of history"))
         yield Turn("assistant", text(pair[1], f"answer {number} of history"))
-    parts = [row.text("instruction"), row.text("input", optional=True)]
+    asked_by_input = not row.has("instruction") and row.asks()
+    parts = [row.text("instruction", optional=asked_by_input), row.text("input", optional=True)]
     yield Turn("user", "\n\n".join(part for part in parts if part.strip()))
-    yield Turn("assistant", row.text("output"))
+    if row.has("calls", "tools") and not row.has("output"):  # xLAM: the answers are calls
+        yield to_turn({"role": "function_call", "content": row.get("calls")}, 2, OPENAI)
+    else:
+        yield Turn("assistant", row.text("output"))
 
 
-def _prompt_completion(row: _Columns) -> Iterator[Turn]:
-    yield Turn("system", row.text("system", optional=True))
-    yield from row.side("prompt", "user")
-    yield from row.side("completion", "assistant")
+def _prompt_completion(row: Columns) -> Iterator[Turn]:
+    yield Turn("system", row.system())
+    yield from _side(row, "prompt", "user")
+    yield from _side(row, "completion", "assistant")
 
 
-def _sharegpt(row: _Columns) -> Iterator[Turn]:
-    yield Turn("system", row.text("system", optional=True))
-    yield from row.turns(row.chat(), "sharegpt")
+def _side(row: Columns, name: str, role: Literal["user", "assistant"]) -> Iterator[Turn]:
+    """`prompt` or `completion`: text, a message, or a list of messages."""
+    value = row.get(name)
+    if not isinstance(value, Mapping | list):
+        yield Turn(role, row.text(name))
+        return
+    messages = value if isinstance(value, list) else [value]
+    yield from _turns(row, messages, _shape_of(messages))
 
 
-def _messages(row: _Columns) -> Iterator[Turn]:
-    yield Turn("system", row.text("system", optional=True))
-    yield from row.turns(row.chat(), "messages")
+def _sharegpt(row: Columns) -> Iterator[Turn]:
+    yield Turn("system", row.system())
+    yield from _turns(row, row.chat(), "sharegpt")
 
 
-_READERS: Mapping[Format, Callable[[_Columns], Iterator[Turn]]] = {
+def _messages(row: Columns) -> Iterator[Turn]:
+    yield Turn("system", row.system())
+    yield from _turns(row, row.chat(), "messages")
+
+
+def _turns(row: Columns, messages: Sequence[Any], form: Format) -> Iterator[Turn]:
+    """Messages in the shape of a format."""
+    role, content = ("from", "value") if form == "sharegpt" else ("role", "content")
+    keys = Keys(row.key("role", role), row.key("content", content), row.roles)
+    ordered = in_call_order(list(spread(messages, keys.content)))
+    return (to_turn(message, number, keys) for number, message in enumerate(ordered, 1))
+
+
+_READERS: Mapping[Format, Callable[[Columns], Iterator[Turn]]] = {
     "alpaca": _alpaca, "prompt_completion": _prompt_completion, "sharegpt": _sharegpt, "messages": _messages
 }
 
@@ -216,7 +215,8 @@ def _shape_of(messages: Sequence[Any]) -> Literal["sharegpt", "messages"]:
 
 _AFTER: Mapping[str, tuple[str, ...]] = {
     "start": ("system", "user"), "system": ("user",), "user": ("assistant",), "assistant": ("user",),
-    "assistant with calls": ("tool",), "tool": ("tool", "assistant"),
+    "assistant with calls": ("tool",), "assistant with a call in its text": ("user", "tool"),
+    "tool": ("tool", "assistant"),
 }
 
 
@@ -231,6 +231,16 @@ def _check(turns: Sequence[Turn]) -> None:
             raise Refused(Why.EMPTY_ASSISTANT, f"turn {number} has neither content nor tool calls")
         if turn.role == "user" and not turn.content.strip():
             raise Refused(Why.EMPTY_TEXT, f"turn {number} (user) is empty")
-        state = "assistant with calls" if turn.tool_calls else turn.role
+        state = _state(turn)
     if not state.startswith("assistant"):
         raise Refused(Why.ROLE_ORDER, f"the last turn is {state}; it must be assistant")
+    if all(turn.masked for turn in turns if turn.role == "assistant"):
+        raise Refused(Why.TURN_WEIGHT, "every answer is marked as context by its weight, so that nothing is trained")
+
+
+def _state(turn: Turn) -> str:
+    if turn.tool_calls:
+        return "assistant with calls"
+    if turn.role == "assistant" and calls_in_text(turn.content):
+        return "assistant with a call in its text"
+    return turn.role

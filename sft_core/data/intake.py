@@ -16,6 +16,7 @@ from sft_core.config.data import SourceSection
 from sft_core.conversation import Conversation, Rejected, Row
 from sft_core.data.formats import LOOKED_AT, format_of, to_conversation
 from sft_core.data.sources import name_of, read_rows
+from sft_core.data.trees import is_message, threads
 from sft_core.errors import DataError
 from sft_core.stopping import check
 
@@ -65,14 +66,41 @@ def _understand(rows: Iterator[Row | Rejected], source: SourceSection, taken: In
     head = list(islice(good, LOOKED_AT))
     if not head:  # a limit can end a file inside its broken lines
         return source.format
+    if source.format == "auto" and is_message(head[0]):
+        good = _threads(chain(head, good), source, taken)
+        head = list(islice(good, LOOKED_AT))
+    if not head:
+        raise DataError(f"the trees of {source.path} hold no answer; give all of their messages in one file")
     form = format_of(head, source) if source.format == "auto" else source.format
+    before = len(taken.conversations)
     for row in chain(head, good):
         found = to_conversation(row, form, source)
         if isinstance(found, Rejected):
             taken.rejected.append(found)
         else:
             taken.conversations.append(found)
+    _tell_unused(head[0].origin.file, taken.conversations[before:])
     return form
+
+
+def _threads(rows: Iterator[Row], source: SourceSection, taken: Intake) -> Iterator[Row]:
+    """The threads of the trees of a file; the messages of one count as one row."""
+    for found in threads(rows):
+        if isinstance(found, Rejected):
+            taken.rejected.append(found)
+            continue
+        thread, messages = found
+        taken.rows[name_of(source)] -= messages - 1
+        yield thread
+
+
+def _tell_unused(file: str, conversations: Sequence[Conversation]) -> None:
+    """Say once per file which columns hold text that goes nowhere, and in what share of its rows."""
+    unused = Counter(name for conversation in conversations for name in conversation.unused)
+    if unused:
+        said = ", ".join(f"{name} ({number / len(conversations):.0%} of rows)" for name, number in unused.most_common())
+        log.warning("%s: these columns hold text that is not used: %s; map them (columns), or leave them aside on "
+                    "purpose (ignore_columns: [%s])", file, said, ", ".join(unused))
 
 
 def _readable(rows: Iterator[Row | Rejected], source: SourceSection, taken: Intake) -> Iterator[Row]:

@@ -7,8 +7,11 @@ that thinking templates read. Tool arguments and schemas become JSON text at onc
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import groupby
 from reprlib import Repr
 from typing import Any, NamedTuple
@@ -16,13 +19,18 @@ from typing import Any, NamedTuple
 from sft_core.conversation import Role, ToolCall, Turn, Why
 
 ROLES: Mapping[str, Role] = {
-    "system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant",
-    "gpt": "assistant", "model": "assistant", "function_call": "assistant", "tool": "tool", "function": "tool",
-    "function_response": "tool", "observation": "tool", "ipython": "tool",
+    "system": "system", "developer": "system", "user": "user", "human": "user", "prompter": "user",
+    "assistant": "assistant", "gpt": "assistant", "model": "assistant", "function_call": "assistant", "tool": "tool",
+    "function": "tool", "function_response": "tool", "observation": "tool", "ipython": "tool",
 }
 """Names of speakers that need no map. ShareGPT's `function_call` turn holds nothing but calls."""
 REASONING = ("reasoning_content", "reasoning", "thinking")
-WEIGHTS = ("weight", "loss_weight", "train")
+WEIGHTS = ("weight", "loss_weight", "train", "training", "mask")
+"""What says whether a message is trained: 1 or true that it is, `mask` that it is not."""
+_CALL = re.compile(r"<tool_call>(.*?)</tool_call>|<functioncall>(.*)", re.DOTALL)
+_GLAIVE = re.compile(r"""\{"name": "([^"]+)", "arguments": '(.*)'\}""", re.DOTALL)
+_RESPONSE = re.compile(r"\A\s*<tool_response>\s*((?:(?!</?tool_response>).)*?)\s*</tool_response>\s*\Z", re.DOTALL)
+_IN_TEXT = re.compile(r"<tool_call>|<functioncall>|\A\s*\[\s*[^\s\[(][^\[(]*\(.*\)\s*\]\s*\Z", re.DOTALL)
 _REPR = Repr()
 _REPR.maxstring = _REPR.maxother = 80
 _REPR.maxlevel = 2
@@ -42,6 +50,9 @@ class Keys(NamedTuple):
     role: str
     content: str
     roles: Mapping[str, Role]  # the source's own names of speakers
+
+
+OPENAI = Keys("role", "content", {})
 
 
 class _Said(NamedTuple):
@@ -66,7 +77,6 @@ def to_turn(message: object, number: int, keys: Keys) -> Turn:
     if role is None:
         raise Refused(Why.UNKNOWN_ROLE, f"turn {number} is from {keys.role} {shown(name)}; known are "
                                         f"{', '.join({**ROLES, **keys.roles})}; map it with the source's roles")
-    _check_weight(message, role, number)
     said = _take_apart(message, name == "function_call", role, number, keys.content)
     content = "".join(said.texts)
     if said.reasoning and (content.strip() or said.calls):
@@ -76,7 +86,12 @@ def to_turn(message: object, number: int, keys: Keys) -> Turn:
         content = f"<think>\n{''.join(said.reasoning).strip()}\n</think>\n\n{content}"
     if said.calls and role != "assistant":
         raise Refused(Why.WRONG_TYPE, f"turn {number} ({role}) has tool calls; only the assistant may")
-    return Turn(role, content, tuple(said.calls))
+    if role == "assistant" and not said.calls:
+        content, calls = written_calls(content, number)
+        said.calls.extend(calls)
+    if role == "tool":
+        content = _RESPONSE.sub(r"\1", content)
+    return Turn(role, content, tuple(said.calls), _is_masked(message, role, number))
 
 
 def in_call_order(messages: Sequence[Any]) -> list[Any]:
@@ -94,6 +109,37 @@ def in_call_order(messages: Sequence[Any]) -> list[Any]:
         ids = [call.get("id") for call in last if isinstance(call, Mapping)] if isinstance(last, list) else []
         ordered += run
     return ordered
+
+
+def written_calls(content: str, number: int) -> tuple[str, list[ToolCall]]:
+    """An answer without the calls that it ends in as text, and those calls.
+
+    Hermes writes `<tool_call>{…}</tool_call>`, Glaive `<functioncall> {…}`. Text that holds anything else behind or
+    inside the marks stays as it is.
+    """
+    found = _CALL.search(content)
+    if not found or _CALL.sub("", content[found.start():]).strip():
+        return content, []
+    calls = [_literal(one.group(1) or one.group(2) or "") for one in _CALL.finditer(content, found.start())]
+    if not all(isinstance(call, Mapping) and isinstance(call.get("name"), str) for call in calls):
+        return content, []
+    return content[:found.start()].rstrip(), [_call(call, number) for call in calls]
+
+
+def calls_in_text(content: str) -> bool:
+    """The answer holds a call that stays text, such as ToolACE's `[name(key="value")]`."""
+    return _IN_TEXT.search(content) is not None
+
+
+def _literal(written: str) -> object:
+    """An object as JSON, as Python, or with its arguments quoted as Glaive has them; None for all else."""
+    written = written.strip()
+    if glaive := _GLAIVE.fullmatch(written):
+        return {"name": glaive[1], "arguments": glaive[2].replace("\\'", "'")}
+    for read in (json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            return read(written)
+    return None
 
 
 def _take_apart(message: Mapping[str, Any], only_calls: bool, role: Role, number: int, content: str) -> _Said:
@@ -133,13 +179,19 @@ def _listed(message: Mapping[str, Any], number: int) -> Iterator[object]:
         yield message["function_call"]
 
 
-def _check_weight(message: Mapping[str, Any], role: Role, number: int) -> None:
-    """Assistant turns are trained and no others; a message that wants it otherwise is not understood silently."""
+def _is_masked(message: Mapping[str, Any], role: Role, number: int) -> bool:
+    """Whether an answer is context by its own weight. Other turns are never trained, and no turn in part."""
+    masked = False
     for key in WEIGHTS:
         value = message.get(key)
-        if isinstance(value, bool | int | float) and value != (role == "assistant"):
-            raise Refused(Why.TURN_WEIGHT, f"turn {number} ({role}) has {key} {value}; assistant turns are trained "
-                                           "with weight 1 and no others; see template.train_on")
+        if not isinstance(value, bool | int | float):
+            continue
+        trained = not value if key == "mask" else value
+        if trained not in (0, 1) or (trained and role != "assistant"):
+            raise Refused(Why.TURN_WEIGHT, f"turn {number} ({role}) has {key} {value}; answers are trained with weight "
+                                           "1 or, as context, 0, and other turns are not; correct it or leave it out")
+        masked |= not trained and role == "assistant"
+    return masked
 
 
 def _call(value: object, number: int) -> ToolCall:
@@ -181,7 +233,7 @@ def parsed(value: object, what: str) -> Any:
         raise Refused(Why.WRONG_TYPE, f"{what} is not JSON ({error}): {shown(value)}") from None
 
 
-def as_json(value: Mapping[str, Any] | Sequence[Any], what: str) -> str:
+def as_json(value: object, what: str) -> str:
     """JSON text of a value; nothing is converted."""
     try:
         return text(json.dumps(value, ensure_ascii=False, allow_nan=False), what)

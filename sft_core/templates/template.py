@@ -173,10 +173,11 @@ class Template:
 
 
 def trained_turns(turns: Sequence[Turn], train_on: TrainOn, train_tool_calls: bool = True) -> frozenset[int]:
-    """Indices of the assistant turns that are trained."""
+    """Indices of the assistant turns that are trained; those that their data marks as context are not."""
     assistant = [at for at, turn in enumerate(turns)
                  if turn.role == "assistant" and (train_tool_calls or not turn.tool_calls)]
-    return frozenset(assistant if train_on == "all_assistant" else assistant[-1:])
+    chosen = assistant if train_on == "all_assistant" else assistant[-1:]
+    return frozenset(at for at in chosen if not turns[at].masked)
 
 
 def _agree(marks: Sequence[tuple[int, int]], written: str, answer: tuple[int, int], origin: Origin) -> None:

@@ -87,7 +87,7 @@ def test_the_share_of_bad_rows_ends_the_stage_and_they_can_be_read(tmp_path, tok
 
 @pytest.mark.parametrize(("name", "content", "said"), [
     ("x.jsonl", "", "is empty"), ("x.json", "[]", "empty array"), ("x.csv", "prompt,completion\n", "holds no rows"),
-    ("x.jsonl", '{"question": "hi", "answer": "yo"}', "set columns: {prompt: question, completion: answer}"),
+    ("x.jsonl", '{"said": [{"role": "user"}]}', "set columns: {messages: said}"),
     ("x.json", '[{"prompt": "a", "completion": "b"', "not valid JSON"), ("x.md", "hello", "unknown kind"),
 ])
 def test_a_source_that_gives_nothing(tmp_path, tokenizer, name, content, said):

@@ -205,7 +205,7 @@ class TestRightRows:
     ({"x": 1}, "messages", Why.MISSING_COLUMN),
     ({"messages": "hi"}, "messages", Why.WRONG_TYPE),
     ({"messages": []}, "messages", Why.WRONG_TYPE),
-    ({"messages": ["hi"]}, "messages", Why.WRONG_TYPE),
+    ({"messages": ["hi"]}, "messages", Why.ROLE_ORDER),
     (chat(("user", "hi"), ("bot", "yo")), "messages", Why.UNKNOWN_ROLE),
     (chat(("user", "hi"), (["user"], "yo")), "messages", Why.UNKNOWN_ROLE),  # type: ignore[list-item]
     ({"conversations": [{"from": "bard", "value": "yo"}]}, "sharegpt", Why.UNKNOWN_ROLE),
@@ -321,8 +321,8 @@ class TestDetection:
         assert format_of(rows, source()) == "prompt_completion"
 
     @pytest.mark.parametrize(("row", "said"), [
-        ({"question": "hi", "answer": "yo"}, r"set columns: {prompt: question, completion: answer}"),
-        ({"Instruction": "hi", "Response": "yo"}, r"set columns: {prompt: Instruction, completion: Response}"),
+        ({"question": "hi", "answer": "yo", "solution": "oy"},
+         "answer and solution may all be the output; set columns: {output: answer}"),
         ({"id": 1, "prompt": "hi"}, "there is no column with the answers"),
         ({"id": 1, "response": "yo"}, "there is no column with the questions"),
         ({"said": [{"role": "user"}]}, r"set columns: {messages: said}"),

@@ -1,0 +1,223 @@
+"""The usual shapes of public data sets, as docs/DATA.md lists them: read as they are, or by the advice that is given.
+
+No row is anybody's data; every text of a row must be in its turns.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sft_core.config.data import SourceSection
+from sft_core.conversation import Conversation
+from sft_core.data.intake import Intake, take_in
+from sft_core.errors import DataError
+from sft_core.templates.template import trained_turns
+
+Q, A, Q2, A2, SYSTEM = "What colour is grass?", "Green.", "And snow?", "White.", "You answer in one word."
+TWO = ["user: What colour is grass?", "assistant: Green.", "user: And snow?", "assistant: White."]
+ONE = TWO[:2]
+WITH_SYSTEM = [f"system: {SYSTEM}", *ONE]
+CALL = {"name": "get_weather", "arguments": {"town": "Bako"}}
+CALLED = ["user: Weather in Bako?", 'assistant: get_weather {"town": "Bako"}']
+TOOLS = [{"name": "get_weather", "description": "weather", "parameters": {"town": {"type": "str"}}}]
+
+
+def openai(*said: str) -> list[dict[str, str]]:
+    return [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, said, strict=False)]
+
+
+def sharegpt(*said: str) -> list[dict[str, str]]:
+    return [{"from": role, "value": text} for role, text in zip(("human", "gpt") * 2, said, strict=False)]
+
+
+def take(tmp_path: Path, *rows: Any, **section: Any) -> Intake:
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = SourceSection.model_validate({"path": str(tmp_path / "x.jsonl"), **section})
+    return take_in((source,), tmp_path / "scratch", None)
+
+
+def said(conversation: Conversation) -> list[str]:
+    return [" ".join([f"{turn.role}:", *filter(None, [turn.content]), *(" ".join(call) for call in turn.tool_calls)])
+            for turn in conversation.turns]
+
+
+READ: dict[str, tuple[Any, list[str]]] = {
+    "Alpaca": ({"instruction": "Add.", "input": "4 and 9", "output": "13", "text": "Add. 4 and 9 13"},
+               ["user: Add.\n\n4 and 9", "assistant: 13"]),
+    "Alpaca with response": ({"instruction": "Add.", "input": "4 and 9", "response": "13"},
+                             ["user: Add.\n\n4 and 9", "assistant: 13"]),
+    "Dolly": ({"instruction": Q, "context": "The town is Bako.", "response": A, "category": "closed_qa"},
+              [f"user: {Q}\n\nThe town is Bako.", f"assistant: {A}"]),
+    "Alpaca with context": ({"instruction": Q, "context": "The town is Bako.", "output": A},
+                            [f"user: {Q}\n\nThe town is Bako.", f"assistant: {A}"]),
+    "OpenOrca": ({"id": "flan.1", "system_prompt": SYSTEM, "question": Q, "response": A}, WITH_SYSTEM),
+    "GSM8K": ({"question": Q, "answer": A}, ONE),
+    "MATH": ({"problem": Q, "solution": A, "level": "1"}, ONE),
+    "FLAN": ({"inputs": Q, "targets": A}, ONE),
+    "input and output": ({"input": Q, "output": A}, ONE),
+    "capital letters": ({"Instruction": Q, "Response": A}, ONE),
+    "prompt and response": ({"prompt": Q, "response": A}, ONE),
+    "code with a rendered prompt": ({"instruction": "Add.", "input": "4 and 9", "output": "13", "prompt": "### Add."},
+                                    ["user: Add.\n\n4 and 9", "assistant: 13"]),
+    "TRL": ({"prompt": openai(Q), "completion": [{"role": "assistant", "content": A}]}, ONE),
+    "OpenAI": ({"messages": [{"role": "system", "content": SYSTEM}, *openai(Q, A)]}, WITH_SYSTEM),
+    "UltraChat": ({"prompt": Q, "prompt_id": "ab12", "messages": openai(Q, A, Q2, A2)}, TWO),
+    "ShareGPT": ({"id": "x", "conversations": sharegpt(Q, A, Q2, A2)}, TWO),
+    "ShareGPT with a system prompt": ({"system_prompt": SYSTEM, "conversations": sharegpt(Q, A)}, WITH_SYSTEM),
+    "LIMA": ({"conversations": [Q, A, Q2, A2], "source": "multi_turn"}, TWO),
+    "Capybara": ({"source": "x", "conversation": [{"input": Q, "output": A}, {"input": Q2, "output": A2}]}, TWO),
+    "Guanaco": ({"text": f"### Human: {Q}### Assistant: {A}### Human: {Q2}### Assistant: {A2}"}, TWO),
+    "Glaive": ({"system": f"SYSTEM: {SYSTEM}", "chat": (
+        "USER: Weather in Bako?\n\n\nASSISTANT: <functioncall> {\"name\": \"get_weather\", \"arguments\": "
+        "'{\"town\": \"Bako\"}'} <|endoftext|>\n\n\nFUNCTION RESPONSE: {\"sky\": \"grey\"}\n\n\n"
+        "ASSISTANT: It is grey. <|endoftext|>")},
+        [f"system: {SYSTEM}", *CALLED, 'tool: {"sky": "grey"}', "assistant: It is grey."]),
+    "xLAM": ({"id": 1, "query": "Weather in Bako?", "tools": json.dumps(TOOLS), "answers": json.dumps([CALL])}, CALLED),
+    "OpenAI tools": ({"tools": TOOLS, "messages": [
+        *openai("Weather in Bako?"), {"role": "assistant", "content": None, "tool_calls": [
+            {"id": "a", "type": "function", "function": {**CALL, "arguments": json.dumps(CALL["arguments"])}}]},
+        {"role": "tool", "tool_call_id": "a", "content": "grey"}, {"role": "assistant", "content": "It is grey."}]},
+        [*CALLED, "tool: grey", "assistant: It is grey."]),
+    "Hermes tools": ({"conversations": [
+        {"from": "system", "value": SYSTEM}, {"from": "human", "value": "Weather in Bako?"},
+        {"from": "gpt", "value": f"<tool_call>\n{CALL}\n</tool_call>\n<tool_call>\n{json.dumps(CALL)}\n</tool_call>"},
+        {"from": "tool", "value": "<tool_response>\ngrey\n</tool_response>"}, {"from": "gpt", "value": "It is grey."}]},
+        [f"system: {SYSTEM}", CALLED[0], 'assistant: get_weather {"town": "Bako"} get_weather {"town": "Bako"}',
+         "tool: grey", "assistant: It is grey."]),
+    "ToolACE": ({"system": SYSTEM, "conversations": [
+        {"from": "user", "value": "Weather in Bako?"}, {"from": "assistant", "value": '[Get Weather(town="Bako")]'},
+        {"from": "tool", "value": "grey"}, {"from": "assistant", "value": "It is grey."}]},
+        [f"system: {SYSTEM}", CALLED[0], 'assistant: [Get Weather(town="Bako")]', "tool: grey",
+         "assistant: It is grey."]),
+    "Anthropic": ({"system": [{"type": "text", "text": SYSTEM}], "messages": [
+        {"role": "user", "content": [{"type": "text", "text": "Weather in Bako?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "I look."}, *(
+            {"type": "tool_use", "id": i, "name": "get_weather", "input": {"town": i}} for i in "ab")]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "b", "content": "grey"}, {
+            "type": "tool_result", "tool_use_id": "a", "content": [{"type": "text", "text": "blue"}]}]},
+        {"role": "assistant", "content": "It is grey."}]},
+        [f"system: {SYSTEM}", CALLED[0], 'assistant: I look. get_weather {"town": "a"} get_weather {"town": "b"}',
+         "tool: blue", "tool: grey", "assistant: It is grey."]),
+    "Gemini": ({"systemInstruction": {"parts": [{"text": SYSTEM}]}, "contents": [
+        {"role": "user", "parts": [{"text": "Weather in Bako?"}]},
+        {"role": "model", "parts": [{"functionCall": {"name": "get_weather", "args": {"town": "Bako"}}}]},
+        {"role": "user", "parts": [{"functionResponse": {"name": "get_weather", "response": {"sky": "grey"}}}]},
+        {"role": "model", "parts": [{"text": "It is grey."}]}]},
+        [f"system: {SYSTEM}", *CALLED, 'tool: {"sky": "grey"}', "assistant: It is grey."]),
+}
+
+BY_ADVICE: dict[str, tuple[Any, str, list[str]]] = {
+    "hh-rlhf": ({"chosen": f"\n\nHuman: {Q}\n\nAssistant: {A}", "rejected": f"\n\nHuman: {Q}\n\nAssistant: Go."},
+                "{messages: chosen}", ONE),
+    "DPO": ({"system": SYSTEM, "question": Q, "chosen": A, "rejected": "No."},
+            "{prompt: question, completion: chosen}", WITH_SYSTEM),
+    "DPO of Alpaca": ({"instruction": "Add.", "input": "4 and 9", "chosen": "13", "rejected": "14"},
+                      "{output: chosen}", ["user: Add.\n\n4 and 9", "assistant: 13"]),
+    "UltraFeedback": ({"prompt": Q, "chosen": openai(Q, A), "rejected": openai(Q, "No.")}, "{messages: chosen}", ONE),
+    "OpenR1": ({"problem": Q, "solution": A, "answer": "g"}, "{output: answer}", [f"user: {Q}", "assistant: g"]),
+    "another name": ({"said": openai(Q, A, Q2, A2), "system": SYSTEM}, "{messages: said}", [WITH_SYSTEM[0], *TWO]),
+    "UltraChat of strings": ({"id": "0", "data": [Q, A, Q2, A2]}, "{messages: data}", TWO),
+}
+
+
+@pytest.mark.parametrize("shape", READ)
+def test_what_is_read_without_configuration(tmp_path, shape):
+    row, expected = READ[shape]
+    taken = take(tmp_path, row)
+    assert not taken.rejected
+    assert [said(one) for one in taken.conversations] == [expected]
+
+
+@pytest.mark.parametrize("shape", BY_ADVICE)
+def test_what_is_refused_with_advice_that_works(tmp_path, shape):
+    row, advice, expected = BY_ADVICE[shape]
+    with pytest.raises(DataError, match=r"set columns: {") as caught:
+        take(tmp_path, row)
+    followed = re.search(r"set columns: ({.*?})", str(caught.value))
+    assert followed
+    assert followed[1] == advice
+    taken = take(tmp_path, row, columns=yaml.safe_load(advice))
+    assert [said(one) for one in taken.conversations] == [expected]
+
+
+def test_trees_give_their_best_ranked_threads(tmp_path):
+    """OpenAssistant's rows; a child may stand in front of its parent."""
+    def message(name: str, parent: str | None, text: str, rank: int | None = None) -> dict[str, Any]:
+        role = "prompter" if text.endswith("?") else "assistant"
+        return {"message_id": name, "parent_id": parent, "role": role, "text": text, "rank": rank, "lang": "en"}
+
+    taken = take(tmp_path, message("b", "a", "Blue.", 1), message("a", None, Q), message("c", "a", A, 0),
+                 message("d", "c", Q2), message("e", "d", A2), message("f", "e", "And coal?"),
+                 message("g", "x", "Lost."), message("h", None, "Alone?"))
+    assert [said(one) for one in taken.conversations] == [TWO]
+    assert taken.conversations[0].origin.line == 2
+    assert sorted((one.origin.line, str(one.why)) for one in taken.rejected) == [
+        (1, "bad_answer"), (6, "bad_answer"), (7, "missing_column"), (8, "bad_answer")]
+    assert taken.rows["x.jsonl"] == len(taken.conversations) + len(taken.rejected)
+
+
+@pytest.mark.parametrize("mark", [{"weight": 0}, {"loss_weight": 0.0}, {"train": False}, {"training": False},
+                                  {"mask": True}])
+@pytest.mark.parametrize("other", [{}, {"weight": 1}, {"training": True}, {"mask": False}])
+def test_an_answer_marked_as_context_is_not_trained(tmp_path, mark, other):
+    messages = openai(Q, "Grean.", Q2, A2)
+    taken = take(tmp_path, {"messages": [messages[0], {**messages[1], **mark}, messages[2], {**messages[3], **other}]})
+    turns = taken.conversations[0].turns
+    assert trained_turns(turns, "all_assistant") == trained_turns(turns, "last_assistant") == {3}
+    assert trained_turns(turns[:2], "last_assistant") == set()
+
+
+@pytest.mark.parametrize("messages", [
+    [{**openai(Q)[0], "training": True}, openai(Q, A)[1]], [{**openai(Q)[0], "mask": False}, openai(Q, A)[1]],
+    [openai(Q)[0], {**openai(Q, A)[1], "weight": 0.5}], [openai(Q)[0], {**openai(Q, A)[1], "mask": True}],
+])
+def test_weights_that_cannot_be_kept_are_refused(tmp_path, messages):
+    (rejected,) = take(tmp_path, {"messages": messages}).rejected
+    assert rejected.why == "turn_weight"
+
+
+class TestNothingIsLostInSilence:
+    def test_text_that_is_not_used_is_told_once_with_its_share(self, tmp_path, caplog):
+        row = {"instruction": Q, "output": A, "id": "a-1", "url": "http://x"}
+        with caplog.at_level(logging.WARNING, "sft"):
+            take(tmp_path, {**row, "notes": ["read with care"]}, {**row, "notes": None})
+        (record,) = caplog.records
+        assert "not used: notes (50% of rows); map them" in record.getMessage()
+        caplog.clear()
+        take(tmp_path, {**row, "notes": "read with care"}, ignore_columns=["notes"])
+        assert not caplog.records
+
+    @pytest.mark.parametrize(("row", "columns", "column"), [
+        ({"messages": openai(Q, A), "context": "The town is Bako."}, {}, "context"),
+        ({"conversations": sharegpt(Q, A), "history": [["Hi there", "Hello"]]}, {}, "history"),
+        ({"instruction": Q, "output": A, "system": "Be kind.", "system_prompt": SYSTEM}, {}, "system_prompt"),
+        ({"instruction": Q, "input": "4 and 9", "response": A}, {"prompt": "instruction", "completion": "response"},
+         "input"),
+    ])
+    def test_a_known_column_that_cannot_be_used_stops_the_run(self, tmp_path, row, columns, column):
+        refused = rf"x.jsonl:1: the column {column} \(.*ignore_columns: \[{column}\]"
+        with pytest.raises(DataError, match=refused) as caught:
+            take(tmp_path, row, columns=columns)
+        assert len(take(tmp_path, row, columns=columns, ignore_columns=[column]).conversations) == 1
+        other = re.search(r"set columns: ({.*?})", str(caught.value))
+        assert (other is not None) == (column == "input")
+        if other:
+            taken = take(tmp_path, row, columns=yaml.safe_load(other[1]))
+            assert said(taken.conversations[0]) == [f"user: {Q}\n\n4 and 9", f"assistant: {A}"]
+
+
+@pytest.mark.parametrize(("text", "kept"), [
+    ("Write <tool_call>{\"name\": \"f\"}</tool_call> like so.", True), ("<tool_call>no call</tool_call>", True),
+    ("<think>\n<tool_call>\n</think>\n\nHello", True), ("I look.\n<tool_call>{\"name\": \"f\"}</tool_call>", False),
+])
+def test_only_calls_at_the_end_of_an_answer_are_calls(tmp_path, text, kept):
+    (one,) = take(tmp_path, {"messages": openai(Q, text)}).conversations
+    assert (one.turns[1].content == text) == kept
+    assert bool(one.turns[1].tool_calls) != kept
