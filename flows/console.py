@@ -71,6 +71,8 @@ def ledger(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         if row["thoughts"]:
             lines(f"  {row['source']}: {row['thoughts']} conversations lost the thoughts of their answers "
                   "(template.thinking: drop)")
+        if row["repaired"]:
+            lines(f"  {row['source']}: {row['repaired']} conversations had their turns trimmed or merged (data.repair)")
         if row["nulls"]:
             lines(f"  {row['source']}: {row['nulls']} null keys of tool arguments or schemas left out (Arrow cannot "
                   "tell them from missing ones)")

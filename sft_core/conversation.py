@@ -56,6 +56,7 @@ class Conversation(NamedTuple):
     tools: str | None = None
     nulls: int = 0  # keys of tool arguments and schemas that Arrow gave as null: meant so, or never there
     unused: tuple[str, ...] = ()  # columns of the row that hold words and went into no turn
+    repaired: bool = False  # turns were left out or joined, as `data.repair` asks for
 
 
 class Why(StrEnum):

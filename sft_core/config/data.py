@@ -63,6 +63,9 @@ class SourceSection(Section):
     """Go on where none of its rows becomes an example; off: the run stops there."""
 
 
+Repair = Literal["trim", "merge"]
+
+
 class DuplicatesSection(Section):
     exact: bool = True
     """Drop conversations that are equal after folding case and white space; the first one stays."""
@@ -80,6 +83,10 @@ class DataSection(Section):
     too_long: Literal["fail", "drop", "truncate_left_context", "split_turns"] = "fail"
     """What to do with a longer conversation. `truncate_left_context` drops the oldest turns, `split_turns` cuts it in
     front of user turns into several; both keep the system turn and never cut an answer."""
+    repair: tuple[Repair, ...] = ()
+    """What to put right in conversations whose turns do not alternate, counted in the ledger; without it such rows are
+    rejected. `trim` leaves out answers in front of the first question and what stands behind the last answer, `merge`
+    joins neighbouring turns of one role."""
     pack: bool = True
     """Pack several examples into one row with attention kept apart; off: one padded example per row."""
     duplicates: DuplicatesSection = DuplicatesSection()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from sft_core.config.data import SourceSection
+from sft_core.config.data import Repair, SourceSection
 from sft_core.conversation import Conversation, Origin, Rejected, Row, Turn, Why
 from sft_core.data.columns import Columns, context_of
 from sft_core.data.messages import (
@@ -25,6 +25,7 @@ from sft_core.data.messages import (
     text,
     to_turn,
 )
+from sft_core.data.repair import EVERY, repaired
 from sft_core.data.shapes import TRANSCRIPT, spread
 from sft_core.errors import DataError
 
@@ -116,13 +117,19 @@ def _of_list(name: str, first: Mapping[str, Any]) -> str:
             f"its keys ({', '.join(map(str, first))}), and roles: {{NAME: user, …}} for its speakers")
 
 
-def to_conversation(row: Row, form: Format, source: SourceSection) -> Conversation | Rejected:
-    """Check a row and bring it into the one shape that the rest of the core knows."""
+def to_conversation(row: Row, form: Format, source: SourceSection, repair: Sequence[Repair] = ()
+                    ) -> Conversation | Rejected:
+    """Check a row and bring it into the one shape that the rest of the core knows; `repair` as in `data.repair`.
+
+    Raises:
+        DataError: it holds context that rows of this format have no place for.
+    """
     data = Columns(row.data, source)
     try:
         if data.get("label") is False and form != "alpaca":
             raise Refused(Why.BAD_ANSWER, "its label is false: a preference data set marks this answer as not wanted")
-        turns = tuple(turn for turn in _READERS[form](data) if turn.role != "system" or turn.content.strip())
+        given = tuple(turn for turn in _READERS[form](data) if turn.role != "system" or turn.content.strip())
+        turns = repaired(given, repair)
         _check(turns)
         tools = parse_tools(data.get("tools"))
         unused = tuple(data.unused())
@@ -131,7 +138,7 @@ def to_conversation(row: Row, form: Format, source: SourceSection) -> Conversati
     except RecursionError:
         return Rejected(Why.UNREADABLE, "it is nested too deeply", row.origin)
     _refuse_without_context(unused, form, data, row.origin)
-    return Conversation(turns, row.origin, tools, data.nulls(row), unused)
+    return Conversation(turns, row.origin, tools, data.nulls(row), unused, turns != given)
 
 
 def _refuse_without_context(unused: Sequence[str], form: Format, data: Columns, origin: Origin) -> None:
@@ -222,20 +229,26 @@ _AFTER: Mapping[str, tuple[str, ...]] = {
 
 def _check(turns: Sequence[Turn]) -> None:
     """Roles in order, every turn with something in it, an answer at the end."""
-    state = "start"
+    if fault := _out_of_order(turns):
+        remedy = next((ways for ways in EVERY if not _out_of_order(repaired(turns, ways))), None)
+        raise Refused(Why.ROLE_ORDER, fault + (f"; data.repair: [{', '.join(remedy)}] puts it right" if remedy else ""))
     for number, turn in enumerate(turns, 1):
-        if turn.role not in _AFTER[state]:
-            raise Refused(Why.ROLE_ORDER, f"turn {number} is {turn.role} after {state}; allowed is "
-                                          f"{' or '.join(_AFTER[state])}")
         if turn.role == "assistant" and not turn.content.strip() and not turn.tool_calls:
             raise Refused(Why.EMPTY_ASSISTANT, f"turn {number} has neither content nor tool calls")
         if turn.role == "user" and not turn.content.strip():
             raise Refused(Why.EMPTY_TEXT, f"turn {number} (user) is empty")
-        state = _state(turn)
-    if not state.startswith("assistant"):
-        raise Refused(Why.ROLE_ORDER, f"the last turn is {state}; it must be assistant")
     if all(turn.masked for turn in turns if turn.role == "assistant"):
         raise Refused(Why.TURN_WEIGHT, "every answer is marked as context by its weight, so that nothing is trained")
+
+
+def _out_of_order(turns: Sequence[Turn]) -> str | None:
+    """The first turn that may not stand where it does, None where all may."""
+    state = "start"
+    for number, turn in enumerate(turns, 1):
+        if turn.role not in _AFTER[state]:
+            return f"turn {number} is {turn.role} after {state}; allowed is {' or '.join(_AFTER[state])}"
+        state = _state(turn)
+    return None if state.startswith("assistant") else f"the last turn is {state}; it must be assistant"
 
 
 def _state(turn: Turn) -> str:

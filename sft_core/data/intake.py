@@ -12,7 +12,7 @@ from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import NamedTuple
 
-from sft_core.config.data import SourceSection
+from sft_core.config.data import Repair, SourceSection
 from sft_core.conversation import Conversation, Rejected, Row
 from sft_core.data.formats import LOOKED_AT, format_of, to_conversation
 from sft_core.data.sources import name_of, read_rows
@@ -37,8 +37,9 @@ class Intake(NamedTuple):
     formats: dict[str, tuple[str, ...]]  # by source
 
 
-def take_in(sources: Sequence[SourceSection], scratch: Path, mirror: Path | None) -> Intake:
-    """Read all sources in order.
+def take_in(sources: Sequence[SourceSection], scratch: Path, mirror: Path | None, repair: Sequence[Repair] = ()
+            ) -> Intake:
+    """Read all sources in order; `repair` as in `data.repair`.
 
     Raises:
         DataError: a source cannot be read, holds no rows, or no conversations.
@@ -47,7 +48,8 @@ def take_in(sources: Sequence[SourceSection], scratch: Path, mirror: Path | None
     for source in sources:
         name, before = name_of(source), len(taken.rejected)
         rows = read_rows(source, scratch=scratch, mirror=mirror)
-        found = [_understand(in_file, source, taken) for _, in_file in groupby(rows, key=lambda row: row.origin.file)]
+        found = [_understand(in_file, source, taken, repair)
+                 for _, in_file in groupby(rows, key=lambda row: row.origin.file)]
         if not taken.rows[name]:
             raise DataError(f"{source.path} holds no rows; take it out of data.sources, or correct its path or split")
         taken.formats[name] = tuple(dict.fromkeys(found))
@@ -58,7 +60,7 @@ def take_in(sources: Sequence[SourceSection], scratch: Path, mirror: Path | None
     return taken
 
 
-def _understand(rows: Iterator[Row | Rejected], source: SourceSection, taken: Intake) -> str:
+def _understand(rows: Iterator[Row | Rejected], source: SourceSection, taken: Intake, repair: Sequence[Repair]) -> str:
     """Turn the rows of one file into conversations; says which format it was."""
     if source.format == "text":
         raise DataError(f"{source.path} has format text and is no conversation; it belongs into train.replay.sources")
@@ -74,7 +76,7 @@ def _understand(rows: Iterator[Row | Rejected], source: SourceSection, taken: In
     form = format_of(head, source) if source.format == "auto" else source.format
     before = len(taken.conversations)
     for row in chain(head, good):
-        found = to_conversation(row, form, source)
+        found = to_conversation(row, form, source, repair)
         if isinstance(found, Rejected):
             taken.rejected.append(found)
         else:

@@ -42,6 +42,7 @@ class SourceCount:
     split: int = 0  # conversations, or documents, that became several examples
     escaped: int = 0  # conversations that spell control tokens, which became plain text
     thoughts: int = 0  # conversations whose answers lost their thoughts
+    repaired: int = 0  # conversations whose turns were trimmed or merged, as data.repair asks for
     nulls: int = 0  # null keys of tool arguments and schemas in Arrow structs: meant so, or never there; left out
     tokens: int = 0
     trained_tokens: int = 0
@@ -130,7 +131,8 @@ class Ledger:
                 "kept": count.kept, "rejected": ", ".join(f"{why} {n}" for why, n in count.rejected.items()),
                 "train": count.train, "validation": count.validation, "examples": count.examples,
                 "truncated": count.truncated, "split": count.split, "answers_cut": count.answers_cut,
-                "escaped": count.escaped, "thoughts": count.thoughts, "nulls": count.nulls, "tokens": count.tokens,
+                "escaped": count.escaped, "thoughts": count.thoughts, "repaired": count.repaired,
+                "nulls": count.nulls, "tokens": count.tokens,
                 "trained_tokens": count.trained_tokens, "trained_share": count.trained_share,
                 "stops_trained": count.stops_trained,
             }

@@ -94,21 +94,23 @@ def prepare(  # noqa: PLR0913  (the inputs of a stage, all by keyword)
     items = ItemIndex(eval_items if data.decontaminate != "off" else ())
     _refuse_equal_names([*data.sources, *replay])
 
-    read = take_in(data.sources, out / "sources", mirror)
+    read = take_in(data.sources, out / "sources", mirror, data.repair)
     kept, curated = _curate(read.conversations, data, items)
     rendered = _render(kept, renderer, data)
     rejected = [*read.rejected, *curated, *rendered.rejected]
     _tell(read, rejected, len(read.rejected))
-    halves = split([c for c in kept if c.origin in rendered.fitted], data.validation_share, seed)
+    used = [c for c in kept if c.origin in rendered.fitted]
+    halves = split(used, data.validation_share, seed)
     train, validation = ([rendered.fitted[c.origin] for c in half] for half in halves)
     dropped = data.decontaminate == "drop"
     replayed = _replay(replay, tokenizer, data.max_tokens, _Look(items, dropped), out / "sources", mirror)
     trained_on = [] if dropped else [item for c in halves[0] for text in texts(c) for item in items.find_all(text)]
     examples: dict[Split, list[Example]] = {
         "train": _examples(train), "validation": _examples(validation), "replay": replayed.examples}
-    thoughts = Counter(c.origin.source for c in kept if c.origin in rendered.fitted and any(map(thinks, c.turns)))
+    thoughts = Counter(c.origin.source for c in used if any(map(thinks, c.turns)))
+    repaired = Counter(c.origin.source for c in used if c.repaired)
     ledger = Ledger(
-        tuple(replace(_count(name, read, rejected, train, validation, renderer.stop_ids),
+        tuple(replace(_count(name, read, rejected, train, validation, renderer.stop_ids), repaired=repaired[name],
                       thoughts=thoughts[name] if template.thinking == "drop" else 0) for name in read.formats),
         tuple(replayed.counts), {name: _totals(rows) for name, rows in examples.items()},
     )

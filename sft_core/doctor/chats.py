@@ -112,7 +112,7 @@ def sample_of(data: DataSection, template: TemplateSection, model: ModelSection,
     """
     tokenizer = load_tokenizer(model, locate(model, mirror))
     renderer = Renderer(choose(template, tokenizer), tokenizer, template)
-    read = take_in(data.sources, scratch, mirror).conversations
+    read = take_in(data.sources, scratch, mirror, data.repair).conversations
     short = [c for c in read if sum(len(turn.content) for turn in c.turns) <= LONGEST]
     chats, refused, escaped = [], [], 0
     for conversation in _evenly(short, CHATS):

@@ -173,6 +173,16 @@ def test_escaped_control_tokens_are_counted(tmp_path, tokenizer, write_jsonl):
     assert (ledger.sources[0].kept, ledger.sources[0].escaped) == (2, 1)
 
 
+def test_repaired_rows_are_counted_and_answers_marked_as_context_are_not_trained(tmp_path, tokenizer, write_jsonl):
+    said = [{"role": role, "content": text} for role, text in (
+        ("assistant", "oy"), ("user", "hi"), ("assistant", "yo"), ("user", "and?"), ("assistant", "so"))]
+    source = write_jsonl([{"messages": said}, {"messages": [said[1], {**said[2], "training": False}, *said[3:]]}])
+    ledger = run(tmp_path / "out", tokenizer, [source], max_tokens=200, validation_share=0.0, repair=["trim"],
+                 duplicates={"exact": False, "near": False})
+    count = ledger.sources[0]
+    assert (count.kept, count.repaired, count.stops_trained) == (2, 1, 3)
+
+
 def test_what_a_source_was_found_to_hold_is_said(tmp_path, tokenizer, write_jsonl, caplog):
     call = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"a": None, "b": 1}}}]}
     pq.write_table(pa.Table.from_pylist([{"messages": [{"role": "user", "content": "go"}, call]}]),

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from sft_core.config.data import SourceSection
+from sft_core.config.data import Repair, SourceSection
 from sft_core.conversation import Conversation
 from sft_core.data.intake import Intake, take_in
 from sft_core.errors import DataError
@@ -37,10 +38,10 @@ def sharegpt(*said: str) -> list[dict[str, str]]:
     return [{"from": role, "value": text} for role, text in zip(("human", "gpt") * 2, said, strict=False)]
 
 
-def take(tmp_path: Path, *rows: Any, **section: Any) -> Intake:
+def take(tmp_path: Path, *rows: Any, repair: Sequence[Repair] = (), **section: Any) -> Intake:
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = SourceSection.model_validate({"path": str(tmp_path / "x.jsonl"), **section})
-    return take_in((source,), tmp_path / "scratch", None)
+    return take_in((source,), tmp_path / "scratch", None, repair)
 
 
 def said(conversation: Conversation) -> list[str]:
@@ -221,3 +222,39 @@ def test_only_calls_at_the_end_of_an_answer_are_calls(tmp_path, text, kept):
     (one,) = take(tmp_path, {"messages": openai(Q, text)}).conversations
     assert (one.turns[1].content == text) == kept
     assert bool(one.turns[1].tool_calls) != kept
+
+
+REPAIRS: dict[str, tuple[Any, str, list[str]]] = {
+    "begins with an answer": ([{"from": "system", "value": SYSTEM}, {"from": "gpt", "value": "Hello!"},
+                               *sharegpt(Q, A)], "trim", WITH_SYSTEM),
+    "ends with a question": (sharegpt(Q, A, "Thanks"), "trim", ONE),
+    "two questions": ([{"from": "human", "value": "One thing."}, *sharegpt(Q, A)], "merge",
+                      [f"user: One thing.\n\n{Q}", ONE[1]]),
+    "both": ([*sharegpt(Q, A), {"from": "gpt", "value": "As ever."}, *sharegpt(Q)], "trim, merge",
+             [ONE[0], f"assistant: {A}\n\nAs ever."]),
+    "two answers, the second a call": ([*sharegpt("Weather in Bako?", "I look."), {
+        "from": "function_call", "value": json.dumps(CALL)}], "merge",
+        [CALLED[0], 'assistant: I look. get_weather {"town": "Bako"}']),
+}
+
+
+@pytest.mark.parametrize("case", REPAIRS)
+def test_turns_out_of_order_are_put_right_where_asked_for(tmp_path, case):
+    conversations, ways, expected = REPAIRS[case]
+    (rejected,) = take(tmp_path, {"conversations": conversations}).rejected
+    advice = re.search(r"; data.repair: \[(.*)\] puts it right$", rejected.detail)
+    assert advice
+    assert advice[1] == ways
+    good = {"conversations": sharegpt(Q, A)}
+    taken = take(tmp_path, {"conversations": conversations}, good, repair=advice[1].split(", "))
+    assert [(said(one), one.repaired) for one in taken.conversations] == [(expected, True), (ONE, False)]
+
+
+@pytest.mark.parametrize("messages", [
+    [openai(Q)[0], {**openai(Q, A)[1], "weight": 0}, openai(Q, A)[1]], openai(Q), [openai(Q, A)[1]],
+])
+def test_what_cannot_be_put_right_stays_rejected(tmp_path, messages):
+    for ways in ((), ("trim", "merge")):
+        (rejected,) = take(tmp_path, {"messages": messages}, repair=ways).rejected
+        assert rejected.why == "role_order"
+        assert "data.repair" not in rejected.detail

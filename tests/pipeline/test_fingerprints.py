@@ -31,7 +31,7 @@ OTHER: dict[str, Any] = {
     "train.probe.suites": ("tiny_mmlu",), "eval.suites": ("tiny_refusal",), "eval.limits": {"tiny_mmlu": 3},
     "data.sources.0.columns": {"output": "x"}, "train.replay.sources.0.columns": {"text": "x"},
     "data.sources.0.ignore_columns": ("x",), "train.replay.sources.0.ignore_columns": ("x",),
-    "data.sources.0.roles": {"x": "user"}, "train.replay.sources.0.roles": {"x": "user"}}
+    "data.repair": ("trim",), "data.sources.0.roles": {"x": "user"}, "train.replay.sources.0.roles": {"x": "user"}}
 """Another value, where none can be made up."""
 
 ROWS = "the rows and how they become examples: the prepared examples are in the fingerprint as they are"
@@ -40,7 +40,8 @@ ROUNDING = "no number beyond rounding"
 LATER, BEFORE, TOLD = "is read by later stages alone", "is read by earlier stages alone", "names and records"
 _READ = ("path", "name", "format", "columns", "ignore_columns", "roles", "split", "subset", "revision", "streaming",
          "limit", "may_be_empty")
-_PREPARES = (*(f"data.sources.0.{one}" for one in _READ), "data.too_long", "data.duplicates", "data.decontaminate",
+_PREPARES = (*(f"data.sources.0.{one}" for one in _READ), "data.too_long", "data.repair",
+             "data.duplicates", "data.decontaminate",
              "data.validation_share", "data.max_rejected_share", "data.mirror", "template")
 _NEVER = {TOLD: ("name", "gate", "tracking", "search", "eval.judge"), ROUNDING: ("model.attention",),
           BASE: ("model.path", "model.revision", "model.device", "model.trust_remote_code", "data.mirror")}
