@@ -218,7 +218,8 @@ def read_results(folder: Path, suite: str) -> SuiteResult:
     """
     stem = _stem(folder, suite)
     try:
-        head = read_json(Path(f"{stem}.json"))
+        head = read_json(Path(f"{stem}.json"), "suite", "kind", "protocol", "seconds", "truncated", "model", "backend",
+                         "scale", "looks")
         rows = pq.read_table(f"{stem}.parquet", schema=COLUMNS).to_pylist()
     except (FileNotFoundError, DamagedFile, pa.ArrowInvalid) as error:
         raise EvalError(f"{folder} has no complete results of suite {suite!r} ({error}); run the evaluation again"

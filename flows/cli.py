@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
+from flows.cli_begin import out_file
 from flows.cli_evaluation import add_evaluation
 from flows.cli_judging import add_judging
 from flows.cli_model import add_model
@@ -207,7 +208,7 @@ def data_show(  # noqa: PLR0913  (the options of a command)
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many")] = 3,
     packed: Annotated[bool, typer.Option("--packed", help="Rows as they are packed in the first epoch")] = False,
     rejected: Annotated[bool, typer.Option("--rejected", help="Rows that are not used, and why")] = False,
-    html: Annotated[Path | None, typer.Option(help="Write a page instead of printing")] = None,
+    html: Annotated[Path | None, typer.Option(callback=out_file, help="Write a page instead of printing")] = None,
     overrides: Overrides = None,
 ) -> None:
     """Prepare the data (cached) and show tokens as trained, context or special, with the ledger.

@@ -1,10 +1,14 @@
-"""What every command of the other command files does first."""
+"""What every command of the other command files does first, and what is looked at of the places that it writes to."""
 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from sft_core.errors import ConfigError
 
 
 def after(begin: Callable[[], object], command: Callable[..., None]) -> Callable[..., None]:
@@ -16,3 +20,30 @@ def after(begin: Callable[[], object], command: Callable[..., None]) -> Callable
         command(*args, **kwargs)
 
     return begun
+
+
+def out_folder(folder: Path | None) -> Path | None:
+    """A folder that a command is to write at its end, as an option gives it.
+
+    Raises:
+        ConfigError: it cannot be written; after an hour of work that would be too late.
+    """
+    if folder is not None:
+        there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            raise ConfigError(f"{folder} cannot be written: {there} is "
+                              f"{'no folder' if not there.is_dir() else 'not open to you'}; name another place")
+    return folder
+
+
+def out_file(file: Path | None) -> Path | None:
+    """A file that a command is to write at its end, as an option gives it.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    if file is not None:
+        if file.is_dir():
+            raise ConfigError(f"{file} cannot be written: it is a folder; name a file")
+        out_folder(file.absolute().parent)
+    return file

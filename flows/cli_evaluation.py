@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from flows.cli_begin import after
+from flows.cli_begin import after, out_file, out_folder
 from infra.cuda import check_device
 from sft_core.config.data import ModelSection, TemplateName
 from sft_core.config.evaluate import EvalSection, GateSection
@@ -43,8 +43,9 @@ def evaluate(  # noqa: PLR0913  (the options of a command)
     precision: Precision = "auto",
     trust_remote_code: Trust = False,
     mirror: Mirror = None,
-    out: Annotated[Path | None, typer.Option(help="Write per-item results into this folder")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write the comparison as a page")] = None,
+    out: Annotated[Path | None, typer.Option(callback=out_folder, help="Write per-item results into this folder")]
+    = None,
+    html: Annotated[Path | None, typer.Option(callback=out_file, help="Write the comparison as a page")] = None,
 ) -> None:
     """Evaluate any model on suites, optionally against another one."""
     from flows.evaluation import Shown, run_evaluation
@@ -83,7 +84,8 @@ def compare(  # noqa: PLR0913  (the options of a command)
     second: Annotated[str, typer.Argument(metavar="B", help="Likewise; what is judged against A")],
     suite: Annotated[list[str] | None, typer.Option("--suite", help="Evaluate both on this now. Repeatable.")] = None,
     flips: Annotated[int, typer.Option(min=0, help="Show this many items that changed, per suite")] = 3,
-    html: Annotated[Path | None, typer.Option(help="Write report and changed items as a page")] = None,
+    html: Annotated[Path | None, typer.Option(callback=out_file, help="Write report and changed items as a page")]
+    = None,
     max_tax: Annotated[float, typer.Option(min=0.0, help="Margin of the capability suites, in points")] = 1.0,
     max_false_refusals: Annotated[float, typer.Option(min=0.0, max=100.0, help="Points by which they may rise")] = 10.0,
     must_improve: Annotated[list[str] | None, typer.Option(help="Suite that must be better. Repeatable.")] = None,
@@ -130,7 +132,8 @@ def parity(  # noqa: PLR0913  (the options of a command)
     precision: Precision = "auto",
     trust_remote_code: Trust = False,
     mirror: Mirror = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Default: .sft/parity.json")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", callback=out_file, help="Default: .sft/parity.json")]
+    = None,
 ) -> None:
     """Certify that training, lm-eval, evaluation, chat template and server see the same tokens and stops.
 

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from flows.cli_begin import after
-from sft_core.errors import ConfigError
+from flows.cli_begin import after, out_folder
+from sft_core.config.file import checked
 
 FirstResults = Annotated[str, typer.Argument(metavar="A", help="Base: a recorded run, or a folder with results")]
 SecondResults = Annotated[str, typer.Argument(metavar="B", help="Tuned: likewise")]
@@ -26,26 +26,22 @@ def judge_answers(  # noqa: PLR0913  (the options of a command)
     key_env: Annotated[str | None, typer.Option(help="Environment variable that holds the API key")] = None,
     price_in: Annotated[float, typer.Option(min=0.0, help="Price of a million prompt tokens")] = 0.0,
     price_out: Annotated[float, typer.Option(min=0.0, help="Price of a million answer tokens")] = 0.0,
-    out: Annotated[Path | None, typer.Option(help="Folder for judge.json and per-item results")] = None,
+    out: Annotated[Path | None, typer.Option(callback=out_folder, help="Folder for judge.json and per-item results")]
+    = None,
 ) -> None:
     """Judge the open-ended answers of B against A by an LLM: win rate, also at equal length, ties, position bias."""
-    from pydantic import ValidationError
-
     from flows.judging import run_judging
     from sft_core.config.evaluate import JudgeSection
 
-    try:
-        section = JudgeSection.model_validate({"mode": mode, "gold": str(gold) if gold else None, "endpoint": {
-            "url": endpoint, "model": model, "key_env": key_env, "price_in": price_in, "price_out": price_out}})
-    except ValidationError as error:
-        raise ConfigError(f"the judge cannot be used: {error}") from error
+    section = checked(JudgeSection, mode=mode, gold=str(gold) if gold else None, endpoint={
+        "url": endpoint, "model": model, "key_env": key_env, "price_in": price_in, "price_out": price_out})
     run_judging(a, b, section, out)
 
 
 def human_export(
     a: FirstResults,
     b: SecondResults,
-    out: Annotated[Path, typer.Option(help="Folder for the sheets")] = Path("sheets"),
+    out: Annotated[Path, typer.Option(callback=out_folder, help="Folder for the sheets")] = Path("sheets"),
     seed: SheetSeed = 0,
 ) -> None:
     """Write blinded sheets of the open-ended answers, CSV and HTML, to be labelled A, B or tie."""

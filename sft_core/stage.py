@@ -120,18 +120,25 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, *wanted: str) -> Any:
     """Read a JSON file that this platform wrote.
+
+    Args:
+        wanted: keys of the object that it is to hold.
 
     Raises:
         FileNotFoundError: there is none.
-        DamagedFile: it is no JSON.
+        DamagedFile: it is no JSON, or without these keys.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # of UTF-8 as well
         raise DamagedFile(f"{path} is no JSON any more ({error}): something has changed or cut it off since it was "
                           "written; restore it, or remove its folder and give the same command again") from error
+    if wanted and not (isinstance(found, dict) and found.keys() >= set(wanted)):
+        raise DamagedFile(f"{path} does not hold {', '.join(wanted)}: another version has written it, or something has "
+                          "changed it since; restore it, or remove its folder and give the same command again")
+    return found
 
 
 def use(place: Path) -> None:
@@ -157,10 +164,10 @@ class Stage:
     def result(self) -> dict[str, Any] | None:
         """What the finished stage said, or None when it is not finished or its mark is for something else."""
         try:
-            mark = read_json(self.folder / DONE)
+            mark = read_json(self.folder / DONE, "fingerprint", "result")
         except (FileNotFoundError, NotADirectoryError, DamagedFile):  # `lock` says what is in the way
             return None
-        if mark.get("fingerprint") != self.fingerprint or not self.work.is_dir():
+        if mark["fingerprint"] != self.fingerprint or not self.work.is_dir():
             return None
         return dict(mark["result"])
 

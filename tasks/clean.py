@@ -146,13 +146,14 @@ def _best(found: Sequence[Thing], keep: int | None) -> list[Thing]:
     groups: dict[str, list[tuple[tuple[int, float], Thing]]] = {}
     for one in found:
         for run in one.runs if one.rule == BEST else ():
-            groups.setdefault(read_json(run.folder / "run.json")["experiment"], []).append((_merit(run), one))
+            experiment = read_json(run.folder / "run.json", "experiment")["experiment"]
+            groups.setdefault(experiment, []).append((_merit(run), one))
     return [one for group in groups.values() for _, one in sorted(group, key=lambda pair: pair[0])[::-1][:keep]]
 
 
 def _merit(run: Recorded) -> tuple[int, float]:
     try:
-        summary = read_json(run.folder / "summary.json")
+        summary = read_json(run.folder / "summary.json", "suites", "gate")
     except FileNotFoundError:
         return -1, 0.0
     scores = [one["tuned"] for one in summary["suites"].values() if one["tuned"] is not None]

@@ -120,7 +120,7 @@ def results_at(reference: str, place: Workspace, tracker: Tracker) -> dict[str, 
     """
     folder = Path(reference)
     if folder.is_dir() and reference not in local_runs(place.runs):
-        names = [read_json(file)["suite"] for file in sorted(folder.glob("*.json")) if file.with_suffix(
+        names = [read_json(file, "suite")["suite"] for file in sorted(folder.glob("*.json")) if file.with_suffix(
             ".parquet").exists()]
         if not names:
             raise EvalError(f"{folder} holds no results; give a folder with SUITE.json and SUITE.parquet, or a run")

@@ -39,7 +39,7 @@ def listed_runs(place: Workspace) -> list[Listed]:
 
 
 def _listed(folder: Path) -> Listed:
-    summary, model = _read(folder / "summary.json"), folder / "model"
+    summary, model = _read(folder / "summary.json", "gate", "seconds"), folder / "model"
     done = bool(summary)
     state = "under way" if is_held(folder / "lock") else "done" if done else "stopped"
     steps = _read(folder / "followed.json").get("steps", {})
@@ -49,8 +49,8 @@ def _listed(folder: Path) -> Listed:
                   ("there" if model.exists() else "removed") if model.is_symlink() else "", folder / "config.yaml")
 
 
-def _read(file: Path) -> Mapping[str, Any]:
+def _read(file: Path, *wanted: str) -> Mapping[str, Any]:
     try:
-        return dict(read_json(file))
+        return dict(read_json(file, *wanted))
     except (FileNotFoundError, DamagedFile):
         return {}

@@ -6,6 +6,7 @@ import os
 import statistics
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,6 +15,7 @@ from eval_suites.results import Expected, SuiteResult
 from infra.settings import gpu_environment
 from sft_core.config.data import ModelSection
 from sft_core.config.experiment import ExperimentConfig
+from sft_core.errors import DamagedFile
 from sft_core.stage import DONE, fingerprint, read_json
 from tasks.apart import Call, apart
 from tasks.stages import Workspace
@@ -165,7 +167,8 @@ def _timed(device: str, dtype: str) -> float:
 
 def _results(place: Workspace, stage: str) -> Iterator[Mapping[str, Any]]:
     for mark in sorted((place.root / "stages" / stage).glob(f"*/{DONE}")):
-        yield read_json(mark)["result"]
+        with suppress(DamagedFile):  # `once` makes that stage again
+            yield read_json(mark, "result")["result"]
 
 
 def _after(name: str, file: Path) -> list[str]:

@@ -53,7 +53,7 @@ class Recorded(NamedTuple):
             EvalError: the run has none, because it did not get that far.
         """
         folder = self.folder / "evaluation" / label
-        names = [read_json(file)["suite"] for file in sorted(folder.glob("*.json"))]
+        names = [read_json(file, "suite")["suite"] for file in sorted(folder.glob("*.json"))]
         if not names:
             raise EvalError(f"the run {self.name} has no {label} results in {folder}; finish it first: give its "
                             "command again")
@@ -64,7 +64,7 @@ class Recorded(NamedTuple):
         file = self.folder / "evaluation" / "beside.json"
         if not file.exists():
             return Beside({}, None)
-        kept = read_json(file)
+        kept = read_json(file, "floors", "contaminated")
         floors = {name: Floor(*row)._replace(of=f"the base of {self.name}") for name, row in kept["floors"].items()}
         return Beside(floors, kept["contaminated"])
 
@@ -167,5 +167,6 @@ def local_runs(runs: Path) -> Mapping[str, Recorded]:
     """The runs of this workspace by folder name."""
     found = {}
     for file in sorted(runs.glob("*/run.json")):
-        found[file.parent.name] = Recorded(file.parent.name, read_json(file)["mlflow_run_id"], file.parent)
+        run_id = read_json(file, "mlflow_run_id")["mlflow_run_id"]
+        found[file.parent.name] = Recorded(file.parent.name, run_id, file.parent)
     return found

@@ -149,6 +149,8 @@ def _problem(detail: ErrorDetails, lines: Mapping[Key, int]) -> str:
     at = f"line {lines[detail['loc'][:1]]}: " if detail["loc"][:1] in lines else ""
     if detail["type"] == "extra_forbidden":
         return f"{at}there is no key {where!r}; keys are {', '.join(sorted(Suite.model_fields))}"
+    if detail["type"] == "missing":
+        return f"{where} is missing"
     return f"{at}{where}: {detail['msg']}, and it is {detail['input']!r}" if where else detail["msg"]
 
 

@@ -62,7 +62,7 @@ def resolve(source: SourceSection, *, scratch: Path, mirror: Path | None) -> lis
 
 
 def why_no_source(source: SourceSection, mirror: Path | None) -> Absent | None:
-    """Why a source cannot be read on this machine, as far as that is told by names and sizes; None where it is there.
+    """Why a source cannot be read on this machine, as far as names, sizes and first rows tell; None where it is there.
     Nothing is written."""
     path = Path(source.path).expanduser()
     try:
@@ -71,6 +71,8 @@ def why_no_source(source: SourceSection, mirror: Path | None) -> Absent | None:
         elif path.exists():
             for file in [path] if path.is_file() else [] if _declares_splits(path) else _files_in(path):
                 reader_of(file)
+                if kind_of(file) != ".json":  # an array is read whole
+                    next(read_file(file), None)
         elif _HUB_ID.fullmatch(source.path) and kind_of(path) not in READERS:
             return why_absent(source.path, mirror)
         elif mirror is None or not (mirror / source.path).is_dir():

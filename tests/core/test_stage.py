@@ -97,12 +97,14 @@ def test_unwritable_workspace_is_a_clear_error(tmp_path: Path) -> None:
         StageStore(tmp_path / "file").open("prepare", "abc").lock().__enter__()
 
 
-@pytest.mark.parametrize("torn", [b'{"a": ', b"", b"\xff"])
-def test_a_file_of_ours_that_was_damaged_is_named(tmp_path: Path, torn: bytes) -> None:
+@pytest.mark.parametrize(("torn", "said"), [(b'{"a": ', "is no JSON any more"), (b"", "is no JSON any more"),
+                                            (b"\xff", "is no JSON any more"), (b"[1]", "does not hold a: another"),
+                                            (b'{"b": 1}', "does not hold a: another version")])
+def test_a_file_of_ours_that_was_damaged_is_named(tmp_path: Path, torn: bytes, said: str) -> None:
     write_json(tmp_path / "run.json", {"a": 1})
     (tmp_path / "run.json").write_bytes(torn)
-    with pytest.raises(DamagedFile, match=r"run\.json is no JSON any more .*restore it, or remove its folder"):
-        read_json(tmp_path / "run.json")
+    with pytest.raises(DamagedFile, match=rf"run\.json {said}.*restore it, or remove its folder"):
+        read_json(tmp_path / "run.json", "a")
     stage = StageStore(tmp_path).open("prepare", "abc")
     stage.resume()
     stage.finish({"rows": 3})

@@ -12,8 +12,9 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 from rich.console import Console
+from typer.testing import CliRunner
 
-from flows import console
+from flows import cli, console
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "flows" / "configs" / "demo.yaml"
@@ -170,3 +171,17 @@ def test_a_table_that_the_terminal_is_too_narrow_for_is_turned(capsys: pytest.Ca
         assert all(word in said for row in rows for word in (*" ".join(row).split(), *map(str, row.values())))
         assert said.count("┏") == borders, said
         assert max(map(len, said.splitlines())) <= width
+
+
+@pytest.mark.parametrize("arguments", [
+    "eval tiny --suite tiny_mmlu --out FILE", "eval tiny --suite tiny_mmlu --against tiny --html FOLDER",
+    "compare a b --html FILE/page.html", "parity tiny --json FOLDER", "data show x.yaml --html FOLDER",
+    "judge a b --endpoint http://127.0.0.1:9/v1 --model m --out FILE/new", "human export a b --out FILE",
+    "eval tiny --suite tiny_mmlu --device cuda"])
+def test_what_cannot_be_written_or_had_is_said_before_any_work(arguments: str, tmp_path: Path) -> None:
+    """`sft eval --out FILE` asked all suites first and ended with a traceback."""
+    (tmp_path / "file").write_text("")
+    told = CliRunner().invoke(cli.app, arguments.replace("FILE", f"{tmp_path}/file").replace(
+        "FOLDER", str(tmp_path)).split())
+    assert told.exit_code == 2, told.output
+    assert "cannot be written: " in told.output or "--device cuda: torch" in told.output
