@@ -87,6 +87,7 @@ class Expected(NamedTuple):
     answerable: Answerable | None = None
     tokens: tuple[float, float] = (0.0, 0.0)  # of an item with its answer, at least and at most, before it is asked
     design: float | None = None  # variance of a mean of items as alike as the base's answers against independent ones
+    effective: float | None = None  # clusters of equal size that say as much; None: the clusters are about equal
 
 
 class Tally(NamedTuple):

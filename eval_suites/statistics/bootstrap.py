@@ -2,8 +2,8 @@
 
 The interval is the studentised bootstrap (bootstrap-t; Efron and Tibshirani 1993, chapter 12.5) on the ratio estimator
 Σ w·v / Σ w with its cluster-robust standard error, and on each side never narrower than Student's t with one degree of
-freedom per cluster less one. That choice was made by simulated coverage over 6 to 200 clusters, even and uneven,
-weighted by bytes or strata, normal, skewed and mostly zero values, at a nominal 95 %:
+freedom per effective cluster (Kish 1965) less one. That choice was made by simulated coverage over 6 to 200 clusters,
+even and uneven, weighted by bytes or strata, normal, skewed and mostly zero values, at a nominal 95 %:
 
     this one        93 to 97 %, up to 100 % where hardly any cluster changes
     bootstrap-t     92 to 96 %, but 88 % and less for a few values with unequal weights
@@ -11,8 +11,8 @@ weighted by bytes or strata, normal, skewed and mostly zero values, at a nominal
     percentile, BCa 82 to 95 %, low below about 60 clusters (why `scipy.stats.bootstrap` is not used: it has these,
                     and no clusters)
 
-Below `FEW` clusters there is too little to draw from: of three, every ninth draw is one cluster three times, so that no
-quantile is finite. There the interval is Student's t about the jackknife's standard error with (Kish 1965) as many
+Below `FEW` effective clusters there is too little to draw from: of three, every ninth draw is one cluster three times,
+so that no quantile is finite. There the interval is Student's t about the jackknife's standard error with as many
 degrees of freedom as effective clusters less one. For 2 to 5 clusters it covers 95 to 97 % where their values are about
 normal, whatever the weights, but 83 to 92 % where they are skewed: a verdict on so few clusters says so in a note.
 """
@@ -36,7 +36,7 @@ ALIKE = 7
 CELLS = 2_000_000
 """Clusters drawn at a time, which bounds the memory."""
 FEW = 6
-"""With fewer clusters there is no bootstrap."""
+"""With fewer effective clusters there is no bootstrap."""
 TINY = 1e-12
 """A standard error below this is rounding: all values are equal."""
 
@@ -69,9 +69,25 @@ class Sums(NamedTuple):
         return math.sqrt(float(np.sum((without - self.mean) ** 2)) * (count - 1) / count)
 
     @property
+    def df(self) -> float:
+        """Degrees of freedom of the standard error: of a mean of values that are about normal (Kish 1965)."""
+        return max(self.effective - 1.0, 1.0)
+
+    @property
+    def few(self) -> bool:
+        """Too few effective clusters to know how much clusters differ."""
+        return self.effective < FEW
+
+    @property
+    def robust(self) -> float:
+        """The standard error; by the jackknife where there are few."""
+        return self.jackknife if self.few and len(self.value) > 1 else self.error
+
+    @property
     def effective(self) -> float:
-        """Clusters of equal weight that would be as informative (Kish 1965): (Σ w)² / Σ w²."""
-        return float(self.weight.sum() ** 2 / np.sum(self.weight**2))
+        """Clusters of equal weight that would be as informative (Kish 1965): (Σ w)² / Σ w²; a whole number where they
+        are equal."""
+        return round(float(self.weight.sum() ** 2 / np.sum(self.weight**2)), 9)
 
 
 def cluster_sums(values: Floats, clusters: Sequence[str] | None = None, weights: Sequence[float] | None = None) -> Sums:
@@ -152,11 +168,8 @@ def bootstrap_mean(sums: Sums, limits: tuple[float, float], draws: int = DRAWS, 
     With one cluster only, the bounds are the limits. With `grow` times as many clusters the standard error shrinks by
     √grow and the skewness of the pivot too (first term of the Edgeworth expansion; Hall 1992, chapter 3).
     """
-    count, mean, error = len(sums.value), sums.mean, sums.error
-    df, few = count - 1.0, 1 < count < FEW
-    if few:
-        df, error = max(sums.effective - 1, 1.0), sums.jackknife
-    pivots = resample(sums, draws, seed).pivots if count >= FEW and error > TINY else np.zeros(1)
+    count, mean, error, df, few = len(sums.value), sums.mean, sums.robust, sums.df, sums.few
+    pivots = resample(sums, draws, seed).pivots if not few and error > TINY else np.zeros(1)
     upper, lower = pivots, -pivots[::-1]
 
     def reach(tail_of: Floats, alpha: float, grow: float) -> float:

@@ -2,8 +2,8 @@
 
 Which interval, chosen by simulated coverage (tests/evals/test_coverage.py):
 
-    scores of 0 and 1, independent          Wilson for a rate, Newcombe for a paired difference; McNemar's exact test
-                                            stands beside it (`verdict.py`)
+    scores of 0 and 1, independent          Wilson for a rate, exact limits of gains and losses for a paired difference
+                                            (`intervals.change_limits`); McNemar's exact test stands beside it
     scores of 0 and 1, clustered, weighted  the same, with the counts scaled to an effective number of items and widened
     or under several seeds                  by Student's t for the few clusters or seeds that the scaling was estimated
                                             from (after Korn and Graubard 1998, Survey Methodology 24:193)
@@ -30,7 +30,7 @@ from eval_suites.statistics.intervals import (
     Floats,
     Interval,
     Shares,
-    newcombe,
+    change_limits,
     t_of,
     wilson,
     z_of,
@@ -40,6 +40,7 @@ Scores = Mapping[str, float]
 """Item id → score in [0, 1]; an item without a score is absent."""
 EffectiveItems = Callable[[float, float], float]
 """(alpha, grow) → effective number of items."""
+GAINS = "limits of gains and losses"
 NO_SPREAD = 1e-12
 """A half width below this is rounding: all values are equal."""
 UNIFORM = math.log(256)
@@ -74,7 +75,9 @@ class _Spread(NamedTuple):
 
 
 def _cluster_spread(sums: Sums) -> _Spread:
-    return _Spread((sums.error**2,), (max(len(sums.value) - 1.0, 1.0),), (True,))
+    """With one degree of freedom per effective cluster less one: where one cluster holds most items, the others say
+    little of how it would have come out (8 clusters of 5 to 200 items: 68 % covered with seven)."""
+    return _Spread((sums.robust**2,), (sums.df,), (True,))
 
 
 def _two_way_spread(cells: Floats) -> _Spread:
@@ -246,10 +249,12 @@ def paired(base: Sequence[float], tuned: Sequence[float], clusters: Sequence[str
         return Evidence(mean, n, f"bootstrap-t, {groups} clusters", _mean_bounds(sums, scale, -1.0))
     shares = _shares(before, after, weights)
     if _alone(sums, n):
-        return Evidence(mean, n, "Newcombe", lambda alpha, grow: newcombe(shares, n * grow, alpha))
+        return Evidence(mean, n, f"exact {GAINS}",
+                        lambda alpha, grow: change_limits(shares, n * grow, alpha, exact=True))
     size = _effective(shares.base_only + shares.tuned_only - mean**2, _cluster_spread(sums), sums.effective, n)
-    return Evidence(mean, n, f"Newcombe, {groups} clusters",
-                    lambda alpha, grow: newcombe(shares, size(alpha, grow), alpha))
+    still = not shares.base_only + shares.tuned_only  # the clusters are then counted whole
+    return Evidence(mean, n, f"{GAINS}, {groups} clusters",
+                    lambda alpha, grow: change_limits(shares, size(alpha, grow), alpha, exact=still))
 
 
 def pooled_rate(scores_by_seed: Sequence[Scores]) -> Evidence | None:
@@ -293,8 +298,8 @@ def pooled_paired(base: Scores, tuned_by_seed: Sequence[Scores]) -> Evidence | N
     if not (_binary(before) and _binary(cells)):
         return Evidence(mean, items, f"t, {seeds} seeds", _t_bounds(mean, spread, items, -1.0))
     size = _effective(shares.base_only + shares.tuned_only - mean**2, spread, items, items * seeds)
-    return Evidence(mean, items, f"Newcombe, {seeds} seeds",
-                    lambda alpha, grow: newcombe(shares, size(alpha, grow), alpha))
+    return Evidence(mean, items, f"{GAINS}, {seeds} seeds",
+                    lambda alpha, grow: change_limits(shares, size(alpha, grow), alpha, exact=False))
 
 
 def pooled_rate_interval(scores_by_seed: Sequence[Scores], alpha: float = 0.05) -> Interval:

@@ -1,4 +1,4 @@
-"""Score intervals and exact tests: Wilson for a rate, Newcombe for a paired difference, McNemar, Holm.
+"""Intervals and exact tests: Wilson for a rate, limits of gains and losses for a paired difference, McNemar, Holm.
 
 Both intervals stay honest at 0 and 1 and with no discordant pair, where the usual standard error is zero. `n` may be
 an effective number of items and need not be whole. `stats.py` makes the evidence out of scores.
@@ -18,6 +18,8 @@ from scipy import stats as sps
 Floats = NDArray[np.float64]
 Bounds = Callable[[float, float], tuple[float, float]]
 """(alpha, grow) → (low, high) as if there were `grow` times as many items with the same outcome."""
+
+TINY = 1e-12
 
 
 class Interval(NamedTuple):
@@ -109,42 +111,50 @@ def t_of(alpha: float, df: float) -> float:
 
 def wilson(share: float, n: float, alpha: float) -> tuple[float, float]:
     """Wilson's score interval (1927, JASA 22:209) for a share seen in n items."""
-    low, high = _wilson(np.asarray(share), np.asarray(n), z_of(alpha))
+    low, high = _wilson(np.asarray(share), np.asarray(n), alpha)
     return float(low), float(high)
 
 
-def _wilson(share: Floats, n: Floats, z: float) -> tuple[Floats, Floats]:
-    z2 = z * z
+def _wilson(share: Floats, n: Floats, alpha: float) -> tuple[Floats, Floats]:
+    z2 = z_of(alpha) ** 2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
     # At the ends the formula gives exactly 0 and 1; rounding must not say otherwise.
     return np.where(share <= 0, 0.0, centre - half), np.where(share >= 1, 1.0, centre + half)
 
 
-def _phi(table: Tables, n: Floats) -> Floats:
-    """Newcombe's correlation of the two answers, with his continuity correction on the counts."""
-    p, q = table.both + table.base_only, table.both + table.tuned_only
-    spread = p * (1 - p) * q * (1 - q)
-    joint = table.both * table.neither - table.base_only * table.tuned_only
-    joint = np.where(joint > 0, np.maximum(joint - 0.5 / n, 0.0), joint)
-    known = spread > 0
-    return np.asarray(np.where(known, joint / np.sqrt(np.where(known, spread, 1.0)), 0.0))
+def _exact(share: Floats, n: Floats, alpha: float) -> tuple[Floats, Floats]:
+    """Clopper and Pearson's limits (1934, Biometrika 26:404) of shares seen in n items."""
+    seen, rest = share * n, np.maximum(n - share * n, 0.0)
+    low = np.where(seen > 0, special.betaincinv(np.maximum(seen, TINY), rest + 1, alpha / 2), 0.0)
+    high = np.where(rest > 0, special.betaincinv(seen + 1, np.maximum(rest, TINY), 1 - alpha / 2), 1.0)
+    return low, high
 
 
-def newcombe(shares: Shares, n: float, alpha: float) -> tuple[float, float]:
-    """Interval for P(tuned right) − P(base right) from n pairs: Newcombe 1998,
-    Statistics in Medicine 17:2635, method 10 (Wilson limits of both rates, squared and added)."""
-    low, high = newcombe_many(Tables(*(np.asarray(share) for share in shares)), np.asarray(n), z_of(alpha))
+def change_limits(shares: Shares, n: float, alpha: float, exact: bool) -> tuple[float, float]:
+    """Interval for P(tuned right) − P(base right), which is P(gained) − P(lost), from n pairs.
+
+    The limits of both shares, their distances squared and added with the correlation of two cells of a multinomial (Zou
+    and Donner 2008, Statistics in Medicine 27:1693): `exact` ones (Clopper and Pearson) of n independent pairs;
+    Wilson's of an effective number, as means over clusters do not come in steps of 1 / n. Where only one kind of change
+    was seen the bound on its side is the limit of that share; no base rate comes into it. The correlation is that of
+    the table with half a pair more in each of three cells: without, few pairs of which nearly all change have errors of
+    twice the nominal rate. Errors to either side over all tables are in tests/evals/test_one_sided.py.
+    """
+    low, high = change_limits_many(Tables(*(np.asarray(share) for share in shares)), np.asarray(n), alpha, exact)
     return float(low), float(high)
 
 
-def newcombe_many(table: Tables, n: Floats, z: float) -> tuple[Floats, Floats]:
-    """`newcombe` of many tables at once (shape [tables], or none), at the normal quantile z."""
-    p, q = table.both + table.tuned_only, table.both + table.base_only
-    (p_low, p_high), (q_low, q_high), phi = _wilson(p, n, z), _wilson(q, n, z), _phi(table, n)
+def change_limits_many(table: Tables, n: Floats, alpha: float, exact: bool) -> tuple[Floats, Floats]:
+    """`change_limits` of many tables at once (shape [tables], or none)."""
+    p, q = table.tuned_only, table.base_only
+    limits = _exact if exact else _wilson
+    (p_low, p_high), (q_low, q_high) = limits(p, n, alpha), limits(q, n, alpha)
+    p_more, q_more = (p * n + 0.5) / (n + 1.5), (q * n + 0.5) / (n + 1.5)
+    alike = -np.sqrt(p_more * q_more / ((1 - p_more) * (1 - q_more)))
 
     def distance(a: Floats, b: Floats) -> Floats:
-        return np.asarray(np.sqrt(np.maximum(a * a - 2 * phi * a * b + b * b, 0.0)))
+        return np.asarray(np.sqrt(a * a - 2 * alike * a * b + b * b))
 
     low, high = p - q - distance(p - p_low, q_high - q), p - q + distance(p_high - p, q - q_low)
     return np.maximum(low, -1.0), np.minimum(high, 1.0)

@@ -5,7 +5,7 @@ the base's own score once that is known, read off the finished comparison afterw
 cluster change is not known before they have: a promise has two ends, items that change independently, and as much alike
 as the base's own scores, or all together where the base does not tell.
 
-Power is that of the test that the verdict uses: Newcombe's interval on drawn tables for scores of 0 and 1, Student's t
+Power is that of the test that the verdict uses: exact limits on drawn tables for scores of 0 and 1, Student's t
 for others. It is solved for the smallest effect; tests/evals/test_power.py draws data at that effect and finds 80 %.
 """
 
@@ -22,7 +22,7 @@ from scipy import stats as sps
 
 from eval_suites.results import Answerable, Expected, SuiteResult
 from eval_suites.statistics.bootstrap import Sums, cluster_sums
-from eval_suites.statistics.intervals import Floats, Tables, newcombe_many, t_of, z_of
+from eval_suites.statistics.intervals import Floats, Tables, change_limits_many, t_of, z_of
 from eval_suites.statistics.pairing import Pairs
 from eval_suites.verdict.gate import margin_of
 from eval_suites.verdict.room import room
@@ -93,9 +93,10 @@ def assumed(base: float = 0.5, agreement: float = AGREEMENT, design: float = 1.0
     return Spread(base, 2 * base * (1 - base) * (1 - agreement), design, sd)
 
 
-def mde(n: int, clusters: int | None = None, alpha: float = 0.05, power: float = POWER,
+def mde(n: int, clusters: float | None = None, alpha: float = 0.05, power: float = POWER,
         spread: Spread | None = None) -> Detectable:
-    """Minimum detectable effect of `n` items in `clusters` groups (None: independent) at a two-sided `alpha`.
+    """Minimum detectable effect of `n` items in `clusters` groups of equal size, or as many groups of other sizes as
+    are effective (None: independent), at a two-sided `alpha`.
 
     Raises:
         ValueError: there is no item, or there are more clusters than items.
@@ -112,7 +113,8 @@ def detectable(pairs: Pairs, kind: str, scale: str, alpha: float) -> float | Non
 
     None where not even 100 points would be found.
     """
-    return _found(len(pairs.ids), len(set(pairs.clusters)), alpha, POWER, spread_of(pairs, kind, scale))
+    weights = cluster_sums(np.asarray(pairs.base), pairs.clusters, pairs.weights)
+    return _found(len(pairs.ids), weights.effective, alpha, POWER, spread_of(pairs, kind, scale))
 
 
 def spread_of(pairs: Pairs, kind: str, scale: str) -> Spread:
@@ -163,7 +165,7 @@ def seen(base: SuiteResult, gate: GateSection) -> Expected:
         _, design = _varies(sums, values, np.asarray(weights))
     design = len(scored) / sums.effective if design is None else design
     return Expected(base.suite, base.kind, base.scale, len(scored), groups, base.score, room(base, gate.alpha),
-                    _answerable(base), design=design)
+                    _answerable(base), design=design, effective=sums.effective)
 
 
 def _answerable(base: SuiteResult) -> Answerable | None:
@@ -181,10 +183,11 @@ def promise(asked: Expected, terms: Terms) -> Promise:
     log, alpha = asked.scale == "log", terms.gate.alpha
     right = 0.5 if asked.base is None or log else asked.base if asked.kind == "capability" else 1 - asked.base
     claim = alpha / terms.alignment if asked.kind == "alignment" else alpha
-    alike = asked.items / asked.clusters if asked.design is None else asked.design
-    ends = (mde(asked.items, asked.clusters, read_at(claim, (terms.looks, terms.looks)),
+    groups = asked.effective or asked.clusters
+    alike = asked.items / groups if asked.design is None else asked.design
+    ends = (mde(asked.items, groups, read_at(claim, (terms.looks, terms.looks)),
                 spread=assumed(right, design=design, sd=LOG_SD if log else None))
-            for design in (1.0, alike if asked.clusters < asked.items else 1.0))
+            for design in (1.0, alike if groups < asked.items else 1.0))
     return Promise(*ends)
 
 
@@ -239,7 +242,7 @@ def _ends(best: float | None, worst: float | None, none: str) -> str:
 
 
 @lru_cache(maxsize=512)
-def _found(n: int, clusters: int, alpha: float, power: float, spread: Spread) -> float | None:
+def _found(n: int, clusters: float, alpha: float, power: float, spread: Spread) -> float | None:
     if spread.sd is not None:
         return _of_t(clusters, spread.sd * math.sqrt(spread.design / n), alpha, power)
 
@@ -252,7 +255,7 @@ def _found(n: int, clusters: int, alpha: float, power: float, spread: Spread) ->
 
 
 @lru_cache(maxsize=512)
-def _shown(n: int, clusters: int, alpha: float, power: float, spread: Spread) -> float | None:
+def _shown(n: int, clusters: float, alpha: float, power: float, spread: Spread) -> float | None:
     if spread.sd is not None:
         return _of_t(clusters, spread.sd * math.sqrt(spread.design / n), alpha, power)
     _, high = _bounds(_cells(spread, 0.0), n, clusters, spread.design, alpha)
@@ -260,11 +263,12 @@ def _shown(n: int, clusters: int, alpha: float, power: float, spread: Spread) ->
     return 100 * margin if margin < 1 else None
 
 
-def _of_t(clusters: int, error: float, alpha: float, power: float) -> float | None:
+def _of_t(clusters: float, error: float, alpha: float, power: float) -> float | None:
     """Non-central t with one degree of freedom per cluster less one."""
-    if clusters < 2:
+    if clusters <= 1:
         return None
-    df, critical = clusters - 1, t_of(alpha, clusters - 1)
+    df = max(clusters - 1.0, 1.0)
+    critical = t_of(alpha, df)
     far = critical + 10 * float(sps.norm.ppf(power)) + 10
     return 100 * error * float(optimize.brentq(lambda away: sps.nct.sf(critical, df, away) - power, 0.0, far))
 
@@ -295,9 +299,9 @@ def _cells(spread: Spread, loss: float) -> tuple[float, float, float, float]:
     return p - lost, lost, gained, max(1 - p - gained, 0.0)
 
 
-def _bounds(cells: tuple[float, float, float, float], n: int, clusters: int, design: float, alpha: float
+def _bounds(cells: tuple[float, float, float, float], n: int, clusters: float, design: float, alpha: float
             ) -> tuple[Floats, Floats]:
-    """Bounds of the loss [DRAWS]: Newcombe's on drawn tables, as `stats.paired` makes them.
+    """Bounds of the loss [DRAWS]: the exact limits of drawn tables, as `evidence.paired` makes them.
 
     With clusters a table holds as many independent pairs as are effective, and the effective number that the verdict
     estimates from the clusters varies as a chi-squared over its degrees of freedom does.
@@ -306,12 +310,13 @@ def _bounds(cells: tuple[float, float, float, float], n: int, clusters: int, des
     pairs = max(round(n / design), 1)
     both, lost, gained, neither = rng.multinomial(pairs, np.asarray(cells) / sum(cells), size=DRAWS).T / pairs
     size = np.full(DRAWS, float(n))
-    if clusters == 1:
+    if clusters <= 1:
         size[:] = 1.0
     elif clusters < n:
-        df = clusters - 1
+        df = max(clusters - 1.0, 1.0)
         spread = lost + gained - (lost - gained) ** 2
         true = max(cells[1] + cells[2] - (cells[1] - cells[2]) ** 2, 1e-12)
         seen = rng.chisquare(df, DRAWS) / df * true
         size = np.where(spread > 0, pairs * spread / seen * (z_of(alpha) / t_of(alpha, df)) ** 2, clusters)
-    return newcombe_many(Tables(both, gained, lost, neither), np.clip(size, 1.0, n), z_of(alpha))
+    return change_limits_many(Tables(both, gained, lost, neither), np.clip(size, 1.0, n), alpha,
+                              exact=clusters >= n)

@@ -24,8 +24,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from eval_suites.results import ItemResult, SuiteResult, tally
-from eval_suites.statistics.bootstrap import FEW
+from eval_suites.statistics.bootstrap import FEW, cluster_sums
 from eval_suites.statistics.floor import Floor
 from eval_suites.statistics.intervals import NOTHING, Evidence, holm, mcnemar_exact
 from eval_suites.statistics.pairing import (
@@ -251,10 +253,12 @@ def _with_room(suite: SuiteVerdict, base: SuiteResult) -> SuiteVerdict:
 def _with_few(suite: SuiteVerdict, pairs: Pairs) -> SuiteVerdict:
     """Too few clusters for an interval that can be relied on are told."""
     clusters = len(set(pairs.clusters))
-    if not 0 < clusters < FEW:
+    effective = cluster_sums(np.asarray(pairs.base), pairs.clusters, pairs.weights).effective if clusters else 0.0
+    if not 0 < effective < FEW:
         return suite
-    note = (f"its {suite.pairs} items make {clusters} clusters, too few to know how much clusters differ: the interval "
-            "is a rough one") if clusters > 1 else (
+    uneven = f" that count as {effective:.1f}, as a few hold most of them" * (effective < clusters - 0.05)
+    note = (f"its {suite.pairs} items make {clusters} clusters{uneven}, too few to know how much clusters differ: the "
+            "interval is a rough one") if clusters > 1 else (
         f"its items ({suite.pairs}) make one cluster, which tells nothing about others")
     return replace(suite, notes=(*suite.notes, note))
 

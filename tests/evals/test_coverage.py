@@ -150,6 +150,26 @@ def test_other_scores(draw: Callable[[np.random.Generator], Sample]) -> None:
     assert 93 <= covered(truth, found) <= 97
 
 
+@pytest.mark.parametrize("sizes", [(100, *(5,) * 20), (160, 80, 40, 20, 10, 5, 3, 2), (150, 150, *(10,) * 10),
+                                   (200, 50, 20, 10, 5, 5, 5, 5)])
+def test_a_few_clusters_hold_most_items(sizes: tuple[int, ...]) -> None:
+    """68 to 87 % where clusters are counted as they are. Two to four of them are effective: intervals are wide, and a
+    note says that they are rough."""
+    rng, rates, changes, scores = np.random.default_rng(16), [], [], []
+    for _ in range(RUNS // 2):
+        right = (rng.random(sum(sizes)) < np.repeat(beta(rng, 0.6, 0.1, len(sizes)), sizes)).astype(float)
+        before, after = answers(rng, sizes, 0.6, (0.2, 0.2), 0.1)
+        part = np.clip(np.repeat(rng.normal(0.6, 0.1, len(sizes)), sizes) + rng.normal(0, 0.1, sum(sizes)), 0, 1)
+        for found, evidence in ((rates, rate(right.tolist(), names(sizes))),
+                                (changes, paired(before.tolist(), after.tolist(), names(sizes)))):
+            assert evidence is not None
+            found.append(evidence.bounds(0.05, 1.0))
+        scores.append(bootstrap_mean(cluster_sums(part, names(sizes)), (0.0, 1.0), draws=500)(0.05, 1.0))
+    for truth, found in ((0.6, rates), (0.2 * 0.4 - 0.2 * 0.6, changes), (0.6, scores)):
+        assert covered(truth, found) >= 94
+    assert np.median(np.diff(rates, axis=1)) < 0.9, "they say something"
+
+
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_few_texts_of_unequal_length(count: int) -> None:
     """Nats per byte of so few texts that no bootstrap helps: t, where changes are about normal."""

@@ -8,7 +8,7 @@ import math
 import pytest
 from scipy import stats as sps
 
-from eval_suites.statistics.intervals import Shares, holm, mcnemar_exact, newcombe, wilson
+from eval_suites.statistics.intervals import Shares, change_limits, holm, mcnemar_exact, wilson
 
 
 def shares(both: int, base_only: int, tuned_only: int, neither: int) -> tuple[Shares, int]:
@@ -16,38 +16,34 @@ def shares(both: int, base_only: int, tuned_only: int, neither: int) -> tuple[Sh
     return Shares(both / n, base_only / n, tuned_only / n, neither / n), n
 
 
-@pytest.mark.parametrize(
-    ("table", "low", "high"),
-    [
-        # Airway hyper-responsiveness before and after transplantation, 1, 1, 7, 12 (Bland 2000); Newcombe's interval
-        # as printed by Fagerland, Lydersen and Laake 2014, Statistics in Medicine 33:2850.
-        ((1, 1, 7, 12), 0.026, 0.507),
-        # Newcombe 1998, Statistics in Medicine 17:2635, method 10, computed by hand from his formula.
-        ((36, 2, 12, 0), 0.0569, 0.3404),
-        ((20, 2, 12, 16), 0.0562, 0.3292),
-    ],
-)
-def test_newcombe_as_published(table: tuple[int, int, int, int], low: float, high: float) -> None:
-    found = newcombe(*shares(*table), alpha=0.05)
-    assert found == pytest.approx((low, high), abs=6e-4)
+def test_only_losses_have_the_exact_limit_of_their_share() -> None:
+    """One loss in 400 pairs, whatever the base's score: at most 1.385 points (Clopper and Pearson)."""
+    exact = sps.binomtest(1, 400).proportion_ci(0.95, "exact").high
+    assert exact == pytest.approx(0.01385, abs=1e-6)
+    for both in (399, 239, 0):
+        low, high = change_limits(*shares(both, 1, 0, 399 - both), alpha=0.05, exact=True)
+        assert -low == pytest.approx(exact, abs=2e-5)
+        assert 0.004 < high < 0.01, "no gain was seen: about the 3.7 pairs that may not have been, less the loss"
 
 
-def test_newcombe_uses_wilsons_limits_and_the_corrected_phi() -> None:
-    a, b, c, d = 30, 5, 11, 14
-    n = a + b + c + d
-    (l1, u1), (l2, u2) = wilson((a + c) / n, n, 0.05), wilson((a + b) / n, n, 0.05)
-    p1, p2 = (a + c) / n, (a + b) / n
-    phi = (a * d - b * c - n / 2) / math.sqrt((a + b) * (c + d) * (a + c) * (b + d))
-    low = p1 - p2 - math.sqrt((p1 - l1) ** 2 - 2 * phi * (p1 - l1) * (u2 - p2) + (u2 - p2) ** 2)
-    high = p1 - p2 + math.sqrt((u1 - p1) ** 2 - 2 * phi * (u1 - p1) * (p2 - l2) + (p2 - l2) ** 2)
-    assert newcombe(*shares(a, b, c, d), alpha=0.05) == pytest.approx((low, high), abs=1e-12)
+def test_a_table_by_hand() -> None:
+    """12 gained and 2 lost of 50 pairs: the distances of both exact limits, and the cells' correlation."""
+    (g_low, g_high), (l_low, l_high) = ((c.low, c.high) for c in (
+        sps.binomtest(k, 50).proportion_ci(0.95, "exact") for k in (12, 2)))
+    g, lost, p, q = 12 / 50, 2 / 50, 12.5 / 51.5, 2.5 / 51.5
+    rho = -math.sqrt(p * q / ((1 - p) * (1 - q)))
+    low = g - lost - math.sqrt((g - g_low) ** 2 - 2 * rho * (g - g_low) * (l_high - lost) + (l_high - lost) ** 2)
+    high = g - lost + math.sqrt((g_high - g) ** 2 - 2 * rho * (g_high - g) * (lost - l_low) + (lost - l_low) ** 2)
+    assert change_limits(*shares(20, 2, 12, 16), alpha=0.05, exact=True) == pytest.approx((low, high), abs=1e-12)
+    assert low > 0.04
 
 
 def test_swapping_base_and_tuned_mirrors_the_interval() -> None:
     for both, base_only, tuned_only, neither in itertools.product((0, 1, 7, 40), repeat=4):
         if both + base_only + tuned_only + neither:
-            low, high = newcombe(*shares(both, base_only, tuned_only, neither), alpha=0.05)
-            assert newcombe(*shares(both, tuned_only, base_only, neither), alpha=0.05) == pytest.approx((-high, -low))
+            low, high = change_limits(*shares(both, base_only, tuned_only, neither), alpha=0.05, exact=True)
+            mirrored = change_limits(*shares(both, tuned_only, base_only, neither), alpha=0.05, exact=True)
+            assert mirrored == pytest.approx((-high, -low))
             assert -1 <= low <= (tuned_only - base_only) / (both + base_only + tuned_only + neither) <= high <= 1
 
 
