@@ -39,6 +39,8 @@ def test_beginnings_are_shared_on_the_device(state: bool, make_llama: Callable[.
 
     def found(model: Any) -> tuple[dict[int, Any], dict[int, Any]]:
         local = Local(model, 400)
+        proof = local._proof(64)
+        assert (proof.reading, proof.continues) == ("shared", True), "the fast ways, proved"
         said = dict(local.generate([Prompt(text, 12) for text in texts], Stops(frozenset({0}))))
         return dict(local.likelihoods([Continuation(text, end) for text in texts for end in ((5,), (9, 9))])), said
 
