@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,7 +15,16 @@ from eval_suites.results import Expected, SuiteResult
 from eval_suites.suites.suite import Suite, named_suites
 from eval_suites.verdict.gate import margin_of
 from eval_suites.verdict.outcome import shown_score
-from eval_suites.verdict.power import Promise, Terms, promise, promised_refusals, seen, shown_ends, terms_of
+from eval_suites.verdict.power import (
+    Promise,
+    Terms,
+    promise,
+    promised_refusals,
+    provable,
+    seen,
+    shown_ends,
+    terms_of,
+)
 from sft_core.config.experiment import ExperimentConfig
 from tasks.doctor import cut
 from tasks.evaluate import base_subject, known, tuned_subject
@@ -197,30 +207,28 @@ def _of_suites(suites: Iterable[Asked], terms: Terms) -> Iterator[str]:
     for one in suites:
         if one.items.room:
             yield f"{one.items.suite}: {one.items.room}"
-        elif one.margin is not None and (why := _too_few(one.items, one.margin, terms)):
-            yield (f"{one.items.suite}: {one.items.items} items {why}; raise eval.limit or eval.limits, or set "
-                   "gate.margins of this suite higher")
+        elif one.margin is not None and (few := too_few(one.items, one.margin, terms)):
+            yield (f"{one.items.suite}: {few}; raise eval.limit or eval.limits, or set gate.margins of this suite "
+                   "higher")
         if refusals := promised_refusals(one.items, terms):
             yield f"{refusals}; raise eval.limit or eval.limits, or set gate.max_false_refusals higher"
 
 
-def _too_few(items: Expected, margin: float, terms: Terms) -> str:
-    """What keeps the items from proving the margin; of a base that was not asked yet, what it would have to score."""
-    at_most = f"a tax of at most {margin:g}"
+def too_few(items: Expected, margin: float, terms: Terms) -> str:
+    """What keeps the items from proving the margin; of a base that was not asked yet, below which score they cannot."""
+    cannot = f"{items.items} items cannot prove a tax of at most {margin:g}"
     if items.base is not None or items.scale == "log":
-        return "" if (least := _proves(items, terms)) <= margin else f"cannot prove {at_most}{_at_best(least)}"
-    half, whole = (_proves(items._replace(base=score), terms) for score in (0.5, 1.0))
-    if half <= margin:
+        return "" if (least := provable(items, terms)) <= margin else f"{cannot}{_at_best(least)}"
+
+    def of(score: int) -> float:
+        return provable(items._replace(base=score / 100), terms)
+
+    if (half := of(50)) <= margin:
         return ""
-    if whole > margin:
-        return f"cannot prove {at_most}{_at_best(whole)}, of a base that has all of them right"
-    enough = next(score for score in range(50, 101) if _proves(items._replace(base=score / 100), terms) <= margin)
-    return f"prove {at_most} only of a base that scores {enough} or more (of one that scores 50, {half:.1f})"
-
-
-def _proves(items: Expected, terms: Terms) -> float:
-    found = promise(items, terms).best.margin
-    return math.inf if found is None else found
+    if (whole := of(100)) > margin:
+        return f"{cannot}{_at_best(whole)}, of a base that has all of them right"
+    enough = bisect_left(range(50, 101), -margin, key=lambda score: -of(score)) + 50
+    return f"the base was not asked yet, and if it scores below {enough}, {cannot} (at 50, {half:.1f} at best)"
 
 
 def _at_best(points: float) -> str:

@@ -180,15 +180,27 @@ def promise(asked: Expected, terms: Terms) -> Promise:
     """What a comparison over these items can find; a base that nobody has asked is taken to have half of them right."""
     if not asked.items:
         return Promise(Detectable(None, None), Detectable(None, None))
-    log, alpha = asked.scale == "log", terms.gate.alpha
-    right = 0.5 if asked.base is None or log else asked.base if asked.kind == "capability" else 1 - asked.base
-    claim = alpha / terms.alignment if asked.kind == "alignment" else alpha
+    alpha = terms.gate.alpha / terms.alignment if asked.kind == "alignment" else terms.gate.alpha
     groups = asked.effective or asked.clusters
     alike = asked.items / groups if asked.design is None else asked.design
-    ends = (mde(asked.items, groups, read_at(claim, (terms.looks, terms.looks)),
-                spread=assumed(right, design=design, sd=LOG_SD if log else None))
+    ends = (mde(asked.items, groups, read_at(alpha, (terms.looks, terms.looks)), spread=_planned(asked, design))
             for design in (1.0, alike if groups < asked.items else 1.0))
     return Promise(*ends)
+
+
+def provable(asked: Expected, terms: Terms) -> float:
+    """The smallest tax in points that these items can prove at best; infinite where they can prove none."""
+    level = read_at(terms.gate.alpha, (terms.looks, terms.looks))
+    if not asked.items:
+        return math.inf
+    margin = _shown(asked.items, asked.effective or asked.clusters, level, POWER, _planned(asked, 1.0))
+    return math.inf if margin is None else margin
+
+
+def _planned(asked: Expected, design: float) -> Spread:
+    log = asked.scale == "log"
+    right = 0.5 if asked.base is None or log else asked.base if asked.kind == "capability" else 1 - asked.base
+    return assumed(right, design=design, sd=LOG_SD if log else None)
 
 
 def promised_refusals(asked: Expected, terms: Terms) -> str:

@@ -7,6 +7,7 @@ the clusters, the more the statement errs on the safe side.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -32,6 +33,7 @@ from eval_suites.verdict.power import (
     terms_of,
 )
 from sft_core.config.evaluate import GateSection
+from tasks.plan import too_few
 
 Floats = NDArray[np.float64]
 RUNS = 1_500
@@ -216,3 +218,22 @@ def test_what_can_be_found_is_said_before_the_tuned_model_is_asked(make_result: 
     assert foreseen(text, plain).startswith(
         "facts: 1 item finds a loss of no size and can prove a tax of at most no size, the gate asks for 1: too few")
     assert "nothing can be found" in foreseen(make_result([None]), plain)
+
+
+def test_a_margin_is_told_whether_or_not_the_base_was_asked() -> None:
+    """The warning came only once the base's results lay there."""
+    terms, asked = Terms(GateSection(max_tax=3.0)), Expected("facts", "capability", "share", 320, 320)
+    before = too_few(asked, 3.0, terms)
+    cannot = "320 items cannot prove a tax of at most 3"
+    found = re.fullmatch(rf"the base was not asked yet, and if it scores below (\d+), {cannot} \(at 50, (.*) at best\)",
+                         before)
+    assert found is not None
+    enough = int(found[1]) / 100
+    assert too_few(asked._replace(base=enough), 3.0, terms) == ""
+    assert too_few(asked._replace(base=enough - 0.01), 3.0, terms).startswith(cannot)
+    assert too_few(asked._replace(base=0.5), 3.0, terms).endswith(f"at best {found[2]}")
+    assert too_few(asked, 10.0, terms) == ""
+    assert "of a base that has all of them right" in too_few(asked._replace(items=20, clusters=20), 3.0, terms)
+    text = Expected("text", "capability", "log", 32, 32)
+    assert too_few(text, 3.0, terms) == ""
+    assert too_few(text, 1.0, terms) == "32 items cannot prove a tax of at most 1, at best 1.5"
