@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from flows.cli_begin import out_file
+from flows.cli_begin import out_file, out_folder
 from flows.cli_evaluation import add_evaluation
 from flows.cli_judging import add_judging
 from flows.cli_model import add_model
@@ -249,7 +249,8 @@ def config_check(config: ConfigFile, overrides: Overrides = None) -> None:
 
 @tiny_app.command(name="build")
 def tiny_build(
-    folder: Annotated[Path, typer.Argument(help="Where to write the checkpoint")] = Path(".sft/tiny-base"),
+    folder: Annotated[Path, typer.Argument(callback=out_folder, help="Where to write the checkpoint")]
+    = Path(".sft/tiny-base"),
 ) -> None:
     """Train the embedded base checkpoint again from its recipe and compare the hash with the committed one."""
     begin()

@@ -59,19 +59,12 @@ def told(cause: Cause, known: Mapping[Key, str]) -> str:
     """A line: where it stands, and what is said. Of what a section as a whole says, the place is that of the first
     field that it names and the file has."""
     sections = [cause.key[:length] for length in range(len(cause.key), -1, -1)]
-    if cause.said.startswith(dotted := f"{_dotted(cause.key)}: "):
-        named = re.findall(r"[a-z_][\w.]*", cause.said.removeprefix(dotted).partition(";")[0])
-    else:
-        named = [cause.said.split(":")[0].split(" ")[0]]
-    fields = [(*section, *word.split(".")) for word in named for section in sections]
-    if cause.key in known and not _is_section(cause.key):
-        fields = []
+    fields: list[Key] = []
+    if _model_at(cause.key) is not None:
+        named = re.findall(r"[a-z_][\w.]*", cause.said.removeprefix(f"{_dotted(cause.key)}: ").partition(";")[0])
+        fields = [(*section, *word.split(".")) for word in named for section in sections]
     place = next((known[key] for key in (*fields, *sections) if key in known), "")
     return f"{place}: {cause.said}" if place else cause.said
-
-
-def _is_section(key: Key) -> bool:
-    return _model_at(key) is not None
 
 
 def _said(key: Key, details: Sequence[ErrorDetails]) -> list[str]:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from sft_core.config.experiment import ExperimentConfig, Range
 from sft_core.config.file import examine, flatten, load, override
 from sft_core.config.search import is_whole, tried
+from sft_core.config.telling import Lack
 from sft_core.config.train import LoraSection
 from sft_core.errors import ConfigError
 
@@ -303,6 +304,13 @@ def test_whatever_is_wrong_its_line_is_told_once_beside_what_else_is(
     assert [one for one in told if f"config.yaml:{line}: {said}" in one], told
     assert "--set seed=-1: seed: Input should be greater than or equal to 0" in "".join(told)
     assert "--set gate.alhpa=1: gate.alhpa: unknown key; did you mean alpha?" in "".join(told)
+
+
+def test_what_an_override_puts_there_is_told_as_its(file: Path) -> None:
+    """The words of a message were taken for fields, and lines of what was replaced stood there still."""
+    found = examine(file, ["data.sources=[{path: x}]"])
+    lack = Lack(("data", "sources", 0, "path"), "data.sources.0.path: the folder x holds no data or train file")
+    assert found.where([lack])[0].startswith("--set data.sources=[{path: x}]: data.sources.0.path")
 
 
 @pytest.mark.parametrize(("text", "said"), [

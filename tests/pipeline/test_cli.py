@@ -177,7 +177,7 @@ def test_a_table_that_the_terminal_is_too_narrow_for_is_turned(capsys: pytest.Ca
     "eval tiny --suite tiny_mmlu --out FILE", "eval tiny --suite tiny_mmlu --against tiny --html FOLDER",
     "compare a b --html FILE/page.html", "parity tiny --json FOLDER", "data show x.yaml --html FOLDER",
     "judge a b --endpoint http://127.0.0.1:9/v1 --model m --out FILE/new", "human export a b --out FILE",
-    "eval tiny --suite tiny_mmlu --device cuda"])
+    "tiny build FILE", "eval tiny --suite tiny_mmlu --device cuda"])
 def test_what_cannot_be_written_or_had_is_said_before_any_work(arguments: str, tmp_path: Path) -> None:
     """`sft eval --out FILE` asked all suites first and ended with a traceback."""
     (tmp_path / "file").write_text("")
