@@ -2,6 +2,7 @@
 
 sources.py   files and hub ids → rows with their origin
 readers.py   one reader per kind of file
+splits.py    splits of a folder by the names of its files
 columnar.py  Arrow tables → rows, nulls told apart as far as they can be
 localhub.py  local snapshots of hub data sets, never mistaken for one another
 formats.py   row → Conversation or Rejected

@@ -9,9 +9,11 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -24,6 +26,8 @@ from sft_core.errors import DataError
 
 _JSON_SHAPES = "it must hold an array of objects, or one object per line"
 _TO_UTF8 = "convert it to UTF-8, e.g. with iconv -f LATIN1 -t UTF-8"
+_WRAPPED = re.compile(rb'\{\s*"(?:data|rows|train|examples|instances|items|records)"\s*:\s*\[')
+"""An object that may hold nothing but the rows."""
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -46,6 +50,8 @@ def read_file(file: Path) -> Iterator[Numbered]:
     """
     reader = reader_of(file)
     try:
+        if reader is not _parquet:
+            _refuse_wide(file)
         yield from reader(file)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{file} is not a whole gzip file: {error}; fetch or pack it again") from None
@@ -70,6 +76,18 @@ def reader_of(file: Path) -> _Reader:
     return reader
 
 
+def _refuse_wide(file: Path) -> None:
+    """Text of two or four bytes a character, with its mark or without."""
+    with _open(file) as stream:
+        start = stream.read(1 << 12)
+    marks = {b"\xff\xfe\0\0": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+    name = next((name for mark, name in marks.items() if start.startswith(mark)), None)
+    if not name and start.count(b"\0") > len(start) // 4:
+        name = "UTF-16LE" if start[1::2].count(b"\0") > start[::2].count(b"\0") else "UTF-16BE"
+    if name:
+        raise DataError(f"{file} is {name} and not UTF-8; convert it, e.g. with iconv -f {name} -t UTF-8")
+
+
 def kind_of(file: Path) -> str:
     """The suffix that says how to read a file, without `.gz`."""
     return Path(file.stem).suffix.lower() if file.suffix.lower() == ".gz" else file.suffix.lower()
@@ -88,19 +106,48 @@ def _object(value: object) -> Mapping[str, Any] | Rejected:
 
 
 def _json(file: Path) -> Iterator[Numbered]:
-    """An array of objects, or JSON Lines under this name."""
-    with _open(file) as stream:
-        start = stream.read(1 << 12).removeprefix(_BOM).lstrip()
-    if not start.startswith(b"["):
-        yield from _jsonl(file)
+    """An array of objects, alone or as the only thing in an object, or JSON Lines under this name."""
+    start = _start(file)
+    if start.startswith(b"["):
+        try:
+            yield from _objects(file, _whole(file))
+        except UnicodeDecodeError as error:
+            raise DataError(f"{file} is not UTF-8: {error}; {_TO_UTF8}") from None
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{file} is not valid JSON: {error}; {_JSON_SHAPES}. Written as JSON Lines, one bad row "
+                            "would not cost the others") from None
         return
+    rows = None
+    if _WRAPPED.match(start):
+        with suppress(ValueError, RecursionError):  # several lines, perhaps
+            rows = _whole(file)
+    if isinstance(rows, dict) and len(rows) == 1:
+        yield from _objects(file, *rows.values())
+    else:
+        yield from _jsonl(file)
+
+
+def _json_lines(file: Path) -> Iterator[Numbered]:
+    """JSON Lines, or an array of objects under this name."""
+    rows = None
+    if _start(file).startswith(b"["):
+        with suppress(ValueError, RecursionError):
+            rows = _whole(file)
+    array = isinstance(rows, list) and any(isinstance(row, dict) for row in rows)
+    yield from _objects(file, rows) if array else _jsonl(file)
+
+
+def _start(file: Path) -> bytes:
     with _open(file) as stream:
-        raw = stream.read()
-    try:
-        rows = json.loads(raw.removeprefix(_BOM))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file} is not valid JSON: {error}; {_JSON_SHAPES}. Written as JSON Lines, one bad row would "
-                        "not cost the others") from None
+        return stream.read(1 << 12).removeprefix(_BOM).lstrip()
+
+
+def _whole(file: Path) -> Any:
+    with _open(file) as stream:
+        return json.loads(stream.read().removeprefix(_BOM))
+
+
+def _objects(file: Path, rows: Any) -> Iterator[Numbered]:
     if not rows:
         raise DataError(f"{file} holds an empty array; take it out of the sources or write it anew")
     for number, row in enumerate(rows, 1):
@@ -142,17 +189,20 @@ def _line(raw: bytes) -> Mapping[str, Any] | Rejected:
 
 
 def _csv(file: Path) -> Iterator[Numbered]:
-    yield from _table(file, ",")
+    yield from _table(file, ",;\t")
 
 
 def _tsv(file: Path) -> Iterator[Numbered]:
     yield from _table(file, "\t")
 
 
-def _table(file: Path, delimiter: str) -> Iterator[Numbered]:
+def _table(file: Path, delimiters: str) -> Iterator[Numbered]:
+    """A header and rows, divided by the first of `delimiters` that the header has."""
     csv.field_size_limit(sys.maxsize)  # the library's own limit of 128 KiB refuses long answers
     number = 0
     try:
+        header = next(_lines(file), "")
+        delimiter = next((one for one in delimiters if one in header), delimiters[0])
         for number, row in enumerate(csv.DictReader(_lines(file), strict=True, delimiter=delimiter), 1):
             given = len(row) - 1 + len(row[None]) if None in row else sum(v is not None for v in row.values())
             wanted = len(row) - (None in row)
@@ -210,5 +260,6 @@ def _text_lines(file: Path) -> Iterator[str]:
 
 
 READERS: Mapping[str, _Reader] = {
-    ".json": _json, ".jsonl": _jsonl, ".ndjson": _jsonl, ".csv": _csv, ".tsv": _tsv, ".parquet": _parquet, ".txt": _text
+    ".json": _json, ".jsonl": _json_lines, ".ndjson": _json_lines, ".csv": _csv, ".tsv": _tsv, ".parquet": _parquet,
+    ".txt": _text
 }

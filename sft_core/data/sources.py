@@ -7,23 +7,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sft_core.config.data import SourceSection
 from sft_core.conversation import Origin, Rejected, Row
 from sft_core.data.columnar import Told, rows_of
 from sft_core.data.localhub import Absent, knock, named_by_content, why_absent
 from sft_core.data.readers import READERS, kind_of, read_file, reader_of
+from sft_core.data.splits import by_split
 from sft_core.errors import DataError
 from sft_core.stopping import check
 
+log = logging.getLogger("sft")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SAVED = ("state.json", "dataset_dict.json")  # what `Dataset.save_to_disk` leaves
+_NO_ROWS = ("dataset_info.json", "dataset_infos.json", "config.json", *_SAVED)  # beside the rows, as on the hub
 
 
 class Hub(NamedTuple):
@@ -42,16 +46,19 @@ def name_of(source: SourceSection) -> str:
 def resolve(source: SourceSection, *, scratch: Path, mirror: Path | None) -> list[Path] | Hub:
     """What a source's path means: files, or a hub data set. `tiny:…` is written into `scratch`.
 
-    A local folder whose README.md declares `configs:` is a hub data set too: its splits are kept apart.
+    A local folder whose README.md declares `configs:`, or that `save_to_disk` wrote, is read like a hub data set. Of
+    other folders the files of the split are meant.
 
     Raises:
-        DataError: there is nothing of that name.
+        DataError: there is nothing of that name, or no such split.
     """
     if source.path.startswith("tiny:"):
         return _tiny(source.path, scratch)
     path = Path(source.path).expanduser()
     if path.is_dir():
-        return _snapshot(source, path, scratch) if _declares_splits(path) else _files_in(path)
+        if _is_saved(path):
+            return Hub(str(path), source.path, local=True)
+        return _snapshot(source, path, scratch) if _declares_splits(path) else _files_of(source, path)
     if path.exists():
         return [path]
     if mirror is not None and (mirror / source.path).is_dir():
@@ -69,7 +76,9 @@ def why_no_source(source: SourceSection, mirror: Path | None) -> Absent | None:
         if source.path.startswith("tiny:"):
             _check_tiny(source.path)
         elif path.exists():
-            for file in [path] if path.is_file() else [] if _declares_splits(path) else _files_in(path):
+            _refuse_split_of_file(source)
+            elsewhere = path.is_dir() and (_is_saved(path) or _declares_splits(path))
+            for file in [path] if path.is_file() else [] if elsewhere else _files_of(source, path):
                 reader_of(file)
                 if kind_of(file) != ".json":  # an array is read whole
                     next(read_file(file), None)
@@ -92,8 +101,10 @@ def read_rows(source: SourceSection, *, scratch: Path, mirror: Path | None) -> I
     """All rows of a source in order, at most `source.limit`, broken lines as `Rejected`. Nothing is held back.
 
     Raises:
-        DataError: a file is missing, empty, of an unknown kind, or not what its name says; the hub cannot be reached.
+        DataError: a file is missing, empty, of an unknown kind, or not what its name says; the hub cannot be reached;
+            there is no such split.
     """
+    _refuse_split_of_file(source)
     return islice(_read(source, resolve(source, scratch=scratch, mirror=mirror)), source.limit)
 
 
@@ -127,12 +138,39 @@ def _read(source: SourceSection, found: list[Path] | Hub) -> Iterator[Row | Reje
             yield row._replace(origin=origin) if isinstance(row, Rejected) else Row(origin, row, nulls)
 
 
+def _is_saved(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in _SAVED)
+
+
+def _refuse_split_of_file(source: SourceSection) -> None:
+    asked = f"split {source.split}" if source.split != "train" else f"subset {source.subset}"
+    if (source.split != "train" or source.subset) and Path(source.path).expanduser().is_file():
+        raise DataError(f"{source.path} is one file and has no {asked}; leave that out, or give the folder or hub id "
+                        "that has it")
+
+
+def _files_of(source: SourceSection, folder: Path) -> list[Path]:
+    """The files of a source's split; those that are in no split of the folder are told."""
+    files = _files_in(folder)
+    splits = by_split(folder, files)
+    there = ", ".join(splits)
+    if source.split not in splits:
+        raise DataError(f"the folder {folder} has no split {source.split}; by the names of its files there are "
+                        f"{there}; set split: {next(iter(splits))}, for example, or give files instead of the folder")
+    if source.subset:
+        raise DataError(f"the folder {folder} has no subset {source.subset}: its README.md declares no configs; leave "
+                        "subset out, or give a folder below it")
+    named = {file for one in splits.values() for file in one}
+    if unnamed := [file for file in files if file not in named]:
+        log.warning("%s: %d files are in none of its splits (%s) and are left out, the first: %s; to read them, give "
+                    "them as a source of their own", folder, len(unnamed), there, unnamed[0].relative_to(folder))
+    return splits[source.split]
+
+
 def _files_in(folder: Path) -> list[Path]:
     """Data files below a folder, sorted; hidden ones aside."""
-    if any((folder / name).is_file() for name in _SAVED):
-        raise DataError(f"the folder {folder} was written by save_to_disk, which keeps a cache and no data files; "
-                        "write it anew with datasets.load_from_disk(…).to_parquet('rows.parquet') and give that file")
     files = sorted(path for path in folder.rglob("*") if kind_of(path) in READERS and path.is_file()
+                   and path.name not in _NO_ROWS
                    and not any(part.startswith(".") for part in path.relative_to(folder).parts))
     if not files:
         raise DataError(f"the folder {folder} holds no data file; allowed are {', '.join(READERS)}, each also with .gz")
@@ -161,6 +199,18 @@ def _tiny(path: str, scratch: Path) -> list[Path]:
     return write_sft(scratch / "tiny_sft") if path == "tiny:sft" else [write_replay(scratch / "tiny_replay")]
 
 
+def _saved(folder: Path, source: SourceSection) -> Any:
+    """The split of what `save_to_disk` wrote; one without splits is `train`, unless it knows better."""
+    import datasets
+
+    found = datasets.load_from_disk(str(folder))
+    splits = found if isinstance(found, dict) else {str(found.split or "train"): found}
+    if source.split not in splits:
+        raise DataError(f"the folder {folder} has no split {source.split}; there are {', '.join(splits)}; set split: "
+                        f"{next(iter(splits))}, for example")
+    return splits[source.split]
+
+
 def _hub_rows(source: SourceSection, hub: Hub) -> Iterator[Told]:
     """Rows as Arrow keeps them: the library's own rows no longer show which nulls were filled in."""
     import datasets
@@ -172,8 +222,8 @@ def _hub_rows(source: SourceSection, hub: Hub) -> Iterator[Told]:
         if not hub.local:
             with suppress(OfflineModeIsEnabled):  # `datasets` then looks into its cache, at once
                 knock(hub.place)
-        found = datasets.load_dataset(hub.place, source.subset, split=source.split, streaming=source.streaming,
-                                      revision=source.revision)
+        found = _saved(Path(hub.place), source) if _is_saved(Path(hub.place)) else datasets.load_dataset(
+            hub.place, source.subset, split=source.split, streaming=source.streaming, revision=source.revision)
         for table in found.with_format("arrow").iter(batch_size=256):
             yield from rows_of(table)
     except (OSError, ValueError, RuntimeError, pa.ArrowException, httpx.HTTPError,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 
 from sft_core.config.data import SourceSection
 from sft_core.conversation import Origin, Rejected, Row, Why
-from sft_core.data.sources import read_rows, source_digest
+from sft_core.data.sources import read_rows, source_digest, why_no_source
 from sft_core.errors import DataError
 
 
@@ -120,11 +121,57 @@ class TestPlaces:
             put(tmp_path / "f", name, json.dumps([{"a": name}]) if name.endswith("json") else json.dumps({"a": name}))
         assert data(read(tmp_path / "f", tmp_path)) == [{"a": "a.jsonl"}, {"a": "b/2.json"}]
 
-    def test_a_folder_that_the_library_saved(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-        datasets.Dataset.from_list([{"a": 1}]).save_to_disk(tmp_path / "f")
-        with pytest.raises(DataError, match=r"written by save_to_disk.*to_parquet"):
-            read(tmp_path / "f", tmp_path)
+    def test_a_folder_that_the_library_saved(self, tmp_path):
+        one, two = (datasets.Dataset.from_list([{"a": number}]) for number in (1, 2))
+        one.save_to_disk(tmp_path / "f")
+        datasets.DatasetDict({"train": one, "test": two}).save_to_disk(tmp_path / "g")
+        assert data(read(tmp_path / "f", tmp_path)) == data(read(tmp_path / "g", tmp_path)) == [{"a": 1}]
+        assert data(read(tmp_path / "g", tmp_path, split="test")) == [{"a": 2}]
+        assert data(read(tmp_path / "g" / "test", tmp_path)) == [{"a": 2}]
+        for name, there in (("f", "train"), ("g", "train, test")):
+            with pytest.raises(DataError, match=f"has no split dev; there are {there}; set split: train"):
+                read(tmp_path / name, tmp_path, split="dev")
+
+    @pytest.mark.parametrize(("names", "splits"), [
+        (["data/train-00000-of-00002.jsonl", "data/train-00001-of-00002.jsonl", "data/test-00000-of-00001-ab12.jsonl"],
+         {"train": [0, 1], "test": [2]}),
+        (["data/train_sft-00000-of-00001.jsonl", "data/test_sft-00000-of-00001.jsonl"],
+         {"train_sft": [0], "test_sft": [1]}),
+        (["training/a.jsonl", "eval/b.jsonl", "my dev/c.jsonl"], {"train": [0], "test": [1], "validation": [2]}),
+        (["chats_train.jsonl", "chats.valid.jsonl", "test1.jsonl"], {"train": [0], "validation": [1], "test": [2]}),
+        (["contest.jsonl", "latest.jsonl", "trainer.jsonl"], {"train": [0, 1, 2]}),
+    ])
+    def test_splits_by_the_names_of_files_are_those_of_the_hub(self, tmp_path, names, splits):
+        for at, name in enumerate(names):
+            put(tmp_path / "f", name, f'{{"a": {at}}}')
+        patterns = datasets.data_files.get_data_patterns(str(tmp_path / "f"))
+        hub = datasets.data_files.DataFilesDict.from_patterns(patterns, str(tmp_path / "f"))
+        assert {name: sorted(int(Path(file).read_text()[6]) for file in files) for name, files in hub.items()} == splits
+        for name, files in splits.items():
+            assert sorted(row["a"] for row in data(read(tmp_path / "f", tmp_path, split=name))) == files
+        there = ", ".join(sorted(splits, key=lambda name: ("train" not in name, name)))
+        with pytest.raises(DataError, match=rf"has no split gen; .* there are {there}; set split: train"):
+            read(tmp_path / "f", tmp_path, split="gen")
+
+    def test_files_without_the_name_of_a_split(self, tmp_path, caplog):
+        """With a train split they are left out and told, as the hub leaves them out; else they are the train split."""
+        for name in ("a.jsonl", "b_test.jsonl", "dataset_info.json"):
+            put(tmp_path / "f", name, json.dumps({"a": name}))
+        assert data(read(tmp_path / "f", tmp_path)) == [{"a": "a.jsonl"}]
+        assert not caplog.records
+        put(tmp_path / "f", "train.jsonl", '{"a": "train"}')
+        assert data(read(tmp_path / "f", tmp_path)) == [{"a": "train"}]
+        assert "1 files are in none of its splits (train, test) and are left out, the first: a.jsonl" in caplog.text
+
+    @pytest.mark.parametrize("section", [{"split": "test"}, {"subset": "main"}])
+    def test_a_split_that_a_place_cannot_have_is_refused(self, tmp_path, section):
+        path = put(tmp_path / "f", "x.jsonl", '{"a": 1}')
+        for place, said in ((path, "is one file and has no"), (tmp_path / "f", "has no (split test|subset main)")):
+            with pytest.raises(DataError, match=said):
+                read(place, tmp_path, **section)
+            why = why_no_source(SourceSection(path=str(place), **section), None)
+            assert why
+            assert re.search(said, why.why)
 
     def test_a_folder_with_a_card_keeps_its_splits_apart(self, tmp_path, monkeypatch):
         monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
