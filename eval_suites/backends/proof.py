@@ -119,7 +119,9 @@ class Proof:
         first, second = (Part(self._rows[at], 0, self._shared[at], None) for at in (0, 2))
         for at, parent in enumerate((first, first, second)):
             parent.children.append(Part(self._rows[at], parent.end, len(self._rows[at]), parent, at))
-        return self._fault(lambda: self._read([first, second, *self._whole_parts()]))
+        # Where rows are cut and joined, beginnings of two lengths have been padded with each other already.
+        whole = [] if self._reader.separable else self._whole_parts()
+        return self._fault(lambda: self._read([first, second, *whole]))
 
     def _whole_parts(self) -> list[Part]:
         return [Part(row, 0, len(row), None, at) for at, row in enumerate(self._rows)]
