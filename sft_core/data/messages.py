@@ -30,7 +30,7 @@ WEIGHTS = ("weight", "loss_weight", "train", "training", "mask")
 _CALL = re.compile(r"<tool_call>(.*?)</tool_call>|<functioncall>(.*)", re.DOTALL)
 _GLAIVE = re.compile(r"""\{"name": "([^"]+)", "arguments": '(.*)'\}""", re.DOTALL)
 _RESPONSE = re.compile(r"\A\s*<tool_response>\s*((?:(?!</?tool_response>).)*?)\s*</tool_response>\s*\Z", re.DOTALL)
-_IN_TEXT = re.compile(r"<tool_call>|<functioncall>|\A\s*\[\s*[^\s\[(][^\[(]*\(.*\)\s*\]\s*\Z", re.DOTALL)
+_LIST_OF_CALLS = re.compile(r"\s*\[\s*[^\s\[(][^\[(]*\(.*\)\s*\]\s*\Z", re.DOTALL)
 _REPR = Repr()
 _REPR.maxstring = _REPR.maxother = 80
 _REPR.maxlevel = 2
@@ -117,7 +117,7 @@ def written_calls(content: str, number: int) -> tuple[str, list[ToolCall]]:
     Hermes writes `<tool_call>{…}</tool_call>`, Glaive `<functioncall> {…}`. Text that holds anything else behind or
     inside the marks stays as it is.
     """
-    found = _CALL.search(content)
+    found = _CALL.search(content) if _is_marked(content) else None
     if not found or _CALL.sub("", content[found.start():]).strip():
         return content, []
     calls = [_literal(one.group(1) or one.group(2) or "") for one in _CALL.finditer(content, found.start())]
@@ -128,7 +128,11 @@ def written_calls(content: str, number: int) -> tuple[str, list[ToolCall]]:
 
 def calls_in_text(content: str) -> bool:
     """The answer holds a call that stays text, such as ToolACE's `[name(key="value")]`."""
-    return _IN_TEXT.search(content) is not None
+    return _is_marked(content) or _LIST_OF_CALLS.match(content) is not None
+
+
+def _is_marked(content: str) -> bool:
+    return "<tool_call>" in content or "<functioncall>" in content
 
 
 def _literal(written: str) -> object:

@@ -136,6 +136,12 @@ def test_what_is_read_without_configuration(tmp_path, shape):
     assert [said(one) for one in taken.conversations] == [expected]
 
 
+@pytest.mark.parametrize("standard", ["messages", "conversations"])
+def test_the_column_map_goes_before_other_names(tmp_path, standard):
+    taken = take(tmp_path, {"said": openai(Q, A), "chat": openai(Q2, A2)}, columns={standard: "said"})
+    assert said(taken.conversations[0]) == ONE
+
+
 @pytest.mark.parametrize("shape", BY_ADVICE)
 def test_what_is_refused_with_advice_that_works(tmp_path, shape):
     row, advice, expected = BY_ADVICE[shape]
