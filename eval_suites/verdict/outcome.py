@@ -57,7 +57,7 @@ class SuiteVerdict:
     `scored_base` and `scored_tuned` count items with a score, `pairs` those with one on both sides: only they enter.
     `p` is against the margin (capability) or against no difference (alignment), `p_holm` adjusted for the number of
     suites, `p_mcnemar` the exact test of no difference, for independent items scored 0 or 1 only. `lost` and `gained`
-    count items whose score fell and rose. `more_items`: how many more would settle it if what was seen is the truth.
+    count items whose score fell and rose. `more_items`: how many more would settle it in 80 % of cases.
     `margin`: the non-inferiority margin in points (capability). `mde`: the smallest difference in points that this
     comparison finds with 80 % power. `looks`: (taken, planned) of a sequential evaluation. `uncontaminated`: the same
     on the items that were not found in the training data, None where none was looked for. `floor`: how far the base

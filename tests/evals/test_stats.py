@@ -232,20 +232,31 @@ def test_p_value_and_interval_agree() -> None:
                 assert p == 1.0 or not outside.low <= null <= outside.high
 
 
-def test_more_items_is_where_the_grown_sample_settles() -> None:
-    def margin(low: float, high: float) -> bool:
-        return high <= 0.01 or low > 0.01
+def _pairs(rng: np.random.Generator, count: int, lost: float, gained: float) -> tuple[np.ndarray, np.ndarray]:
+    luck = rng.random(count)
+    return (luck >= lost).astype(float), 1.0 - ((luck >= lost) & (luck < lost + gained))
 
-    none_lost = paired([1.0] * 200, [1.0] * 200)
-    assert none_lost is not None
-    more = none_lost.more_items(0.05, margin)
-    assert more is not None
-    grown = [interval_of(np.ones(n), np.ones(n)) for n in (200 + more, 200 + more - 2)]
-    assert [margin(i.low, i.high) for i in grown] == [True, False]
-    on_the_margin = paired([0.0] + [1.0] * 99, [1.0] * 100)
-    assert on_the_margin is not None
-    assert on_the_margin.estimate == pytest.approx(0.01)
-    assert on_the_margin.more_items(0.05, margin) is None
+
+@pytest.mark.parametrize(("count", "lost", "gained", "margin"), [
+    (200, 0.05, 0.05, 0.02), (200, 0.03, 0.02, 0.03), (400, 0.02, 0.0, 0.01), (100, 0.1, 0.12, 0.05)])
+def test_so_many_more_items_settle_it_in_four_of_five_cases(count: int, lost: float, gained: float, margin: float
+                                                            ) -> None:
+    """It was in 58, 64, 61 and 68 %. Over truths so near the margin that it is never known there is no such number."""
+    rng, settled = np.random.default_rng(22), []
+
+    def answers(low: float, high: float) -> bool:
+        return high <= margin or low > margin
+
+    for _ in range(250):
+        tuned, base = _pairs(rng, count, lost, gained)
+        evidence = paired(tuned.tolist(), base.tolist())  # the loss
+        assert evidence is not None
+        if more := evidence.more_items(0.05, answers):
+            others = _pairs(rng, more, lost, gained)
+            grown = interval_of(np.r_[tuned, others[0]], np.r_[base, others[1]])
+            settled.append(answers(grown.low, grown.high))
+    assert len(settled) > 60
+    assert np.mean(settled) >= 0.8
 
 
 def test_more_items_do_not_make_up_for_few_seeds() -> None:
