@@ -87,12 +87,13 @@ class Plan(NamedTuple):
         per_step = f"{look.trained.tokens / steps:,.0f} tokens ({look.trained.trained_tokens / steps:,.0f} trained)"
         replay = f" and {look.replayed.tokens / steps:,.0f} of replay" if look.replayed.tokens else ""
         about = "about " * (self.sampled != 1.0)
+        least = "at least " * (look.place.device == "cpu")  # the allocator's pieces grow, see memory.Forecast.process
         return [
             f"{about}{steps:,} steps of {per_step}{replay}; {look.section.epochs:g} epochs of {epoch.tokens:,} tokens "
             f"({epoch.trained_tokens:,} trained) in {len(look.data.course.sft.examples):,} examples; "
             f"{look.warmup_steps:,} steps of warm-up",
-            f"training {self._shown_training()}, evaluation {shown_span(self.evaluation)}; {_size(look.peak)} of "
-            f"{_size(look.free)} free memory ({look.place.device}), {_size(look.forecast.disk)} of "
+            f"training {self._shown_training()}, evaluation {shown_span(self.evaluation)}; {least}"
+            f"{_size(look.peak)} of {_size(look.free)} free memory ({look.place.device}), {_size(look.forecast.disk)} of "
             f"{_size(look.disk_free)} free disk"]
 
     def _shown_training(self) -> str:
