@@ -93,8 +93,8 @@ class Plan(NamedTuple):
             f"({epoch.trained_tokens:,} trained) in {len(look.data.course.sft.examples):,} examples; "
             f"{look.warmup_steps:,} steps of warm-up",
             f"training {self._shown_training()}, evaluation {shown_span(self.evaluation)}; {least}"
-            f"{_size(look.peak)} of {_size(look.free)} free memory ({look.place.device}), {_size(look.forecast.disk)} of "
-            f"{_size(look.disk_free)} free disk"]
+            f"{_size(look.peak)} of {_size(look.free)} free memory ({look.place.device}), "
+            f"{_size(look.forecast.disk)} of {_size(look.disk_free)} free disk"]
 
     def _shown_training(self) -> str:
         return "is there already" if self.trained == "found" else shown_span(self.training)
