@@ -268,7 +268,8 @@ def _measure(subject: Subject, section: EvalSection, place: Workspace, stages: M
 @task(name="floors", cache_policy=NO_CACHE, task_run_name="floors-{subject.label}")
 def floors(subject: Subject, results: Mapping[str, SuiteResult], section: EvalSection,
            place: Workspace) -> dict[str, Floor]:
-    """The A/A floor of every suite: found, or measured now. Servers have none: their batches are their own.
+    """The A/A floor of every suite that has scores: found, or measured now. Servers have none: their batches are their
+    own.
 
     Raises:
         EvalError, ModelError: the model cannot be used.
@@ -281,7 +282,7 @@ def floors(subject: Subject, results: Mapping[str, SuiteResult], section: EvalSe
     stages = {name: place.stages.open("floors", fingerprint(
         "floors", version("floors"), (one.model, one.protocol_hash, one.backend, one.n), section.floor_items,
         section.batch_tokens, section.limit_of(name), outside(chosen[name], section, place.mirror)))
-        for name, one in results.items()}
+        for name, one in results.items() if one.score is not None}
     with _held(stages) as missing:
         if missing:
             log.info("A/A floor of %s: %d items each asked again of %s", subject.label, section.floor_items,

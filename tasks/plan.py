@@ -14,7 +14,7 @@ from eval_suites.asking.expected import expected
 from eval_suites.results import Expected, SuiteResult
 from eval_suites.suites.suite import Suite, named_suites
 from eval_suites.verdict.gate import margin_of
-from eval_suites.verdict.outcome import shown_score
+from eval_suites.verdict.outcome import NONE, shown_score
 from eval_suites.verdict.power import (
     Promise,
     Terms,
@@ -58,7 +58,7 @@ class Asked(NamedTuple):
     def row(self) -> dict[str, object]:
         """A row of a table; the keys are the heads."""
         items = self.items
-        unknown = "not asked" if items.scale == "log" else "50.0 assumed"
+        unknown = NONE if self.base_there else "not asked" if items.scale == "log" else "50.0 assumed"
         best, worst = self.found
         provable = shown_ends((best.margin, worst.margin), "nothing") if self.capability else ""
         return {"suite": items.suite, "kind": items.kind, "items": items.items, "clusters": items.clusters,

@@ -147,8 +147,6 @@ def _varies(sums: Sums, values: Floats, weights: Floats) -> tuple[float, float |
 
 def foreseen(base: SuiteResult, terms: Terms) -> str:
     """What a comparison with these results of the base can find, in a sentence; before the tuned model is asked."""
-    if base.score is None:
-        return f"{base.suite}: no item of the base has a score, so nothing can be found"
     return promised(seen(base, terms.gate), terms)
 
 
@@ -157,7 +155,8 @@ def seen(base: SuiteResult, gate: GateSection) -> Expected:
     at least as many as clusters: two right answers tell nothing about thirty clusters."""
     scored = [(item.score, item.cluster, item.weight) for item in base.items if item.score is not None]
     if not scored:
-        return Expected(base.suite, base.kind, base.scale, 0, 0)
+        return Expected(base.suite, base.kind, base.scale, 0, 0, room=(
+            "no item of the base has a score, so nothing can be found"))
     scores, clusters, weights = zip(*scored, strict=True)
     values, groups, sums = np.asarray(scores), len(set(clusters)), cluster_sums(np.asarray(scores), clusters, weights)
     design = None

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -254,6 +255,8 @@ def test_another_suite_asks_for_its_own_floor_alone(
     assert found["texts"] == alone["texts"]
     assert floors.fn(subject, results, both, place) == found
     assert len(asked) == 2
+    unjudged = replace(results["texts"], items=tuple(one._replace(score=None) for one in results["texts"].items))
+    assert floors.fn(subject, {"texts": unjudged}, both, place) == {}  # nothing can change
 
 
 def test_changes_are_counted() -> None:

@@ -10,9 +10,13 @@ import pytest
 
 from eval_suites.results import SuiteResult
 from eval_suites.verdict.flips import flips
+from eval_suites.verdict.power import foreseen, promise, seen, terms_of
 from eval_suites.verdict.verdict import Verdict, compare, pair
 from sft_core.config.evaluate import GateSection
 from sft_core.errors import EvalError
+from tasks.pace import NOTHING
+from tasks.plan import Asked, _of_suites
+from tasks.verdict import compared, listed, regressions
 
 Make = Callable[..., SuiteResult]
 GATE = GateSection(max_tax=2.0)
@@ -109,6 +113,28 @@ def test_nothing_scored_is_undecided_and_not_a_crash(make_result: Make) -> None:
     assert "no item was scored on both sides" in verdict.reason
     assert judged(make_result([]), make_result([])).gate == "undecided"
     assert make_result([None, None]).score is None
+
+
+@pytest.mark.parametrize("kind", ["capability", "alignment"])
+def test_a_suite_without_any_score_is_planned_foreseen_and_told(make_result: Make, kind: str) -> None:
+    """Answers that nobody judges, e.g. `open_ended` without eval.judge; a plan of them raised ValueError."""
+    base = make_result([None] * 4, "chats", kind)
+    terms = terms_of(GATE, [kind])
+    asked = seen(base, GATE)
+    planned = Asked(asked, promise(asked, terms), 2.0 if kind == "capability" else None, True, False, NOTHING)
+    said = "chats: no item of the base has a score, so nothing can be found"
+    assert (planned.row()["base"], planned.row()["finds"]) == ("–", "nothing")
+    assert list(_of_suites([planned], terms)) == [foreseen(base, terms)] == [said]
+
+    verdict = judged(base, base)
+    assert (verdict.gate, verdict.suites[0].said.split(": ")[1], verdict.suites[0].mde) == (
+        "undecided", "no item was scored on both sides", None)
+    found = compared(verdict, {"chats": base}, {"chats": base})
+    assert (found.flips, regressions(verdict)) == ({"chats": []}, [])
+    titles = {table.title: table.rows for table in found.report.tables}
+    assert [row["items"] for row in titles["Items without a score"]] == ["4", "4"]
+    assert listed({"chats": base})[0]["score"] == "–"
+    assert not any("none" in text.lower() for row in verdict.rows() for text in row.values())
 
 
 def test_other_protocols_are_refused_and_named(make_result: Make) -> None:
