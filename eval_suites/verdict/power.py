@@ -329,5 +329,6 @@ def _bounds(cells: tuple[float, float, float, float], n: int, clusters: float, d
         true = max(cells[1] + cells[2] - (cells[1] - cells[2]) ** 2, 1e-12)
         seen = rng.chisquare(df, DRAWS) / df * true
         size = np.where(spread > 0, pairs * spread / seen * (z_of(alpha) / t_of(alpha, df)) ** 2, clusters)
+    still = cells[1] + cells[2] == 0
     return change_limits_many(Tables(both, gained, lost, neither), np.clip(size, 1.0, n), alpha,
-                              exact=clusters >= n)
+                              exact=clusters >= n or still)
