@@ -162,7 +162,10 @@ def to_text(row: Row, source: SourceSection) -> str | Rejected:
 
 def _alpaca(row: Columns) -> Iterator[Turn]:
     yield Turn("system", row.system())
-    for number, pair in enumerate(parsed(row.get("history") or [], "history"), 1):
+    history = parsed(row.get("history") or [], "history")
+    if not isinstance(history, list):
+        raise Refused(Why.WRONG_TYPE, f"history is not a list but {shown(history)}")
+    for number, pair in enumerate(history, 1):
         if not isinstance(pair, list) or len(pair) != 2:
             raise Refused(Why.WRONG_TYPE, f"entry {number} of history is not a question with its answer but "
                                           f"{shown(pair)}")

@@ -7,8 +7,8 @@ file are held at once: a child may stand anywhere.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from math import inf
 
 from sft_core.conversation import Rejected, Row, Why
 
@@ -23,33 +23,43 @@ def is_message(row: Row) -> bool:
 
 def threads(rows: Iterable[Row]) -> Iterator[tuple[Row, int] | Rejected]:
     """The thread of every tree as a row with `messages` and how many rows went into it, and the messages left out."""
-    below: dict[Any, list[Row]] = defaultdict(list)
-    known: set[Any] = set()
+    below: dict[str | None, list[Row]] = defaultdict(list)
+    known: set[str] = set()
     for row in rows:
-        below[row.data["parent_id"]].append(row)
-        known.add(row.data["message_id"])
+        name, parent = row.data.get("message_id"), row.data.get("parent_id")
+        if not isinstance(name, str) or not isinstance(parent, str | None) or name in known:
+            yield Rejected(Why.WRONG_TYPE, "its message_id or parent_id is no text, or its message_id is there twice",
+                           row.origin)
+            continue
+        known.add(name)
+        below[parent].append(row)
     for replies in below.values():
-        replies.sort(key=lambda reply: (reply.data.get("rank") is None, reply.data.get("rank") or 0))
-    used: set[Any] = set()
+        replies.sort(key=_rank)
+    used: set[str] = set()
     for root in below[None]:
         thread = _answered(root, below)
         used |= {message.data["message_id"] for message in thread}
         if thread:
-            yield Row(root.origin, {"messages": [{"role": message.data["role"], "content": message.data["text"]}
-                                                 for message in thread]}), len(thread)
+            said = [{"role": message.data.get("role"), "content": message.data.get("text")} for message in thread]
+            yield Row(root.origin, {"messages": said}), len(thread)
     for row in (row for replies in below.values() for row in replies if row.data["message_id"] not in used):
-        if row.data["parent_id"] is None or row.data["parent_id"] in known:
-            yield Rejected(Why.BAD_ANSWER, "another thread of its tree is ranked higher, or nobody answered it",
-                           row.origin)
-        else:
-            yield Rejected(Why.MISSING_COLUMN, f"its parent {row.data['parent_id']} is not in the file", row.origin)
+        parent = row.data["parent_id"]
+        why, detail = (Why.BAD_ANSWER, "another thread of its tree is ranked higher, or nobody answered it") \
+            if parent is None or parent in known else (Why.MISSING_COLUMN, f"its parent {parent} is not in the file")
+        yield Rejected(why, detail, row.origin)
 
 
-def _answered(root: Row, below: dict[Any, list[Row]]) -> list[Row]:
+def _rank(reply: Row) -> float:
+    """0 is best; a reply that was not ranked comes last."""
+    rank = reply.data.get("rank")
+    return rank if isinstance(rank, int | float) else inf
+
+
+def _answered(root: Row, below: Mapping[str | None, list[Row]]) -> list[Row]:
     """The best ranked thread of a tree, up to its last answer."""
     thread = [root]
     while replies := below.get(thread[-1].data["message_id"]):
         thread.append(replies[0])
-    while thread and thread[-1].data["role"] != "assistant":
+    while thread and thread[-1].data.get("role") != "assistant":
         thread.pop()
     return thread

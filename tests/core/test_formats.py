@@ -232,6 +232,7 @@ class TestRightRows:
     ({"prompt": "hi", "completion": {"role": "user", "content": "yo"}}, "prompt_completion", Why.ROLE_ORDER),
     ({"instruction": "hi", "output": "yo", "history": [["a"]]}, "alpaca", Why.WRONG_TYPE),
     ({"instruction": "hi", "output": "yo", "history": "a"}, "alpaca", Why.WRONG_TYPE),
+    ({"instruction": "hi", "output": "yo", "history": True}, "alpaca", Why.WRONG_TYPE),
     ({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo", "weight": 0}]},
      "messages", Why.TURN_WEIGHT),
     ({"messages": [{"role": "user", "content": "hi", "train": True}, {"role": "assistant", "content": "yo"}]},
@@ -289,9 +290,10 @@ def test_nesting_without_end():
 
 _JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(),
                      lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-                         st.sampled_from(["role", "content", "from", "value", "tool_calls", "name", "arguments"]),
+                         st.sampled_from(["role", "content", "from", "value", "tool_calls", "name", "arguments", "type",
+                                          "parts", "input", "output", "functionCall", "mask"]),
                          inner, max_size=4), max_leaves=12)
-_COLUMNS = ["messages", "conversations", "instruction", "output", "prompt", "tools"]
+_COLUMNS = ["messages", "conversations", "instruction", "output", "prompt", "tools", "answers", "chat"]
 
 
 @given(st.dictionaries(st.sampled_from(_COLUMNS), _JSON),

@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 import yaml
 
-from sft_core.config.data import Repair, SourceSection
-from sft_core.conversation import Conversation
+from sft_core.config.data import Repair, SourceSection, TemplateSection
+from sft_core.conversation import Conversation, Rejected
 from sft_core.data.intake import Intake, take_in
 from sft_core.errors import DataError
+from sft_core.templates.choose import choose
+from sft_core.templates.render import Renderer
 from sft_core.templates.template import trained_turns
 
 Q, A, Q2, A2, SYSTEM = "What colour is grass?", "Green.", "And snow?", "White.", "You answer in one word."
@@ -129,11 +131,14 @@ BY_ADVICE: dict[str, tuple[Any, str, list[str]]] = {
 
 
 @pytest.mark.parametrize("shape", READ)
-def test_what_is_read_without_configuration(tmp_path, shape):
+def test_what_is_read_without_configuration(tmp_path, tokenizer, shape):
     row, expected = READ[shape]
     taken = take(tmp_path, row)
     assert not taken.rejected
     assert [said(one) for one in taken.conversations] == [expected]
+    section = TemplateSection(name="chatml")
+    found = Renderer(choose(section, tokenizer), tokenizer, section).render(taken.conversations[0])
+    assert not isinstance(found, Rejected), found
 
 
 @pytest.mark.parametrize("standard", ["messages", "conversations"])
@@ -162,11 +167,11 @@ def test_trees_give_their_best_ranked_threads(tmp_path):
 
     taken = take(tmp_path, message("b", "a", "Blue.", 1), message("a", None, Q), message("c", "a", A, 0),
                  message("d", "c", Q2), message("e", "d", A2), message("f", "e", "And coal?"),
-                 message("g", "x", "Lost."), message("h", None, "Alone?"))
+                 message("g", "x", "Lost."), message("h", None, "Alone?"), message("a", "e", A))
     assert [said(one) for one in taken.conversations] == [TWO]
     assert taken.conversations[0].origin.line == 2
     assert sorted((one.origin.line, str(one.why)) for one in taken.rejected) == [
-        (1, "bad_answer"), (6, "bad_answer"), (7, "missing_column"), (8, "bad_answer")]
+        (1, "bad_answer"), (6, "bad_answer"), (7, "missing_column"), (8, "bad_answer"), (9, "wrong_type")]
     assert taken.rows["x.jsonl"] == len(taken.conversations) + len(taken.rejected)
 
 
