@@ -64,7 +64,9 @@ def test_a_run_that_is_stopped_goes_on_and_ends_the_same(name: str, inputs: Inpu
                                                          tmp_path: Path, device: Ledger) -> None:
     """From set-up to the saved folder. Adam's count of steps has to come back to the device, or its kernel refuses."""
     section = _section(train_section, RUNS[name])
+    drawn = torch.cuda.get_rng_state()
     whole = train(inputs(), section, tmp_path / "whole")
+    assert torch.equal(torch.cuda.get_rng_state(), drawn), "whoever calls goes on drawing where it was"
     assert device.launches["_varlen_attn"], "the way that is taken on CUDA"
     with pytest.raises(Interrupted, match="after step 1"):
         train(inputs(), section, tmp_path / "halves", on_events=StopAfter(1), sync_every_s=0.0)
