@@ -136,7 +136,7 @@ class Template:
                                   f"{THOUGHTS}")
         answer = Answer(prompt, said, tail)
         if lost := next(_lost_answer(turns[at], answer.said), None):
-            raise TemplateRefused(f"the chat template drops or rewrites {lost} of turn {at + 1} (assistant)")
+            raise TemplateRefused(f"the chat template drops or rewrites {lost} of turn {at + 1} (assistant); {OTHERS}")
         if self.marked:
             place = (_first_word(turns[at], written, start), len(written) - len(answer.tail))
             _agree(marks, written, place, conversation.origin)
@@ -203,7 +203,7 @@ def _first_word(turn: Turn, written: str, start: int) -> int:
 def _refuse_lost(conversation: Conversation, last: int, text: str) -> None:
     """Raises TemplateRefused when a turn up to `last`, a call or a tool is not in its rendering."""
     if lost := next(_lost(conversation.turns[: last + 1], conversation.tools, text), None):
-        raise TemplateRefused(f"the chat template drops or rewrites {lost}")
+        raise TemplateRefused(f"the chat template drops or rewrites {lost}; {OTHERS}")
 
 
 def _lost(turns: Sequence[Turn], tools: str | None, text: str) -> Iterator[str]:

@@ -269,3 +269,15 @@ def test_what_cannot_be_put_right_stays_rejected(tmp_path, messages):
         (rejected,) = take(tmp_path, {"messages": messages}, repair=ways).rejected
         assert rejected.why == "role_order"
         assert "data.repair" not in rejected.detail
+
+
+def test_a_template_that_knows_no_calls_is_told_with_one_that_does(tmp_path, tokenizer):
+    (tmp_path / "plain.jinja").write_text(
+        "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+    (one,) = take(tmp_path, READ["Hermes tools"][0]).conversations
+    section = TemplateSection(path=str(tmp_path / "plain.jinja"), new_tokens=("<|im_start|>",))
+    found = Renderer(choose(section, tokenizer), tokenizer, section).render(one)
+    assert isinstance(found, Rejected)
+    assert "drops or rewrites the call of get_weather" in found.detail
+    assert "set template.name to a built-in one (chatml, for example)" in found.detail
