@@ -21,6 +21,7 @@ class Listed(NamedTuple):
     gate: str
     step: int | None  # optimiser steps that the tracker was told of
     trained_s: float | None
+    saved_s: float | None  # the model written, read back and measured
     changed_s: float  # seconds since 1970
     model: str  # `there`, `removed` or nothing
     config: Path
@@ -28,7 +29,7 @@ class Listed(NamedTuple):
     def row(self) -> dict[str, object]:
         """For a table."""
         return {"run": self.name, "state": self.state, "gate": self.gate, "steps": self.step,
-                "training": "" if self.trained_s is None else f"{self.trained_s:.0f} s", "model": self.model,
+                "training": _seconds(self.trained_s), "saving": _seconds(self.saved_s), "model": self.model,
                 "last change": datetime.fromtimestamp(self.changed_s).isoformat(" ", "minutes")}
 
 
@@ -45,8 +46,13 @@ def _listed(folder: Path) -> Listed:
     steps = _read(folder / "followed.json").get("steps", {})
     changed = max(file.stat().st_mtime for file in folder.iterdir() if file.exists())
     return Listed(folder.name, state, summary["gate"]["outcome"] if done else "", steps.get("train/loss"),
-                  summary["seconds"]["training"] if done else None, changed,
+                  summary["seconds"]["training"] if done else None, summary["seconds"].get("saving") if done else None,
+                  changed,
                   ("there" if model.exists() else "removed") if model.is_symlink() else "", folder / "config.yaml")
+
+
+def _seconds(took: float | None) -> str:
+    return "" if took is None else f"{took:.0f} s"
 
 
 def _read(file: Path, *wanted: str) -> Mapping[str, Any]:

@@ -100,14 +100,23 @@ def evaluation_pace(model: ModelSection, result: SuiteResult, place: Workspace) 
 
 
 def training_span(config: ExperimentConfig, outlook: Outlook, place: Workspace) -> Span:
-    """How long training will take: from earlier runs, else from a matrix product that is timed now."""
+    """How long training and saving will take: from earlier runs, else from a matrix product that is timed now."""
     wanted = training_pace(config, whereabouts(config, place))
-    rates = [result["tokens_per_s"] for result in _results(place, "train") if result.get("pace") == wanted]
+    earlier = [result for result in _results(place, "train")
+               if result.get("pace") == wanted and "saving_s" in result]
     tokens = outlook.trained.tokens + outlook.replayed.tokens
-    if rates:
-        return Span(tokens / max(rates) / SPREAD, tokens / min(rates) * SPREAD,
-                    f"measured in {len(rates)} earlier run{'s' * (len(rates) > 1)} of this model and method here")
+    if earlier:
+        rates = [result["tokens_per_s"] for result in earlier]
+        saving = [end for result in earlier for end in _saving(result, sum(outlook.data.validation.tokens))]
+        return Span((tokens / max(rates) + min(saving)) / SPREAD, (tokens / min(rates) + max(saving)) * SPREAD,
+                    f"measured in {len(earlier)} earlier run{'s' * (len(earlier) > 1)} of this model and method here")
     return _by_product(outlook, outlook.work_of_run, outlook.work_of_run)
+
+
+def _saving(earlier: Mapping[str, Any], tokens: int) -> tuple[float, float]:
+    """Seconds of saving, where it hangs on the model alone, and where on its held-out tokens alone."""
+    took: float = earlier["saving_s"]
+    return took, took * tokens / max(1, earlier["validation_tokens"])
 
 
 def evaluation_span(model: ModelSection, asked: Expected, rounds: int, outlook: Outlook, place: Workspace) -> Span:

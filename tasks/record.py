@@ -66,7 +66,8 @@ def _summary(run: Experiment, prepared: Done, trained: Done, found: Compared) ->
         "verdict_rows": verdict.rows(),
         "beside": [table._asdict() for table in found.report.tables if table.short],
         "gate": {"outcome": verdict.gate, "reason": verdict.reason},
-        "seconds": {"training": trained.result["seconds"]}, "saved": trained.result["stored"],
+        "seconds": {"training": trained.result["seconds"], "saving": trained.result["saving_s"]},
+        "saved": trained.result["stored"],
         "reused": {"prepare": prepared.reused, "train": trained.reused},
     }
 

@@ -6,10 +6,12 @@ from __future__ import annotations
 import json
 import logging
 import resource
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from accelerate.utils import broadcast_object_list
 
@@ -54,6 +56,8 @@ class TrainReport:
 
     steps: int
     seconds: float  # in steps and validation, over all processes that took part
+    saving_s: float  # in writing the model folder, reading it back and measuring it
+    validation_tokens: int  # of the held-out rows, which every measurement reads
     rows: int
     tokens: int  # of the training rows, padding excluded
     trained_tokens: int
@@ -69,7 +73,7 @@ class TrainReport:
     stored: Stored  # what the model folder holds
 
 
-TOLD = ("rows", "tokens", "trained_tokens", "replay_tokens", "tokens_per_s", "seconds", "peak_rss_bytes",
+TOLD = ("rows", "tokens", "trained_tokens", "replay_tokens", "tokens_per_s", "seconds", "saving_s", "peak_rss_bytes",
         "stopped_early")
 """Fields of the report that the last event has."""
 
@@ -86,6 +90,7 @@ def finish(bench: Workbench, section: TrainSection, out: Path, events: EventLog,
     check_counters(bench.course, walked)
     check_reached(bench.unreached.names)
     bench.optimizer.state.clear()  # makes room for the model that is read back
+    began = time.monotonic()
     adapter = out / "adapter" if section.method == "lora" else None
     first = bench.accelerator.is_main_process
     weights = weights_of(bench.parameters, first)
@@ -100,7 +105,7 @@ def finish(bench: Workbench, section: TrainSection, out: Path, events: EventLog,
     (stored,) = broadcast_object_list(said)
     if first and stored.remark:
         log.warning("%s", stored.remark)
-    report = _report(walked, out / "model", adapter, stored)
+    report = _report(bench, walked, Saved(out / "model", adapter, stored, round(time.monotonic() - began, 1)))
     events.write("saved", step=walked.step, **asdict(stored))
     events.write("end", step=walked.step, **{name: value for name, value in asdict(report).items() if name in TOLD})
     return report
@@ -152,12 +157,22 @@ def _tried(stored: Stored) -> str:
                      for form, loss in stored.tried.items())
 
 
-def _report(walked: Walked, model: Path, adapter: Path | None, stored: Stored) -> TrainReport:
+class Saved(NamedTuple):
+    """What was saved, and how long that took."""
+
+    model: Path
+    adapter: Path | None
+    stored: Stored
+    seconds: float
+
+
+def _report(bench: Workbench, walked: Walked, saved: Saved) -> TrainReport:
     done, replayed = walked.done, walked.replayed
     return TrainReport(
-        steps=walked.step, seconds=walked.seconds, rows=done.rows, tokens=done.tokens,
+        steps=walked.step, seconds=walked.seconds, saving_s=saved.seconds,
+        validation_tokens=sum(bench.validation.tokens), rows=done.rows, tokens=done.tokens,
         trained_tokens=done.trained_tokens, replay_tokens=replayed.tokens,
         tokens_per_s=(done.tokens + replayed.tokens) / walked.seconds,
         peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, final=walked.last,
         validation=tuple(walked.validations), stopped_early=walked.stopped_early, resumed_from=walked.resumed_from,
-        model_folder=model, adapter_folder=adapter, stored=stored)
+        model_folder=saved.model, adapter_folder=saved.adapter, stored=saved.stored)

@@ -22,7 +22,7 @@ from sft_core.train.memory import (
     largest_pass,
 )
 from sft_core.train.optim import warmup_steps
-from sft_core.train.shape import Architecture, architecture_of
+from sft_core.train.shape import FLOAT, Architecture, architecture_of
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,12 @@ class Outlook:
         return 1 + self.steps // every + (self.steps % every > 0)
 
     @property
+    def readings(self) -> int:
+        """Measurements of the validation loss in saving: of the folder, and, computed in float32, of trained weights
+        and base where training computes in less. Every further form of the weights that has to be tried adds one."""
+        return 3 if self.place.dtype.itemsize < FLOAT and self.section.lora.quantize == "none" else 1
+
+    @property
     def processes(self) -> int:
         """Processes that share the memory of one device; each GPU has memory of its own."""
         return self.section.processes if self.place.device == "cpu" else 1
@@ -108,7 +114,7 @@ class Outlook:
         passes = 3 if section.method == "full" else 2
         kept = section.kl.reference == "cache"
         passes += section.gradient_checkpointing + (section.kl.beta > 0 and not kept)
-        looked = self.validations * sum(self.data.validation.tokens)
+        looked = (self.validations + self.readings) * sum(self.data.validation.tokens)
         # The head reads what was kept of the base.
         read = (self.trained.trained_tokens + self.replayed.trained_tokens) * (section.kl.beta > 0 and kept)
         return self.work_of_token * (passes * (self.trained.tokens + self.replayed.tokens) + looked) + (

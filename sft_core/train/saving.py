@@ -6,6 +6,7 @@ For adapters the merged weights are the artifact; the adapter itself lies beside
 from __future__ import annotations
 
 import gc
+import logging
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from sft_core.model.held import HALVES, held_low, widen
 from sft_core.model.load import LoadedModel, load_model
 from sft_core.model.proof import Rows
 from sft_core.model.room import free_bytes
+from sft_core.progress import progress
 from sft_core.stage import whole_folder
 from sft_core.train.adapter import MERGE_TOLERANCE, merge_adapter, save_adapter, token_log_probs
 from sft_core.train.artifact import served_tokenizer, write_model, writing
@@ -32,6 +34,8 @@ from sft_core.train.rounding import Form, Gain, Stored, best, forms, remark, rou
 from sft_core.train.shape import FLOAT
 from sft_core.train.snapshot import restore_weights
 from sft_core.train.workbench import Workbench
+
+log = logging.getLogger("sft")
 
 ROOM = 1.2
 """Free memory of a device that a model needs to be read back on it, as a multiple of its weights."""
@@ -75,8 +79,13 @@ def save_trained(bench: Workbench, section: TrainSection, weights: Mapping[str, 
     restore_weights(trained, weights)
     tokenizer = served_tokenizer(loaded.tokenizer, bench.template)
     sample = bench.micro(bench.course.sft, bench.course.sft.rows[:1]).batch
+    tried = forms(section.save_dtype, loaded.dtype, gain is not None)
     said: Tensor | None = None
     anew = gain is not None and section.lora.quantize == "none" and bench.policy.dtype in HALVES
+    if gain is not None:
+        log.info("saving the model: %s the folder is read back and measured on the %d held-out examples, in up to %d "
+                 "forms", "trained weights and base are measured in float32, then" if anew else "then",
+                 len(bench.validation.examples), len(tried))
     exact = _exact(policy, bench, section) if anew else math.nan
     if output.adapter is not None:
         save_adapter(model, loaded, bench, output.adapter)
@@ -88,7 +97,7 @@ def save_trained(bench: Workbench, section: TrainSection, weights: Mapping[str, 
     ready = _Ready(model, {name: p.detach() for name, p in model.named_parameters()}, tokenizer, bench)
     found: dict[Form, _Read] = {}
     with whole_folder(output.model, writing) as draft:
-        for form in forms(section.save_dtype, loaded.dtype, gain is not None):
+        for form in tried:
             ready.write(form, draft)
             found[form] = _read_back(draft, bench, section, sample)
             if gain is None or gain.lost(found[form].loss) is None:
@@ -180,10 +189,12 @@ def _exact(policy: Policy, bench: Workbench, section: TrainSection) -> float:
 def _validation_loss(policy: Policy, bench: Workbench, section: TrainSection) -> float:
     """Nats per trained token over the held-out rows; NaN without any."""
     stream, total, tokens = bench.validation, 0.0, 0
-    for rows in stream.steps:
-        for part in bench.micros(stream, rows, section):
-            total += float(policy(policy.micro(part.batch), Term()).nll)
-            tokens += part.counts.trained_tokens
+    with progress("measuring what is saved", sum(map(len, stream.steps)), "rows") as bar:
+        for rows in stream.steps:
+            for part in bench.micros(stream, rows, section):
+                total += float(policy(policy.micro(part.batch), Term()).nll)
+                tokens += part.counts.trained_tokens
+                bar.advance(part.counts.rows)
     return total / tokens if tokens else math.nan
 
 

@@ -5,6 +5,10 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from tasks.pace import SPREAD
+
 Sft = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -41,6 +45,9 @@ def test_a_plan_is_what_the_run_does_and_learns_from_it(sft: Sft, config: Path, 
     assert "training is there already, evaluation takes no time" in shown
     longer = json.loads(sft("plan", config, "--set", "train.epochs=2", "--json").stdout)
     assert longer["seconds"]["training"]["how"] == "measured in 1 earlier run of this model and method here"
+    expected = 2 * (training["tokens"] + training["replay_tokens"]) / training["tokens_per_s"] + training["saving_s"]
+    assert longer["seconds"]["training"]["low"] == pytest.approx(expected / SPREAD, rel=0.05)
+    assert training["saving_s"] > 0
     assert longer["stages"]["base"] == "2 of 2 found"
     assert longer["suites"][0]["base"] is not None
 

@@ -14,7 +14,7 @@ from sft_core.locks import exclusive
 from sft_core.stage import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
-SUMMARY = {"gate": {"outcome": "pass"}, "seconds": {"training": 106.2}}
+SUMMARY = {"gate": {"outcome": "pass"}, "seconds": {"training": 106.2, "saving": 63.4}}
 
 
 @pytest.fixture
@@ -43,6 +43,8 @@ def test_runs_are_told_by_their_state(home: Path, capsys: pytest.CaptureFixture[
         "under-way": ("under way", "", 13, None, ""), "stopped": ("stopped", "", None, None, ""),
         "removed": ("done", "pass", 11, 106.2, "removed"), "done": ("done", "pass", 10, 106.2, "there")}
     shown = capsys.readouterr().out
+    assert [one["saved_s"] for one in told] == [None, None, 63.4, 63.4]
+    assert "63 s" in shown
     assert "the 3 of 4 that changed last; --last shows more" in shown
     assert f"continue stopped: sft run {home / 'runs' / 'stopped' / 'config.yaml'}" in shown.replace("\n", "")
     assert "continue under-way" not in shown
