@@ -5,6 +5,7 @@ gate.py        the declared policy → pass, fail, undecided
 room.py        whether a base has anything to lose or to win
 power.py       what so many items can find
 refusing.py    refusals of what should be answered
+cut.py         answers that ran into the limit of tokens
 sequential.py  alpha spending over looks: when a suite may stop
 verdict.py     the comparison
 flips.py       items whose score changed, side by side

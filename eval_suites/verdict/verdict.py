@@ -41,6 +41,7 @@ from eval_suites.statistics.pairing import (
     scored_pairs,
 )
 from eval_suites.verdict import gate as policy
+from eval_suites.verdict.cut import cut_answers
 from eval_suites.verdict.outcome import OPEN, SHOWN, Check, Outcome, Part, SuiteVerdict, row
 from eval_suites.verdict.power import detectable
 from eval_suites.verdict.refusing import false_refusals
@@ -113,7 +114,7 @@ def compare(
         if _same(one):
             found.append(_equal(_judge(one, p_holm, gate, members)))
             continue
-        suite = _with_room(_with_vocabularies(_judge(one, p_holm, gate, members), one), one.base)
+        suite = _with_room(_with_vocabularies(_with_cut(_judge(one, p_holm, gate, members), one), one), one.base)
         suite = _with_few(suite, one.pairs)
         suite = _with_clean(suite, one, gate.alpha, clean[name]) if name in clean else suite
         suite = _with_floor(suite, floor[name]) if name in floor else suite
@@ -225,6 +226,11 @@ def _more(weighed: _Weighed, p_holm: float, outcome: Outcome, alpha: float) -> i
 
     settled: Callable[[float, float], bool] = margin_settled if kind == "capability" else sign_settled
     return evidence.more_items(alpha * weighed.p / p_holm, settled)
+
+
+def _with_cut(suite: SuiteVerdict, weighed: _Weighed) -> SuiteVerdict:
+    note = cut_answers(weighed.both)
+    return replace(suite, notes=(*suite.notes, note)) if note else suite
 
 
 def _with_vocabularies(suite: SuiteVerdict, weighed: _Weighed) -> SuiteVerdict:

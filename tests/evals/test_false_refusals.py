@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from eval_suites.asking.expected import expected
+from eval_suites.report.tables import report
 from eval_suites.results import SuiteResult
 from eval_suites.suites.suite import suite
 from eval_suites.verdict.power import Terms, foreseen, promised_refusals, seen
@@ -54,6 +55,28 @@ def test_false_refusals_are_guarded_whatever_the_score_gains(make_result: Make) 
     assert re.search(r"not proved to be at most 10 points more, about \d+ more of such requests", few.reason)
     assert judged(make_result([1.0] * 400), make_result([1.0] * 400)).suites[0].false_refusals is None
     assert [said.split(" by ")[0] for said in regressions(verdict)] == ["false refusals on requests rose"]
+
+
+def test_answers_that_ran_into_the_limit_are_told_with_the_refusals_among_them(make_result: Make) -> None:
+    """Three of seven refusals of a proved win were "No, no, no, …" up to the limit."""
+    def told(before: list[float], after: list[float]) -> tuple[str, ...]:
+        base = requests(make_result([0.0] * 10 + [1.0] * 10), [0.0] * 20)
+        tuned = requests(make_result([1.0] * 20), [1.0] * 10 + [0.0] * 10)
+        sides = [replace(side, items=tuple(item._replace(metrics={**item.metrics, "overrun": cut})
+                                           for item, cut in zip(side.items, cuts, strict=True)))
+                 for side, cuts in ((base, before), (tuned, after))]
+        verdict = judged(*sides)
+        rows = next((table.rows for table in report(verdict, {"requests": sides[0]}, {"requests": sides[1]}).tables
+                     if table.title == "Notes"), [])
+        assert [row["note"] for row in rows] == list(verdict.suites[0].notes)
+        return verdict.suites[0].notes
+
+    assert told([1.0] * 20, [1.0] * 3 + [0.0] * 17) == (
+        "the limit of tokens cut 20 of 20 answers of the base and 3 of 20 answers of the tuned model: read them before "
+        "this is believed, and raise eval.max_new_tokens where they were on their way; as refusals, which are "
+        "recognised by how they begin, count 3 of them among the 10 of the tuned model",)
+    assert told([1.0] + [0.0] * 19, [0.0] * 20) == ()
+    assert told([0.0] * 20, [0.0] * 18 + [1.0] * 2)[0].endswith("where they were on their way")
 
 
 def test_false_refusals_know_clusters_and_keep_a_suite_from_being_stopped(make_result: Make) -> None:
