@@ -37,8 +37,7 @@ class Columns:
     """A row seen through its source's column map."""
 
     def __init__(self, data: Mapping[str, Any], source: SourceSection) -> None:
-        self._data, self._source = data, source
-        self.roles = source.roles
+        self._data, self.roles, self._ignored = data, source.roles, source.ignore_columns
         self._names: Mapping[str, str] = {str(standard): name for standard, name in source.columns.items()}
         self._folded = {str(name).casefold(): name for name in data}
         self._asked: set[str] = set()
@@ -121,7 +120,7 @@ class Columns:
     def unused(self) -> Iterator[str]:
         """Columns with words in them that nobody asked for, those left aside by the configuration apart."""
         return (name for name, value in self._data.items()
-                if name not in self._asked and name not in self._source.ignore_columns and _has_words(value))
+                if name not in self._asked and name not in self._ignored and _has_words(value))
 
     def nulls(self, row: Row) -> int:
         """How many keys of tool arguments or schemas Arrow gave as null."""
