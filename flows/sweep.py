@@ -38,7 +38,7 @@ from tasks.trial import TrialOutcome, plan_of, run_trial, sweep_key
 
 log = logging.getLogger("sft")
 FAILED_IN_A_ROW = 3
-AXES = {"alignment": "alignment (mean score)", "tax": "tax (points, mean)"}
+AXES = {"alignment": "alignment (points)", "tax": "tax (points)"}
 
 
 def run_sweep(path: Path, trials: int | None, overrides: list[str]) -> None:
@@ -129,7 +129,7 @@ def _outcome(config: ExperimentConfig, trial: Trial, folder: Path, parent: str) 
 
 def _report(study: Study, tracker: Tracker, parent: str, folder: Path) -> dict[str, Any]:
     rows, front = study.trials(), study.pareto()
-    columns, cells = pareto.table(rows, front)
+    columns, cells = pareto.table(rows, front, AXES)
     complete = [row for row in rows if row.values]
     plots = pareto.write_plots(complete, front, AXES, folder) if complete else []
     for file in plots:

