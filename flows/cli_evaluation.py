@@ -43,8 +43,8 @@ def evaluate(  # noqa: PLR0913  (the options of a command)
     precision: Precision = "auto",
     trust_remote_code: Trust = False,
     mirror: Mirror = None,
-    out: Annotated[Path | None, typer.Option(callback=out_folder, help="Write per-item results into this folder")]
-    = None,
+    out: Annotated[Path | None, typer.Option(callback=out_folder, help=(
+        "Write per-item results into this folder; those of --against into its folder base/"))] = None,
     html: Annotated[Path | None, typer.Option(callback=out_file, help="Write the comparison as a page")] = None,
 ) -> None:
     """Evaluate any model on suites, optionally against another one."""
@@ -86,10 +86,13 @@ def compare(  # noqa: PLR0913  (the options of a command)
     flips: Annotated[int, typer.Option(min=0, help="Show this many items that changed, per suite")] = 3,
     html: Annotated[Path | None, typer.Option(callback=out_file, help="Write report and changed items as a page")]
     = None,
-    max_tax: Annotated[float, typer.Option(min=0.0, help="Margin of the capability suites, in points")] = 1.0,
-    max_false_refusals: Annotated[float, typer.Option(min=0.0, max=100.0, help="Points by which they may rise")] = 10.0,
+    max_tax: Annotated[float | None, typer.Option(min=0.0, help="Margin of the capability suites, in points; default: "
+                                                  "that of both runs, else 1")] = None,
+    max_false_refusals: Annotated[float | None, typer.Option(min=0.0, max=100.0, help="Points by which they may rise; "
+                                                             "default: likewise, else 10")] = None,
     must_improve: Annotated[list[str] | None, typer.Option(help="Suite that must be better. Repeatable.")] = None,
-    alpha: Annotated[float, typer.Option(min=0.001, max=0.499, help="Error probability")] = 0.05,
+    alpha: Annotated[float | None, typer.Option(min=0.001, max=0.499, help="Error probability; default: likewise, "
+                                                "else 0.05")] = None,
     limit: Limits = None,
     data_path: Annotated[Path | None, typer.Option(help="With --suite: folder with published benchmarks")] = None,
     device: Device = "auto",
@@ -104,8 +107,9 @@ def compare(  # noqa: PLR0913  (the options of a command)
     if suite is None and (limit or data_path or mirror or asked != ModelSection(path=first)):
         raise ConfigError("--limit, --data-path, --mirror, --device, --precision and --trust-remote-code are for an "
                           "evaluation; say with --suite which one, or leave them out to compare recorded results")
-    gate = GateSection(max_tax=max_tax, max_false_refusals=max_false_refusals, must_improve=tuple(must_improve or ()),
-                       alpha=alpha)
+    options = {"max_tax": max_tax, "max_false_refusals": max_false_refusals, "alpha": alpha,
+               "must_improve": must_improve and tuple(must_improve)}
+    gate = GateSection.model_validate({name: value for name, value in options.items() if value is not None})
     section = checked(EvalSection, suites=suite, **_limits(limit), data_path=_text(data_path)) if suite else None
     run_comparison(asked, second, gate, Shown(flips, html), section, mirror)
 

@@ -18,7 +18,7 @@ from tasks.measure import Against
 from tasks.mirror import asked_mirror
 from tasks.needs import check_needs, evaluation_lacks, named_lacks
 from tasks.prepare import prepare, prepared_stage
-from tasks.runs import Beside, joined, results_of
+from tasks.runs import Beside, Found, joined, results_of
 from tasks.show import Wanted, check_answered, page, rejected_rows, remarks, shown_rows
 from tasks.stages import Workspace
 from tasks.verdict import (
@@ -61,6 +61,9 @@ def run_evaluation(
     base_model, tuned = alike(named(like(model, against), template, section, place, look), tuned)
     base, results, floor = paired(base_model, tuned, section, place)
     show_scores(model.path, results, shown)
+    if shown.out:
+        keep(shown.out / "base", base)
+        console.lines(f"items    {shown.out / 'base'} (of {against})")
     verdict = reach_verdict.fn(base, results, GateSection(), floors=floor)
     show_comparison(compared(verdict, base, results, Names(against, model.path)), shown)
 
@@ -102,8 +105,10 @@ def run_comparison(
     beside = Beside({}, None)
     if section is None:
         tracker = look()
-        (name_a, a, of_a), (name_b, b, of_b) = (results_of(one, place, tracker) for one in (first.path, second))
-        beside = joined(of_a, of_b)
+        one, two = (results_of(run, place, tracker) for run in (first.path, second))
+        (name_a, a), (name_b, b) = one[:2], two[:2]
+        beside = joined(one.beside, two.beside)
+        gate = own_gate(gate, one, two)
     else:
         check_needs([*named_lacks([first, like(first, second)], place), *evaluation_lacks(section, place)])
         sides = [named(one, "auto", section, place, look) for one in (first, like(first, second))]
@@ -122,6 +127,25 @@ def run_comparison(
     show_comparison(compared(verdict, a, b, Names(name_a, name_b)), shown)
     if missing:
         console.lines(f"not compared, only in one of the two: {', '.join(missing)}")
+
+
+TOLERANCES = ("max_tax", "margins", "max_false_refusals", "alpha")
+
+
+def own_gate(asked: GateSection, one: Found, two: Found) -> GateSection:
+    """What was asked for, and else the tolerances that both runs were judged by; says which. What their gates demand of
+    a fine-tune against its base is no demand here."""
+    own = [{name: getattr(run.gate, name) for name in TOLERANCES} if run.gate else None for run in (one, two)]
+    gate, whose = asked, "the default"
+    if own[0] is not None and own[0] == own[1]:
+        mine = {name: value for name, value in own[0].items() if name not in asked.model_fields_set}
+        gate, whose = asked.model_copy(update=mine), "that of both runs"
+    elif None not in own:
+        whose = "the default, as the runs' own differ"
+    given = f", beside {', '.join(sorted(asked.model_fields_set))} as given" if asked.model_fields_set else ""
+    said = ", ".join(f"{name} {getattr(gate, name)}" for name in TOLERANCES if getattr(gate, name) != {})
+    console.lines(f"gate     {said}: {whose}{given}")
+    return gate
 
 
 def _name_only(gate: GateSection, suites: Collection[str]) -> None:

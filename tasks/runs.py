@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from eval_suites.results import SuiteResult, read_results
 from eval_suites.statistics.floor import Floor, larger
 from infra.contract import Tracker
+from sft_core.config.evaluate import GateSection
 from sft_core.config.file import LoadedConfig, load
-from sft_core.errors import EvalError, TrackingError
+from sft_core.errors import ConfigError, EvalError, TrackingError
 from sft_core.locks import exclusive
 from sft_core.stage import read_json, write_json
 from tasks.stages import Workspace
@@ -29,6 +31,12 @@ class Recorded(NamedTuple):
     def config(self) -> LoadedConfig:
         """The configuration that the run was made with."""
         return load(self.folder / "config.yaml")
+
+    def gate(self) -> GateSection | None:
+        """The gate of its configuration; None where that is not there, or cannot be read any more."""
+        with suppress(ConfigError):
+            return self.config().config.gate
+        return None
 
     def model(self) -> Path:
         """The run's model folder.
@@ -100,6 +108,7 @@ class Found(NamedTuple):
     name: str
     results: dict[str, SuiteResult]
     beside: Beside
+    gate: GateSection | None  # None of a run whose configuration is not there, or cannot be read any more
 
 
 def find(reference: str, place: Workspace, tracker: Tracker) -> Recorded:
@@ -151,7 +160,7 @@ def results_of(reference: str, place: Workspace, tracker: Tracker) -> Found:
     if reference.startswith("models:/"):
         name, _, alias = reference.removeprefix("models:/").partition("@")
         run = find(tracker.resolve_alias(name, alias or "champion").run_id, place, tracker)
-        return Found(reference, run.results(), run.beside())
+        return Found(reference, run.results(), run.beside(), run.gate())
     if reference == "tiny" or Path(reference).is_dir():
         raise EvalError(f"{reference} is a model and no recorded run, so it has no results yet; say with --suite what "
                         "to evaluate on both")
@@ -160,7 +169,7 @@ def results_of(reference: str, place: Workspace, tracker: Tracker) -> Found:
     except TrackingError as error:
         raise EvalError(f"{error}. A folder, a hub id or tiny can be compared too: say with --suite what to evaluate"
                         ) from error
-    return Found(run.name, run.results(), run.beside())
+    return Found(run.name, run.results(), run.beside(), run.gate())
 
 
 def local_runs(runs: Path) -> Mapping[str, Recorded]:

@@ -43,12 +43,15 @@ class Flip(NamedTuple):
 
 
 def flips(base: SuiteResult, tuned: SuiteResult) -> list[Flip]:
-    """Items whose score changed, losses first, the largest changes first, else in the order of the base.
+    """Items whose score changed, losses first, the largest changes first, else in the order of the base; none of texts
+    whose perplexity is measured, which have neither question nor answer.
 
     Raises:
         EvalError: the protocols differ.
     """
     check_protocols(base, tuned)
+    if base.scale == "log":
+        return []
     after: dict[str, ItemResult] = {item.item_id: item for item in tuned.items}
     found = []
     for item in base.items:

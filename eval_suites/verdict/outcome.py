@@ -120,7 +120,13 @@ class SuiteVerdict:
         if self.more_items is None:
             return "no realistic number of items would settle it"
         # Zero more items: the numbers would do, a reservation in the notes does not let them.
-        return f"about {self.more_items:,} more items needed" if self.more_items else "see its notes"
+        if not self.more_items:
+            return "see its notes"
+        if self.kind == "capability":
+            proved = "worse" if self.points > self.margin else "no worse"
+        else:
+            proved = "improved" if self.points > 0 else "worse"
+        return f"about {self.more_items:,} more items needed to prove it {proved}"
 
 
 def row(suite: SuiteVerdict, alpha: float) -> dict[str, str]:

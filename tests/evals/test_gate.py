@@ -221,7 +221,7 @@ def test_words(make_result: Make) -> None:
     assert one(right, right).said == "no worse than 2.0 (proved)"
     assert one(right, half).said == "worse (proved)"
     undecided = one(few, few)
-    assert undecided.said == f"undecided: about {undecided.more_items:,} more items needed"
+    assert undecided.said == f"undecided: about {undecided.more_items:,} more items needed to prove it no worse"
     assert one(few, none).said == "undecided: no item was scored on both sides"
     before, after = (replace(r, kind="alignment") for r in (half, right))
     assert one(before, after).said == "improved (proved)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -215,6 +216,18 @@ def test_verdict_is_plain_data(make_result: Make) -> None:
     plain = json.loads(json.dumps(verdict.to_dict()))
     assert plain["suites"][0]["points"] == pytest.approx(100 * 2 / 164)
     assert set(verdict.rows()[0]) >= {"suite", "base", "tuned", "95 % interval", "outcome"}
+
+
+def test_open_wins_say_what_more_items_would_prove_and_perplexity_has_no_flips(make_result: Make) -> None:
+    """Beside a win of -21.7 stood "about 2 more items needed"."""
+    base, tuned = row(lost=4, gained=0, right=8, wrong=2)
+    losing = judged(make_result(base, kind="alignment"), make_result(tuned, kind="alignment")).suites[0]
+    gaining = judged(make_result(tuned, kind="alignment"), make_result(base, kind="alignment")).suites[0]
+    assert (losing.points or 0) < 0 < (gaining.points or 0)
+    assert losing.said.endswith("more items needed to prove it worse")
+    assert gaining.said.endswith("more items needed to prove it improved")
+    texts = [replace(make_result([score]), scale="log") for score in (-1.0, -0.9)]
+    assert flips(texts[0], texts[1]) == []
 
 
 def test_flips_show_losses_first_with_both_answers(make_result: Make) -> None:

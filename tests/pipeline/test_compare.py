@@ -12,10 +12,11 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+import yaml
 
-from eval_suites.results import ItemResult, SuiteResult, write_results
+from eval_suites.results import ItemResult, SuiteResult, read_results, write_results
 from eval_suites.statistics.floor import Floor
-from flows.evaluation import Shown, run_comparison
+from flows.evaluation import Shown, run_comparison, run_evaluation
 from infra.tracking import open_tracker
 from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EvalSection, GateSection
@@ -97,6 +98,30 @@ def test_runs_are_compared_with_their_floors_and_without_items_either_was_traine
         run_comparison(ModelSection(path="one"), "two", GateSection(must_improve=("fact",)), Shown(), None, None)
 
 
+def test_runs_are_compared_by_their_own_gate_where_they_agree(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both had gate.max_tax: 10 and were judged by 1, without a word."""
+    monkeypatch.setenv("SFT_HOME", str(home))
+
+    def judged(taxes: tuple[float, float], asked: GateSection) -> str:
+        for name, tax, made in (("one", taxes[0], 1.0), ("two", taxes[1], 0.0)):
+            recorded(home, name, result({f"q{n}": made if n < 2 else 1.0 for n in range(40)}))
+            settings = yaml.safe_load(Path("flows/configs/demo.yaml").read_text())
+            settings["gate"] = {"max_tax": tax, "must_improve": ["tiny_format"]}
+            (home / "runs" / name / "config.yaml").write_text(yaml.safe_dump(settings))
+        run_comparison(ModelSection(path="one"), "two", asked, Shown(), None, None)
+        return capsys.readouterr().out
+
+    said = judged((30.0, 30.0), GateSection())
+    assert "gate     max_tax 30.0, max_false_refusals 10.0, alpha 0.05: that of both runs" in said
+    assert "proved to be at most 30 " in said
+    said = judged((30.0, 20.0), GateSection())
+    assert "max_tax 1.0, max_false_refusals 10.0, alpha 0.05: the default, as the runs' own differ" in said
+    given = judged((30.0, 30.0), GateSection(max_tax=2.0))
+    assert "max_tax 2.0, max_false_refusals 10.0, alpha 0.05: that of both runs, beside max_tax as given" in given
+
+
 def test_a_run_is_a_model_by_its_name_and_by_the_start_of_its_id(tmp_path: Path) -> None:
     place = Workspace(tmp_path / "home", None)
     recorded(place.root, "one", result({"q0": 1.0}))
@@ -123,6 +148,15 @@ def test_two_models_are_evaluated_and_compared(sft: Sft, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Wins: alignment suites" in done.stdout
     assert "0 / 0" in done.stdout  # the same weights give the same answers
+
+
+def test_items_of_both_models_are_written(home: Path, monkeypatch: pytest.MonkeyPatch,
+                                          capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("SFT_HOME", str(home))
+    section, out = EvalSection(suites=("tiny_refusal",), limit=1, max_new_tokens=2, floor_items=0), home / "items"
+    run_evaluation(ModelSection(path="tiny"), section, "auto", "tiny", Shown(out=out), None)
+    assert read_results(out, "tiny_refusal").items == read_results(out / "base", "tiny_refusal").items
+    assert f"{out / 'base'} (of tiny)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_models_without_a_template_take_the_other_ones(tmp_path: Path) -> None:
