@@ -212,7 +212,7 @@ def show_rejected(path: Path, overrides: list[str], wanted: Wanted) -> None:
         failed = error
         if not (stage.work / "rejected.parquet").exists():
             raise
-    rows, total = rejected_rows(stage.work, wanted)
+    rows, total = rejected_rows(stage.work, wanted, config, place)
     console.lines(*rows, f"{len(rows)} of {total} rejected rows, from {wanted.first} on")
     if failed:
         raise failed

@@ -13,6 +13,10 @@ from typing import Any, Literal, NamedTuple
 Role = Literal["system", "user", "assistant", "tool"]
 
 
+LINED = (".jsonl", ".ndjson", ".txt")
+"""Files whose rows are counted in lines."""
+
+
 class Origin(NamedTuple):
     """Where a row stands, so that a person can find it again."""
 
@@ -21,7 +25,9 @@ class Origin(NamedTuple):
     line: int  # 1-based line of a JSONL or text file, 1-based row number elsewhere
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
+        """`rows.jsonl:3` is a line; `rows.json row 3` an element of an array, a record or a row."""
+        name = self.file.lower().removesuffix(".gz")
+        return f"{self.file}:{self.line}" if name.endswith(LINED) else f"{self.file} row {self.line}"
 
 
 class Row(NamedTuple):

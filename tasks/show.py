@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,13 +15,19 @@ from eval_suites.results import Expected, SuiteResult
 from eval_suites.suites.suite import Suite, load_suites
 from sft_core.config.evaluate import GateSection
 from sft_core.config.experiment import ExperimentConfig
+from sft_core.conversation import Origin, Row
 from sft_core.errors import ConfigError, DataError, EvalError
 from sft_core.stage import read_json, write_text
+from tasks.prepare import replay_sources
 from tasks.stages import Done, Workspace
 
 STYLE = """body{font:15px/1.5 system-ui;margin:2em auto;max-width:60em;color:#222}
 pre{white-space:pre-wrap;border:1px solid #ddd;padding:1em;border-radius:6px}
 .trained{background:#c9f2cf}.context{color:#777}.special{color:#0a7a8a;font-weight:600}.border{color:#a60;margin:0}"""
+
+
+BEGINNING = 200
+"""Characters of a rejected row that are shown."""
 
 
 class Wanted(NamedTuple):
@@ -62,11 +69,14 @@ def page(config: ExperimentConfig, prepared: Done, place: Workspace, file: Path,
                      f"<style>{STYLE}</style><h1>{html.escape(config.name)}</h1>{legend}{''.join(parts)}\n")
 
 
-def rejected_rows(folder: Path, wanted: Wanted) -> tuple[list[str], int]:
-    """Rows that are not used as `file:line: reason: detail`, and how many there are in all.
+def rejected_rows(folder: Path, wanted: Wanted, config: ExperimentConfig, place: Workspace) -> tuple[list[str], int]:
+    """Rows that are not used as `file:line: reason: detail`, each with the beginning of what it holds, and how many
+    there are in all.
 
     Args:
         folder: of the stage prepare, finished or failed.
+        wanted: which of them.
+        config, place: where their sources are read once more.
 
     Raises:
         DataError: the stage did not come so far.
@@ -75,7 +85,25 @@ def rejected_rows(folder: Path, wanted: Wanted) -> tuple[list[str], int]:
 
     rows = load_rejected(folder / "rejected.parquet")
     some = rows[wanted.first : wanted.first + wanted.most]
-    return [f"{row.origin}: {row.why}: {row.detail}" for row in some], len(rows)
+    held = _held({row.origin for row in some}, config, place)
+    return [f"{row.origin}: {row.why}: {row.detail}{held.get(row.origin, '')}" for row in some], len(rows)
+
+
+def _held(wanted: set[Origin], config: ExperimentConfig, place: Workspace) -> dict[Origin, str]:
+    """How these rows begin, on a line of its own; nothing of one that could not be read."""
+    from sft_core.data.sources import name_of, read_rows
+
+    found: dict[Origin, str] = {}
+    for source in (*config.data.sources, *replay_sources(config)):
+        left = {origin for origin in wanted if origin.source == name_of(source)}
+        rows = read_rows(source, scratch=place.scratch, mirror=place.mirror) if left else iter(())
+        while left and (row := next(rows, None)) is not None:
+            if row.origin in left:
+                left.discard(row.origin)
+                if isinstance(row, Row):
+                    text = json.dumps(dict(row.data), ensure_ascii=False, default=str)
+                    found[row.origin] = f"\n    {text[:BEGINNING]}{'…' * (len(text) > BEGINNING)}"
+    return found
 
 
 def suite_rows(data_path: Path | None, mirror: Path | None) -> list[dict[str, object]]:

@@ -258,3 +258,12 @@ class TestDigest:
         monkeypatch.setattr("sft_core.data.sources.knock", lambda _: None)
         assert digest(1) == digest(1) != digest(1, 2) != digest(1, 3)
         assert digest(1, 2, limit=1) == digest(1)
+
+
+@pytest.mark.parametrize(("file", "shown"), [
+    ("a.jsonl", "a.jsonl:385"), ("a.JSONL.gz", "a.JSONL.gz:385"), ("a.txt", "a.txt:385"), ("a.json", "a.json row 385"),
+    ("a.csv.gz", "a.csv.gz row 385"), ("a.parquet", "a.parquet row 385"),
+    ("org/name[train]", "org/name[train] row 385")])
+def test_a_place_is_a_line_only_where_rows_are_lines(file: str, shown: str) -> None:
+    """The 385th element of an array was cited as alpaca.json:385."""
+    assert str(Origin("a", file, 385)) == shown
