@@ -12,6 +12,7 @@ from flows.experiment import look, workspace
 from sft_core.errors import ConfigError
 from tasks.clean import Rules, Thing, at_work, chosen, remove, things
 
+NOTHING = "0.0 MiB"
 UNITS = {"h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 
 
@@ -58,10 +59,14 @@ def _by_kind(found: Sequence[Thing], now: float) -> list[dict[str, object]]:
     for one in found:
         groups.setdefault((one.kind, one.needed), []).append(one)
     rows = sorted(groups.items(), key=lambda group: -sum(one.bytes for one in group[1]))
-    return [{"what": kind, "number": len(some), "size": _size(some),
-             "last used, days ago": _span([_days(one, now) for one in some]),
-             "goes by": "" if needed else some[0].rule or "nothing", "needed by": needed}
-            for (kind, needed), some in rows]
+    small = [one for _, some in rows for one in some if _size(some) == NOTHING]
+    shown = [{"what": kind, "number": len(some), "size": _size(some),
+              "last used, days ago": _span([_days(one, now) for one in some]),
+              "goes by": "" if needed else some[0].rule or "nothing", "needed by": needed}
+             for (kind, needed), some in rows if _size(some) != NOTHING]
+    return [*shown, {"what": "smaller things", "number": len(small), "size": _size(small),
+                     "last used, days ago": _span([_days(one, now) for one in small]), "goes by": "", "needed by": ""}
+            ] if small else shown
 
 
 def _span(days: Sequence[float]) -> str:

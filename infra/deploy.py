@@ -60,6 +60,7 @@ def deploy(settings: Settings, *, pool: str, cron: str, source: Path = DEPLOYMEN
     return [
         f"pool      {pool} ({'made' if made else 'was there'})",
         *(f"deployed  {name}/{name}" for name in names),
+        *(f"schedule  {each['name']}: {cron} (UTC)" for each in plan["deployments"] if each.get("schedules")),
         f"worker    prefect worker start --pool {pool}",
         *(f"secret    {name} holds a password, which is not deployed: start the worker with it in its environment"
           for name in secret_names(settings)),

@@ -183,9 +183,9 @@ def _used(stage: Path) -> float:
 
 
 def _size(path: Path, seen: set[tuple[int, int]]) -> int:
-    """Bytes on the disk that were not counted yet."""
+    """Bytes on the disk that were not counted yet; what a link leads to is not this folder's."""
     total = 0
-    for file in (path, *path.rglob("*")):
+    for file in () if path.is_symlink() else (path, *path.rglob("*")):
         with suppress(FileNotFoundError):
             about = file.lstat()
             if (about.st_dev, about.st_ino) not in seen and not file.is_dir():

@@ -109,6 +109,8 @@ def _wanted(suite: SuiteVerdict) -> str:
         return ""
     if suite.room and suite.more_items != 0:
         return f", because {suite.room}"
+    if suite.unchanged:
+        return ", as no item has another score"
     if suite.more_items is None:
         return ", and no realistic number of items would settle it"
     if suite.more_items == 0:

@@ -112,11 +112,18 @@ class SuiteVerdict:
         return self.false_refusals is not None and self.false_refusals.state == "worse"
 
     @property
+    def unchanged(self) -> bool:
+        """No item has another score, and there is no margin that more of them could prove."""
+        return not (self.lost or self.gained) and (self.kind == "alignment" or self.margin == 0.0)
+
+    @property
     def _needed(self) -> str:
         if self.points is None:
             return "no item was scored on both sides"
         if self.room and self.more_items != 0:
             return self.room
+        if self.unchanged:
+            return "unchanged, no item has another score"
         if self.more_items is None:
             return "no realistic number of items would settle it"
         # Zero more items: the numbers would do, a reservation in the notes does not let them.

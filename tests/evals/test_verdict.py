@@ -218,6 +218,15 @@ def test_verdict_is_plain_data(make_result: Make) -> None:
     assert set(verdict.rows()[0]) >= {"suite", "base", "tuned", "95 % interval", "outcome"}
 
 
+@pytest.mark.parametrize("kind", ["capability", "alignment"])
+def test_equal_scores_are_called_unchanged(make_result: Make, kind: str) -> None:
+    """A nightly, which has no margin, said that no realistic number of items would settle it."""
+    stored = make_result([1.0, 0.0] * 20, kind=kind)
+    verdict = judged(stored, stored, GateSection(max_tax=0.0, must_improve=("facts",)))
+    assert verdict.suites[0].said.endswith(": unchanged, no item has another score")
+    assert "no realistic number" not in verdict.reason
+
+
 def test_open_wins_say_what_more_items_would_prove_and_perplexity_has_no_flips(make_result: Make) -> None:
     """Beside a win of -21.7 stood "about 2 more items needed"."""
     base, tuned = row(lost=4, gained=0, right=8, wrong=2)

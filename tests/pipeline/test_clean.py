@@ -211,6 +211,24 @@ def test_what_no_run_has_made_is_counted_and_stays(place: Workspace, tracker: Tr
     assert found not in chosen([found], Rules(True, True, 0.0, 0), time.time() + 1)
 
 
+def test_what_links_lead_to_is_neither_counted_nor_removed_and_small_things_are_one_line(
+        place: Workspace, tracker: Tracker, tmp_path_factory: pytest.TempPathFactory,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    """A link to a model elsewhere was counted as 260 MiB "of no run"."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "model.safetensors").write_bytes(os.urandom(WEIGHTS))
+    for name in ("smollm2", "cache"):
+        (place.root / name).symlink_to(elsewhere)
+    found = {one.kind: one for one in things(place, tracker)}
+    assert (found["smollm2 (of no run)"].bytes, found["cache"].bytes) == (0, 0)
+    remove(found["cache"], tracker)
+    assert (elsewhere / "model.safetensors").stat().st_size == WEIGHTS
+    run_clean(Rules(), yes=False, as_json=False)
+    shown = capsys.readouterr().out
+    assert "smaller things" in shown
+    assert "smollm2" not in shown
+
+
 def test_a_look_makes_no_workspace(sft: Callable[..., subprocess.CompletedProcess[str]], home: Path) -> None:
     assert "there is no run in" in sft("runs").stdout
     said = sft("clean")

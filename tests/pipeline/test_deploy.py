@@ -142,7 +142,7 @@ def test_without_the_plugin_only_the_full_name_works(settings: Settings, tmp_pat
 
 @pytest.mark.skipif(not (ROOT / "flows" / "nightly.py").exists(), reason="the flows are not written yet")
 def test_the_three_deployments_of_the_platform(settings: Settings) -> None:
-    deploy(settings, pool="sft", cron="45 1 * * *")
+    assert "schedule  sft-nightly: 45 1 * * * (UTC)" in deploy(settings, pool="sft", cron="45 1 * * *")
     assert ask(settings, "work_pools/sft")["type"] == "process"
     for name, entrypoint in (
         ("sft-experiment", "flows/experiment.py:sft_experiment"),
