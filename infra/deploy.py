@@ -46,7 +46,7 @@ def deploy(settings: Settings, *, pool: str, cron: str, source: Path = DEPLOYMEN
     """
     if settings.prefect_api_url is None:
         raise OrchestrationError("deployments need a Prefect server, and none is configured; start one (prefect server "
-                                 "start) and set PREFECT_API_URL, e.g. to http://127.0.0.1:4200/api")
+                                 "start, as README has it) and set PREFECT_API_URL, e.g. to http://127.0.0.1:4200/api")
     check_name("--pool", pool)
     _check_cron(cron)
     require_prefect(settings)
