@@ -221,7 +221,7 @@ def _by_prefix(sample: Sample, chat: Chat, at: int, ids: Sequence[int], tally: _
     behind = written[len(prompt):]
     ends = [behind.find(stop) + len(stop) for stop in sample.renderer.template.stops if stop in behind]
     if not written.startswith(prompt):
-        answer = visible(chat.conversation.turns[at].content)
+        answer = visible(chat.conversation.turns[at].content, sample.renderer.template.form.opened)
         inside = _squeezed(_normal(sample, answer)) in said
         tally.other += inside
         if not inside:
@@ -239,7 +239,9 @@ def _by_marks(sample: Sample, chat: Chat, at: int, ids: Sequence[int], tally: _T
     if not sample.served(chat, at + 1).startswith(sample.served(chat, at, opening=True)):
         tally.other += 1
         return
-    words = [_squeezed(_normal(sample, text)) for text in (visible(turn.content), *(c.name for c in turn.tool_calls))]
+    opened = sample.renderer.template.form.opened
+    told = (visible(turn.content, opened), *(call.name for call in turn.tool_calls))
+    words = [_squeezed(_normal(sample, text)) for text in told]
     pieces = [_squeezed(_normal(sample, piece)) for piece in sample.marked(chat, at + 1)]
     found = any(said in piece or (said.endswith(piece) and all(word in piece for word in words)) for piece in pieces)
     tally.add(None if found else f"turn {at + 1} of {chat.conversation.origin} trains {said!r}; the generation marks "

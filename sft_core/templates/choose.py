@@ -23,6 +23,7 @@ from sft_core.errors import TemplateError
 from sft_core.templates.given import variables_of, with_date, with_defaults
 from sft_core.templates.messages import Form, TemplateRefused
 from sft_core.templates.template import OTHERS, Template
+from sft_core.templates.thoughts import ANY_TAG, closes_thought, opened_in
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "alpaca": (),
@@ -231,13 +232,25 @@ def _with_calls(template: Template, ends: _Ends) -> Template:
 
 
 def _with_thoughts(template: Template) -> Template:
-    """Hand thoughts over apart where the Jinja has a place for them; others read them in the content, or drop them."""
+    """Hand thoughts over apart where the Jinja has a place for them; others read them in the content, or drop them.
+    What the prompt opens, and what is written behind a thought, is found by asking."""
+    try:
+        prompt = template.prompt(_TURNS[:1])
+    except TemplateRefused:
+        return template
+    opened = opened_in(prompt.rpartition(_QUESTION)[2])
+    if opened and not closes_thought(prompt):
+        template = replace(template, form=template.form._replace(opened=opened[1]))
     tried = replace(template, form=template.form._replace(thought_apart=True))
     turns = (_TURNS[0], Turn("assistant", f"<think>\n{_VALUE}\n</think>\n\n{_ANSWER}"))
     try:
-        return tried if _VALUE in tried.render(turns).text else template
+        behind = tried.render(turns).text.partition(_VALUE)
     except TemplateRefused:
         return template
+    closing = behind[2].partition(_ANSWER)[0] if _ANSWER in behind[2] else ""
+    if not behind[1]:
+        return template
+    return replace(tried, form=tried.form._replace(closing=closing if ANY_TAG.search(closing) else ""))
 
 
 def _with_tools(template: Template) -> Template:

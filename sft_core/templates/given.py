@@ -13,9 +13,8 @@ import jinja2.meta
 from pydantic import JsonValue
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
-DIRECTIVES = ("-d", "-m", "-H", "-I", "-M", "-S", "-j", "a", "A", "w", "d", "b", "B", "m", "y", "Y", "H", "I", "p", "M",
-              "S", "f", "z", "Z", "j", "U", "W", "c", "x", "X", "%")
-"""Of strftime."""
+DIRECTIVES = (*(f"-{one}" for one in "dmHIMSjeklyUWV"), *"aAbBcCdDeFgGhHIjklmMpPrRSTuUVwWxXyYzZ", "n", "t", "%")
+"""Of strftime, as glibc has them."""
 USUAL = {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "bos_token", "eos_token",
          "pad_token", "unk_token", "cls_token", "sep_token", "mask_token"}
 """What every chat template is given by whoever renders it, besides functions."""
@@ -47,8 +46,9 @@ def with_date(jinja: str, day: datetime.date) -> str:
 
 
 def _before(jinja: str, blocks: str) -> str:
-    """Blocks in front of a template, which transformers renders with trim_blocks: it would take a line break away."""
-    return f"{blocks}{{{{ '' }}}}{jinja}" if blocks else jinja
+    """Blocks in front of a template. The line break behind the last is not written (trim_blocks), and the template
+    begins on a line of its own, whose leading space does not count (lstrip_blocks)."""
+    return f"{blocks}\n{jinja}" if blocks else jinja
 
 
 def _literal(value: JsonValue) -> str:

@@ -11,7 +11,7 @@ import jinja2
 from transformers.utils.chat_template_utils import _compile_jinja_template, render_jinja_template
 
 from sft_core.conversation import ToolCall, Turn
-from sft_core.templates.thoughts import thought_of
+from sft_core.templates.thoughts import Tags, thought_of
 
 
 class TemplateRefused(ValueError):
@@ -23,6 +23,8 @@ class Form(NamedTuple):
 
     arguments_as_text: bool = False  # of tool calls: JSON text, as in the OpenAI interface, instead of an object
     null_content: bool = False  # of a turn that only calls tools: none instead of ""
+    opened: Tags | None = None  # of a thought that the prompt opens, so that answers go on with it
+    closing: str = ""  # what is written between a thought and its answer; empty: not known
     thought_apart: bool = False  # reasoning_content and content instead of <think> … </think> in the content
     blocks: bool = False  # content as a list of blocks with a type, as templates for images want it
     wrapped_tools: bool = False  # {"type": "function", "function": …} around tools that come without it
@@ -76,7 +78,7 @@ def messages_of(turns: Sequence[Turn], form: Form) -> list[dict[str, Any]]:
     number = 0
     for turn in turns:
         message: dict[str, Any] = {"role": turn.role, "content": turn.content}
-        thought = thought_of(turn.content) if form.thought_apart and turn.role == "assistant" else None
+        thought = thought_of(turn.content, form.opened) if form.thought_apart and turn.role == "assistant" else None
         if thought:
             # reasoning_content is the usual name, thinking that of GPT-OSS.
             message["reasoning_content"] = message["thinking"] = thought.thinking.strip()

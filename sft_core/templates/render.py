@@ -25,7 +25,7 @@ from sft_core.templates.choose import control_tokens, starts_with_bos
 from sft_core.templates.encode import Encoder, Piece, any_of, mark
 from sft_core.templates.messages import TemplateRefused
 from sft_core.templates.template import Span, Template, trained_turns
-from sft_core.templates.thoughts import ANY_TAG, thinks, thought_of
+from sft_core.templates.thoughts import ANY_TAG, thinks, thought_of, without
 
 IGNORE = -100
 """Target of a position that is not trained."""
@@ -134,11 +134,17 @@ class Renderer:
         return ids
 
     def _draft(self, conversation: Conversation) -> _Draft | Rejected:
-        thinking = [at for at, turn in enumerate(conversation.turns, 1) if thinks(turn)]
+        opened = self.template.form.opened
+        thinking = [at for at, turn in enumerate(conversation.turns, 1) if thinks(turn, opened)]
         if thinking and self.section.thinking == "error":
             return Rejected(Why.THOUGHT, f"turn {thinking[0]} (assistant) has a thought and template.thinking is error",
                             conversation.origin)
-        conversation = conversation._replace(turns=tuple(map(self._thought_over, conversation.turns)))
+        turns = [self._thought_over(turn) for turn in conversation.turns]
+        if None in turns:
+            return Rejected(Why.THOUGHT, f"turn {turns.index(None) + 1} (assistant) has the tag of a thought where no "
+                            "thought begins, so that it cannot be said what template.thinking: drop is to drop",
+                            conversation.origin)
+        conversation = conversation._replace(turns=tuple(turn for turn in turns if turn))
         found = self._spelled_by(conversation)
         if self.section.control_text == "reject" and found:
             return Rejected(Why.CONTROL_TOKEN, f"the text spells the control token {found}", conversation.origin)
@@ -207,12 +213,17 @@ class Renderer:
             raise known
         return known
 
-    def _thought_over(self, turn: Turn) -> Turn:
-        """Without its thought where that is to be dropped, or is empty and the template's to write."""
-        thought = thought_of(turn.content) if turn.role == "assistant" else None
-        if thought is None or (thought.thinking.strip() and self.section.thinking != "drop"):
+    def _thought_over(self, turn: Turn) -> Turn | None:
+        """Without its thoughts where they are to be dropped, or without an empty one, which is the template's to write.
+        None where it cannot be told what is a thought."""
+        opened = self.template.form.opened
+        if turn.role != "assistant":
             return turn
-        if not thought.thinking.strip() and thought.tags[1] not in self.template.jinja:
+        if self.section.thinking == "drop":
+            content = without(turn.content, opened)
+            return None if content is None else turn._replace(content=content)
+        thought = thought_of(turn.content, opened)
+        if thought is None or thought.thinking.strip() or thought.tags[1] not in self.template.jinja:
             return turn
         return turn._replace(content=thought.answer.lstrip())
 

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 from sft_core.conversation import Conversation, Origin, Turn
 from sft_core.errors import TemplateError
 from sft_core.templates.messages import Form, Rendering, TemplateRefused, messages_of, render, tools_of
-from sft_core.templates.thoughts import closes_thought, continued, opened_in, restored, thought_of, visible
+from sft_core.templates.thoughts import Tags, closes_thought, continued, opened_in, restored, thought_of, visible
 
 TrainOn = Literal["all_assistant", "last_assistant"]
 MARK_START, MARK_END = "\ue0f0", "\ue0f1"  # private use: around look-alikes of control tokens, only while rendering
@@ -87,11 +87,11 @@ class Template:
         answers = [self._answer(conversation, at) for at in sorted(trained)]
         whole = _text_of(answers[-1]) if last in trained else self.render(turns, tools).text
         if all(whole.startswith(one.prompt) and whole.startswith(one.said, len(one.prompt)) for one in answers):
-            _refuse_lost(conversation, last, whole)
+            _refuse_lost(conversation, last, whole, self.form.opened)
             ranges = [(len(one.prompt), len(one.prompt) + len(one.said)) for one in answers]
             return [list(_cut(whole, ranges))]
         for at, one in zip(sorted(trained), answers, strict=True):
-            _refuse_lost(conversation, at, _text_of(one))
+            _refuse_lost(conversation, at, _text_of(one), self.form.opened)
         return [[Span(one.prompt, False), Span(one.said, True), Span(one.tail, False)] for one in answers]
 
     def prompt(self, turns: Sequence[Turn], tools: str | None = None) -> str:
@@ -130,15 +130,15 @@ class Template:
                                   f"{' or '.join(self.stops)}; the model would not learn to stop")
         said, tail = behind[: found.end()], behind[found.end():]
         if not closes_thought(prompt):
-            said = restored(said, turns[at].content)
-        elif thought_of(turns[at].content):
+            said = restored(said, turns[at].content, self.form.opened)
+        elif thought_of(turns[at].content, self.form.opened):
             raise TemplateRefused(f"the prompt of turn {at + 1} ends in an empty thought and its answer has one; "
                                   f"{THOUGHTS}")
         answer = Answer(prompt, said, tail)
-        if lost := next(_lost_answer(turns[at], answer.said), None):
+        if lost := next(_lost_answer(turns[at], answer.said, self.form.opened), None):
             raise TemplateRefused(f"the chat template drops or rewrites {lost} of turn {at + 1} (assistant); {OTHERS}")
         if self.marked:
-            place = (_first_word(turns[at], written, start), len(written) - len(answer.tail))
+            place = (_first_word(turns[at], written, start, self.form.opened), len(written) - len(answer.tail))
             _agree(marks, written, place, conversation.origin)
         return answer
 
@@ -153,7 +153,8 @@ class Template:
         opened = opened_in(opening)
         if opened and written.startswith(prompt[: head + opened[0]]):
             head += opened[0]
-            behind = continued(prompt[head:], written[head:], conversation.turns[at].content, opened[1])
+            behind = continued(prompt[head:], written[head:], conversation.turns[at].content, opened[1],
+                               self.form.closing or f"\n{opened[1][1]}\n\n")
             if behind is not None:
                 return head, behind
             raise TemplateRefused(f"the chat template opens answers without a thought and turn {at + 1} has one; "
@@ -169,7 +170,7 @@ class Template:
 
     def _holds_answer(self, turn: Turn, behind: str) -> bool:
         found = _stop_pattern(self.stops).search(behind)
-        return found is not None and not any(_lost_answer(turn, behind[: found.end()]))
+        return found is not None and not any(_lost_answer(turn, behind[: found.end()], self.form.opened))
 
 
 def trained_turns(turns: Sequence[Turn], train_on: TrainOn, train_tool_calls: bool = True) -> frozenset[int]:
@@ -194,22 +195,22 @@ def _agree(marks: Sequence[tuple[int, int]], written: str, answer: tuple[int, in
                             f"{[written[a:b] for a, b in marks]}, rendering {written[slice(*answer)]!r}; {OTHERS}")
 
 
-def _first_word(turn: Turn, written: str, start: int) -> int:
+def _first_word(turn: Turn, written: str, start: int, opened: Tags | None) -> int:
     """Where the words of a turn begin, at or behind `start`."""
-    words = [visible(turn.content).strip(), *(call.name for call in turn.tool_calls)]
+    words = [visible(turn.content, opened).strip(), *(call.name for call in turn.tool_calls)]
     return min((at for word in words if word and (at := written.find(word, start)) >= 0), default=start)
 
 
-def _refuse_lost(conversation: Conversation, last: int, text: str) -> None:
+def _refuse_lost(conversation: Conversation, last: int, text: str, opened: Tags | None) -> None:
     """Raises TemplateRefused when a turn up to `last`, a call or a tool is not in its rendering."""
-    if lost := next(_lost(conversation.turns[: last + 1], conversation.tools, text), None):
+    if lost := next(_lost(conversation.turns[: last + 1], conversation.tools, text, opened), None):
         raise TemplateRefused(f"the chat template drops or rewrites {lost}; {OTHERS}")
 
 
-def _lost(turns: Sequence[Turn], tools: str | None, text: str) -> Iterator[str]:
+def _lost(turns: Sequence[Turn], tools: str | None, text: str, opened: Tags | None) -> Iterator[str]:
     """What the conversation says and its rendering does not. Earlier thoughts may go, as they do at inference."""
     for number, turn in enumerate(turns, 1):
-        content = (visible(turn.content) if turn.role == "assistant" else turn.content).strip()
+        content = (visible(turn.content, opened) if turn.role == "assistant" else turn.content).strip()
         if content not in text and not (turn.role == "tool" and _holds(text, content)):
             yield f"turn {number} ({turn.role})"
         yield from (f"the call of {call.name} in turn {number}" for call in turn.tool_calls
@@ -221,8 +222,8 @@ def _lost(turns: Sequence[Turn], tools: str | None, text: str) -> Iterator[str]:
             yield f"the tool {name}"
 
 
-def _lost_answer(turn: Turn, said: str) -> Iterator[str]:
-    thought = thought_of(turn.content)
+def _lost_answer(turn: Turn, said: str, opened: Tags | None) -> Iterator[str]:
+    thought = thought_of(turn.content, opened)
     if thought and (thought.thinking.strip() not in said or said.count(thought.tags[1]) > 1):
         yield "the thought"
     if (thought.answer if thought else turn.content).strip() not in said:

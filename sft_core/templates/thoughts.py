@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from sft_core.conversation import Turn
 
-TAGS = (
+Tags = tuple[str, str]
+TAGS: tuple[Tags, ...] = (
     ("<think>", "</think>"),
     ("[THINK]", "[/THINK]"),
     ("<|channel>thought", "<channel|>"),
@@ -17,57 +18,73 @@ TAGS = (
 )
 """Opening and closing of a thought, in the families that write it into the text of the answer."""
 
-_SHUT = re.compile("|".join(rf"{re.escape(opens)}\s*{re.escape(closes)}\s*\Z" for opens, closes in TAGS))
+_SHUT = re.compile("|".join(rf"{re.escape(closes)}\s*\Z" for _, closes in TAGS))
 ANY_TAG = re.compile("|".join(re.escape(tag) for pair in TAGS for tag in pair))
 
 
 class Thought(NamedTuple):
     """A text that holds a thought, cut: up to the thought, between its tags, behind it. `tags` are its tags."""
 
-    tags: tuple[str, str]
+    tags: Tags
     thinking: str
     answer: str
 
 
-def thought_of(content: str) -> Thought | None:
-    """The thought that a content begins with. The opening tag may be missing: some prompts end in it."""
+def thought_of(content: str, opened: Tags | None = None) -> Thought | None:
+    """The thought that a content begins with.
+
+    Args:
+        opened: tags whose opening the prompt writes, so that the content may go on with the thought and close it.
+    """
+    text = content.lstrip()
     for tags in TAGS:
-        if tags[1] in content:
-            thinking, _, answer = content.partition(tags[1])
-            return Thought(tags, thinking.partition(tags[0])[2] or thinking.replace(tags[0], ""), answer)
+        if text.startswith(tags[0]) and tags[1] in text:
+            thinking, _, answer = text.removeprefix(tags[0]).partition(tags[1])
+            return Thought(tags, thinking, answer)
+    if opened and opened[1] in content and not ANY_TAG.search(before := content.partition(opened[1])[0]):
+        return Thought(opened, before, content.partition(opened[1])[2])
     return None
 
 
-def thinks(turn: Turn) -> bool:
+def thinks(turn: Turn, opened: Tags | None = None) -> bool:
     """An answer with a thought that says something."""
-    thought = thought_of(turn.content) if turn.role == "assistant" else None
+    thought = thought_of(turn.content, opened) if turn.role == "assistant" else None
     return thought is not None and bool(thought.thinking.strip())
 
 
-def visible(content: str) -> str:
+def without(content: str, opened: Tags | None) -> str | None:
+    """The content without the thoughts that it begins with; None where another tag is left, which may be a thought or
+    be spoken of."""
+    while thought := thought_of(content, opened):
+        content, opened = thought.answer.lstrip(), None
+    return None if ANY_TAG.search(content) else content
+
+
+def visible(content: str, opened: Tags | None = None) -> str:
     """The content without its thought."""
-    found = thought_of(content)
+    found = thought_of(content, opened)
     return found.answer if found else content
 
 
 def closes_thought(prompt: str) -> bool:
-    """The prompt ends in an empty thought: the answer must have none."""
+    """The prompt ends in an empty thought, or in the end of one: the answer must have none."""
     return bool(_SHUT.search(prompt))
 
 
-def opened_in(opening: str) -> tuple[int, tuple[str, str]] | None:
+def opened_in(opening: str) -> tuple[int, Tags] | None:
     """Where the opening of an answer begins a thought, and the tags."""
     found = [(at, tags) for tags in TAGS if (at := opening.rfind(tags[0])) >= 0]
     return max(found) if found else None
 
 
-def continued(block: str, written: str, content: str, tags: tuple[str, str]) -> str | None:
+def continued(block: str, written: str, content: str, tags: Tags, closing: str) -> str | None:
     """The answer behind a prompt that ends in `block`, where the template writes `written` without that block.
 
     Args:
         block: from the opening tag to the end of the prompt: an open thought, or an empty one.
         written: the answer as the template writes it in that place, with its stop.
         content: the turn's content.
+        closing: what the template writes between a thought and its answer.
 
     Returns:
         The continuation: the thought of the content when the prompt has opened one, its end when the content has none;
@@ -75,23 +92,24 @@ def continued(block: str, written: str, content: str, tags: tuple[str, str]) -> 
         None when the prompt has closed the thought and the answer has one of its own.
     """
     opens, closes = tags
-    thought = thought_of(content)
+    thought, ended = thought_of(content, tags), written.lstrip()
+    closed = ended.startswith(closes)
     if closes in block:
-        if thought or written.startswith(opens):
+        if thought_of(content) or written.startswith(opens):
             return None
-        if not (ended := written.lstrip()).startswith(closes):
+        if not closed:
             return written
         return ended.removeprefix(closes).removeprefix(block.rpartition(closes)[2])
     if written.startswith(opens):
         return written[len(opens):].lstrip()
     if not thought:
-        return f"\n{closes}\n\n{written}"
-    return _thinking(thought, block) + _closed(thought, written)
+        return written if closed else closing + written
+    return _thinking(thought, block) + _closed(thought, ended.removeprefix(closes) if closed else written)
 
 
-def restored(written: str, content: str) -> str:
+def restored(written: str, content: str, opened: Tags | None) -> str:
     """The answer with the thought that its content begins with, where the template left the thought out."""
-    thought = thought_of(content)
+    thought = thought_of(content, opened)
     if not thought or thought.thinking.strip() in written or not written.lstrip().startswith(thought.answer.strip()):
         return written
     return thought.tags[0] + thought.thinking + _closed(thought, written)

@@ -239,3 +239,77 @@ def test_a_thought_and_its_answer_opened_apart(trained_as: Make) -> None:
         "<|im_start|>user<|final|>Hi<|end|><|im_start|>assistant",
         "<|thought|>look<|end|><|im_start|>assistant to=weather{}<|call|>"
         "<|thought|>so grey<|end|><|im_start|>assistant<|final|>It is grey<|im_end|>")]
+
+
+QWEN = ("{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% set said = m.content %}"
+        "{% if m.reasoning_content is defined %}{% set thought = m.reasoning_content %}"
+        "{% elif '</think>' in m.content %}{% set thought = m.content.split('</think>')[0].split('<think>')[-1] %}"
+        "{% set said = m.content.split('</think>')[-1].lstrip('\n') %}{% else %}{% set thought = '' %}{% endif %}"
+        "<think>\n{{ thought.strip('\n') }}\n</think>\n\n{{ said }}{% else %}{{ m.content }}{% endif %}<|im_end|>\n"
+        "{% endfor %}" + OPENING)
+
+
+@pytest.mark.parametrize("answer", [
+    "Wrap it like <thinking>your steps</thinking> and then answer.", "Sure, let me look. <think>hm</think>It is four.",
+    "To switch it off, write <think></think> before the answer.", "Use </think> to end it."])
+def test_tags_that_an_answer_speaks_of_begin_no_thought(answer: str, trained_as: Make) -> None:
+    lines = ["u: Hi", f"a: {answer}"]
+    assert trained_as(PLAIN + OPENING, lines) == [(ASKED, f"{answer}<|im_end|>")]
+    dropped = trained_as(PLAIN + OPENING, lines, thinking="drop")
+    assert isinstance(dropped, Rejected)
+    assert (dropped.why, "where no thought begins" in dropped.detail) == (Why.THOUGHT, True)
+    thinking = trained_as(QWEN, lines)
+    if "</think>" in answer:
+        assert isinstance(thinking, Rejected), "the template itself takes what stands in front away"
+        assert "drops or rewrites the text" in thinking.detail
+    else:
+        assert thinking == [(ASKED, f"<think>\n\n</think>\n\n{answer}<|im_end|>")]
+
+
+def test_all_thoughts_are_dropped(trained_as: Make) -> None:
+    two = ["u: Hi", "a: <think>a</think>\n<think>b</think>\n\nHello"]
+    assert trained_as(PLAIN + OPENING, two, thinking="drop") == [(ASKED, "Hello<|im_end|>")]
+    apart = trained_as(PLAIN + OPENING, ["u: Hi", "a: <think>a</think>First.<think>b</think>Second."], thinking="drop")
+    assert isinstance(apart, Rejected)
+
+
+HALF_CLOSED = ("{% if not thinking is defined %}{% set thinking = false %}{% endif %}{% for m in messages %}"
+               "{% if m.role == 'user' %}<|im_start|>{{ m.content }}{% if loop.last and not add_generation_prompt %}"
+               "{% endif %}<|im_start|>{% else %}</think>{{ m.content.split('</think>')[-1] }}<|im_end|>{% endif %}"
+               "{% endfor %}{% if add_generation_prompt %}{{ '<think>' if thinking else '</think>' }}{% endif %}")
+
+
+def test_a_prompt_that_ends_in_the_end_of_a_thought(trained_as: Make) -> None:
+    """As DeepSeek V3.1's does, which writes the end alone and, thinking, the beginning alone."""
+    asked, thinking = "<|im_start|>Hi<|im_start|>", ["u: Hi", "a: <think>hm</think>A"]
+    assert trained_as(HALF_CLOSED, ["u: Hi", "a: A"]) == [(asked + "</think>", "A<|im_end|>")]
+    refused = trained_as(HALF_CLOSED, thinking)
+    assert isinstance(refused, Rejected)
+    assert "template.kwargs" in refused.detail
+    on = {"kwargs": {"thinking": True}}
+    assert trained_as(HALF_CLOSED, ["u: Hi", "a: A"], **on) == [(asked + "<think>", "</think>A<|im_end|>")]
+    assert trained_as(HALF_CLOSED, thinking, **on) == [(asked + "<think>", "hm</think>A<|im_end|>")]
+    assert trained_as(HALF_CLOSED, ["u: Hi", "a: hm</think>A"], **on) == [(asked + "<think>", "hm</think>A<|im_end|>")]
+
+
+def test_a_thought_ends_as_the_template_ends_one(trained_as: Make) -> None:
+    """Gemma 4 writes no blank line behind a thought; the prompt opens one and the answer has none."""
+    jinja = ("{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.reasoning_content %}<|channel>thought\n"
+             "{{ m.reasoning_content }}\n<channel|>{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+             + OPENING.replace("assistant\n", "assistant\n<|channel>thought\n"))
+    more, asked = ("<|channel>", "<channel|>"), ASKED + "<|channel>thought\n"
+    assert trained_as(jinja, ["u: Hi", "a: Hello"], more) == [(asked, "\n<channel|>Hello<|im_end|>")]
+    assert trained_as(jinja, ["u: Hi", "a: <think>hm</think>Hello"], more) == [(asked, "hm\n<channel|>Hello<|im_end|>")]
+
+
+def test_what_stands_in_front_changes_nothing_else(byte_tokenizer: Any, chat: Any) -> None:
+    """Leading space and line breaks of a Jinja, and every directive of strftime."""
+    for front in ("  {% if true %}{% endif %}", "\n\n  ", "\n{% if true %}\n{% endif %}\n"):
+        jinja = front + PLAIN.replace("{{ m.role }}", "{{ m.role if strftime_now is defined }}") + OPENING
+        tokenizer = byte_tokenizer(chat_template=jinja)
+        served = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False,
+                                               add_generation_prompt=True)
+        assert choose(TemplateSection(), tokenizer).prompt(chat("u: Hi").turns) == served
+    told = "{{ strftime_now('%F %e %D %h %T %V %u %P %j|%-e') }}"
+    made = choose(TemplateSection(), byte_tokenizer(chat_template=told + PLAIN + OPENING)).prompt(chat("u: Hi").turns)
+    assert made.startswith("2024-07-26 26 07/26/24 Jul 00:00:00 30 5 am 208|26<|im_start|>")
