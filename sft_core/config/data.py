@@ -42,8 +42,8 @@ class SourceSection(Section):
     """Column map, standard name to the file's name, e.g. `{output: response}`; `role` and `content` are the keys of a
     message."""
     ignore_columns: tuple[str, ...] = ()
-    """Columns that are left aside on purpose. One that holds text and is not used is told, and a known one (input,
-    context, system, history, tools) stops the run."""
+    """Columns, and keys of messages as `message.KEY`, that are left aside on purpose. One that holds text and is not
+    used is told, and a known one (input, context, system, history, tools) stops the run."""
     roles: dict[str, Literal["system", "user", "assistant", "tool"]] = Field(default_factory=dict)
     """What the speakers of this source are, where their names are unusual, e.g. `{USER: user, BOT: assistant}`."""
     split: str = "train"

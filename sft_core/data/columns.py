@@ -1,13 +1,14 @@
 """The columns of a row under their standard names: the source's map first, then the names that public data sets use.
 
-A synonym counts only where one column alone can be meant. What was asked for is remembered, so that a column with words
-in it that nobody asked for can be told.
+A synonym counts only where one column alone can be meant. What was asked for is remembered, so that a column or a key
+of a message with words in it that nobody asked for can be told.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from sft_core.config.data import SourceSection
@@ -28,7 +29,10 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
 """Standard name → other names of the same thing, without regard to case."""
 CONTEXT = ("input", "system", "history", "tools")
 """What an answer stands on: rows are not trained without it."""
+IN_MESSAGE = "message."
+"""Stands in front of a key of messages, where it is told beside columns."""
 _FOLDED = {standard: tuple(name.casefold() for name in (standard, *others)) for standard, others in SYNONYMS.items()}
+_NO_TOOLS: tuple[object, ...] = (None, "", "[]", [])
 _TWO_WORDS = re.compile(r"\S\s+\S")
 _STANDARD = {name.casefold(): standard for standard in CONTEXT for name in (standard, *SYNONYMS.get(standard, ()))}
 
@@ -41,6 +45,7 @@ class Columns:
         self._names: Mapping[str, str] = {str(standard): name for standard, name in source.columns.items()}
         self._folded = {str(name).casefold(): name for name in data}
         self._asked: set[str] = set()
+        self._in_messages: dict[str, None] = {}  # in the order of their places
 
     def name(self, standard: str) -> str:
         """What the row calls a standard column.
@@ -117,10 +122,17 @@ class Columns:
         """What the source calls a key of its messages."""
         return self._names.get(standard, default)
 
+    def look_into(self, message: object, read: Container[str]) -> None:
+        """Remember the keys of a message that hold words, or tools, and are none of those that are `read`."""
+        for key, value in message.items() if isinstance(message, Mapping) else ():
+            if key not in read and (_has_words(value) or (context_of(key) == "tools" and value not in _NO_TOOLS)):
+                self._in_messages[IN_MESSAGE + key] = None
+
     def unused(self) -> Iterator[str]:
-        """Columns with words in them that nobody asked for, those left aside by the configuration apart."""
-        return (name for name, value in self._data.items()
-                if name not in self._asked and name not in self._ignored and _has_words(value))
+        """Columns with words in them that nobody asked for, and keys of messages (`message.KEY`), those left aside by
+        the configuration apart."""
+        columns = (name for name, value in self._data.items() if name not in self._asked and _has_words(value))
+        return (name for name in chain(columns, self._in_messages) if name not in self._ignored)
 
     def nulls(self, row: Row) -> int:
         """How many keys of tool arguments or schemas Arrow gave as null."""
@@ -133,8 +145,8 @@ class Columns:
 
 
 def context_of(name: str) -> str | None:
-    """The standard name of a column that answers stand on, None for all others."""
-    return _STANDARD.get(name.casefold())
+    """The standard name of a column, or of a key of messages, that answers stand on; None for all others."""
+    return _STANDARD.get(name.removeprefix(IN_MESSAGE).casefold())
 
 
 def _has_words(value: object) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from sft_core.config.data import Repair, SourceSection
 from sft_core.conversation import Conversation, Origin, Rejected, Row, Turn, Why
-from sft_core.data.columns import Columns, context_of
+from sft_core.data.columns import IN_MESSAGE, Columns, context_of
 from sft_core.data.messages import (
     OPENAI,
     ROLES,
@@ -144,11 +144,17 @@ def to_conversation(row: Row, form: Format, source: SourceSection, repair: Seque
 def _refuse_without_context(unused: Sequence[str], form: Format, data: Columns, origin: Origin) -> None:
     for name in unused:
         if standard := context_of(name):
-            other = f"set columns: {{instruction: {data.name('prompt')}, output: {data.name('completion')}}}, or " \
-                if form == "prompt_completion" and standard != "system" else ""
-            raise DataError(f"{origin}: the column {name} ({standard}) holds text that rows read as {form} have no "
-                            f"place for, and answers would be trained without it; {other}leave it aside on purpose by "
-                            f"ignore_columns: [{name}]")
+            inside = name.startswith(IN_MESSAGE)
+            if inside:
+                other = "move it into a column of the row" if standard in ("tools", "system") else \
+                    "write it into what the message says"
+            elif form == "prompt_completion" and standard != "system":
+                other = f"set columns: {{instruction: {data.name('prompt')}, output: {data.name('completion')}}}"
+            else:
+                other = ""
+            raise DataError(f"{origin}: the {'key of a message' if inside else 'column'} {name} ({standard}) holds "
+                            f"text that rows read as {form} have no place for, and answers would be trained without "
+                            f"it; {other}{other and ', or '}leave it aside on purpose by ignore_columns: [{name}]")
 
 
 def to_text(row: Row, source: SourceSection) -> str | Rejected:
@@ -211,6 +217,9 @@ def _turns(row: Columns, messages: Sequence[Any], form: Format) -> Iterator[Turn
     role, content = ("from", "value") if form == "sharegpt" else ("role", "content")
     keys = Keys(row.key("role", role), row.key("content", content), row.roles)
     ordered = in_call_order(list(spread(messages, keys.content)))
+    read = keys.read
+    for message in ordered:
+        row.look_into(message, read)
     return (to_turn(message, number, keys) for number, message in enumerate(ordered, 1))
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from sft_core.config.data import Repair, SourceSection
 from sft_core.conversation import Conversation, Rejected, Row
+from sft_core.data.columns import IN_MESSAGE
 from sft_core.data.formats import LOOKED_AT, format_of, to_conversation
 from sft_core.data.sources import name_of, read_rows
 from sft_core.data.trees import is_message, threads
@@ -97,12 +98,14 @@ def _threads(rows: Iterator[Row], source: SourceSection, taken: Intake) -> Itera
 
 
 def _tell_unused(file: str, conversations: Sequence[Conversation]) -> None:
-    """Say once per file which columns hold text that goes nowhere, and in what share of its rows."""
+    """Say once per file which columns and keys of messages hold text that goes nowhere, and in what share of rows."""
     unused = Counter(name for conversation in conversations for name in conversation.unused)
     if unused:
         said = ", ".join(f"{name} ({number / len(conversations):.0%} of rows)" for name, number in unused.most_common())
-        log.warning("%s: these columns hold text that is not used: %s; map them (columns), or leave them aside on "
-                    "purpose (ignore_columns: [%s])", file, said, ", ".join(unused))
+        inside = [name.startswith(IN_MESSAGE) for name in unused]
+        ways = ["map them (columns)"] * (not all(inside)) + ["rename thoughts to reasoning_content"] * any(inside)
+        log.warning("%s: these columns hold text that is not used: %s; %s, or leave them aside on purpose "
+                    "(ignore_columns: [%s])", file, said, ", ".join(ways), ", ".join(unused))
 
 
 def _readable(rows: Iterator[Row | Rejected], source: SourceSection, taken: Intake) -> Iterator[Row]:

@@ -27,6 +27,7 @@ ROLES: Mapping[str, Role] = {
 REASONING = ("reasoning_content", "reasoning", "thinking")
 WEIGHTS = ("weight", "loss_weight", "train", "training", "mask")
 """What says whether a message is trained: 1 or true that it is, `mask` that it is not."""
+_READ = frozenset({*REASONING, *WEIGHTS, "tool_calls", "tool_call_id", "function_call"})
 _CALL = re.compile(r"<tool_call>(.*?)</tool_call>|<functioncall>(.*)", re.DOTALL)
 _GLAIVE = re.compile(r"""\{"name": "([^"]+)", "arguments": '(.*)'\}""", re.DOTALL)
 _RESPONSE = re.compile(r"\A\s*<tool_response>\s*((?:(?!</?tool_response>).)*?)\s*</tool_response>\s*\Z", re.DOTALL)
@@ -50,6 +51,11 @@ class Keys(NamedTuple):
     role: str
     content: str
     roles: Mapping[str, Role]  # the source's own names of speakers
+
+    @property
+    def read(self) -> frozenset[str]:
+        """All keys of a message that go into its turn."""
+        return _READ | {self.role, self.content}
 
 
 OPENAI = Keys("role", "content", {})

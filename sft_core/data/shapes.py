@@ -54,8 +54,8 @@ def spread(messages: Sequence[Any], content: str) -> Iterator[Any]:
         if not isinstance(blocks, list) or not any(_kind(block) in ("tool_use", "tool_result") for block in blocks):
             yield message
             continue
-        yield from ({"role": "tool", "tool_call_id": block.get("tool_use_id"), content: block.get("content") or ""}
-                    for block in blocks if _kind(block) == "tool_result")
+        yield from ({**message, "role": "tool", "tool_call_id": block.get("tool_use_id"),
+                     content: block.get("content") or ""} for block in blocks if _kind(block) == "tool_result")
         rest = [block for block in blocks if _kind(block) not in ("tool_use", "tool_result")]
         calls = [{"id": block.get("id"), "name": block.get("name"), "arguments": block.get("input")}
                  for block in blocks if _kind(block) == "tool_use"]
@@ -97,10 +97,11 @@ def _of_gemini(value: Sequence[Any]) -> Iterator[dict[str, Any]]:
         if not isinstance(parts, list):
             raise Refused(Why.WRONG_TYPE, f"turn {number} has no list of parts: {shown(one)}")
         said = [_part(part, number) for part in parts]
-        yield from ({"role": "tool", "content": part["content"]} for part in said if "content" in part)
+        one = {key: value for key, value in one.items() if key != "parts"}
+        yield from ({**one, "role": "tool", "content": part["content"]} for part in said if "content" in part)
         rest = [part for part in said if "content" not in part]
         if rest:
-            yield {"role": one.get("role", "user"), "content": [part for part in rest if part["type"] != "call"],
+            yield {**one, "role": one.get("role", "user"), "content": [part for part in rest if part["type"] != "call"],
                    "tool_calls": [part["call"] for part in rest if part["type"] == "call"]}
 
 

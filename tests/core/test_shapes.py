@@ -225,6 +225,39 @@ class TestNothingIsLostInSilence:
             assert said(taken.conversations[0]) == [f"user: {Q}\n\n4 and 9", f"assistant: {A}"]
 
 
+    @pytest.mark.parametrize("extra", [
+        {"thoughts": "Grass, hm."}, {"tool_plan": "I look."}, {"reasoning_details": [{"text": "Grass, hm."}]}])
+    def test_text_in_messages_that_is_not_used_is_told_once_with_its_share(self, tmp_path, caplog, extra):
+        question, answer = openai(Q, A)
+        twice = {"messages": [question, {**answer, **extra}, question, {**answer, **extra}]}
+        take(tmp_path, twice, {"messages": openai(Q, A)})
+        (record,) = caplog.records
+        name = f"message.{next(iter(extra))}"
+        assert f"not used: {name} (50% of rows); " in record.getMessage()
+        assert f"ignore_columns: [{name}]" in record.getMessage()
+        caplog.clear()
+        take(tmp_path, twice, ignore_columns=[name])
+        assert not caplog.records
+
+    @pytest.mark.parametrize(("row", "key"), [
+        ({"messages": [{**openai(Q)[0], "context": "The town is Bako."}, openai(Q, A)[1]]}, "context"),
+        ({"conversations": [{**sharegpt(Q)[0], "input": "4 and 9"}, sharegpt(Q, A)[1]]}, "input"),
+        ({"messages": [{"role": "system", "content": SYSTEM, "tools": TOOLS}, *openai(Q, A)]}, "tools"),
+        ({"prompt": [{**openai(Q)[0], "context": "The town is Bako."}], "completion": A}, "context"),
+        ({"contents": [{"role": "user", "parts": [{"text": Q}], "context": "The town is Bako."},
+                       {"role": "model", "parts": [{"text": A}]}]}, "context"),
+        ({"messages": [openai(Q)[0], {"role": "assistant", "content": [
+            {"type": "tool_use", "id": "a", "name": "get_weather", "input": {}}]},
+            {"role": "user", "context": "The town is Bako.", "content": [
+                {"type": "tool_result", "tool_use_id": "a", "content": "grey"}]}, openai(Q, A)[1]]}, "context"),
+    ])
+    def test_context_in_a_message_stops_the_run(self, tmp_path, row, key):
+        with pytest.raises(DataError, match=rf"x.jsonl:1: the key of a message message.{key} \("
+                                            rf".*, or leave it .* ignore_columns: \[message.{key}\]"):
+            take(tmp_path, row)
+        assert len(take(tmp_path, row, ignore_columns=[f"message.{key}"]).conversations) == 1
+
+
 @pytest.mark.parametrize(("text", "kept"), [
     ("Write <tool_call>{\"name\": \"f\"}</tool_call> like so.", True), ("<tool_call>no call</tool_call>", True),
     ("<think>\n<tool_call>\n</think>\n\nHello", True), ("I look.\n<tool_call>{\"name\": \"f\"}</tool_call>", False),
