@@ -15,12 +15,14 @@ from sft_core.errors import EvalError
 from sft_core.model.load import first_line
 from sft_core.model.proof import RAISED
 from sft_core.model.room import is_short
+from sft_core.model.rotary import settle
 from sft_core.stopping import check
 
 
 @torch.inference_mode()
 def logits(model: Any, ids: Sequence[int]) -> Tensor:
     """[tokens, vocabulary]."""
+    settle(model)
     found: Tensor = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0]
     return found
 
@@ -32,6 +34,7 @@ def generated(model: Any, prompt: Prompt, stops: Stops, pad: int) -> Generation:
     Raises:
         EvalError: the model cannot generate.
     """
+    settle(model)
     ids, watch = torch.tensor([prompt.ids], device=model.device), _Watch(prompt.longest, stops)
     try:
         model.generate(

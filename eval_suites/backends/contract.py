@@ -34,6 +34,11 @@ class Prompt(NamedTuple):
     ids: tuple[int, ...]
     longest: int
 
+    @property
+    def full(self) -> int:
+        """Positions that it takes at the most with its answer."""
+        return len(self.ids) + self.longest
+
 
 class Generation(NamedTuple):
     """New ids without the stop. `stopped`: by a stop id, or by `done`. `why` says that there is no answer."""

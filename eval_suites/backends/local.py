@@ -2,7 +2,8 @@
 
 Inputs that begin alike share the computing of their beginning (`tree.py`), requests with the same input are computed
 once (the four letters behind one MMLU question), and logits exist only where a continuation is. Generation
-(`decode.py`): rows that have ended leave, and waiting ones take their place.
+(`decode.py`): rows that have ended leave, and waiting ones take their place. Inputs so long that rotary
+positions would depend on those beside them (`sft_core/model/rotary.py`) are asked one by one.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from eval_suites.backends.tree import grow
 from sft_core.errors import EvalError
 from sft_core.model.load import position_table
 from sft_core.model.proof import reach
+from sft_core.model.rotary import settle, turning_point
 from sft_core.stopping import check
 
 LOGITS = 1 << 25
@@ -59,6 +61,7 @@ class Local:
         self._model, self._budget = model, Budget(model, batch_tokens)
         self._reader = Reader(model, self._budget, pad)
         self._proofs: dict[int, Proof] = {}
+        self._same = turning_point(model.config) or NO_WINDOW
 
     @property
     def name(self) -> str:
@@ -85,15 +88,17 @@ class Local:
                 cannot be called with token ids alone.
         """
         check_asked(asked, self.window)
-        inputs = _inputs(asked, self.window)
-        way = self._proof(max((len(one.ids) for one in inputs), default=0)).reading if inputs else "whole"
+        every = _inputs(asked, self.window)
+        inputs = [one for one in every if len(one.ids) <= self._same]
+        way = self._proof(max(len(one.ids) for one in inputs)).reading if inputs else "alone"
         if way == "alone":
-            yield from self._alone(inputs)
+            yield from self._alone(every)
             return
         parts = grow([one.ids for one in inputs], [(len(one.ids) - one.tail) * (way == "shared") for one in inputs])
         for ends, hidden in self._reader.read(parts):
             some = [inputs[number] for part in ends if (number := part.row) is not None]
             yield from self._scored(some, hidden, [part.size for part in ends], self._reader.head)
+        yield from self._alone([one for one in every if len(one.ids) > self._same])
 
     def _alone(self, inputs: Sequence[_Input]) -> Iterator[tuple[int, Likelihood]]:
         for one in inputs:
@@ -112,14 +117,13 @@ class Local:
         self._check_room(asked)
         yield from ((place, Generation((), False)) for place, one in enumerate(asked) if one.longest < 1)
         places = [place for place, one in enumerate(asked) if one.longest > 0]
-        if not places:
-            return
-        if self._proof(max(len(asked[place].ids) + asked[place].longest for place in places)).continues:
-            yield from Decoder(self._reader, stops).run(places, lambda numbers: self._reader.begun(asked, numbers))
-            return
+        near = [place for place in places if asked[place].full <= self._same]
+        if near and self._proof(max(asked[place].full for place in near)).continues:
+            yield from Decoder(self._reader, stops).run(near, lambda numbers: self._reader.begun(asked, numbers))
+            places = [place for place in places if asked[place].full > self._same]
         for place in places:
             check()
-            with self._budget.spending(1, len(asked[place].ids) + asked[place].longest):
+            with self._budget.spending(1, asked[place].full):
                 found = alone.generated(self._model, asked[place], stops, self._reader.pad)
             yield place, found
 
@@ -128,6 +132,7 @@ class Local:
         behind = min(reach(self._model.config.get_text_config(), longest), max(longest - SIZE, 0))
         if behind not in self._proofs:
             self._proofs[behind] = Proof(self._reader, behind)
+        settle(self._model)
         return self._proofs[behind]
 
     def _check_room(self, asked: Sequence[Prompt]) -> None:
@@ -135,9 +140,9 @@ class Local:
             raise EvalError(f"{len(empty)} of {len(asked)} prompts have no tokens (first: request {empty[0]}), and a "
                             "model needs one to begin with; give the item a text, or a template that begins with some")
         known = position_table(self._model)
-        over = [p for p in asked if known is not None and len(p.ids) + p.longest > known]
+        over = [p for p in asked if known is not None and p.full > known]
         if over:
-            worst = max(over, key=lambda p: len(p.ids) + p.longest)
+            worst = max(over, key=lambda p: p.full)
             raise EvalError(f"{len(over)} of {len(asked)} prompts do not fit the model's {known} positions with their "
                             f"answers (the longest: {len(worst.ids)} tokens and up to {worst.longest} of answer); "
                             "lower eval.max_new_tokens (--max-new-tokens), or leave the suite out")

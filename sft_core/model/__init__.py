@@ -3,6 +3,7 @@
 where.py      where a base lies, and whether it is whole
 folder.py     weight files: in which dtype
 load.py       base model and tokenizer
+rotary.py     rotary positions that depend on the longest row of a batch
 gguf.py       a GGUF file → a model folder
 held.py       weights held as their folder has them, computing as in float32
 noise.py      what the base drops or shakes at random by its own config

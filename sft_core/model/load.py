@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 from sft_core.config.data import ModelSection
 from sft_core.errors import ConfigError, ModelError
 from sft_core.model.folder import Stored, stored_dtype, stored_whole
+from sft_core.model.rotary import kinds_of, turning_point
 from sft_core.model.where import KINDS, check_complete, files_of, local_folder, readable
 from sft_core.stage import file_digest
 from sft_core.templates.choose import add_tokens
@@ -197,9 +198,16 @@ def check_positions(section: ModelSection, mirror: Path | None, max_tokens: int)
     """How many positions the base knows, which is at least `max_tokens`; None where there is no bound.
 
     Raises:
-        ModelError: there are fewer; or see `load_config`.
+        ModelError: there are fewer, or they are not the same in every batch of such examples; or see `load_config`.
     """
-    known = positions_of(load_config(section, mirror))
+    config = load_config(section, mirror)
+    known, same = positions_of(config), turning_point(config)
+    if same is not None and same < max_tokens:
+        raise ModelError(f"data.max_tokens is {max_tokens}, but beyond {same} tokens the rotary positions of "
+                         f"{section.path} depend on the longest example of a micro-batch (rope_type: "
+                         f"{kinds_of(config)} in its config.json), so that what an example teaches depends on which "
+                         f"others lie beside it. Set data.max_tokens to {same} or less (data.too_long says what "
+                         "happens to longer conversations), or choose a base without such scaling")
     if known is not None and known < max_tokens:
         raise ModelError(f"data.max_tokens is {max_tokens}, but {section.path} knows {known} positions "
                          f"({' or '.join(POSITIONS)} in its config.json): beyond them it has no embedding, or one it "

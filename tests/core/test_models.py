@@ -218,7 +218,6 @@ POSITIONS: list[tuple[str, dict[str, Any], int | None]] = [
     ("gpt2", {"n_positions": 128}, 128), ("opt", {"max_position_embeddings": 128}, 128),
     ("llama", {"max_position_embeddings": 128}, 128), ("mpt", {"max_seq_len": 128}, 128),
     ("llama", {"max_position_embeddings": 64, "rope_parameters": {**ROPE, "rope_type": "linear", "factor": 2.0}}, 128),
-    ("llama", {"max_position_embeddings": 64, "rope_parameters": {**ROPE, "rope_type": "dynamic", "factor": 2.0}}, 128),
     ("qwen2", {"max_position_embeddings": 64, "rope_parameters": {
         **ROPE, "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}}, 128),
     ("llama", {"max_position_embeddings": 128, "rope_parameters": {
@@ -238,6 +237,30 @@ def test_more_tokens_than_positions_are_refused(kind: str, fields: dict[str, Any
         return
     with pytest.raises(ModelError, match=r"data.max_tokens is 129, but .* knows 128 positions .* 128 or less"):
         check_positions(_section(tmp_path), None, 129)
+
+
+LONGROPE = {**ROPE, "rope_type": "longrope", "original_max_position_embeddings": 64, "short_factor": [1.0] * 8,
+            "long_factor": [4.0] * 8}
+
+
+@pytest.mark.parametrize(("kind", "fields", "name", "known"), [
+    ("llama", {"max_position_embeddings": 64, "rope_parameters": {**ROPE, "rope_type": "dynamic", "factor": 2.0}},
+     "dynamic", 128),
+    ("llama", {"max_position_embeddings": 256, "rope_parameters": {**LONGROPE, "factor": 4.0}}, "longrope", 256),
+    ("phi3", {"max_position_embeddings": 256, "original_max_position_embeddings": 64, "rope_parameters": LONGROPE,
+              "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0},
+     "longrope", 256),
+    ("gemma3_text", {"max_position_embeddings": 256, "rope_parameters": {
+        "full_attention": {**LONGROPE, "factor": 4.0}, "sliding_attention": {**ROPE, "rope_type": "default"}}},
+     "longrope", 256)])
+def test_examples_whose_positions_would_depend_on_their_neighbours_are_refused(
+        kind: str, fields: dict[str, Any], name: str, known: int, tmp_path: Path) -> None:
+    """All rows of a micro-batch get the frequencies of its longest example: a short one was taught with others."""
+    CONFIG_MAPPING[kind](**fields).save_pretrained(tmp_path)
+    assert check_positions(_section(tmp_path), None, 64) == known
+    with pytest.raises(ModelError, match=rf"data.max_tokens is 65, but beyond 64 tokens .* \(rope_type: {name} in its "
+                                         r"config.json\).* Set data.max_tokens to 64 or less"):
+        check_positions(_section(tmp_path), None, 65)
 
 
 @pytest.mark.parametrize(("kind", "fields", "table"), [
