@@ -81,10 +81,12 @@ def _chosen(data: Mapping[str, Any], source: SourceSection) -> str:
     whole |= isinstance(chosen, str) and TRANSCRIPT.match(chosen) is not None
     if whole:
         return "{messages: chosen}"
-    if row.has("input") and row.has("instruction"):
+    if row.has("instruction") and (row.has("input") or row.has("history")):
         return "{output: chosen}"
     prompt = next((name for name in ("prompt", "instruction", "messages") if row.has(name)), None)
-    return f"{{prompt: {row.name(prompt)}, completion: chosen}}" if prompt else "{messages: chosen}"
+    if prompt := prompt or ("input" if row.asks() else None):
+        return f"{{prompt: {row.name(prompt)}, completion: chosen}}"
+    return "{prompt: …, completion: chosen} with the column of the question"
 
 
 def _advice(data: Mapping[str, Any], source: SourceSection) -> str:
@@ -126,8 +128,9 @@ def to_conversation(row: Row, form: Format, source: SourceSection, repair: Seque
     """
     data = Columns(row.data, source)
     try:
-        if data.get("label") is False and form != "alpaca":
-            raise Refused(Why.BAD_ANSWER, "its label is false: a preference data set marks this answer as not wanted")
+        if _is_false(data.get("label")) and "label" not in source.ignore_columns:
+            raise Refused(Why.BAD_ANSWER, "its label is false: a preference data set marks this answer as not wanted; "
+                                          "if it means something else set ignore_columns: [label]")
         given = tuple(turn for turn in _READERS[form](data) if turn.role != "system" or turn.content.strip())
         turns = repaired(given, repair)
         _check(turns)
@@ -139,6 +142,11 @@ def to_conversation(row: Row, form: Format, source: SourceSection, repair: Seque
         return Rejected(Why.UNREADABLE, "it is nested too deeply", row.origin)
     _refuse_without_context(unused, form, data, row.origin)
     return Conversation(turns, row.origin, tools, data.nulls(row), unused, turns != given)
+
+
+def _is_false(label: object) -> bool:
+    """A label that says no, also as a number or as the text that a CSV has."""
+    return label.strip().casefold() in ("false", "0") if isinstance(label, str) else label in (False, 0)
 
 
 def _refuse_without_context(unused: Sequence[str], form: Format, data: Columns, origin: Origin) -> None:

@@ -332,7 +332,7 @@ class TestDetection:
          r"set columns: {messages: turns, role: …, content: …} with two of its keys \(speaker, utterance\)"),
         ({"conversations": [{"from": "human"}], "chosen": {}, "rejected": {}},
          r"preference data set .* set columns: {prompt: conversations, completion: chosen}"),
-        ({"chosen": [], "rejected": []}, r"set columns: {messages: chosen}"),
+        ({"chosen": [], "rejected": []}, r"set columns: {prompt: …, completion: chosen}"),
         ({"prompt": "hi", "chosen": "yo", "rejected": "no"}, r"set columns: {prompt: prompt, completion: chosen}"),
         ({"prompt": "hi", "chosen": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}],
           "rejected": []}, r"set columns: {messages: chosen}"),

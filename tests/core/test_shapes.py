@@ -123,6 +123,10 @@ BY_ADVICE: dict[str, tuple[Any, str, list[str]]] = {
             "{prompt: question, completion: chosen}", WITH_SYSTEM),
     "DPO of Alpaca": ({"instruction": "Add.", "input": "4 and 9", "chosen": "13", "rejected": "14"},
                       "{output: chosen}", ["user: Add.\n\n4 and 9", "assistant: 13"]),
+    "DPO of an input": ({"system": SYSTEM, "input": Q, "chosen": A, "rejected": "No."},
+                        "{prompt: input, completion: chosen}", WITH_SYSTEM),
+    "DPO with a history": ({"instruction": Q2, "history": [[Q, A]], "chosen": A2, "rejected": "No."},
+                           "{output: chosen}", TWO),
     "UltraFeedback": ({"prompt": Q, "chosen": openai(Q, A), "rejected": openai(Q, "No.")}, "{messages: chosen}", ONE),
     "OpenR1": ({"problem": Q, "solution": A, "answer": "g"}, "{output: answer}", [f"user: {Q}", "assistant: g"]),
     "another name": ({"said": openai(Q, A, Q2, A2), "system": SYSTEM}, "{messages: said}", [WITH_SYSTEM[0], *TWO]),
@@ -157,6 +161,28 @@ def test_what_is_refused_with_advice_that_works(tmp_path, shape):
     assert followed[1] == advice
     taken = take(tmp_path, row, columns=yaml.safe_load(advice))
     assert [said(one) for one in taken.conversations] == [expected]
+
+
+def test_a_preference_data_set_without_a_known_question_is_told_what_to_map(tmp_path):
+    row = {"said": Q, "chosen": A, "rejected": "No."}
+    with pytest.raises(DataError, match="{prompt: …, completion: chosen} with the column of the question"):
+        take(tmp_path, row)
+    taken = take(tmp_path, row, columns={"prompt": "said", "completion": "chosen"})
+    assert [said(one) for one in taken.conversations] == [ONE]
+
+
+@pytest.mark.parametrize("row", [
+    {"instruction": Q, "output": A}, {"question": Q, "answer": A}, {"prompt": Q, "completion": A},
+    {"messages": openai(Q, A)}, {"conversations": sharegpt(Q, A)},
+])
+@pytest.mark.parametrize(("label", "bad"), [
+    (False, True), (0, True), (0.0, True), ("False", True), ("0", True), (True, False), (1, False), ("True", False),
+    ("good one", False), ("", False), (None, False)])
+def test_answers_labelled_as_not_wanted_are_left_out(tmp_path, row, label, bad):
+    taken = take(tmp_path, {**row, "label": label})
+    assert [str(one.why) for one in taken.rejected] == ["bad_answer"] * bad
+    assert [said(one) for one in taken.conversations] == [ONE] * (not bad)
+    assert len(take(tmp_path, {**row, "label": label}, ignore_columns=["label"]).conversations) == 1
 
 
 def test_trees_give_their_best_ranked_threads(tmp_path):
