@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -20,7 +21,7 @@ from sft_core.conversation import Origin, Rejected, Row
 from sft_core.data.columnar import Told, rows_of
 from sft_core.data.localhub import Absent, knock, named_by_content, why_absent
 from sft_core.data.readers import READERS, kind_of, read_file, reader_of
-from sft_core.data.splits import by_split
+from sft_core.data.splits import by_split, named_otherwise
 from sft_core.errors import DataError
 from sft_core.stopping import check
 
@@ -155,16 +156,33 @@ def _files_of(source: SourceSection, folder: Path) -> list[Path]:
     splits = by_split(folder, files)
     there = ", ".join(splits)
     if source.split not in splits:
+        below = Path(os.path.commonpath([file.parent for file in files]))
+        advice = f"set path: {below}, which has it, or" if below != folder and source.split in by_split(below, files) \
+            else f"set split: {next(iter(splits))}, for example, or"
         raise DataError(f"the folder {folder} has no split {source.split}; by the names of its files there are "
-                        f"{there}; set split: {next(iter(splits))}, for example, or give files instead of the folder")
+                        f"{there}; {advice} give files instead of the folder")
     if source.subset:
         raise DataError(f"the folder {folder} has no subset {source.subset}: its README.md declares no configs; leave "
                         "subset out, or give a folder below it")
+    _tell_split(folder, source.split, splits)
     named = {file for one in splits.values() for file in one}
     if unnamed := [file for file in files if file not in named]:
         log.warning("%s: %d files are in none of its splits (%s) and are left out, the first: %s; to read them, give "
                     "them as a source of their own", folder, len(unnamed), there, unnamed[0].relative_to(folder))
     return splits[source.split]
+
+
+def _tell_split(folder: Path, split: str, splits: Mapping[str, Sequence[Path]]) -> None:
+    """Say which splits of a folder are not read, and which files of this one look as if they were of another."""
+    said = {name: f"{name} ({len(files)} files, the first: {files[0].relative_to(folder)})"
+            for name, files in splits.items()}
+    if others := ", ".join(text for name, text in said.items() if name != split):
+        log.info("%s: the split %s is read and not %s; to read those, give them as a source of their own",
+                 folder, said[split], others)
+    if strange := named_otherwise(split, splits[split]):
+        log.warning("%s: %d files are read as split %s, as the hub does, though their names say otherwise, the first: "
+                    "%s; if they are not meant, give the right files as sources of their own", folder, len(strange),
+                    split, strange[0].relative_to(folder))
 
 
 def _files_in(folder: Path) -> list[Path]:

@@ -15,6 +15,9 @@ WORDS: Mapping[str, frozenset[str]] = {
     "test": frozenset({"test", "testing", "eval", "evaluation"})}
 """Split → the words that name it."""
 _SHARD = re.compile(r"data/(\w+(?:\.\w+)*)-\d{5}-of-\d{5}[^/]*\.[^/]*")
+_HELD_OUT = re.compile(r"h[eo]ld[-_ ]?out", re.IGNORECASE)
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_ENDING = re.compile(r"(?:sets?|data|s)$")
 _BETWEEN = re.compile(r"[-._ 0-9]+")
 
 
@@ -32,6 +35,18 @@ def by_split(folder: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
             whole = "train" in splits or not unnamed or rule is _by_shard
             return _sorted(splits if whole else {"train": unnamed, **splits})
     return {"train": list(files)}
+
+
+def named_otherwise(split: str, files: Sequence[Path]) -> list[Path]:
+    """The files of a split whose own names say that they are of another, to a person if not to the hub."""
+    means = _meant(split)
+    return [file for file in files if means and (said := _meant(file.name)) and not means & said]
+
+
+def _meant(name: str) -> set[str]:
+    """The splits that a person reads in a name, as in `testset`, `myTest` or `held_out`."""
+    words = _BETWEEN.split(_HELD_OUT.sub("test", _CAMEL.sub(" ", name)).casefold())
+    return set(_named(" ".join(_ENDING.sub("", word) for word in words)))
 
 
 def _sorted(splits: Mapping[str, list[Path]]) -> dict[str, list[Path]]:

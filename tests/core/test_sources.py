@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import time
 from pathlib import Path
@@ -157,11 +158,46 @@ class TestPlaces:
         """With a train split they are left out and told, as the hub leaves them out; else they are the train split."""
         for name in ("a.jsonl", "b_test.jsonl", "dataset_info.json"):
             put(tmp_path / "f", name, json.dumps({"a": name}))
-        assert data(read(tmp_path / "f", tmp_path)) == [{"a": "a.jsonl"}]
-        assert not caplog.records
+        with caplog.at_level(logging.INFO, "sft"):
+            assert data(read(tmp_path / "f", tmp_path)) == [{"a": "a.jsonl"}]
+        assert [record.getMessage() for record in caplog.records] == [
+            f"{tmp_path / 'f'}: the split train (1 files, the first: a.jsonl) is read and not test (1 files, the "
+            "first: b_test.jsonl); to read those, give them as a source of their own"]
         put(tmp_path / "f", "train.jsonl", '{"a": "train"}')
         assert data(read(tmp_path / "f", tmp_path)) == [{"a": "train"}]
         assert "1 files are in none of its splits (train, test) and are left out, the first: a.jsonl" in caplog.text
+
+    @pytest.mark.parametrize(("names", "split", "first"), [
+        (["trainset.jsonl", "testset.jsonl"], "train", "testset.jsonl"),
+        (["sft.jsonl", "held_out.jsonl"], "train", "held_out.jsonl"),
+        (["myTrain.jsonl", "myTest.jsonl"], "train", "myTest.jsonl"),
+        (["eval-tools/train.jsonl", "eval-tools/test.jsonl"], "test", "eval-tools/train.jsonl"),
+        (["data/train_sft-00000-of-00001.jsonl", "data/test_sft-00000-of-00001.jsonl"], "train_sft", None),
+        (["train.jsonl", "test.jsonl"], "train", None), (["train.jsonl", "test.jsonl"], "test", None),
+        (["contest.jsonl", "latest.jsonl", "trainer.jsonl", "asset.jsonl"], "train", None),
+        (["train_val.jsonl", "test.jsonl"], "validation", None),
+    ])
+    def test_files_whose_names_say_another_split_than_the_hub_puts_them_in_are_told(
+            self, tmp_path, caplog, names, split, first):
+        for name in names:
+            put(tmp_path / "f", name, json.dumps({"a": name}))
+        patterns = datasets.data_files.get_data_patterns(str(tmp_path / "f"))
+        hub = datasets.data_files.DataFilesDict.from_patterns(patterns, str(tmp_path / "f"))
+        rows = data(read(tmp_path / "f", tmp_path, split=split))
+        assert sorted(str(tmp_path / "f" / row["a"]) for row in rows) == sorted(hub[split])
+        assert [record.levelname for record in caplog.records] == ["WARNING"] * (first is not None)
+        assert first is None or (f"1 files are read as split {split}, as the hub does, though their names say "
+                                 f"otherwise, the first: {first};") in caplog.text
+
+    def test_the_folder_that_has_the_split_is_advised(self, tmp_path):
+        for name in ("train.jsonl", "test.jsonl"):
+            put(tmp_path / "f" / "eval-tools", name, json.dumps({"a": name}))
+        with pytest.raises(DataError, match=r"has no split train; .* there are test; set path: (.*eval-tools), which "
+                                            r"has it, or") as caught:
+            read(tmp_path / "f", tmp_path)
+        followed = re.search("set path: ([^,]*),", str(caught.value))
+        assert followed
+        assert data(read(Path(followed[1]), tmp_path)) == [{"a": "train.jsonl"}]
 
     @pytest.mark.parametrize("section", [{"split": "test"}, {"subset": "main"}])
     def test_a_split_that_a_place_cannot_have_is_refused(self, tmp_path, section):
