@@ -13,7 +13,7 @@ from typing import Any
 
 from sft_core.config.data import SourceSection
 from sft_core.conversation import Row, Why
-from sft_core.data.messages import Refused, text
+from sft_core.data.messages import Refused, shown, text
 from sft_core.data.shapes import TRANSCRIPT, as_messages, parts_of
 
 SYNONYMS: Mapping[str, tuple[str, ...]] = {
@@ -90,6 +90,10 @@ class Columns:
         """There is a question: an instruction, or an input that stands alone."""
         return self.has("instruction") or (self.has("input") and self.name("input").casefold() not in SYNONYMS["input"])
 
+    def question(self) -> str:
+        """What the row calls the column that asks, where it `asks`."""
+        return self.name("instruction" if self.has("instruction") else "input")
+
     def text(self, standard: str, optional: bool = False) -> str:
         """A text column; an optional one may be missing or null."""
         value = self.get(standard)
@@ -97,6 +101,9 @@ class Columns:
             return ""
         if value is None:
             raise self._missing(self.name(standard))
+        if not isinstance(value, str):
+            raise Refused(Why.WRONG_TYPE, f"{self.name(standard)} is not text but {shown(value)}; write it as text, or "
+                                          f"map another column, e.g. columns: {{{standard}: …}}")
         return text(value, standard)
 
     def system(self) -> str:

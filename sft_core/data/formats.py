@@ -26,7 +26,7 @@ from sft_core.data.messages import (
     to_turn,
 )
 from sft_core.data.repair import EVERY, repaired
-from sft_core.data.shapes import TRANSCRIPT, spread
+from sft_core.data.shapes import TRANSCRIPT, as_messages, spread
 from sft_core.errors import DataError
 
 Format = Literal["alpaca", "prompt_completion", "sharegpt", "messages"]
@@ -40,7 +40,8 @@ def detect(data: Mapping[str, Any], source: SourceSection) -> Format | None:
     row = Columns(data, source)
     if "completion" in source.columns and row.has("prompt", "completion"):
         return "prompt_completion"
-    alpaca = (row.has("output") or row.has("calls", "tools")) and row.asks()
+    alpaca = (row.has("output") or row.has("calls", "tools")) and row.asks() \
+        and not _are_messages(data[row.question()])
     if "output" in source.columns and alpaca:
         return "alpaca"
     try:
@@ -52,6 +53,12 @@ def detect(data: Mapping[str, Any], source: SourceSection) -> Format | None:
     if row.has("prompt", "completion") and not (alpaca and (row.has("input") or row.has("history"))):
         return "prompt_completion"
     return "alpaca" if alpaca else None
+
+
+def _are_messages(value: object) -> bool:
+    """Messages with roles, where text may be expected."""
+    return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping) \
+        and not {"role", "from"}.isdisjoint(value[0])
 
 
 def format_of(rows: Sequence[Row], source: SourceSection) -> Format:
@@ -97,6 +104,8 @@ def _advice(data: Mapping[str, Any], source: SourceSection) -> str:
     if doubtful:
         return "; ".join(f"{' and '.join(several)} may all be the {name}" for name, several in doubtful.items()) \
             + f"; set columns: {{{', '.join(f'{name}: {several[0]}' for name, several in doubtful.items())}}}"
+    if row.asks() and row.has("output") and _are_messages(data[question := row.question()]):
+        return f"{question} holds messages; set columns: {{prompt: {question}, completion: {row.name('output')}}}"
     lists = {str(name): value[0] for name, value in data.items() if isinstance(value, list) and value}
     if not row.asks():
         for name, first in lists.items():
@@ -176,15 +185,7 @@ def to_text(row: Row, source: SourceSection) -> str | Rejected:
 
 def _alpaca(row: Columns) -> Iterator[Turn]:
     yield Turn("system", row.system())
-    history = parsed(row.get("history") or [], "history")
-    if not isinstance(history, list):
-        raise Refused(Why.WRONG_TYPE, f"history is not a list but {shown(history)}")
-    for number, pair in enumerate(history, 1):
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise Refused(Why.WRONG_TYPE, f"entry {number} of history is not a question with its answer but "
-                                          f"{shown(pair)}")
-        yield Turn("user", text(pair[0], f"question {number} of history"))
-        yield Turn("assistant", text(pair[1], f"answer {number} of history"))
+    yield from _history(row)
     asked_by_input = not row.has("instruction") and row.asks()
     parts = [row.text("instruction", optional=asked_by_input), row.text("input", optional=True)]
     yield Turn("user", "\n\n".join(part for part in parts if part.strip()))
@@ -192,6 +193,23 @@ def _alpaca(row: Columns) -> Iterator[Turn]:
         yield to_turn({"role": "function_call", "content": row.get("calls")}, 2, OPENAI)
     else:
         yield Turn("assistant", row.text("output"))
+
+
+def _history(row: Columns) -> Iterator[Turn]:
+    """What was said before: pairs of question and answer, or messages."""
+    history = parsed(row.get("history") or [], "history")
+    if not isinstance(history, list):
+        raise Refused(Why.WRONG_TYPE, f"history is not a list but {shown(history)}")
+    if history and isinstance(history[0], Mapping):
+        messages = as_messages(history)
+        yield from _turns(row, messages, _shape_of(messages))
+        return
+    for number, pair in enumerate(history, 1):
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise Refused(Why.WRONG_TYPE, f"entry {number} of history is not a question with its answer but "
+                                          f"{shown(pair)}")
+        yield Turn("user", text(pair[0], f"question {number} of history"))
+        yield Turn("assistant", text(pair[1], f"answer {number} of history"))
 
 
 def _prompt_completion(row: Columns) -> Iterator[Turn]:
@@ -247,6 +265,9 @@ _AFTER: Mapping[str, tuple[str, ...]] = {
 }
 
 
+_BEHIND_RESULT = "; put what the user says behind a result into the result, or an answer in between"
+
+
 def _check(turns: Sequence[Turn]) -> None:
     """Roles in order, every turn with something in it, an answer at the end."""
     if fault := _out_of_order(turns):
@@ -266,7 +287,8 @@ def _out_of_order(turns: Sequence[Turn]) -> str | None:
     state = "start"
     for number, turn in enumerate(turns, 1):
         if turn.role not in _AFTER[state]:
-            return f"turn {number} is {turn.role} after {state}; allowed is {' or '.join(_AFTER[state])}"
+            return f"turn {number} is {turn.role} after {state}; allowed is {' or '.join(_AFTER[state])}" \
+                + _BEHIND_RESULT * ((state, turn.role) == ("tool", "user"))
         state = _state(turn)
     return None if state.startswith("assistant") else f"the last turn is {state}; it must be assistant"
 

@@ -60,6 +60,9 @@ READ: dict[str, tuple[Any, list[str]]] = {
               [f"user: {Q}\n\nThe town is Bako.", f"assistant: {A}"]),
     "Alpaca with context": ({"instruction": Q, "context": "The town is Bako.", "output": A},
                             [f"user: {Q}\n\nThe town is Bako.", f"assistant: {A}"]),
+    "Alpaca with messages as its history": ({"instruction": Q2, "output": A2, "history": openai(Q, A)}, TWO),
+    "Alpaca with a history of pairs": ({"instruction": Q2, "output": A2, "history": [{"input": Q, "output": A}]}, TWO),
+    "history of ShareGPT": ({"prompt": Q2, "response": A2, "history": sharegpt(Q, A)}, TWO),
     "OpenOrca": ({"id": "flan.1", "system_prompt": SYSTEM, "question": Q, "response": A}, WITH_SYSTEM),
     "GSM8K": ({"question": Q, "answer": A}, ONE),
     "MATH": ({"problem": Q, "solution": A, "level": "1"}, ONE),
@@ -129,6 +132,10 @@ BY_ADVICE: dict[str, tuple[Any, str, list[str]]] = {
                            "{output: chosen}", TWO),
     "UltraFeedback": ({"prompt": Q, "chosen": openai(Q, A), "rejected": openai(Q, "No.")}, "{messages: chosen}", ONE),
     "OpenR1": ({"problem": Q, "solution": A, "answer": "g"}, "{output: answer}", [f"user: {Q}", "assistant: g"]),
+    "Nemotron": ({"input": openai(Q), "output": A, "system_prompt": SYSTEM, "license": "cc-by-4.0"},
+                 "{prompt: input, completion: output}", WITH_SYSTEM),
+    "messages as a question": ({"question": sharegpt(Q), "response": A}, "{prompt: question, completion: response}",
+                               ONE),
     "another name": ({"said": openai(Q, A, Q2, A2), "system": SYSTEM}, "{messages: said}", [WITH_SYSTEM[0], *TWO]),
     "UltraChat of strings": ({"id": "0", "data": [Q, A, Q2, A2]}, "{messages: data}", TWO),
 }
@@ -183,6 +190,20 @@ def test_answers_labelled_as_not_wanted_are_left_out(tmp_path, row, label, bad):
     assert [str(one.why) for one in taken.rejected] == ["bad_answer"] * bad
     assert [said(one) for one in taken.conversations] == [ONE] * (not bad)
     assert len(take(tmp_path, {**row, "label": label}, ignore_columns=["label"]).conversations) == 1
+
+
+@pytest.mark.parametrize(("row", "advice"), [
+    ({"messages": [openai(Q)[0], {"role": "assistant", "content": [
+        {"type": "tool_use", "id": "a", "name": "get_weather", "input": {}}]}, {"role": "user", "content": [
+            {"type": "tool_result", "tool_use_id": "a", "content": "grey"}, {"type": "text", "text": "Now?"}]},
+        openai(Q, A)[1]]}, "put what the user says behind a result into the result, or an answer in between"),
+    ({"query": Q, "context": ["one", "two"], "response": A},
+     r"context is not text but list .*; write it as text, or map another column, e.g. columns: {input: …}"),
+    ({"question": Q, "answer": 1}, r"answer is not text but int .*, e.g. columns: {output: …}"),
+])
+def test_rows_that_are_refused_are_told_what_to_do(tmp_path, row, advice):
+    (rejected,) = take(tmp_path, row).rejected
+    assert re.search(advice, rejected.detail)
 
 
 def test_trees_give_their_best_ranked_threads(tmp_path):
