@@ -205,11 +205,18 @@ def rate(scores: Sequence[float], clusters: Sequence[str] | None = None, weights
         return Evidence(mean, n, f"bootstrap-t, {groups} clusters", _mean_bounds(sums, scale, 0.0))
     if _alone(sums, n):
         return Evidence(mean, n, "Wilson", lambda alpha, grow: wilson(mean, n * grow, alpha))
-    size = _rate_size(sums, n)
+    size = _rate_size(sums, _worth(weights, n))
     return Evidence(mean, n, f"Wilson, {groups} clusters", lambda alpha, grow: wilson(mean, size(alpha, grow), alpha))
 
 
-def _rate_size(sums: Sums, items: int) -> EffectiveItems:
+def _worth(weights: Sequence[float] | None, items: int) -> float:
+    """Items of equal weight that these are worth (Kish 1965). Where only light ones happen to have changed, nothing in
+    the scores tells that heavy ones count for more: no fewer are asked for than if all were independent."""
+    w = np.ones(items) if weights is None else np.asarray(weights, dtype=np.float64)
+    return float(w.sum() ** 2 / np.sum(w**2))
+
+
+def _rate_size(sums: Sums, items: float) -> EffectiveItems:
     return _effective(sums.mean * (1 - sums.mean), _cluster_spread(sums), sums.effective, items)
 
 
@@ -223,7 +230,8 @@ def effective_items(scores: Sequence[float], clusters: Sequence[str], weights: S
     if not len(values):
         return 0.0
     sums = cluster_sums(values, clusters, weights)
-    return float(len(values)) if _alone(sums, len(values)) else _rate_size(sums, len(values))(alpha, 1.0)
+    worth = _worth(weights, len(values))
+    return float(len(values)) if _alone(sums, len(values)) else _rate_size(sums, worth)(alpha, 1.0)
 
 
 def paired(base: Sequence[float], tuned: Sequence[float], clusters: Sequence[str] | None = None,
@@ -251,7 +259,8 @@ def paired(base: Sequence[float], tuned: Sequence[float], clusters: Sequence[str
     if _alone(sums, n):
         return Evidence(mean, n, f"exact {GAINS}",
                         lambda alpha, grow: change_limits(shares, n * grow, alpha, exact=True))
-    size = _effective(shares.base_only + shares.tuned_only - mean**2, _cluster_spread(sums), sums.effective, n)
+    size = _effective(shares.base_only + shares.tuned_only - mean**2, _cluster_spread(sums), sums.effective,
+                      _worth(weights, n))
     still = not shares.base_only + shares.tuned_only  # the clusters are then counted whole
     return Evidence(mean, n, f"{GAINS}, {groups} clusters",
                     lambda alpha, grow: change_limits(shares, size(alpha, grow), alpha, exact=still))

@@ -24,10 +24,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
-
 from eval_suites.results import ItemResult, SuiteResult, tally
-from eval_suites.statistics.bootstrap import FEW, cluster_sums
 from eval_suites.statistics.floor import Floor
 from eval_suites.statistics.intervals import NOTHING, Evidence, holm, mcnemar_exact
 from eval_suites.statistics.pairing import (
@@ -46,6 +43,7 @@ from eval_suites.verdict.outcome import OPEN, SHOWN, Check, Outcome, Part, Suite
 from eval_suites.verdict.power import detectable
 from eval_suites.verdict.refusing import false_refusals
 from eval_suites.verdict.room import room
+from eval_suites.verdict.rough import rough
 from eval_suites.verdict.sequential import read_at, repeated
 from sft_core.config.evaluate import GateSection
 from sft_core.errors import EvalError
@@ -115,7 +113,7 @@ def compare(
             found.append(_equal(_judge(one, p_holm, gate, members)))
             continue
         suite = _with_room(_with_vocabularies(_with_cut(_judge(one, p_holm, gate, members), one), one), one.base)
-        suite = _with_few(suite, one.pairs)
+        suite = replace(suite, notes=(*suite.notes, *rough(one.pairs)))
         suite = _with_clean(suite, one, gate.alpha, clean[name]) if name in clean else suite
         suite = _with_floor(suite, floor[name]) if name in floor else suite
         found.append(_with_missing(suite, one, gate.alpha))
@@ -254,19 +252,6 @@ def _with_room(suite: SuiteVerdict, base: SuiteResult) -> SuiteVerdict:
         notes.append("what guessing scores is not known, as its scorer is the suite's own: the base may have nothing "
                      "to lose; its items can say it (chance: 0.25 of one of four choices, 0 where there are none)")
     return replace(suite, notes=(*suite.notes, *notes))
-
-
-def _with_few(suite: SuiteVerdict, pairs: Pairs) -> SuiteVerdict:
-    """Too few clusters for an interval that can be relied on are told."""
-    clusters = len(set(pairs.clusters))
-    effective = cluster_sums(np.asarray(pairs.base), pairs.clusters, pairs.weights).effective if clusters else 0.0
-    if not 0 < effective < FEW:
-        return suite
-    uneven = f" that count as {effective:.1f}, as a few hold most of them" * (effective < clusters - 0.05)
-    note = (f"its {suite.pairs} items make {clusters} clusters{uneven}, too few to know how much clusters differ: the "
-            "interval is a rough one") if clusters > 1 else (
-        f"its items ({suite.pairs}) make one cluster, which tells nothing about others")
-    return replace(suite, notes=(*suite.notes, note))
 
 
 def _with_clean(suite: SuiteVerdict, weighed: _Weighed, alpha: float, ids: Collection[str]) -> SuiteVerdict:

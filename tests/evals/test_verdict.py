@@ -246,3 +246,22 @@ def test_flips_show_losses_first_with_both_answers(make_result: Make) -> None:
     assert [(f.item_id, f.base, f.tuned, f.why) for f in found] == [
         ("q/2", 1.0, 0.0, "wrong"), ("q/1", 0.0, 1.0, "wrong")]
     assert found[0].prompt == "question 2"
+
+
+def test_changes_to_one_side_in_few_clusters_are_told(make_result: Make) -> None:
+    """How alike the items of a cluster change cannot be seen from a few that only lost."""
+    names = [f"c{number // 10}" for number in range(300)]
+    base, only_lost = make_result([1.0] * 300), make_result([0.0] * 6 + [1.0] * 294)
+    both_ways = make_result([0.0] * 6 + [1.0] * 294)
+    mixed = make_result([1.0] * 290 + [0.0] * 10)
+
+    def clustered(result: SuiteResult) -> SuiteResult:
+        return replace(result, items=tuple(one._replace(cluster=name) for one, name in
+                                           zip(result.items, names, strict=True)))
+
+    def notes(before: SuiteResult, after: SuiteResult) -> str:
+        return " ".join(judged(clustered(before), clustered(after)).suites[0].notes)
+
+    assert "lie in 1 of 30 clusters" in notes(base, only_lost)
+    assert "nearly all to one side" not in notes(mixed, both_ways)
+    assert "nearly all to one side" not in " ".join(judged(base, only_lost).suites[0].notes)

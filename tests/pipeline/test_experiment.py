@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import signal
 import subprocess
 import time
@@ -42,7 +43,9 @@ def test_whole_way_is_recorded_and_not_redone(sft: Sft, config: Path, home: Path
     assert "Verdict: tuned against base" in done.stdout
     assert "A/A floor" in done.stdout
     said = done.stdout + done.stderr
-    assert 0 < said.index("tiny_refusal: 12 items find a win of ") < said.index("evaluating tuned")
+    foreseen = re.search(r"tiny_refusal: 12 items( in \d+ clusters)? find a win of ", said)
+    assert foreseen
+    assert foreseen.start() < said.index("evaluating tuned")
     assert "Without items found in the training data" not in done.stdout, "none was found, so it would say it all again"
     assert "Gate:" in done.stdout
 
