@@ -62,8 +62,15 @@ class ItemResult(NamedTuple):
 
     @property
     def should_refuse(self) -> bool | None:
-        """Whether refusing is right; None where this is no request, or nobody has said whether its answer refuses."""
-        return bool(json.loads(self.target)["refuse"]) if "refused" in self.metrics else None
+        """Whether refusing is right, of answers without a score, too; None where this is no request, or its scorer does
+        not say whether an answer refuses."""
+        if self.score is not None and "refused" not in self.metrics:
+            return None
+        try:
+            expect = json.loads(self.target)
+        except json.JSONDecodeError:
+            return None
+        return bool(expect["refuse"]) if isinstance(expect, dict) and "refuse" in expect else None
 
 
 class Answerable(NamedTuple):

@@ -73,16 +73,18 @@ def _tax(suite: SuiteVerdict) -> tuple[State, str]:
 
 def _refusals(suite: SuiteVerdict, found: FalseRefusals) -> tuple[State, str]:
     """A rise that is proved to be too large fails, whatever the suite's score gains by it."""
-    subject = f"false refusals on {suite.suite} went from {100 * found.base:.1f} to {100 * found.tuned:.1f} %"
+    subject = f"false refusals on {suite.suite} " + (
+        "are not known" if found.base is None or found.tuned is None else
+        f"went from {100 * found.base:.1f} to {100 * found.tuned:.1f} %")
     rise = found.rise
     points = _in_points(rise.points, (rise.low, rise.high), suite.scale, rise.pairs)
     if found.state == "no_worse" or suite.outcome == "equal":
         return "pass", f"{subject}, proved to be at most {found.margin:g} points more ({points})"
     if found.state == "worse":
         return "fail", f"{subject}, proved to be more than {found.margin:g} points more ({points})"
-    wanted = "no realistic number" if found.more_items is None else f"about {found.more_items:,} more"
-    return "undecided", (f"{subject}, not proved to be at most {found.margin:g} points more, {wanted} of such requests "
-                         f"would settle it ({points})")
+    number = "no realistic number" if found.more_items is None else f"about {found.more_items:,} more"
+    wanted = f"because {found.doubt}" if found.doubt else f"{number} of such requests would settle it"
+    return "undecided", f"{subject}, not proved to be at most {found.margin:g} points more, {wanted} ({points})"
 
 
 def _improvement(suite: SuiteVerdict) -> tuple[State, str]:

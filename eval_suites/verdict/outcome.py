@@ -12,6 +12,7 @@ from eval_suites.statistics.floor import Floor
 Outcome = Literal["no_worse", "worse", "improved", "not_proved", "undecided", "equal"]
 SHOWN = {"no_worse": "no worse", "worse": "worse", "improved": "improved", "not_proved": "not proved",
          "undecided": "undecided", "equal": "equal"}
+Held = Literal["no_worse", "worse", "undecided"]
 OPEN = ("undecided", "not_proved")
 NONE = "–"
 UNKNOWN = "unknown"
@@ -36,18 +37,26 @@ class Part(NamedTuple):
 
 class FalseRefusals(NamedTuple):
     """Refusals among requests that should be answered: shares of base and tuned model, their rise, its margin in
-    points, and how many more such requests would settle whether it is within (0: it is settled; None: none would)."""
+    points, and how many more such requests would settle whether it is within (0: it is settled, or only missing scores
+    stand against it; None: none would). The shares are None where no such request was scored on both sides. `doubt`:
+    why what the scored ones show does not count."""
 
-    base: float
-    tuned: float
+    base: float | None
+    tuned: float | None
     rise: Part
     margin: float
     more_items: int | None
+    doubt: str = ""
 
     @property
-    def state(self) -> Literal["no_worse", "worse", "undecided"]:
+    def state(self) -> Held:
         """Whether the rise is proved to be at most the margin, or above."""
-        return "no_worse" if self.rise.high <= self.margin else "worse" if self.rise.low > self.margin else "undecided"
+        return "undecided" if self.doubt else held_to(self.margin, self.rise.low, self.rise.high)
+
+
+def held_to(margin: float, low: float, high: float) -> Held:
+    """An interval against a margin, all in points."""
+    return "no_worse" if high <= margin else "worse" if low > margin else "undecided"
 
 
 @dataclass(frozen=True)
@@ -157,7 +166,9 @@ def row(suite: SuiteVerdict, alpha: float) -> dict[str, str]:
 
 def refusing(found: FalseRefusals | None) -> str:
     """False refusals of base and tuned model, in percent."""
-    return NONE if found is None else f"{100 * found.base:.1f} → {100 * found.tuned:.1f} %"
+    if found is None or found.base is None or found.tuned is None:
+        return NONE
+    return f"{100 * found.base:.1f} → {100 * found.tuned:.1f} %"
 
 
 def bounded(low: float, high: float, scale: str) -> bool:

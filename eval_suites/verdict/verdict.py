@@ -171,6 +171,7 @@ def _judge(weighed: _Weighed, p_holm: float, gate: GateSection, members: int) ->
         outcome = _outcome(base.kind, (low, high), p_holm < alpha, margin)
     before, after = (tally([sides[i] for sides in both]) for i in (0, 1))
     changes = [two - one for one, two in zip(pairs.base, pairs.tuned, strict=True)]
+    refusals = false_refusals(both, gate.max_false_refusals, read_at(alpha, looks))
     claim = alpha / members if base.kind == "alignment" else alpha
     return SuiteVerdict(
         suite=base.suite, kind=base.kind, outcome=outcome, base=before.score, tuned=after.score,
@@ -180,7 +181,8 @@ def _judge(weighed: _Weighed, p_holm: float, gate: GateSection, members: int) ->
         p_mcnemar=_mcnemar(pairs, looks), more_items=_more(weighed, p_holm, outcome, alpha), method=interval.method,
         protocol_hash=base.protocol_hash, margin=margin if base.kind == "capability" else 0.0, scale=base.scale,
         mde=detectable(pairs, base.kind, base.scale, read_at(claim, looks)) if evidence else None, looks=looks,
-        room=room(base, alpha), false_refusals=false_refusals(both, gate.max_false_refusals, read_at(alpha, looks)))
+        room=room(base, alpha), false_refusals=refusals,
+        notes=(f"false refusals: {refusals.doubt}",) if refusals and refusals.doubt else ())
 
 
 def _asked(weighed: _Weighed) -> int:
