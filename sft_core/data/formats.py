@@ -13,6 +13,7 @@ from sft_core.config.data import Repair, SourceSection
 from sft_core.conversation import Conversation, Origin, Rejected, Row, Turn, Why
 from sft_core.data.columns import IN_MESSAGE, Columns, context_of
 from sft_core.data.messages import (
+    IN_PART,
     OPENAI,
     ROLES,
     Keys,
@@ -26,7 +27,7 @@ from sft_core.data.messages import (
     to_turn,
 )
 from sft_core.data.repair import EVERY, repaired
-from sft_core.data.shapes import TRANSCRIPT, as_messages, spread
+from sft_core.data.shapes import TRANSCRIPT, as_messages, is_pair, spread
 from sft_core.errors import DataError
 
 Format = Literal["alpaca", "prompt_completion", "sharegpt", "messages"]
@@ -122,7 +123,7 @@ def _advice(data: Mapping[str, Any], source: SourceSection) -> str:
 
 
 def _of_list(name: str, first: Mapping[str, Any]) -> str:
-    if _shape_of([first]) == "sharegpt" or {"role", "parts"} & set(first) or set(first) == {"input", "output"}:
+    if _shape_of([first]) == "sharegpt" or {"role", "parts"} & set(first) or is_pair(first):
         return f"set columns: {{messages: {name}}}"
     return (f"if {name} is the list of messages, set columns: {{messages: {name}, role: …, content: …}} with two of "
             f"its keys ({', '.join(map(str, first))}), and roles: {{NAME: user, …}} for its speakers")
@@ -246,6 +247,9 @@ def _turns(row: Columns, messages: Sequence[Any], form: Format) -> Iterator[Turn
     read = keys.read
     for message in ordered:
         row.look_into(message, read)
+        parts = message.get(keys.content) if isinstance(message, Mapping) else None
+        for part in parts if isinstance(parts, list) else ():
+            row.look_into(part, IN_PART)
     return (to_turn(message, number, keys) for number, message in enumerate(ordered, 1))
 
 

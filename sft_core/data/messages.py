@@ -27,6 +27,8 @@ ROLES: Mapping[str, Role] = {
 REASONING = ("reasoning_content", "reasoning", "thinking")
 WEIGHTS = ("weight", "loss_weight", "train", "training", "mask")
 """What says whether a message is trained: 1 or true that it is, `mask` that it is not."""
+IN_PART = frozenset({"type", "text", "value", "reasoning", "thinking", "tool_call"})
+"""All keys of a part of a message that go into its turn."""
 _READ = frozenset({*REASONING, *WEIGHTS, "tool_calls", "tool_call_id", "function_call"})
 _CALL = re.compile(r"<tool_call>(.*?)</tool_call>|<functioncall>(.*)", re.DOTALL)
 _GLAIVE = re.compile(r"""\{"name": "([^"]+)", "arguments": '(.*)'\}""", re.DOTALL)

@@ -38,7 +38,7 @@ def as_messages(value: object) -> list[Any]:
         return [{"role": "assistant" if at % 2 else "user", "content": said} for at, said in enumerate(value)]
     if not isinstance(first, Mapping):
         return value
-    if set(first) == {"input", "output"}:
+    if is_pair(first):
         return list(_pairs(value))
     return list(_of_gemini(value)) if "parts" in first else value
 
@@ -82,12 +82,18 @@ def _transcript(value: str) -> list[dict[str, str]]:
             for speaker, said in zip(pieces[::2], pieces[1::2], strict=True)]
 
 
+def is_pair(entry: object) -> bool:
+    """A question and its answer, maybe with more about them, and no message with a role."""
+    return isinstance(entry, Mapping) and {"input", "output"} <= set(entry) and {"role", "from"}.isdisjoint(entry)
+
+
 def _pairs(value: Sequence[Any]) -> Iterator[dict[str, Any]]:
     for number, pair in enumerate(value, 1):
-        if not isinstance(pair, Mapping) or set(pair) != {"input", "output"}:
+        if not is_pair(pair):
             raise Refused(Why.WRONG_TYPE, f"entry {number} is not a pair of input and output but {shown(pair)}")
         yield {"role": "user", "content": pair["input"]}
-        yield {"role": "assistant", "content": pair["output"]}
+        more = {key: said for key, said in pair.items() if key not in ("input", "output")}
+        yield {**more, "role": "assistant", "content": pair["output"]}
 
 
 def _of_gemini(value: Sequence[Any]) -> Iterator[dict[str, Any]]:

@@ -79,6 +79,8 @@ READ: dict[str, tuple[Any, list[str]]] = {
     "ShareGPT with a system prompt": ({"system_prompt": SYSTEM, "conversations": sharegpt(Q, A)}, WITH_SYSTEM),
     "LIMA": ({"conversations": [Q, A, Q2, A2], "source": "multi_turn"}, TWO),
     "Capybara": ({"source": "x", "conversation": [{"input": Q, "output": A}, {"input": Q2, "output": A2}]}, TWO),
+    "Capybara with thoughts": ({"conversation": [{"input": Q, "output": A, "reasoning": "Grass, hm."}]},
+                               [ONE[0], f"assistant: <think>\nGrass, hm.\n</think>\n\n{A}"]),
     "Guanaco": ({"text": f"### Human: {Q}### Assistant: {A}### Human: {Q2}### Assistant: {A2}"}, TWO),
     "Glaive": ({"system": f"SYSTEM: {SYSTEM}", "chat": (
         "USER: Weather in Bako?\n\n\nASSISTANT: <functioncall> {\"name\": \"get_weather\", \"arguments\": "
@@ -293,6 +295,9 @@ class TestNothingIsLostInSilence:
         ({"prompt": [{**openai(Q)[0], "context": "The town is Bako."}], "completion": A}, "context"),
         ({"contents": [{"role": "user", "parts": [{"text": Q}], "context": "The town is Bako."},
                        {"role": "model", "parts": [{"text": A}]}]}, "context"),
+        ({"conversation": [{"input": Q, "output": A, "context": "The town is Bako."}]}, "context"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": Q, "context": "The town is Bako."}]},
+                       openai(Q, A)[1]]}, "context"),
         ({"messages": [openai(Q)[0], {"role": "assistant", "content": [
             {"type": "tool_use", "id": "a", "name": "get_weather", "input": {}}]},
             {"role": "user", "context": "The town is Bako.", "content": [
