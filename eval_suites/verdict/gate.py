@@ -92,6 +92,10 @@ def _improvement(suite: SuiteVerdict) -> tuple[State, str]:
         return "fail", f"{suite.suite} is no better than its base: it is the very same model, and no item changed"
     better = suite.outcome == "improved" if suite.kind == "alignment" else (
         suite.outcome == "no_worse" and suite.high < 0)
+    if better and suite.kind == "capability" and suite.worst and suite.worst[1] >= 0:
+        return "undecided", (
+            f"{suite.suite} is not proved better than its base, because it would not be with all items counted against "
+            f"it that have no score ({suite.worst[0]:+.1f} to {suite.worst[1]:+.1f} points)")
     if better:
         return "pass", f"{suite.suite} is proved better than its base ({_points(suite)})"
     if suite.outcome == "worse":

@@ -70,8 +70,9 @@ class SuiteVerdict:
     `margin`: the non-inferiority margin in points (capability). `mde`: the smallest difference in points that this
     comparison finds with 80 % power. `looks`: (taken, planned) of a sequential evaluation. `uncontaminated`: the same
     on the items that were not found in the training data, None where none was looked for. `floor`: how far the base
-    differs from itself. `false_refusals`: of suites with requests that should be answered. `notes`: what a reader must
-    know beside the numbers, a sentence each.
+    differs from itself. `false_refusals`: of suites with requests that should be answered. `worst`: the interval of a
+    claim that many items without a score were counted against, and that holds. `notes`: what a reader must know beside
+    the numbers, a sentence each.
     """
 
     suite: str
@@ -102,6 +103,7 @@ class SuiteVerdict:
     floor: Floor | None = None
     notes: tuple[str, ...] = ()
     false_refusals: FalseRefusals | None = None
+    worst: tuple[float, float] | None = None
     room: str = ""  # why the base has nothing to lose, or to win, on this suite
 
     @property

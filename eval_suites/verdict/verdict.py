@@ -303,8 +303,8 @@ def _with_missing(suite: SuiteVerdict, weighed: _Weighed, alpha: float) -> Suite
         return replace(suite, notes=(*suite.notes, note)) if many else suite
     worst = _worst_case(weighed, alpha)
     if worst is not None and _outcome(suite.kind, worst, True, suite.margin) == suite.outcome:
-        return replace(suite, notes=(*suite.notes, f"{note}; it would hold with all of them counted against it")
-                       ) if many else suite
+        told = f"{note}; it would hold with all of them counted against it"
+        return replace(suite, worst=worst, notes=(*suite.notes, told)) if many else suite
     span = "" if worst is None else f" ({worst[0]:+.1f} to {worst[1]:+.1f} points)"
     note += f"; {SHOWN[suite.outcome]!r} would not hold with all of them counted against it{span}"
     return _withdrawn(suite, note) if many else replace(suite, notes=(*suite.notes, note))

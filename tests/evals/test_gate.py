@@ -103,6 +103,23 @@ def test_few_missing_items_are_told_and_many_withdraw_the_claim(make_result: Mak
     assert "because 40 of 400 items have no score on both sides" in verdict.reason
 
 
+def test_a_win_on_a_capability_suite_counts_missing_items_too(make_result: Make) -> None:
+    """60 of 400 gained and 55 without a score was a tax of at most 5 and proved better."""
+    gate = GateSection(max_tax=5.0, must_improve=("facts",))
+    base = make_result([0.0] * 60 + [1.0] * 340)
+
+    def asked(missing: int) -> Verdict:
+        return judged(base, make_result([1.0] * (400 - missing) + [None] * missing), gate)
+
+    many = asked(55)
+    assert (many.gate, many.suites[0].outcome) == ("undecided", "no_worse")
+    assert many.suites[0].high < 0
+    assert many.reason.startswith("Facts is not proved better than its base, because it would not be with all items "
+                                  "counted against it that have no score (-18.9 to +4.2 points)")
+    for missing in (0, 20, 25):
+        assert asked(missing).gate == "pass"
+
+
 def test_missing_items_that_cannot_change_it_leave_the_claim(make_result: Make) -> None:
     base, tuned = make_result([1.0] * 200), make_result([0.0] * 100 + [1.0] * 80 + [None] * 20)
     found = one(base, tuned)
