@@ -32,7 +32,7 @@ CONTEXT = ("input", "system", "history", "tools")
 IN_MESSAGE = "message."
 """Stands in front of a key of messages, where it is told beside columns."""
 _FOLDED = {standard: tuple(name.casefold() for name in (standard, *others)) for standard, others in SYNONYMS.items()}
-_NO_TOOLS: tuple[object, ...] = (None, "", "[]", [])
+_NO_TOOLS: tuple[object, ...] = (None, "", "[]", [], {})
 _TWO_WORDS = re.compile(r"\S\s+\S")
 _STANDARD = {name.casefold(): standard for standard in CONTEXT for name in (standard, *SYNONYMS.get(standard, ()))}
 

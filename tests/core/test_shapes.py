@@ -288,6 +288,12 @@ class TestNothingIsLostInSilence:
         take(tmp_path, twice, ignore_columns=[name])
         assert not caplog.records
 
+    @pytest.mark.parametrize("tools", [None, "", "[]", [], {}])
+    def test_a_message_without_tools_goes_on_in_silence(self, tmp_path, caplog, tools):
+        row = {"messages": [{"role": "system", "content": SYSTEM, "functions": tools}, *openai(Q, A)]}
+        assert [said(one) for one in take(tmp_path, row).conversations] == [WITH_SYSTEM]
+        assert not caplog.records
+
     @pytest.mark.parametrize(("row", "key"), [
         ({"messages": [{**openai(Q)[0], "context": "The town is Bako."}, openai(Q, A)[1]]}, "context"),
         ({"conversations": [{**sharegpt(Q)[0], "input": "4 and 9"}, sharegpt(Q, A)[1]]}, "input"),
