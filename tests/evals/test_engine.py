@@ -284,7 +284,7 @@ def test_a_scorer_that_raises_costs_one_item() -> None:
 
 def test_a_model_of_nan_is_named(model_folder: Path, tmp_path: Path) -> None:
     loaded = load_model(ModelSection(path=str(model_folder)), mirror=None)
-    torch.nn.init.constant_(loaded.model.model.norm.weight, float("nan"))
+    torch.nn.init.constant_(loaded.model.model.norm.weight, 3e38)  # finite, as what is not is refused when it is loaded
     loaded.model.save_pretrained(tmp_path / "nan")
     loaded.tokenizer.save_pretrained(tmp_path / "nan")
     for name in ("refusal", "tiny_mmlu"):
