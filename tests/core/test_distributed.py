@@ -115,7 +115,8 @@ def _train_in_two(*runs: Run) -> list[TrainReport]:
 
 def _told(report: TrainReport) -> dict[str, Any]:
     """What all processes must agree on."""
-    return {k: v for k, v in asdict(report).items() if k not in ("seconds", "tokens_per_s", "peak_rss_bytes")}
+    return {k: v for k, v in asdict(report).items()
+            if k not in ("seconds", "tokens_per_s", "saving_s", "peak_rss_bytes")}
 
 
 def _two(section: TrainSection, shard: str) -> TrainSection:
@@ -136,7 +137,7 @@ def _gap(a: Path, b: Path) -> float:
 def _story(out: Path) -> list[dict[str, Any]]:
     """Steps, validations and the end without clock times, numbers to 8 digits."""
     events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
-    kept = [{k: v for k, v in e.items() if k not in ("time", "tokens_per_s", "seconds", "peak_rss_bytes")}
+    kept = [{k: v for k, v in e.items() if k not in ("time", "tokens_per_s", "seconds", "saving_s", "peak_rss_bytes")}
             for e in events if e["event"] in ("step", "validation", "end")]
     return [{k: float(f"{v:.8g}") if isinstance(v, float) else v for k, v in e.items()} for e in kept]
 

@@ -18,7 +18,7 @@ from sft_core.train.inputs import TrainInputs
 Section = Callable[..., TrainSection]
 WEIGHTS = {"native": "weights.safetensors", "trl": "model.safetensors"}
 STATE = {"native": "state.pt", "trl": "optimizer.pt"}
-CHANGING = {"time", "tokens_per_s", "seconds", "peak_rss_bytes"}
+CHANGING = {"time", "tokens_per_s", "seconds", "saving_s", "peak_rss_bytes"}
 
 
 def _train(engine: str, inputs: TrainInputs, section: TrainSection, out: Path) -> Any:

@@ -345,7 +345,7 @@ def test_no_memory_left_says_what_to_change(error: Exception, train_inputs: Trai
         raise error
 
     monkeypatch.setattr(Stepper, "_gradients", full)
-    told = (r"no memory left in step 1 .*forecast now \d+ MiB; with train\.micro_rows: 1 \(\d+ MiB\), "
-            r"train\.gradient_checkpointing: true \(\d+ MiB\), train.method: lora")
+    told = (r"no memory left in step 1 .*forecast now [\d.]+ GiB; with train\.micro_rows: 1 \([\d.]+ GiB\), "
+            r"train\.gradient_checkpointing: true \([\d.]+ GiB\), train.method: lora")
     with pytest.raises(TrainingError, match=told):
         Stepper(bench, train_section()).take(0)

@@ -34,7 +34,7 @@ from sft_core.train.trainer import train
 from sft_core.train.workbench import set_up
 
 Section = Callable[..., TrainSection]
-FLAGS = {"time", "tokens_per_s", "seconds", "peak_rss_bytes"}
+FLAGS = {"time", "tokens_per_s", "seconds", "saving_s", "peak_rss_bytes"}
 
 
 def _events(out: Path, kind: str | None = None) -> list[dict[str, Any]]:
