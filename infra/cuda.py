@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import runpy
-from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+from infra.settings import gpus_are_hidden
 from sft_core.errors import ConfigError
 
 DRIVER = "libcuda.so.1"
 
 
-def why_no_cuda(environ: Mapping[str, str] = os.environ) -> str | None:
+def why_no_cuda() -> str | None:
     """Why there can be no CUDA device; None where there may be one, which torch itself then says."""
     spec = find_spec("torch")
     if spec is None or spec.origin is None:
@@ -24,7 +23,7 @@ def why_no_cuda(environ: Mapping[str, str] = os.environ) -> str | None:
         return None
     if not built["cuda"]:
         return f"torch {built['__version__']} is built without CUDA; install a build with it"
-    if environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+    if gpus_are_hidden():
         return "CUDA_VISIBLE_DEVICES hides all devices"
     try:
         ctypes.CDLL(DRIVER)

@@ -209,6 +209,11 @@ def gpu_environment(number: int, environ: Mapping[str, str] = os.environ) -> dic
     return {"CUDA_VISIBLE_DEVICES": seen.split(",")[number].strip() if seen else str(number)}
 
 
+def gpus_are_hidden(environ: Mapping[str, str] = os.environ) -> bool:
+    """The environment lets no process see a GPU."""
+    return environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
+
+
 def _profile_api_url(home: Path) -> str | None:
     """API URL of the active profile in a Prefect home, where `prefect config set` and `prefect cloud login` put it."""
     try:
