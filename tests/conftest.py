@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import random
@@ -69,6 +70,15 @@ def as_nobody() -> Callable[[Path], AbstractContextManager[None]]:
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _log_as_it_was() -> Iterator[None]:
+    """Commands set the log up; a test of one in this process would take it from those that look at records later."""
+    log = logging.getLogger("sft")
+    before = log.propagate, log.level, list(log.handlers)
+    yield
+    log.propagate, log.level, log.handlers = before
 
 
 @pytest.fixture(scope="session")
