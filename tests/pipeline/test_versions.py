@@ -35,7 +35,7 @@ EDITS = {
     "eval_suites/asking/again.py": {"floors"},
     "eval_suites/asking/probe.py": {"probe"},
     "eval_suites/verdict/power.py": {"power", "verdict"},
-    "eval_suites/verdict/sequential.py": {"looks", "verdict"},
+    "eval_suites/verdict/sequential.py": {"looks", "power", "verdict"},
     "eval_suites/verdict/flips.py": set(),
     "eval_suites/statistics/bootstrap.py": {"looks", "power", "verdict"},
 }
