@@ -11,8 +11,8 @@ from eval_suites.statistics.pairing import Pairs
 
 ONE_WAY = 0.1
 """Changes are nearly all to one side where the other has at most this share of them."""
-MANY = 100
-"""So many effective clusters show how alike their changes are."""
+MANY = 30
+"""So many clusters that changed show how alike their changes are."""
 
 
 def rough(pairs: Pairs) -> Iterator[str]:
@@ -26,22 +26,19 @@ def rough(pairs: Pairs) -> Iterator[str]:
         return
     effective = cluster_sums(np.asarray(pairs.base), pairs.clusters, pairs.weights).effective
     change = np.asarray(pairs.tuned) - np.asarray(pairs.base)
+    changed = len(set(np.asarray(pairs.clusters)[change != 0]))
     if clusters == 1:
         yield f"its items ({items}) make one cluster, which tells nothing about others"
     elif effective < FEW:
         uneven = f" that count as {effective:.1f}, as a few hold most of them" * (effective < clusters - 0.05)
         yield (f"its {items} items make {clusters} clusters{uneven}, too few to know how much clusters differ: the "
                "interval is a rough one")
-    elif clusters < items and effective < MANY and _moved(change) > 0 and _lean(change) <= ONE_WAY:
-        yield (f"its changes are nearly all to one side and lie in {len(set(np.asarray(pairs.clusters)[change != 0]))} "
-               f"of {clusters} clusters: how alike items of a cluster change is little known, and the bound on the "
-               "other side may be too near")
-
-
-def _moved(change: np.ndarray) -> int:
-    return int(np.count_nonzero(change))
+    elif clusters < items and 0 < changed < MANY and _lean(change) <= ONE_WAY:
+        yield (f"its changes are nearly all to one side and lie in {changed} of {clusters} clusters: how alike items "
+               "of a cluster change is little known, and the bound on the other side may be too near")
 
 
 def _lean(change: np.ndarray) -> float:
     """Share of the changes to the rarer side."""
-    return min(np.count_nonzero(change > 0), np.count_nonzero(change < 0)) / max(_moved(change), 1)
+    gained, lost = np.count_nonzero(change > 0), np.count_nonzero(change < 0)
+    return min(gained, lost) / (gained + lost)
