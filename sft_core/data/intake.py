@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sft_core.config.data import Repair, SourceSection
-from sft_core.conversation import Conversation, Rejected, Row
-from sft_core.data.columns import IN_MESSAGE
+from sft_core.conversation import Conversation, Rejected, Row, Why
+from sft_core.data.columns import IN_MESSAGE, Columns
 from sft_core.data.formats import LOOKED_AT, format_of, to_conversation
 from sft_core.data.sources import name_of, read_rows
 from sft_core.data.trees import is_message, threads
@@ -76,14 +76,22 @@ def _understand(rows: Iterator[Row | Rejected], source: SourceSection, taken: In
         raise DataError(f"the trees of {source.path} hold no answer; give all of their messages in one file")
     form = format_of(head, source) if source.format == "auto" else source.format
     before = len(taken.conversations)
+    instructed = form == "alpaca" and any(_has_instruction(row, source) for row in head)
     for row in chain(head, good):
         found = to_conversation(row, form, source, repair)
+        if instructed and not isinstance(found, Rejected) and not _has_instruction(row, source):
+            found = Rejected(Why.MISSING_COLUMN, "no column instruction, which other rows of this file have", row.origin)
         if isinstance(found, Rejected):
             taken.rejected.append(found)
         else:
             taken.conversations.append(found)
     _tell_unused(head[0].origin.file, taken.conversations[before:])
     return form
+
+
+def _has_instruction(row: Row, source: SourceSection) -> bool:
+    """An input alone is a question only in files without instructions; elsewhere the row has lost its own."""
+    return Columns(row.data, source).has("instruction")
 
 
 def _threads(rows: Iterator[Row], source: SourceSection, taken: Intake) -> Iterator[Row]:

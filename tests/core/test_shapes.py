@@ -288,6 +288,13 @@ class TestNothingIsLostInSilence:
         take(tmp_path, twice, ignore_columns=[name])
         assert not caplog.records
 
+    def test_a_row_that_lost_its_instruction_is_no_question(self, tmp_path):
+        whole = {"instruction": "Add.", "input": "4 and 9", "output": "13"}
+        found = take(tmp_path, whole, {"input": "4 and 9", "output": "13"})
+        assert len(found.conversations) == 1
+        assert [one.why for one in found.rejected] == ["missing_column"]
+        assert len(take(tmp_path, {"input": Q, "output": A}).conversations) == 1
+
     @pytest.mark.parametrize("tools", [None, "", "[]", [], {}])
     def test_a_message_without_tools_goes_on_in_silence(self, tmp_path, caplog, tools):
         row = {"messages": [{"role": "system", "content": SYSTEM, "functions": tools}, *openai(Q, A)]}
