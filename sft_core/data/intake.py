@@ -80,7 +80,7 @@ def _understand(rows: Iterator[Row | Rejected], source: SourceSection, taken: In
     for row in chain(head, good):
         found = to_conversation(row, form, source, repair)
         if instructed and not isinstance(found, Rejected) and not _has_instruction(row, source):
-            found = Rejected(Why.MISSING_COLUMN, "no column instruction, which other rows of this file have", row.origin)
+            found = Rejected(Why.MISSING_COLUMN, "no column instruction, which other rows of the file have", row.origin)
         if isinstance(found, Rejected):
             taken.rejected.append(found)
         else:
