@@ -212,8 +212,7 @@ def rate(scores: Sequence[float], clusters: Sequence[str] | None = None, weights
 def _worth(weights: Sequence[float] | None, items: int) -> float:
     """Items of equal weight that these are worth (Kish 1965). Where only light ones happen to have changed, nothing in
     the scores tells that heavy ones count for more: no fewer are asked for than if all were independent."""
-    w = np.ones(items) if weights is None else np.asarray(weights, dtype=np.float64)
-    return float(w.sum() ** 2 / np.sum(w**2))
+    return cluster_sums(np.ones(items), None, weights).effective
 
 
 def _rate_size(sums: Sums, items: float) -> EffectiveItems:
