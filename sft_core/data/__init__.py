@@ -10,6 +10,7 @@ messages.py  one message of a chat → Turn
 intake.py    training sources → conversations, file by file
 columns.py  the columns of a row under their standard names, synonyms included
 shapes.py   chats as public data sets write them → messages
+transcripts.py  chats in one text → messages
 repair.py   turns that do not alternate, put right where asked for
 trees.py    messages of trees → threads
 curate/      duplicates and evaluation items out

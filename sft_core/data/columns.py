@@ -14,7 +14,8 @@ from typing import Any
 from sft_core.config.data import SourceSection
 from sft_core.conversation import Row, Why
 from sft_core.data.messages import Refused, shown, text
-from sft_core.data.shapes import TRANSCRIPT, as_messages, parts_of
+from sft_core.data.shapes import as_messages, parts_of
+from sft_core.data.transcripts import is_transcript
 
 SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "instruction": ("question", "problem", "query", "inputs", "prompt"),
@@ -120,7 +121,7 @@ class Columns:
             if (value := self.get(standard)) is not None:
                 return as_messages(value)
         raw = self._data.get("text")
-        if isinstance(raw, str) and TRANSCRIPT.match(raw):
+        if isinstance(raw, str) and is_transcript(raw):
             self._asked.add("text")
             return as_messages(raw)
         raise self._missing(f"{self.name('messages')} or {self._names.get('conversations', 'conversations')}")

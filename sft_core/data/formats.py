@@ -22,15 +22,19 @@ from sft_core.data.messages import (
     in_call_order,
     parse_tools,
     parsed,
+    results_of,
     shown,
     text,
     to_turn,
 )
 from sft_core.data.repair import EVERY, repaired
-from sft_core.data.shapes import TRANSCRIPT, as_messages, is_pair, spread
+from sft_core.data.shapes import as_messages, is_pair, spread
+from sft_core.data.transcripts import is_transcript
 from sft_core.errors import DataError
 
 Format = Literal["alpaca", "prompt_completion", "sharegpt", "messages"]
+
+_PREFERENCE = (("chosen", "rejected"), ("preferred_output", "non_preferred_output"))  # the second pair is OpenAI's
 
 LOOKED_AT = 1000
 """So many rows of a file may lack a format before it is said to have none."""
@@ -69,9 +73,11 @@ def format_of(rows: Sequence[Row], source: SourceSection) -> Format:
         DataError: no row has the columns of a known format, or they are those of a preference data set.
     """
     first = rows[0]
-    if {"chosen", "rejected"} <= set(first.data) and not {"chosen", "rejected"} & set(source.columns.values()):
-        raise DataError(f"{first.origin.file} is a preference data set (columns {', '.join(first.data)}) and SFT needs "
-                        f"one answer; to train the chosen ones set columns: {_chosen(first.data, source)}")
+    for pair in _PREFERENCE:
+        if set(pair) <= set(first.data) and not set(pair) & set(source.columns.values()):
+            raise DataError(f"{first.origin.file} is a preference data set (columns {', '.join(first.data)}) and SFT "
+                            "needs one answer; to train the chosen ones set columns: "
+                            + _chosen(first.data, source, pair[0]))
     for row in rows:
         if found := detect(row.data, source):
             return found
@@ -81,20 +87,20 @@ def format_of(rows: Sequence[Row], source: SourceSection) -> Format:
                     + _advice(first.data, source))
 
 
-def _chosen(data: Mapping[str, Any], source: SourceSection) -> str:
-    """The column map that trains the chosen answers of a preference data set."""
-    row, chosen = Columns(data, source), data["chosen"]
+def _chosen(data: Mapping[str, Any], source: SourceSection, name: str) -> str:
+    """The column map that trains the chosen answers of a preference data set, which are in the column `name`."""
+    row, chosen = Columns(data, source), data[name]
     opening = chosen[0] if isinstance(chosen, list) and chosen and isinstance(chosen[0], Mapping) else {}
     whole = ROLES.get(str(opening.get("role", opening.get("from")))) in ("system", "user")  # with the question in it
-    whole |= isinstance(chosen, str) and TRANSCRIPT.match(chosen) is not None
+    whole |= isinstance(chosen, str) and is_transcript(chosen)
     if whole:
-        return "{messages: chosen}"
+        return f"{{messages: {name}}}"
     if row.has("instruction") and (row.has("input") or row.has("history")):
-        return "{output: chosen}"
-    prompt = next((name for name in ("prompt", "instruction", "messages") if row.has(name)), None)
+        return f"{{output: {name}}}"
+    prompt = next((one for one in ("prompt", "instruction", "messages") if row.has(one)), None)
     if prompt := prompt or ("input" if row.asks() else None):
-        return f"{{prompt: {row.name(prompt)}, completion: chosen}}"
-    return "{prompt: …, completion: chosen} with the column of the question"
+        return f"{{prompt: {row.name(prompt)}, completion: {name}}}"
+    return f"{{prompt: …, completion: {name}}} with the column of the question"
 
 
 def _advice(data: Mapping[str, Any], source: SourceSection) -> str:
@@ -220,8 +226,11 @@ def _prompt_completion(row: Columns) -> Iterator[Turn]:
 
 
 def _side(row: Columns, name: str, role: Literal["user", "assistant"]) -> Iterator[Turn]:
-    """`prompt` or `completion`: text, a message, or a list of messages."""
+    """`prompt` or `completion`: text, a message, or a list of messages, alone or as OpenAI's `{"messages": […]}`."""
     value = row.get(name)
+    if isinstance(value, Mapping) and isinstance(value.get("messages"), list):
+        row.look_into(value, ("messages",))
+        value = value["messages"]
     if not isinstance(value, Mapping | list):
         yield Turn(role, row.text(name))
         return
@@ -250,7 +259,7 @@ def _turns(row: Columns, messages: Sequence[Any], form: Format) -> Iterator[Turn
         parts = message.get(keys.content) if isinstance(message, Mapping) else None
         for part in parts if isinstance(parts, list) else ():
             row.look_into(part, IN_PART)
-    return (to_turn(message, number, keys) for number, message in enumerate(ordered, 1))
+    return (turn for number, message in enumerate(ordered, 1) for turn in results_of(to_turn(message, number, keys)))
 
 
 _READERS: Mapping[Format, Callable[[Columns], Iterator[Turn]]] = {

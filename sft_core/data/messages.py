@@ -32,7 +32,7 @@ IN_PART = frozenset({"type", "text", "value", "reasoning", "thinking", "tool_cal
 _READ = frozenset({*REASONING, *WEIGHTS, "tool_calls", "tool_call_id", "function_call"})
 _CALL = re.compile(r"<tool_call>(.*?)</tool_call>|<functioncall>(.*)", re.DOTALL)
 _GLAIVE = re.compile(r"""\{"name": "([^"]+)", "arguments": '(.*)'\}""", re.DOTALL)
-_RESPONSE = re.compile(r"\A\s*<tool_response>\s*((?:(?!</?tool_response>).)*?)\s*</tool_response>\s*\Z", re.DOTALL)
+_RESPONSE = re.compile(r"\s*<tool_response>\s*((?:(?!</?tool_response>).)*?)\s*</tool_response>\s*", re.DOTALL)
 _LIST_OF_CALLS = re.compile(r"\s*\[\s*[^\s\[(][^\[(]*\(.*\)\s*\]\s*\Z", re.DOTALL)
 _REPR = Repr()
 _REPR.maxstring = _REPR.maxother = 80
@@ -97,9 +97,13 @@ def to_turn(message: object, number: int, keys: Keys) -> Turn:
     if role == "assistant" and not said.calls:
         content, calls = written_calls(content, number)
         said.calls.extend(calls)
-    if role == "tool":
-        content = _RESPONSE.sub(r"\1", content)
     return Turn(role, content, tuple(said.calls), _is_masked(message, role, number))
+
+
+def results_of(turn: Turn) -> list[Turn]:
+    """A turn, or, where it is nothing but results in Hermes' `<tool_response>` blocks, a turn for each of them."""
+    found = _RESPONSE.findall(turn.content) if turn.role == "tool" and not _RESPONSE.sub("", turn.content) else []
+    return [turn._replace(content=result) for result in found] or [turn]
 
 
 def in_call_order(messages: Sequence[Any]) -> list[Any]:

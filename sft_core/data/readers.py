@@ -26,8 +26,8 @@ from sft_core.errors import DataError
 
 _JSON_SHAPES = "it must hold an array of objects, or one object per line"
 _TO_UTF8 = "convert it to UTF-8, e.g. with iconv -f LATIN1 -t UTF-8"
-_WRAPPED = re.compile(rb'\{\s*"(?:data|rows|train|examples|instances|items|records)"\s*:\s*\[')
-"""An object that may hold nothing but the rows."""
+_WRAPPED = re.compile(rb'\{\s*"(?:data|rows|train|validation|test|examples|instances|items|records)"\s*:\s*\[')
+"""An object that may hold nothing but rows."""
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -123,6 +123,11 @@ def _json(file: Path) -> Iterator[Numbered]:
             rows = _whole(file)
     if isinstance(rows, dict) and len(rows) == 1:
         yield from _objects(file, *rows.values())
+    elif isinstance(rows, dict) and all(isinstance(of, list) and of and isinstance(of[0], dict)
+                                        for of in rows.values()):
+        first = next(iter(rows))
+        raise DataError(f"{file} holds several lists of rows ({', '.join(rows)}); write the one that is meant into a "
+                        f"file of its own, e.g. by jq -c '.{first}[]' {file.name} > {first}.jsonl")
     else:
         yield from _jsonl(file)
 

@@ -1,26 +1,17 @@
 """Chats as public data sets write them → a list of messages with `role` and `content`.
 
 Lists of strings (LIMA), pairs of question and answer (Capybara), Gemini's `contents` and `parts`, transcripts in one
-text (Guanaco, hh-rlhf, Glaive), and Anthropic's blocks, of which one message may hold several results.
+text, and Anthropic's blocks, of which one message may hold several results.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sft_core.conversation import Why
+from sft_core.data import transcripts
 from sft_core.data.messages import Refused, as_json, parsed, shown, text
-
-_SPEAKERS = {"human": "user", "user": "user", "assistant": "assistant", "system": "system",
-             "function response": "tool"}
-_MARKS = (r"(?:^|\n\n)(Human|Assistant):", r"### (Human|Assistant|System):",
-          r"(?:^|\n)(USER|ASSISTANT|SYSTEM|FUNCTION RESPONSE):")
-"""What stands in front of a turn in the transcripts of hh-rlhf, Guanaco and Glaive."""
-TRANSCRIPT = re.compile(r"\s*(?:Human|### Human|### System|USER|SYSTEM):")
-"""The beginning of a text that is a whole chat."""
-_END = re.compile(r"\s*(?:<\|endoftext\|>|</s>)?\s*$")
 
 
 def as_messages(value: object) -> list[Any]:
@@ -30,7 +21,8 @@ def as_messages(value: object) -> list[Any]:
         Refused: it is no list with something in it and no transcript, or a part of it cannot be read.
     """
     if isinstance(value, str):
-        value = _transcript(value) if TRANSCRIPT.match(value) else parsed(value, "the list of messages")
+        value = transcripts.messages_of(value) if transcripts.is_transcript(value) else \
+            parsed(value, "the list of messages")
     if not isinstance(value, list) or not value:
         raise Refused(Why.WRONG_TYPE, f"the messages are not a list with something in it but {shown(value)}")
     first = value[0]
@@ -72,14 +64,6 @@ def parts_of(value: object, what: str) -> Iterator[str]:
     parts = value.get("parts") if isinstance(value, Mapping) else value
     for part in parts if isinstance(parts, list) else [parts]:
         yield text(part.get("text") if isinstance(part, Mapping) else part, f"a part of {what}")
-
-
-def _transcript(value: str) -> list[dict[str, str]]:
-    """A chat in one text, cut in front of every speaker."""
-    marks = next(mark for mark in _MARKS if re.match(mark, value.strip()))
-    _, *pieces = re.split(marks, value.strip())
-    return [{"role": _SPEAKERS[speaker.lower()], "content": _END.sub("", said).strip()}
-            for speaker, said in zip(pieces[::2], pieces[1::2], strict=True)]
 
 
 def is_pair(entry: object) -> bool:

@@ -77,7 +77,7 @@ def why_no_source(source: SourceSection, mirror: Path | None) -> Absent | None:
         if source.path.startswith("tiny:"):
             _check_tiny(source.path)
         elif path.exists():
-            _refuse_split_of_file(source)
+            _refuse_what_is_the_hubs(source)
             elsewhere = path.is_dir() and (_is_saved(path) or _declares_splits(path))
             for file in [path] if path.is_file() else [] if elsewhere else _files_of(source, path):
                 reader_of(file)
@@ -105,7 +105,7 @@ def read_rows(source: SourceSection, *, scratch: Path, mirror: Path | None) -> I
         DataError: a file is missing, empty, of an unknown kind, or not what its name says; the hub cannot be reached;
             there is no such split.
     """
-    _refuse_split_of_file(source)
+    _refuse_what_is_the_hubs(source)
     return islice(_read(source, resolve(source, scratch=scratch, mirror=mirror)), source.limit)
 
 
@@ -143,9 +143,14 @@ def _is_saved(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _SAVED)
 
 
-def _refuse_split_of_file(source: SourceSection) -> None:
+def _refuse_what_is_the_hubs(source: SourceSection) -> None:
+    """A file has no splits, and what lies on this machine no revisions."""
+    path = Path(source.path).expanduser()
+    if source.revision and path.exists():
+        raise DataError(f"{source.path} is on this machine and has no revision {source.revision}; leave that out (the "
+                        "run records a hash of what it reads), or give the hub id")
     asked = f"split {source.split}" if source.split != "train" else f"subset {source.subset}"
-    if (source.split != "train" or source.subset) and Path(source.path).expanduser().is_file():
+    if (source.split != "train" or source.subset) and path.is_file():
         raise DataError(f"{source.path} is one file and has no {asked}; leave that out, or give the folder or hub id "
                         "that has it")
 

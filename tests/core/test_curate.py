@@ -35,6 +35,12 @@ class TestExact:
         assert not dedupe.exact([chat("u: hi", "a: yo"), chat("u: hi", "a: yo", tools=[{"name": "f"}])]).rejected
 
 
+    def test_what_is_trained_counts(self, chat):
+        trained = chat("u: hi", "a: yo", "u: and", "a: no")
+        context = trained._replace(turns=(trained.turns[0], trained.turns[1]._replace(masked=True), *trained.turns[2:]))
+        assert not dedupe.exact([trained, context]).rejected
+
+
 class TestNear:
     def test_one_word_of_many_changed(self, chat):
         first = chat(f"u: {WORDS}", "a: yes indeed my friend", line=1)

@@ -86,6 +86,7 @@ def test_fields_of_a_table_that_are_too_many_or_too_few(tmp_path):
     ("x.json", b'[\n{"a": 1},\n{"a": 2,}\n]', r"not valid JSON: .* line 3 column.*Written as JSON Lines"),
     ("x.json", b'{"data": [1', "holds no JSON object"), ("x.jsonl", b"[1]", "holds no JSON object"),
     ("x.json", b"[" * 100_000, "not valid JSON"),
+    ("x.json", b'{"train": [{"a": 1}], "test": [{"a": 2}]}', r"several lists .*\(train, test\); .*jq -c '\.train"),
     ("x.csv", b"a\nx\n\xff\n", r"not a UTF-8 CSV file with a header \(behind row 1\)"),
     ("x.csv", b'a\n"x', r"not a UTF-8 CSV file.*unexpected end of data"),
     ("x.tsv", b'a\nx\n"y"z\n', r"not a UTF-8 TSV file.*behind row 1"),

@@ -82,6 +82,22 @@ READ: dict[str, tuple[Any, list[str]]] = {
     "Capybara with thoughts": ({"conversation": [{"input": Q, "output": A, "reasoning": "Grass, hm."}]},
                                [ONE[0], f"assistant: <think>\nGrass, hm.\n</think>\n\n{A}"]),
     "Guanaco": ({"text": f"### Human: {Q}### Assistant: {A}### Human: {Q2}### Assistant: {A2}"}, TWO),
+    "ChatML in one text": ({"text": f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n{Q}<|im_end|>\n"
+                                    f"<|im_start|>assistant\n{A}<|im_end|>\n"}, WITH_SYSTEM),
+    "Llama 2 in one text": ({"text": f"<s>[INST] <<SYS>>\n{SYSTEM}\n<</SYS>>\n\n{Q} [/INST] {A} </s>"
+                                     f"<s>[INST] {Q2} [/INST] {A2} </s>"}, [WITH_SYSTEM[0], *TWO]),
+    "Mistral in one text": ({"text": f"<s>[INST]{Q}[/INST]{A}</s>[INST]{Q2}[/INST]{A2}</s>"}, TWO),
+    "Llama 3 in one text": ({"text": "<|begin_of_text|>" + "".join(
+        f"<|start_header_id|>{role}<|end_header_id|>\n\n{text}<|eot_id|>"
+        for role, text in (("user", Q), ("assistant", A)))}, ONE),
+    "Gemma in one text": ({"text": f"<bos><start_of_turn>user\n{Q}<end_of_turn>\n<start_of_turn>model\n{A}"
+                                   "<end_of_turn>\n"}, ONE),
+    "Zephyr in one text": ({"text": f"<|system|>\n</s>\n<|user|>\n{Q}</s>\n<|assistant|>\n{A}</s>\n"}, ONE),
+    "Phi in one text": ({"text": f"<|user|>\n{Q}<|end|>\n<|assistant|>\n{A}<|end|>"}, ONE),
+    "Alpaca in one text": ({"text": (
+        "Below is an instruction that describes a task, paired with an input that gives more. Write what is asked.\n\n"
+        "### Instruction:\nAdd.\n\n### Input:\n4 and 9\n\n### Response:\n13\n\n### Input:\nis a heading")},
+        ["user: Add.\n\n4 and 9", "assistant: 13\n\n### Input:\nis a heading"]),
     "Glaive": ({"system": f"SYSTEM: {SYSTEM}", "chat": (
         "USER: Weather in Bako?\n\n\nASSISTANT: <functioncall> {\"name\": \"get_weather\", \"arguments\": "
         "'{\"town\": \"Bako\"}'} <|endoftext|>\n\n\nFUNCTION RESPONSE: {\"sky\": \"grey\"}\n\n\n"
@@ -96,9 +112,10 @@ READ: dict[str, tuple[Any, list[str]]] = {
     "Hermes tools": ({"conversations": [
         {"from": "system", "value": SYSTEM}, {"from": "human", "value": "Weather in Bako?"},
         {"from": "gpt", "value": f"<tool_call>\n{CALL}\n</tool_call>\n<tool_call>\n{json.dumps(CALL)}\n</tool_call>"},
-        {"from": "tool", "value": "<tool_response>\ngrey\n</tool_response>"}, {"from": "gpt", "value": "It is grey."}]},
+        {"from": "tool", "value": "<tool_response>\ngrey\n</tool_response>\n<tool_response>\nblue\n</tool_response>"},
+        {"from": "gpt", "value": "It is grey."}]},
         [f"system: {SYSTEM}", CALLED[0], 'assistant: get_weather {"town": "Bako"} get_weather {"town": "Bako"}',
-         "tool: grey", "assistant: It is grey."]),
+         "tool: grey", "tool: blue", "assistant: It is grey."]),
     "ToolACE": ({"system": SYSTEM, "conversations": [
         {"from": "user", "value": "Weather in Bako?"}, {"from": "assistant", "value": '[Get Weather(town="Bako")]'},
         {"from": "tool", "value": "grey"}, {"from": "assistant", "value": "It is grey."}]},
@@ -133,6 +150,9 @@ BY_ADVICE: dict[str, tuple[Any, str, list[str]]] = {
     "DPO with a history": ({"instruction": Q2, "history": [[Q, A]], "chosen": A2, "rejected": "No."},
                            "{output: chosen}", TWO),
     "UltraFeedback": ({"prompt": Q, "chosen": openai(Q, A), "rejected": openai(Q, "No.")}, "{messages: chosen}", ONE),
+    "DPO of OpenAI": ({"input": {"messages": openai(Q)}, "preferred_output": openai(Q, A)[1:],
+                       "non_preferred_output": openai(Q, "No.")[1:]}, "{prompt: input, completion: preferred_output}",
+                      ONE),
     "OpenR1": ({"problem": Q, "solution": A, "answer": "g"}, "{output: answer}", [f"user: {Q}", "assistant: g"]),
     "Nemotron": ({"input": openai(Q), "output": A, "system_prompt": SYSTEM, "license": "cc-by-4.0"},
                  "{prompt: input, completion: output}", WITH_SYSTEM),
@@ -206,6 +226,12 @@ def test_answers_labelled_as_not_wanted_are_left_out(tmp_path, row, label, bad):
 def test_rows_that_are_refused_are_told_what_to_do(tmp_path, row, advice):
     (rejected,) = take(tmp_path, row).rejected
     assert re.search(advice, rejected.detail)
+
+
+def test_tools_beside_the_question_stop_the_run(tmp_path):
+    row = {"input": {"messages": openai(Q), "tools": TOOLS}, "preferred_output": openai(Q, A)[1:]}
+    with pytest.raises(DataError, match=r"message\.tools"):
+        take(tmp_path, row, columns={"prompt": "input", "completion": "preferred_output"})
 
 
 def test_trees_give_their_best_ranked_threads(tmp_path):

@@ -199,6 +199,13 @@ class TestPlaces:
         assert followed
         assert data(read(Path(followed[1]), tmp_path)) == [{"a": "train.jsonl"}]
 
+    def test_what_lies_here_has_no_revision(self, tmp_path):
+        path = put(tmp_path / "f", "x.jsonl", '{"a": 1}')
+        for place in (path, tmp_path / "f"):
+            with pytest.raises(DataError, match="is on this machine and has no revision 1f2e"):
+                read(place, tmp_path, revision="1f2e")
+            assert "revision" in str(why_no_source(SourceSection(path=str(place), revision="1f2e"), None))
+
     @pytest.mark.parametrize("section", [{"split": "test"}, {"subset": "main"}])
     def test_a_split_that_a_place_cannot_have_is_refused(self, tmp_path, section):
         path = put(tmp_path / "f", "x.jsonl", '{"a": 1}')

@@ -25,7 +25,8 @@ class Curated(NamedTuple):
 
 
 def exact(conversations: Sequence[Conversation]) -> Curated:
-    """Drop conversations that are equal after folding case and white space: roles, texts, calls and tools."""
+    """Drop conversations that are equal after folding case and white space: roles, texts, calls, tools, and which
+    answers are trained."""
     first: dict[tuple[str, ...], Conversation] = {}
     curated = Curated([], [])
     for conversation in conversations:
@@ -92,5 +93,6 @@ def _folded(conversation: Conversation) -> tuple[str, ...]:
 
     parts = [fold(conversation.tools or "")]
     for turn in conversation.turns:
-        parts += [turn.role, fold(turn.content), *(fold(f"{call.name} {call.arguments}") for call in turn.tool_calls)]
+        parts += [turn.role, str(turn.masked), fold(turn.content),
+                  *(fold(f"{call.name} {call.arguments}") for call in turn.tool_calls)]
     return tuple(parts)
