@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +39,12 @@ def scorer_failed(error: BaseException) -> str:
     """Why an item has no score whose scorer raised: the end of the traceback."""
     lines = "".join(traceback.format_exception(error)).strip().splitlines()[-4:]
     return f"{FAILED} " + "\n".join(lines)
+
+
+OF = "/n"
+"""Ending of the metric that says of how many marks of an item another one is the share."""
+AT = "@"
+"""What stands between a metric and the kind of instruction that it is of."""
 
 
 class ItemResult(NamedTuple):
@@ -113,6 +119,15 @@ def tally(items: Sequence[ItemResult]) -> Tally:
     return Tally(mean, len(scored), len(items) - len(scored))
 
 
+def mean_metric(items: Iterable[ItemResult], name: str) -> float | None:
+    """Weighted mean of a further metric over the items that have it; None where none has. Shares of several marks count
+    by their marks (`OF`)."""
+    found = [(item.weight * item.metrics.get(name + OF, 1.0), item.metrics[name]) for item in items
+             if name in item.metrics]
+    total = sum(weight for weight, _ in found)
+    return sum(weight * value for weight, value in found) / total if total else None
+
+
 @dataclass(frozen=True)
 class SuiteResult:
     """All answers of one model to one suite.
@@ -175,15 +190,19 @@ class SuiteResult:
         return {task: tally(items) for task, items in groups.items()}
 
     def metrics(self) -> dict[str, float]:
-        """Mean of every further metric over the items that have it, as `task/metric`.
+        """Mean of every further metric over the items that have it, as `task/metric`; of marks (`OF`) their number.
 
         Where nats were measured, also the perplexities of the whole: `ppl_token`, `ppl_byte`, `ppl_word`.
         """
-        values: dict[str, list[float]] = {}
+        tasks: dict[str, list[ItemResult]] = {}
         for item in self.items:
-            for name, value in item.metrics.items():
-                values.setdefault(f"{item.task}/{name}", []).append(value)
-        return {name: sum(v) / len(v) for name, v in values.items()} | self._perplexities()
+            tasks.setdefault(item.task, []).append(item if self.scale == "share" else item._replace(weight=1.0))
+        found = {}
+        for task, items in tasks.items():
+            for name in dict.fromkeys(name for item in items for name in item.metrics):
+                marks = sum(item.metrics.get(name, 0.0) for item in items)
+                found[f"{task}/{name}"] = marks if name.endswith(OF) else mean_metric(items, name) or 0.0
+        return found | self._perplexities()
 
     def _perplexities(self) -> dict[str, float]:
         """exp(nats / units) over all texts; units that only some of them have are left out."""

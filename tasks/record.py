@@ -10,7 +10,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from eval_suites.report.tables import shared_metric
+from eval_suites.report.readings import readings
 from eval_suites.results import SuiteResult, write_results
 from eval_suites.verdict.verdict import Verdict
 from infra import orchestrator
@@ -81,23 +81,7 @@ def _link(link: Path, target: Path) -> None:
 def _track(run: Experiment, trained: Done, results: Mapping[str, Mapping[str, SuiteResult]], verdict: Verdict) -> None:
     tracker, run_id = run.tracker, run.run_id
     run.tracker.follow(run_id, trained.folder / "events.jsonl", run.folder / "followed.json", last=True)
-    metrics: dict[str, float | None] = {}
-    for one in verdict.suites:
-        kind = "tax" if one.kind == "capability" else "win"
-        metrics |= {f"base/{one.suite}": one.base, f"tuned/{one.suite}": one.tuned, f"{kind}/{one.suite}": one.points,
-                    f"{kind}_low/{one.suite}": one.low, f"{kind}_high/{one.suite}": one.high,
-                    f"mde/{one.suite}": one.mde, f"margin/{one.suite}": one.margin,
-                    **{f"{label}_partial/{one.suite}": shared_metric(results[label][one.suite].items, "partial")
-                       for label in ("base", "tuned")}}
-        if one.false_refusals:
-            metrics |= {f"base_false_refusals/{one.suite}": one.false_refusals.base,
-                        f"tuned_false_refusals/{one.suite}": one.false_refusals.tuned}
-        if one.floor:
-            metrics |= {f"floor_same/{one.suite}": one.floor.same, f"floor_batch/{one.suite}": one.floor.batch,
-                        f"floor_worst/{one.suite}": one.floor.worst}
-        if one.uncontaminated:
-            metrics[f"{kind}_uncontaminated/{one.suite}"] = one.uncontaminated.points
-    tracker.log_metrics(run_id, metrics)
+    tracker.log_metrics(run_id, _metrics(results, verdict))
     for name in ("report.html", "tax.png", "verdict.json", "ledger.json", "training.json", "summary.json"):
         tracker.log_artifacts(run_id, run.folder / name)
     tracker.log_artifacts(run_id, run.folder / "evaluation", "evaluation")
@@ -112,6 +96,37 @@ def _track(run: Experiment, trained: Done, results: Mapping[str, Mapping[str, Su
         tracker.set_alias(tracking.registered_model, CANDIDATE, version)
     tracker.set_tags(run_id, {"sft.gate": verdict.gate, "sft.reason": verdict.reason})
     tracker.finish(run_id)
+
+
+def _metrics(results: Mapping[str, Mapping[str, SuiteResult]], verdict: Verdict) -> dict[str, float | None]:
+    """What the report says of every suite, by the names that MLflow shows."""
+    found: dict[str, float | None] = {}
+    for one in verdict.suites:
+        kind = "tax" if one.kind == "capability" else "win"
+        found |= {f"base/{one.suite}": one.base, f"tuned/{one.suite}": one.tuned, f"{kind}/{one.suite}": one.points,
+                  f"{kind}_low/{one.suite}": one.low, f"{kind}_high/{one.suite}": one.high,
+                  f"mde/{one.suite}": one.mde, f"margin/{one.suite}": one.margin}
+        found |= _readings(results["base"][one.suite], results["tuned"][one.suite], verdict.alpha)
+        if one.false_refusals:
+            found |= {f"base_false_refusals/{one.suite}": one.false_refusals.base,
+                      f"tuned_false_refusals/{one.suite}": one.false_refusals.tuned}
+        if one.floor:
+            found |= {f"floor_same/{one.suite}": one.floor.same, f"floor_batch/{one.suite}": one.floor.batch,
+                      f"floor_worst/{one.suite}": one.floor.worst}
+        if one.uncontaminated:
+            found[f"{kind}_uncontaminated/{one.suite}"] = one.uncontaminated.points
+    return found
+
+
+def _readings(base: SuiteResult, tuned: SuiteResult, alpha: float) -> dict[str, float]:
+    """Readings of whole answers; those by kind of instruction stand in the results."""
+    found: dict[str, float] = {}
+    for one in readings(base, tuned, alpha):
+        if not one.part:
+            name = one.name.removesuffix(",none").replace(",", ".")  # no comma in MLflow's names
+            found |= {f"{label}_{name}/{one.suite}": value
+                      for label, value in zip(("base", "tuned"), one.value, strict=True)}
+    return found
 
 
 def side_by_side(base: SuiteResult, tuned: SuiteResult) -> dict[str, list[object]]:

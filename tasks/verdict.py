@@ -10,8 +10,8 @@ from typing import NamedTuple
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from eval_suites.report.tables import Names, Report, reason, report, shared_metric
-from eval_suites.results import SuiteResult, write_results
+from eval_suites.report.tables import Names, Report, reason, report
+from eval_suites.results import SuiteResult, mean_metric, write_results
 from eval_suites.statistics.floor import Floor
 from eval_suites.statistics.pairing import mean_score
 from eval_suites.verdict.flips import Flip, flips, word_diff
@@ -134,7 +134,7 @@ def listed(results: Mapping[str, SuiteResult]) -> list[dict[str, object]]:
         evidence = mean_score(result)
         span = evidence.interval(0.05) if evidence else None
         ends = [shown_score(end, result.scale) for end in (span.low, span.high)] if span else []
-        stopped = shared_metric(result.items, "stopped")
+        stopped = mean_metric(result.items, "stopped")
         rows.append({
             "suite": name, "score": shown_score(result.score, result.scale),
             "95 % interval": " to ".join(ends[::-1] if result.scale == "log" else ends) or "–",

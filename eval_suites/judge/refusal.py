@@ -99,7 +99,7 @@ JUDGED = "unjudged"
 
 def _again(item: ItemResult, expect: Expect, verdict: Reading | Unjudged) -> ItemResult:
     kept = {name: value for name, value in item.metrics.items()
-            if name not in ("refused", "partly_refused", "partial", "value", JUDGED)}
+            if name not in ("refused", "partly_refused", "partial", "helped", JUDGED)}
     if isinstance(verdict, Unjudged):
         return item._replace(score=None, metrics={**kept, JUDGED: 1.0}, why=verdict.why)
     made = request_score(expect, item.answer, verdict)

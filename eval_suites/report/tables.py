@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from eval_suites.judge.calibrate import corrected
-from eval_suites.results import FAILED, ItemResult, SuiteResult, Tally, tally
-from eval_suites.statistics.evidence import paired
+from eval_suites.report.readings import Reading, readings
+from eval_suites.results import FAILED, SuiteResult, Tally, mean_metric
+from eval_suites.scorers.base import MILDER, STRICTER
 from eval_suites.statistics.floor import Floor
 from eval_suites.statistics.intervals import Interval
-from eval_suites.statistics.pairing import both_asked
 from eval_suites.statistics.robustness import drop_rows
 from eval_suites.verdict.outcome import NONE, Part, refusing, shown_score, span
 from eval_suites.verdict.verdict import SuiteVerdict, Verdict
@@ -23,9 +25,6 @@ from eval_suites.verdict.verdict import SuiteVerdict, Verdict
 Results = Mapping[str, SuiteResult]
 Row = dict[str, str]
 LONGEST_WHY = 160
-READINGS = {"partial": "partial credit", "form": "form alone", "value": "content alone",
-            "functions": "functions alone", "flexible": "answer found anywhere"}
-"""Metrics of the scorers (`scorers/__init__.py`) and what a reader calls them."""
 
 
 class Names(NamedTuple):
@@ -54,13 +53,19 @@ class Report(NamedTuple):
     tables: tuple[Table, ...]
 
 
-class _Both(NamedTuple):
+@dataclass(frozen=True)
+class _Both:
     """What every table is made of."""
 
     verdict: Verdict
     base: Results
     tuned: Results
     names: Names
+
+    @cached_property
+    def readings(self) -> list[Reading]:
+        """Of all suites."""
+        return [one for _, base, tuned in self.suites for one in readings(base, tuned, self.verdict.alpha)]
 
     @property
     def suites(self) -> list[tuple[SuiteVerdict, SuiteResult, SuiteResult]]:
@@ -194,44 +199,29 @@ def _robustness(both: _Both) -> Table:
 
 
 def _readings(both: _Both) -> Table:
-    rows = [row for one, base, tuned in both.suites if one.scale == "share"
-            for name in readings(base.items + tuned.items) for row in _reading((base, tuned), name, both)]
-    return Table("Partial credit and other readings, apart from the strict score", (
+    rows = [{"suite": one.suite, "reading": one.label, "items": str(one.items), **_read(one)}
+            for one in both.readings if one.differs and not one.part]
+    return Table("Partial credit and other readings, beside the score that counts", (
         "Points of 100 over the items that have the reading on both sides; in brackets the interval of the difference, "
-        "tuned − base. Only the strict score is judged."), rows, short=True)
+        f"tuned − base. Never below the score: {', '.join(MILDER.values())}. Never above it: "
+        f"{', '.join(STRICTER.values())}. Only the score is judged."), rows, short=True)
 
 
-def readings(items: Sequence[ItemResult]) -> list[str]:
-    """Further metrics in [0, 1] that say what an answer is worth: partial credit, form and content by themselves, or
-    another metric or filter of lm-eval's. Those that equal the score everywhere say nothing new."""
-    found: dict[str, list[tuple[float, float]]] = {}
-    for item in items:
-        if item.score is not None:
-            for name, value in item.metrics.items():
-                if name in READINGS or "," in name:
-                    found.setdefault(name, []).append((item.score, value))
-    return [name for name, values in found.items() if all(0.0 <= value <= 1.0 for _, value in values)
-            and any(score != value for score, value in values)]
+def _instructions(both: _Both) -> Table:
+    rows = [{"suite": one.suite, "instruction": one.part, "reading": one.label, "instructions": str(one.marks),
+             **_read(one)} for one in both.readings if one.part]
+    return Table("By kind of instruction", "Points of 100: instructions that were followed; in brackets the interval "
+                                           "of the difference, tuned − base, prompts as clusters.",
+                 sorted(rows, key=lambda row: (row["suite"], row["instruction"])), folded=True)
 
 
-def _reading(sides: tuple[SuiteResult, SuiteResult], name: str, both: _Both) -> list[Row]:
-    pairs = [pair for pair in both_asked(*sides) if all(i.score is not None and name in i.metrics for i in pair)]
-    before, after = ([pair[at] for pair in pairs] for at in (0, 1))
-    evidence = paired([i.metrics[name] for i in before], [i.metrics[name] for i in after],
-                      [i.cluster for i in before], [i.weight for i in before])
-    if evidence is None:
-        return []
-    low, high = evidence.bounds(both.verdict.alpha, 1.0)
-    read = [tally([i._replace(score=i.metrics[name]) for i in side]) for side in (before, after)]
-    return [{"suite": sides[0].suite, "reading": READINGS.get(name, name), "items": str(len(pairs)),
-             "strict": " → ".join(_hundredths(tally(side)) for side in (before, after)),
-             "this reading": " → ".join(_hundredths(one) for one in read),
-             "difference": f"{100 * evidence.estimate:+.1f} "
-                           f"({span(100 * evidence.estimate, 100 * low, 100 * high, 'share')})"}]
+def _read(one: Reading) -> Row:
+    return {"score": _change_of(one.score), "this reading": _change_of(one.value),
+            "difference": f"{one.points:+.1f} ({span(one.points, one.low, one.high, 'share')})"}
 
 
-def _hundredths(found: Tally) -> str:
-    return shown_score(found.score, "share")
+def _change_of(sides: tuple[float, float]) -> str:
+    return " → ".join(shown_score(one, "share") for one in sides)
 
 
 def _refusals(both: _Both) -> Table:
@@ -287,14 +277,8 @@ def _counts(one: int, two: int) -> str:
 
 
 def _pair(base: SuiteResult, tuned: SuiteResult, metric: str) -> str:
-    values = [shared_metric(side.items, metric) for side in (base, tuned)]
+    values = [mean_metric(side.items, metric) for side in (base, tuned)]
     return NONE if None in values else " → ".join(f"{100 * (v or 0.0):.0f} %" for v in values)
-
-
-def shared_metric(items: Sequence[ItemResult], metric: str) -> float | None:
-    """Mean of a further metric over the items that have it; None where none has."""
-    values = [item.metrics[metric] for item in items if metric in item.metrics]
-    return sum(values) / len(values) if values else None
 
 
 def _unscored(both: _Both) -> Table:
@@ -319,4 +303,4 @@ def reason(why: str) -> str:
 
 TABLES: tuple[Callable[[_Both], Table], ...] = (
     _wins, _tax, _checks, _notes, _readings, _floor, _clean, _refusals, _robustness, _perplexity, _measured,
-    _unscored, _tasks)
+    _unscored, _tasks, _instructions)

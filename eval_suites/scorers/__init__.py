@@ -1,8 +1,8 @@
 """Pure functions: what was expected and the answer → Score. One scorer per kind of item.
 
-`score` is what a suite counts, 0 or 1. The metrics beside it say how much of it was form and how much content:
-`form` (the shape asked for), `value` (the right content in it), `partial` (the share of it that is right), `refused`
-for requests. An empty answer is right nowhere: neither does it refuse nor does it help.
+`score` is what a suite counts, 0 or 1: all that was asked for, form and content. The metrics beside it read the same
+answer more mildly or more strictly, and keep that order for every answer (`base.MILDER`, `base.STRICTER`); `refused`
+and `called` say what an answer does. An empty answer is right nowhere: neither does it refuse nor does it help.
 
 base.py      what every scorer takes and gives
 answer_text.py  the part behind the reasoning, strict JSON

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import re
 from typing import Any
 
+OPENED = re.compile(r"[{\[]")
+MOST_OPENED = 200
 FINAL_CHANNEL = "<|channel|>final<|message|>"
 
 
@@ -82,6 +86,21 @@ def strict_json(text: str) -> Any:
     if len(values) != 1 or plain.endswith((",", ";")):
         raise NotJson("not JSON: nothing there" if not values else "not JSON: more than one value")
     return values[0]
+
+
+def json_inside(text: str) -> list[Any]:
+    """The JSON objects and lists in a text, outermost only; of many opening brackets the first `MOST_OPENED`."""
+    found: list[Any] = []
+    end = 0
+    for opened in itertools.islice(OPENED.finditer(text), MOST_OPENED):
+        if opened.start() < end:
+            continue
+        try:
+            value, end = DECODER.raw_decode(text, opened.start())
+        except (ValueError, RecursionError):
+            continue
+        found.append(value)
+    return found
 
 
 def same_json(a: Any, b: Any) -> bool:

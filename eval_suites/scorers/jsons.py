@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, time
 from typing import Any
 
 from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 
-from eval_suites.scorers.answer_text import NotJson, same_json, strict_json
+from eval_suites.scorers.answer_text import NotJson, json_inside, same_json, strict_json
 from eval_suites.scorers.base import Expect, Score
 
 LONGEST_WHY = 300
-FENCED = re.compile(r"```(?:json)?\s*\n(.*?)\n?\s*```", re.DOTALL)
 
 FORMATS = FormatChecker(("date", "ipv4", "ipv6", "uuid", "regex"))
 """Formats that are checked, whatever else is installed; a schema that names others is not checked for them."""
@@ -45,57 +44,56 @@ for _name in SHAPES:
     FORMATS.checks(_name, raises=ValueError)(_check(_name))
 
 
-def _against_schema(text: str, schema: Mapping[str, Any]) -> tuple[Any, str]:
-    """The parsed value and what is wrong with it ('' when nothing)."""
+def score_json(expect: Expect, answer: str) -> Score:
+    """The whole answer is JSON that the schema admits, and the value expected (where one is).
+
+    `form`: the schema admits it. `value`: JSON with the value expected is somewhere in the answer. `flexible`: and the
+    schema admits it. `partial`: share of the required keys that are valid, and have the value expected.
+    """
+    schema = expect["schema"]
     try:
-        value = strict_json(text)
+        whole, wrong = [strict_json(answer.strip())], ""
     except NotJson as error:
-        return None, str(error)
-    problem = next(iter(_errors(value, schema)), None)
-    return value, problem.message[:LONGEST_WHY] if problem else ""
+        whole, wrong = [], str(error)
+    errors = _errors(whole[0], schema) if whole else []
+    problem = wrong or (errors[0].message[:LONGEST_WHY] if errors else "")
+    found = whole or json_inside(answer)
+    same = [one for one in found if "value" not in expect or same_json(one, expect["value"])]
+    right = not problem and bool(same)
+    metrics = {"form": float(not problem), "flexible": float(right or any(not _errors(one, schema) for one in same)),
+               "partial": 1.0 if right else _partial(whole[0], expect, errors) if whole else 0.0}
+    if "value" in expect:
+        metrics["value"] = float(bool(same))
+    return Score(float(right), metrics, "" if right else problem or "valid, but another value")
 
 
-def _errors(value: Any, schema: Mapping[str, Any]) -> Iterator[ValidationError]:
-    return iter(Draft202012Validator(schema, format_checker=FORMATS).iter_errors(value))
+def _errors(value: Any, schema: Mapping[str, Any]) -> list[ValidationError]:
+    return list(Draft202012Validator(schema, format_checker=FORMATS).iter_errors(value))
 
 
-def _partial(value: Any, expect: Expect) -> float:
-    """Share of the required keys that are there, valid and right, each nested one counted; 1 or 0 without keys."""
-    wanted = _leaves(expect["schema"])
-    if not wanted:
-        return 0.0
-    marks = [_leaf(value, expect.get("value"), path, schema, "value" in expect) for path, schema in wanted]
-    return sum(marks) / len(marks)
+def _partial(value: Any, expect: Expect, errors: Sequence[ValidationError]) -> float:
+    """Share of the required keys that are there, valid and right, each nested one counted; 0 without keys."""
+    bad = [tuple(error.absolute_path) for error in errors]
+    marks = []
+    for path in _leaves(expect["schema"]):
+        there, said = _at(value, path)
+        given, wanted = _at(expect["value"], path) if "value" in expect else (there, said)
+        valid = there and not any(wrong[:len(path)] == path for wrong in bad)
+        marks.append(valid and given and same_json(said, wanted))
+    return sum(marks) / len(marks) if marks else 0.0
 
 
-def _leaves(schema: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Mapping[str, Any]]]:
-    """Required keys with their schemas; an object counts by the keys in it."""
+def _leaves(schema: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Where the required keys are; an object counts by the keys in it."""
     inner = schema.get("properties", {}) if schema.get("type") == "object" else {}
     found = [leaf for key in schema.get("required", ()) if key in inner for leaf in _leaves(inner[key], (*path, key))]
-    return found or ([(path, schema)] if path else [])
+    return found or ([path] if path else [])
 
 
-def _leaf(value: Any, wanted: Any, path: tuple[str, ...], schema: Mapping[str, Any], compared: bool) -> bool:
+def _at(value: Any, path: tuple[str, ...]) -> tuple[bool, Any]:
+    """Whether there is something at the path, and what."""
     for key in path:
         if not isinstance(value, dict) or key not in value:
-            return False
-        value, wanted = value[key], wanted[key] if compared else None
-    return next(_errors(value, schema), None) is None and (not compared or same_json(value, wanted))
-
-
-def score_json(expect: Expect, answer: str) -> Score:
-    """The whole answer is JSON that the schema admits. `value`: and it is the value expected (where one is).
-
-    `partial`: share of the required keys that are valid, and have the value expected.
-    `flexible` also takes a fenced block with text around it; it is reported, never counted.
-    """
-    value, problem = _against_schema(answer.strip(), expect["schema"])
-    fenced = FENCED.search(answer)
-    flexible = not problem or (fenced is not None and not _against_schema(fenced.group(1), expect["schema"])[1])
-    metrics = {"form": float(not problem), "flexible": float(flexible)}
-    metrics["partial"] = metrics["form"] if not problem and "value" not in expect else _partial(value, expect)
-    if "value" in expect:
-        right = not problem and same_json(value, expect["value"])
-        metrics["value"] = float(right)
-        problem = problem or ("" if right else "valid, but another value")
-    return Score(metrics["form"], metrics, problem)
+            return False, None
+        value = value[key]
+    return True, value

@@ -29,8 +29,10 @@ def score_table(expect: Expect, answer: str) -> Score:
     checks = [not problem, columns, count, *cells]
     why = problem or ("" if columns else f"columns are {', '.join(rows[0])}") or \
         ("" if count else f"{len(rows) - 1} rows") or ("" if all(cells) else "a cell is missing")
-    form = float(not problem and columns and count)
-    return Score(float(all(checks)), {"form": form, "partial": sum(checks) / len(checks)}, why)
+    metrics = {"form": float(not problem and columns and count), "partial": sum(checks) / len(checks)}
+    if cells:
+        metrics["value"] = float(all(cells))
+    return Score(float(all(checks)), metrics, why)
 
 
 def _table(answer: str) -> tuple[list[list[str]], str]:
@@ -93,7 +95,8 @@ def score_citations(expect: Expect, answer: str) -> Score:
         f"cites {_markers(cited - allowed)}" if cited - allowed else \
         f"{len(bare)} sentences without a marker" if bare else "no marker" if not cited else \
         "" if any(map(str.isalnum, CITATION.sub("", answer))) else "nothing but markers"
-    overlap = len(required & cited) / len(required | (cited - allowed)) if required | cited else 0.0
+    counted = required | (cited - allowed)
+    overlap = len(required & cited) / len(counted) if counted else float(bool(cited))
     sentences = len(split_sentences(CITATION.sub("", answer))) if bare else 1
     share = 1.0 - len(bare) / max(sentences, len(bare)) if bare else 1.0
     form = float(bool(cited) and cited <= allowed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from eval_suites.scorers.base import Expect, Score, formed
+from eval_suites.scorers.base import Expect, Score, formed, holds
 
 SENTENCE_END = re.compile(r"(?:[.!?…؟۔]+[\"'”’»)\]]*(?=\s|$)|[。！？｡।॥]+[\"'”’」』）)]*|:(?=\s*\n))")
 TITLE = re.compile(r"\b(?:e\.g|i\.e|cf|vs|ca|approx|Mr|Mrs|Ms|Dr|Prof|St|Mt)\.$", re.IGNORECASE)
@@ -99,18 +99,23 @@ def score_pattern(expect: Expect, answer: str) -> Score:
     """
     said = answer.strip()
     form = re.fullmatch(expect["pattern"], said, re.DOTALL) is not None
-    right = form and said in expect.get("values", (said,))
+    values = expect.get("values")
+    right = form and (values is None or said in values)
     why = "" if right else "of that form, but another value" if form else f"not of the form {expect['pattern']}"
-    return Score(float(right), {"form": float(form), "value": float(right), "partial": (form + right) / 2}, why)
+    metrics = {"form": float(form), "partial": (form + right) / 2}
+    if values is not None:
+        metrics["value"] = float(right or any(holds(said, one) for one in values))
+    return Score(float(right), metrics, why)
 
 
 def score_bare(expect: Expect, answer: str) -> Score:
     """Nothing but the answer: one of `answers` in any case, at most with a full stop. `flexible`: it is somewhere."""
     said = answer.strip()
-    right = said.removesuffix(".").casefold() in {one.casefold() for one in expect["answers"]}
-    inside = any(re.search(rf"(?<!\w){re.escape(one)}(?!\w)", said, re.IGNORECASE) for one in expect["answers"])
+    right = not {said.casefold(), said.removesuffix(".").casefold()}.isdisjoint(
+        one.casefold() for one in expect["answers"])
+    inside = right or any(holds(said, one) for one in expect["answers"])
     why = "" if right else "there, but not alone" if inside else "another answer"
-    return Score(float(right), {"form": float(right), "flexible": float(inside), "partial": (inside + right) / 2}, why)
+    return Score(float(right), {"flexible": float(inside), "partial": (inside + right) / 2}, why)
 
 
 def _counted(count: int, least: int, most: int, expect: Expect, answer: str, unit: str) -> Score:

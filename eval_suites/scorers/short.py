@@ -26,7 +26,7 @@ LONGEST_NEGATION = 16
 
 
 def score_short_answer(expect: Expect, answer: str) -> Score:
-    """One of `answers` is said, and none of `others`. `form`: nothing else is.
+    """One of `answers` is said, and none of `others`. `alone`: and nothing else is.
 
     An answer that is a number must be the last number said, in digits of any script, with or without separators.
     """
@@ -35,10 +35,10 @@ def score_short_answer(expect: Expect, answer: str) -> Score:
     numbers = [one for one in answers if NUMBER.fullmatch(one)]
     right = _said_number(said, numbers) or any(_holds(said, one) for one in answers if one not in numbers)
     others = [one for one in expect.get("others", ()) if _holds(said, _normal(one))]
-    alone = said.strip(" .!。।") in answers
+    alone = said.strip(" .!。।") in {one.strip(" .!。।") for one in answers}
     why = "" if right and not others else "empty answer" if not said else f"says also {others[0]!r}" if right else \
         f"says none of {', '.join(expect['answers'])}"
-    return Score(float(not why), {"form": float(alone), "value": float(not why)}, why)
+    return Score(float(not why), {"alone": float(alone and not why)}, why)
 
 
 def _normal(text: str) -> str:
@@ -76,15 +76,15 @@ def score_letter(expect: Expect, answer: str) -> Score:
     """The letter `letter` of the choices `options` (texts in the order of their letters) is chosen.
 
     Taken in this order: the answer is a letter; it says "answer: B" or "option B"; it starts with "B)" and does not go
-    through all choices; one letter stands by itself; it holds the text of exactly one choice. `form`: the answer is the
-    letter alone.
+    through all choices; one letter stands by itself; it holds the text of exactly one choice. `alone`: the answer is
+    that letter and nothing else.
     """
     wanted = str(expect["letter"])
     chosen = _letter(answer, list(expect.get("options", ())))
     alone = ONLY_LETTER.fullmatch(answer) is not None
     right = chosen == wanted
     why = "" if right else f"chooses {chosen}" if chosen else "no choice"
-    return Score(float(right), {"form": float(alone), "value": float(right)}, why)
+    return Score(float(right), {"alone": float(alone and right)}, why)
 
 
 def _letter(answer: str, options: Sequence[str]) -> str:

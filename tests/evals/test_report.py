@@ -102,7 +102,7 @@ def test_partial_credit_stands_apart_from_the_strict_score(sides: Sides) -> None
     base["format"], tuned["format"] = reading(base["format"], 0.5), reading(tuned["format"], 0.5)
     rows = table(report(verdict, base, tuned), "Partial credit")
     assert [row["reading"] for row in rows] == ["partial credit", "acc,loose"]
-    assert (rows[0]["items"], rows[0]["strict"], rows[0]["this reading"]) == ("49", "20.4 → 100.0", "60.2 → 100.0")
+    assert (rows[0]["items"], rows[0]["score"], rows[0]["this reading"]) == ("49", "20.4 → 100.0", "60.2 → 100.0")
     assert re.fullmatch(r"\+39\.8 \(\+3\d\.\d to \+4\d\.\d\)", rows[0]["difference"])
     assert rows[1]["difference"].startswith("+0.0 (")
     assert verdict == sides[0]  # it judges nothing

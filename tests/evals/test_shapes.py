@@ -129,7 +129,16 @@ WHOLE = {"id": 1, "who": {"name": "Ann", "born": "1990-02-03"}, "tags": ["a"]}
 )
 def test_json_counts_required_keys_that_are_right(change: dict[str, Any], form: float, partial: float) -> None:
     found = score("json", {"schema": NESTED, "value": WHOLE}, json.dumps({**WHOLE, **change}))
-    assert (found.value, found.metrics["partial"]) == (form, partial)
+    assert (found.metrics["form"], found.metrics["partial"]) == (form, partial)
+    assert found.value == float(partial == form == 1)
+
+
+def test_json_with_references_and_keys_that_no_value_was_expected_for() -> None:
+    """Both raised: a part of a schema cannot be looked up outside of it, nor a key that the expected value lacks."""
+    schema = {"type": "object", "required": ["a", "b"], "$defs": {"n": {"type": "integer"}},
+              "properties": {"a": {"$ref": "#/$defs/n"}, "b": {"type": "integer"}}}
+    assert score("json", {"schema": schema}, '{"a": 1, "b": "x"}').metrics["partial"] == 0.5
+    assert score("json", {"schema": schema, "value": {"a": 1}}, '{"a": 1, "b": 2}').metrics["partial"] == 0.5
 
 
 def test_json_without_required_keys_has_no_partial_credit() -> None:
@@ -195,9 +204,9 @@ def test_what_is_negated_is_not_said(answers: list[str], others: list[str], answ
 
 def test_a_short_answer_must_not_name_its_rival() -> None:
     expect = {"answers": ["negative"], "others": ["positive"]}
-    assert score("short_answer", {"answers": ["21"]}, "٢١").metrics["form"] == 1.0
-    assert score("short_answer", expect, "Negative.").metrics == {"form": 1.0, "value": 1.0}
-    assert score("short_answer", expect, "The review is negative.").metrics == {"form": 0.0, "value": 1.0}
+    assert score("short_answer", {"answers": ["21"]}, "٢١").metrics["alone"] == 1.0
+    assert score("short_answer", expect, "Negative.").metrics == {"alone": 1.0}
+    assert score("short_answer", expect, "The review is negative.").metrics == {"alone": 0.0}
     assert score("short_answer", expect, "Positive or negative?").value == 0.0
 
 

@@ -34,11 +34,11 @@ def test_taxes_have_the_sign_of_a_loss_and_name_the_suite_that_lost_most(tmp_pat
     assert numbers["sft_tax_mmlu"]["value"] == pytest.approx(5.0)
     assert numbers["sft_tax_points"]["low"] < 50.0 < numbers["sft_tax_points"]["high"]
     assert f"{numbers['mitigated_tax_points']['value']:.1f}" == "0.0"
-    assert numbers["sft_json_valid"]["value"] == pytest.approx(0.95)
+    assert numbers["sft_json_right"]["value"] == pytest.approx(0.95)
     assert {row["holds"] for row in claims(numbers)} == {"yes"}
     write_story(tmp_path / "story.json", numbers)
-    assert {"base_mmlu", "sft_json_valid", "sft_refusal_right", "sft_tax_points", "mitigated_tax_points",
-            "mitigated_json_valid"} <= set(read_json(tmp_path / "story.json"))
+    assert {"base_mmlu", "sft_json_right", "sft_refusal_right", "sft_tax_points", "mitigated_tax_points",
+            "mitigated_json_right"} <= set(read_json(tmp_path / "story.json"))
 
 
 def test_a_claim_that_does_not_hold_is_said() -> None:
