@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import difflib
 import logging
+import sys
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -73,6 +74,15 @@ def _quiet() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
+@contextmanager
+def same_languages() -> Iterator[None]:
+    """langdetect, which IFEval asks in what language an answer is, draws at random: here the same draws each time, so
+    that an answer keeps its score."""
+    factory = getattr(sys.modules.get("langdetect"), "DetectorFactory", None)
+    with mock.patch.object(factory, "seed", 0) if factory else nullcontext():
+        yield
+
+
 class LmDoor:
     """The tasks of one suite, loaded with their data.
 
@@ -123,7 +133,7 @@ class LmDoor:
             EvalError: the metric is not there, is not in [0, 1] or is not the mean of its items.
         """
         before, unscored = len(lm.truncated), dict[str, str]()
-        with _quiet(), ExitStack() as stack:
+        with _quiet(), same_languages(), ExitStack() as stack:
             for name, task in self.tasks.items():
                 check()
                 _configure(task, self.suite.num_fewshot, max_new_tokens)

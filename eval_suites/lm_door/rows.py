@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import Any, NamedTuple
 
-from eval_suites.results import SCORER_ERRORS, ItemResult, scorer_failed
+from eval_suites.results import AT, OF, SCORER_ERRORS, ItemResult, scorer_failed
 from sft_core.errors import EvalError
 from sft_core.stage import fingerprint
 from sft_core.stopping import check
@@ -17,6 +17,9 @@ HEADING, PROMPT_END = re.compile(r"^\s*(?:Question|Q)\s*:\s*"), re.compile(r"\s*
 NATS = {"word_perplexity": "words", "byte_perplexity": "bytes"}
 """Metrics of perplexity tasks whose samples are (log-likelihood, weight), and what the weight counts."""
 BYTES = "byte_perplexity"
+KINDS, STRICT = "instruction_id_list", "strict"
+"""IFEval's column of the instructions of a prompt, and what tells its strict metrics from the loose ones."""
+LONGEST_READ = 60
 
 
 class Why(NamedTuple):
@@ -104,14 +107,45 @@ def _row(suite: str, task: Any, samples: Sequence[Mapping[str, Any]], metric: st
     if BYTES in first["metrics"]:
         return _measured(row, first)
     metrics = {f"{key},{sample['filter']}": float(sample[key]) for sample in samples for key in sample["metrics"]
-               if isinstance(sample[key], int | float)}
+               if isinstance(sample[key], int | float)} | _marks(samples)
     value = metrics.get(metric)
     if value is not None and not 0.0 <= value <= 1.0:
         raise EvalError(f"{item_id}: {metric} is {value}, and scores lie in [0, 1]; choose another metric for {suite}")
     if value is None:
         return row._replace(metrics=metrics, why=without.score.get(item_id, f"{metric} is None"))
-    return row._replace(score=value, metrics=metrics, why="" if value == 1.0 else f"{metric} is {value}",
+    return row._replace(score=value, metrics=metrics, why="" if value == 1.0 else _missing(samples, metric, value),
                         chance=_chance(task, first, value))
+
+
+def _marks(samples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Metrics that mark several parts of an answer, as IFEval's instructions: the share that is right and of how many
+    (`OF`), all together and, as `metric,filter@KIND`, of each kind of instruction."""
+    found: dict[str, float] = {}
+    for sample in samples:
+        for key in sample["metrics"]:
+            marks = sample[key]
+            if not isinstance(marks, list) or not marks or not all(isinstance(one, bool) for one in marks):
+                continue
+            kinds = sample["doc"].get(KINDS, ())
+            parts = {f"{key},{sample['filter']}": marks}
+            if len(kinds) == len(marks):
+                for kind, mark in zip(kinds, marks, strict=True):
+                    parts.setdefault(f"{key},{sample['filter']}{AT}{kind}", []).append(mark)
+            for name, some in parts.items():
+                found |= {name: sum(some) / len(some), name + OF: float(len(some))}
+    return found
+
+
+def _missing(samples: Sequence[Mapping[str, Any]], metric: str, value: float) -> str:
+    """Why an answer has not the whole score: which instructions it does not follow, or what was read out of it."""
+    sample = next((one for one in samples if metric.endswith(f",{one['filter']}")), samples[0])
+    missed = dict.fromkeys(name.partition(AT)[2] for name, share in _marks([sample]).items()
+                           if AT in name and not name.endswith(OF) and share < 1.0 and STRICT in name)
+    if missed:
+        return f"not followed: {', '.join(missed)}"
+    read = sample["filtered_resps"]
+    said = f": {str(read[0])[:LONGEST_READ]!r} was read out of the answer" if sample["filter"] != "none" else ""
+    return f"{metric} is {value}{said}"
 
 
 def _chance(task: Any, sample: Mapping[str, Any], score: float) -> float:

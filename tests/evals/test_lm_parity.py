@@ -19,13 +19,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+import langdetect
 import nltk
 import pytest
 from nltk.tokenize.punkt import PunktTrainer, save_punkt_params
 
 from eval_suites.lm_door import needs as lm_door_needs
-from eval_suites.lm_door.door import LmDoor, language_model
-from eval_suites.results import ItemResult
+from eval_suites.lm_door.door import LmDoor, language_model, same_languages
+from eval_suites.lm_door.rows import Why, rows
+from eval_suites.report.readings import readings
+from eval_suites.results import ItemResult, SuiteResult, mean_metric
 from eval_suites.suites.suite import Suite, suite
 from sft_core.config.data import ModelSection
 from sft_core.errors import EvalError
@@ -43,6 +46,7 @@ WINDOW = 1024  # tokens
 SUBJECT = "mmlu_abstract_algebra"  # all of its 100 items
 GSM8K = (0, 1, 2)  # the first ones: lm-eval draws examples anew for `--samples` that leave some out
 CHATS = range(10)  # of the subject
+IFEVAL = ("prompt_level_strict_acc", "inst_level_strict_acc", "prompt_level_loose_acc", "inst_level_loose_acc")
 COMPLETION = ("gsm8k", "hellaswag", "arc_easy", "arc_challenge", "truthfulqa_mc2", "wikitext")
 
 
@@ -84,14 +88,14 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def _ifeval() -> list[dict[str, Any]]:
-    """Real prompts, some of whose instructions are about sentences and capital words: these need punkt."""
+def _ifeval(everything: bool = False) -> list[dict[str, Any]]:
+    """Real prompts, all or some, of whose instructions some are about sentences and capital words: these need punkt."""
     rows = [json.loads(line) for line in (SHARED / "ifeval" / "input_data.jsonl").read_text().splitlines()]
     needs = ("length_constraints:number_sentences", "change_case:capital_word_frequency")
     chosen = [next(row for row in rows if kind in row["instruction_id_list"]) for kind in needs]
     keys = sorted({key for row in rows for kwargs in row["kwargs"] for key in kwargs})
     return [dict(row, kwargs=[{key: kwargs.get(key) for key in keys} for kwargs in row["kwargs"]])
-            for row in [*rows[:3], *chosen]]
+            for row in (rows if everything else [*rows[:3], *chosen])]
 
 
 def _hub(folder: Path, splits: Mapping[str, list[dict[str, Any]]], configs: tuple[str, ...] = ("default",)) -> None:
@@ -99,8 +103,8 @@ def _hub(folder: Path, splits: Mapping[str, list[dict[str, Any]]], configs: tupl
     for config in configs:
         (folder / config).mkdir(parents=True)
         head += f"- config_name: {config}\n  data_files:\n"
-        for split, rows in splits.items():
-            (folder / config / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        for split, some in splits.items():
+            (folder / config / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
             head += f"  - split: {split}\n    path: {config}/{split}.jsonl\n"
     (folder / "README.md").write_text(head + "---\n")
 
@@ -263,9 +267,42 @@ def test_chats_equal_lm_evals_command(ours: Ours, commands: Commands, tmp_path: 
     assert sent.count("<|im_start|>user") == sent.count("<|im_start|>assistant") == 6  # five examples as turns
     found = ours(suite("ifeval"), tmp_path)
     compare(found, reference, "prompt_level_strict_acc,none", ["ifeval"])
-    for sample in reference.samples["ifeval"]:
-        loose = found[f"ifeval/{sample['doc_id']}"].metrics["prompt_level_loose_acc,none"]
-        assert loose == sample["prompt_level_loose_acc"]
+    for name in IFEVAL:
+        assert mean_metric(found.values(), f"{name},none") == pytest.approx(reference.results["ifeval"][f"{name},none"])
+
+
+def test_all_four_numbers_of_ifeval_are_lm_evals_over_all_real_prompts(punkt: Path, tmp_path: Path) -> None:
+    """And every kind of instruction has its own, whose sum is the whole; a prompt is a cluster of its instructions."""
+    _hub(tmp_path / "hub" / "google/IFEval", {"train": _ifeval(everything=True)})
+    task = LmDoor(suite("ifeval"), include_path=None, mirror=tmp_path / "hub", scratch=tmp_path).tasks["ifeval"]
+    said = ["no comma", "", "* one\n* two\n\nP.S. *this* is [that] and <<so>>, my answer is yes.", '{"a": 1}', "WHY?"]
+    samples = []
+    for number, doc in enumerate(task.eval_docs):
+        answer = said[number % len(said)] + " " + " ".join(["word"] * (number % 400))
+        samples.append({"doc_id": number, "doc": doc, "target": 0, "arguments": [("x", {})], "resps": [[answer]],
+                        "filtered_resps": [answer], "filter": "none", "metrics": list(IFEVAL), "doc_hash": "",
+                        "prompt_hash": "", "target_hash": "", **task.process_results(doc, [answer])})
+    found = rows("ifeval", task, samples, "prompt_level_strict_acc,none", Why({}, {}), "cluster")
+    assert len(found) == len({one.cluster for one in found}) == 541
+    for name, aggregate in task.aggregation().items():
+        wanted = aggregate([sample[name] for sample in samples])
+        assert mean_metric(found, f"{name},none") == pytest.approx(wanted, abs=1e-12)
+        assert 0.05 < wanted < 0.95, "the answers are right and wrong"
+    assert found[0].why == ("not followed: detectable_format:number_highlighted_sections, "
+                            "length_constraints:number_words")
+    result = SuiteResult("ifeval", "alignment", {}, tuple(found), 0.0)
+    kinds = [one for one in readings(result, result, 0.05) if one.part and one.label == "inst_level_strict_acc"]
+    assert sum(one.marks for one in kinds) == sum(len(sample["inst_level_strict_acc"]) for sample in samples) == 834
+    assert len(kinds) == 25
+    assert sum(one.marks * one.value[0] for one in kinds) / 834 == pytest.approx(
+        mean_metric(found, "inst_level_strict_acc,none"))
+
+
+def test_the_language_of_an_answer_is_found_alike_each_time() -> None:
+    mixed = "die man in the hand"
+    assert len({langdetect.detect(mixed) for _ in range(300)}) > 1
+    with same_languages():
+        assert len({langdetect.detect(mixed) for _ in range(100)}) == 1
 
 
 def test_completion_is_the_other_protocol_of_a_chat_suite(ours: Ours, punkt: Path, tmp_path: Path) -> None:
