@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from sft_core.errors import (
     TemplateError,
     TrainingError,
 )
+from sft_core.stopping import sleep
 from tasks.needs import check_needs, run_lacks
 from tasks.plan import tell_plan
 from tasks.prepare import prepare
@@ -38,6 +40,7 @@ from tasks.trial import TrialOutcome, plan_of, run_trial, sweep_key
 
 log = logging.getLogger("sft")
 FAILED_IN_A_ROW = 3
+WAIT_S = 2.0
 AXES = {"alignment": "alignment (points)", "tax": "tax (points)"}
 
 
@@ -66,17 +69,15 @@ def sft_sweep(config: str = "flows/configs/sweep.yaml", trials: int | None = Non
     check_needs(run_lacks(loaded.config, place))
     with (around(place.root, lambda: connect(loaded.config.tracking)) as tracker,
           closing(open_study(plan_of(loaded.config, search), place.root, storage)) as study):
-        orphans = study.reconcile()
+        study.join()
+        study.aim(trials or search.trials)
         folder = place.root / "sweeps" / search.study
         folder.mkdir(parents=True, exist_ok=True)
         parent = _parent(loaded, tracker, study)
         with running(tracker, parent):
-            if orphans:
-                console.lines(f"trials {orphans} were cut off by an earlier stop and are run again")
-            wanted = trials or search.trials
-            if left := study.remaining(wanted):
+            if left := study.remaining():
                 _tell_plan(loaded.config, place, left)
-            _drive(study, loaded.config, wanted, folder, parent)
+            _drive(study, loaded.config, folder, parent)
             return _report(study, tracker, parent, folder)
 
 
@@ -99,16 +100,20 @@ def _parent(loaded: LoadedConfig, tracker: Tracker, study: Study) -> str:
     return tracker.start_run(study.plan.name, key, params, loaded.text, {"sft.kind": "sweep"})
 
 
-def _drive(study: Study, config: ExperimentConfig, wanted: int, folder: Path, parent: str) -> None:
+def _drive(study: Study, config: ExperimentConfig, folder: Path, parent: str) -> None:
     in_a_row = 0
-    while left := study.remaining(wanted):
-        trial = study.ask()
+    while left := study.remaining():
+        if (trial := study.ask()) is None:
+            sleep(WAIT_S)  # others have them all, and may be lost
+            continue
         shown = "  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial.params.items())
         said = f"trial {trial.number}, {left} to go: {shown}"
         console.lines(said)
         only_to_prefect(said)
-        outcome = _outcome(config, trial, folder, parent)
-        study.tell(trial.number, outcome.values, {"run": outcome.run, "why": outcome.why})
+        outcome = _outcome(config, trial, folder, parent, study.renew)
+        if not study.tell(trial.number, outcome.values, {"run": outcome.run, "why": outcome.why}):
+            console.lines(f"trial {trial.number} was silent for too long and is another worker's now; what it found is "
+                          "kept aside in the study")
         in_a_row = 0 if outcome.values else in_a_row + 1
         if outcome.values is None:
             console.lines(f"trial {trial.number} failed: {outcome.why}")
@@ -117,13 +122,14 @@ def _drive(study: Study, config: ExperimentConfig, wanted: int, folder: Path, pa
                                      "cause and give the same command again: the sweep continues")
 
 
-def _outcome(config: ExperimentConfig, trial: Trial, folder: Path, parent: str) -> TrialOutcome:
+def _outcome(config: ExperimentConfig, trial: Trial, folder: Path, parent: str, renew: Callable[[], None]
+             ) -> TrialOutcome:
     """What a trial found; values that are right one by one and not together fail this trial alone."""
     try:
         chosen = trial_config(config, trial.number, trial.params)
     except ConfigError as error:
         return TrialOutcome(None, " ".join(str(error).split()), "")
-    outcome: TrialOutcome = run_trial(trial.number, chosen, folder, parent)
+    outcome: TrialOutcome = run_trial(trial.number, chosen, folder, parent, renew)
     return outcome
 
 

@@ -18,7 +18,9 @@ orchestrator.py     Prefect as a witness: outcomes that do not hang on it
 watching.py         whether Prefect's server is there; our log in the flow run's
 contract.py         what a tracker and a study must do, whatever stands behind them
 tracking.py         the only door to MLflow: runs, metrics, artifacts, tables, registry
-study.py            the only door to Optuna: ask, tell, reconcile
+samplers.py         Optuna's samplers and ranges by name
+leases.py           who works on which trial
+study.py            the only door to Optuna: any number of workers ask and tell
 pareto.py           a sweep as picture, page and table
 servers.py          local Prefect, MLflow and model servers and workers as process groups
 prefect_plugin.py   bare names for `prefect deployment run`

@@ -217,41 +217,53 @@ class TrialRow(NamedTuple):
 
 
 class Study(Protocol):
-    """One sweep in a study storage. Only a driver that has called `reconcile` asks for trials."""
+    """One sweep in a study storage, worked on by any number of workers that come and go.
+
+    A storage that has answered before and is away is waited for; only `aim` raises at once.
+    """
 
     plan: Plan
 
-    def reconcile(self) -> list[int]:
-        """Become the driver: take the lock until `close`, fail orphaned trials and queue them again.
+    def aim(self, trials: int) -> None:
+        """Say how many trials the study is to have at the end; workers that are there already heed it."""
+
+    def join(self) -> None:
+        """Become a worker, until `close`.
+
+        Raises:
+            OrchestrationError: the storage takes one worker, and there is one.
+        """
+
+    def ask(self) -> Trial | None:
+        """Lease the next trial: values whose worker was lost first, else what the sampler proposes.
 
         Returns:
-            Numbers of the orphans that were queued again.
+            None where all trials that are wanted are over or have a worker: one may still be lost.
 
         Raises:
-            OrchestrationError: another process drives this study.
+            OrchestrationError: `join` has not been called.
         """
 
-    def close(self) -> None:
-        """Stop being the driver."""
-
-    def ask(self) -> Trial:
-        """The next trial: a queued one first, else what the sampler proposes.
-
-        Raises:
-            OrchestrationError: `reconcile` has not been called.
-        """
-
-    def tell(self, number: int, values: Mapping[str, float] | None, notes: Mapping[str, str] | None = None) -> None:
+    def tell(self, number: int, values: Mapping[str, float] | None, notes: Mapping[str, str] | None = None) -> bool:
         """Report a trial's objectives by name; None: it failed. Optuna fails it as well when one is not a number.
 
         Args:
-            number: a trial that this process has asked for.
+            number: a trial that this worker has asked for.
             values: objective → value.
             notes: kept with the trial, e.g. its MLflow run id or why it failed.
+
+        Returns:
+            False where the lease was lost: the values are with another worker, and what was told is kept aside.
         """
 
-    def remaining(self, wanted: int) -> int:
-        """How many trials are missing to `wanted`. Failed ones count, except those that were queued again."""
+    def renew(self) -> None:
+        """Say that this worker is there; to be called while a trial runs, at least every half minute."""
+
+    def close(self) -> None:
+        """Leave: trials that were asked for and not told are queued again."""
+
+    def remaining(self) -> int:
+        """How many trials are not over. Failed ones are, except those that were queued again."""
 
     def trials(self) -> list[TrialRow]:
         """All trials that were ever asked for, in order."""

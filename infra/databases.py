@@ -21,7 +21,7 @@ ANSWERS_WITHIN_S = 10
 EXAMPLE = "postgresql+psycopg://user@host/database"
 
 
-_STATEMENT = re.compile(r"\(raised as a result of [^)]*\) | \[SQL: .*")
+_STATEMENT = re.compile(r"\(raised as a result of [^)]*\) | \[SQL: .*| \(Background on this error at: [^)]*\)")
 """What SQLAlchemy adds to the database's own words."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,8 +51,9 @@ def sweep_key(plan: Plan) -> str:
 
 
 @task(name="trial", cache_policy=NO_CACHE, task_run_name="trial-{number}")
-def run_trial(number: int, config: ExperimentConfig, folder: Path, parent_run_id: str) -> TrialOutcome:
-    """Run one experiment as a flow run in its own process.
+def run_trial(number: int, config: ExperimentConfig, folder: Path, parent_run_id: str, renew: Callable[[], None]
+              ) -> TrialOutcome:
+    """Run one experiment as a flow run in its own process; `renew` is called while it runs.
 
     Its answer stays in the sweep's folder; its log is `trial-NNN.log`.
     """
@@ -61,7 +63,7 @@ def run_trial(number: int, config: ExperimentConfig, folder: Path, parent_run_id
     settings.write_text(alone.model_dump_json(by_alias=True, indent=2), encoding="utf-8")  # JSON is YAML
     answer.unlink(missing_ok=True)
     output = folder / f"trial-{number:03d}.log"
-    code = _in_own_process([str(settings), str(answer), parent_run_id], output)
+    code = _in_own_process([str(settings), str(answer), parent_run_id], output, renew)
     if code or not answer.exists():
         last = [line for line in output.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
         return TrialOutcome(None, f"exit code {code}: {last[-1] if last else 'no output'}; see {output}", "")
@@ -79,7 +81,7 @@ def objectives(summary: dict[str, Any], search: SearchSection) -> dict[str, floa
     return {"alignment": 100 * sum(scores) / len(scores), "tax": sum(taxes) / len(taxes)}
 
 
-def _in_own_process(arguments: list[str], output: Path) -> int:
+def _in_own_process(arguments: list[str], output: Path, renew: Callable[[], None]) -> int:
     environment = child_environment({"PREFECT_API_URL": api_url()})  # it reports to the server that this flow uses
     with output.open("w", encoding="utf-8") as stream:
         process = subprocess.Popen(
@@ -88,6 +90,7 @@ def _in_own_process(arguments: list[str], output: Path) -> int:
         )
         try:
             while (code := process.poll()) is None:
+                renew()
                 sleep(POLL_S)
             return code
         finally:

@@ -21,17 +21,19 @@ PLAN = Plan("s", {"rank": Dimension(1, 8, whole=True), "pack": Dimension(choices
             {"alignment": "maximize", "tax": "minimize"}, "context", "tpe", 0)
 def test_a_study_on_postgresql_survives_dropped_connections(postgres_url: str, tmp_path: Path) -> None:
     study = open_study(PLAN, tmp_path, postgres_url)
-    study.reconcile()
+    study.join()
+    study.aim(8)
     admin = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
     for number in range(3):
         trial = study.ask()
+        assert trial
         assert isinstance(trial.params["rank"], int)
         with admin.connect() as connection:  # what a firewall does while a trial runs
             connection.execute(text("select pg_terminate_backend(pid) from pg_stat_activity "
                                     "where pid <> pg_backend_pid() and backend_type = 'client backend'"))
         study.tell(trial.number, {"alignment": float(number), "tax": 0.0})
     study.close()
-    assert open_study(PLAN, tmp_path, postgres_url).remaining(8) == 5
+    assert open_study(PLAN, tmp_path, postgres_url).remaining() == 5
 
 
 def test_mlflow_on_postgresql(postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

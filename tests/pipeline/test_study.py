@@ -1,4 +1,4 @@
-"""Studies: ask and tell, a driver that is killed, a second driver, changed settings, continuing, and the picture."""
+"""Studies in a journal file: ask and tell, a worker that is killed, changed settings, continuing, and the picture."""
 
 import os
 import signal
@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from infra import pareto
-from infra.contract import Dimension, Plan, Study
+from infra.contract import Dimension, Plan, Study, Trial
+from infra.leases import FileLeases
 from infra.study import MAX_RETRIES, open_study
 from sft_core.errors import ConfigError, OrchestrationError
 
@@ -19,17 +20,24 @@ LR, RANK = Dimension(1e-5, 1e-2, log=True), Dimension(choices=(4, 8, 16))
 PLAN = Plan("s", {"lr": LR, "rank": RANK}, {"alignment": "maximize", "tax": "minimize"}, "context", "random", 0)
 
 
-def drive(workspace: Path, plan: Plan = PLAN) -> Study:
-    study = open_study(plan, workspace)
-    study.reconcile()
+def drive(workspace: Path, plan: Plan = PLAN, trials: int = 99, storage: str | None = None) -> Study:
+    study = open_study(plan, workspace, storage)
+    study.join()
+    study.aim(trials)
     return study
+
+
+def ask(study: Study) -> Trial:
+    trial = study.ask()
+    assert trial
+    return trial
 
 
 def run(study: Study, trials: int) -> list[dict[str, float | int | str]]:
     """Ask and tell so often, and return the parameters."""
     asked = []
     for _ in range(trials):
-        trial = study.ask()
+        trial = ask(study)
         study.tell(trial.number, {"alignment": float(trial.number), "tax": 0.0}, {"run": f"r{trial.number}"})
         asked.append(trial.params)
     return asked
@@ -37,22 +45,22 @@ def run(study: Study, trials: int) -> list[dict[str, float | int | str]]:
 
 @pytest.mark.filterwarnings("ignore:The value nan is not acceptable")
 def test_directions_front_and_missing_values(tmp_path: Path) -> None:
-    study = drive(tmp_path)
+    study = drive(tmp_path, trials=8)
     told = [{"alignment": 0.5, "tax": 1.0}, {"alignment": 0.9, "tax": 3.0}, {"alignment": 0.4, "tax": 2.0}, None,
             {"alignment": 0.95, "tax": float("nan")}]
     for values in told:
-        study.tell(study.ask().number, values, {"why": "because"})
+        study.tell(ask(study).number, values, {"why": "because"})
     rows = study.trials()
     assert [row.state for row in rows] == ["COMPLETE"] * 3 + ["FAIL"] * 2
     assert [row.values for row in rows] == [*told[:3], None, None]
     assert [row.number for row in study.pareto()] == [0, 1]
     assert rows[3].notes == {"why": "because"}
-    assert study.remaining(8) == 3
+    assert study.remaining() == 3
 
 
 def test_objectives_are_told_by_name_not_by_position(tmp_path: Path) -> None:
     study = drive(tmp_path)
-    study.tell(study.ask().number, {"tax": 7.0, "alignment": 0.1})
+    study.tell(ask(study).number, {"tax": 7.0, "alignment": 0.1})
     assert study.trials()[0].values == {"alignment": 0.1, "tax": 7.0}
 
 
@@ -75,74 +83,78 @@ def test_same_seed_same_proposals_and_continuing_does_not_repeat_them(tmp_path: 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "gp"])
 def test_samplers(tmp_path: Path, sampler: str) -> None:
-    study = drive(tmp_path, replace(PLAN, sampler=sampler))  # type: ignore[arg-type]
+    study = drive(tmp_path, replace(PLAN, sampler=sampler), 12)  # type: ignore[arg-type]
     run(study, 12)
-    assert study.remaining(12) == 0
+    assert study.remaining() == 0
+    assert study.ask() is None
 
 
-KILLED_DRIVER = """
+WORKER = """
 import sys, time
-sys.path.insert(0, {tests!r})
 from pathlib import Path
+sys.path.insert(0, {tests!r})
 from infra.contract import Dimension, Plan
+from infra.leases import FileLeases
 from infra.study import open_study
 LR, RANK = Dimension(1e-5, 1e-2, log=True), Dimension(choices=(4, 8, 16))
 plan = Plan("s", {{"lr": LR, "rank": RANK}}, {{"alignment": "maximize", "tax": "minimize"}}, "context", "random", 0)
 study = open_study(plan, Path({workspace!r}))
-study.reconcile()
+study.join()
 print(study.ask().params, flush=True)
 time.sleep(60)
 """
 
 
-def killed_driver(workspace: Path) -> str:
-    """A driver that asks for a trial and is killed; returns that trial's parameters as printed."""
-    code = KILLED_DRIVER.format(tests=str(ROOT), workspace=str(workspace))
+def killed_worker(workspace: Path) -> str:
+    """A worker that asks for a trial and is killed; returns that trial's parameters as printed."""
+    code = WORKER.format(tests=str(ROOT), workspace=str(workspace))
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stdout
     with process.stdout:
         asked = process.stdout.readline().strip()
-        with pytest.raises(OrchestrationError, match=f"driven by another process .pid {process.pid}"):
-            open_study(PLAN, workspace).reconcile()
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     return asked
 
 
-def test_trial_of_a_killed_driver_is_failed_and_run_again(tmp_path: Path) -> None:
-    asked = killed_driver(tmp_path)
-    study = open_study(PLAN, tmp_path)
-    assert study.reconcile() == [0]
-    assert study.remaining(4) == 4
-    again = study.ask()
+def test_trial_of_a_killed_worker_is_failed_and_run_again(tmp_path: Path) -> None:
+    study = drive(tmp_path, trials=4)
+    asked = killed_worker(tmp_path)
+    assert study.remaining() == 4
+    again = ask(study)
     assert (again.number, str(again.params)) == (1, asked)
     assert [row.state for row in study.trials()] == ["FAIL", "RUNNING"]
     study.tell(again.number, {"alignment": 1.0, "tax": 0.0})
-    assert study.remaining(4) == 3
+    assert study.remaining() == 3
 
 
-def test_trial_that_kills_its_driver_is_given_up(tmp_path: Path) -> None:
+def test_trial_that_kills_its_worker_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = drive(tmp_path, trials=1)
     for attempt in range(MAX_RETRIES + 1):
-        study = open_study(PLAN, tmp_path)
-        assert study.reconcile() == ([attempt - 1] if attempt else [])
-        study.ask()
-        study.close()
-    study = open_study(PLAN, tmp_path)
-    assert study.reconcile() == []
-    assert study.remaining(4) == 3
+        assert ask(study).number == attempt
+        monkeypatch.setattr(FileLeases, "live", lambda _: frozenset())  # as of a worker that is gone
+    assert study.ask() is None
+    assert study.remaining() == 0
+    assert [row.state for row in study.trials()] == ["FAIL"] * (MAX_RETRIES + 1)
 
 
-def test_one_driver_at_a_time_and_readers_do_not_drive(tmp_path: Path) -> None:
+def test_a_worker_that_leaves_gives_its_trial_back_and_that_is_no_failure_of_the_trial(tmp_path: Path) -> None:
+    other = drive(tmp_path, trials=2)
+    for _ in range(MAX_RETRIES + 2):
+        leaving = drive(tmp_path, trials=2)
+        asked = ask(leaving)
+        leaving.close()
+    assert ask(other).params == asked.params
+    assert other.remaining() == 2
+
+
+def test_readers_do_not_work(tmp_path: Path) -> None:
     study = drive(tmp_path)
     reader = open_study(PLAN, tmp_path)
     run(study, 2)
     assert len(reader.trials()) == 2
-    with pytest.raises(OrchestrationError, match="call reconcile"):
+    with pytest.raises(OrchestrationError, match="call join"):
         reader.ask()
-    with pytest.raises(OrchestrationError, match=f"pid {os.getpid()}.*choose another search.study"):
-        reader.reconcile()
-    study.close()
-    assert reader.reconcile() == []
 
 
 @pytest.mark.parametrize(
@@ -176,24 +188,21 @@ def test_a_corrected_space_goes_on_where_no_trial_came_to_an_end(tmp_path: Path,
     """A space of fractions for a whole number: every trial failed, and the right space was refused as another one."""
     storage = url and url.format(tmp_path)
     wrong = replace(PLAN, space={"rank": Dimension(1.0, 8.0)})
-    study = open_study(wrong, tmp_path, storage)
-    study.reconcile()
-    study.tell(study.ask().number, None, {"why": "rank: Input should be a valid integer"})
-    study.ask()  # cut off
+    study = drive(tmp_path, wrong, storage=storage)
+    study.tell(ask(study).number, None, {"why": "rank: Input should be a valid integer"})
+    ask(study)
     right = replace(PLAN, space={"rank": Dimension(1, 8, whole=True)})
-    with pytest.raises(OrchestrationError, match="being driven by another process"):
+    with pytest.raises(OrchestrationError, match="another process works on the sweep s"):
         open_study(right, tmp_path, storage)
     study.close()
-    again = open_study(right, tmp_path, storage)
-    assert again.reconcile() == []
-    assert again.remaining(4) == 4
+    again = drive(tmp_path, right, 4, storage)
+    assert again.remaining() == 4
     assert [isinstance(params["rank"], int) for params in run(again, 4)] == [True] * 4
 
 
 def test_database_storage(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'optuna.db'}"
-    study = open_study(PLAN, tmp_path, url)
-    study.reconcile()
+    study = drive(tmp_path, storage=url)
     run(study, 2)
     assert len(open_study(PLAN, tmp_path, url).trials()) == 2
     with pytest.raises(OrchestrationError, match="Optuna could not open .*search.storage"):
@@ -205,8 +214,8 @@ def test_database_storage(tmp_path: Path) -> None:
 def test_picture_page_and_table(tmp_path: Path) -> None:
     study = drive(tmp_path)
     for alignment, tax in ((0.5, 1.0), (0.9, 3.0), (0.4, 2.0)):
-        study.tell(study.ask().number, {"alignment": alignment, "tax": tax})
-    study.tell(study.ask().number, None)
+        study.tell(ask(study).number, {"alignment": alignment, "tax": tax})
+    study.tell(ask(study).number, None)
     labels = {"alignment": "alignment (points)", "tax": "tax (points)"}
     columns, cells = pareto.table(study.trials(), study.pareto(), labels)
     assert columns == ["trial", "state", *labels.values(), "lr", "rank"]

@@ -1,12 +1,17 @@
 """One contract for every study storage: a journal file, SQLite, and a real PostgreSQL."""
 
+import random
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine, text
 
-from infra.contract import Dimension, Plan, Study
+from infra.contract import Dimension, Plan, Study, Trial
 from infra.study import open_study
 from sft_core.errors import ConfigError, OrchestrationError
 
@@ -14,6 +19,13 @@ PLAN = Plan("s", {"lr": Dimension(1e-5, 1e-2, log=True), "rank": Dimension(1, 8,
                   "pack": Dimension(choices=(True, None))},
             {"alignment": "maximize", "tax": "minimize"}, "context", "random", 0)
 Open = Callable[..., Study]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def ask(study: Study) -> Trial:
+    trial = study.ask()
+    assert trial
+    return trial
 
 
 @pytest.fixture(params=["journal", "sqlite", "postgres"])
@@ -29,8 +41,9 @@ class TestContract:
 
     def test_what_is_told_is_there_for_a_reader(self, opened: Open) -> None:
         study = opened()
-        study.reconcile()
-        asked = [study.ask() for _ in range(3)]
+        study.join()
+        study.aim(5)
+        asked = [ask(study) for _ in range(3)]
         study.tell(asked[0].number, {"tax": 1.0, "alignment": 0.5}, {"run": "r0"})
         study.tell(asked[1].number, {"alignment": 0.4, "tax": 2.0})
         study.tell(asked[2].number, None, {"why": "no memory"})
@@ -41,39 +54,146 @@ class TestContract:
         assert rows[0].notes == {"run": "r0"}
         assert rows[2].notes == {"why": "no memory"}
         assert [row.number for row in opened().pareto()] == [0]
-        assert opened().remaining(5) == 2
+        assert opened().remaining() == 2
 
     def test_values_keep_their_types(self, opened: Open) -> None:
         study = opened()
-        study.reconcile()
-        for params in (study.ask().params for _ in range(6)):
+        study.join()
+        study.aim(5)
+        for params in (ask(study).params for _ in range(5)):
             assert isinstance(params["lr"], float)
             assert type(params["rank"]) is int
             assert params["pack"] in (True, None)
 
-    def test_what_a_driver_left_is_failed_and_queued_again(self, opened: Open) -> None:
+    def test_what_a_worker_gives_back_is_tried_again(self, opened: Open) -> None:
         first = opened()
-        first.reconcile()
-        left = first.ask()
-        first.close()  # as the kernel does it for a driver that is killed
+        first.join()
+        first.aim(1)
+        left = ask(first)
+        first.close()
         study = opened()
-        assert study.reconcile() == [left.number]
-        again = study.ask()
-        assert again.params == left.params
+        study.join()
+        assert ask(study).params == left.params
+        assert study.ask() is None, "one is wanted and has its worker"
         assert [row.state for row in study.trials()] == ["FAIL", "RUNNING"]
 
-    def test_a_second_driver_and_a_reader_do_not_drive(self, opened: Open) -> None:
-        study = opened()
-        study.reconcile()
-        with pytest.raises(OrchestrationError, match="driven by another process"):
-            opened().reconcile()
+    def test_a_reader_does_not_work(self, opened: Open) -> None:
         with pytest.raises(OrchestrationError, match="opened to be read"):
             opened().ask()
 
     def test_another_space_is_refused_once_a_trial_is_complete(self, opened: Open) -> None:
         study = opened()
-        study.reconcile()
-        study.tell(study.ask().number, {"alignment": 1.0, "tax": 0.0})
+        study.join()
+        study.aim(5)
+        study.tell(ask(study).number, {"alignment": 1.0, "tax": 0.0})
         study.close()
         with pytest.raises(ConfigError, match="set search.study to a new name"):
             opened(replace(PLAN, space={"lr": Dimension(1e-5, 1e-1, log=True)}))
+
+
+def test_sqlite_takes_one_worker(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    study = open_study(PLAN, tmp_path, url)
+    study.join()
+    with pytest.raises(OrchestrationError, match=r"another process works on .* or in PostgreSQL: SQLite takes one"):
+        open_study(PLAN, tmp_path, url).join()
+    study.close()
+    open_study(PLAN, tmp_path, url).join()
+
+
+class TestManyWorkers:
+    """Two hosts, as far as two workspaces are: PostgreSQL alone says who has what."""
+
+    def two(self, url: str, tmp_path: Path, lease_s: float = 60.0) -> tuple[Study, Study]:
+        both = tuple(open_study(PLAN, tmp_path / name, url, lease_s) for name in "ab")
+        for study in both:
+            study.join()
+            study.aim(3)
+        return both[0], both[1]
+
+    def test_nothing_is_given_twice(self, postgres_url: str, tmp_path: Path) -> None:
+        a, b = self.two(postgres_url, tmp_path)
+        assert [ask(study).number for study in (a, b, a)] == [0, 1, 2]
+        assert b.ask() is None
+        assert b.tell(1, {"alignment": 1.0, "tax": 0.0})
+        assert a.remaining() == 2
+
+    def test_only_what_was_silent_too_long_is_taken_over_and_whoever_comes_late_is_told(
+        self, postgres_url: str, tmp_path: Path
+    ) -> None:
+        a, b = self.two(postgres_url, tmp_path, lease_s=1.0)
+        held, deadline = ask(a), time.monotonic() + 1.5
+        while time.monotonic() < deadline:  # longer than the lease
+            a.renew()
+            time.sleep(0.1)
+        assert ask(b).params != held.params
+        assert [row.state for row in b.trials()] == ["RUNNING", "RUNNING"]
+        time.sleep(1.1)
+        taken = [ask(b).params for _ in range(3)]  # its own first one was silent as well
+        assert taken.count(held.params) == 1
+        assert not a.tell(held.number, {"alignment": 0.5, "tax": 0.0}, {"run": "late"})
+        assert a.trials()[held.number].values is None
+        assert b.remaining() == 3
+
+
+WORKER = """
+import sys
+from pathlib import Path
+from sft_core.stopping import sleep
+from infra.contract import Dimension, Plan
+from infra.study import open_study
+workspace, url, told = Path(sys.argv[1]), sys.argv[2], open(sys.argv[3], "a")
+plan = Plan("s", {"lr": Dimension(1e-5, 1e-2, log=True)}, {"alignment": "maximize", "tax": "minimize"}, "", "random", 0)
+study = open_study(plan, workspace, url, lease_s=2.0)
+study.join()
+while study.remaining():
+    if (trial := study.ask()) is None:
+        sleep(0.2)
+        continue
+    sleep(0.05)
+    study.renew()
+    if study.tell(trial.number, {"alignment": trial.params["lr"], "tax": 0.0}):
+        told.write(f"{trial.number}\\n")
+        told.flush()
+"""
+
+
+def test_workers_and_connections_that_are_killed_lose_and_double_nothing(postgres_url: str, tmp_path: Path) -> None:
+    """Two workspaces; every second a worker and all connections to the database die."""
+    plan = Plan("s", {"lr": Dimension(1e-5, 1e-2, log=True)}, {"alignment": "maximize", "tax": "minimize"}, "",
+                "random", 0)
+    study = open_study(plan, tmp_path / "look", postgres_url)
+    study.aim(30)
+    admin = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
+    chance, workers = random.Random(0), {}
+
+    def begin(place: str) -> None:
+        command = [sys.executable, "-c", WORKER, str(tmp_path / place), postgres_url, str(tmp_path / "told")]
+        workers[place] = subprocess.Popen(command, cwd=ROOT)
+
+    for place in "abc":
+        begin(place)
+    deadline = time.monotonic() + 90
+    kills = 0
+    while study.remaining():
+        assert time.monotonic() < deadline
+        time.sleep(1.0)
+        place = chance.choice("abc")
+        if kills < 6 and (tmp_path / "told").exists():
+            kills += 1
+            workers[place].kill()
+            workers[place].wait()
+            begin(place)
+        with admin.connect() as connection:
+            connection.execute(text("select pg_terminate_backend(pid) from pg_stat_activity where pid <> "
+                                    "pg_backend_pid() and backend_type = 'client backend'"))
+    assert [worker.wait(30) for worker in workers.values()] == [0, 0, 0]
+    rows = study.trials()
+    complete = [row for row in rows if row.values]
+    told = [int(line) for line in (tmp_path / "told").read_text().split()]
+    assert len(complete) == 30
+    assert len(told) == len(set(told)), "doubled"
+    assert {row.number for row in complete} >= set(told), "lost"
+    assert len({row.params["lr"] for row in complete}) == 30, "a value was tried twice"
+    assert {row.state for row in rows} <= {"COMPLETE", "FAIL"}
+    assert kills == 6

@@ -28,9 +28,10 @@ def test_values_that_do_not_fit_together_fail_their_trial(sweep: Path, tmp_path:
     config = load(sweep).config
     assert config.search
     study = open_study(plan_of(config, config.search), tmp_path)
-    study.reconcile()
+    study.join()
+    study.aim(8)
     with pytest.raises(OrchestrationError, match=r"3 trials in a row failed, .*muon needs method: full"):
-        _drive(study, config, 8, tmp_path, "parent")
+        _drive(study, config, tmp_path, "parent")
     assert [row.state for row in study.trials()] == ["FAIL"] * 3
     assert "muon needs method: full" in study.trials()[0].notes["why"]
 
