@@ -64,45 +64,64 @@ def score_tool_calls(expect: Expect, answer: str) -> Score:
 
 
 def score_no_call(expect: Expect, answer: str) -> Score:
-    """An answer in words where no function fits."""
+    """An answer without a call where no function fits. As in BFCL, what cannot be read as a call is none; `malformed`
+    tells of such attempts."""
     found = parse_calls(answer)
-    if found.calls or found.problem:
-        return Score(0.0, {"called": 1.0}, f"called {found.calls[0].name}" if found.calls else found.problem)
-    return Score(float(bool(answer.strip())), {"called": 0.0}, "" if answer.strip() else "empty answer")
+    why = f"called {found.calls[0].name}" if found.calls else "" if answer.strip() else "empty answer"
+    return Score(float(not why), {"called": float(bool(found.calls)), "malformed": float(bool(found.problem))}, why)
 
 
 def admits(value: Any, admissible: Sequence[Any], schema: Schema) -> bool:
     """True where the value is among the admissible ones under the rules of BFCL's AST checker.
 
-    Strings are compared without case and the punctuation in `IGNORED`; an integer may stand for a float, a float for an
-    integer only where the schema says number; values inside an object are again lists of admissible ones. No admissible
-    value at all is upstream's way to write an empty list.
+    Strings are compared without case and the punctuation in `IGNORED`. A number has the type that the schema says or
+    that the admissible one has, and an integer may stand for a float, though not in a list. Inside an object types are
+    not looked at, and values are again lists of admissible ones. An empty list may stand for an array that may be left
+    out, an empty text only for a string. No admissible value at all is upstream's way to write an empty list.
     """
-    return any(_same(value, one, schema) for one in admissible or [[]])
+    kind = schema.get("type")
+    if value == "" and kind not in (None, "string"):
+        return False
+    if value == [] and kind == "array" and ("" in admissible or not admissible):
+        return True
+    if type(value) is int and kind in FRACTIONAL:
+        value = float(value)
+    return any(_same(value, one, schema) for one in admissible)
 
 
 def _same(value: Any, wanted: Any, schema: Schema) -> bool:
+    kind = schema.get("type")
     if isinstance(value, bool) or isinstance(wanted, bool) or value is None or wanted is None:
         return value is wanted
     if isinstance(value, str) and isinstance(wanted, str):
-        return _standard(value) == _standard(wanted)
+        return _standard(value) == _standard(wanted) if kind in (None, "string") else value == wanted
     if isinstance(value, int | float) and isinstance(wanted, int | float):
-        whole = isinstance(value, int) or isinstance(wanted, float) or schema.get("type") in FRACTIONAL
-        return whole and value == wanted
+        return value == wanted and type(value) in (type(wanted), float if kind in FRACTIONAL else int)
     if isinstance(value, list) and isinstance(wanted, list):
         items = schema.get("items") or {}
-        return len(value) == len(wanted) and all(_same(v, w, items) for v, w in zip(value, wanted, strict=True))
-    if isinstance(value, dict) and isinstance(wanted, dict):
-        return _same_object(value, wanted, schema.get("properties") or {})
-    return False
+        return len(value) == len(wanted) and all(_same_item(v, w, items) for v, w in zip(value, wanted, strict=True))
+    return isinstance(value, dict) and isinstance(wanted, dict) and _same_object(value, wanted)
 
 
-def _same_object(value: Mapping[str, Any], wanted: Mapping[str, Any], properties: Mapping[str, Schema]) -> bool:
-    if not value.keys() <= wanted.keys():
+def _same_item(value: Any, wanted: Any, schema: Schema) -> bool:
+    """In a list texts are always compared as texts, and lists in it to the letter."""
+    if isinstance(value, str) and isinstance(wanted, str):
+        return _standard(value) == _standard(wanted)
+    return same_json(value, wanted) if isinstance(value, list) else _same(value, wanted, schema)
+
+
+def _same_object(value: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    if not value.keys() <= wanted.keys() or any("" not in wanted[key] for key in wanted.keys() - value.keys()):
         return False
-    left_out = wanted.keys() - value.keys()
-    return all("" in wanted[key] for key in left_out) and all(
-        admits(value[key], wanted[key], properties.get(key, {})) for key in value)
+    return all(any(_same_inside(value[key], one) for one in wanted[key]) for key in value)
+
+
+def _same_inside(value: Any, wanted: Any) -> bool:
+    """In an object: numbers by their size alone, lists to the letter."""
+    if isinstance(value, str) and isinstance(wanted, str):
+        return _standard(value) == _standard(wanted)
+    return _same_object(value, wanted) if isinstance(value, dict) and isinstance(wanted, dict) else \
+        same_json(value, wanted)
 
 
 def _standard(text: str) -> str:
@@ -134,9 +153,11 @@ def _wrong(call: Call, wanted: Mapping[str, Any], parameters: Mapping[str, Schem
     found = {key: "missing" for key, admissible in arguments.items()
              if key not in call.arguments and (key in required or "" not in admissible)}
     for key, value in call.arguments.items():
-        if key not in arguments:
-            found[key] = "not asked for" if key in properties else "invented"
-        elif not admits(value, arguments[key], properties.get(key, {})):
+        if key not in properties:
+            found[key] = "invented"
+        elif key not in arguments:
+            found[key] = "not asked for"
+        elif not admits(value, arguments[key], properties[key]):
             found[key] = f"is {str(value)[:80]!r}"
     return found
 

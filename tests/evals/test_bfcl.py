@@ -48,13 +48,16 @@ def first(values: list[Any]) -> Any:
 
 
 def gold(item: ChatItem, *, fewest: bool = False) -> list[Call]:
-    """The calls of a perfect model, with all optional arguments or without any."""
+    """The calls of a perfect model, with all optional arguments or without any; without those that two answers name
+    and their functions do not have."""
     calls = []
     for wanted in item.expect["calls"]:
         (name, arguments), = wanted.items()
-        required = item.expect["parameters"][name].get("required", [])
+        schema = item.expect["parameters"][name]
+        required = schema.get("required", [])
         said = {key: values for key, values in arguments.items()
-                if first(values) is not None and not (fewest and "" in values and key not in required)}
+                if first(values) is not None and not (fewest and "" in values and key not in required)
+                and key in schema["properties"]}
         calls.append(Call(name, {key: plain(first(values)) for key, values in said.items()}))
     return calls
 
@@ -121,6 +124,15 @@ def test_nearly_right_answers_score_zero(items: list[ChatItem]) -> None:
     assert seen["text"] > 1_000
 
 
+def test_an_argument_that_the_function_does_not_have_is_wrong(items: list[ChatItem]) -> None:
+    for number, argument in ((12, {"permeability": 0.1}), (26, {"type": "credit"})):
+        item = next(one for one in items if one.item_id == f"parallel_multiple_{number}")
+        calls = gold(item)
+        assert value(item, calls) == 1.0
+        more = [Call(call.name, {**call.arguments, **argument}) for call in calls]
+        assert "invented" in score(item.kind, item.expect, HERMES([calls[0], more[1]])).why
+
+
 def test_a_call_where_none_fits_is_wrong(items: list[ChatItem]) -> None:
     for item in (one for one in items if one.kind == "no_call"):
         name = item.parsed_tools()[0]["function"]["name"]
@@ -128,6 +140,7 @@ def test_a_call_where_none_fits_is_wrong(items: list[ChatItem]) -> None:
         assert score(item.kind, item.expect, "").value == 0.0
 
 
+NUMBERS, OBJECT = {"type": "array", "items": {"type": "number"}}, {"type": "object"}
 NUMBER, INTEGER, TEXT = {"type": "number"}, {"type": "integer"}, {"type": "string"}
 
 
@@ -139,10 +152,17 @@ NUMBER, INTEGER, TEXT = {"type": "number"}, {"type": "integer"}, {"type": "strin
         ("april 1 2024", ["April 1, 2024"], TEXT, True), ("New-York", ["new york"], TEXT, True),
         ("York", ["New York"], TEXT, False), ("it's", ['it"s'], TEXT, True), ("b", ["a", "b"], TEXT, True),
         ([1, 2], [[2, 1]], {"type": "array"}, False), ([1, 2], [[2, 1], [1, 2]], {"type": "array"}, True),
-        (["A."], [["a"]], {"type": "array", "items": TEXT}, True), ([1], [[1.0]], {"type": "array"}, True),
+        (["A."], [["a"]], {"type": "array", "items": TEXT}, True), ([1], [[1.0]], NUMBERS, False),
+        ([1], [[1]], NUMBERS, True), ([1, 2.5], [[1, 2.5]], NUMBERS, True), ([True], [[1]], NUMBERS, False),
         ([1.0], [[1]], {"type": "array", "items": NUMBER}, True), ([1.0], [[1]], {"type": "array"}, False),
         ([], [], {"type": "array"}, True), (["x"], [], {"type": "array"}, False), (None, ["", None], TEXT, True),
         ({"a": "x"}, [{"a": ["X", "y"], "b": ["", 1]}], {}, True), ({"a": "x", "b": 2}, [{"a": ["x"]}], {}, False),
+        ("", ["", 5], INTEGER, False), ("", ["", "x"], TEXT, True), ("", ["", [1]], {"type": "array"}, False),
+        ([], ["", [1]], {"type": "array"}, True), ([], [[1]], {"type": "array"}, False), ([], ["", 5], INTEGER, False),
+        ("data['X']", ["data['x']"], NUMBERS, False), ("data['x']", ["data['x']"], NUMBERS, True),
+        ({"a": 1.0, "b": 2}, [{"a": [1], "b": [2.0]}], OBJECT, True), ({"a": 0}, [{"a": [False]}], OBJECT, False),
+        ({"a": ["x"]}, [{"a": [["X"]]}], OBJECT, False), ({"a": ""}, [{"a": ["", 1]}], OBJECT, True),
+        ([["x"]], [[["X"]]], {"type": "array", "items": {"type": "array"}}, False),
         ({}, [{"a": ["x"]}], {}, False), ([{"a": 1}], [[{"a": [1, 2]}]], {}, True), ({"a": 3}, [{"a": [1]}], {}, False),
     ],
 )
@@ -171,7 +191,32 @@ def test_a_malformed_call_beside_the_right_ones_is_wrong() -> None:
     found = score("tool_calls", expect, HERMES([Call("f", {"a": 1})]) + "<tool_call>{</tool_call>")
     assert (found.value, found.metrics) == (0.0, {"form": 0.0, "functions": 1.0, "partial": 1.0})
     assert found.why.startswith("not JSON")
-    assert score("no_call", {}, "Let me see. <tool_call>{").value == 0.0
+
+
+@pytest.mark.parametrize(("answer", "value", "called", "malformed"), [
+    ("Let me see. <tool_call>{", 1, 0, 1), ("<tool_call>{'name': 'f'}</tool_call>", 1, 0, 1), ("[f(1)]", 1, 0, 1),
+    ("None of them fits.", 1, 0, 0), ('<tool_call>{"name": "f", "arguments": {}}</tool_call><tool_call>{', 0, 1, 1),
+    ("[f(a=1)]", 0, 1, 0), ("[]", 1, 0, 0), ("", 0, 0, 0)])
+def test_what_cannot_be_read_as_a_call_is_none(answer: str, value: float, called: float, malformed: float) -> None:
+    """As upstream counts irrelevance; but to say nothing is no answer."""
+    found = score("no_call", {}, answer)
+    assert (found.value, found.metrics) == (value, {"called": called, "malformed": malformed})
+
+
+def test_calls_match_their_answers_in_whatever_order_they_come() -> None:
+    """Upstream takes the first call that fits the first answer: here it would leave none for the second."""
+    expect = {"calls": [{"f": {"a": [1], "b": ["", 2]}}, {"f": {"a": [1]}}],
+              "parameters": {"f": {"properties": {"a": INTEGER, "b": INTEGER}, "required": ["a"]}}}
+    both = [Call("f", {"a": 1}), Call("f", {"a": 1, "b": 2})]
+    assert score("tool_calls", expect, HERMES(both)).value == score("tool_calls", expect, HERMES(both[::-1])).value == 1
+
+
+def test_strict_json_and_literals() -> None:
+    expect = {"calls": [{"f": {"a": ["b"]}}], "parameters": {"f": {"properties": {"a": TEXT}}}}
+    for answer in ("[f(a=b)]", '<tool_call>{"name": "f", "arguments": {"a": "x", "a": "b"}}</tool_call>', "[f('b')]"):
+        found = score("tool_calls", expect, answer)
+        assert (found.value, found.metrics["form"]) == (0.0, 0.0)
+    assert score("tool_calls", expect, '[f(a="B")]').value == 1.0
 
 
 def test_an_argument_without_a_way_out_must_be_given_even_if_the_schema_has_it_optional() -> None:

@@ -20,13 +20,14 @@ from sft_core.config.evaluate import GateSection
 from tasks.record import _metrics
 
 CALL = {"name": "f", "arguments": {"a": 1}}
+SCHEMAS = {"f": {"properties": {"a": {"type": "integer"}}}}
 OBJECT = {"type": "object", "required": ["n"], "properties": {"n": {"type": "integer"}}}
 EXPECTED: list[tuple[str, dict[str, Any]]] = [
     ("json", {"schema": OBJECT}), ("json", {"schema": OBJECT, "value": {"n": 3}}), ("json", {"schema": {}, "value": 3}),
     ("json", {"schema": {"type": "object", "required": ["n"]}, "value": {"n": 3}}),
     ("tool", CALL), ("tool", {**CALL, "alone": True}),
-    ("tool_calls", {"calls": [{"f": {"a": [1]}}], "parameters": {"f": {"properties": {"a": {"type": "integer"}}}}}),
-    ("tool_calls", {"calls": [{"f": {"a": ["", 1]}}, {"f": {"a": [2]}}], "parameters": {"f": {}}}),
+    ("tool_calls", {"calls": [{"f": {"a": [1]}}], "parameters": SCHEMAS}),
+    ("tool_calls", {"calls": [{"f": {"a": ["", 1]}}, {"f": {"a": [2]}}], "parameters": SCHEMAS}),
     ("no_call", {}), ("one_sentence", {"sentences": 1, "contains": "Rome"}), ("one_sentence", {"sentences": 1}),
     ("word_limit", {"max_words": 3, "contains": ["Rome"]}), ("words", {"min": 2, "max": 4}),
     ("list", {"items": 2, "contains": "Rome"}), ("list", {"items": 1, "numbered": True}),
