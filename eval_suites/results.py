@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import traceback
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +19,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sft_core.config.evaluate import MIN_SCORED
 from sft_core.errors import DamagedFile, EvalError, SftError
 from sft_core.names import file_name
 from sft_core.stage import fingerprint, read_json, write_json
@@ -33,6 +36,9 @@ FAILED = "the scorer failed:"
 SCORER_ERRORS = (ArithmeticError, AssertionError, AttributeError, BufferError, ImportError, LookupError, MemoryError,
                  NameError, OSError, RuntimeError, SftError, StopIteration, SyntaxError, TypeError, ValueError)
 """All that a scorer can raise and that is no wish to stop the process."""
+LONGEST_WHY = 240
+"""Characters of a reason that is shown in a line."""
+NUMBERS = re.compile(r"\d+")
 
 
 def scorer_failed(error: BaseException) -> str:
@@ -65,6 +71,11 @@ class ItemResult(NamedTuple):
     weight: float = 1.0  # of the item in the suite's mean: items it stands for in a sample, or bytes of its text
     context: str = ""  # all that lm-eval put before the answer, examples included: what `ids` is the hash of
     chance: float | None = 0.0  # score that guessing gives: 1 / choices; None where nobody knows it
+
+    @property
+    def answered(self) -> bool:
+        """There is an answer or a measurement; whether it could be scored is another question."""
+        return self.score is not None or bool(self.metrics)
 
     @property
     def should_refuse(self) -> bool | None:
@@ -110,6 +121,15 @@ class Tally(NamedTuple):
     scored: int
     unscored: int
 
+    def held_to(self, least: float) -> Tally:
+        """Without the mean where less than this share of the items has a score."""
+        return self if enough(self.scored, self.scored + self.unscored, least) else self._replace(score=None)
+
+
+def enough(scored: int, asked: int, least: float) -> bool:
+    """Whether the scored items are at least this share of those asked; then what they say counts as measured."""
+    return scored >= least * asked - 1e-9
+
 
 def tally(items: Sequence[ItemResult]) -> Tally:
     """Weighted mean over the scored items."""
@@ -150,6 +170,7 @@ class SuiteResult:
     looks: tuple[int, int] | None = None  # (looks taken, looks planned) of a sequential evaluation
     vocabulary: str = ""  # hash of the tokenizer's tokens and ids; empty where it is not seen
     batch_tokens: int = 0  # padded tokens of a batch, by the end; 0 where batches are the engine's own
+    min_scored: float = MIN_SCORED  # least share of the items that must have a score (`eval.min_scored`)
 
     @cached_property
     def protocol_hash(self) -> str:
@@ -158,12 +179,12 @@ class SuiteResult:
 
     @cached_property
     def tally(self) -> Tally:
-        """Mean score over all items."""
-        return tally(self.items)
+        """Mean score over all items; None where fewer than `min_scored` of them have one."""
+        return tally(self.items).held_to(self.min_scored)
 
     @property
     def score(self) -> float | None:
-        """Mean score, None when no item was scored."""
+        """Mean score; None when too few items were scored, see `min_scored`."""
         return self.tally.score
 
     @property
@@ -183,34 +204,64 @@ class SuiteResult:
         return len(self.items)
 
     def tasks(self) -> dict[str, Tally]:
-        """Mean score per task or kind of item."""
+        """Mean score per task or kind of item, held to `min_scored`."""
+        return {task: tally(items).held_to(self.min_scored) for task, items in self._by_task().items()}
+
+    def _by_task(self) -> dict[str, list[ItemResult]]:
         groups: dict[str, list[ItemResult]] = {}
         for item in self.items:
             groups.setdefault(item.task, []).append(item)
-        return {task: tally(items) for task, items in groups.items()}
+        return groups
 
     def metrics(self) -> dict[str, float]:
         """Mean of every further metric over the items that have it, as `task/metric`; of marks (`OF`) their number.
+        None of a task of whose items less than `min_scored` were answered.
 
         Where nats were measured, also the perplexities of the whole: `ppl_token`, `ppl_byte`, `ppl_word`.
         """
-        tasks: dict[str, list[ItemResult]] = {}
-        for item in self.items:
-            tasks.setdefault(item.task, []).append(item if self.scale == "share" else item._replace(weight=1.0))
         found = {}
-        for task, items in tasks.items():
-            for name in dict.fromkeys(name for item in items for name in item.metrics):
+        for task, asked in self._by_task().items():
+            items = [one if self.scale == "share" else one._replace(weight=1.0) for one in asked if one.answered]
+            names = dict.fromkeys(name for item in items for name in item.metrics)
+            for name in names if enough(len(items), len(asked), self.min_scored) else ():
                 marks = sum(item.metrics.get(name, 0.0) for item in items)
                 found[f"{task}/{name}"] = marks if name.endswith(OF) else mean_metric(items, name) or 0.0
         return found | self._perplexities()
 
     def _perplexities(self) -> dict[str, float]:
         """exp(nats / units) over all texts; units that only some of them have are left out."""
-        found = [item.metrics for item in self.items if "nats" in item.metrics]
+        found = [item.metrics for item in self.items if "nats" in item.metrics and self.score is not None]
         nats = sum(one["nats"] for one in found)
         totals = {unit: sum(one[unit + "s"] for one in found) for unit in ("token", "byte", "word")
                   if found and all(unit + "s" in one for one in found)}
         return {f"ppl_{unit}": math.exp(min(nats / total, 700.0)) for unit, total in totals.items() if total}
+
+
+def unscored(result: SuiteResult) -> Counter[str]:
+    """Why items have no score, and how many."""
+    return Counter(reason(item.why) for item in result.items if item.score is None)
+
+
+def commonest(whys: Iterable[str]) -> str:
+    """The most frequent reason with its count and its first example; reasons that differ in numbers alone are one."""
+    groups: dict[str, list[str]] = {}
+    for why in map(reason, whys):
+        groups.setdefault(NUMBERS.sub("0", why), []).append(why)
+    most = max(groups.values(), key=len, default=["there is nothing"])
+    return f"most often ({len(most)} times): {most[0]}"
+
+
+def too_few(name: str, counts: tuple[int, int], least: float, done: str) -> str:
+    """That (scored, asked) are too few, e.g. `facts: not measured: 12 of 64 items were judged, ...`."""
+    return (f"{name}: not measured: {counts[0]} of {counts[1]} items {done}, at least {100 * least:g} % must be "
+            "(eval.min_scored)")
+
+
+def reason(why: str) -> str:
+    """One line of a reason; of a traceback the last one, which names the error."""
+    lines = [line.strip() for line in why.splitlines() if line.strip()] or ["no reason was given"]
+    raised = len(lines) > 1 and lines[0].startswith(FAILED)
+    return (f"{FAILED} {lines[-1]}" if raised else lines[0])[:LONGEST_WHY]
 
 
 def _stem(folder: Path, suite: str) -> Path:
@@ -232,7 +283,7 @@ def write_results(folder: Path, result: SuiteResult) -> Path:
         "protocol": dict(result.protocol), "protocol_hash": result.protocol_hash,
         "seconds": result.seconds, "truncated": result.truncated, "model": result.model, "backend": result.backend,
         "scale": result.scale, "looks": result.looks, "vocabulary": result.vocabulary,
-        "batch_tokens": result.batch_tokens,
+        "batch_tokens": result.batch_tokens, "asked": result.n, "min_scored": result.min_scored,
     })
     return path
 
@@ -255,4 +306,4 @@ def read_results(folder: Path, suite: str) -> SuiteResult:
                   for row in rows)
     return SuiteResult(head["suite"], head["kind"], head["protocol"], items, head["seconds"], head["truncated"],
                        head["model"], head["backend"], head["scale"], tuple(head["looks"]) if head["looks"] else None,
-                       head.get("vocabulary", ""), head.get("batch_tokens", 0))
+                       head.get("vocabulary", ""), head.get("batch_tokens", 0), head.get("min_scored", MIN_SCORED))

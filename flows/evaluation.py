@@ -19,7 +19,7 @@ from tasks.mirror import asked_mirror
 from tasks.needs import check_needs, evaluation_lacks, named_lacks
 from tasks.prepare import prepare, prepared_stage
 from tasks.runs import Beside, Found, joined, results_of
-from tasks.show import Wanted, check_answered, page, rejected_rows, remarks, shown_rows
+from tasks.show import Wanted, check_measured, page, rejected_rows, remarks, shown_rows
 from tasks.stages import Workspace
 from tasks.verdict import (
     Compared,
@@ -77,14 +77,14 @@ def show_scores(model: str, results: Results, shown: Shown) -> None:
     """Print one model's scores and write its items where that is asked for.
 
     Raises:
-        EvalError: it answered nothing at all.
+        EvalError: too few items of a suite were scored.
     """
     console.table(model, listed(results))
     console.lines(*remarks(results))
     if shown.out:
         keep(shown.out, results)
         console.lines(f"items    {shown.out}")
-    check_answered(results)
+    check_measured(results)
 
 
 def paired(base: Subject, tuned: Subject, section: EvalSection, place: Workspace,

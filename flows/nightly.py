@@ -15,14 +15,14 @@ from infra import orchestrator
 from infra.contract import Tracker
 from infra.naming import check_alias
 from sft_core.config.evaluate import GateSection
-from sft_core.errors import RegressionFound
+from sft_core.errors import EvalError, RegressionFound
 from sft_core.names import check_name
 from tasks.evaluate import evaluate, folder_subject
 from tasks.mirror import mirrored
 from tasks.needs import check_needs, evaluation_lacks
 from tasks.runs import find
 from tasks.stages import Workspace
-from tasks.verdict import reach_verdict, regressions
+from tasks.verdict import not_measured, reach_verdict, regressions
 
 
 def run_nightly(name: str, margin: float) -> None:
@@ -30,6 +30,7 @@ def run_nightly(name: str, margin: float) -> None:
 
     Raises:
         RegressionFound: a suite is proved worse than stored.
+        EvalError: none is, and one could not be measured, so that nothing is known of it.
     """
     summary = orchestrator.outcome(sft_nightly, name=name, margin=margin)
     console.table(summary["title"], summary["rows"])
@@ -83,13 +84,17 @@ def _compared(asked: Champion, margin: float, place: Workspace, tracker: Tracker
     after = evaluate(folder_subject("champion", champion.folder, config.model), config.eval, place, occasion=now)
     verdict = reach_verdict(before, after, GateSection(max_tax=margin, max_false_refusals=margin))
     title = f"{name}@{alias} (version {champion.version}, run {stored.name}): stored against {now}"
-    found = regressions(verdict)
+    found, missing = regressions(verdict), not_measured(verdict, before)
     run_id = tracker.start_run(f"nightly-{name}", f"nightly-{name}-{now}", {"model": name, "version": champion.version},
-                               title, {"sft.kind": "nightly", "sft.regressions": "; ".join(found) or "none"})
-    tracker.log_metrics(run_id, {f"{suite}/score": result.score for suite, result in after.items()})
-    tracker.finish(run_id, "FAILED" if found else "FINISHED")
+                               title, {"sft.kind": "nightly", "sft.regressions": "; ".join(found) or "none",
+                                       "sft.not_measured": "; ".join(missing) or "none"})
+    tracker.log_metrics(run_id, {key: value for suite, one in after.items() for key, value in (
+        (f"{suite}/score", one.score), (f"{suite}/scored", one.tally.scored), (f"{suite}/asked", one.n))})
+    tracker.finish(run_id, "FAILED" if found or missing else "FINISHED")
     rows = verdict.rows()
     orchestrator.show(lambda: create_table_artifact(rows, "nightly", title))
     if found:
-        raise RegressionFound(f"{title}: " + "; ".join(found))
+        raise RegressionFound(f"{title}: " + "; ".join([*found, *missing]))
+    if missing:
+        raise EvalError(f"{title}: no proved regression, but " + "; ".join(missing))
     return {"title": title, "rows": rows, "mlflow_run_id": run_id}

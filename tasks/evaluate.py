@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -159,8 +160,8 @@ def evaluate(
         took = sum(stages[name].seconds or 0.0 for name in found)
         log.info("evaluation of %s found: %s%s", subject.label, ", ".join(found),
                  f"; it took {took:.1f} s when it was made" if took else "")
-    return _rescored({name: partial[name] if name in partial else read_results(stage.work, name)
-                      for name, stage in stages.items()}, section, place)
+    return _rescored({name: replace(partial[name] if name in partial else read_results(stage.work, name),
+                                    min_scored=section.min_scored) for name, stage in stages.items()}, section, place)
 
 
 def known(subject: Subject, section: EvalSection, place: Workspace) -> dict[str, SuiteResult]:
@@ -171,7 +172,8 @@ def known(subject: Subject, section: EvalSection, place: Workspace) -> dict[str,
     """
     found = {name: stage for name, stage in _stages(subject, section, place, ("", None)).items()
              if stage.take() is not None}
-    return {name: read_results(stage.work, name) for name, stage in found.items()}
+    return {name: replace(read_results(stage.work, name), min_scored=section.min_scored)
+            for name, stage in found.items()}
 
 
 def _missing(stages: Mapping[str, Stage]) -> dict[str, Stage]:
@@ -208,9 +210,9 @@ def _stages(subject: Subject, section: EvalSection, place: Workspace, occasion: 
     from sft_core.model.load import compute_dtype, resolve_device
 
     device = resolve_device(subject.model)
-    asked = section.model_dump(mode="json", exclude={
+    asked = section.model_dump(mode="json", exclude={  # what lies in these folders is in the stamp of their suites
         "suites", "batch_tokens", "floor_items", "parity", "judge", "refusal_scorer", "refusal_labels", "data_path",
-        "include_path", "limit", "limits"})  # what lies in these folders is in the stamp of the suites that read them
+        "include_path", "limit", "limits", "min_scored"})
     common = (
         "evaluate", version("evaluate"), identity_of(subject.model, place.mirror), asked, device.type,
         "" if is_endpoint(subject.model.path) else str(compute_dtype(subject.model, device)), occasion,
@@ -254,7 +256,7 @@ def _measure(subject: Subject, section: EvalSection, place: Workspace, stages: M
                      Out(pending, cache, against if section.looks > 1 else None, server_key() if served else None),
                      processes_of(subject.model, section))
     partial = {name: result for name, result in found.items() if served
-               and any(item.score is None and not item.metrics for item in result.items)}
+               and not all(item.answered for item in result.items)}
     for name, stage in stages.items():
         if name not in partial:
             result = found[name]

@@ -57,7 +57,7 @@ def _summary(run: Experiment, prepared: Done, trained: Done, found: Compared) ->
     verdict = found.verdict
     suites = {
         one.suite: {"base": one.base, "tuned": one.tuned, "tax" if one.kind == "capability" else "win": one.points,
-                    "low": one.low, "high": one.high, "outcome": one.outcome}
+                    "low": one.low, "high": one.high, "outcome": one.outcome, "scored": one.pairs, "asked": one.asked}
         for one in verdict.suites
     }
     return {
@@ -99,13 +99,15 @@ def _track(run: Experiment, trained: Done, results: Mapping[str, Mapping[str, Su
 
 
 def _metrics(results: Mapping[str, Mapping[str, SuiteResult]], verdict: Verdict) -> dict[str, float | None]:
-    """What the report says of every suite, by the names that MLflow shows."""
+    """What the report says of every suite and of how many items, by the names that MLflow shows."""
     found: dict[str, float | None] = {}
     for one in verdict.suites:
         kind = "tax" if one.kind == "capability" else "win"
         found |= {f"base/{one.suite}": one.base, f"tuned/{one.suite}": one.tuned, f"{kind}/{one.suite}": one.points,
                   f"{kind}_low/{one.suite}": one.low, f"{kind}_high/{one.suite}": one.high,
-                  f"mde/{one.suite}": one.mde, f"margin/{one.suite}": one.margin}
+                  f"mde/{one.suite}": one.mde, f"margin/{one.suite}": one.margin,
+                  f"base_scored/{one.suite}": one.scored_base, f"tuned_scored/{one.suite}": one.scored_tuned,
+                  f"scored/{one.suite}": one.pairs, f"asked/{one.suite}": one.asked}
         found |= _readings(results["base"][one.suite], results["tuned"][one.suite], verdict.alpha)
         if one.false_refusals:
             found |= {f"base_false_refusals/{one.suite}": one.false_refusals.base,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from rich.text import Text
 
 from eval_suites.lm_door.data import hub_ids
-from eval_suites.results import Expected, SuiteResult
+from eval_suites.results import Expected, SuiteResult, commonest, enough, too_few, unscored
 from eval_suites.suites.suite import Suite, load_suites
 from sft_core.config.evaluate import GateSection
 from sft_core.config.experiment import ExperimentConfig
@@ -148,26 +148,33 @@ def _protocol(one: Suite) -> str:
     return "chat" if one.through_template else "text"
 
 
-def check_answered(results: Mapping[str, SuiteResult]) -> None:
-    """Raises EvalError where a model answered nothing at all, as behind a server that is down."""
-    from eval_suites.report.tables import reason
+def check_measured(results: Mapping[str, SuiteResult]) -> None:
+    """Raises EvalError where too few items of a suite were scored, as behind a server that is down. What waits for a
+    judge need only be answered."""
+    from eval_suites.judge.talk import unjudged
 
-    items = [item for result in results.values() for item in result.items]
-    if items and not any(item.metrics or item.score is not None for item in items):
-        raise EvalError(f"none of the {len(items)} items was answered: {reason(items[0].why)}")
+    said = []
+    for name, result in results.items():
+        left = [item.why for item in result.items if item.score is None and not (unjudged(result) and item.answered)]
+        counts = result.n - len(left), result.n
+        if not enough(*counts, result.min_scored):
+            said.append(f"{too_few(name, counts, result.min_scored, 'were scored')}; {commonest(left)}")
+    if said:
+        raise EvalError("; ".join(said))
 
 
 def remarks(results: Mapping[str, SuiteResult]) -> list[str]:
     """What a table of scores does not say: items without a score and why, contexts that were cut, refusal rates
     corrected for the scorer's errors, and what other forms of the questions, or other languages, cost."""
     from eval_suites.judge.calibrate import corrected, shown_rate
-    from eval_suites.report.tables import unscored
     from eval_suites.statistics.robustness import drops, shown_drop
 
     said = []
     for name, result in results.items():
         said += [f"{name}: {count} of {result.n} items without a score, which are no zeros: {why}"
                  for why, count in unscored(result).most_common()]
+        if result.score is None and result.tally.scored:
+            said.append(too_few(name, (result.tally.scored, result.n), result.min_scored, "were scored"))
         if result.truncated:
             said.append(f"{name}: {result.truncated} requests were longer than the model's context, which lost its "
                         "beginning")

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from eval_suites.report.tables import Names, Report, reason, report
-from eval_suites.results import SuiteResult, mean_metric, write_results
+from eval_suites.report.tables import Names, Report, report
+from eval_suites.results import SuiteResult, mean_metric, reason, write_results
 from eval_suites.statistics.floor import Floor
 from eval_suites.statistics.pairing import mean_score
 from eval_suites.verdict.flips import Flip, flips, word_diff
@@ -22,8 +22,8 @@ from sft_core.stage import fingerprint, write_json, write_text
 from tasks.stages import Workspace, once, version
 
 __all__ = ["Compared", "Flip", "Floor", "Names", "Report", "Results", "SuiteResult", "compared", "foresee", "keep",
-           "listed", "reach_verdict", "reason", "regressions", "with_variants", "word_diff", "write_page",
-           "write_report"]
+           "listed", "not_measured", "reach_verdict", "reason", "regressions", "with_variants", "word_diff",
+           "write_page", "write_report"]
 Results = Mapping[str, SuiteResult]
 log = logging.getLogger("sft")
 
@@ -127,6 +127,12 @@ def regressions(verdict: Verdict) -> list[str]:
     return found
 
 
+def not_measured(verdict: Verdict, stored: Results) -> list[str]:
+    """Every suite that has a stored score and was not measured against it, with its counts and the reason."""
+    return [f"{one.suite} {one.said}" + "".join(f"; {note}" for note in one.notes) for one in verdict.suites
+            if one.outcome == "not_measured" and stored[one.suite].score is not None]
+
+
 def listed(results: Mapping[str, SuiteResult]) -> list[dict[str, object]]:
     """One row per suite with its score and 95 % interval, items clustered as the suite says."""
     rows: list[dict[str, object]] = []
@@ -136,7 +142,7 @@ def listed(results: Mapping[str, SuiteResult]) -> list[dict[str, object]]:
         ends = [shown_score(end, result.scale) for end in (span.low, span.high)] if span else []
         stopped = mean_metric(result.items, "stopped")
         rows.append({
-            "suite": name, "score": shown_score(result.score, result.scale),
+            "suite": name, "score": shown_score(result.score, result.scale) if span else "not measured",
             "95 % interval": " to ".join(ends[::-1] if result.scale == "log" else ends) or "–",
             "items": result.n, "unscored": result.tally.unscored,
             "stop rate": "–" if stopped is None else f"{100 * stopped:.0f} %", "seconds": f"{result.seconds:.1f}",

@@ -101,7 +101,7 @@ def run_suite(chosen: Suite, subject: Respondent, section: EvalSection, asked: M
     looks = section.looks if stop is not None else 1
     for look, ids in enumerate(parts(asking.strata, looks), 1):
         result = _result(chosen, subject, asked, asking.take(ids), asking)
-        result = replace(result, seconds=round(time.monotonic() - started, 3),
+        result = replace(result, seconds=round(time.monotonic() - started, 3), min_scored=section.min_scored,
                          looks=(look, looks) if looks > 1 else None)
         if look < looks and stop is not None and stop(result):
             break

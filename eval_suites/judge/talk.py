@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from eval_suites.backends.converse import texts_of
 from eval_suites.backends.endpoint import Endpoint, EndpointError, Reply, Request
-from eval_suites.results import ItemResult
+from eval_suites.results import ItemResult, SuiteResult
 from eval_suites.scorers.answer_text import without_thought
 from eval_suites.scorers.base import Expect, Score
 
@@ -71,9 +71,15 @@ def keep_open(expect: Expect, answer: str) -> Score:
     return Score(None, {"answered": float(bool(answer.strip()))}, "not judged yet: see `sft judge` and `sft human`")
 
 
+def unjudged(result: SuiteResult) -> bool:
+    """Whether only a judge, or people, can score these answers."""
+    chosen = result.protocol.get("suite")
+    return isinstance(chosen, Mapping) and chosen.get("scorer") == OPEN_ENDED
+
+
 def talk_of(item: ItemResult) -> Talk | Unjudged:
     """What a judge is shown of an item: without reasoning, turn by turn."""
-    if item.score is None and not item.metrics:
+    if not item.answered:
         return Unjudged(item.why or "it was not answered")
     try:
         expect = json.loads(item.target)

@@ -10,7 +10,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from eval_suites.report.tables import Report, reason
+from eval_suites.report.tables import Report
+from eval_suites.results import reason
 from eval_suites.verdict.flips import Flip, word_diff
 from eval_suites.verdict.outcome import NONE
 

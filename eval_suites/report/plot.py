@@ -19,6 +19,7 @@ from eval_suites.verdict.verdict import SHOWN, Outcome, SuiteVerdict, Verdict
 LOOK: dict[Outcome, tuple[str, str]] = {
     "improved": ("#009e73", "o"), "no_worse": ("#009e73", "s"), "worse": ("#d55e00", "X"),
     "equal": ("#009e73", "s"), "not_proved": ("#8a6d00", "D"), "undecided": ("#8a6d00", "D"),
+    "not_measured": ("#777777", "x"),
 }
 """Colour (Okabe and Ito, safe for colour-blind readers) and marker per outcome."""
 ROW_INCHES = 0.34
@@ -67,7 +68,7 @@ def _panel(axis: Axes, suites: Sequence[SuiteVerdict], title: str) -> None:
     for row, one in enumerate(suites):
         colour, marker = LOOK[one.outcome]
         if one.points is None:
-            axis.text(0.0, row, " no item was scored on both sides", va="center", color=colour)
+            axis.text(0.0, row, f" {one.said.split(',')[0]}", va="center", color=colour)
             continue
         if bounded(one.low, one.high, one.scale):
             axis.hlines(row, one.low, one.high, color=colour, linewidth=1.6)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval_suites.results import AT, OF, ItemResult, SuiteResult
+from eval_suites.results import AT, OF, ItemResult, SuiteResult, enough
 from eval_suites.scorers.base import MILDER, STRICTER
 from eval_suites.statistics.evidence import paired
 from eval_suites.statistics.pairing import both_asked
@@ -46,14 +46,17 @@ class Reading(NamedTuple):
 
 
 def readings(base: SuiteResult, tuned: SuiteResult, alpha: float) -> list[Reading]:
-    """All readings in [0, 1] of two results; none of perplexities.
+    """All readings in [0, 1] of two results; none of perplexities, and of suites that are not measured.
 
     Raises:
         EvalError: the results cannot be compared.
     """
     if base.scale != "share":
         return []
-    pairs = [pair for pair in both_asked(base, tuned) if None not in (pair[0].score, pair[1].score)]
+    both = both_asked(base, tuned)
+    pairs = [pair for pair in both if None not in (pair[0].score, pair[1].score)]
+    if not enough(len(pairs), len(both), max(base.min_scored, tuned.min_scored)):
+        return []
     names = dict.fromkeys(name for pair in pairs for item in pair for name in item.metrics
                           if (name in LABELS or "," in name) and not name.endswith(OF))
     found = [_read(base.suite, name, [pair for pair in pairs if all(name in item.metrics for item in pair)], alpha)

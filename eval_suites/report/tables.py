@@ -6,7 +6,6 @@ Tables of plain text for the terminal and the page; `plot.py` draws the same ver
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,7 @@ from typing import NamedTuple
 
 from eval_suites.judge.calibrate import corrected
 from eval_suites.report.readings import Reading, readings
-from eval_suites.results import FAILED, SuiteResult, Tally, mean_metric
+from eval_suites.results import SuiteResult, Tally, mean_metric, unscored
 from eval_suites.scorers.base import MILDER, STRICTER
 from eval_suites.statistics.floor import Floor
 from eval_suites.statistics.intervals import Interval
@@ -24,7 +23,6 @@ from eval_suites.verdict.verdict import SuiteVerdict, Verdict
 
 Results = Mapping[str, SuiteResult]
 Row = dict[str, str]
-LONGEST_WHY = 160
 
 
 class Names(NamedTuple):
@@ -115,7 +113,7 @@ def headline(one: SuiteVerdict, both: _Both) -> Row:
         "tax" if capability else "win": NONE if one.points is None else f"{one.points:+.1f}",
         f"{100 * (1 - both.verdict.alpha):g} % interval": span(one.points, one.low, one.high, one.scale),
         "margin": f"{one.margin:g}" if capability else "",
-        "p (Holm)": f"{one.p_holm:.2g}",
+        "p (Holm)": NONE if one.points is None else f"{one.p_holm:.2g}",
         "lost / gained": f"{one.lost} / {one.gained}",
         "false refusals": refusing(one.false_refusals),
         "items": f"{one.pairs}" if one.pairs == one.asked else f"{one.pairs} of {one.asked}",
@@ -249,8 +247,10 @@ def _perplexity(both: _Both) -> Table:
 
 def _per(side: SuiteResult, unit: str) -> str:
     """exp(nats / units) over the scored items that count this unit."""
+    if side.score is None:
+        return NONE
     counted = [item for item in side.items if item.score is not None and item.metrics.get(unit)]
-    if unit == "bytes" and side.score is not None:
+    if unit == "bytes":
         return f"{math.exp(-side.score):.4f}"
     total = sum(item.metrics[unit] for item in counted)
     return f"{math.exp(sum(item.metrics['nats'] for item in counted) / total):.3f}" if total else NONE
@@ -287,18 +287,6 @@ def _unscored(both: _Both) -> Table:
         rows += [{"suite": side.suite, "model": name, "items": str(count), "of": str(side.n), "reason": why}
                  for why, count in unscored(side).most_common()]
     return Table("Items without a score", "They enter no mean: missing is not zero.", rows)
-
-
-def unscored(result: SuiteResult) -> Counter[str]:
-    """Why items have no score, and how many."""
-    return Counter(reason(item.why) for item in result.items if item.score is None)
-
-
-def reason(why: str) -> str:
-    """One line of a reason; of a traceback the last one, which names the error."""
-    lines = [line.strip() for line in why.splitlines() if line.strip()] or ["no reason was given"]
-    raised = len(lines) > 1 and lines[0].startswith(FAILED)
-    return (f"{FAILED} {lines[-1]}" if raised else lines[0])[:LONGEST_WHY]
 
 
 TABLES: tuple[Callable[[_Both], Table], ...] = (

@@ -97,6 +97,8 @@ def difference(pairs: Pairs, kind: str, scale: str) -> Evidence | None:
 
 
 def mean_score(result: SuiteResult) -> Evidence | None:
-    """The score of one model by itself, with its clusters and weights. None where no item has a score."""
+    """The score of one model by itself, with its clusters and weights. None where too few items have a score."""
+    if result.score is None:
+        return None
     scored = [(item.score, item.cluster, item.weight) for item in result.items if item.score is not None]
     return rate([s for s, _, _ in scored], [c for _, c, _ in scored], [w for _, _, w in scored], result.scale)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from eval_suites.results import ItemResult, SuiteResult
+from eval_suites.results import ItemResult, SuiteResult, enough
 from eval_suites.statistics.evidence import paired
 
 CLEAN_TASKS = ("clean", "en")
@@ -15,8 +15,8 @@ CLEAN_TASKS = ("clean", "en")
 class Drop(NamedTuple):
     """A variant's mean score beside that of the same items in their clean form.
 
-    `points` is 100 · (clean − score): above zero the variant is worse. The interval is paired; None where no item has a
-    score in both forms.
+    `points` is 100 · (clean − score): above zero the variant is worse. The interval is paired; None where fewer than
+    `min_scored` of the items have a score in both forms.
     """
 
     variant: str
@@ -40,16 +40,17 @@ def drops(result: SuiteResult, alpha: float = 0.05) -> list[Drop]:
     clean = next((tasks.pop(name) for name in CLEAN_TASKS if name in tasks), None)
     if clean is None:
         return []
-    found = [_drop(name, clean, items, alpha) for name, items in tasks.items()]
+    found = [_drop(name, clean, items, alpha, result.min_scored) for name, items in tasks.items()]
     return sorted(found, key=lambda drop: -(drop.points if drop.points is not None else -101.0))
 
 
-def _drop(name: str, clean: Mapping[str, ItemResult], items: Mapping[str, ItemResult], alpha: float) -> Drop:
+def _drop(name: str, clean: Mapping[str, ItemResult], items: Mapping[str, ItemResult], alpha: float,
+          least: float) -> Drop:
     pairs = [(before.score, after.score, before.weight) for cluster, after in items.items()
              if (before := clean.get(cluster)) is not None]
     scored = [(before, after, weight) for before, after, weight in pairs if before is not None and after is not None]
-    if not scored:
-        return Drop(name, None, None, None, None, None, 0)
+    if not scored or not enough(len(scored), len(pairs), least):
+        return Drop(name, None, None, None, None, None, len(scored))
     befores, afters, weights = (list(column) for column in zip(*scored, strict=True))
     evidence = paired(afters, befores, None, weights)
     assert evidence is not None  # there are pairs

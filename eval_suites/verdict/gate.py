@@ -66,6 +66,8 @@ def _tax(suite: SuiteVerdict) -> tuple[State, str]:
         return "pass", f"{suite.suite} was asked of the very same model and no item changed"
     if suite.outcome == "no_worse":
         return "pass", f"{subject} proved to be at most {suite.margin:g} ({_points(suite)})"
+    if suite.outcome == "not_measured":
+        return "undecided", f"{suite.suite} is {suite.said}"
     if suite.outcome == "worse":
         return "fail", f"{subject} proved to be above {suite.margin:g} ({_points(suite)})"
     return "undecided", f"{subject} not proved to be at most {suite.margin:g}{_wanted(suite)} ({_points(suite)})"
@@ -88,6 +90,8 @@ def _refusals(suite: SuiteVerdict, found: FalseRefusals) -> tuple[State, str]:
 
 
 def _improvement(suite: SuiteVerdict) -> tuple[State, str]:
+    if suite.outcome == "not_measured":
+        return "undecided", f"{suite.suite} is {suite.said}"
     if suite.outcome == "equal":
         return "fail", f"{suite.suite} is no better than its base: it is the very same model, and no item changed"
     better = suite.outcome == "improved" if suite.kind == "alignment" else (
@@ -111,7 +115,7 @@ def _level(suite: SuiteVerdict, least: float) -> tuple[State, str]:
 
 
 def _wanted(suite: SuiteVerdict) -> str:
-    if suite.outcome not in OPEN or suite.points is None:
+    if suite.outcome not in OPEN:
         return ""
     if suite.room and suite.more_items != 0:
         return f", because {suite.room}"

@@ -8,10 +8,12 @@ from typing import Literal, NamedTuple
 
 from eval_suites.statistics.evidence import UNIFORM
 from eval_suites.statistics.floor import Floor
+from sft_core.config.evaluate import MIN_SCORED
 
-Outcome = Literal["no_worse", "worse", "improved", "not_proved", "undecided", "equal"]
+Outcome = Literal["no_worse", "worse", "improved", "not_proved", "undecided", "equal", "not_measured"]
 SHOWN = {"no_worse": "no worse", "worse": "worse", "improved": "improved", "not_proved": "not proved",
-         "undecided": "undecided", "equal": "equal"}
+         "undecided": "undecided", "equal": "equal",
+         "not_measured": "not measured"}
 Held = Literal["no_worse", "worse", "undecided"]
 OPEN = ("undecided", "not_proved")
 NONE = "–"
@@ -104,6 +106,7 @@ class SuiteVerdict:
     notes: tuple[str, ...] = ()
     false_refusals: FalseRefusals | None = None
     worst: tuple[float, float] | None = None
+    min_scored: float = MIN_SCORED  # least share of the items asked with a score on both sides
     room: str = ""  # why the base has nothing to lose, or to win, on this suite
 
     @property
@@ -111,6 +114,9 @@ class SuiteVerdict:
         """The outcome in words, e.g. `no worse than 1 (proved)` or `undecided: about 1,200 more items needed`."""
         if self.outcome == "equal":
             return "equal: the very same model, no item changed"
+        if self.outcome == "not_measured":
+            return (f"not measured: {self.pairs} of {self.asked} items have a score on both sides, at least "
+                    f"{100 * self.min_scored:g} % must have (eval.min_scored)")
         refusing = "; false refusals worse (proved)" * self.refuses_more
         if self.outcome in OPEN:
             return f"{SHOWN[self.outcome]}: {self._needed}{refusing}"
@@ -129,8 +135,6 @@ class SuiteVerdict:
 
     @property
     def _needed(self) -> str:
-        if self.points is None:
-            return "no item was scored on both sides"
         if self.room and self.more_items != 0:
             return self.room
         if self.unchanged:
@@ -140,6 +144,7 @@ class SuiteVerdict:
         # Zero more items: the numbers would do, a reservation in the notes does not let them.
         if not self.more_items:
             return "see its notes"
+        assert self.points is not None  # else it is not measured
         if self.kind == "capability":
             proved = "worse" if self.points > self.margin else "no worse"
         else:
@@ -157,7 +162,7 @@ def row(suite: SuiteVerdict, alpha: float) -> dict[str, str]:
         "tax / win": NONE if suite.points is None else f"{'tax' if capability else 'win'} {suite.points:+.1f}",
         f"{100 * (1 - alpha):g} % interval": span(suite.points, suite.low, suite.high, suite.scale),
         "margin": _short(suite.margin) if capability else NONE,
-        "p (Holm)": f"{suite.p_holm:.2g}",
+        "p (Holm)": NONE if suite.points is None else f"{suite.p_holm:.2g}",
         "lost / gained": f"{suite.lost} / {suite.gained}",
         "false refusals": refusing(suite.false_refusals),
         "items": f"{suite.pairs}" if suite.pairs == suite.asked else f"{suite.pairs} of {suite.asked}",

@@ -154,9 +154,9 @@ def seen(base: SuiteResult, gate: GateSection) -> Expected:
     """The scored items of a base that was asked. How alike its clusters are is known where right and wrong answers are
     at least as many as clusters: two right answers tell nothing about thirty clusters."""
     scored = [(item.score, item.cluster, item.weight) for item in base.items if item.score is not None]
-    if not scored:
+    if base.score is None:
         return Expected(base.suite, base.kind, base.scale, 0, 0, room=(
-            "no item of the base has a score, so nothing can be found"))
+            f"{len(scored)} of {base.n} items of the base have a score, so nothing can be found"))
     scores, clusters, weights = zip(*scored, strict=True)
     values, groups, sums = np.asarray(scores), len(set(clusters)), cluster_sums(np.asarray(scores), clusters, weights)
     design = None

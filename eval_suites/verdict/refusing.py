@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eval_suites.results import ItemResult
+from eval_suites.results import ItemResult, enough
 from eval_suites.statistics.evidence import paired
 from eval_suites.statistics.intervals import NOTHING, Evidence
 from eval_suites.statistics.pairing import MISSING
@@ -21,13 +21,14 @@ from eval_suites.verdict.outcome import FalseRefusals, Part, held_to
 Both = Sequence[tuple[ItemResult, ItemResult]]
 
 
-def false_refusals(both: Both, margin: float, alpha: float) -> FalseRefusals | None:
+def false_refusals(both: Both, margin: float, alpha: float, least: float) -> FalseRefusals | None:
     """Refusals among the requests that should be answered, and their rise held against the margin.
 
     Args:
         both: items of base and tuned model, scored or not.
         margin: in points.
         alpha: level at which the interval is read.
+        least: share of these requests that must have a score on both sides, or nothing is measured.
 
     Returns:
         None where no such request was asked.
@@ -36,9 +37,11 @@ def false_refusals(both: Both, margin: float, alpha: float) -> FalseRefusals | N
     if not asked:
         return None
     scored = [pair for pair in asked if None not in (pair[0].score, pair[1].score)]
+    if not scored or not enough(len(scored), len(asked), least):
+        said = f"{len(scored)} of {len(asked)} such requests have a score on both sides"
+        return FalseRefusals(None, None, Part(None, 100 * NOTHING.low, 100 * NOTHING.high, len(scored)), margin, 0,
+                             f"it is not measured: {said}")
     doubt = _doubt(asked, scored, margin, alpha)
-    if not scored:
-        return FalseRefusals(None, None, Part(None, 100 * NOTHING.low, 100 * NOTHING.high, 0), margin, 0, doubt)
     rise = _rise(scored)
     low, high = rise.bounds(alpha, 1.0)
     more = 0 if doubt else rise.more_items(alpha, lambda low, high: high <= margin / 100 or low > margin / 100)
@@ -65,7 +68,7 @@ def _doubt(asked: Both, scored: Both, margin: float, alpha: float) -> str:
         return ""
     fills = [_rise(asked, base, tuned).bounds(alpha, 1.0) for base, tuned in ((0.0, 1.0), (1.0, 0.0))]
     low, high = 100 * min(low for low, _ in fills), 100 * max(high for _, high in fills)
-    shown = held_to(margin, *(100 * end for end in _rise(scored).bounds(alpha, 1.0))) if scored else "no_worse"
+    shown = held_to(margin, *(100 * end for end in _rise(scored).bounds(alpha, 1.0)))
     if shown in ("undecided", held_to(margin, low, high)):
         return ""
     return (f"{missing} of {len(asked)} such requests have no score on both sides, and it would not hold with all of "

@@ -24,7 +24,7 @@ from functools import cache, lru_cache
 import numpy as np
 from scipy import interpolate, optimize, special
 
-from eval_suites.results import SuiteResult
+from eval_suites.results import SuiteResult, enough
 from eval_suites.statistics.intervals import Evidence, Floats
 from eval_suites.statistics.pairing import MISSING, both_asked, difference, scored_pairs
 from eval_suites.verdict.gate import margin_of
@@ -179,12 +179,13 @@ def certain(base: SuiteResult, tuned: SuiteResult, look: int, looks: int, gate: 
     both = both_asked(base, tuned)
     pairs = scored_pairs(both)
     evidence = difference(pairs, base.kind, base.scale)
-    if evidence is None or base.suite in gate.at_least or len(both) - len(pairs.ids) > MISSING * len(both):
+    least = max(base.min_scored, tuned.min_scored, 1 - MISSING)
+    if evidence is None or base.suite in gate.at_least or not enough(len(pairs.ids), len(both), least):
         return False
     evidence, margin = repeated(evidence, (look, looks)), margin_of(base.suite, gate) / 100
     _, high = evidence.bounds(gate.alpha, 1.0)
     strict_low, strict_high = evidence.bounds(gate.alpha / suites, 1.0)
-    rise = false_refusals(both, gate.max_false_refusals, read_at(gate.alpha, (look, looks)))
+    rise = false_refusals(both, gate.max_false_refusals, read_at(gate.alpha, (look, looks)), least)
     if rise is not None and rise.state == "undecided":
         return False
     shown = high < 0 if base.suite in gate.must_improve else high <= margin

@@ -9,7 +9,8 @@ suites at once, so their p-values are adjusted after Holm within the capability 
 p-values come from the same intervals. `no_worse` needs no adjustment: the gate asks it of every suite, and each must
 hold by itself. A suite that was stopped early is read at the level of its look (`sequential.py`).
 
-A claim is withdrawn, with a note that says so, where
+A suite is `not_measured`, without a number or a claim, where less than `eval.min_scored` of its items have a score on
+both sides. A claim is withdrawn, with a note that says so, where
   more than 5 % of the items have no score on both sides, and it would not hold if they were all counted against it
   (0 or 1, the worst case of Manski 1989; on the scale `log` there is no worst case, so no claim holds). Fewer missing
   items leave the claim, and the note;
@@ -24,7 +25,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-from eval_suites.results import ItemResult, SuiteResult, tally
+from eval_suites.results import ItemResult, SuiteResult, commonest, enough, tally
 from eval_suites.statistics.floor import Floor
 from eval_suites.statistics.intervals import NOTHING, Evidence, holm, mcnemar_exact
 from eval_suites.statistics.pairing import (
@@ -81,6 +82,7 @@ class _Weighed(NamedTuple):
     both: list[tuple[ItemResult, ItemResult]]  # asked of both, scored or not
     pairs: Pairs
     looks: tuple[int, int] | None
+    asked: int  # items asked of either; of a suite that was stopped early, of both
     evidence: Evidence | None
     margin: float  # points
     p: float
@@ -109,6 +111,9 @@ def compare(
     found, clean, floor = [], contaminated or {}, floors or {}
     for one, p_holm, members in zip(weighed, *_holm_by_kind(weighed), strict=True):
         name = one.base.suite
+        if one.evidence is None:
+            found.append(_not_measured(_judge(one, p_holm, gate, members), one))
+            continue
         if _same(one):
             found.append(_equal(_judge(one, p_holm, gate, members)))
             continue
@@ -124,13 +129,15 @@ def compare(
 def _weigh(base: SuiteResult, tuned: SuiteResult, gate: GateSection) -> _Weighed:
     both = both_asked(base, tuned)
     pairs, looks, margin = scored_pairs(both), _earlier(base.looks, tuned.looks), policy.margin_of(base.suite, gate)
-    evidence = difference(pairs, base.kind, base.scale)
+    asked = len(both) if looks else max(base.n, tuned.n)
+    known = enough(len(pairs.ids), asked, max(base.min_scored, tuned.min_scored))
+    evidence = difference(pairs, base.kind, base.scale) if known else None
     evidence = repeated(evidence, looks) if evidence else None
     null = margin / 100 if base.kind == "capability" else 0.0
     p = 1.0
     if evidence is not None and (base.kind == "alignment" or evidence.estimate > null):
         p = evidence.p_value(null)
-    return _Weighed(base, tuned, both, pairs, looks, evidence, margin, p)
+    return _Weighed(base, tuned, both, pairs, looks, asked, evidence, margin, p)
 
 
 def _earlier(one: tuple[int, int] | None, two: tuple[int, int] | None) -> tuple[int, int] | None:
@@ -162,32 +169,36 @@ def _equal(suite: SuiteVerdict) -> SuiteVerdict:
 
 
 def _judge(weighed: _Weighed, p_holm: float, gate: GateSection, members: int) -> SuiteVerdict:
-    base, tuned, both, pairs, looks, evidence, margin, p = weighed
+    base, tuned, both, pairs, looks, asked, evidence, margin, p = weighed
     alpha = gate.alpha
     interval = evidence.interval(alpha) if evidence else NOTHING
     low, high = 100 * interval.low, 100 * interval.high
-    outcome: Outcome = "undecided"
+    outcome: Outcome = "not_measured"
     if interval.estimate is not None:
         outcome = _outcome(base.kind, (low, high), p_holm < alpha, margin)
-    before, after = (tally([sides[i] for sides in both]) for i in (0, 1))
+    least = max(base.min_scored, tuned.min_scored)
+    before, after = (tally([sides[i] for sides in both]).held_to(least) for i in (0, 1))
     changes = [two - one for one, two in zip(pairs.base, pairs.tuned, strict=True)]
-    refusals = false_refusals(both, gate.max_false_refusals, read_at(alpha, looks))
+    refusals = false_refusals(both, gate.max_false_refusals, read_at(alpha, looks), least)
     claim = alpha / members if base.kind == "alignment" else alpha
     return SuiteVerdict(
         suite=base.suite, kind=base.kind, outcome=outcome, base=before.score, tuned=after.score,
         points=None if interval.estimate is None else 100 * interval.estimate, low=low, high=high,
-        pairs=len(changes), scored_base=before.scored, scored_tuned=after.scored, asked=_asked(weighed),
+        pairs=len(changes), scored_base=before.scored, scored_tuned=after.scored, asked=asked,
         lost=sum(c < 0 for c in changes), gained=sum(c > 0 for c in changes), p=p, p_holm=p_holm,
         p_mcnemar=_mcnemar(pairs, looks), more_items=_more(weighed, p_holm, outcome, alpha), method=interval.method,
         protocol_hash=base.protocol_hash, margin=margin if base.kind == "capability" else 0.0, scale=base.scale,
         mde=detectable(pairs, base.kind, base.scale, read_at(claim, looks)) if evidence else None, looks=looks,
-        room=room(base, alpha), false_refusals=refusals,
+        room=room(base, alpha), false_refusals=refusals, min_scored=least,
         notes=(f"false refusals: {refusals.doubt}",) if refusals and refusals.doubt else ())
 
 
-def _asked(weighed: _Weighed) -> int:
-    """Items asked of either; of a suite that was stopped early, of both."""
-    return len(weighed.both) if weighed.looks else max(weighed.base.n, weighed.tuned.n)
+def _not_measured(suite: SuiteVerdict, weighed: _Weighed) -> SuiteVerdict:
+    """With the most frequent reason of each side for having no score."""
+    sides = [(who, [item.why for item in side.items if item.score is None])
+             for who, side in (("base", weighed.base), ("tuned", weighed.tuned))]
+    notes = [f"{len(whys)} items of {who} without a score, {commonest(whys)}" for who, whys in sides if whys]
+    return replace(suite, notes=(*suite.notes, *notes))
 
 
 def _outcome(kind: str, points: tuple[float, float], claimed: bool, margin: float) -> Outcome:
@@ -313,7 +324,7 @@ def _with_missing(suite: SuiteVerdict, weighed: _Weighed, alpha: float) -> Suite
 def _worst_case(weighed: _Weighed, alpha: float) -> tuple[float, float] | None:
     """The interval in points if missing scores were 0 or 1, whichever is worst for the bound. None on scale `log`."""
     kind, scale, looks = weighed.base.kind, weighed.base.scale, weighed.looks
-    unseen = _asked(weighed) - len(weighed.both)
+    unseen = weighed.asked - len(weighed.both)
     if scale == "log" or unseen:
         return None
     bounds = []

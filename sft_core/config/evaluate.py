@@ -91,6 +91,10 @@ class JudgeSection(Section):
         return [name + JUDGED[self.mode] for name in asked]
 
 
+MIN_SCORED = 0.8
+"""Default of `eval.min_scored`, also of results that no configuration stands beside."""
+
+
 class Limit(NamedTuple):
     """How many items of a suite are asked: at most so many per task, or in all, or without either all."""
 
@@ -124,6 +128,9 @@ class EvalSection(Section):
     """Sequential mode: look at a suite this many times and stop as soon as its verdict is certain. 1: off."""
     floor_items: Annotated[int, Field(ge=0)] = 8
     """Items per suite that the base is asked again, in the same and in other batches, to show the A/A floor. 0: off."""
+    min_scored: Share = MIN_SCORED
+    """Least share of the items asked that must have a score. With fewer a suite is `not measured`: no score, no claim,
+    and its gate is undecided. It holds for judgements and for agreement with people, too."""
     judge: JudgeSection | None = None
     """Judge of open-ended suites; without one their answers are kept and unscored."""
     refusal_scorer: str = "rules"

@@ -239,7 +239,7 @@ def test_words(make_result: Make) -> None:
     assert one(right, half).said == "worse (proved)"
     undecided = one(few, few)
     assert undecided.said == f"undecided: about {undecided.more_items:,} more items needed to prove it no worse"
-    assert one(few, none).said == "undecided: no item was scored on both sides"
+    assert one(few, none).said.startswith("not measured: 0 of 40 items have a score on both sides")
     before, after = (replace(r, kind="alignment") for r in (half, right))
     assert one(before, after).said == "improved (proved)"
     assert one(after, before).said == "worse (proved)"
@@ -300,7 +300,7 @@ def test_no_worse_is_not_better_and_a_level_of_a_suite_that_was_not_run_is_not_m
 
 def test_the_very_same_model_is_equal_and_no_sample(make_result: Make) -> None:
     """It was undecided: about so many more items needed."""
-    few, none = replace(make_result([1.0, 0.0, None] * 5), model="a"), replace(make_result([None] * 5), model="a")
+    few, none = (replace(make_result(scores), model="a") for scores in ([1.0, 0.0, 1.0, 0.0, None] * 3, [None] * 5))
     verdict = judged(few, few)
     found = verdict.suites[0]
     assert (verdict.gate, found.outcome, found.points, found.low, found.high) == ("pass", "equal", 0.0, 0.0, 0.0)
@@ -312,5 +312,5 @@ def test_the_very_same_model_is_equal_and_no_sample(make_result: Make) -> None:
     assert judged(few, replace(few, model="b")).gate == "undecided"  # two models that do not differ on 10 items
     drifted = replace(make_result([1.0] * 15), model="a")
     assert one(few, drifted).outcome != "equal"
-    assert one(none, none).outcome == "undecided"
+    assert one(none, none).outcome == "not_measured"
     assert forest_svg(verdict).count("equal") >= 1

@@ -162,7 +162,7 @@ def test_a_suite_without_any_score_is_shown_and_drawn(make_result: Make) -> None
     verdict = compare(nothing, nothing, GateSection())
     row = table(report(verdict, nothing, nothing), "Tax")[0]
     assert (row["base"], row["tax"], row["95 % interval"]) == (NONE, NONE, NONE)
-    assert "no item was scored on both sides" in forest_svg(verdict)
+    assert "not measured: 0 of 2 items" in forest_svg(verdict)
 
 
 def test_the_plot_shows_every_suite_and_is_the_same_each_time(sides: Sides) -> None:

@@ -97,21 +97,21 @@ def test_a_gate_that_asks_nothing_does_not_pass(make_result: Make) -> None:
 
 
 def test_missing_scores_are_neither_zero_nor_paired(make_result: Make) -> None:
-    base = make_result([1.0, 1.0, None, 0.0])
-    tuned = make_result([1.0, None, 1.0, 1.0])
-    assert pair(base, tuned)[:2] == ([1.0, 0.0], [1.0, 1.0])
+    base = make_result([1.0, 1.0, None, 0.0, *[1.0] * 6])
+    tuned = make_result([1.0, None, 1.0, 1.0, *[1.0] * 6])
+    assert pair(base, tuned)[:2] == ([1.0, 0.0, *[1.0] * 6], [1.0] * 8)
     suite = judged(base, tuned).suites[0]
-    assert (suite.asked, suite.scored_base, suite.scored_tuned, suite.pairs) == (4, 3, 3, 2)
-    assert (suite.base, suite.tuned) == (pytest.approx(2 / 3), 1.0)
-    assert suite.points == pytest.approx(-50.0)
-    assert judged(base, tuned).rows()[0]["items"] == "2 of 4"
+    assert (suite.asked, suite.scored_base, suite.scored_tuned, suite.pairs) == (10, 9, 9, 8)
+    assert (suite.base, suite.tuned) == (pytest.approx(8 / 9), 1.0)
+    assert suite.points == pytest.approx(-12.5)
+    assert judged(base, tuned).rows()[0]["items"] == "8 of 10"
 
 
 def test_nothing_scored_is_undecided_and_not_a_crash(make_result: Make) -> None:
     base, tuned = make_result([1.0, None]), make_result([None, 1.0])
     verdict = judged(base, tuned)
     assert (verdict.gate, verdict.suites[0].points) == ("undecided", None)
-    assert "no item was scored on both sides" in verdict.reason
+    assert "Facts is not measured: 0 of 2 items have a score on both sides, at least 80 % must have" in verdict.reason
     assert judged(make_result([]), make_result([])).gate == "undecided"
     assert make_result([None, None]).score is None
 
@@ -123,18 +123,18 @@ def test_a_suite_without_any_score_is_planned_foreseen_and_told(make_result: Mak
     terms = terms_of(GATE, [kind])
     asked = seen(base, GATE)
     planned = Asked(asked, promise(asked, terms), 2.0 if kind == "capability" else None, True, False, NOTHING)
-    said = "chats: no item of the base has a score, so nothing can be found"
+    said = "chats: 0 of 4 items of the base have a score, so nothing can be found"
     assert (planned.row()["base"], planned.row()["finds"]) == ("–", "nothing")
     assert list(_of_suites([planned], terms)) == [foreseen(base, terms)] == [said]
 
     verdict = judged(base, base)
-    assert (verdict.gate, verdict.suites[0].said.split(": ")[1], verdict.suites[0].mde) == (
-        "undecided", "no item was scored on both sides", None)
+    assert (verdict.gate, verdict.suites[0].said.split(", ")[0], verdict.suites[0].mde) == (
+        "undecided", "not measured: 0 of 4 items have a score on both sides", None)
     found = compared(verdict, {"chats": base}, {"chats": base})
     assert (found.flips, regressions(verdict)) == ({"chats": []}, [])
     titles = {table.title: table.rows for table in found.report.tables}
     assert [row["items"] for row in titles["Items without a score"]] == ["4", "4"]
-    assert listed({"chats": base})[0]["score"] == "–"
+    assert listed({"chats": base})[0]["score"] == "not measured"
     assert not any("none" in text.lower() for row in verdict.rows() for text in row.values())
 
 

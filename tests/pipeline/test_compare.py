@@ -14,6 +14,7 @@ from unittest.mock import Mock
 import pytest
 import yaml
 
+from eval_suites.judge.talk import OPEN_ENDED
 from eval_suites.results import ItemResult, SuiteResult, read_results, write_results
 from eval_suites.statistics.floor import Floor
 from flows.evaluation import Shown, run_comparison, run_evaluation
@@ -25,7 +26,7 @@ from sft_core.tiny.paths import BASE_FOLDER
 from tasks.evaluate import alike, named, path_of
 from tasks.record import side_by_side
 from tasks.runs import Beside, joined, results_of, write_beside
-from tasks.show import check_answered, remarks
+from tasks.show import check_measured, remarks
 from tasks.stages import Workspace
 from tasks.verdict import reach_verdict, with_variants
 
@@ -215,16 +216,25 @@ def test_a_single_model_says_what_its_scores_leave_out() -> None:
     assert remarks({"whole": whole}) == []
     said = remarks({"part": part})
     assert said[0] == "part: 2 of 3 items without a score, which are no zeros: the judge is down"
-    assert "part: 3 requests were longer than the model's context" in said[1]
+    assert said[1] == "part: not measured: 1 of 3 items were scored, at least 80 % must be (eval.min_scored)"
+    assert "part: 3 requests were longer than the model's context" in said[2]
 
 
-def test_a_model_that_answered_nothing_is_an_error() -> None:
-    silent = replace(result({"a": None}), items=(result({"a": None}).items[0]._replace(
-        metrics={}, why="no answer: ConnectError"),))
-    with pytest.raises(EvalError, match="none of the 2 items was answered: no answer: ConnectError"):
-        check_answered({"one": silent, "two": silent})
-    check_answered({"one": silent, "two": result({"a": 1.0})})
-    check_answered({})
+def test_a_suite_of_which_too_little_was_scored_is_an_error() -> None:
+    def silent(metrics: dict[str, float], *whys: str) -> SuiteResult:
+        whole = result(dict.fromkeys(map(str, range(len(whys))), None))
+        return replace(whole, items=tuple(item._replace(metrics=metrics, why=why)
+                                          for item, why in zip(whole.items, whys, strict=True)))
+
+    down = silent({}, "HTTP 400: request 17", "ConnectError", "HTTP 400: request 9")
+    with pytest.raises(EvalError, match=r"^one: not measured: 0 of 3 items were scored, at least 80 % must be "
+                                        r"\(eval.min_scored\); most often \(2 times\): HTTP 400: request 17$"):
+        check_measured({"one": down, "two": result({"a": 1.0})})
+    check_measured({"one": replace(down, min_scored=0.0), "two": result({"a": 1.0, "b": 0.0})})
+    waiting = replace(silent({"answered": 1.0}, "not judged"), protocol={"suite": {"scorer": OPEN_ENDED}})
+    check_measured({"open": waiting})
+    with pytest.raises(EvalError, match="0 of 1 items"):
+        check_measured({"open": replace(waiting, items=tuple(i._replace(metrics={}) for i in waiting.items))})
 
 
 def test_a_single_model_says_what_other_forms_of_the_questions_cost() -> None:
