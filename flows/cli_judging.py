@@ -29,7 +29,8 @@ def judge_answers(  # noqa: PLR0913  (the options of a command)
     out: Annotated[Path | None, typer.Option(callback=out_folder, help="Folder for judge.json and per-item results")]
     = None,
 ) -> None:
-    """Judge the open-ended answers of B against A by an LLM: win rate, also at equal length, ties, position bias."""
+    """Judge the open-ended answers of B against A by an LLM: win rate, also adjusted for length, ties, position
+    bias. Ends with exit code 1 where too little could be judged."""
     from flows.judging import run_judging
     from sft_core.config.evaluate import JudgeSection
 

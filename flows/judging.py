@@ -7,12 +7,17 @@ from pathlib import Path
 from flows import console
 from flows.experiment import look, workspace
 from sft_core.config.evaluate import JudgeSection
+from sft_core.errors import EvalError
 from tasks.judge import export_sheets, folder_of, import_labels, judge_all, results_at, write_judged
 from tasks.verdict import listed
 
 
 def run_judging(first: str, second: str, section: JudgeSection, out: Path | None) -> None:
-    """`sft judge`: the second against the first."""
+    """`sft judge`: the second against the first.
+
+    Raises:
+        EvalError: too little of a suite was judged. Of those that were measured the results are written.
+    """
     place, tracker = workspace(), look()
     base, tuned = results_at(first, place, tracker), results_at(second, place, tracker)
     found = judge_all(base, tuned, section, place)
@@ -21,8 +26,12 @@ def run_judging(first: str, second: str, section: JudgeSection, out: Path | None
     else:
         console.table(first, listed(found.base))
         console.table(second, listed(found.tuned))
-    path = write_judged(found, out or folder_of(first, second, section, place))
-    console.lines(*found.lines(), f"written {path}")
+    console.lines(*found.lines())
+    if found.measured.base:
+        path = write_judged(found.measured, out or folder_of(first, second, section, place))
+        console.lines(f"written {path}")
+    if failures := found.failures():
+        raise EvalError("; ".join(failures) + ". What the judge answered is kept; the same command asks for the rest")
 
 
 def run_export(first: str, second: str, out: Path, seed: int) -> None:
@@ -33,10 +42,16 @@ def run_export(first: str, second: str, out: Path, seed: int) -> None:
 
 
 def run_import(first: str, second: str, files: list[Path], seed: int) -> None:
-    """`sft human import`: labels as a win rate."""
+    """`sft human import`: labels as a win rate.
+
+    Raises:
+        EvalError: too few pairs of a suite have a label.
+    """
     place, tracker = workspace(), look()
     rates, found = import_labels(results_at(first, place, tracker), results_at(second, place, tracker), files, seed)
     console.table(f"{second} against {first}, judged by people", [one.row() for one in rates])
-    if found and found.accuracy is not None:
-        console.lines(f"raters agree on {100 * found.accuracy:.0f} % of {found.pairs} labels, κ "
-                      f"{found.kappa.estimate:.2f} ({found.kappa.low:.2f} to {found.kappa.high:.2f})")
+    if found:
+        console.table("Raters of the same sheet", [one.row() for one in found])
+    if few := [f"{one.suite}: {one.pairs} of {one.pairs + one.unscored} pairs have a label" for one in rates
+               if one.rate is None]:
+        raise EvalError(f"not measured, as too few are labelled (eval.min_scored of the evaluation): {'; '.join(few)}")

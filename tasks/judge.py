@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from eval_suites.backends.endpoint import Endpoint, Usage
-from eval_suites.judge.gold import OWN, Agreement, against_people, read_gold
-from eval_suites.judge.human import Sheet, as_csv, as_html, between_raters, label_results, read_labels, sheet_of
+from eval_suites.judge.gold import OWN, Agreement, against_people, read_gold, shown_agreement
+from eval_suites.judge.human import Raters, Sheet, as_csv, as_html, between_raters, label_results, read_labels, sheet_of
 from eval_suites.judge.pairwise import judge_pairs
 from eval_suites.judge.single import judge_single
 from eval_suites.judge.summary import WinRate, win_rate
-from eval_suites.judge.talk import OPEN_ENDED, Judge, judge_at
-from eval_suites.results import SuiteResult, read_results, write_results
+from eval_suites.judge.talk import Judge, judge_at, unjudged
+from eval_suites.results import SuiteResult, commonest, read_results, too_few, write_results
 from infra.contract import Tracker
 from infra.settings import secret
-from sft_core.config.evaluate import JudgeSection
+from sft_core.config.evaluate import JUDGED, JudgeSection
 from sft_core.errors import EvalError
 from sft_core.names import file_name
 from sft_core.stage import fingerprint, read_json, write_json
@@ -42,12 +42,30 @@ class Judged(NamedTuple):
 
     def lines(self) -> tuple[str, str]:
         """How far the judge agrees with the gold set, and what it cost."""
-        found, usage = self.agreement, self.usage
-        said = "–" if found.accuracy is None else (f"{100 * found.accuracy:.0f} % (κ {found.kappa.estimate:.2f}, "
-                                                   f"{found.kappa.low:.2f} to {found.kappa.high:.2f})")
-        return (f"agreement with the gold set  {said}, {found.pairs} pairs, {found.unscored} unscored",
+        usage = self.usage
+        return (f"agreement with the gold set  {shown_agreement(self.agreement)}",
                 f"judge   {usage.calls} calls, {usage.kept} kept answers, {usage.prompt_tokens} + "
                 f"{usage.completion_tokens} tokens, cost {usage.cost:.4f}")
+
+    @property
+    def measured(self) -> Judged:
+        """The suites of which enough was judged on both sides."""
+        names = [name for name in self.base if self.base[name].score is not None and self.tuned[name].score is not None]
+        return self._replace(base={name: self.base[name] for name in names},
+                             tuned={name: self.tuned[name] for name in names})
+
+    def failures(self) -> list[str]:
+        """Every suite of which too little was judged, and the gold set if it was so, with the most frequent reason."""
+        said = []
+        for label, results in (("base", self.base), ("tuned", self.tuned)):
+            for name, result in results.items():
+                left = [item.why for item in result.items if item.score is None]
+                if result.score is None and not (label == "base" and name.endswith(JUDGED["pairwise"])):
+                    few = too_few(name, (result.n - len(left), result.n), result.min_scored, "were judged")
+                    said.append(f"{few}; {commonest(left)}")
+        if self.agreement.accuracy.estimate is None:
+            said.append(f"agreement with the gold set {self.agreement.accuracy.method}")
+        return said
 
     def plain(self) -> dict[str, Any]:
         """All numbers, for `judge.json`."""
@@ -55,7 +73,7 @@ class Judged(NamedTuple):
             "win_rates": [_plain(one) for one in self.win_rates()],
             "scores": {label: {name: result.tally._asdict() for name, result in results.items()}
                        for label, results in (("base", self.base), ("tuned", self.tuned))},
-            "agreement": _plain(self.agreement), "usage": _plain(self.usage),
+            "agreement": _plain(self.agreement), "usage": _plain(self.usage), "not_measured": self.failures(),
         }
 
 
@@ -77,6 +95,8 @@ def judged(base: Results, tuned: Results, section: JudgeSection | None, place: W
     for line in (*(", ".join(f"{name} {value}" for name, value in one.row().items()) for one in found.win_rates()),
                  *found.lines()):
         log.info("%s", line)
+    for line in found.failures():
+        log.warning("%s", line)
     return {**base, **found.base}, {**tuned, **found.tuned}
 
 
@@ -98,7 +118,7 @@ def judge_all(base: Results, tuned: Results, section: JudgeSection, place: Works
         made = (judge_pairs(base[name], tuned[name], judge) if section.mode == "pairwise"
                 else (judge_single(base[name], judge), judge_single(tuned[name], judge)))
         before[made[0].suite], after[made[1].suite] = made
-    return Judged(before, after, against_people(gold, judge), endpoint.usage)
+    return Judged(before, after, against_people(gold, judge, base[names[0]].min_scored), endpoint.usage)
 
 
 def asked_at(section: JudgeSection, place: Workspace) -> tuple[Endpoint, Judge]:
@@ -109,7 +129,7 @@ def asked_at(section: JudgeSection, place: Workspace) -> tuple[Endpoint, Judge]:
 
 def open_ended(base: Results, tuned: Results) -> list[str]:
     """The suites of both whose answers only a judge can score."""
-    return [name for name in base if name in tuned and base[name].protocol["suite"]["scorer"] == OPEN_ENDED]
+    return [name for name in base if name in tuned and unjudged(base[name])]
 
 
 def results_at(reference: str, place: Workspace, tracker: Tracker) -> dict[str, SuiteResult]:
@@ -164,22 +184,23 @@ def export_sheets(base: Results, tuned: Results, out: Path, seed: int) -> list[P
 
 
 def import_labels(base: Results, tuned: Results, files: Sequence[Path], seed: int
-                  ) -> tuple[list[WinRate], Agreement | None]:
-    """People's labels, one file per rater: win rates, and the raters' agreement.
+                  ) -> tuple[list[WinRate], list[Raters]]:
+    """People's labels, one file per rater and sheet: win rates, and how far every two raters of a sheet agree. A rater
+    is called as the file is.
 
     Raises:
         EvalError: a file is of another sheet or has wrong rows.
     """
-    rates, found = [], None
+    rates, found = [], list[Raters]()
     sheets = _sheets(base, tuned, seed)
     texts = {file: _text(file) for file in files}
     for name, sheet in sheets.items():
         mine = [file for file in files if sheet.name in texts[file]] or (list(files) if len(sheets) == 1 else [])
         if not mine:
             continue
-        raters = [read_labels(texts[file], sheet, file) for file in mine]
-        rates.append(win_rate(*label_results(base[name], tuned[name], sheet, raters)))
-        found = between_raters(raters) or found
+        raters = {str(file): read_labels(texts[file], sheet, file) for file in mine}
+        rates.append(win_rate(*label_results(base[name], tuned[name], sheet, list(raters.values()))))
+        found += between_raters(name, raters)
     if not rates:
         raise EvalError(f"none of {', '.join(map(str, files))} belongs to a sheet of these two; give the same results "
                         "in the same order and the same --seed as at export")

@@ -10,6 +10,7 @@ import email.utils
 import json
 import math
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +37,11 @@ GIVE_UP = 3
 """So many requests in a row that failed after all tries: the next ones are tried once, until one is answered."""
 AGAIN = frozenset({408, 409, 425, 429})
 """Statuses below 500 that are worth another try."""
+
+
+WITHHELD = frozenset({"content_filter", "error"})
+"""Ends of an answer that are the server's and not the model's."""
+VERSION = re.compile(r"[-:@](?:latest|v?\d{4}[\d-]*)$")
 
 
 class EndpointError(EvalError):
@@ -166,7 +172,7 @@ class Endpoint:
             raise _Passing(f"HTTP {status}: {text[:200]}", _asked_wait(headers.get("retry-after")))
         if status != 200:
             raise self._error(f"HTTP {status}: {text[:300]}")
-        reply = _reply(text)
+        reply = self._reply(text)
         with self._lock:
             self._prompt += reply.prompt_tokens
             self._completion += reply.completion_tokens
@@ -191,6 +197,15 @@ class Endpoint:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._error(f"{type(error).__name__}: {error}") from error
 
+    def _reply(self, text: str) -> Reply:
+        """The answer in a body, if it is the asked model's own."""
+        reply, model, withheld = _read(text)
+        if not _same_model(self._section.model, model):
+            raise self._error(f"{model!r} answers there, not {self._section.model!r}: name it as the server does")
+        if withheld:
+            raise self._error(f"the server withheld the answer (finish_reason {reply.finish_reason!r})")
+        return reply
+
     def _hidden(self, text: str) -> str:
         """Without the key, which some servers send back."""
         return text.replace(self._key, HIDDEN) if self._key else text
@@ -200,21 +215,35 @@ class Endpoint:
                              "key_env of the endpoint, and whether the server is up")
 
 
-def _reply(text: str) -> Reply:
-    """The answer in a body.
+def _read(text: str) -> tuple[Reply, str, bool]:
+    """The answer in a body, who the body says gave it, and whether the server kept it back.
+
+    A model may say nothing, and ends then as after any answer: no words and no `finish_reason` are no answer.
 
     Raises:
-        _Passing: the body is no JSON of a chat completion, or holds no choice.
+        _Passing: the body is no JSON of a chat completion, or holds no choice, or one that says nothing.
     """
     try:
         found = json.loads(text)
         choice, usage = found["choices"][0], found.get("usage") or {}
         message = choice["message"]
         said = "\n".join(part for part in (message.get("content") or "", *_calls(message)) if part)
-        return Reply(said, choice.get("finish_reason") or "", int(usage.get("prompt_tokens") or 0),
-                     int(usage.get("completion_tokens") or 0))
+        ended = str(choice.get("finish_reason") or "")
+        if not said and not ended:
+            raise ValueError("neither words nor a finish_reason")
+        reply = Reply(said, ended, int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
+        return reply, str(found.get("model") or ""), ended in WITHHELD
     except (json.JSONDecodeError, LookupError, TypeError, AttributeError, ValueError) as error:
         raise _Passing(f"the reply is no chat completion ({type(error).__name__}: {error}): {text[:200]!r}") from error
+
+
+def _same_model(asked: str, said: str) -> bool:
+    """Servers leave the name out, give the last part of it, or the version that an alias stands for now."""
+
+    def plain(name: str) -> str:
+        return VERSION.sub("", name.rstrip("/").rpartition("/")[2].lower())
+
+    return not said or plain(asked) == plain(said)
 
 
 def _calls(message: Mapping[str, Any]) -> list[str]:

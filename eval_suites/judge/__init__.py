@@ -5,7 +5,7 @@ prompts.py    what a judge is asked
 replies.py    what a judge says, read
 pairwise.py   in pairs, both orders
 single.py     graded 1 to 10
-lengths.py    the win rate at equal length
+lengths.py    the win rate adjusted for length
 summary.py    win rate, ties, position bias
 gold.py       the judge against people (gold.jsonl)
 human.py      sheets for people, and their labels

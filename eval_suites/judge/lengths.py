@@ -1,66 +1,80 @@
-"""The win rate that a judge would give if both answers were equally long.
+"""The win rate adjusted for length: what a judge would give if both answers were equally long.
 
-Dubois, Galambosi, Liang, Hashimoto 2024, "Length-Controlled AlpacaEval": logistic regression of the preference on
-tanh of the standardised difference of lengths, read where the difference is 0. Their term for the difficulty of an
-instruction needs many models per question and is left out.
+After Dubois, Galambosi, Liang and Hashimoto 2024, "Length-Controlled AlpacaEval": logistic regression of the preference
+on which model it is and on tanh of the standardised difference of lengths, read where that difference is 0. It is not
+their number and does not bear its name. Their third term, the difficulty of an instruction, is estimated once from the
+verdicts on many models and is left out, as two models tell nothing about it; their weights are regularised by
+cross-validation, these by one added tie and a weak ridge on the slope.
+
+The interval is Student's t about the jackknife over clusters, on the logit, and on each side never narrower than that
+of the plain rate. By simulation (10 to 80 pairs, with and without a judge that likes length) it covers 91 to 99 %,
+where a percentile bootstrap covered 80 to 99 % and, of few pairs, was narrower than the plain rate's.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eval_suites.statistics.intervals import Interval
+from eval_suites.statistics.intervals import Interval, t_of
 
 Floats = NDArray[np.float64]
-DRAWS = 2_000
 STEPS = 30
+FEWEST = 10
+"""Clusters of pairs from which on an adjustment is shown: with fewer its interval is nearly everything."""
 PRIOR = 1.0
 """Weight of one added tie of equal length, which keeps the fit finite where one model always wins."""
 RIDGE = 0.01
 """On the slope: keeps it finite where the longer answer always wins. A stronger one would leave length uncorrected."""
 
 
-class Controlled(NamedTuple):
-    """`rate` in [0, 1] with its bootstrap interval; `slope` > 0 says that the judge likes length."""
+class Adjusted(NamedTuple):
+    """`rate` in [0, 1]; `slope` > 0 says that the judge likes length."""
 
-    rate: float
-    interval: Interval
+    rate: Interval
     slope: float
 
 
-def length_controlled(worth: Sequence[float], base: Sequence[float], tuned: Sequence[float],
-                      clusters: Sequence[str], alpha: float = 0.05) -> Controlled | None:
-    """Length-controlled win rate of the tuned model.
+def length_adjusted(worth: Sequence[float], base: Sequence[float], tuned: Sequence[float],
+                    clusters: Sequence[str], plain: Interval, alpha: float = 0.05) -> Adjusted | None:
+    """Length-adjusted win rate of the tuned model.
 
-    None where the pairs cannot tell it: there are none, all were decided alike, or in none are the lengths within one
-    standard deviation of each other, so that length and quality are one.
+    None where the pairs cannot tell it: they are fewer than `FEWEST` clusters, all were decided alike, or in none are
+    the lengths within one standard deviation of each other, so that length and quality are one.
 
     Args:
         worth: 0 to 1 per pair.
         base, tuned: lengths of the two answers, in characters.
-        clusters: pairs that share one are drawn together.
+        clusters: pairs that share one are left out together.
+        plain: the win rate as it is; the adjusted one is never surer.
     """
     gap = np.asarray(tuned, dtype=np.float64) - np.asarray(base, dtype=np.float64)
+    names, member = np.unique(np.asarray(clusters), return_inverse=True)
     spread = float(gap.std()) if worth else 0.0
-    if len(set(worth)) < 2 or np.abs(gap).min() > spread:
+    if len(names) < FEWEST or len(set(worth)) < 2 or np.abs(gap).min() > spread or plain.estimate is None:
         return None
     x = np.tanh(gap / spread) if spread > 0 else np.zeros_like(gap)
-    y = np.asarray(worth, dtype=np.float64)
-    names, member = np.unique(np.asarray(clusters), return_inverse=True)
-    drawn = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), size=DRAWS)
-    fits = _fit(x, y, np.vstack([np.ones((1, len(y))), drawn[:, member].astype(np.float64)]))
-    rates = 1 / (1 + np.exp(-fits[:, 0]))
-    low, high = np.quantile(rates[1:], [alpha / 2, 1 - alpha / 2])
-    return Controlled(float(rates[0]), Interval(float(rates[0]), float(low), float(high), len(y),
-                                                f"bootstrap, {len(names)} clusters"), float(fits[0, 1]))
+    left = 1.0 - np.eye(len(names))[:, member]  # row g: all pairs but those of cluster g
+    fits = _fit(x, np.asarray(worth, dtype=np.float64), np.vstack([np.ones((1, len(x))), left]))
+    logit, without = float(fits[0, 0]), fits[1:, 0]
+    error = math.sqrt((len(names) - 1) / len(names) * float(np.sum((without - without.mean()) ** 2)))
+    half = t_of(alpha, len(names) - 2) * error
+    rate = _share(logit)
+    low = min(_share(logit - half), max(rate - (plain.estimate - plain.low), 0.0))
+    high = max(_share(logit + half), min(rate + (plain.high - plain.estimate), 1.0))
+    return Adjusted(Interval(rate, low, high, len(x), f"jackknife, {len(names)} clusters"), float(fits[0, 1]))
+
+
+def _share(logit: float) -> float:
+    return 1 / (1 + math.exp(-logit))
 
 
 def _fit(x: Floats, y: Floats, weights: Floats) -> Floats:
-    """Intercept and slope per row of weights [draws, pairs], by Newton's method on the penalised likelihood."""
+    """Intercept and slope per row of weights [samples, pairs], by Newton's method on the penalised likelihood."""
     theta = np.zeros((len(weights), 2))
     for _ in range(STEPS):
         p = 1 / (1 + np.exp(-np.clip(theta[:, :1] + theta[:, 1:] * x, -30, 30)))

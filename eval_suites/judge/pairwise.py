@@ -76,7 +76,7 @@ def judged(pairs: Sequence[Pair], judge: Judge) -> list[PairOutcome]:
 
 
 def lengths(base: Talk, tuned: Talk) -> dict[str, float]:
-    """Characters of both, for the length-controlled win rate."""
+    """Characters of both, for the length-adjusted win rate."""
     return {"length_base": float(base.length), "length_tuned": float(tuned.length)}
 
 
@@ -88,7 +88,7 @@ def _both_orders(base: Talk, tuned: Talk, tuned_first: str | Exception, base_fir
     one, two = _read(tuned_first), _read(base_first)
     failed = [said.why for said in (one, two) if isinstance(said, Unjudged)]
     if isinstance(one, Unjudged) or isinstance(two, Unjudged):
-        return PairOutcome(None, lengths(base, tuned), "; ".join(failed))
+        return PairOutcome(None, lengths(base, tuned), "; ".join(dict.fromkeys(failed)))
     worth = (WORTH[one] + 1.0 - WORTH[two]) / 2
     flipped = one == two != "tie"  # the same place won in both orders
     # An order that decides is a tie; a win in one order and a tie in the other is half of each.

@@ -138,6 +138,12 @@ def _wilson(share: Floats, n: Floats, alpha: float) -> tuple[Floats, Floats]:
     return np.where(share <= 0, 0.0, centre - half), np.where(share >= 1, 1.0, centre + half)
 
 
+def clopper_pearson(hits: float, n: float, alpha: float) -> tuple[float, float]:
+    """Exact limits of the share behind `hits` of n: everything where n is 0."""
+    low, high = _exact(np.asarray(hits / n), np.asarray(n), alpha) if n else (0.0, 1.0)
+    return float(low), float(high)
+
+
 def _exact(share: Floats, n: Floats, alpha: float) -> tuple[Floats, Floats]:
     """Clopper and Pearson's limits (1934, Biometrika 26:404) of shares seen in n items."""
     seen, rest = share * n, np.maximum(n - share * n, 0.0)

@@ -12,7 +12,7 @@ from typing import Any
 
 @contextmanager
 def serve(say: Callable[[dict[str, Any], int], Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """URL and the requests so far. `say(body, number)` gives a text, or (status, headers, raw body)."""
+    """URL and the requests so far. `say(body, number)` gives a text, or (status, headers, raw body or its pieces)."""
     seen: list[dict[str, Any]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -27,10 +27,12 @@ def serve(say: Callable[[dict[str, Any], int], Any]) -> Iterator[tuple[str, list
             status, headers, raw = said
             try:
                 self.send_response(status)
-                for name, value in {"Content-Length": str(len(raw.encode())), **headers}.items():
+                length = {"Content-Length": str(len(raw.encode()))} if isinstance(raw, str) else {}
+                for name, value in {**length, **headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(raw.encode())
+                for piece in [raw] if isinstance(raw, str) else raw:
+                    self.wfile.write(piece.encode())
             except OSError:
                 pass  # the client has given up
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,7 +42,8 @@ def test_a_reply_its_cost_and_the_key() -> None:
 @pytest.mark.parametrize("failure", [
     (429, {"Retry-After": "7"}, "slow down"), (503, {"Retry-After": "nan"}, "later"),
     (500, {}, "oops"), (200, {}, "{not json"), (200, {}, '{"choices": []}'),
-    (200, {}, '{"choices": [{"message": null}]}')])
+    (200, {}, '{"choices": [{"message": null}]}'), (200, {}, ""), (200, {}, "<html>502</html>"),
+    (200, {"Content-Length": "99"}, '{"choices": ['), (200, {}, '{"choices": [{"message": {"content": ""}}]}')])
 def test_what_may_pass_is_tried_again(failure: tuple[int, dict[str, str], str]) -> None:
     pauses: list[float] = []
     with serve(lambda body, n: failure if n < 3 else "at last") as (url, _):
@@ -60,6 +63,24 @@ def test_what_stays_wrong_is_said_without_the_key() -> None:
         assert "sk-secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("said", "why"), [
+    ({"model": "other-7b"}, "'other-7b' answers there, not 'fake': name it as the server does"),
+    ({"choices": [{"message": {"content": "no"}, "finish_reason": "content_filter"}]}, "withheld the answer")])
+def test_an_answer_that_is_not_the_models_own_is_none(said: dict[str, object], why: str) -> None:
+    body = {"choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}], **said}
+    with serve(lambda _, n: (200, {}, json.dumps(body))) as (url, seen):
+        with pytest.raises(EndpointError, match=why):
+            Endpoint(section(url)).chat(ASKED, max_tokens=5)
+        assert len(seen) == 1
+
+
+@pytest.mark.parametrize("name", ["fake", "", "org/fake", "/models/FAKE/", "fake-2024-08-06", "fake:latest"])
+def test_a_model_may_say_nothing_and_its_server_may_name_it_otherwise(name: str) -> None:
+    silent = {"model": name, "choices": [{"message": {"content": None}, "finish_reason": "stop"}]}
+    with serve(lambda _, n: (200, {}, json.dumps(silent))) as (url, _):
+        assert Endpoint(section(url)).chat(ASKED, max_tokens=5).text == ""
+
+
 def test_a_server_that_is_down_is_given_up_after_some_requests() -> None:
     pauses: list[float] = []
     endpoint = Endpoint(section(f"http://127.0.0.1:{free_port()}/v1", parallel=1), pause=pauses.append)
@@ -75,6 +96,19 @@ def test_a_slow_server_does_not_hold_a_request() -> None:
 
     with serve(slow) as (url, _), pytest.raises(EndpointError, match=r"within 0.2 s"):
         Endpoint(section(url, timeout_s=0.2, retries=0)).chat(ASKED, max_tokens=5)
+
+
+def test_a_server_that_trickles_does_not_hold_a_request() -> None:
+    def trickle() -> Iterator[str]:
+        for letter in "{" * 50:
+            time.sleep(0.05)
+            yield letter
+
+    with serve(lambda body, n: (200, {"Content-Length": "50"}, trickle())) as (url, _):
+        started = time.monotonic()
+        with pytest.raises(EndpointError, match=r"within 0.2 s"):
+            Endpoint(section(url, timeout_s=0.2, retries=0)).chat(ASKED, max_tokens=5)
+        assert time.monotonic() - started < 2
 
 
 def test_many_keep_order_run_in_parallel_and_fail_alone() -> None:

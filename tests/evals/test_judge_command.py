@@ -16,8 +16,9 @@ import pytest
 
 from eval_suites.judge.talk import OPEN_ENDED
 from eval_suites.results import ItemResult, SuiteResult, write_results
+from infra.servers import free_port
 from sft_core.config.evaluate import EndpointSection, JudgeSection
-from tasks.judge import export_sheets, judged
+from tasks.judge import export_sheets, judge_all, judged
 from tasks.stages import Workspace
 
 spec = importlib.util.spec_from_file_location("fake_server", Path(__file__).with_name("fake_server.py"))
@@ -59,26 +60,72 @@ def test_a_run_keeps_what_its_judge_agrees_with_and_costs(tmp_path: Path, caplog
     assert kept["win_rates"][0]["wins"] == 6
     assert kept["agreement"]["pairs"] == 22
     assert kept["usage"]["cost"] > 0
-    said = r"win rate 100\.0 %.*agreement with the gold set  \d+ % \(κ .*22 pairs.*cost 0\.00"
+    said = r"win rate 100\.0 %.*agreement with the gold set  \d+ % \(\d+ to \d+\), κ .*22 of 22 pairs.*cost 0\.00"
     assert re.search(said, caplog.text, re.S)
+
+
+def chat(content: str | None = None, **more: object) -> str:
+    return json.dumps({"choices": [{"message": {"content": content}, **more}]})
+
+
+@pytest.mark.parametrize(("failure", "why"), [
+    ((400, {}, "no such route"), "HTTP 400: no such route"), ((429, {"Retry-After": "0"}, "slow"), "HTTP 429: slow"),
+    ((500, {}, "oops"), "HTTP 500: oops"), ((200, {}, "{gar"), "no chat completion"), ((200, {}, ""), "no chat"),
+    ((200, {}, "<html>gateway</html>"), "<html>gateway"), ((200, {}, chat()), "neither words nor a finish_reason"),
+    ((200, {}, chat("[[A]]", finish_reason="content_filter")), "withheld"), ("", "no verdict"),
+    ((200, {"Content-Length": "900"}, "{"), "complete"), ("I cannot judge.", "no verdict"), (None, "ConnectError")])
+@pytest.mark.parametrize("mode", ["pairwise", "single"])
+def test_a_judge_that_fails_says_why_and_leaves_no_result(
+    tmp_path: Path, failure: object, why: str, mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was a dash and exit code 0."""
+    base, tuned, place = {"open_ended": results("bad")}, {"open_ended": results("good")}, Workspace(tmp_path, None)
+    with fake_server.serve(lambda body, n: failure) as (url, _):
+        where = url if failure is not None else f"http://127.0.0.1:{free_port()}/v1"
+        section = JudgeSection(mode=mode, endpoint=EndpointSection(url=where, model="fake", retries=0))
+        found = judge_all(base, tuned, section, place)
+        judged(base, tuned, section, place, tmp_path / "run")
+    name = "open_ended:pairwise" if mode == "pairwise" else "open_ended:graded"
+    assert len(found.failures()) == (2 if mode == "pairwise" else 3)
+    for said in found.failures()[:-1]:
+        assert said.startswith(f"{name}: not measured: 0 of 6 items were judged, at least 80 % must be")
+        assert re.search(r"most often \(6 times\): ", said)
+        assert why in said
+    assert "agreement with the gold set not measured: 0 of 22 pairs" in found.failures()[-1]
+    assert not found.measured.base
+    assert json.loads((tmp_path / "run" / "judge.json").read_text())["not_measured"] == found.failures()
+    assert "0 of 6 items were judged" in caplog.text, "a run goes on and says it"
 
 
 def test_judge_and_human(tmp_path: Path) -> None:
     home = tmp_path / "home"
     a, b = folder(tmp_path / "a", "bad"), folder(tmp_path / "b", "good")
 
-    with fake_server.serve(better) as (url, seen):
+    ill, answered = True, 0
+
+    def say(body: dict, n: int) -> object:
+        nonlocal answered
+        if ill and n % 3:
+            return (400, {}, "ill")
+        answered += 1
+        return better(body, n)
+
+    with fake_server.serve(say) as (url, seen):
         command = ["judge", a, b, "--endpoint", url, "--model", "fake", "--key-env", "MY_KEY", "--price-in", "1",
                    "--out", str(tmp_path / "out")]
+        failed = sft(home, *command)
+        assert failed.returncode == 1
+        assert "open_ended:pairwise: not measured: " in failed.stderr
+        assert "HTTP 400: ill" in failed.stderr
+        assert "not measured" in failed.stdout
+        assert not list((tmp_path / "out").rglob("*"))
+        ill, kept = False, answered
         ran = sft(home, *command)
         assert ran.returncode == 0, (ran.stdout + ran.stderr)
-        asked = len(seen)
-        assert sft(home, *command).returncode == 0
-        assert len(seen) == asked, "kept answers are not asked again"
-        assert seen[0]["key"] == "Bearer sk-mine"
+        assert answered == 56, "kept answers are not asked again"
     found = json.loads((tmp_path / "out" / "judge.json").read_text())
     assert found["win_rates"][0]["wins"] == 6
-    assert found["usage"]["kept"] == asked
+    assert found["usage"]["kept"] == kept > 0
     assert found["agreement"]["pairs"] == 22
     assert "sk-mine" not in (ran.stdout + ran.stderr) + (tmp_path / "out" / "judge.json").read_text()
 
