@@ -30,7 +30,7 @@ from eval_suites.backends.contract import Backend
 from eval_suites.backends.local import Local
 from eval_suites.lm_door.model import FastModel
 from eval_suites.lm_door.needs import require
-from eval_suites.lm_door.rows import Why, check_mean, cluster_of, first_metric, guarded, question, rows
+from eval_suites.lm_door.rows import Guard, Why, check_mean, cluster_of, first_metric, question, rows
 from eval_suites.results import ItemResult
 from eval_suites.suites.suite import ROOM, Suite
 from sft_core.data.localhub import named_by_content
@@ -132,14 +132,15 @@ class LmDoor:
         Raises:
             EvalError: the metric is not there, is not in [0, 1] or is not the mean of its items.
         """
-        before, unscored = len(lm.truncated), dict[str, str]()
+        before, guards = len(lm.truncated), dict[str, Guard]()
         with _quiet(), same_languages(), ExitStack() as stack:
             for name, task in self.tasks.items():
                 check()
                 _configure(task, self.suite.num_fewshot, max_new_tokens)
                 stack.enter_context(self._narrowed(name, task, lm, chosen))
                 ids = {id(doc): f"{name}/{number}" for number, doc in task.doc_iterator()}
-                stack.enter_context(mock.patch.object(task, "process_results", guarded(task, ids, unscored)))
+                guards[name] = Guard(task, ids)
+                stack.enter_context(guards[name]())
             asked = {name: task for name, task in self.tasks.items() if task.instances}
             found = lm_eval.evaluator.evaluate(
                 lm, {"tasks": asked, "groups": {}, "group_map": {}}, bootstrap_iters=0, log_samples=True,
@@ -149,7 +150,8 @@ class LmDoor:
         for name, task in asked.items():
             metric = self.suite.metric or first_metric(found["results"][name])
             made = rows(self.suite.name, task, found["samples"][name], metric,
-                        Why(lm.failed, unscored), self.suite.cluster)
+                        Why(lm.failed, guards[name].unscored), self.suite.cluster)
+            made = guards[name].scored(made, metric)
             check_mean(made, name, metric, found["results"][name])
             items += made
             notes[name] = {"version": found["versions"].get(name), "num_fewshot": found["n-shot"].get(name),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from numbers import Real
 from typing import Any, NamedTuple
+from unittest import mock
 
 from eval_suites.results import AT, OF, SCORER_ERRORS, ItemResult, scorer_failed
 from sft_core.errors import EvalError
@@ -45,28 +48,68 @@ def first_metric(results: Mapping[str, Any]) -> str:
     return next((name for name in names if name.startswith(BYTES)), names[0] if names else "its metric")
 
 
-def guarded(task: Any, ids: Mapping[int, str], unscored: dict[str, str]) -> Callable[..., dict[str, Any]]:
-    """The task's `process_results`; what raises on one item, or is no number, is left out and told in `unscored`.
+class Guard:
+    """What a task's own code breaks is told and not raised: one item by its metric, all of them by a filter or by the
+    aggregation of the metric that counts. A number that is not finite is left out, too.
 
     Args:
+        task: lm-eval's.
         ids: identity of a document → id of its item.
-        unscored: id of an item → why; filled.
     """
-    process = task.process_results
 
-    def processed(doc: Any, results: Any) -> dict[str, Any]:
-        check()
+    def __init__(self, task: Any, ids: Mapping[int, str]) -> None:
+        self._process, self._filter, self._aggregation = task.process_results, task.apply_filters, task.aggregation
+        self._task, self._ids = task, ids
+        self.unscored: dict[str, str] = {}
+        """Id of an item → why it has no score."""
+        self.broken: dict[str, str] = {}
+        """Metric → why its aggregation failed."""
+        self._unfiltered = ""
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """The task, guarded."""
+        with mock.patch.multiple(self._task, process_results=self._processed, apply_filters=self._filtered,
+                                 aggregation=self._aggregations):
+            yield
+
+    def _filtered(self) -> None:
         try:
-            found = dict(process(doc, results))
+            self._filter()
         except SCORER_ERRORS as error:
-            unscored[ids[id(doc)]] = scorer_failed(error)
+            self._unfiltered = scorer_failed(error)
+            for instance in self._task.instances:
+                instance.filtered_resps = {"none": instance.resps[0]}
+
+    def _processed(self, doc: Any, results: Any) -> dict[str, Any]:
+        check()
+        if self._unfiltered:
+            self.unscored[self._ids[id(doc)]] = self._unfiltered
+            return {}
+        try:
+            found = dict(self._process(doc, results))
+        except SCORER_ERRORS as error:
+            self.unscored[self._ids[id(doc)]] = scorer_failed(error)
             return {}
         bad = [name for name, value in found.items() if isinstance(value, Real) and not math.isfinite(value)]
         if bad:
-            unscored[ids[id(doc)]] = f"{bad[0]} is {found[bad[0]]}"
+            self.unscored[self._ids[id(doc)]] = f"{bad[0]} is {found[bad[0]]}"
         return {name: value for name, value in found.items() if name not in bad}
 
-    return processed
+    def _aggregations(self) -> dict[str, Callable[[Any], Any]]:
+        return {name: partial(self._aggregated, name, function) for name, function in self._aggregation().items()}
+
+    def _aggregated(self, name: str, function: Callable[[Any], Any], values: Any) -> Any:
+        try:
+            return function(values)
+        except SCORER_ERRORS as error:
+            self.broken[name] = scorer_failed(error)
+            return math.nan
+
+    def scored(self, found: Sequence[ItemResult], metric: str) -> list[ItemResult]:
+        """The rows, without scores where nobody could check them against the metric of the whole."""
+        why = self.broken.get(metric.partition(",")[0])
+        return list(found) if why is None else [row._replace(score=None, metrics={}, why=why) for row in found]
 
 
 def rows(suite: str, task: Any, samples: Sequence[Mapping[str, Any]], metric: str,

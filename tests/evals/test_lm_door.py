@@ -189,6 +189,31 @@ def test_an_item_whose_metric_raises_or_is_no_number_has_no_score(
     assert [row.score for row in some.items] == [None]
 
 
+def broken(*_: object) -> Any:
+    raise KeyError("no such key")
+
+
+@pytest.mark.parametrize("part", ["filter", "aggregation"])
+def test_a_filter_or_aggregation_that_raises_leaves_its_task_unscored_and_the_others_go_on(
+        lm: FastModel, odd_task: tuple[Path, Any], tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        part: str) -> None:
+    """A traceback ended the evaluation."""
+    opened = door(lm_suite("plus_choice", "say"), tasks, tmp_path)
+    task = opened.tasks["say"]
+    if part == "filter":
+        monkeypatch.setattr(task._filters[0], "apply", broken)
+    else:
+        monkeypatch.setattr(task, "_aggregation_list", {"exact_match": broken})
+    ran = opened.run(lm, chosen=None, max_new_tokens=None)
+    said = [row for row in ran.items if row.task == "say"]
+    assert [row.score for row in said] == [None] * 3
+    assert all(row.why.startswith("the scorer failed:") and "no such key" in row.why for row in said)
+    assert len({row.score for row in ran.items if row.task == "plus_choice"} - {None}) > 0
+    monkeypatch.undo()
+    again = opened.run(lm, chosen=None, max_new_tokens=None)
+    assert [row.score for row in again.items if row.task == "say"] == [0.0] * 3
+
+
 def test_cut_contexts_are_counted(lm: FastModel, tasks: Path, tmp_path: Path) -> None:
     long = tmp_path / "long"
     long.mkdir()
