@@ -29,8 +29,7 @@ from eval_suites.backends import remote
 from eval_suites.backends.cache import Cached
 from eval_suites.backends.likelihood import Texts, windows
 from eval_suites.backends.local import Local
-from eval_suites.report.tables import reason
-from eval_suites.results import ItemResult, SuiteResult
+from eval_suites.results import ItemResult, SuiteResult, reason
 from eval_suites.scorers.base import Score
 from eval_suites.statistics.floor import changed
 from eval_suites.suites.chat_item import LikelihoodItem
