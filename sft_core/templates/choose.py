@@ -23,7 +23,7 @@ from sft_core.errors import TemplateError
 from sft_core.templates.given import variables_of, with_date, with_defaults
 from sft_core.templates.messages import Form, TemplateRefused
 from sft_core.templates.template import OTHERS, Template
-from sft_core.templates.thoughts import ANY_TAG, closes_thought, opened_in
+from sft_core.templates.thoughts import ANY_TAG, EMPTY, TAGS, closes_thought, opened_in
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "alpaca": (),
@@ -38,6 +38,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 _QUESTION, _ANSWER = "Qmarked9question", "Amarked9answer"
 _NAME, _VALUE = "fmarked9name", "vmarked9value"
 _TURNS = (Turn("user", _QUESTION), Turn("assistant", _ANSWER))
+_AS_DATA = re.compile(r"['\"]thinking['\"] *:")  # blocks printed as they are
 _TRIAL = Origin("trial", "trial conversation", 1)
 
 
@@ -175,7 +176,10 @@ def _with_stop(draft: Template, ends: _Ends, asked: Sequence[str]) -> Template:
     if not found and asked:
         return replace(draft, stop=asked[0], more_stops=tuple(asked[1:]), bare=True)
     if not found:
-        usual = [*ends.control.findall(_behind_first(draft))[:1], *([ends.eos] if ends.eos else [])]
+        later = ends.control.findall(_behind_first(draft))[:1]
+        if later == [ends.eos]:  # only where the next turn begins
+            return replace(draft, stop=later[0], bare=True)
+        usual = [*later, *([ends.eos] if ends.eos else [])]
         hint = f"set template.stop to what ends one here ({' or '.join(usual)}), or " if usual else ""
         raise TemplateError(f"the chat template writes no stop token behind an answer: {written!r}; a model trained on "
                             f"it would not stop; {hint}{OTHERS}")
@@ -233,24 +237,43 @@ def _with_calls(template: Template, ends: _Ends) -> Template:
 
 def _with_thoughts(template: Template) -> Template:
     """Hand thoughts over apart where the Jinja has a place for them; others read them in the content, or drop them.
-    What the prompt opens, and what is written behind a thought, is found by asking."""
+    What the prompt opens, and what is written around a thought, is found by asking."""
     try:
         prompt = template.prompt(_TURNS[:1])
     except TemplateRefused:
         return template
     opened = opened_in(prompt.rpartition(_QUESTION)[2])
-    if opened and not closes_thought(prompt):
-        template = replace(template, form=template.form._replace(opened=opened[1]))
-    tried = replace(template, form=template.form._replace(thought_apart=True))
-    turns = (_TURNS[0], Turn("assistant", f"<think>\n{_VALUE}\n</think>\n\n{_ANSWER}"))
+    tags = tuple(pair for pair in TAGS if any(tag in template.jinja for tag in pair))
+    template = replace(template, form=template.form._replace(
+        tags=tags, opened=opened[1] if opened and not closes_thought(prompt) else None))
+    said, call = f"<think>\n{_VALUE}\n</think>\n\n", (ToolCall(_NAME, "{}"),)
+    answer, calling = Turn("assistant", said + _ANSWER), Turn("assistant", said, call)
+    for form in (template.form._replace(thoughts="apart"), template.form._replace(thoughts="blocks")):
+        for turn in (answer, calling):
+            before, behind, whole = _around(replace(template, form=form), turn, prompt)
+            if behind and not _AS_DATA.search(whole):
+                return replace(template, form=form._replace(opening=_tagged(before), closing=_tagged(behind)))
+    # An empty thought in front of the one in the content: that one has its place elsewhere.
+    before, behind, whole = _around(template, answer, prompt)
+    twice = behind and EMPTY.match(before)
+    return replace(template, form=template.form._replace(thoughts="apart")) if twice else template
+
+
+def _around(template: Template, turn: Turn, prompt: str) -> tuple[str, str, str]:
+    """What a Jinja writes before and behind the thought of an answer, and all; of a call only what ends the thought."""
     try:
-        behind = tried.render(turns).text.partition(_VALUE)
+        written = template.render((_TURNS[0], turn)).text
     except TemplateRefused:
-        return template
-    closing = behind[2].partition(_ANSWER)[0] if _ANSWER in behind[2] else ""
-    if not behind[1]:
-        return template
-    return replace(tried, form=tried.form._replace(closing=closing if ANY_TAG.search(closing) else ""))
+        return "", "", ""
+    before, _, behind = written.removeprefix(prompt).partition(_VALUE)
+    ended = ANY_TAG.search(behind)
+    if turn.tool_calls:
+        return before, behind[: ended.end()] if ended else behind, written
+    return before, behind.partition(_ANSWER)[0] or behind, written
+
+
+def _tagged(text: str) -> str:
+    return text if ANY_TAG.search(text) else ""
 
 
 def _with_tools(template: Template) -> Template:

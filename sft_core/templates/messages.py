@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jinja2
 from transformers.utils.chat_template_utils import _compile_jinja_template, render_jinja_template
 
 from sft_core.conversation import ToolCall, Turn
-from sft_core.templates.thoughts import Tags, thought_of
+from sft_core.templates.thoughts import Tags, Thought, thought_of
 
 
 class TemplateRefused(ValueError):
@@ -24,8 +24,10 @@ class Form(NamedTuple):
     arguments_as_text: bool = False  # of tool calls: JSON text, as in the OpenAI interface, instead of an object
     null_content: bool = False  # of a turn that only calls tools: none instead of ""
     opened: Tags | None = None  # of a thought that the prompt opens, so that answers go on with it
+    opening: str = ""  # what is written in front of a thought; empty: not known
     closing: str = ""  # what is written between a thought and its answer; empty: not known
-    thought_apart: bool = False  # reasoning_content and content instead of <think> … </think> in the content
+    thoughts: Literal["inline", "apart", "blocks"] = "inline"  # in the content, as reasoning_content, as typed blocks
+    tags: tuple[Tags, ...] = ()  # of thoughts, those that the Jinja spells
     blocks: bool = False  # content as a list of blocks with a type, as templates for images want it
     wrapped_tools: bool = False  # {"type": "function", "function": …} around tools that come without it
 
@@ -78,11 +80,9 @@ def messages_of(turns: Sequence[Turn], form: Form) -> list[dict[str, Any]]:
     number = 0
     for turn in turns:
         message: dict[str, Any] = {"role": turn.role, "content": turn.content}
-        thought = thought_of(turn.content, form.opened) if form.thought_apart and turn.role == "assistant" else None
-        if thought:
-            # reasoning_content is the usual name, thinking that of GPT-OSS.
-            message["reasoning_content"] = message["thinking"] = thought.thinking.strip()
-            message["content"] = thought.answer.lstrip()
+        apart = form.thoughts != "inline" and turn.role == "assistant"
+        if apart and (thought := thought_of(turn.content, form.opened)):
+            message |= _thinking(thought, turn, form)
         if turn.tool_calls:
             waiting = [(f"call{number + at:05d}", call.name) for at, call in enumerate(turn.tool_calls)]
             number += len(waiting)
@@ -93,10 +93,21 @@ def messages_of(turns: Sequence[Turn], form: Form) -> list[dict[str, Any]]:
                 message["content"] = None
         elif turn.role == "tool" and waiting:
             message["tool_call_id"], message["name"] = waiting.pop(0)
-        if form.blocks and message["content"] is not None:
+        if form.blocks and isinstance(message["content"], str):
             message["content"] = [{"type": "text", "text": message["content"]}]
         made.append(message)
     return made
+
+
+def _thinking(thought: Thought, turn: Turn, form: Form) -> dict[str, Any]:
+    """The keys of a message for an answer with a thought that is not handed over in its content."""
+    thinking, answer = thought.thinking.strip(), thought.answer.lstrip()
+    if form.thoughts == "blocks":
+        said = [{"type": "text", "text": answer}] if answer else []
+        return {"content": [{"type": "thinking", "thinking": thinking}, *said]}
+    # reasoning_content is the usual name, reasoning its successor, thinking that of GPT-OSS, tool_plan that of Cohere.
+    names = ("reasoning_content", "reasoning", "thinking", *(("tool_plan",) if turn.tool_calls else ()))
+    return {**dict.fromkeys(names, thinking), "content": answer}
 
 
 def tools_of(tools: str | None, form: Form) -> list[Any] | None:

@@ -223,7 +223,8 @@ class Renderer:
             content = without(turn.content, opened)
             return None if content is None else turn._replace(content=content)
         thought = thought_of(turn.content, opened)
-        if thought is None or thought.thinking.strip() or thought.tags[1] not in self.template.jinja:
+        knows = self.template.form.tags or self.template.form.thoughts != "inline"
+        if thought is None or thought.thinking.strip() or not knows:
             return turn
         return turn._replace(content=thought.answer.lstrip())
 

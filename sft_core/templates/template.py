@@ -19,7 +19,17 @@ from typing import Literal, NamedTuple
 from sft_core.conversation import Conversation, Origin, Turn
 from sft_core.errors import TemplateError
 from sft_core.templates.messages import Form, Rendering, TemplateRefused, messages_of, render, tools_of
-from sft_core.templates.thoughts import Tags, closes_thought, continued, opened_in, restored, thought_of, visible
+from sft_core.templates.thoughts import (
+    Tags,
+    begun_in,
+    closes_thought,
+    continued,
+    opened_in,
+    restored,
+    tells,
+    thought_of,
+    visible,
+)
 
 TrainOn = Literal["all_assistant", "last_assistant"]
 MARK_START, MARK_END = "\ue0f0", "\ue0f1"  # private use: around look-alikes of control tokens, only while rendering
@@ -130,7 +140,7 @@ class Template:
                                   f"{' or '.join(self.stops)}; the model would not learn to stop")
         said, tail = behind[: found.end()], behind[found.end():]
         if not closes_thought(prompt):
-            said = restored(said, turns[at].content, self.form.opened)
+            said = restored(said, turns[at], self.form.opened, begun_in(prompt), (self.form.opening, self.form.closing))
         elif thought_of(turns[at].content, self.form.opened):
             raise TemplateRefused(f"the prompt of turn {at + 1} ends in an empty thought and its answer has one; "
                                   f"{THOUGHTS}")
@@ -147,26 +157,53 @@ class Template:
 
         That is so where a prompt opens a thought that is not written, or says more in a turn that is the last one.
         """
-        bare = self.render(conversation.turns[:at], conversation.tools).text
-        head = _common(prompt, bare)
-        opening = prompt[head:]
-        opened = opened_in(opening)
-        if opened and written.startswith(prompt[: head + opened[0]]):
-            head += opened[0]
-            behind = continued(prompt[head:], written[head:], conversation.turns[at].content, opened[1],
-                               self.form.closing or f"\n{opened[1][1]}\n\n")
-            if behind is not None:
-                return head, behind
+        if closes_thought(prompt) and thought_of(conversation.turns[at].content, self.form.opened):
             raise TemplateRefused(f"the chat template opens answers without a thought and turn {at + 1} has one; "
                                   f"{THOUGHTS}")
-        starts = [found.end() for found in re.finditer(re.escape(opening), written)] if opening.strip() else []
-        for start in reversed(starts):  # a turn may be opened twice, for the thought and for what is said
-            if self._holds_answer(conversation.turns[at], written[start:]):
-                return start, written[start:]
-        if starts:
-            return starts[-1], written[starts[-1]:]
+        head = self._opening(conversation, at, prompt)
+        opened = opened_in(prompt[head:])
+        end = head + opened[0] if opened else len(prompt)
+        anchor = prompt[head:end] if prompt[head:end].strip() else prompt[self._last_end(conversation, at, prompt):end]
+        starts = [end] if opened and written.startswith(prompt[:end]) else [
+            found.end() for found in re.finditer(re.escape(anchor), written)] if anchor.strip() else []
+        turn = conversation.turns[at]
+        found = [(start, behind) for start in reversed(starts)  # opened twice: for the thought, and for what is said
+                 if (behind := self._continued(turn, written[start:], prompt[end:])) is not None]
+        found = [one for one in found if not self._goes_back(conversation.turns[at - 1], turn, one[1])]
+        for start, behind in found:
+            if self._holds_answer(turn, behind):
+                return start, behind
+        if found:
+            return found[0]
         raise TemplateRefused(f"the chat template opens an answer otherwise than it writes one (turn {at + 1}: it asks "
                               f"with {prompt[-80:]!r}), so training would not see what inference sees")
+
+    def _continued(self, turn: Turn, written: str, block: str) -> str | None:
+        """What is written behind an opening that ends in the block of a thought, or in none."""
+        opened = opened_in(block)
+        return continued(block, written, turn.content, opened[1], self.form.closing or f"\n{opened[1][1]}\n\n"
+                         ) if opened else written
+
+    def _opening(self, conversation: Conversation, at: int, prompt: str) -> int:
+        """Where in the prompt of turn `at` its opening begins. Some templates always write one, or none of their own:
+        then what stands behind the last turn counts."""
+        bare = self.render(conversation.turns[:at], conversation.tools).text
+        head = _common(prompt, bare)
+        return head if head < len(prompt) else self._last_end(conversation, at, prompt)
+
+    @staticmethod
+    def _last_end(conversation: Conversation, at: int, prompt: str) -> int:
+        """Where in the prompt of turn `at` the words of the turn before end; where they are not found, its end."""
+        last = conversation.turns[at - 1].content.strip()
+        ends = [found + len(one) for one in (last, _as_json(last)) if (found := prompt.rfind(one)) >= 0]
+        return max(ends, default=len(prompt))
+
+    def _goes_back(self, before: Turn, turn: Turn, behind: str) -> bool:
+        """The turn before is written behind an opening too: it is the opening of an earlier answer."""
+        found = _stop_pattern(self.stops).search(behind)
+        said, own = behind[: found.end()] if found else behind, "\0".join([turn.content, *map(str, turn.tool_calls)])
+        words = before.content.strip()
+        return bool(words) and any(said.count(one) > own.count(one) for one in (words, _as_json(words)))
 
     def _holds_answer(self, turn: Turn, behind: str) -> bool:
         found = _stop_pattern(self.stops).search(behind)
@@ -224,7 +261,7 @@ def _lost(turns: Sequence[Turn], tools: str | None, text: str, opened: Tags | No
 
 def _lost_answer(turn: Turn, said: str, opened: Tags | None) -> Iterator[str]:
     thought = thought_of(turn.content, opened)
-    if thought and (thought.thinking.strip() not in said or said.count(thought.tags[1]) > 1):
+    if thought and (not tells(said, thought, turn) or said.count(thought.tags[1]) > 1):
         yield "the thought"
     if (thought.answer if thought else turn.content).strip() not in said:
         yield "the text"
@@ -233,7 +270,11 @@ def _lost_answer(turn: Turn, said: str, opened: Tags | None) -> Iterator[str]:
 
 def _holds(text: str, part: str) -> bool:
     """The part is in the text, as it is or as JSON writes it."""
-    return part in text or json.dumps(part, ensure_ascii=False)[1:-1] in text
+    return part in text or _as_json(part) in text
+
+
+def _as_json(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
 @lru_cache

@@ -14,11 +14,14 @@ TAGS: tuple[Tags, ...] = (
     ("<|channel>thought", "<channel|>"),
     ("<seed:think>", "</seed:think>"),
     ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<|inner_prefix|>", "<|inner_suffix|>"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
 )
 """Opening and closing of a thought, in the families that write it into the text of the answer."""
 
 _SHUT = re.compile("|".join(rf"{re.escape(closes)}\s*\Z" for _, closes in TAGS))
+EMPTY = re.compile("|".join(rf"\s*{re.escape(opens)}(\s*){re.escape(closes)}" for opens, closes in TAGS))
 ANY_TAG = re.compile("|".join(re.escape(tag) for pair in TAGS for tag in pair))
 
 
@@ -71,6 +74,11 @@ def closes_thought(prompt: str) -> bool:
     return bool(_SHUT.search(prompt))
 
 
+def begun_in(prompt: str) -> Tags | None:
+    """The tags of the thought that a prompt ends in the beginning of."""
+    return next((tags for tags in TAGS if prompt.rstrip().endswith(tags[0])), None)
+
+
 def opened_in(opening: str) -> tuple[int, Tags] | None:
     """Where the opening of an answer begins a thought, and the tags."""
     found = [(at, tags) for tags in TAGS if (at := opening.rfind(tags[0])) >= 0]
@@ -100,19 +108,65 @@ def continued(block: str, written: str, content: str, tags: Tags, closing: str) 
         if not closed:
             return written
         return ended.removeprefix(closes).removeprefix(block.rpartition(closes)[2])
-    if written.startswith(opens):
-        return written[len(opens):].lstrip()
+    heading, begins, _ = written.partition(opens)
+    if begins and (not heading or thought and thought.thinking.strip() not in heading):
+        return _filled(written[len(heading):], thought.thinking if thought else "")[len(opens):].lstrip()
     if not thought:
         return written if closed else closing + written
     return _thinking(thought, block) + _closed(thought, ended.removeprefix(closes) if closed else written)
 
 
-def restored(written: str, content: str, opened: Tags | None) -> str:
-    """The answer with the thought that its content begins with, where the template left the thought out."""
-    thought = thought_of(content, opened)
-    if not thought or thought.thinking.strip() in written or not written.lstrip().startswith(thought.answer.strip()):
+def restored(written: str, turn: Turn, opened: Tags | None, begun: Tags | None,
+             around: tuple[str, str] = ("", "")) -> str:
+    """The answer with the thought that its content begins with, where the template left the thought out.
+
+    Args:
+        opened: tags whose opening prompts of this template write, so that contents may go on with a thought.
+        begun: tags of the thought that the prompt of this turn begins; it is ended where nothing in the answer does so.
+        around: what the template writes before and behind a thought elsewhere; empty where it is not known.
+    """
+    thought = thought_of(turn.content, opened)
+    if thought and not thought.thinking.strip():
+        thought = None
+    if begun:
+        return _gone_on(written, turn, thought, begun, around[1])
+    if not thought or tells(written, thought, turn):
+        return written
+    if (filled := _filled(written, thought.thinking)) != written:
+        return filled
+    if all(around) and not ANY_TAG.search(written.partition(thought.answer.strip())[0]):
+        return around[0] + thought.thinking.strip() + around[1] + written
+    if not written.lstrip().startswith(thought.answer.strip()):
         return written
     return thought.tags[0] + thought.thinking + _closed(thought, written)
+
+
+def _gone_on(written: str, turn: Turn, thought: Thought | None, begun: Tags, closing: str) -> str:
+    """The answer behind a prompt that begins its thought."""
+    if written.lstrip().startswith(begun[0]):
+        written = written.lstrip()[len(begun[0]):].lstrip()
+    told = thought and tells(written, thought, turn)
+    if begun[1] in written:
+        return written if told or not thought else thought.thinking.strip() + written
+    closing = closing or f"\n{begun[1]}\n\n"
+    return closing + written if not thought else thought.thinking.strip() + closing + written if not told else written
+
+
+def tells(written: str, thought: Thought, turn: Turn) -> bool:
+    """The thought is in what is written of its turn, besides what answer and calls say in the same words."""
+    words = thought.thinking.strip()
+    rest = "\0".join([thought.answer, *(text for call in turn.tool_calls for text in call)])
+    return written.count(words) > rest.count(words) if words else True
+
+
+def _filled(written: str, thinking: str) -> str:
+    """The answer with the thought in the empty one that it begins with; as it is where it begins with none."""
+    found = EMPTY.match(written)
+    if not found or not thinking.strip():
+        return written
+    start, end = next(span for span in found.regs[1:] if span != (-1, -1))
+    middle = (start + end) // 2  # the white space behind the opening and that before the end
+    return written[:middle] + thinking.strip() + written[middle:]
 
 
 def _thinking(thought: Thought, block: str) -> str:

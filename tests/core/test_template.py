@@ -241,11 +241,11 @@ class TestOwn:
         template = own(byte_tokenizer, jinja.replace(OPENING, OPENING[:-1] + opening + "'"))
         assert said(template, chat(*self.THOUGHT)) == expected
 
-    def test_a_thought_that_would_be_ended_twice(self, byte_tokenizer, chat):
+    def test_a_thought_goes_into_the_empty_one_that_the_template_writes(self, byte_tokenizer, chat):
         template = own(byte_tokenizer, PLAIN.replace(ANSWER, "{{ '<think></think>' + m.content + '<|im_end|>' }}"))
         assert said(template, chat(*TWO))[0][0] == "<think></think>hello<|im_end|>"
-        with pytest.raises(TemplateRefused, match="the thought of turn 2"):
-            texts(template, chat(*self.THOUGHT))
+        assert said(template, chat(*self.THOUGHT)) == [["<think>hm</think>hello<|im_end|>"],
+                                                       ["<think></think>more<|im_end|>"]]
 
     def test_a_prompt_that_closes_the_thought(self, byte_tokenizer, chat):
         template = own(byte_tokenizer, PLAIN.replace(OPENING, OPENING[:-1] + "<think>\\n\\n</think>\\n\\n'"))
