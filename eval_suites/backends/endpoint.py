@@ -249,10 +249,11 @@ def _same_model(asked: str, said: str) -> bool:
 def _calls(message: Mapping[str, Any]) -> list[str]:
     made = []
     for call in message.get("tool_calls") or ():
-        given = call["function"].get("arguments") or {}
-        arguments = json.loads(given) if isinstance(given, str) else given
-        said = json.dumps({"name": call["function"]["name"], "arguments": arguments}, ensure_ascii=False)
-        made.append(f"<tool_call>\n{said}\n</tool_call>")
+        name, given = call["function"]["name"], call["function"].get("arguments") or {}
+        said = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+        # As it is: arguments that are no JSON are the model's fault and not the server's.
+        call_text = f'{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": {said}}}'
+        made.append(f"<tool_call>\n{call_text}\n</tool_call>")
     return made
 
 

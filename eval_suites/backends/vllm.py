@@ -7,6 +7,7 @@ run by its authors. Shared beginnings and batching are vLLM's own.
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from eval_suites.backends.contract import Continuation, Generation, Likelihood, Prompt, Stops, check_asked
+from eval_suites.backends.contract import NOT_FINITE, Continuation, Generation, Likelihood, Prompt, Stops, check_asked
 from sft_core.config.data import ModelSection
 from sft_core.errors import EvalError
 from sft_core.model.load import compute_dtype, load_tokenizer, resolve_device
@@ -40,6 +41,13 @@ def open_vllm(section: ModelSection, folder: Path) -> tuple[Any, Any, Vllm]:
         network = AutoModelForCausalLM.from_config(config, trust_remote_code=section.trust_remote_code)
     window = int(engine.llm_engine.model_config.max_model_len)
     return network, load_tokenizer(section, folder), Vllm(vllm, engine, window, dtype)
+
+
+def _failed(said: Any) -> str:
+    """Why what vLLM gave is no answer; '' where it is one. The probability of what was chosen tells of logits."""
+    if said.finish_reason == "abort":
+        return "vLLM gave the request up (finish_reason abort)"
+    return "" if math.isfinite(said.cumulative_logprob) else NOT_FINITE
 
 
 class Vllm:
@@ -85,10 +93,13 @@ class Vllm:
     def generate(self, asked: Sequence[Prompt], stops: Stops) -> Iterator[tuple[int, Generation]]:
         """See `Backend`; stops that are text are looked for afterwards, as they only cut the answer."""
         how = [self._vllm.SamplingParams(temperature=0.0, max_tokens=one.longest, stop_token_ids=sorted(stops.ids),
-                                         ignore_eos=True, detokenize=False) for one in asked]
+                                         ignore_eos=True, detokenize=False, logprobs=0) for one in asked]
         outputs = self._engine.generate([{"prompt_token_ids": list(one.ids)} for one in asked], how, use_tqdm=False)
         for place, output in enumerate(outputs):
             said = tuple(output.outputs[0].token_ids)
+            if why := _failed(output.outputs[0]):
+                yield place, Generation(said, False, why)
+                continue
             ended = bool(said) and said[-1] in stops.ids
             ids = said[:-1] if ended else said
             yield place, Generation(ids, ended or (stops.done is not None and stops.done(ids)))

@@ -13,6 +13,7 @@ import pytest
 from eval_suites.backends.converse import converse, texts_of
 from eval_suites.backends.endpoint import Endpoint, EndpointError, Reply, Request
 from eval_suites.backends.generate import Answer
+from eval_suites.scorers.registry import score
 from eval_suites.suites.chat_item import ChatItem
 from infra.servers import free_port
 from infra.settings import secret
@@ -142,6 +143,17 @@ def test_tool_calls_stand_in_the_text() -> None:
     with serve(lambda body, n: (200, {}, raw)) as (url, _):
         text = Endpoint(section(url)).chat(ASKED, max_tokens=5, tools=[{"type": "function"}]).text
     assert text == '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
+
+
+def test_arguments_that_are_no_json_are_the_models_fault() -> None:
+    """The item had no score, as if the server had failed."""
+    raw = ('{"choices": [{"message": {"content": null, "tool_calls": [{"function": {"name": "f", '
+           '"arguments": "{\\"a\\": "}}]}, "finish_reason": "tool_calls"}]}')
+    with serve(lambda body, n: (200, {}, raw)) as (url, _):
+        said = Endpoint(section(url, retries=0)).chat(ASKED, max_tokens=5, tools=[{"type": "function"}]).text
+    assert said == '<tool_call>\n{"name": "f", "arguments": {"a": }\n</tool_call>'
+    wrong = score("tool_calls", {"calls": [{"name": "f", "arguments": {"a": 1}}]}, said)
+    assert wrong.value == 0.0
 
 
 def test_a_key_is_read_by_the_name_of_its_variable() -> None:

@@ -28,8 +28,8 @@ class Engine:
     """vLLM's `LLM` as far as the backend uses it, over a model of transformers, with vLLM's rule: prompt and
     `max_tokens` together are at most `max_model_len` (vLLM itself needs CUDA)."""
 
-    def __init__(self, model: Any) -> None:
-        self._model = model
+    def __init__(self, model: Any, window: int = WINDOW) -> None:
+        self._model, self._window = model, window
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[dict[str, list[int]]], how: Any, use_tqdm: bool) -> list[Any]:
@@ -37,15 +37,18 @@ class Engine:
         return [self._one(prompt["prompt_token_ids"], one) for prompt, one in zip(prompts, each, strict=True)]
 
     def _one(self, ids: list[int], how: Any) -> Any:
-        if len(ids) + how.max_tokens > WINDOW:
-            raise ValueError(f"{len(ids)} tokens and {how.max_tokens} new ones are longer than {WINDOW}")
+        if len(ids) + how.max_tokens > self._window:
+            raise ValueError(f"{len(ids)} tokens and {how.max_tokens} new ones are longer than {self._window}")
         logprobs = self._model(torch.tensor([ids])).logits[0].log_softmax(-1)
         steps = [None] + [{token: SimpleNamespace(logprob=float(row[token]), rank=int((row > row[token]).sum()) + 1)}
                           for row, token in zip(logprobs, ids[1:], strict=False)]
-        said = list(ids)
+        said, total = list(ids), 0.0
         for _ in range(how.max_tokens):
-            said.append(int(self._model(torch.tensor([said])).logits[0, -1].argmax()))
-        return SimpleNamespace(prompt_logprobs=steps, outputs=[SimpleNamespace(token_ids=said[len(ids):])])
+            row = self._model(torch.tensor([said])).logits[0, -1].log_softmax(-1)
+            said.append(int(row.argmax()))
+            total += float(row[said[-1]])
+        return SimpleNamespace(prompt_logprobs=steps, outputs=[SimpleNamespace(
+            token_ids=said[len(ids):], finish_reason="length", cumulative_logprob=total)])
 
 
 @pytest.fixture(scope="module")
