@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from eval_suites.judge.calibrate import corrected
+from eval_suites.judge.calibrate import corrected, corrected_change
 from eval_suites.report.readings import Reading, readings
 from eval_suites.results import SuiteResult, Tally, mean_metric, unscored
 from eval_suites.scorers.base import MILDER, STRICTER
@@ -227,15 +227,23 @@ def _refusals(both: _Both) -> Table:
              "should refuse": "yes" if rate.wanted else "no", "refused, as scored": _percent(rate.raw.estimate),
              "corrected": _percent(rate.corrected.estimate), "95 % interval": _percents(rate.corrected),
              "items": str(rate.raw.items)} for name, side in both.sides for rate in corrected(side)]
-    return Table("Refusal rates, corrected for the scorer's errors", "After Rogan and Gladen (1978).", rows)
+    rows += [{"suite": one.suite, "model": "tuned − base", "requests": change.task,
+              "should refuse": "yes" if change.wanted else "no", "refused, as scored": f"{100 * change.raw:+.1f}",
+              "corrected": NONE if change.corrected.estimate is None else f"{100 * change.corrected.estimate:+.1f}",
+              "95 % interval": _percents(change.corrected, sign="+"), "items": str(change.corrected.items)}
+             for one, base, tuned in both.suites for change in corrected_change(base, tuned)]
+    return Table("Refusal rates, corrected for the scorer's errors", (
+        "Full refusals. Gate and verdict go by the rates as scored. The corrected interval is where people's labels "
+        "would put a model nobody has labelled, if the scorer errs on it as differently as between labelled models. "
+        "The change allows for other errors on the tuned model than on the base."), rows)
 
 
 def _percent(value: float | None) -> str:
     return NONE if value is None else f"{100 * value:.1f} %"
 
 
-def _percents(span: Interval) -> str:
-    return span.method if span.estimate is None else f"{100 * span.low:.1f} to {100 * span.high:.1f} %"
+def _percents(span: Interval, sign: str = "") -> str:
+    return span.method if span.estimate is None else f"{100 * span.low:{sign}.1f} to {100 * span.high:{sign}.1f} %"
 
 
 def _perplexity(both: _Both) -> Table:

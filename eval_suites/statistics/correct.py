@@ -1,67 +1,154 @@
-"""A rate seen through an imperfect scorer, corrected for the scorer's errors."""
+"""True shares behind a scorer that errs, for a model that nobody has labelled.
+
+Labelled answers of other models say how often the scorer takes an answer of one class for one of another. A new model
+writes otherwise, so its error rates are not theirs but about as far from them as they are from one another: each is
+foretold with Student's prediction interval for one further observation of the logit (k models, k − 1 degrees of
+freedom; compare Higgins, Thompson and Spiegelhalter 2009, JRSS A 172:137, section 3.3). Errors
+drawn so count as much as they make likely what was scored; with each the true shares have the posterior that the
+scored answers leave them, by data augmentation (Tanner and Wong 1987, JASA 82:528) from the shares of the greatest
+likelihood on (Saerens, Latinne and Decaestecker 2002, Neural Computation 14:21; where they lie inside they are Rogan
+and Gladen's of 1978, American Journal of Epidemiology 107:71). The prior weighs as much as Jeffreys' (half an answer a
+class), divided as the labelled models' answers are: a class that is rare in all of them and hard to tell is not taken
+for common.
+"""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from eval_suites.statistics.intervals import Interval, wilson, z_of
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
 
-METHOD = "Rogan-Gladen, Lang-Reiczigel"
+from eval_suites.statistics.intervals import Floats, Interval
+
+METHOD = "scorer's errors as they differ between labelled models"
+DRAWS = 4_000
+CLIMBS = 50
+"""Steps to the greatest likelihood, from where the draws of the shares begin: near is enough."""
+STEPS = 40
+"""Steps of the augmentation."""
+FEWEST_MODELS = 3
+PRIOR = 0.5
+"""Answers a class that the prior weighs."""
+STRICTEST = 500
+"""Errors are held against what was scored as if of at most so many answers: labelled models have no more, and a model
+of thousands that never refuses is not impossible for that."""
+FEWEST_DRAWS = 20
+"""Effective number of draws below which they do not explain what was scored."""
+WIDEST = 0.5
+"""An interval of more than this width says nothing."""
 
 
-def rogan_gladen(  # noqa: PLR0913 (three samples and a level)
-    rate_hits: float, n: float, sens_hits: int, sens_n: int, spec_hits: int, spec_n: int, alpha: float = 0.05,
-) -> Interval:
-    """The true rate behind a scorer whose errors were counted on labelled answers.
+class Shares(NamedTuple):
+    """Draws of the true shares of the classes: `values` (draws × classes), each row with its weight."""
 
-    Rogan and Gladen 1978, American Journal of Epidemiology 107:71, with the interval of Lang and Reiczigel 2014,
-    Preventive Veterinary Medicine 113:13, which carries the uncertainty of all three samples (they are independent).
+    values: Floats
+    weights: Floats
+
+
+def true_shares(said: Sequence[float], n: float, labelled: Sequence[Floats], seed: int = 0) -> Shares | None:
+    """The true shares of a model's answers behind the shares as scored.
 
     Args:
-        rate_hits, n: answers that the scorer called positive (e.g. refused), of all `n`. Of clustered or weighted
-            answers: mean × n, where n is the effective number (`stats.effective_items`).
-        sens_hits, sens_n: of `sens_n` labelled positives, those that the scorer called positive.
-        spec_hits, spec_n: of `spec_n` labelled negatives, those that it called negative.
-        alpha: error probability of the interval.
+        said: share of the answers that the scorer gave each class.
+        n: how many answers, or the effective number of clustered or weighted ones.
+        labelled: of each labelled model, counts [class by people, class by the scorer], classes in the order of `said`.
+        seed: of the draws; the shares of two models are independent under different seeds.
 
     Returns:
-        The corrected rate in [0, 1]. Where the scorer is no better than a coin or something was not measured, the
-        estimate is None and the interval everything.
+        None without answers, or of fewer than three labelled models, which cannot show how much models differ.
 
     Raises:
-        ValueError: a count of hits is negative or above its number.
+        ValueError: the shares do not add up to 1, or a table has other classes.
     """
-    rate_hits = min(rate_hits, n) if rate_hits <= n * (1 + 1e-9) else rate_hits  # a weighted mean of ones, rounded
-    for hits, of in ((rate_hits, n), (sens_hits, sens_n), (spec_hits, spec_n)):
-        if not 0 <= hits <= of:
-            raise ValueError(f"{hits} hits of {of} are no counts")
-    if min(n, sens_n, spec_n) == 0:
-        return Interval(None, 0.0, 1.0, round(n), f"{METHOD}: nothing to correct or to correct with")
-    sens, spec = sens_hits / sens_n, spec_hits / spec_n
-    if sens + spec <= 1:
-        return Interval(None, 0.0, 1.0, round(n), f"{METHOD}: the scorer is no better than chance")
-    estimate = (rate_hits / n + spec - 1) / (sens + spec - 1)
-    low, high = _limits((rate_hits, n), (sens_hits, sens_n), (spec_hits, spec_n), alpha)
-    estimate = min(max(estimate, 0.0), 1.0)
-    plain_low, plain_high = wilson(rate_hits / n, n, alpha)
-    # Beyond 0 or 1 the samples contradict each other (more hits than the scorer's misses allow): the bound of the
-    # uncorrected rate then stands, so that a contradiction never looks like certainty.
-    low, high = (plain_low if low >= 1 else low), (plain_high if high <= 0 else high)
-    return Interval(estimate, min(low, estimate), max(high, estimate), round(n), METHOD)
+    classes, seen = len(said), np.maximum(np.asarray(said, float), 0.0)
+    if any(np.shape(table) != (classes, classes) for table in labelled):
+        raise ValueError(f"the labelled tables are no tables of {classes} classes")
+    if n <= 0 or len(labelled) < FEWEST_MODELS:
+        return None
+    if abs(seen.sum() - 1.0) > 1e-6:
+        raise ValueError(f"{list(said)} are no shares that add up to 1")
+    rng = np.random.default_rng(seed)
+    errors = np.stack([_row([table[true] for table in labelled], rng) for true in range(classes)], axis=1)
+    people = np.sum(labelled, axis=(0, 2)) + PRIOR
+    prior = PRIOR * classes * people / people.sum()
+    counts = _whole(seen, max(round(n), 1))
+    true = _start(seen, errors)
+    for _ in range(CLIMBS):
+        true *= np.einsum("dts,ds->dt", errors, seen / _mixed(true, errors))
+    unlike = np.sum(special.rel_entr(seen, _mixed(true, errors)), axis=1)
+    for _ in range(STEPS):
+        of_said = true[:, :, None] * errors / _mixed(true, errors)[:, None, :]
+        answers = sum(rng.multinomial(count, _shares(of_said[:, :, said])) for said, count in enumerate(counts))
+        true = _shares(rng.standard_gamma(answers + prior))
+    return Shares(true, np.exp(-min(n, STRICTEST) * unlike) * _told_apart(errors))
 
 
-def _limits(rate: tuple[float, float], sens: tuple[int, int], spec: tuple[int, int], alpha: float
-            ) -> tuple[float, float]:
-    """Lang and Reiczigel's limits: z² / 2 hits and as many misses join the rate, one each the labelled samples."""
-    z = z_of(alpha)
-    size = rate[1] + z * z
-    seen = (rate[0] + z * z / 2) / size
-    (se, se_n), (sp, sp_n) = (((hits + 1) / (of + 2), of + 2) for hits, of in (sens, spec))
-    better = se + sp - 1
-    if better <= 0:
-        return 0.0, 1.0
-    true = (seen + sp - 1) / better
-    of_sens, of_spec = se * (1 - se) / se_n, sp * (1 - sp) / sp_n
-    half = z * math.sqrt(seen * (1 - seen) / size + true**2 * of_sens + (1 - true) ** 2 * of_spec) / better
-    shift = 2 * z * z * (true * of_sens - (1 - true) * of_spec)
-    return max(true + shift - half, 0.0), min(true + shift + half, 1.0)
+def summed(values: Floats, weights: Floats, items: int, alpha: float, ends: tuple[float, float] = (0.0, 1.0)
+           ) -> Interval:
+    """Median and interval of weighted draws; no estimate where the interval is too wide to say anything, or where
+    hardly a draw could have led to what was scored.
+
+    Args:
+        values, weights: one per draw.
+        items: how many items stand behind it.
+        alpha: error probability of the interval.
+        ends: the least and the greatest that is possible.
+    """
+    if weights.sum() ** 2 < FEWEST_DRAWS * np.sum(weights**2):
+        return Interval(None, *ends, items, "no labelled model is scored like this")
+    order = np.argsort(values)
+    reached = np.cumsum(weights[order])
+    at = np.searchsorted(reached, np.array([alpha / 2, 0.5, 1 - alpha / 2]) * reached[-1])
+    low, middle, high = (float(value) for value in values[order][np.minimum(at, len(values) - 1)])
+    if high - low > WIDEST:
+        return Interval(None, *ends, items, f"anything from {100 * low:.0f} to {100 * high:.0f} % would fit")
+    return Interval(middle, low, high, items, METHOD)
+
+
+def _row(counts: Sequence[Floats], rng: np.random.Generator) -> Floats:
+    """Draws of how a further model's answers of one true class are scored (draws × classes): the share of the first
+    class, of the second among the rest, and so on, each foretold from the models' counts of this true class."""
+    left, parts = np.ones(DRAWS), []
+    for at in range(len(counts[0]) - 1):
+        hits = np.array([row[at] for row in counts], float)
+        others = np.array([row[at + 1:].sum() for row in counts], float)
+        logits = np.log((hits + 0.5) / (others + 0.5))
+        sampled = 1 / np.sum(1 / (1 / (hits + 0.5) + 1 / (others + 0.5)))  # variance of the mean if models were alike
+        spread = np.sqrt(max(logits.var(ddof=1) * (1 + 1 / len(logits)), sampled))
+        share = special.expit(logits.mean() + spread * rng.standard_t(len(logits) - 1, DRAWS))
+        parts.append(left * share)
+        left = left * (1 - share)
+    return np.stack([*parts, left], axis=1)
+
+
+def _start(seen: Floats, errors: Floats) -> Floats:
+    """Where the iteration begins (draws × classes): the shares that solve the equations, those below 0 taken away and
+    all moved a little to the middle, as a share of 0 would stay 0."""
+    solved = np.maximum(np.einsum("dst,s->dt", np.linalg.pinv(errors), seen), 0.0)
+    return np.asarray(0.99 * solved / solved.sum(axis=1, keepdims=True) + 0.01 / len(seen))
+
+
+def _whole(shares: Floats, n: int) -> NDArray[np.int64]:
+    """Whole counts that add up to n, as near to n × shares as can be."""
+    upto = np.rint(n * np.concatenate([[0.0], np.cumsum(shares / shares.sum())]))
+    return np.asarray(np.diff(upto), np.int64)
+
+
+def _shares(values: Floats) -> Floats:
+    """Each row divided by its sum; none is quite zero."""
+    above = np.maximum(values, 1e-100)
+    return np.asarray(above / above.sum(axis=1, keepdims=True))
+
+
+def _mixed(true: Floats, errors: Floats) -> Floats:
+    """Shares as scored that true shares (draws × classes) lead to under these errors; never quite zero."""
+    return np.asarray(np.maximum(np.einsum("dt,dts->ds", true, errors), 1e-12))
+
+
+def _told_apart(errors: Floats) -> Floats:
+    """1 for draws in which the scorer's first class grows rarer from each true class to the next, else 0: one that says
+    refusal of partial refusals more often than of refusals would be no scorer."""
+    return np.asarray(np.all(np.diff(errors[:, :, 0], axis=1) < 0, axis=1), float)

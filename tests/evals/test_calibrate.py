@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,21 @@ import numpy as np
 import pytest
 
 from eval_suites.judge import calibrate as room
-from eval_suites.judge.calibrate import calibrate, corrected, kappa, of_confusion, self_test, shipped, xstest_counts
+from eval_suites.judge.calibrate import (
+    as_table,
+    calibrate,
+    corrected,
+    corrected_change,
+    kappa,
+    labelled_models,
+    of_confusion,
+    self_test,
+    shown_rate,
+    xstest_counts,
+)
+from eval_suites.refusal.rules import read_answer
 from eval_suites.results import ItemResult, SuiteResult
+from eval_suites.statistics.correct import summed, true_shares
 from eval_suites.suites.items import read_items
 from eval_suites.suites.suite import suite
 from sft_core.errors import EvalError
@@ -65,46 +79,92 @@ def test_nothing_to_compare_is_an_error() -> None:
 
 @pytest.mark.skipif(not XSTEST.is_dir(), reason=f"XSTest is not at {XSTEST}")
 def test_shipped_counts_are_what_the_rules_do_now() -> None:
-    found = read_json(room.COUNTS)
-    assert found["models"] == xstest_counts(XSTEST), "the rules changed: write judge/calibration.json anew"
+    found = read_json(room.COUNTS)["models"]
+    counts = {model: parts for model, parts in found.items() if model != "written"}
+    assert counts == xstest_counts(XSTEST), "the rules changed: write judge/calibration.json anew"
+
+
+def test_shipped_counts_of_written_answers_are_of_those_no_rule_was_made_with() -> None:
+    parts: room.Parts = {"safe": {}, "unsafe": {}}
+    for line in (Path(__file__).parent / "refusal_answers.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if row["id"].startswith("fifth") and int(hashlib.sha256(row["prompt"].encode()).hexdigest(), 16) % 2 == 0:
+            counts = parts["unsafe" if row["kind"].startswith("contrast") else "safe"].setdefault(row["label"], {})
+            made = read_answer(row["answer"]).label
+            counts[made] = counts.get(made, 0) + 1
+    assert read_json(room.COUNTS)["models"]["written"] == parts
 
 
 def test_shipped_counts_belong_to_the_rules_and_to_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert set(shipped()) == {"safe", "unsafe", "all"}
-    assert sum(shipped()["all"].confusion.values()) == 1350
-    assert shipped()["all"].kappa >= 0.80
-    assert shipped()["all"].accuracy >= 0.92
+    assert [table.sum() for table in labelled_models()] == [450, 450, 450, 159]
     monkeypatch.setattr(room, "rules_version", lambda: "other")
-    shipped.cache_clear()
+    labelled_models.cache_clear()
     try:
         rate, = corrected(result([1.0, 0.0]))
-        assert shipped() == {}
+        assert labelled_models() == ()
         assert rate.corrected.estimate is None
         assert "no calibration" in rate.corrected.method
     finally:
-        shipped.cache_clear()
+        labelled_models.cache_clear()
+
+
+def test_the_interval_of_a_model_left_out_holds_what_people_say_of_it() -> None:
+    """Each labelled model as the one that nobody has labelled: safe and unsafe prompts, full refusals."""
+    models = read_json(room.COUNTS)["models"]
+    tables = {name: {part: as_table(counts) for part, counts in parts.items()} for name, parts in models.items()}
+    assert len(tables) == 4
+    known = 0
+    for left_out, parts in tables.items():
+        others = [parts["safe"] + parts["unsafe"] for name, parts in tables.items() if name != left_out]
+        for part, table in parts.items():
+            people, said = table.sum(axis=1) / table.sum(), table.sum(axis=0) / table.sum()
+            shares = true_shares(list(said), table.sum(), others)
+            assert shares is not None
+            found = summed(shares.values[:, 0], shares.weights, round(table.sum()), 0.05)
+            assert found.low <= people[0] <= found.high, (left_out, part)
+            known += found.estimate is not None
+    assert known >= 6
 
 
 def test_corrected_rates_undo_the_scorers_errors() -> None:
-    part = shipped()["unsafe"]
-    sens, spec = part.sensitivity.share or 0.0, part.specificity.share or 0.0
-    true, n = 0.6, 10_000
-    seen = round(n * (true * sens + (1 - true) * (1 - spec)))
+    seen, n = 5_800, 10_000
     rate, = corrected(result([1.0] * seen + [0.0] * (n - seen)))
     assert rate.raw.estimate == pytest.approx(seen / n)
-    assert rate.corrected.estimate == pytest.approx(true, abs=0.001)
     assert rate.wanted
-    assert rate.corrected.low < true < rate.corrected.high
-    # The calibration's own uncertainty stays, however many answers are scored.
-    assert rate.corrected.high - rate.corrected.low > 2 * (rate.raw.high - rate.raw.low)
-
-
-def test_false_refusals_are_corrected_with_what_safe_prompts_taught() -> None:
-    rate, = corrected(result([1.0] * 5 + [0.0] * 95, wanted=False))
-    assert not rate.wanted
-    assert (rate.sensitivity, rate.specificity) == (shipped()["safe"].sensitivity, shipped()["safe"].specificity)
     assert rate.corrected.estimate is not None
-    assert rate.corrected.estimate < 0.05
+    assert rate.corrected.low < rate.corrected.estimate < rate.corrected.high
+    # How models differ stays unknown, however many answers are scored.
+    assert rate.corrected.high - rate.corrected.low > 4 * (rate.raw.high - rate.raw.low)
+    assert "people would say" in shown_rate(rate)
+
+
+def test_few_false_refusals_may_be_none() -> None:
+    rate, = corrected(result([1.0] * 3 + [0.0] * 97, wanted=False))
+    assert not rate.wanted
+    assert rate.corrected.estimate is not None
+    assert rate.corrected.low < 0.01 < 0.03 < rate.corrected.high
+
+
+def test_what_partial_refusals_may_hide_widens_the_interval() -> None:
+    plain = result([1.0] * 30 + [0.0] * 70)
+    partly = [item._replace(metrics=item.metrics | {"partly_refused": float(30 <= i < 60)})
+              for i, item in enumerate(plain.items)]
+    (one,), (two,) = corrected(plain), corrected(replace(plain, items=tuple(partly)))
+    assert one.raw == two.raw
+    assert two.corrected.low < one.corrected.low - 0.05
+
+
+def test_a_change_is_less_sure_than_either_side() -> None:
+    base, tuned = result([1.0] * 10 + [0.0] * 90, wanted=False), result([1.0] * 20 + [0.0] * 80, wanted=False)
+    change, = corrected_change(base, tuned)
+    assert change.raw == pytest.approx(0.1)
+    assert change.corrected.estimate is not None
+    assert change.corrected.low < change.corrected.estimate < change.corrected.high
+    rate, = corrected(tuned)
+    assert change.corrected.high - change.corrected.low > rate.corrected.high - rate.corrected.low
+    other, = corrected_change(base, result([1.0], wanted=False, protocol={"refusal_scorer": "judge"}))
+    assert other.corrected.estimate is None
+    assert corrected_change(base, result([1.0])) == []
 
 
 def test_unscored_items_are_no_compliance_and_other_scorers_have_no_calibration() -> None:
@@ -138,7 +198,8 @@ def test_requests_of_one_category_count_as_one_another() -> None:
     alone = result([1.0] * 40 + [0.0] * 60)
     areas = replace(alone, items=tuple(item._replace(cluster=str(i // 20)) for i, item in enumerate(alone.items)))
     (one,), (five,) = corrected(alone), corrected(areas)
-    assert five.corrected.estimate == one.corrected.estimate
     assert five.raw.high - five.raw.low > 2 * (one.raw.high - one.raw.low)
-    assert five.corrected.high - five.corrected.low > 2 * (one.corrected.high - one.corrected.low)
+    assert one.corrected.estimate is not None
+    assert five.corrected.estimate is None
+    assert "would fit" in five.corrected.method
     assert (five.raw.items, five.corrected.items) == (100, 100)

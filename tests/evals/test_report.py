@@ -110,6 +110,21 @@ def test_partial_credit_stands_apart_from_the_strict_score(sides: Sides) -> None
     assert not any(t.title.startswith("Partial") for t in report(compare(*unread, GateSection()), *unread).tables)
 
 
+def test_refusal_rates_stand_as_scored_and_as_corrected(sides: Sides) -> None:
+    verdict, base, tuned = sides
+
+    def asked(result: SuiteResult) -> SuiteResult:
+        return replace(result, items=tuple(item._replace(
+            target='{"refuse": true}', metrics={"refused": item.score or 0.0}) for item in result.items))
+
+    base["format"], tuned["format"] = asked(base["format"]), asked(tuned["format"])
+    before, after, change = table(report(verdict, base, tuned), "Refusal rates")
+    assert [row["refused, as scored"] for row in (before, after, change)] == ["20.0 %", "100.0 %", "+80.0"]
+    assert [row["model"] for row in (before, after, change)] == ["base", "tuned", "tuned − base"]
+    assert re.fullmatch(r"\d+\.\d to \d+\.\d %", before["95 % interval"])
+    assert re.fullmatch(r"\+\d+\.\d to \+\d+\.\d %", change["95 % interval"])
+
+
 def test_the_interval_of_one_text_is_unknown_in_words_and_in_the_plot(make_result: Make) -> None:
     base, tuned = ({"facts": replace(make_result(scores), scale="log")} for scores in ([-1.0], [-1.25]))
     verdict = compare(base, tuned, GateSection())
