@@ -47,7 +47,11 @@ class Shown(NamedTuple):
 def run_evaluation(
     model: ModelSection, section: EvalSection, template: str, against: str | None, shown: Shown, mirror: Path | None
 ) -> None:
-    """`sft eval`: evaluate a model, alone or paired with another one in the same precision on the same device."""
+    """`sft eval`: evaluate a model, alone or paired with another one in the same precision on the same device.
+
+    Raises:
+        EvalError: behind all that is shown: too few items of a suite were scored.
+    """
     place = asked_mirror(workspace(), mirror)
     if shown.html and against is None:
         raise ConfigError("--html writes a comparison; say with --against what to compare with")
@@ -56,7 +60,9 @@ def run_evaluation(
     check_needs([*named_lacks(both, place), *evaluation_lacks(section, place)])
     tuned = named(model, template, section, place, look)
     if against is None:
-        show_scores(model.path, evaluate.fn(tuned, section, place), shown)
+        alone = evaluate.fn(tuned, section, place)
+        show_scores(model.path, alone, shown)
+        check_measured(alone)
         return
     base_model, tuned = alike(named(like(model, against), template, section, place, look), tuned)
     base, results, floor = paired(base_model, tuned, section, place)
@@ -66,6 +72,8 @@ def run_evaluation(
         console.lines(f"items    {shown.out / 'base'} (of {against})")
     verdict = reach_verdict.fn(base, results, GateSection(), floors=floor)
     show_comparison(compared(verdict, base, results, Names(against, model.path)), shown)
+    check_measured(base)
+    check_measured(results)
 
 
 def like(model: ModelSection, reference: str) -> ModelSection:
@@ -74,17 +82,12 @@ def like(model: ModelSection, reference: str) -> ModelSection:
 
 
 def show_scores(model: str, results: Results, shown: Shown) -> None:
-    """Print one model's scores and write its items where that is asked for.
-
-    Raises:
-        EvalError: too few items of a suite were scored.
-    """
+    """Print one model's scores and write its items where that is asked for."""
     console.table(model, listed(results))
     console.lines(*remarks(results))
     if shown.out:
         keep(shown.out, results)
         console.lines(f"items    {shown.out}")
-    check_measured(results)
 
 
 def paired(base: Subject, tuned: Subject, section: EvalSection, place: Workspace,
@@ -127,6 +130,9 @@ def run_comparison(
     show_comparison(compared(verdict, a, b, Names(name_a, name_b)), shown)
     if missing:
         console.lines(f"not compared, only in one of the two: {', '.join(missing)}")
+    if section is not None:
+        check_measured(a)
+        check_measured(b)
 
 
 TOLERANCES = ("max_tax", "margins", "max_false_refusals", "alpha")

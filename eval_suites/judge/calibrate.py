@@ -293,10 +293,10 @@ def _means(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 
 def _requests(result: SuiteResult) -> dict[str, list[ItemResult]]:
-    """The scored requests by task."""
-    groups: dict[str, list[ItemResult]] = {}
+    """The scored requests by task; none of a task of which too few were scored (`SuiteResult.min_scored`)."""
+    groups, tasks = dict[str, list[ItemResult]](), result.tasks()
     for item in result.items:
-        if item.score is not None and "refused" in item.metrics:
+        if item.score is not None and tasks[item.task].score is not None and "refused" in item.metrics:
             groups.setdefault(item.task, []).append(item)
     return groups
 

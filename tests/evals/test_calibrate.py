@@ -170,7 +170,8 @@ def test_a_change_is_less_sure_than_either_side() -> None:
 def test_unscored_items_are_no_compliance_and_other_scorers_have_no_calibration() -> None:
     mixed = result([1.0, 1.0, None, None, 0.0])
     mixed = SuiteResult("s", "alignment", {}, (*mixed.items[:4], mixed.items[4]._replace(score=None)), 0.0)
-    rate, = corrected(mixed)
+    assert corrected(mixed) == [], "two of five are no measurement"
+    rate, = corrected(replace(mixed, min_scored=0.0))
     assert (rate.raw.estimate, rate.raw.items) == (1.0, 2)
     assert corrected(result([None])) == []
     other, = corrected(result([1.0], protocol={"refusal_scorer": "judge"}))

@@ -16,8 +16,10 @@ import pytest
 
 from eval_suites.judge.talk import OPEN_ENDED
 from eval_suites.results import ItemResult, SuiteResult, write_results
+from flows import judging
 from infra.servers import free_port
 from sft_core.config.evaluate import EndpointSection, JudgeSection
+from sft_core.errors import EvalError
 from tasks.judge import export_sheets, judge_all, judged
 from tasks.stages import Workspace
 
@@ -140,6 +142,31 @@ def test_judge_and_human(tmp_path: Path) -> None:
     ran = sft(home, "human", "import", a, b, str(sheet))
     assert ran.returncode == 0, (ran.stdout + ran.stderr)
     assert "100.0 %" in (ran.stdout + ran.stderr)
+
+
+def test_people_are_told_of_pairs_without_a_label_and_of_how_far_they_agree(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two of six labels gave a win rate; of several sheets the last one's raters were told, without names."""
+    monkeypatch.setattr(judging, "workspace", lambda: Workspace(tmp_path, None))
+    monkeypatch.setattr(judging, "look", lambda: None)
+    a, b = folder(tmp_path / "a", "bad"), folder(tmp_path / "b", "good")
+    judging.run_export(a, b, tmp_path / "sheets", 0)
+    rows = list(csv.DictReader((tmp_path / "sheets" / "open_ended.csv").open()))
+
+    def filled(name: str, labels: int) -> Path:
+        with (tmp_path / name).open("w") as out:
+            writer = csv.DictWriter(out, list(rows[0]))
+            writer.writeheader()
+            writer.writerows({**row, "label": "A" * (n < labels)} for n, row in enumerate(rows))
+        return tmp_path / name
+
+    judging.run_import(a, b, [filled("ann.csv", 6), filled("ben.csv", 4), filled("cy.csv", 2)], 0)
+    shown = "".join(capsys.readouterr().out.split())
+    assert "6of6" in shown
+    assert all(one in shown for one in ("ann.csv", "ben.csv", "cy.csv", "4of4pairs"))
+    with pytest.raises(EvalError, match=r"not measured.*open_ended:pairwise: 2 of 6 pairs have a label"):
+        judging.run_import(a, b, [tmp_path / "cy.csv"], 0)
+    assert "2of6" in "".join(capsys.readouterr().out.split())
 
 
 def test_sheets_stay_in_their_folder_whatever_their_suite_is_called(tmp_path: Path) -> None:

@@ -4,9 +4,17 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
+
+from eval_suites.results import ItemResult, SuiteResult
+from flows import nightly
+from sft_core.errors import EvalError, RegressionFound
+from tasks.stages import Workspace
 
 Sft = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -37,3 +45,39 @@ def test_nightly_passes_and_fails_on_a_proved_regression(sft: Sft, config: Path,
     assert nightly.returncode == 1, scores
     assert "RegressionFound" in nightly.stderr
     assert "tiny_refusal lost" in nightly.stderr
+
+
+def night(scores: list[float | None], stored: list[float | None], monkeypatch: pytest.MonkeyPatch, place: Path) -> Any:
+    """A night that ends with these scores, and the tracker that was told."""
+    def result(values: list[float | None]) -> dict[str, SuiteResult]:
+        return {"facts": SuiteResult("facts", "capability", {"v": 1}, tuple(
+            ItemResult("facts", "q", str(i), str(i), value, {}, "", "", "", "no answer: ConnectError", "")
+            for i, value in enumerate(values)), 0.0)}
+
+    tracker = MagicMock()
+    for name in ("find", "mirrored", "check_needs", "evaluation_lacks", "folder_subject", "orchestrator"):
+        monkeypatch.setattr(nightly, name, MagicMock())
+    monkeypatch.setattr(nightly, "evaluate", lambda *_, **__: result(scores))
+    nightly.find.return_value.results.return_value = result(stored)
+    monkeypatch.setattr(nightly, "reach_verdict", nightly.reach_verdict.fn)
+    return tracker, lambda: nightly._compared(nightly.Champion("sft", "champion"), 5.0, Workspace(place, None), tracker)
+
+
+def test_a_night_that_measures_nothing_is_no_regression_and_no_pass(
+        monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It compared the twelve items that were answered, or said that no item was scored, and passed."""
+    tracker, run = night([0.0] * 12 + [None] * 52, [1.0] * 64, monkeypatch, tmp_path)
+    with pytest.raises(EvalError, match="no proved regression, but facts not measured: 12 of 64 items have a score on "
+                                        "both sides.*52 items of tuned without a score, most often.*ConnectError"
+                       ) as caught:
+        run()
+    assert not isinstance(caught.value, RegressionFound)
+    assert tracker.finish.call_args.args[1] == "FAILED"
+    assert tracker.log_metrics.call_args.args[1] == {"facts/score": None, "facts/scored": 12, "facts/asked": 64}
+    assert tracker.start_run.call_args.args[4]["sft.regressions"] == "none"
+
+
+def test_a_suite_that_was_never_measured_fails_no_night(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Answers that wait for a judge."""
+    _, run = night([None] * 8, [None] * 8, monkeypatch, tmp_path)
+    assert run()["rows"][0]["outcome"].startswith("not measured")
