@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -196,14 +197,17 @@ def test_a_chat_suite_needs_a_template(model_folder: Path, tmp_path: Path) -> No
 
 
 def test_results_survive_the_disk(make_result: Callable[..., SuiteResult], tmp_path: Path) -> None:
-    result = make_result([1.0, None, 0.5], suite="lm:some/task")
+    result = make_result([1.0, None, 0.5, 1.0, 0.5], suite="lm:some/task")
     item = result.items[0]._replace(metrics={"acc,none": 1.0}, answer="ünïcode\n")
     result = SuiteResult("lm:some/task", "capability", {"a": [1, None]}, (item, *result.items[1:]), 1.5, 2, "abc")
     path = write_results(tmp_path, result)
     assert read_results(tmp_path, "lm:some/task") == result
     head = json.loads(path.read_text())
-    assert (head["score"], head["scored"], head["unscored"]) == (0.75, 2, 1)
+    assert (head["score"], head["scored"], head["unscored"]) == (0.75, 4, 1)
     assert head["metrics"] == {"q/acc,none": 1.0}
+    few = replace(result, min_scored=0.9)
+    assert json.loads(write_results(tmp_path, few).read_text())["score"] is None
+    assert read_results(tmp_path, "lm:some/task") == few
     path.unlink()
     with pytest.raises(EvalError, match="no complete results of suite 'lm:some/task'"):
         read_results(tmp_path, "lm:some/task")

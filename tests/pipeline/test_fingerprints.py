@@ -43,7 +43,7 @@ _READ = ("path", "name", "format", "columns", "ignore_columns", "roles", "split"
 _PREPARES = (*(f"data.sources.0.{one}" for one in _READ), "data.too_long", "data.repair",
              "data.duplicates", "data.decontaminate",
              "data.validation_share", "data.max_rejected_share", "data.mirror", "template")
-_NEVER = {TOLD: ("name", "gate", "tracking", "search", "eval.judge"), ROUNDING: ("model.attention",),
+_NEVER = {TOLD: ("name", "gate", "tracking", "search", "eval.judge", "eval.min_scored"), ROUNDING: ("model.attention",),
           BASE: ("model.path", "model.revision", "model.device", "model.trust_remote_code", "data.mirror")}
 HARMLESS: dict[str, dict[str, tuple[str, ...]]] = {
     "prepare": _NEVER | {
