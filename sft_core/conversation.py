@@ -63,6 +63,7 @@ class Conversation(NamedTuple):
     nulls: int = 0  # keys of tool arguments and schemas that Arrow gave as null: meant so, or never there
     unused: tuple[str, ...] = ()  # columns of the row that hold words and went into no turn
     repaired: bool = False  # turns were left out or joined, as `data.repair` asks for
+    variables: str | None = None  # of the chat template for this row alone, an object as JSON text
 
 
 class Why(StrEnum):

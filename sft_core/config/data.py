@@ -27,7 +27,7 @@ class ModelSection(Section):
 
 
 Column = Literal["instruction", "input", "output", "system", "history", "prompt", "completion", "messages",
-                 "conversations", "role", "content", "tools", "label", "text"]
+                 "conversations", "role", "content", "tools", "chat_template_kwargs", "label", "text"]
 
 
 class SourceSection(Section):
@@ -117,7 +117,7 @@ class TemplateSection(Section):
     """A file with a Jinja chat template, instead of a name."""
     kwargs: dict[str, JsonValue] = Field(default_factory=dict)
     """Values of variables that the Jinja reads, e.g. `{enable_thinking: false}`. They hold in training and evaluation
-    and are written into the saved template as its defaults."""
+    and are written into the saved template as its defaults. A row's own `chat_template_kwargs` goes before them."""
     date: datetime.date = datetime.date(2024, 7, 26)
     """The day that a template which writes today's date is told, in training, evaluation and the saved template; the
     same configuration gives the same tokens tomorrow. The default is what Llama 3 falls back to."""

@@ -21,6 +21,7 @@ from sft_core.data.messages import (
     calls_in_text,
     in_call_order,
     parse_tools,
+    parse_variables,
     parsed,
     results_of,
     shown,
@@ -150,14 +151,14 @@ def to_conversation(row: Row, form: Format, source: SourceSection, repair: Seque
         given = tuple(turn for turn in _READERS[form](data) if turn.role != "system" or turn.content.strip())
         turns = repaired(given, repair)
         _check(turns)
-        tools = parse_tools(data.get("tools"))
+        tools, variables = parse_tools(data.get("tools")), parse_variables(data.get("chat_template_kwargs"))
         unused = tuple(data.unused())
     except Refused as refused:
         return Rejected(refused.why, refused.detail, row.origin)
     except RecursionError:
         return Rejected(Why.UNREADABLE, "it is nested too deeply", row.origin)
     _refuse_without_context(unused, form, data, row.origin)
-    return Conversation(turns, row.origin, tools, data.nulls(row), unused, turns != given)
+    return Conversation(turns, row.origin, tools, data.nulls(row), unused, turns != given, variables)
 
 
 def _is_false(label: object) -> bool:

@@ -239,6 +239,19 @@ def parse_tools(value: object) -> str | None:
     return as_json(tools, "tools") if tools else None
 
 
+def parse_variables(value: object) -> str | None:
+    """Values for the chat template of this row (`chat_template_kwargs`, as TRL has it), an object, as JSON text.
+
+    Raises:
+        Refused: it is no object.
+    """
+    variables = parsed(value, "chat_template_kwargs") if value else None
+    if variables is not None and not isinstance(variables, Mapping):
+        raise Refused(Why.WRONG_TYPE, f"chat_template_kwargs is not an object but {shown(variables)}; write "
+                                      '{"enable_thinking": false}, for example')
+    return as_json(variables, "chat_template_kwargs") if variables else None
+
+
 def parsed(value: object, what: str) -> Any:
     """A value, or what its JSON text says."""
     if not isinstance(value, str):

@@ -22,7 +22,7 @@ from sft_core.templates.choose import choose
 from sft_core.templates.messages import messages_of, tools_of
 from sft_core.templates.render import IGNORE, Example, Renderer
 from sft_core.templates.template import trained_turns
-from sft_core.templates.thoughts import visible
+from sft_core.templates.thoughts import begun_in, tells, thought_of, visible
 
 CHATS = 64
 """Conversations that are looked at, evenly from all that were read."""
@@ -72,7 +72,8 @@ class Sample:
     def marked(self, chat: Chat, turns: int) -> list[str]:
         """What the generation marks of the first `turns` turns enclose."""
         conversation, pieces, end = chat.conversation, list[str](), -1
-        text, marks = self.renderer.template.render(conversation.turns[:turns], conversation.tools, marked=True)
+        template = self.renderer.template_of(conversation)
+        text, marks = template.render(conversation.turns[:turns], conversation.tools, marked=True)
         for start, stop in marks:  # a turn can have several, one behind the other
             pieces.append((pieces.pop() if start == end else "") + text[start:stop])
             end = stop
@@ -83,7 +84,8 @@ class Sample:
         return str(self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
 
     def _applied(self, chat: Chat, turns: int, **how: Any) -> Any:
-        template, conversation = self.renderer.template, chat.conversation
+        conversation = chat.conversation
+        template = self.renderer.template_of(conversation)
         return self.tokenizer.apply_chat_template(
             messages_of(conversation.turns, template.form)[:turns], tools=tools_of(conversation.tools, template.form),
             chat_template=template.jinja, **how)
@@ -158,7 +160,7 @@ def parity(sample: Sample) -> Seen:
                 _same(sample, example.input_ids[: run[0]], sample.served_ids(chat, at, opening=True), prompts,
                       f"{chat.conversation.origin}: the prompt of turn {at + 1}")
                 # A thought that the template leaves out of a written turn is trained all the same.
-                if sample.served(chat, at + 1).startswith(sample.served(chat, at, opening=True)):
+                if _as_written(sample, chat, at):
                     turns = at + 1 if apart else len(chat.conversation.turns)
                     _same(sample, example.input_ids, sample.served_ids(chat, turns), wholes, str(example.origin))
     wrong = [*prompts.wrong, *wholes.wrong]
@@ -213,6 +215,15 @@ def runs_of(example: Example) -> list[tuple[int, int]]:
     return runs
 
 
+def _as_written(sample: Sample, chat: Chat, at: int) -> bool:
+    """The template writes the answer behind its prompt with the thought that it has, and ends one that is begun."""
+    prompt, written = sample.served(chat, at, opening=True), sample.served(chat, at + 1)
+    turn, behind, begun = chat.conversation.turns[at], written.removeprefix(prompt), begun_in(prompt)
+    thought = thought_of(turn.content, sample.renderer.template_of(chat.conversation).form.opened)
+    ended = not begun or (begun[1] in behind and begun[0] not in behind)
+    return written.startswith(prompt) and ended and (not thought or tells(behind, thought, turn))
+
+
 def _by_prefix(sample: Sample, chat: Chat, at: int, ids: Sequence[int], tally: _Tally) -> None:
     """What is written behind the prompt, up to the first stop. Compared as text without white space: ids of a text
     depend on what stands before it."""
@@ -220,8 +231,9 @@ def _by_prefix(sample: Sample, chat: Chat, at: int, ids: Sequence[int], tally: _
     said, where = _squeezed(sample.text(ids)), f"turn {at + 1} of {chat.conversation.origin}"
     behind = written[len(prompt):]
     ends = [behind.find(stop) + len(stop) for stop in sample.renderer.template.stops if stop in behind]
-    if not written.startswith(prompt):
-        answer = visible(chat.conversation.turns[at].content, sample.renderer.template.form.opened)
+    if not _as_written(sample, chat, at):
+        opened = sample.renderer.template_of(chat.conversation).form.opened
+        answer = visible(chat.conversation.turns[at].content, opened)
         inside = _squeezed(_normal(sample, answer)) in said
         tally.other += inside
         if not inside:
@@ -236,7 +248,7 @@ def _by_marks(sample: Sample, chat: Chat, at: int, ids: Sequence[int], tally: _T
     """The same is enclosed by a generation mark; what a template writes before the first word of an answer may be in
     the mark or outside."""
     turn, said = chat.conversation.turns[at], _squeezed(sample.text(ids))
-    if not sample.served(chat, at + 1).startswith(sample.served(chat, at, opening=True)):
+    if not _as_written(sample, chat, at):
         tally.other += 1
         return
     opened = sample.renderer.template.form.opened

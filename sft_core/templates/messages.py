@@ -18,6 +18,10 @@ class TemplateRefused(ValueError):
     """The template has no form for this one conversation; its row is rejected with this message."""
 
 
+class ThoughtClosed(TemplateRefused):
+    """The prompt has closed the thought of an answer that has one."""
+
+
 class Form(NamedTuple):
     """How a Jinja wants its messages; templates read the one form or the other and break on the rest, or drop it."""
 

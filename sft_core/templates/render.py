@@ -23,16 +23,18 @@ from sft_core.conversation import Conversation, Origin, Rejected, ToolCall, Turn
 from sft_core.errors import TemplateError
 from sft_core.templates.choose import control_tokens, starts_with_bos
 from sft_core.templates.encode import Encoder, Piece, any_of, mark
-from sft_core.templates.messages import TemplateRefused
+from sft_core.templates.messages import Form, TemplateRefused, ThoughtClosed
 from sft_core.templates.template import Span, Template, trained_turns
 from sft_core.templates.thoughts import ANY_TAG, thinks, thought_of, without
+from sft_core.templates.variants import Variants
 
 IGNORE = -100
 """Target of a position that is not trained."""
 
 _REMEMBERED_SHAPES = 4096
 _TOGETHER = 500  # conversations whose texts are encoded in one call
-_Shape = tuple[tuple[Turn, ...], str | None, frozenset[int]]  # turns with harmless words, tools, what is trained
+# Turns with harmless words, tools, variables, what is trained.
+_Shape = tuple[tuple[Turn, ...], str | None, str | None, frozenset[int]]
 
 
 class Example(NamedTuple):
@@ -72,6 +74,7 @@ class Renderer:
             TemplateError: a stop of the template is not one control token of this tokenizer.
         """
         self.template, self.section = template, section
+        self._variants = Variants(template, tokenizer, section)
         control = control_tokens(tokenizer, template.jinja)
         self._encoder = Encoder(tokenizer, control)
         stops = [self._encoder.text(stop) for stop in template.stops]
@@ -86,6 +89,14 @@ class Renderer:
         # What a model thinks is its own text, tags and all.
         self._spelled_in_answer = any_of([token for token in control if not ANY_TAG.fullmatch(token)])
         self._expected: dict[_Shape, list[list[int]] | TemplateRefused] = {}
+
+    def template_of(self, conversation: Conversation) -> Template:
+        """The template with the variables of this row, tried out with them as it would be by `template.kwargs`.
+
+        Raises:
+            TemplateRefused: it cannot be used with them.
+        """
+        return self._variants.of(conversation.variables)
 
     def render(self, conversation: Conversation) -> Rendered | Rejected:
         """Ids and shifted targets; trained are the contents of assistant turns and the stop behind each.
@@ -134,12 +145,19 @@ class Renderer:
         return ids
 
     def _draft(self, conversation: Conversation) -> _Draft | Rejected:
-        opened = self.template.form.opened
+        try:
+            return self._drafted(conversation, self.template_of(conversation))
+        except TemplateRefused as refused:
+            way = f"; {self._variants.way_to_think}" if isinstance(refused, ThoughtClosed) else ""
+            return Rejected(Why.TEMPLATE_REFUSED, f"{refused}{way}", conversation.origin)
+
+    def _drafted(self, conversation: Conversation, template: Template) -> _Draft | Rejected:
+        opened = template.form.opened
         thinking = [at for at, turn in enumerate(conversation.turns, 1) if thinks(turn, opened)]
         if thinking and self.section.thinking == "error":
             return Rejected(Why.THOUGHT, f"turn {thinking[0]} (assistant) has a thought and template.thinking is error",
                             conversation.origin)
-        turns = [self._thought_over(turn) for turn in conversation.turns]
+        turns = [self._thought_over(turn, template.form) for turn in conversation.turns]
         if None in turns:
             return Rejected(Why.THOUGHT, f"turn {turns.index(None) + 1} (assistant) has the tag of a thought where no "
                             "thought begins, so that it cannot be said what template.thinking: drop is to drop",
@@ -155,11 +173,8 @@ class Renderer:
         trained = trained_turns(conversation.turns, section.train_on, section.train_tool_calls)
         if not trained:
             return Rejected(Why.NO_TRAINED_TOKEN, "no token of an assistant turn is trained", conversation.origin)
-        try:
-            texts = self.template.texts(conversation, trained)
-            expected = self._expected_control(conversation, trained)
-        except TemplateRefused as refused:
-            return Rejected(Why.TEMPLATE_REFUSED, str(refused), conversation.origin)
+        texts = template.texts(conversation, trained)
+        expected = self._expected_control(conversation, trained, template)
         if len(texts) != len(expected):
             return Rejected(Why.TEMPLATE_REFUSED, "the chat template treats these contents otherwise than plain words",
                             conversation.origin)
@@ -191,19 +206,20 @@ class Renderer:
     def _control_of(self, ids: list[int]) -> list[int]:
         return [token for token in ids if token in self._control_ids]
 
-    def _expected_control(self, conversation: Conversation, trained: frozenset[int]) -> list[list[int]]:
+    def _expected_control(self, conversation: Conversation, trained: frozenset[int], template: Template
+                          ) -> list[list[int]]:
         """Control tokens that the template itself writes for a conversation of this shape, for each of its texts.
 
         Raises:
             TemplateRefused: the template has no form for this shape.
         """
         turns = tuple(_neutral(conversation.turns))
-        key: _Shape = (turns, conversation.tools, trained)
+        key: _Shape = (turns, conversation.tools, conversation.variables, trained)
         if key not in self._expected:
             if len(self._expected) == _REMEMBERED_SHAPES:
                 self._expected.clear()
             try:
-                texts = self.template.texts(conversation._replace(turns=turns), trained)
+                texts = template.texts(conversation._replace(turns=turns), trained)
                 found = self._encoder.pieces([Piece("", "".join(span.text for span in text)) for text in texts])
                 self._expected[key] = [self._control_of(ids) for ids in found]
             except TemplateRefused as refused:
@@ -213,17 +229,17 @@ class Renderer:
             raise known
         return known
 
-    def _thought_over(self, turn: Turn) -> Turn | None:
+    def _thought_over(self, turn: Turn, form: Form) -> Turn | None:
         """Without its thoughts where they are to be dropped, or without an empty one, which is the template's to write.
         None where it cannot be told what is a thought."""
-        opened = self.template.form.opened
+        opened = form.opened
         if turn.role != "assistant":
             return turn
         if self.section.thinking == "drop":
             content = without(turn.content, opened)
             return None if content is None else turn._replace(content=content)
         thought = thought_of(turn.content, opened)
-        knows = self.template.form.tags or self.template.form.thoughts != "inline"
+        knows = form.tags or form.thoughts != "inline"
         if thought is None or thought.thinking.strip() or not knows:
             return turn
         return turn._replace(content=thought.answer.lstrip())

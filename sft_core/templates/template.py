@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 
 from sft_core.conversation import Conversation, Origin, Turn
 from sft_core.errors import TemplateError
-from sft_core.templates.messages import Form, Rendering, TemplateRefused, messages_of, render, tools_of
+from sft_core.templates.messages import Form, Rendering, TemplateRefused, ThoughtClosed, messages_of, render, tools_of
 from sft_core.templates.thoughts import (
     Tags,
     begun_in,
@@ -34,8 +34,6 @@ from sft_core.templates.thoughts import (
 TrainOn = Literal["all_assistant", "last_assistant"]
 MARK_START, MARK_END = "\ue0f0", "\ue0f1"  # private use: around look-alikes of control tokens, only while rendering
 OTHERS = "set template.name to a built-in one (chatml, for example)"
-THOUGHTS = ("give the chat template the variable that lets it think (template.kwargs, for example {enable_thinking: "
-            "true}), or set template.thinking: drop")
 
 
 class Span(NamedTuple):
@@ -127,6 +125,8 @@ class Template:
         turns = conversation.turns
         messages, tools = messages_of(turns[: at + 1], self.form), tools_of(conversation.tools, self.form)
         prompt = render(self.jinja, self.names, messages[:at], tools, opening=True).text
+        if closes_thought(prompt) and thought_of(turns[at].content, self.form.opened):
+            raise ThoughtClosed(f"the prompt of turn {at + 1} has closed its thought and its answer has one")
         written, marks = render(self.jinja, self.names, messages, tools, marked=self.marked)
         if written.startswith(prompt):
             start, behind = len(prompt), written[len(prompt):]
@@ -139,11 +139,7 @@ class Template:
             raise TemplateRefused(f"the chat template ends turn {at + 1} without its stop token "
                                   f"{' or '.join(self.stops)}; the model would not learn to stop")
         said, tail = behind[: found.end()], behind[found.end():]
-        if not closes_thought(prompt):
-            said = restored(said, turns[at], self.form.opened, begun_in(prompt), (self.form.opening, self.form.closing))
-        elif thought_of(turns[at].content, self.form.opened):
-            raise TemplateRefused(f"the prompt of turn {at + 1} ends in an empty thought and its answer has one; "
-                                  f"{THOUGHTS}")
+        said = restored(said, turns[at], self.form.opened, begun_in(prompt), (self.form.opening, self.form.closing))
         answer = Answer(prompt, said, tail)
         if lost := next(_lost_answer(turns[at], answer.said, self.form.opened), None):
             raise TemplateRefused(f"the chat template drops or rewrites {lost} of turn {at + 1} (assistant); {OTHERS}")
@@ -157,9 +153,6 @@ class Template:
 
         That is so where a prompt opens a thought that is not written, or says more in a turn that is the last one.
         """
-        if closes_thought(prompt) and thought_of(conversation.turns[at].content, self.form.opened):
-            raise TemplateRefused(f"the chat template opens answers without a thought and turn {at + 1} has one; "
-                                  f"{THOUGHTS}")
         head = self._opening(conversation, at, prompt)
         opened = opened_in(prompt[head:])
         end = head + opened[0] if opened else len(prompt)

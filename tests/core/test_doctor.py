@@ -165,6 +165,19 @@ def test_a_template_without_a_stop_is_found(admit: Callable[..., Patient]) -> No
     assert _results(found)["template parity"] == _results(found)["stop token"] == "skipped"
 
 
+@pytest.mark.parametrize("opening", ["", "<think>\n"])
+def test_thoughts_that_a_template_leaves_out_are_no_wrong_mask(opening: str, admit: Callable[..., Patient],
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with DeepSeek R1, whose history has no thoughts and whose prompt may open one."""
+    monkeypatch.setitem(globals(), "ROWS", [
+        {"messages": [{"role": "user", "content": "so?"}, {"role": "assistant", "content": said}]}
+        for said in ("<think>\nhm\n</think>\n\nyes", "no")])
+    jinja = ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1].lstrip() }}<|im_end|>"
+             "\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n" + opening + "{% endif %}")
+    sample = _sample(admit(FULL, jinja, "model"))
+    assert (len(sample.chats), chats.masks(sample).result, chats.parity(sample).result) == (2, "ok", "ok")
+
+
 def _one_more(example: Example) -> Example:
     """The token before the first answer is trained too."""
     at = next(i for i, target in enumerate(example.targets) if target != IGNORE)

@@ -31,7 +31,7 @@ REASONS = {
     r"drops or rewrites the text": "text beside a call is not written",
     r"drops or rewrites the thought": "the thought is not written",
     r"drops or rewrites turn \d+ \(system\)": "the system text is not written",
-    r"answers without a thought|ends in an empty thought": "the prompt has closed the thought",
+    r"has closed its thought": "the prompt has closed the thought",
     r"opens an answer otherwise": "it asks otherwise than it writes",
     r"refuses these turns: ": "it raises",
 }
@@ -114,6 +114,7 @@ def row_of(name: str, keywords: dict[str, Any]) -> str:
     """A line of the table, once every conversation is exact or refused."""
     renderer, oracle = case_of(name, keywords)
     refused: Counter[str] = Counter()
+    remedies, closed = set[tuple[str, str]](), False
     for chat, turns in CHATS.items():
         conversation = Conversation(turns, ORIGIN, TOOLS if chat in WITH_TOOLS else None)
         found = renderer.render(conversation)
@@ -121,6 +122,14 @@ def row_of(name: str, keywords: dict[str, Any]) -> str:
             check(name, oracle, conversation, found.examples)
         else:
             refused[reason(found)] += 1
+            remedies |= set(re.findall(r"template\.kwargs: {\"(\w+)\": (.+?)}", found.detail))
+            closed |= "closed" in found.detail
+    assert bool(remedies) == closed, "a closed thought is told with what opens it"
+    for key, value in remedies:
+        renderer, oracle = case_of(name, keywords | {key: json.loads(value)})
+        found = renderer.render(thinking := Conversation(CHATS["thought"], ORIGIN))
+        assert isinstance(found, Rendered), found
+        check(name, oracle, thinking, found.examples)
     given = ", ".join(f"`{key}: {json.dumps(value)}`" for key, value in keywords.items())
     told = " · ".join(f"{count} {said}" for said, count in sorted(refused.items()))
     stop = "`stop: [" + ", ".join(FAMILIES[name].stop).replace("|", "\\|") + "]`" if FAMILIES[name].stop else ""

@@ -90,6 +90,15 @@ class TestRightRows:
         assert isinstance(found, Conversation)
         assert found.tools is None
 
+    def test_variables_of_the_chat_template(self):
+        for variables in ({"enable_thinking": False}, '{"enable_thinking": false}'):
+            found = understand(chat(("user", "hi"), ("assistant", "yo"), chat_template_kwargs=variables), "messages")
+            assert isinstance(found, Conversation)
+            assert found.variables == '{"enable_thinking": false}'
+        refused = understand(chat(("user", "hi"), ("assistant", "yo"), chat_template_kwargs=[1]), "messages")
+        assert isinstance(refused, Rejected)
+        assert "chat_template_kwargs is not an object" in refused.detail
+
     def test_text_parts(self):
         parts = [{"type": "text", "text": "h"}, {"type": "text", "value": "i"}]
         assert turns(chat(("user", parts), ("assistant", "yo")), "messages") == (ASK, SAY)

@@ -250,7 +250,7 @@ class TestOwn:
     def test_a_prompt_that_closes_the_thought(self, byte_tokenizer, chat):
         template = own(byte_tokenizer, PLAIN.replace(OPENING, OPENING[:-1] + "<think>\\n\\n</think>\\n\\n'"))
         assert said(template, chat(*TWO)) == [["hello<|im_end|>"], ["more<|im_end|>"]]
-        with pytest.raises(TemplateRefused, match="without a thought and turn 2 has one"):
+        with pytest.raises(TemplateRefused, match="prompt of turn 2 has closed its thought"):
             texts(template, chat(*self.THOUGHT))
 
     def test_thoughts_handed_over_apart(self, byte_tokenizer, chat):

@@ -117,6 +117,27 @@ def test_values_of_every_kind_and_a_line_break_in_front(byte_tokenizer: Any, cha
         '\n[null, [1, "x\\n\\"\'"], {"k": true}, 1.5, "é{{ }}"]<|im_start|>user')
 
 
+def test_variables_of_single_rows(byte_tokenizer: Any, chat: Any) -> None:
+    """As Qwen3 was trained: rows with thoughts behind the open prompt, rows without behind the closed one."""
+    tokenizer = byte_tokenizer("<think>", "</think>", chat_template=BY_KEYWORD)
+    asked = TemplateSection(kwargs={"enable_thinking": True})
+    renderer = Renderer(choose(asked, tokenizer), tokenizer, asked)
+    thinking, answering = chat("u: Hi", "a: <think>Hm</think>Hello"), chat("u: Hi", "a: Hello")
+    rows = [thinking, answering._replace(variables='{"enable_thinking": false}'), answering]
+    found = [one for one in renderer.render_many(rows) if not isinstance(one, Rejected)]
+    told = [tokenizer.decode(one.examples[0].input_ids) for one in found]
+    said = [tokenizer.decode([t for t in one.examples[0].targets if t != IGNORE]) for one in found]
+    assert said == ["<think>Hm</think>Hello<|im_end|>", "Hello<|im_end|>", "Hello<|im_end|>"]
+    assert [text.startswith(ASKED + EMPTY) for text in told] == [False, True, False]
+    refused = renderer.render(answering._replace(variables='{"thinking": false}'))
+    assert isinstance(refused, Rejected)
+    assert refused.detail == ("chat_template_kwargs of the row: the chat template reads no thinking; it reads "
+                              "enable_thinking")
+    closed = renderer.render(thinking._replace(variables='{"enable_thinking": false}'))
+    assert isinstance(closed, Rejected)
+    assert "a column chat_template_kwargs with {\"enable_thinking\": true}" in closed.detail
+
+
 def test_a_variable_that_nobody_reads(byte_tokenizer: Any) -> None:
     with pytest.raises(TemplateError, match=r"kwargs: the chat template reads no thinking; it reads enable_thinking"):
         choose(TemplateSection(kwargs={"thinking": True}), byte_tokenizer("<think>", chat_template=BY_KEYWORD))
@@ -285,7 +306,7 @@ def test_a_prompt_that_ends_in_the_end_of_a_thought(trained_as: Make) -> None:
     assert trained_as(HALF_CLOSED, ["u: Hi", "a: A"]) == [(asked + "</think>", "A<|im_end|>")]
     refused = trained_as(HALF_CLOSED, thinking)
     assert isinstance(refused, Rejected)
-    assert "template.kwargs" in refused.detail
+    assert 'set template.kwargs: {"thinking": true}, which trains answers without one as well' in refused.detail
     on = {"kwargs": {"thinking": True}}
     assert trained_as(HALF_CLOSED, ["u: Hi", "a: A"], **on) == [(asked + "<think>", "</think>A<|im_end|>")]
     assert trained_as(HALF_CLOSED, thinking, **on) == [(asked + "<think>", "hm</think>A<|im_end|>")]

@@ -91,7 +91,7 @@ def _folded(conversation: Conversation) -> tuple[str, ...]:
     def fold(text: str) -> str:
         return " ".join(text.casefold().split())
 
-    parts = [fold(conversation.tools or "")]
+    parts = [fold(conversation.tools or ""), conversation.variables or ""]
     for turn in conversation.turns:
         parts += [turn.role, str(turn.masked), fold(turn.content),
                   *(fold(f"{call.name} {call.arguments}") for call in turn.tool_calls)]

@@ -1,0 +1,73 @@
+"""The template as single rows set its variables (`chat_template_kwargs`), each tried out as `template.kwargs` is."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cached_property
+
+from transformers import PreTrainedTokenizerBase
+
+from sft_core.config.data import TemplateSection
+from sft_core.conversation import Conversation, Origin, Turn
+from sft_core.errors import TemplateError
+from sft_core.templates.choose import choose
+from sft_core.templates.given import variables_of
+from sft_core.templates.messages import TemplateRefused
+from sft_core.templates.template import Template
+
+_REMEMBERED = 64
+
+
+class Variants:
+    """One template with other values of its variables."""
+
+    def __init__(self, template: Template, tokenizer: PreTrainedTokenizerBase, section: TemplateSection) -> None:
+        """`section`: what `template` was chosen by."""
+        self._template, self._tokenizer, self._section = template, tokenizer, section
+        self._known: dict[str, Template] = {}
+
+    def of(self, variables: str | None) -> Template:
+        """The template with these variables, an object as JSON text, besides those of the configuration.
+
+        Raises:
+            TemplateRefused: it does not read one of them, cannot be used with them, or ends answers otherwise.
+        """
+        if variables is None:
+            return self._template
+        if variables not in self._known:
+            if len(self._known) == _REMEMBERED:
+                self._known.clear()
+            self._known[variables] = self._tried(variables)
+        return self._known[variables]
+
+    @cached_property
+    def way_to_think(self) -> str:
+        """What to set where prompts close the thought of an answer that has one; values of variables are tried."""
+        for name in sorted(filter(re.compile("think|reason").search, variables_of(self._template.jinja))):
+            for value in (-1,) if "budget" in name else ("high",) if "effort" in name else (True, False):
+                setting = json.dumps({name: value})
+                if self._trains(setting, "<think>\nw\n</think>\n\n"):
+                    also = ", which trains answers without one as well" if self._trains(setting, "") else ""
+                    return (f"set template.kwargs: {setting}{also}, or give such rows a column chat_template_kwargs "
+                            f"with {setting}, or set template.thinking: drop")
+        return "set template.thinking: drop, as no variable of the template lets it think"
+
+    def _trains(self, variables: str, thought: str) -> bool:
+        turns = (Turn("user", "q"), Turn("assistant", f"{thought}a"))
+        try:
+            return bool(self.of(variables).texts(Conversation(turns, Origin("trial", "trial", 1)), frozenset({1})))
+        except (TemplateRefused, TemplateError):
+            return False
+
+    def _tried(self, variables: str) -> Template:
+        kwargs = {**self._section.kwargs, **json.loads(variables)}
+        try:
+            made = choose(self._section.model_copy(update={"kwargs": kwargs}), self._tokenizer)
+        except TemplateError as error:
+            said = str(error).removeprefix("template.kwargs: ")
+            raise TemplateRefused(f"chat_template_kwargs of the row: {said}") from error
+        if not set(made.stops) <= set(self._template.stops):
+            raise TemplateRefused(f"chat_template_kwargs of the row: with them answers end with "
+                                  f"{' or '.join(made.stops)}, others with {' or '.join(self._template.stops)}")
+        return made
