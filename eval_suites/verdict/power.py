@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize
+from scipy import optimize, special
 from scipy import stats as sps
 
 from eval_suites.results import Answerable, Expected, SuiteResult
@@ -315,7 +315,7 @@ def _bounds(cells: tuple[float, float, float, float], n: int, clusters: float, d
     """Bounds of the loss [DRAWS]: the exact limits of drawn tables, as `evidence.paired` makes them.
 
     With clusters a table holds as many independent pairs as are effective, and the effective number that the verdict
-    estimates from the clusters varies as a chi-squared over its degrees of freedom does.
+    estimates from the clusters that changed varies as a chi-squared over its degrees of freedom does.
     """
     rng = np.random.default_rng(0)
     pairs = max(round(n / design), 1)
@@ -324,11 +324,13 @@ def _bounds(cells: tuple[float, float, float, float], n: int, clusters: float, d
     if clusters <= 1:
         size[:] = 1.0
     elif clusters < n:
-        df = max(clusters - 1.0, 1.0)
+        telling = -clusters * np.expm1(-(lost + gained) * pairs / clusters)
+        df = np.maximum(np.minimum(clusters, telling) - 1.0, 1.0)
         spread = lost + gained - (lost - gained) ** 2
         true = max(cells[1] + cells[2] - (cells[1] - cells[2]) ** 2, 1e-12)
         seen = rng.chisquare(df, DRAWS) / df * true
-        size = np.where(spread > 0, pairs * spread / seen * (z_of(alpha) / t_of(alpha, df)) ** 2, clusters)
+        narrower = z_of(alpha) / special.stdtrit(df, 1 - alpha / 2)
+        size = np.maximum(np.where(spread > 0, pairs * spread / seen * narrower**2, clusters), clusters)
     still = cells[1] + cells[2] == 0
     return change_limits_many(Tables(both, gained, lost, neither), np.clip(size, 1.0, n), alpha,
                               exact=clusters >= n or still)

@@ -61,7 +61,8 @@ def test_independent_pairs_cover(cells: tuple[float, ...], n: int) -> None:
     [(20, 10, 0.9, 0.1, 0.3), (36, 8, 0.9, 0.3, 0.1), (8, 25, 0.9, 0.3, 0.3)],
 )
 def test_clustered_pairs_cover(clusters: int, size: int, right: float, lost: float, alike: float) -> None:
-    """Losses that come in clusters (beta-binomial, intra-cluster correlation `alike`)."""
+    """Losses that come in clusters (beta-binomial, intra-cluster correlation `alike`); more than 97 % where only some
+    of twenty clusters changed."""
     rng = np.random.default_rng(2)
     names = [str(g) for g in range(clusters) for _ in range(size)]
     strength = 1 / alike - 1
@@ -71,7 +72,7 @@ def test_clustered_pairs_cover(clusters: int, size: int, right: float, lost: flo
         base = (rng.random((clusters, size)) < right).astype(float)
         return interval_of(base, np.where(rng.random((clusters, size)) < risk, 0.0, base), names)
 
-    assert 0.92 <= coverage(-right * lost, draw, 500)[0] <= 0.985
+    assert 0.92 <= coverage(-right * lost, draw, 500)[0] <= 0.992
 
 
 def test_ignoring_clusters_would_not_cover() -> None:

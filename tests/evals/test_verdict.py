@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -248,20 +248,24 @@ def test_flips_show_losses_first_with_both_answers(make_result: Make) -> None:
     assert found[0].prompt == "question 2"
 
 
-def test_changes_to_one_side_in_few_clusters_are_told(make_result: Make) -> None:
-    """How alike the items of a cluster change cannot be seen from a few that only lost."""
-    names = [f"c{number // 10}" for number in range(300)]
+def test_changes_to_one_side_where_few_clusters_hold_most_items_are_told(make_result: Make) -> None:
+    """What heavy clusters that did not change would have done, the light ones do not tell."""
+    names = ["c0"] * 14 + [f"c{k}" for k in range(60) for _ in range(max(1, 66 // (k + 1)))]
     base, only_lost = make_result([1.0] * 300), make_result([0.0] * 6 + [1.0] * 294)
     both_ways = make_result([0.0] * 6 + [1.0] * 294)
     mixed = make_result([1.0] * 290 + [0.0] * 10)
 
-    def clustered(result: SuiteResult) -> SuiteResult:
+    def clustered(result: SuiteResult, names: Sequence[str] = names) -> SuiteResult:
         return replace(result, items=tuple(one._replace(cluster=name) for one, name in
                                            zip(result.items, names, strict=True)))
 
     def notes(before: SuiteResult, after: SuiteResult) -> str:
         return " ".join(judged(clustered(before), clustered(after)).suites[0].notes)
 
-    assert "lie in 1 of 30 clusters" in notes(base, only_lost)
+    assert len(names) == 300
+    assert "its 60 clusters count as 10.0, as a few hold most" in notes(base, only_lost)
+    assert "nearly all to one side" not in notes(base, base)
     assert "nearly all to one side" not in notes(mixed, both_ways)
-    assert "nearly all to one side" not in " ".join(judged(base, only_lost).suites[0].notes)
+    even = [f"c{number // 10}" for number in range(300)]
+    for sides in ((base, only_lost), (clustered(base, even), clustered(only_lost, even))):
+        assert "nearly all to one side" not in " ".join(judged(*sides).suites[0].notes)
