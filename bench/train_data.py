@@ -93,5 +93,5 @@ def write_prepared(folder: Path, chats: int, vocabulary: int, seed: int) -> None
         schema = pa.schema([("input_ids", pa.list_(pa.int32())), ("targets", pa.list_(pa.int32())),
                             ("source", pa.string()), ("file", pa.string()), ("line", pa.int64())])
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / f"{name}.parquet")
-    template = {"name": "bench", "stop": "<|im_end|>", "jinja": "{{ messages }}", "added_tokens": [], "more_stops": []}
+    template = {"name": "bench", "stops": ["<|im_end|>"], "jinja": "{{ messages }}", "added_tokens": []}
     (folder / "template.json").write_text(json.dumps(template), encoding="utf-8")

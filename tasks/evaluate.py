@@ -96,7 +96,7 @@ def named(asked: ModelSection, template: str, section: EvalSection, place: Works
         return Subject(reference, model, None)
     made = choose(TemplateSection.model_validate({"name": template}),
                   load_tokenizer(model, locate(model, place.mirror)))
-    form = {"name": made.name, "stop": made.stop, "jinja": made.jinja}
+    form = {"name": made.name, "stops": made.stops, "jinja": made.jinja}
     file = place.scratch / f"template-{fingerprint(form)}.json"
     write_json(file, form)
     return Subject(reference, model, file)
@@ -236,7 +236,7 @@ def _form(subject: Subject) -> ChatForm | None:
     from eval_suites.asking.run import ChatFormat
 
     served = read_json(subject.template) if subject.template else None
-    return ChatFormat(served["jinja"], served["stop"]) if served else None
+    return ChatFormat(served["jinja"], tuple(served["stops"])) if served else None
 
 
 def _measure(subject: Subject, section: EvalSection, place: Workspace, stages: Mapping[str, Stage],

@@ -15,7 +15,7 @@ from eval_suites.suites.suite import named_suites
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.train import NO_WEIGHT
 from sft_core.data.sources import name_of
-from sft_core.stage import Stage, fingerprint, read_json
+from sft_core.stage import Stage, fingerprint
 from tasks.evaluate import suite_stamp
 from tasks.pace import training_pace, whereabouts
 from tasks.prepare import replay_sources
@@ -95,9 +95,10 @@ def _probe(config: ExperimentConfig, prepared: Done,
            place: Workspace) -> Callable[[Any, Any], Mapping[str, float]] | None:
     from eval_suites.asking.probe import make_probe
     from eval_suites.asking.run import ChatFormat
+    from sft_core.train.inputs import served_template
 
-    served = read_json(prepared.folder / "template.json")
-    return make_probe(config.train.probe, config.eval, ChatFormat(served["jinja"], served["stop"]), place.mirror)
+    served = served_template(prepared.folder)
+    return make_probe(config.train.probe, config.eval, ChatFormat(served.jinja, served.stops), place.mirror)
 
 
 def inputs_of(config: ExperimentConfig, prepared: Done, place: Workspace) -> TrainInputs:

@@ -186,8 +186,8 @@ def write_prepared() -> Callable[..., Path]:
                 rows.append({"input_ids": ids, "targets": targets, "source": name, "file": f"{name}.jsonl",
                              "line": line})
             pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
-        (folder / "template.json").write_text(json.dumps({"name": "chatml", "stop": "<|im_end|>", "jinja": JINJA,
-                                                           "added_tokens": [], "more_stops": []}))
+        (folder / "template.json").write_text(json.dumps({"name": "chatml", "stops": ["<|im_end|>"], "jinja": JINJA,
+                                                           "added_tokens": []}))
         return folder
 
     return write

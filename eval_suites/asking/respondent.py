@@ -23,7 +23,7 @@ class ChatFormat(NamedTuple):
     """A chat template by its text: what `ChatForm` needs."""
 
     jinja: str
-    stop: str
+    stops: tuple[str, ...] = ()
 
 
 class Respondent(NamedTuple):
@@ -55,14 +55,14 @@ def identity_of(model: ModelSection, mirror: Path | None) -> str:
 
 
 def own_form(section: ModelSection, mirror: Path | None) -> ChatForm | None:
-    """The chat template in the model folder; its stop is in the folder's generation config. One that writes today's
+    """The chat template in the model folder; its stops are in the folder's generation config. One that writes today's
     date writes the same one every day."""
     if is_endpoint(section.path):
         return None
     tokenizer = load_tokenizer(section, locate(section, mirror))
     if not tokenizer.chat_template:
         return None
-    return ChatFormat(with_date(tokenizer.get_chat_template(), TemplateSection().date), "")
+    return ChatFormat(with_date(tokenizer.get_chat_template(), TemplateSection().date))
 
 
 def load_respondent(section: ModelSection, form: ChatForm | None, mirror: Path | None, settings: EvalSection,
@@ -113,7 +113,7 @@ def ready(network: Any, tokenizer: Any, form: ChatForm | None, backend: Backend,
     tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     if form is not None:
         tokenizer.chat_template = form.jinja
-    ends = stop_ids(network, tokenizer, form.stop if form else "")
+    ends = stop_ids(network, tokenizer, form.stops if form else ())
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends or [0])[0]
     # Nothing but the stops: a penalty or a temperature in one model's config would make another protocol of it.
     network.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=pad, do_sample=False)

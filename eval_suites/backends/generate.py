@@ -13,15 +13,15 @@ from sft_core.stage import fingerprint
 
 
 class ChatForm(Protocol):
-    """What is needed of a template: its Jinja and its stop. `sft_core.templates.template.Template` is one."""
+    """What is needed of a template: its Jinja and its stops. `sft_core.templates.template.Template` is one."""
 
     @property
     def jinja(self) -> str:
         """The chat template."""
 
     @property
-    def stop(self) -> str:
-        """Text that ends an assistant turn."""
+    def stops(self) -> tuple[str, ...]:
+        """Texts that end an assistant turn, a plain one or one that calls tools."""
 
 
 class Answer(NamedTuple):
@@ -41,14 +41,13 @@ class Answerer(Protocol):
         """(place of the item, its answer of at most `longest` tokens) as soon as it is there, in any order."""
 
 
-def stop_ids(model: Any, tokenizer: Any, stop: str) -> list[int]:
-    """Every id that ends a generation: those of the generation config, EOS, and the template's stop if it is one."""
+def stop_ids(model: Any, tokenizer: Any, stops: Sequence[str]) -> list[int]:
+    """Every id that ends a generation: those of the generation config, EOS, and the template's stops that are one."""
     configured = model.generation_config.eos_token_id
     found = set(configured if isinstance(configured, list) else [configured])
     found.add(tokenizer.eos_token_id)
-    ids = tokenizer.encode(stop, add_special_tokens=False) if stop else []
-    if len(ids) == 1:
-        found.add(ids[0])
+    encoded = [tokenizer.encode(stop, add_special_tokens=False) for stop in stops]
+    found |= {ids[0] for ids in encoded if len(ids) == 1}
     return sorted(i for i in found if i is not None)
 
 
@@ -63,13 +62,6 @@ def prompt_ids(tokenizer: Any, item: ChatItem, jinja: str) -> list[int]:
     return list(tokenizer.encode(text, add_special_tokens=False))
 
 
-def chat_stops(tokenizer: Any, ends: Sequence[int], stop: str) -> Stops:
-    """What ends an answer of a chat: the stop ids, and the template's stop where it is several tokens."""
-    if not stop or len(tokenizer.encode(stop, add_special_tokens=False)) == 1:
-        return Stops(frozenset(ends))
-    return Stops(frozenset(ends), lambda said: stop in tokenizer.decode(said, skip_special_tokens=False), stop)
-
-
 class Templated:
     """A backend asked through a chat template.
 
@@ -82,11 +74,12 @@ class Templated:
 
     def __init__(self, backend: Backend, tokenizer: Any, form: ChatForm, ends: Sequence[int]) -> None:
         self._backend, self._tokenizer, self._form = backend, tokenizer, form
-        whole = bool(form.stop) and len(tokenizer.encode(form.stop, add_special_tokens=False)) > 1
-        self._stops = Stops(frozenset(ends), self._has_stop if whole else None, form.stop if whole else "")
+        self._whole = [stop for stop in form.stops if len(tokenizer.encode(stop, add_special_tokens=False)) > 1]
+        self._stops = Stops(frozenset(ends), self._has_stop if self._whole else None, "\0".join(self._whole))
 
     def _has_stop(self, ids: Sequence[int]) -> bool:
-        return self._form.stop in self._tokenizer.decode(ids, skip_special_tokens=False)
+        said = self._tokenizer.decode(ids, skip_special_tokens=False)
+        return any(stop in said for stop in self._whole)
 
     def answers(self, items: Sequence[ChatItem], longest: int) -> Iterator[tuple[int, Answer]]:
         """As `Answerer.answers`. An item that the template refuses, or that leaves no room in the model's window, is
@@ -116,7 +109,7 @@ class Templated:
     def _text(self, ids: Sequence[int], stopped: bool) -> tuple[str, bool]:
         """The text up to the stop. Other special tokens stay visible: they are part of what the model said."""
         text = self._tokenizer.decode(ids, skip_special_tokens=False)
-        stop = self._form.stop
-        if stop and stop in text:  # a stop that is several tokens here, so no id could end the generation
-            return text.partition(stop)[0], True
+        ends = [at for stop in self._form.stops if (at := text.find(stop)) >= 0]
+        if ends:  # a stop that is several tokens here, so no id could end the generation
+            return text[: min(ends)], True
         return text, stopped

@@ -226,7 +226,7 @@ def _reference(probe: str, ids: Sequence[int], tokenizer: Any) -> Row:
 def _stop_rows(deployed: Deployed, training: Renderer) -> Iterator[Row]:
     """What training ends answers with must end them everywhere."""
     names = deployed.tokenizer.convert_ids_to_tokens(list(training.stop_ids))
-    evaluated = stop_ids(deployed.model, deployed.tokenizer, training.template.stop)
+    evaluated = stop_ids(deployed.model, deployed.tokenizer, training.template.stops)
     for path, ends in (("generation_config.json", deployed.stops), (OURS, evaluated)):
         lacking = [name for name, token in zip(names, training.stop_ids, strict=True) if token not in ends]
         why = f"answers end in {', '.join(names)} in training; {', '.join(lacking)} does not end them here" if lacking \

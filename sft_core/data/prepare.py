@@ -308,7 +308,7 @@ def _write(out: Path, ledger: Ledger, template: Template, examples: Mapping[Spli
     pq.write_table(pa.table(columns, schema=_REJECTED), out / "rejected.parquet")
     write_json(out / "ledger.json", ledger.to_dict())
     write_json(out / "template.json", {
-        "name": template.name, "stop": template.stop, "more_stops": list(template.more_stops), "jinja": template.jinja,
+        "name": template.name, "stops": list(template.stops), "jinja": template.jinja,
         "added_tokens": list(template.added)})
 
 

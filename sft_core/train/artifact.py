@@ -32,12 +32,13 @@ def write_model(model: Any, tokenizer: Any, template: ServedTemplate, draft: Pat
         ModelError: the stop text is not one token of the tokenizer.
         TrainingError: the draft cannot be written.
     """
-    stop = tokenizer.convert_tokens_to_ids(template.stop)
-    if stop is None or stop == tokenizer.unk_token_id:
-        raise ModelError(f"the stop text {template.stop!r} of template {template.name} is not a token of the "
-                         "tokenizer, so generation could not stop on it; choose another template")
+    stops = tokenizer.convert_tokens_to_ids(list(template.stops))
+    for text, stop in zip(template.stops, stops, strict=True):
+        if stop is None or stop == tokenizer.unk_token_id:
+            raise ModelError(f"the stop text {text!r} of template {template.name} is not a token of the tokenizer, so "
+                             "generation could not stop on it; choose another template")
     generation = model.generation_config
-    ends = [stop, *tokenizer.convert_tokens_to_ids(list(template.more_stops)), tokenizer.eos_token_id]
+    ends = [*stops, tokenizer.eos_token_id]
     generation.eos_token_id = list(dict.fromkeys(e for e in ends if e is not None))
     generation.pad_token_id = tokenizer.pad_token_id
     if not generation.do_sample:  # a base may carry sampling values that it never used; saving refuses them
@@ -60,5 +61,5 @@ def served_tokenizer(tokenizer: Any, template: ServedTemplate) -> Any:
     """The tokenizer, in place, as the folder has it: the template's chat template, and a padding token."""
     tokenizer.chat_template = template.jinja
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or template.stop
+        tokenizer.pad_token = tokenizer.eos_token or template.stops[0]
     return tokenizer

@@ -39,10 +39,9 @@ class ServedTemplate:
     """The chat template as data preparation left it in `template.json`."""
 
     name: str
-    stop: str
+    stops: tuple[str, ...]  # tokens that end an answer, a plain one first
     jinja: str
     added: tuple[str, ...] = ()  # tokens that the tokenizer got for it
-    more_stops: tuple[str, ...] = ()  # tokens that end a turn of another kind, e.g. a tool call
 
 
 @dataclass(frozen=True)
@@ -84,8 +83,7 @@ def served_template(prepared: Path) -> ServedTemplate:
     """
     try:
         found = read_json(prepared / "template.json")
-        return ServedTemplate(found["name"], found["stop"], found["jinja"], tuple(found["added_tokens"]),
-                              tuple(found["more_stops"]))
+        return ServedTemplate(found["name"], tuple(found["stops"]), found["jinja"], tuple(found["added_tokens"]))
     except (FileNotFoundError, KeyError) as error:
         raise DataError(f"{prepared}/template.json is missing or incomplete ({error}); prepare the data "
                         "again") from error

@@ -39,7 +39,7 @@ def trained(request: pytest.FixtureRequest, train_inputs: TrainInputs, train_sec
     make_llama(tie_word_embeddings=request.param).save_pretrained(base)
     data = Path(shutil.copytree(train_inputs.prepared, tmp_path / "data"))
     template = json.loads((data / "template.json").read_text())
-    (data / "template.json").write_text(json.dumps({**template, "added_tokens": ["<|new|>"], "stop": "<|new|>"}))
+    (data / "template.json").write_text(json.dumps({**template, "added_tokens": ["<|new|>"], "stops": ["<|new|>"]}))
     model = train_inputs.model.model_copy(update={"path": str(base)})
     section = train_section(method="lora", lr=1e-2, epochs=3, lora={"rank": 4})
     return train(replace(train_inputs, prepared=data, model=model), section, tmp_path / "run")

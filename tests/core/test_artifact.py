@@ -21,7 +21,7 @@ from sft_core.train.artifact import served_tokenizer, write_model, writing
 from sft_core.train.inputs import ServedTemplate, TrainInputs
 from sft_core.train.trainer import train
 
-TEMPLATE = ServedTemplate("chatml", "<|im_end|>", "{% for m in messages %}{{ m.content }}{% endfor %}")
+TEMPLATE = ServedTemplate("chatml", ("<|im_end|>",), "{% for m in messages %}{{ m.content }}{% endfor %}")
 Section = Callable[..., TrainSection]
 
 
@@ -70,7 +70,7 @@ def test_a_tokenizer_without_padding_gets_one(make_llama: Callable[..., Any], ti
 
 def test_generation_stops_on_every_stop_of_the_template(make_llama: Callable[..., Any], tiny_base: Path,
                                                         tmp_path: Path) -> None:
-    template = replace(TEMPLATE, more_stops=("<|im_start|>",))
+    template = replace(TEMPLATE, stops=("<|im_end|>", "<|im_start|>"))
     tokenizer = AutoTokenizer.from_pretrained(tiny_base)
     _save(make_llama(), tokenizer, template, tmp_path / "model")
     saved = json.loads((tmp_path / "model" / "generation_config.json").read_text())
@@ -88,8 +88,10 @@ def test_sampling_values_that_a_base_never_used_do_not_stop_the_saving(make_llam
     assert "temperature" not in saved
 
 
-def test_a_stop_that_is_no_token_is_refused(make_llama: Callable[..., Any], tiny_base: Path, tmp_path: Path) -> None:
-    template = replace(TEMPLATE, stop="</s>")
+@pytest.mark.parametrize("stops", [("</s>",), ("<|im_end|>", "</s>")])
+def test_a_stop_that_is_no_token_is_refused(stops: tuple[str, ...], make_llama: Callable[..., Any], tiny_base: Path,
+                                            tmp_path: Path) -> None:
+    template = replace(TEMPLATE, stops=stops)
     with pytest.raises(ModelError, match=r"'</s>' of template chatml"):
         _save(make_llama(), AutoTokenizer.from_pretrained(tiny_base), template, tmp_path / "m")
 

@@ -99,8 +99,8 @@ def test_examples_come_back_as_they_were(tmp_path, tokenizer, write_jsonl, train
     assert trained(example, tokenizer) == "1 it is<|im_end|>"
     assert isinstance(example.input_ids[0], int)
     saved = json.loads((tmp_path / "out" / "template.json").read_text())
-    assert (saved["name"], saved["stop"]) == ("chatml", "<|im_end|>")
-    assert set(saved) == {"name", "stop", "more_stops", "added_tokens", "jinja"}
+    assert (saved["name"], saved["stops"]) == ("chatml", ["<|im_end|>"])
+    assert set(saved) == {"name", "stops", "added_tokens", "jinja"}
     sample = json.loads((tmp_path / "out" / "sample.jsonl").read_text())
     assert ["1 it is<|im_end|>", "trained"] in sample["pieces"]
 

@@ -254,7 +254,7 @@ def test_added_tokens_are_trained_and_saved(tied: bool, method: str, train_input
         (data / file.name).write_bytes(file.read_bytes())
     template = json.loads((data / "template.json").read_text())
     (data / "template.json").write_text(json.dumps({**template, "added_tokens": ["<|new|>", "<|more|>"],
-                                                    "stop": "<|new|>"}))
+                                                    "stops": ["<|new|>"]}))
     rows = pq.read_table(data / "train.parquet").to_pylist()
     rows = [{**row, "input_ids": [*row["input_ids"], 64, 65, 9], "targets": [*row["targets"][:-1], 64, 65, 9, IGNORE]}
             for row in rows]

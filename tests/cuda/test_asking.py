@@ -60,7 +60,7 @@ def test_an_evaluation_finds_what_the_cpu_finds(tmp_path: Path) -> None:
 
     def found(out: str) -> dict[str, list[tuple[float | None, str]]]:
         results = evaluate(ModelSection(path="tiny", precision="bfloat16"), section.suites, section=section,
-                           template=ChatFormat(JINJA, "<|im_end|>"), mirror=None, out=tmp_path / out)
+                           template=ChatFormat(JINJA, ("<|im_end|>",)), mirror=None, out=tmp_path / out)
         assert all(out in result.backend for result in results.values())
         return {name: [(item.score, item.answer) for item in result.items] for name, result in results.items()}
 

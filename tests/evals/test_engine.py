@@ -47,7 +47,7 @@ from tasks.stages import Workspace
 from tests.evals.conftest import JINJA
 
 ROOT = Path(__file__).parents[2]
-FORM = ChatFormat(JINJA, "<|im_end|>")
+FORM = ChatFormat(JINJA, ("<|im_end|>",))
 SECTION = EvalSection(suites=("refusal",), limit=4, max_new_tokens=5, batch_tokens=700)
 
 
@@ -244,7 +244,7 @@ def test_another_suite_asks_for_its_own_floor_alone(
     monkeypatch.setattr(again, "floors", lambda model, results, *rest: asked.append(list(results)) or real(
         model, results, *rest))
     template = tmp_path / "template.json"
-    write_json(template, {"name": "own", "jinja": FORM.jinja, "stop": FORM.stop})
+    write_json(template, {"name": "own", "jinja": FORM.jinja, "stops": FORM.stops})
     subject, place = Subject("base", ModelSection(path=str(model_folder)), template), Workspace(tmp_path, None)
     both = SECTION.model_copy(update={"floor_items": 1, "suites": ("refusal", texts)})
     results = run(model_folder, ["refusal", texts], tmp_path / "out", both)

@@ -45,7 +45,7 @@ from tasks.show import check_measured, remarks
 from tasks.verdict import compared, listed, not_measured, reach_verdict, regressions, write_page
 from tests.evals.conftest import JINJA
 
-FORM = ChatFormat(JINJA, "<|im_end|>")
+FORM = ChatFormat(JINJA, ("<|im_end|>",))
 ITEMS = 10
 NAN = "logits are not finite"
 Failure = Any

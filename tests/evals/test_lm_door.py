@@ -273,7 +273,7 @@ def test_genuine_mmlu_and_gsm8k_from_a_mirror(model_folder: Path, tmp_path: Path
         assert task.config.doc_to_choice == ["A", "B", "C", "D"]
         assert len(opened.questions()) > 100
     found = evaluate(ModelSection(path=str(model_folder)), ["gsm8k"], section=section,
-                     template=ChatFormat("", ""), mirror=HUB, out=tmp_path / "out")
+                     template=ChatFormat(""), mirror=HUB, out=tmp_path / "out")
     result = found["gsm8k"]
     assert result.n == 2
     assert result.truncated == 2  # five examples do not fit a window of 256 bytes

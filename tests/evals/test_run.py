@@ -32,7 +32,7 @@ JINJA = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-FORM = ChatFormat(JINJA, "<|im_end|>")
+FORM = ChatFormat(JINJA, ("<|im_end|>",))
 SECTION = EvalSection(suites=("refusal",), limit=3, max_new_tokens=6, batch_tokens=400)
 
 
@@ -99,14 +99,23 @@ class Scripted:
 
 def test_answers_are_cut_at_a_stop_of_several_tokens(model: tuple[Any, Any]) -> None:
     tokenizer = model[1]
-    said = [Generation(tuple(tokenizer.encode(text)), False) for text in ("yes###no", "yes")]
-    answers = answer_all(Templated(Scripted(said), tokenizer, ChatFormat(JINJA, "###"), []),
-                         [chat("a", "x"), chat("b", "y")], 9, "test")
-    assert [(one.text, one.stopped, one.tokens) for one in answers] == [("yes", True, 8), ("yes", False, 3)]
+    said = [Generation(tuple(tokenizer.encode(text)), False) for text in ("yes###no", "yes", "f(x)==>###")]
+    answers = answer_all(Templated(Scripted(said), tokenizer, ChatFormat(JINJA, ("###", "==>")), []),
+                         [chat("a", "x"), chat("b", "y"), chat("c", "z")], 9, "test")
+    assert [(one.text, one.stopped) for one in answers] == [("yes", True), ("yes", False), ("f(x)", True)]
+    assert answers[0].tokens == 8
+
+
+def test_every_stop_of_a_template_ends_an_answer(model: tuple[Any, Any]) -> None:
+    """A call of a tool may have one of its own, and a base's generation config knows neither."""
+    network, tokenizer = model
+    ended = respondent_of(network, tokenizer, ChatFormat(JINJA, ("<|im_end|>", "<|im_start|>")), None)
+    ends = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|im_start|>"])
+    assert set(ends) <= set(ended.network.generation_config.eos_token_id)
 
 
 def test_what_cannot_be_asked_has_no_score(model: tuple[Any, Any]) -> None:
-    refusing = ChatFormat("{{ raise_exception('no tools here') }}", "")
+    refusing = ChatFormat("{{ raise_exception('no tools here') }}")
     assert ask(model, [chat("a", "hi")], 4, refusing)[0].text is None
     too_long = ask(model, [chat("a", "x" * 300), chat("b", "x")], 4)
     assert too_long[0].text is None
@@ -155,7 +164,7 @@ def test_protocol_moves_with_everything_that_moves_a_score(model_folder: Path) -
     changed = [
         protocol(suite("format"), SECTION, here, FORM),
         protocol(suite("refusal"), SECTION.model_copy(update={"max_new_tokens": 7}), here, FORM),
-        protocol(suite("refusal"), SECTION, here, ChatFormat(JINJA + "x", "<|im_end|>")),
+        protocol(suite("refusal"), SECTION, here, ChatFormat(JINJA + "x", ("<|im_end|>",))),
         protocol(suite("refusal"), SECTION, ModelSection(path=str(model_folder), precision="bfloat16"), FORM),
     ]
     assert all(other != plain for other in changed)

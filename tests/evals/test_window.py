@@ -122,7 +122,7 @@ def test_texts_count_every_token_once(backend: Backend, tokenizer: Any, more: in
 def test_answers_behind_messages(backend: Backend, tokenizer: Any, more: int, asked: bool) -> None:
     item = LikelihoodItem("a", "answer", "a", "w4 w5 w6",
                           [{"role": "user", "content": words(backend.window + more - 3)}])
-    (_, found), = Texts(backend, tokenizer, ChatFormat(ECHO, "")).measured([item])
+    (_, found), = Texts(backend, tokenizer, ChatFormat(ECHO)).measured([item])
     assert (found.nats is not None) == asked
     assert asked or f"do not fit the model's window of {backend.window}" in found.why
 
@@ -130,7 +130,7 @@ def test_answers_behind_messages(backend: Backend, tokenizer: Any, more: int, as
 @pytest.mark.parametrize(("more", "said"), [(-2, 2), (-1, 1), (0, 0), (1, 0)])
 def test_chats(backend: Backend, tokenizer: Any, more: int, said: int) -> None:
     item = ChatItem("a", "k", "a", [{"role": "user", "content": words(backend.window + more)}], None, {})
-    (_, found), = Templated(backend, tokenizer, ChatFormat(ECHO, ""), []).answers([item], 9)
+    (_, found), = Templated(backend, tokenizer, ChatFormat(ECHO), []).answers([item], 9)
     assert found.tokens == said
     assert (found.text is None) == (said == 0)
 

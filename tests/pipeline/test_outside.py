@@ -84,7 +84,7 @@ def test_a_suites_own_scorer_is_another_evaluation_and_the_same_questions(tmp_pa
                                           "scorer": "mine.py:f"}))
     section = EvalSection(suites=(name,))
     form = tmp_path / "template.json"
-    form.write_text(json.dumps({"name": "x", "jinja": "{{ messages[0]['content'] }}", "stop": "<|endoftext|>"}))
+    form.write_text(json.dumps({"name": "x", "jinja": "{{ messages[0]['content'] }}", "stops": ["<|endoftext|>"]}))
     place = Workspace(tmp_path / "home", None)
 
     def score(value: float) -> float | None:
