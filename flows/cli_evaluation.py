@@ -11,7 +11,7 @@ import typer
 from flows.cli_begin import after, out_file, out_folder
 from infra.cuda import check_device
 from sft_core.config.data import ModelSection, TemplateName
-from sft_core.config.evaluate import EvalSection, GateSection
+from sft_core.config.evaluate import MIN_SCORED, EvalSection, GateSection
 from sft_core.config.file import checked
 from sft_core.errors import ConfigError
 from sft_core.masking import has_secret
@@ -38,6 +38,8 @@ def evaluate(  # noqa: PLR0913  (the options of a command)
     include_path: Annotated[Path | None, typer.Option(help="Folder with lm-eval tasks of your own")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Cap on the length of answers")] = None,
     looks: Annotated[int, typer.Option(min=1, help="Stop a suite early, at one of so many looks")] = 1,
+    min_scored: Annotated[float, typer.Option(min=0.0, max=1.0, help="Least share of a suite's items with a score")]
+    = MIN_SCORED,
     backend: Annotated[Literal["transformers", "vllm"], typer.Option(help="Who computes")] = "transformers",
     device: Device = "auto",
     precision: Precision = "auto",
@@ -54,7 +56,8 @@ def evaluate(  # noqa: PLR0913  (the options of a command)
         raise ConfigError("--looks stops a suite when its comparison is certain; say with --against what to compare "
                           "with")
     section = checked(EvalSection, suites=suite, **_limits(limit), looks=looks, data_path=_text(data_path),
-                      include_path=_text(include_path), max_new_tokens=max_new_tokens, backend=backend)
+                      include_path=_text(include_path), max_new_tokens=max_new_tokens, backend=backend,
+                      min_scored=min_scored)
     asked = ModelSection(path=model, device=device, precision=precision, trust_remote_code=trust_remote_code)
     run_evaluation(asked, section, template, against, Shown(html=html, out=out), mirror)
 

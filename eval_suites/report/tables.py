@@ -180,10 +180,15 @@ def _tasks(both: _Both) -> Table:
             continue
         rows += [{"suite": one.suite, "task": task, both.names.base: shown_score(tally.score, one.scale),
                   both.names.tuned: shown_score(after[task].score, one.scale),
-                  "difference": _change(tally, after[task]), "items": str(tally.scored)}
+                  "difference": _change(tally, after[task]), "scored": _either(_of(tally), _of(after[task]))}
                  for task, tally in before.items() if task in after]
     return Table("By task, subject or kind of item", "Points of 100, tuned − base; single tasks are too small to prove "
                                                      "anything.", rows, folded=True)
+
+
+def _of(counts: Tally) -> str:
+    """How many have a score, and of how many where that is not all."""
+    return f"{counts.scored} of {counts.scored + counts.unscored}" if counts.unscored else str(counts.scored)
 
 
 def _change(base: Tally, tuned: Tally) -> str:

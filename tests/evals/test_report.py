@@ -164,6 +164,10 @@ def test_stop_rate_backend_and_tasks(sides: Sides) -> None:
     tasks = table(made, "By task")
     assert [(r["suite"], r["task"], r["base"], r["tuned"], r["difference"]) for r in tasks] == [
         ("format", "kind0", "20.0", "100.0", "+80.0"), ("format", "kind1", "20.0", "100.0", "+80.0")]
+    count = int(tasks[0]["scored"])
+    some = tuple(item._replace(score=None) if n == 0 else item for n, item in enumerate(tuned["format"].items))
+    partly = table(report(verdict, base, {**tuned, "format": replace(tuned["format"], items=some)}), "By task")
+    assert (partly[0]["scored"], partly[1]["scored"]) == (f"{count} → {count - 1} of {count}", str(count))
 
 
 def test_equal_names_are_told_apart(sides: Sides) -> None:
