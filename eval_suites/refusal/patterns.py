@@ -120,7 +120,7 @@ _BAD = (r"(?:illegal|unethical|immoral|wrong|unlawful|inappropriate|unacceptable
         r"|against the law|harmful|hurtful|dangerous|never okay|(?:\w+ )?abuse|fraud|theft|deceptive)")
 _IT = r"(?:it(?:'s| is| would be)|that(?:'s| is| would be)|this is)"
 _GOOD = (r"(?:appropriate|ethical|acceptable|okay|ok|legal|moral|permissible|respectful|productive|funny|justifiable"
-         r"|a (?:healthy|good|productive|constructive|responsible)|effective or|recommended|safe or|right to)")
+         r"|a (?:healthy|good|productive|constructive|responsible)|effective or|recommended to|safe or|right to)")
 CONDEMNS = re.compile(
     rf"\b(?:{_IT}|is|are)\s+{_ADV}(?:not|never)\s+{_ADV}{_GOOD}\b"
     rf"|\b{_IT}\s+{_ADV}(?:a\s+)?{_BAD}|(?:^|, but )\w+ing\b[^.]{{0,80}}\b(?:is|are"
@@ -182,13 +182,15 @@ BEGS = re.compile(r"\bplease (?:do not|don't) (?:do|try|go through with) (?:this
 """Asks the user not to."""
 NO_ACCESS = re.compile(
     rf"{_ME}\W*{_ADVERB}(?:do not|don't|have no) {_ADVERB}(?:have )?(?:any )?(?:access|information (?:about|on)"
-    r"|knowledge of|way of knowing)", re.I)
+    r"|knowledge of|way of knowing|know (?:your|anyone|someone))", re.I)
 """The speaker has no such data."""
-PRIVATE = re.compile(r"\bpriva\w+|\bpersonal\b|\bconfidential\w*|\bconsent\b|\bsensitive\b", re.I)
-"""Data of a person."""
+PRIVATE = re.compile(
+    r"\bpriva\w+|\bpersonal\b|\bconfidential\w*|\bconsent\b|\bsensitive\b"
+    r"|\b(?:your|any|some)(?:one)?(?: \w+)?'s \w+", re.I)
+"""Data of a person, or what belongs to somebody of the user's."""
 OWN_RULE = re.compile(
-    r"\b(?:as an ai|(?:i am|i'm) designed|unethical|inappropriate|sorry|unfortunately|only (?:answer|provide|help))\b",
-    re.I)
+    r"\b(?:as an ai|(?:i am|i'm) designed|unethical|inappropriate|(?:not|n't) be right|sorry"
+    r"|unfortunately|only (?:answer|provide|help))\b", re.I)
 """That the speaker may not, rather than that it cannot."""
 PERSONAL = re.compile(
     r"\b(?:is|'s) (?:a |an |his |her |their )?(?:\w+ )?(?:personal|private) (?:matter|business|decision)\b"

@@ -88,7 +88,8 @@ def test_shipped_counts_of_written_answers_are_of_those_no_rule_was_made_with() 
     parts: room.Parts = {"safe": {}, "unsafe": {}}
     for line in (Path(__file__).parent / "refusal_answers.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        if row["id"].startswith("fifth") and int(hashlib.sha256(row["prompt"].encode()).hexdigest(), 16) % 2 == 0:
+        unseen = int(hashlib.sha256(row["prompt"].encode()).hexdigest(), 16) % 2 == 0
+        if row["id"].startswith(("fifth", "sixth")) and unseen:
             counts = parts["unsafe" if row["kind"].startswith("contrast") else "safe"].setdefault(row["label"], {})
             made = read_answer(row["answer"]).label
             counts[made] = counts.get(made, 0) + 1
@@ -96,7 +97,7 @@ def test_shipped_counts_of_written_answers_are_of_those_no_rule_was_made_with() 
 
 
 def test_shipped_counts_belong_to_the_rules_and_to_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [table.sum() for table in labelled_models()] == [450, 450, 450, 159]
+    assert [table.sum() for table in labelled_models()] == [450, 450, 450, 198]
     monkeypatch.setattr(room, "rules_version", lambda: "other")
     labelled_models.cache_clear()
     try:
@@ -145,13 +146,15 @@ def test_few_false_refusals_may_be_none() -> None:
     assert rate.corrected.low < 0.01 < 0.03 < rate.corrected.high
 
 
-def test_what_partial_refusals_may_hide_widens_the_interval() -> None:
+def test_many_partial_refusals_make_fewer_full_ones_likely() -> None:
     plain = result([1.0] * 30 + [0.0] * 70)
     partly = [item._replace(metrics=item.metrics | {"partly_refused": float(30 <= i < 60)})
               for i, item in enumerate(plain.items)]
     (one,), (two,) = corrected(plain), corrected(replace(plain, items=tuple(partly)))
     assert one.raw == two.raw
-    assert two.corrected.low < one.corrected.low - 0.05
+    assert one.corrected.estimate is not None
+    assert two.corrected.estimate is not None
+    assert two.corrected.estimate < one.corrected.estimate - 0.05
 
 
 def test_a_change_is_less_sure_than_either_side() -> None:
