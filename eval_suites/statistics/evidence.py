@@ -31,6 +31,7 @@ from eval_suites.statistics.intervals import (
     Interval,
     Shares,
     change_limits,
+    foreseen,
     t_of,
     wilson,
     z_of,
@@ -270,13 +271,14 @@ def paired(base: Sequence[float], tuned: Sequence[float], clusters: Sequence[str
     shares = _shares(before, after, weights)
     if _alone(sums, n):
         return Evidence(mean, n, f"exact {GAINS}",
-                        lambda alpha, grow: change_limits(shares, n * grow, alpha, exact=True))
+                        lambda alpha, grow: change_limits(foreseen(shares, n, grow), n * grow, alpha, exact=True))
     spread = _cluster_spread(sums, _telling(after - before, clusters, sums))
     size = _effective(shares.base_only + shares.tuned_only - mean**2, spread, sums.effective, _worth(weights, n),
                       sums.effective)
     still = not shares.base_only + shares.tuned_only  # the clusters are then counted whole
     return Evidence(mean, n, f"{GAINS}, {groups} clusters",
-                    lambda alpha, grow: change_limits(shares, size(alpha, grow), alpha, exact=still))
+                    lambda alpha, grow: change_limits(foreseen(shares, size(alpha, 1.0), grow), size(alpha, grow),
+                                                      alpha, exact=still))
 
 
 def pooled_rate(scores_by_seed: Sequence[Scores]) -> Evidence | None:

@@ -239,10 +239,12 @@ def _pairs(rng: np.random.Generator, count: int, lost: float, gained: float) -> 
 
 
 @pytest.mark.parametrize(("count", "lost", "gained", "margin"), [
-    (200, 0.05, 0.05, 0.02), (200, 0.03, 0.02, 0.03), (400, 0.02, 0.0, 0.01), (100, 0.1, 0.12, 0.05)])
+    (20, 0.1, 0.1, 0.03), (30, 0.05, 0.05, 0.02), (200, 0.05, 0.05, 0.02),
+    (200, 0.03, 0.02, 0.03), (400, 0.02, 0.0, 0.01), (100, 0.1, 0.12, 0.05)])
 def test_so_many_more_items_settle_it_in_four_of_five_cases(count: int, lost: float, gained: float, margin: float
                                                             ) -> None:
-    """It was in 58, 64, 61 and 68 %. Over truths so near the margin that it is never known there is no such number."""
+    """It was in 67, 71, 58, 64, 61 and 68 %. Over truths so near the margin that it is never known there is no such
+    number."""
     rng, settled = np.random.default_rng(22), []
 
     def answers(low: float, high: float) -> bool:
