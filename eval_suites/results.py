@@ -238,17 +238,22 @@ class SuiteResult:
 
 
 def unscored(result: SuiteResult) -> Counter[str]:
-    """Why items have no score, and how many."""
-    return Counter(reason(item.why) for item in result.items if item.score is None)
+    """Why items have no score, and how many; see `reasons`."""
+    return reasons(item.why for item in result.items if item.score is None)
+
+
+def reasons(whys: Iterable[str]) -> Counter[str]:
+    """How often each reason stands there; those that differ in numbers alone are one, told by its first example."""
+    found, first = Counter[str](), dict[str, str]()
+    for why in map(reason, whys):
+        found[first.setdefault(NUMBERS.sub("0", why), why)] += 1
+    return found
 
 
 def commonest(whys: Iterable[str]) -> str:
-    """The most frequent reason with its count and its first example; reasons that differ in numbers alone are one."""
-    groups: dict[str, list[str]] = {}
-    for why in map(reason, whys):
-        groups.setdefault(NUMBERS.sub("0", why), []).append(why)
-    most = max(groups.values(), key=len, default=["there is nothing"])
-    return f"most often ({len(most)} times): {most[0]}"
+    """The most frequent reason and its count; there is one."""
+    (why, count), = reasons(whys).most_common(1)
+    return f"most often ({count} times): {why}"
 
 
 def too_few(name: str, counts: tuple[int, int], least: float, done: str) -> str:

@@ -60,7 +60,7 @@ class Judged(NamedTuple):
         for label, results in (("base", self.base), ("tuned", self.tuned)):
             for name, result in results.items():
                 left = [item.why for item in result.items if item.score is None]
-                if result.score is None and not (label == "base" and name.endswith(JUDGED["pairwise"])):
+                if left and result.score is None and not (label == "base" and name.endswith(JUDGED["pairwise"])):
                     few = too_few(name, (result.n - len(left), result.n), result.min_scored, "were judged")
                     said.append(f"{few}; {commonest(left)}")
         if self.agreement.accuracy.estimate is None:

@@ -155,10 +155,12 @@ def check_measured(results: Mapping[str, SuiteResult]) -> None:
 
     said = []
     for name, result in results.items():
-        left = [item.why for item in result.items if item.score is None and not (unjudged(result) and item.answered)]
+        waits = unjudged(result)
+        left = [item.why for item in result.items if item.score is None and not (waits and item.answered)]
         counts = result.n - len(left), result.n
         if not enough(*counts, result.min_scored):
-            said.append(f"{too_few(name, counts, result.min_scored, 'were scored')}; {commonest(left)}")
+            few = too_few(name, counts, result.min_scored, "were answered" if waits else "were scored")
+            said.append(f"{few}; {commonest(left)}")
     if said:
         raise EvalError("; ".join(said))
 

@@ -230,10 +230,13 @@ def test_a_suite_of_which_too_little_was_scored_is_an_error() -> None:
     with pytest.raises(EvalError, match=r"^one: not measured: 0 of 3 items were scored, at least 80 % must be "
                                         r"\(eval.min_scored\); most often \(2 times\): HTTP 400: request 17$"):
         check_measured({"one": down, "two": result({"a": 1.0})})
+    assert remarks({"one": down}) == [
+        "one: 2 of 3 items without a score, which are no zeros: HTTP 400: request 17",
+        "one: 1 of 3 items without a score, which are no zeros: ConnectError"]
     check_measured({"one": replace(down, min_scored=0.0), "two": result({"a": 1.0, "b": 0.0})})
     waiting = replace(silent({"answered": 1.0}, "not judged"), protocol={"suite": {"scorer": OPEN_ENDED}})
     check_measured({"open": waiting})
-    with pytest.raises(EvalError, match="0 of 1 items"):
+    with pytest.raises(EvalError, match="0 of 1 items were answered"):
         check_measured({"open": replace(waiting, items=tuple(i._replace(metrics={}) for i in waiting.items))})
 
 
