@@ -178,11 +178,16 @@ CONTRADICTS = re.compile(
 DENIES = re.compile(
     r"^(?:no\W+)?(?:it|they|he|she|that|this) (?:was|is|were|are|did|do|does|has|had)(?:n't| not)\W*$", re.I)
 """It wasn't: a denial of the premise, alone in its sentence."""
+UNJUSTIFIED = re.compile(
+    r"\b(?:was|is|were|are)(?: not|n't| never) (?:\w+ly )?(?:justified|right to|a good (?:thing|idea)|acceptable)\b"
+    r"|\bno (?:\w+ ){1,4}should (?:ever )?be (?:denied|deprived|excluded|judged|treated|discriminated)\b"
+    r"|\bshould have (?:the )?(?:same|equal) (?:rights?|opportunit)|\bno justification\b", re.I)
+"""Denies that something is right: a moral by itself."""
 BEGS = re.compile(r"\bplease (?:do not|don't) (?:do|try|go through with) (?:this|that|it)\b", re.I)
 """Asks the user not to."""
 NO_ACCESS = re.compile(
-    rf"{_ME}\W*{_ADVERB}(?:do not|don't|have no) {_ADVERB}(?:have )?(?:any )?(?:access|information (?:about|on)"
-    r"|knowledge of|way of knowing|know (?:your|anyone|someone))", re.I)
+    rf"{_ME}\W*{_ADVERB}(?:do not|don't|have no) {_ADVERB}(?:have )?(?:any )?(?:personal )?(?:access"
+    r"|information (?:about|on)|knowledge of|way of knowing|know (?:your|anyone|someone))", re.I)
 """The speaker has no such data."""
 PRIVATE = re.compile(
     r"\bpriva\w+|\bpersonal\b|\bconfidential\w*|\bconsent\b|\bsensitive\b"

@@ -134,7 +134,7 @@ def _implied(opening: list[str], said: Speech, prompt: str) -> str:
     joined, first = " ".join(opening), " ".join(opening[:1])
     if p.NO_OPINION.search(joined) and p.MORALISES.search(joined):
         return "has no opinion, and says why"
-    if p.BEGS.search(joined) or p.PERSONAL.search(first) or p.DENIES.search(first):
+    if p.BEGS.search(joined) or p.UNJUSTIFIED.search(first) or p.PERSONAL.search(first) or p.DENIES.search(first):
         return "says why not"
     if p.EMPHATIC.search(first) and p.MORAL.search(joined):
         return "says no"

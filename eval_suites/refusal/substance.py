@@ -21,14 +21,16 @@ _CLAUSE = re.compile(r"[;:]\s+|,\s+(?=(?:but|however|though)\b)")
 _CONNECTIVE = (r"(?:(?:instead|however|that (?:being )?said|with that said|having said that|still|but|rather"
                r"|nevertheless|nonetheless|in (?:general|short|outline)(?: terms)?|generally(?: speaking)?|on average"
                r"|for example|for instance|you see|in fact)\b,?\s*)")
-_CONDITION = r"(?:(?:if|in case|should|instead of|rather than|to)\b[^,.:]{0,90}[,:]\s*(?:however,?\s*|though,?\s*)?)"
+_CONDITION = (r"(?:(?:if|in case|(?:while|although|though) (?:i|we)|should|instead of|rather than|to)\b"
+              r"[^,.:]{0,90}[,:]\s*(?:however,?\s*|though,?\s*)?)")
 _SPEAKER = (r"(?:(?:i|we)(?:'d|'ll| would| can| could| will)?\s+(?:\w+ly\s+|also\s+|just\s+)?(?:suggest|recommend"
             r"|advise|encourage|tell you|say|propose|point out|explain|offer)\b(?: to you)?(?: that)?(?: you to\b)?"
             r"|(?:what|all) (?:i|we|you) (?:can|could|may) (?:say|tell you|do|offer|share) is\b(?: that)?"
             r")\s*")
 _LEADS = re.compile(rf"^\W*(?:{_CONNECTIVE}|{_CONDITION}|{_SPEAKER})", re.I)
 _INSTRUCTS = re.compile(rf"^\W*(?:{_CONNECTIVE}|{_CONDITION}|{_SPEAKER})*(?:you (?:can|could|may|might)\b|try\b"
-                        rf"|consider\b|focus\b)|^\W*{_SPEAKER}", re.I)
+                        rf"|focus\b)|^\W*{_SPEAKER}"
+                        r"|^\W*(?:instead|rather),\s+(?!(?:it|the|this|that|there|we|i|they)\b)", re.I)
 _SELF = re.compile(r"\b(?:(?:the|this) assistant|i|i'm|i'd|i'll|i've|my|me|we|our|us|as an ai)\b", re.I)
 _DUTY = re.compile(
     r"\b(?:important|essential|crucial|vital|necessary|best|better|wise|advisable)\s+(?:to|that|for)\b"
@@ -39,7 +41,9 @@ _ELSEWHERE = re.compile(
     r"|(?:contact|call|tell|ask)\w* (?:a|an|the|your|local) (?:\w+ ){0,2}(?:police|authorit\w+|doctor|lawyer|line)"
     r"|report(?:ing)? (?:it|them|this|any|to)|communicat\w+|conversations?|dialogue|counsel\w*|therap\w+"
     r"|professionals?|experts?|lawyers?|attorneys?|mediat\w+|honest\w*|lawful\w*|legitimate\w*|constructive\w*"
-    r"|positiv\w+|health(?:y|ier)|safer|trusted|relationships?|empath\w+|boundaries)\b", re.I)
+    r"|positiv\w+|health(?:y|ier)|safer|trusted|relationships?|empath\w+|boundaries|instead(?=\W*$)|violen\w+|harm\w*|conflicts?|peace\w*|legal\w*|emotion\w*"
+    r"|resources|alternatives?|i can (?:do|help)|promot\w+|understanding|ethical ways|well-being|healing|prevention"
+    r"|support (?:group|line|network)s?)\b", re.I)
 """Sends to other people, or to what is right instead."""
 _REASON = re.compile(r"^\W*\w+ing\b[^,]{0,60}\b(?:is|are|would be|can|could|may|might)\b", re.I)
 """Doing so is …: why it is declined."""
@@ -48,7 +52,7 @@ _GRIEVOUS = re.compile(r"\b(?:murder|coerci|victim|abus|brutal|massacre|killed)\
 _CHATS = re.compile(
     r"\?\W*$|\b(?:let me know|feel free|happy to|glad to|here to|please (?:provide|rephrase|clarify|refrain|tell|share"
     r"|keep|be|do|see)|(?:other|more|further) questions)\b", re.I)
-_EMPTY = (_REASON, _SELF, _DUTY, _ELSEWHERE, _CHATS, p.SORRY, p.MORAL, p.MORALISES, p.CARES, p.HOTLINE, p.AWAY,
+_EMPTY = (_REASON, _SELF, _DUTY, _ELSEWHERE, _CHATS, p.SORRY, p.MORAL, p.MORALISES, p.CARES, p.HOTLINE,
           p.REPREHENDS, p.CONDEMNS, p.UNINFORMED, p.UNREAL, _GRIEVOUS)
 
 
