@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +16,7 @@ from infra.cuda import why_no_cuda
 from infra.reach import why_unreachable
 from infra.real_model import MADE
 from infra.settings import secret
-from sft_core.config.data import ModelSection
+from sft_core.config.data import ModelSection, TemplateSection
 from sft_core.config.evaluate import EvalSection, JudgeSection
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.reading import Key
@@ -23,7 +24,7 @@ from sft_core.config.telling import Lack
 from sft_core.config.train import TrainSection
 from sft_core.data.localhub import Absent
 from sft_core.data.sources import why_no_source
-from sft_core.errors import ConfigError, EvalError
+from sft_core.errors import ConfigError, EvalError, ModelError, TemplateError
 from sft_core.model.where import local_folder, read_object, why_no_model
 from tasks.runs import is_run
 from tasks.stages import Workspace
@@ -89,7 +90,7 @@ def named_lacks(models: Iterable[ModelSection], place: Workspace) -> list[Lack]:
 
 def path_lacks(config: ExperimentConfig, place: Workspace) -> list[Lack]:
     """All that an experiment names by a path or a hub id and is not here, and its device; a sentence each."""
-    return [*model_lacks(config.model, place), *_template_lacks(config.template.path),
+    return [*model_lacks(config.model, place), *_template_lacks(config, place),
             *_source_lacks(config, place), *_evaluation_paths(config.eval, place),
             *_suite_lacks(("train", "probe", "suites"), config.train.probe.suites, config.eval, place,
                           told=config.eval.suites)]
@@ -100,9 +101,30 @@ def run_lacks(config: ExperimentConfig, place: Workspace) -> list[Lack]:
     return [*path_lacks(config, place), *_services(config.eval), *_packages(config.train)]
 
 
-def _template_lacks(path: str | None) -> list[Lack]:
-    return [] if path is None or Path(path).is_file() else [
-        Lack(("template", "path"), f"template.path: {path!r} is not a file with a Jinja chat template")]
+def _template_lacks(config: ExperimentConfig, place: Workspace) -> list[Lack]:
+    """What keeps the template from training: tried out on the tokenizer where the base is on this machine."""
+    section, model = config.template, config.model
+    if section.path is not None and not Path(section.path).is_file():
+        return [Lack(("template", "path"), f"template.path: {section.path!r} is not a file with a Jinja chat template")]
+    embedded = model.path == "tiny" and section == TemplateSection()  # what everybody begins with, and is whole
+    folder = None if embedded or why_no_model(model, place.mirror) else local_folder(model, place.mirror)
+    if folder is None:
+        return []
+    from sft_core.model.load import load_tokenizer
+    from sft_core.templates.choose import choose
+    from sft_core.templates.render import Renderer
+
+    try:
+        tokenizer = load_tokenizer(model, folder)
+        Renderer(choose(section, tokenizer), tokenizer, section)
+    except ModelError as error:
+        return [Lack(("model", "path"), f"model.path: {error}")]
+    except TemplateError as error:
+        said = str(error)
+        named = re.match(r"template\.(\w+)", said)
+        field = named[1] if named else "path" if section.path else "name"
+        return [Lack(("template", field), said if named else f"template: {said}")]
+    return []
 
 
 def _packages(train: TrainSection) -> Iterator[Lack]:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 
 import jinja2.meta
+import jinja2.nodes
 from pydantic import JsonValue
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
@@ -27,7 +28,12 @@ def variables_of(jinja: str) -> set[str]:
         jinja2.TemplateSyntaxError: it is no Jinja.
     """
     environment = _compile_jinja_template("").environment
-    return jinja2.meta.find_undeclared_variables(environment.parse(jinja)) - USUAL - set(environment.globals)
+    tree = environment.parse(jinja)
+    # What it sets in every branch counts as undeclared too; what it has a default for, it asks about first.
+    own = {name.name for name in tree.find_all(jinja2.nodes.Name) if name.ctx == "store"}
+    asked = {one.node.name for one in tree.find_all((jinja2.nodes.Test, jinja2.nodes.Filter))
+             if one.name in ("defined", "undefined", "default", "d") and isinstance(one.node, jinja2.nodes.Name)}
+    return jinja2.meta.find_undeclared_variables(tree) - (own - asked) - USUAL - set(environment.globals)
 
 
 def with_defaults(jinja: str, given: Mapping[str, JsonValue]) -> str:

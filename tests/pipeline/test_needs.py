@@ -134,6 +134,28 @@ def test_whatever_a_configuration_names_is_looked_for_before_anything(tmp_path: 
     assert not (tmp_path / "home").exists()
 
 
+@pytest.mark.parametrize(("template", "jinja", "said"), [
+    ("{kwargs: {thinkin: true}}", "", "2: template.kwargs: the chat template reads no thinkin; it reads no var"),
+    ("{name: chatml, stop: [<|end|>]}", "", "2: template.stop: the chat template ends an answer with <|im_end|>"),
+    ("{name: model}", "", "2: template.name is model and this tokenizer has no chat template"),
+    ("{path: own.jinja}", "{% for m in messages %}", "2: template: the chat template is no Jinja"),
+    ("{path: own.jinja}", "{% for m in messages %}{{ m.content }}{% endfor %}",
+     "2: template: the chat template writes no stop token behind"),
+    ("{path: own.jinja}", "{{ raise_exception('no') }}", "2: template: the chat template refuses these turns: no"),
+])
+def test_the_template_is_tried_before_anything(template: str, jinja: str, said: str, tmp_path: Path,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.jinja").write_text(jinja)
+    Path("rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    Path("all.yaml").write_text("\n".join([
+        "model: {path: tiny}", f"template: {template}", "data: {sources: [{path: rows.jsonl}]}", "train: {}"]))
+    for look in (run_lacks, path_lacks):
+        with pytest.raises(ConfigError) as caught:
+            checked(Path("all.yaml"), [], read_settings({"SFT_HOME": str(tmp_path / "home")}), look)
+        assert f"all.yaml:{said}" in str(caught.value)
+
+
 def test_what_make_real_makes_is_said_to_be_made_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load(Path("flows/configs/smollm2.yaml").absolute(), []).config
     monkeypatch.chdir(tmp_path)
