@@ -21,7 +21,7 @@ import numpy as np
 from eval_suites.refusal import rules
 from eval_suites.results import ItemResult, SuiteResult
 from eval_suites.scorers.registry import score
-from eval_suites.statistics.correct import Shares, summed, true_shares
+from eval_suites.statistics.correct import Shares, rise, summed, true_shares
 from eval_suites.statistics.evidence import effective_items, rate
 from eval_suites.statistics.intervals import Floats, Interval, clopper_pearson
 from eval_suites.suites.chat_item import ChatItem
@@ -250,8 +250,7 @@ def corrected_change(base: SuiteResult, tuned: SuiteResult, alpha: float = 0.05)
         sides = [(base, before[task]), (tuned, after[task])]
         one, two = (_true(result, items, alpha, seed) for seed, (result, items) in enumerate(sides))
         items = len(after[task])
-        corrected = (summed(two.values[:, 0] - one.values[:, 0], one.weights * two.weights, items, alpha, (-1.0, 1.0))
-                     if one and two else UNKNOWN._replace(low=-1.0, items=items))
+        corrected = rise(one, two, items, alpha) if one and two else UNKNOWN._replace(low=-1.0, items=items)
         first, second = (float(np.average(scores, weights=weights))
                          for scores, _, weights in (_refused(items) for _, items in sides))
         found.append(CorrectedChange(task, bool(after[task][0].should_refuse), second - first, corrected))

@@ -3,13 +3,12 @@
 Labelled answers of other models say how often the scorer takes an answer of one class for one of another. A new model
 writes otherwise, so its error rates are not theirs but about as far from them as they are from one another: each is
 foretold with Student's prediction interval for one further observation of the logit (k models, k − 1 degrees of
-freedom; compare Higgins, Thompson and Spiegelhalter 2009, JRSS A 172:137, section 3.3). Errors
-drawn so count as much as they make likely what was scored; with each the true shares have the posterior that the
-scored answers leave them, by data augmentation (Tanner and Wong 1987, JASA 82:528) from the shares of the greatest
-likelihood on (Saerens, Latinne and Decaestecker 2002, Neural Computation 14:21; where they lie inside they are Rogan
-and Gladen's of 1978, American Journal of Epidemiology 107:71). The prior weighs as much as Jeffreys' (half an answer a
-class), divided as the labelled models' answers are: a class that is rare in all of them and hard to tell is not taken
-for common.
+freedom; compare Higgins, Thompson and Spiegelhalter 2009, JRSS A 172:137, section 3.3). Errors drawn so count as much
+as they make likely what was scored; with each the true shares have the posterior that the scored answers leave them, by
+data augmentation (Tanner and Wong 1987, JASA 82:528) from the shares of the greatest likelihood on (Saerens, Latinne
+and Decaestecker 2002, Neural Computation 14:21; where they lie inside they are Rogan and Gladen's of 1978, American
+Journal of Epidemiology 107:71). The prior weighs as much as Jeffreys' (half an answer a class), divided as the labelled
+models' answers are: a class that is rare in all of them and hard to tell is not taken for common.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from scipy import special
 
 from eval_suites.statistics.intervals import Floats, Interval
 
+UNLIKE = "no labelled model is scored like this"
 METHOD = "scorer's errors as they differ between labelled models"
 DRAWS = 4_000
 CLIMBS = 50
@@ -97,8 +97,8 @@ def summed(values: Floats, weights: Floats, items: int, alpha: float, ends: tupl
         alpha: error probability of the interval.
         ends: the least and the greatest that is possible.
     """
-    if weights.sum() ** 2 < FEWEST_DRAWS * np.sum(weights**2):
-        return Interval(None, *ends, items, "no labelled model is scored like this")
+    if not _explained(weights):
+        return Interval(None, *ends, items, UNLIKE)
     order = np.argsort(values)
     reached = np.cumsum(weights[order])
     at = np.searchsorted(reached, np.array([alpha / 2, 0.5, 1 - alpha / 2]) * reached[-1])
@@ -106,6 +106,21 @@ def summed(values: Floats, weights: Floats, items: int, alpha: float, ends: tupl
     if high - low > WIDEST:
         return Interval(None, *ends, items, f"anything from {100 * low:.0f} to {100 * high:.0f} % would fit")
     return Interval(middle, low, high, items, METHOD)
+
+
+def rise(base: Shares, tuned: Shares, items: int, alpha: float) -> Interval:
+    """Rise of the share of the first class between two models, each with errors of its own; in [−1, 1]."""
+    if not (_explained(base.weights) and _explained(tuned.weights)):
+        return Interval(None, -1.0, 1.0, items, UNLIKE)
+    rng = np.random.default_rng(0)
+    before, after = (rng.choice(side.values[:, 0], len(side.values), p=side.weights / side.weights.sum())
+                     for side in (base, tuned))
+    return summed(after - before, np.ones(len(before)), items, alpha, (-1.0, 1.0))
+
+
+def _explained(weights: Floats) -> bool:
+    """Whether enough draws could have led to what was scored."""
+    return bool(weights.sum() ** 2 > FEWEST_DRAWS * np.sum(weights**2))
 
 
 def _row(counts: Sequence[Floats], rng: np.random.Generator) -> Floats:

@@ -165,6 +165,9 @@ def test_a_change_is_less_sure_than_either_side() -> None:
     assert change.corrected.low < change.corrected.estimate < change.corrected.high
     rate, = corrected(tuned)
     assert change.corrected.high - change.corrected.low > rate.corrected.high - rate.corrected.low
+    always = result([1.0] * 2_000)
+    same, = corrected_change(always, always)
+    assert same.corrected.estimate == pytest.approx(0.0, abs=1e-3)
     other, = corrected_change(base, result([1.0], wanted=False, protocol={"refusal_scorer": "judge"}))
     assert other.corrected.estimate is None
     assert corrected_change(base, result([1.0])) == []
