@@ -59,9 +59,11 @@ class Judged(NamedTuple):
         said = []
         for label, results in (("base", self.base), ("tuned", self.tuned)):
             for name, result in results.items():
+                in_pairs = name.endswith(JUDGED["pairwise"])  # one verdict on both sides
                 left = [item.why for item in result.items if item.score is None]
-                if left and result.score is None and not (label == "base" and name.endswith(JUDGED["pairwise"])):
-                    few = too_few(name, (result.n - len(left), result.n), result.min_scored, "were judged")
+                if left and result.score is None and not (in_pairs and label == "base"):
+                    whose = name if in_pairs else f"{name} of {label}"
+                    few = too_few(whose, (result.n - len(left), result.n), result.min_scored, "were judged")
                     said.append(f"{few}; {commonest(left)}")
         if self.agreement.accuracy.estimate is None:
             said.append(f"agreement with the gold set {self.agreement.accuracy.method}")

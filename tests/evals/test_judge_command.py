@@ -89,8 +89,9 @@ def test_a_judge_that_fails_says_why_and_leaves_no_result(
         judged(base, tuned, section, place, tmp_path / "run")
     name = "open_ended:pairwise" if mode == "pairwise" else "open_ended:graded"
     assert len(found.failures()) == (2 if mode == "pairwise" else 3)
-    for said in found.failures()[:-1]:
-        assert said.startswith(f"{name}: not measured: 0 of 6 items were judged, at least 80 % must be")
+    whose = [name] if mode == "pairwise" else [f"{name} of base", f"{name} of tuned"]
+    for said, who in zip(found.failures()[:-1], whose, strict=True):
+        assert said.startswith(f"{who}: not measured: 0 of 6 items were judged, at least 80 % must be")
         assert re.search(r"most often \(6 times\): ", said)
         assert why in said
     assert "agreement with the gold set not measured: 0 of 22 pairs" in found.failures()[-1]
