@@ -8,12 +8,16 @@ from collections.abc import Sequence
 
 from eval_suites.scorers.base import Expect, Score
 
-NUMBER = re.compile(r"(?<![\w.,])[-−]?\d+(?:[.,\u066b\u066c\u2019']\d+)*")
-GROUPED = re.compile(r"-?\d{1,3}(?:[.,']\d{3})+")
+NUMBER = re.compile(r"(?<![\w.,])[-−]?(?:\d{1,3}(?: \d{3})+(?:[.,]\d+)?(?!\d)|\d+(?:[.,\u066b\u066c\u2019']\d+)*|\.\d+)"
+                    r"(?:e[-+]?\d{1,2}(?!\w))?(?:\s?[/\u2044]\s?\d+)?")
+GROUPED = re.compile(r"\d{1,3}([.,' ])\d{3}(?:\1\d{3})*(?:(?!\1)([.,])\d+)?")
+"""Thousands apart, and perhaps another sign before a fraction: 1,234,567.5 and 1.234.567,5."""
 UNSPACED = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 """Scripts that put no space between words (and Hangul, whose particles follow without one)."""
 SAID_LETTER = re.compile(r"\b(?i:answer|option|choice|letter)(?:\s+is)?\s*:?\s*[*_(\"']*"
-                         r"([A-Z]|[a-z](?!\s+[a-z]))(?![\w'’])")
+                         r"([A-Z]|[a-z](?!\s+[a-z]))(?![\w'’])"
+                         r"(?![*_)\"']*\s*(?:\bor\b|\band\b|[/&])\s*[*_(\"']*[A-Z](?![\w'’]))")
+"""Two letters joined by "or" or "and" are no choice."""
 ONLY_LETTER = re.compile(r"[\s*_(\[\"']*([A-Za-z])[\s*_)\]\"'.:]*")
 LEADING_LETTER = re.compile(r"^[\s*_(\[\"']*(?:([A-Za-z])[*_\]\"']*(?:[).:]|\s*$)|"
                             r"([A-Z])[*_\]\"']*(?:,(?!\s*[A-Z]\b)|\s+[-–—]))", re.MULTILINE)
@@ -54,12 +58,25 @@ def _said_number(said: str, wanted: Sequence[str]) -> bool:
 
 
 def _readings(number: str) -> set[float]:
-    """What a number can mean: 1,250 is a thousand here and a fraction there."""
+    """What a number can mean: 1,250 is a thousand here and a fraction there; 3/4 is a fraction everywhere."""
+    above, _, below = number.replace("\u2044", "/").partition("/")
+    plain, power, exponent = above.partition("e")
+    found = {float(one + power + exponent) for one in _plain(plain.strip()) if len(one) < 300}
+    if not below:
+        return found
+    return {one / float(below) for one in found} if len(below) < 300 and float(below) else set()
+
+
+def _plain(number: str) -> set[str]:
+    """As Python writes it, thousands together and a full stop before the fraction."""
     plain = number.replace("\u066c", ",").replace("\u066b", ".").replace("\u2019", "'").rstrip(".,'")
-    found = {re.sub(r"[.,']", "", plain)} if GROUPED.fullmatch(plain) else set()
-    if len(re.findall(r"[.,']", plain)) <= 1:
-        found.add(plain.replace(",", ".").replace("'", "."))
-    return {float(one) for one in found if len(one) < 300}
+    found = set()
+    if grouped := GROUPED.fullmatch(plain.removeprefix("-")):
+        whole, point, rest = plain.rpartition(grouped.group(2)) if grouped.group(2) else (plain, "", "")
+        found.add(re.sub(r"[.,' ]", "", whole) + (f".{rest}" if point else ""))
+    if len(re.findall(r"[.,' ]", plain)) <= 1:
+        found.add(re.sub(r"[,' ]", ".", plain))
+    return found
 
 
 def _holds(said: str, wanted: str) -> bool:

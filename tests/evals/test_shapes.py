@@ -202,6 +202,19 @@ def test_what_is_negated_is_not_said(answers: list[str], others: list[str], answ
     assert score("short_answer", {"answers": answers, "others": others}, answer).value == value
 
 
+@pytest.mark.parametrize(("number", "right", "wrong"), [
+    ("1234", "$1,234. | 1,234.00 | 1.234,00 | 1'234 | 1 234 | 1234.0 | **1,234** | \\boxed{1234} | 1,234 km | 1.234e3",
+     "1.2345 | 12,34 | 123 4 | 1,2345 | 1234/2 | -1,234"),
+    ("1234.5", "1,234.5 | 1.234,5 | 1 234.5 | $1,234.50", "1,234 | 12345 | 1.234.5"),
+    ("0.75", "3/4 | ¾ | .75 | 0,75 | 0.750 | 75e-2 | 6 / 8", "3 | 4 | 3/0 | 75"),
+    ("-5", "-5 | −5. | -5.0 | -10/2", "5"), ("1000000", "1,000,000 | 1 000 000 | 1.000.000 | 1e6", "1,000 | 1,000,00"),
+    ("6", "It is 6 | 4 + 2 = 6", "5/6 | 6/5")])
+def test_numbers_as_people_write_them(number: str, right: str, wrong: str) -> None:
+    for value, said in ((1.0, right), (0.0, wrong)):
+        for one in said.split(" | "):
+            assert score("short_answer", {"answers": [number]}, one).value == value, one
+
+
 def test_a_short_answer_must_not_name_its_rival() -> None:
     expect = {"answers": ["negative"], "others": ["positive"]}
     assert score("short_answer", {"answers": ["21"]}, "٢١").metrics["alone"] == 1.0
@@ -225,7 +238,8 @@ def test_a_short_answer_must_not_name_its_rival() -> None:
      ("It isn't B", ""), ("A) trout\nB) sparrow\nC) lizard\nD) bat", ""), ("", ""),
      ("B) sparrow\n\nA) is a fish.\nC) crawls.\nD) is a mammal.", "B"), ("Not the sparrow", ""),
      ("A) trout\nB) sparrow\nC) lizard\nD) bat\n\nAnswer: B", "B"), ("not a trout but a sparrow", "B"),
-     ("The answer is a bird.", ""), ("I do not know", ""), ("The answer is A, not option B", ""), ("C", "C")],
+     ("The answer is a bird.", ""), ("I do not know", ""), ("The answer is A, not option B", ""), ("C", "C"),
+     ("The answer is A or B", ""), ("Answer: **A** and **B**", ""), ("The answer is B and I am sure", "B")],
 )
 def test_letters(answer: str, letter: str) -> None:
     options = ["trout", "sparrow", "lizard", "bat"]
