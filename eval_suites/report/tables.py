@@ -18,7 +18,7 @@ from eval_suites.scorers.base import MILDER, STRICTER
 from eval_suites.statistics.floor import Floor
 from eval_suites.statistics.intervals import Interval
 from eval_suites.statistics.robustness import drop_rows
-from eval_suites.verdict.outcome import NONE, Part, refusing, shown_score, span
+from eval_suites.verdict.outcome import NONE, Part, row, shown_score, span
 from eval_suites.verdict.verdict import SuiteVerdict, Verdict
 
 Results = Mapping[str, SuiteResult]
@@ -104,27 +104,16 @@ def _tax(both: _Both) -> Table:
 
 
 def headline(one: SuiteVerdict, both: _Both) -> Row:
-    """The row of a suite in the first two tables."""
-    capability = one.kind == "capability"
-    row = {
-        "suite": one.suite,
-        both.names.base: shown_score(one.base, one.scale),
-        both.names.tuned: shown_score(one.tuned, one.scale),
-        "tax" if capability else "win": NONE if one.points is None else f"{one.points:+.1f}",
-        f"{100 * (1 - both.verdict.alpha):g} % interval": span(one.points, one.low, one.high, one.scale),
-        "margin": f"{one.margin:g}" if capability else "",
-        "p (Holm)": NONE if one.points is None else f"{one.p_holm:.2g}",
-        "lost / gained": f"{one.lost} / {one.gained}",
-        "false refusals": refusing(one.false_refusals),
-        "items": f"{one.pairs}" if one.pairs == one.asked else f"{one.pairs} of {one.asked}",
-        "detectable": NONE if one.mde is None else f"{one.mde:.1f}",
-        "outcome": one.said,
-    }
-    if not capability:
-        del row["margin"]
+    """The row of a suite in the first two tables: that of the verdict, under the names of the two models."""
+    kind = "tax" if one.kind == "capability" else "win"
+    heads = {"base": both.names.base, "tuned": both.names.tuned, "tax / win": kind}
+    told = {heads.get(head, head): text.removeprefix(f"{kind} ") for head, text in
+            row(one, both.verdict.alpha).items()}
+    if kind == "win":
+        del told["margin"]
     if not any(other.false_refusals for other in both.verdict.suites if other.kind == one.kind):
-        del row["false refusals"]
-    return row
+        del told["false refusals"]
+    return told
 
 
 def _checks(both: _Both) -> Table:
@@ -196,7 +185,7 @@ def _change(base: Tally, tuned: Tally) -> str:
 
 
 def _robustness(both: _Both) -> Table:
-    rows = [row for _, base, tuned in both.suites for row in drop_rows(base, tuned)]
+    rows = [one for _, base, tuned in both.suites for one in drop_rows(base, tuned, both.verdict.alpha)]
     return Table("Drop from the clean form", "Points of 100, clean − changed form, paired; above zero the changed form "
                                              "is harder.", rows)
 
@@ -215,7 +204,7 @@ def _instructions(both: _Both) -> Table:
              **_read(one)} for one in both.readings if one.part]
     return Table("By kind of instruction", "Points of 100: instructions that were followed; in brackets the interval "
                                            "of the difference, tuned − base, prompts as clusters.",
-                 sorted(rows, key=lambda row: (row["suite"], row["instruction"])), folded=True)
+                 sorted(rows, key=lambda one: (one["suite"], one["instruction"])), folded=True)
 
 
 def _read(one: Reading) -> Row:

@@ -60,11 +60,12 @@ def _drop(name: str, clean: Mapping[str, ItemResult], items: Mapping[str, ItemRe
     return Drop(name, mean[0], mean[1], 100 * evidence.estimate, 100 * interval.low, 100 * interval.high, len(scored))
 
 
-def drop_rows(base: SuiteResult, tuned: SuiteResult) -> list[dict[str, str]]:
+def drop_rows(base: SuiteResult, tuned: SuiteResult, alpha: float = 0.05) -> list[dict[str, str]]:
     """The drops of two models side by side, as text, in the order of the tuned model's; empty without variants."""
-    before = {drop.variant: drop for drop in drops(base)}
+    before = {drop.variant: drop for drop in drops(base, alpha)}
     return [{"suite": tuned.suite, "form": after.variant, "items": str(after.items),
-             "base": shown_drop(before.get(after.variant)), "tuned": shown_drop(after)} for after in drops(tuned)]
+             "base": shown_drop(before.get(after.variant)), "tuned": shown_drop(after)}
+            for after in drops(tuned, alpha)]
 
 
 def shown_drop(drop: Drop | None) -> str:

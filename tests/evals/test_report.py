@@ -65,6 +65,17 @@ def test_wins_stand_against_tax(sides: Sides) -> None:
     assert table(made, "Items without a score")[0]["reason"] == "wrong"
 
 
+def test_terminal_and_page_show_the_same_to_the_last_digit(sides: Sides) -> None:
+    """The page said that a margin of 2.0 was 2."""
+    verdict, base, tuned = sides
+    made = report(verdict, base, tuned, Names("base", "tuned"))
+    for told, title in zip(verdict.rows(), ("Tax", "Wins"), strict=True):
+        shown, = table(made, title)
+        kind = "tax" if "tax" in shown else "win"
+        assert f"{kind} {shown.pop(kind)}" == told["tax / win"]
+        assert shown.items() <= told.items()
+
+
 def test_margin_floor_clean_items_and_checks_are_shown(sides: Sides) -> None:
     verdict, base, tuned = sides
     full = with_suite(verdict, "facts", margin=2.5, mde=7.25, looks=(2, 4), floor=Floor("facts", 8, 0, 2, 0.013),
