@@ -5,7 +5,8 @@ around.py      what every flow does around its work
 logs.py        what libraries log of a flow, in our words
 experiment.py  the flow sft-experiment
 sweep.py       the flow sft-sweep
-trial.py       one trial as a process of its own
+trial.py       what the process of one trial does
+worker.py      a worker of a sweep
 nightly.py     the flow sft-nightly, and promotion
 evaluation.py  eval, compare, suites, data show
 checking.py    a configuration, and all that it needs, looked at before anything starts

@@ -136,9 +136,13 @@ def doctor(config: ConfigFile, overrides: Overrides = None) -> None:
 def sweep(
     config: ConfigFile,
     trials: Annotated[int | None, typer.Option(min=1, help="Number of trials; default: search.trials")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Trials that this machine runs at the same time")] = 1,
     overrides: Overrides = None,
 ) -> None:
-    """Search the space under `search`: alignment up, tax down. A stopped sweep continues."""
+    """Search the space under `search`: alignment up, tax down. A stopped sweep continues.
+
+    More workers join at any time, from this or another machine, by `sft sweep-worker STUDY`.
+    """
     settings = begin()
     from flows.checking import checked
 
@@ -147,7 +151,22 @@ def sweep(
     ensure_prefect(settings)
     from flows.sweep import run_sweep
 
-    run_sweep(config, trials, overrides or [])
+    run_sweep(config, trials, workers, overrides or [])
+
+
+@app.command("sweep-worker")
+def sweep_worker(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="Name of a sweep that was begun (search.study)")],
+    storage: Annotated[str | None, typer.Option(help="Optuna storage URL; default: SFT_STUDY_STORAGE, or the "
+                                                     "workspace")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Leave after so many; default: when all are over")] = None,
+) -> None:
+    """Work on a sweep that was begun by `sft sweep`, from this or another machine, until its trials are over."""
+    settings = begin()
+    from flows.worker import work
+
+    ensure_prefect(settings)
+    print(f"{study}: {work(study, settings, storage, trials)} trials were run here")
 
 
 @app.command()

@@ -1,9 +1,8 @@
-"""The flow `sft-sweep`: Optuna is asked and told here, each trial is a flow run in its own process."""
+"""The flow `sft-sweep`: starts workers on this machine, watches the study, and shows its front."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,15 @@ from prefect.artifacts import create_table_artifact
 from flows import console
 from flows.around import around
 from flows.experiment import connect, title, workspace
+from flows.worker import give_up
 from infra import orchestrator, pareto
-from infra.contract import Study, Tracker, Trial
+from infra.contract import Study, Tracker, TrialRow
 from infra.open_runs import running
 from infra.settings import read_settings
 from infra.study import open_study
 from infra.watching import only_to_prefect
 from sft_core.config.experiment import ExperimentConfig, SearchSection
-from sft_core.config.file import LoadedConfig, flatten, load, trial_config
+from sft_core.config.file import LoadedConfig, flatten, load
 from sft_core.errors import (
     ConfigError,
     DataError,
@@ -32,22 +32,22 @@ from sft_core.errors import (
     TrainingError,
 )
 from sft_core.stopping import sleep
+from tasks.crew import Crew
 from tasks.needs import check_needs, run_lacks
 from tasks.plan import tell_plan
 from tasks.prepare import prepare
 from tasks.stages import Workspace
-from tasks.trial import TrialOutcome, plan_of, run_trial, sweep_key
+from tasks.trial import plan_of, sweep_key
 
 log = logging.getLogger("sft")
-FAILED_IN_A_ROW = 3
-WAIT_S = 2.0
+LOOK_S = 1.0
 AXES = {"alignment": "alignment (points)", "tax": "tax (points)"}
 
 
-def run_sweep(path: Path, trials: int | None, overrides: list[str]) -> None:
+def run_sweep(path: Path, trials: int | None, workers: int, overrides: list[str]) -> None:
     """`sft sweep`: run the flow and show its table."""
     _search(load(path, overrides).config, path)
-    summary = orchestrator.outcome(sft_sweep, str(path), trials, overrides)
+    summary = orchestrator.outcome(sft_sweep, str(path), trials, overrides, workers)
     console.table(f"Trials (★ on the Pareto front): {summary['study']}",
                   [dict(zip(summary["columns"], row, strict=True)) for row in summary["rows"]])
     console.lines("", *(f"plot     {file}" for file in summary["plots"]), f"compare  {summary['where_to_look']}")
@@ -55,13 +55,14 @@ def run_sweep(path: Path, trials: int | None, overrides: list[str]) -> None:
 
 @flow(name="sft-sweep", flow_run_name=title, **orchestrator.HOOKS)
 def sft_sweep(config: str = "flows/configs/sweep.yaml", trials: int | None = None,
-              overrides: list[str] | None = None) -> dict[str, Any]:
+              overrides: list[str] | None = None, workers: int = 1) -> dict[str, Any]:
     """Search the space of a configuration: alignment up, tax down. A stopped sweep continues.
 
     Args:
         config: YAML file with a `search` section.
         trials: number of trials in the study at the end; by default `search.trials`.
         overrides: `section.field=value`, as with `--set`.
+        workers: how many trials this machine runs at the same time; others join by `sft sweep-worker STUDY`.
     """
     loaded = load(Path(config), overrides or [])
     search, place = _search(loaded.config, Path(config)), workspace(loaded.config)
@@ -69,15 +70,14 @@ def sft_sweep(config: str = "flows/configs/sweep.yaml", trials: int | None = Non
     check_needs(run_lacks(loaded.config, place))
     with (around(place.root, lambda: connect(loaded.config.tracking)) as tracker,
           closing(open_study(plan_of(loaded.config, search), place.root, storage)) as study):
-        study.join()
-        study.aim(trials or search.trials)
         folder = place.root / "sweeps" / search.study
         folder.mkdir(parents=True, exist_ok=True)
         parent = _parent(loaded, tracker, study)
         with running(tracker, parent):
+            study.begin(trials or search.trials, loaded.text, parent)
             if left := study.remaining():
                 _tell_plan(loaded.config, place, left)
-            _drive(study, loaded.config, folder, parent)
+                _watch(study, Crew(search.study, search.storage, min(workers, left), folder))
             return _report(study, tracker, parent, folder)
 
 
@@ -100,37 +100,37 @@ def _parent(loaded: LoadedConfig, tracker: Tracker, study: Study) -> str:
     return tracker.start_run(study.plan.name, key, params, loaded.text, {"sft.kind": "sweep"})
 
 
-def _drive(study: Study, config: ExperimentConfig, folder: Path, parent: str) -> None:
-    in_a_row = 0
-    while left := study.remaining():
-        if (trial := study.ask()) is None:
-            sleep(WAIT_S)  # others have them all, and may be lost
-            continue
-        shown = "  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial.params.items())
-        said = f"trial {trial.number}, {left} to go: {shown}"
-        console.lines(said)
-        only_to_prefect(said)
-        outcome = _outcome(config, trial, folder, parent, study.renew)
-        if not study.tell(trial.number, outcome.values, {"run": outcome.run, "why": outcome.why}):
-            console.lines(f"trial {trial.number} was silent for too long and is another worker's now; what it found is "
-                          "kept aside in the study")
-        in_a_row = 0 if outcome.values else in_a_row + 1
-        if outcome.values is None:
-            console.lines(f"trial {trial.number} failed: {outcome.why}")
-        if in_a_row == FAILED_IN_A_ROW:
-            raise OrchestrationError(f"{FAILED_IN_A_ROW} trials in a row failed, the last with {outcome.why}; mend the "
-                                     "cause and give the same command again: the sweep continues")
+def _watch(study: Study, crew: Crew) -> None:
+    """Tell what becomes of trials, wherever they run, until all are over.
+
+    Raises:
+        OrchestrationError: this machine has no worker any more, and trials are left.
+    """
+    told = {row.number: row.state for row in study.trials()}
+    with crew:
+        while True:
+            here, left = crew.at_work(), study.remaining()
+            for row in study.trials():
+                if told.get(row.number) != row.state:
+                    told[row.number] = row.state
+                    _tell(row, left)
+            if not left:
+                return
+            if not here:
+                give_up(study)
+                raise OrchestrationError(f"the workers of this machine have ended and {left} trials are left: "
+                                         f"{crew.last_words()}; give the same command again: the sweep continues")
+            sleep(LOOK_S)
 
 
-def _outcome(config: ExperimentConfig, trial: Trial, folder: Path, parent: str, renew: Callable[[], None]
-             ) -> TrialOutcome:
-    """What a trial found; values that are right one by one and not together fail this trial alone."""
-    try:
-        chosen = trial_config(config, trial.number, trial.params)
-    except ConfigError as error:
-        return TrialOutcome(None, " ".join(str(error).split()), "")
-    outcome: TrialOutcome = run_trial(trial.number, chosen, folder, parent, renew)
-    return outcome
+def _tell(row: TrialRow, left: int) -> None:
+    shown = "  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.params.items())
+    said = {"RUNNING": f"trial {row.number}, {left} to go: {shown}",
+            "COMPLETE": f"trial {row.number} is done: " + ", ".join(
+                f"{name} {value:.2f}" for name, value in (row.values or {}).items()),
+            "FAIL": f"trial {row.number} failed: {row.notes.get('why') or 'it lost its worker'}"}.get(row.state, "")
+    console.lines(said)
+    only_to_prefect(said)
 
 
 def _report(study: Study, tracker: Tracker, parent: str, folder: Path) -> dict[str, Any]:

@@ -1,7 +1,4 @@
-"""One trial of a sweep as a flow run in its own process: `python -m flows.trial CONFIG ANSWER [PARENT_RUN_ID]`.
-
-A process of its own frees all memory between trials, and a trial that dies takes nothing with it.
-"""
+"""What the process of one trial does, see `flows/worker.py`."""
 
 from __future__ import annotations
 
@@ -16,15 +13,19 @@ from sft_core.stopping import stop_on_signals
 
 
 def main(arguments: list[str]) -> int:
-    """Run the trial, write its summary as JSON to ANSWER, and return the exit code."""
-    config, answer, *parent = arguments
+    """Run the experiment of a configuration file as a flow run, write its summary as JSON, and return the exit code.
+
+    Args:
+        arguments: the configuration, the file for the summary, and the MLflow run of the sweep.
+    """
+    config, answer, parent = arguments
     try:
         with stop_on_signals():
             ensure_prefect(begin())
             from flows.experiment import sft_experiment
             from infra.orchestrator import outcome
 
-            summary = outcome(sft_experiment, config, parent_run_id=parent[0] if parent else None)
+            summary = outcome(sft_experiment, config, parent_run_id=parent or None)
     except Exception as error:  # a full disk has a different error in each library
         told = told_of(error)
         if told is None:
@@ -33,7 +34,3 @@ def main(arguments: list[str]) -> int:
         return told.exit_code
     Path(answer).write_text(json.dumps(summary), encoding="utf-8")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

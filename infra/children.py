@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NoReturn
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: a forked child must not load anything
@@ -33,3 +38,62 @@ def end(process: subprocess.Popen[bytes], grace_s: float) -> None:
         process.wait(grace_s)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
+
+
+class Forked:
+    """A child that begins with all that this process has imported. It holds no file lock of its parent's."""
+
+    def __init__(self, work: Callable[[], int], output: Path, environment: Mapping[str, str]) -> None:
+        """Fork; to be called while this process has one thread, as others do not live on in the child.
+
+        Args:
+            work: what the child does; returns its exit code.
+            output: file that gets what the child prints.
+            environment: variables that it has otherwise.
+        """
+        prepare = end_with_parent()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.pid = os.fork()
+        self._code: int | None = None
+        if not self.pid:
+            _be_a_child(work, output, environment, prepare)
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal, or None while it runs."""
+        if self._code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self._code = os.waitstatus_to_exitcode(status) if pid else None
+        return self._code
+
+    def end(self, grace_s: float) -> None:
+        """SIGTERM, time to save, then SIGKILL to all its processes."""
+        os.kill(self.pid, signal.SIGTERM)
+        until = time.monotonic() + grace_s
+        while self.poll() is None:
+            if time.monotonic() > until:
+                os.killpg(self.pid, signal.SIGKILL)
+            time.sleep(0.05)
+
+
+def _be_a_child(work: Callable[[], int], output: Path, environment: Mapping[str, str], prepare: Callable[[], None]
+                ) -> NoReturn:
+    """Never returns: what stands behind the fork in the parent's code is the parent's."""
+    code = 1
+    try:
+        os.setsid()
+        prepare()
+        atexit._clear()  # the parent's servers and logs are its own to end
+        file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        os.environ.update(environment)
+        code = work()
+        atexit._run_exitfuncs()
+    finally:
+        if (error := sys.exc_info()[1]) is not None:
+            traceback.print_exception(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

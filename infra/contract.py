@@ -206,6 +206,19 @@ class Trial(NamedTuple):
     params: dict[str, Value]
 
 
+class Aim(NamedTuple):
+    """What a sweep is about, for workers that know its name alone."""
+
+    trials: int
+    """How many there are to be at the end."""
+    config: str
+    """The whole configuration, YAML."""
+    parent: str
+    """MLflow run of the sweep."""
+    over: int = 0
+    """How many trials were over when this was said."""
+
+
 class TrialRow(NamedTuple):
     """A trial as the storage has it. `values` is None unless it is complete (missing is not zero)."""
 
@@ -219,13 +232,23 @@ class TrialRow(NamedTuple):
 class Study(Protocol):
     """One sweep in a study storage, worked on by any number of workers that come and go.
 
-    A storage that has answered before and is away is waited for; only `aim` raises at once.
+    A storage that has answered before and is away is waited for.
     """
 
     plan: Plan
 
-    def aim(self, trials: int) -> None:
-        """Say how many trials the study is to have at the end; workers that are there already heed it."""
+    def begin(self, trials: int, config: str = "", parent: str = "") -> None:
+        """Say what the sweep is about, see `Aim`; workers that are there already heed it."""
+
+    def aim(self) -> Aim:
+        """What was said last.
+
+        Raises:
+            ConfigError: nothing yet.
+        """
+
+    def failed_in_a_row(self) -> list[TrialRow]:
+        """The trials that failed since the last one that did not, and since `begin`; the latest last."""
 
     def join(self) -> None:
         """Become a worker, until `close`.

@@ -1,14 +1,17 @@
-"""Whether torch can find a CUDA device here, told without importing it: that takes seconds."""
+"""Whether torch can find CUDA devices here, told without importing it: that takes seconds."""
 
 from __future__ import annotations
 
 import ctypes
 import runpy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from infra.settings import gpus_are_hidden
-from sft_core.errors import ConfigError
+from infra.settings import gpu_environment, gpus_are_hidden, listed_gpus
+from sft_core.errors import ConfigError, OrchestrationError
+from sft_core.locks import try_exclusive
 
 DRIVER = "libcuda.so.1"
 
@@ -30,6 +33,34 @@ def why_no_cuda() -> str | None:
     except OSError:
         return f"there is no NVIDIA driver ({DRIVER})"
     return None
+
+
+def gpus() -> int:
+    """How many GPUs this process may use, told without CUDA: a process that has begun to use it cannot be forked."""
+    if why_no_cuda():
+        return 0
+    listed = listed_gpus()
+    return len(listed) if listed else len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
+@contextmanager
+def a_gpu_alone(workspace: Path, device: str) -> Iterator[dict[str, str]]:
+    """A GPU that no other worker of this workspace has, as the variables that show it alone; none on a CPU.
+
+    Raises:
+        OrchestrationError: each has its worker.
+    """
+    count = 0 if device == "cpu" else gpus()
+    if not count:
+        yield {}
+        return
+    for environment in map(gpu_environment, range(count)):
+        if handle := try_exclusive(workspace / "locks" / f"gpu-{environment['CUDA_VISIBLE_DEVICES']}"):
+            with handle:
+                yield environment
+            return
+    raise OrchestrationError(f"each of the {count} GPUs here has a worker of its own already; start no more workers on "
+                             "this machine, or set model.device: cpu")
 
 
 def check_device(device: str) -> str:

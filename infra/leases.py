@@ -25,18 +25,20 @@ from sqlalchemy import (
     DateTime,
     Delete,
     Engine,
+    Executable,
     Integer,
     MetaData,
     String,
     Table,
     Update,
     delete,
+    event,
     func,
     select,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
 
 from sft_core.locks import exclusive, is_held, try_exclusive
 from sft_core.stopping import sleep
@@ -117,39 +119,60 @@ class FileLeases(Leases):
 
 
 class SqlLeases(Leases):
-    """PostgreSQL, any number of machines. No connection is held while a trial runs."""
+    """PostgreSQL, any number of machines. No connection is held while a trial runs.
+
+    Inside `alone` everything goes over the one connection that holds the lock of the study, Optuna's statements too:
+    when it breaks, the lock is gone, and so is the way to write anything that was decided under it.
+    """
 
     def __init__(self, engine: Engine, study: str, lease_s: float = LEASE_S) -> None:
+        """Join the leases of a study; `engine` is its storage's and keeps one connection."""
         self._engine, self._study, self._lease_s = engine, study, lease_s
         self._owner = f"{platform.node()}:{os.getpid()}:{uuid4().hex[:8]}"
-        self._inside: Connection | None = None
         self._mine: set[int] = set()
         self._renewed = time.monotonic()
+        self._inside = False
+        event.listen(engine, "connect", self._refuse_another)
         with alone_in(engine, _TABLE.name) as connection:
             _TABLE.metadata.create_all(connection)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        with alone_in(self._engine, f"study {self._study}") as self._inside:
-            yield
         self._engine.dispose()
+        lock = select(func.pg_try_advisory_lock(func.hashtextextended(f"study {self._study}", 0)))
+        try:
+            with self._engine.connect() as connection:
+                self._inside = True
+                while not connection.scalar(lock):
+                    connection.rollback()
+                    sleep(random.uniform(*WAIT_S))
+            yield
+        finally:
+            self._inside = False
+            self._engine.dispose()  # which frees the lock
+
+    def _refuse_another(self, *_: object) -> None:
+        if self._inside:
+            raise InvalidRequestError("the lock of the study went with its connection")
 
     def take(self, number: int) -> None:
         new = insert(_TABLE).values(study=self._study, number=number, owner=self._owner, expires=self._expiry())
-        self._now.execute(new.on_conflict_do_update(index_elements=[_TABLE.c.study, _TABLE.c.number], set_={
+        self._write(new.on_conflict_do_update(index_elements=[_TABLE.c.study, _TABLE.c.number], set_={
             "owner": new.excluded.owner, "expires": new.excluded.expires}))
         self._mine.add(number)
         self._renewed = time.monotonic()
 
     def live(self) -> frozenset[int]:
         unexpired = (_TABLE.c.study == self._study) & (_TABLE.c.expires > func.clock_timestamp())
-        return frozenset(self._now.scalars(select(_TABLE.c.number).where(unexpired)))
+        with self._engine.connect() as connection:
+            return frozenset(connection.scalars(select(_TABLE.c.number).where(unexpired)))
 
     def is_mine(self, number: int) -> bool:
-        return self._now.scalar(select(_TABLE.c.owner).where(self._is(number))) == self._owner
+        with self._engine.connect() as connection:
+            return connection.scalar(select(_TABLE.c.owner).where(self._is(number))) == self._owner
 
     def drop(self, number: int) -> None:
-        self._now.execute(delete(_TABLE).where(self._is(number)))
+        self._write(delete(_TABLE).where(self._is(number)))
         self._mine.discard(number)
 
     def renew(self) -> None:
@@ -162,21 +185,20 @@ class SqlLeases(Leases):
             self._try(delete(_TABLE).where(self._is(*self._mine)))
             self._mine.clear()
 
-    @property
-    def _now(self) -> Connection:
-        assert self._inside is not None, "inside `alone`"
-        return self._inside
-
     def _is(self, *numbers: int) -> ColumnElement[bool]:
         return (_TABLE.c.study == self._study) & _TABLE.c.number.in_(numbers)
 
     def _expiry(self) -> ColumnElement[datetime]:
         return func.clock_timestamp() + timedelta(seconds=self._lease_s)
 
+    def _write(self, statement: Executable) -> None:
+        with self._engine.begin() as connection:
+            connection.execute(statement)
+
     def _try(self, statement: Update | Delete) -> None:
         """Of this worker's leases; where the database is away nothing happens."""
-        with suppress(SQLAlchemyError), self._engine.begin() as connection:
-            connection.execute(statement.where(_TABLE.c.owner == self._owner))
+        with suppress(SQLAlchemyError):
+            self._write(statement.where(_TABLE.c.owner == self._owner))
         self._engine.dispose()
 
 

@@ -205,8 +205,21 @@ def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
 
 def gpu_environment(number: int, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """For a process that is to see one GPU alone: the one with this number among those that this process sees."""
+    listed = listed_gpus(environ)
+    return {"CUDA_VISIBLE_DEVICES": listed[number].strip() if listed else str(number)}
+
+
+def threads_environment(workers: int, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """For each of several processes that share the cores of this machine, unless the environment says it already."""
+    if workers == 1 or "OMP_NUM_THREADS" in environ:
+        return {}
+    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
+
+
+def listed_gpus(environ: Mapping[str, str] = os.environ) -> list[str] | None:
+    """The GPUs that the environment lists for this process; None where it lists none."""
     seen = environ.get("CUDA_VISIBLE_DEVICES", "").strip()
-    return {"CUDA_VISIBLE_DEVICES": seen.split(",")[number].strip() if seen else str(number)}
+    return seen.split(",") if seen else None
 
 
 def gpus_are_hidden(environ: Mapping[str, str] = os.environ) -> bool:

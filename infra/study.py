@@ -7,31 +7,24 @@ and telling happen one at a time, so that nothing is lost or doubled between Opt
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
-from typing import IO, NamedTuple, TypeVar
+from typing import IO, NamedTuple
 
 import optuna
-from alembic.util import CommandError
-from optuna.exceptions import StorageInternalError
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import create_engine, make_url
-from sqlalchemy.exc import SQLAlchemyError
 
-from infra.contract import Plan, Study, Trial, TrialRow
-from infra.databases import CONNECTIONS, check_driver, try_connection, why_not
-from infra.leases import LEASE_S, FileLeases, Leases, SqlLeases, alone_in
+from infra.contract import Aim, Plan, Study, Trial, TrialRow
+from infra.databases import check_driver, try_connection
+from infra.leases import LEASE_S, FileLeases, Leases, SqlLeases
 from infra.samplers import distribution, sampler
+from infra.study_storage import AtWork, door, is_for_many, patiently, storage_at
 from sft_core.errors import ConfigError, Interrupted, OrchestrationError
-from sft_core.locks import locked
-from sft_core.stopping import sleep
 
 log = logging.getLogger("sft")
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -40,11 +33,6 @@ PLAN, AIM, LATE = "sft.plan", "sft.aim", "sft.late"
 RETRY, RETRY_OF = "sft.retry", "retry_of"
 MAX_RETRIES = 5
 """How often a trial whose worker was lost is queued again: one that kills its worker must not do so for ever."""
-PATIENCE_S = 600.0
-"""So long a storage that has answered before may be away."""
-TRY_AGAIN_S = 2.0
-_AWAY = (SQLAlchemyError, StorageInternalError)
-R = TypeVar("R")
 
 
 class OptunaStudy(Study):
@@ -56,9 +44,15 @@ class OptunaStudy(Study):
         self._joined: IO[str] | None = None
         self._asked: dict[int, optuna.Trial] = {}
 
-    def aim(self, trials: int) -> None:
-        with _door("begin the sweep"):
-            self._study.set_user_attr(AIM, trials)
+    def begin(self, trials: int, config: str = "", parent: str = "") -> None:
+        def write() -> None:
+            over = sum(one.state.is_finished() for one in self._all())
+            self._study.set_user_attr(AIM, Aim(trials, config, parent, over)._asdict())
+
+        patiently("begin the sweep", write)
+
+    def aim(self) -> Aim:
+        return patiently("read the sweep", lambda: _aim_of(self._study))
 
     def join(self) -> None:
         self._joined = self._joined or self._at_work.join()
@@ -66,7 +60,7 @@ class OptunaStudy(Study):
     def ask(self) -> Trial | None:
         if self._joined is None:
             raise OrchestrationError(f"the sweep {self.plan.name} was opened to be read; call join() to work on it")
-        return _patiently("ask for a trial", self._ask)
+        return patiently("ask for a trial", self._ask)
 
     def _ask(self) -> Trial | None:
         with self._leases.alone():
@@ -75,28 +69,30 @@ class OptunaStudy(Study):
                 if lost.number not in live:
                     self._queue_again(lost, retries=int(lost.user_attrs.get(RETRY, 0)) + 1)
             trials = self._all()
-            if self._wanted() <= len(trials) - len(_tried_again(trials)) \
-                    and not any(trial.state == TrialState.WAITING for trial in trials):
+            begun = sum(trial.state != TrialState.WAITING for trial in trials)
+            if begun - len(_tried_again(trials)) >= _aim_of(self._study).trials:
                 return None
-            # The sampler's random numbers hang on the trial's number alone: workers that begin together, and a sweep
-            # that continues, do not propose the same points.
-            self._study.sampler = sampler(self.plan, self.plan.seed + 1000 * len(trials))
+            # The sampler's random numbers hang on how many were begun: workers that begin together, and a sweep that
+            # continues, do not propose the same points.
+            self._study.sampler = sampler(self.plan, self.plan.seed + 1000 * begun)
             trial = self._study.ask({field: distribution(dim) for field, dim in self.plan.space.items()})
             self._leases.take(trial.number)
         self._asked[trial.number] = trial
         return Trial(trial.number, dict(trial.params))
 
     def _queue_again(self, trial: FrozenTrial, retries: int) -> None:
-        self._study.tell(trial.number, state=TrialState.FAIL)
-        if trial.params and retries <= MAX_RETRIES:
-            self._study.enqueue_trial(trial.params, user_attrs={RETRY: retries, RETRY_OF: trial.number})
+        """In an order that may be cut off anywhere: what is still RUNNING comes by here again."""
+        values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}  # asked for, or only queued so far
+        if retries <= MAX_RETRIES and trial.number not in _tried_again(self._all()):
+            self._study.enqueue_trial(values, user_attrs={RETRY: retries, RETRY_OF: trial.number})
             log.info("trial %d has lost its worker; its values are tried again", trial.number)
-        self._leases.drop(trial.number)
+        self._leases.drop(trial.number)  # from here on whoever had it comes late
+        self._study.tell(trial.number, state=TrialState.FAIL)
 
     def tell(self, number: int, values: Mapping[str, float] | None, notes: Mapping[str, str] | None = None) -> bool:
         told = [values[name] for name in self.plan.objectives] if values is not None else None
         trial, said = self._asked.pop(number), Said(told, dict(notes or {}))
-        return _patiently(f"report trial {number}", lambda: self._tell(trial, said))
+        return patiently(f"report trial {number}", lambda: self._tell(trial, said))
 
     def _tell(self, trial: optuna.Trial, said: Said) -> bool:
         with self._leases.alone():
@@ -116,7 +112,7 @@ class OptunaStudy(Study):
     def close(self) -> None:
         with suppress(OrchestrationError, Interrupted):  # then the leases end without a word
             if self._asked:
-                with _door("give trials back"), self._leases.alone():
+                with door("give trials back"), self._leases.alone():
                     for trial in self._all(TrialState.RUNNING):
                         if trial.number in self._asked and self._leases.is_mine(trial.number):
                             self._queue_again(trial, retries=int(trial.user_attrs.get(RETRY, 0)))
@@ -129,21 +125,29 @@ class OptunaStudy(Study):
     def remaining(self) -> int:
         def read() -> int:
             trials = self._all()
-            return self._wanted() - sum(one.state.is_finished() for one in trials) + len(_tried_again(trials))
+            over = sum(one.state.is_finished() for one in trials) - len(_tried_again(trials))
+            return _aim_of(self._study).trials - over
 
-        return max(0, _patiently("count the trials", read))
+        return max(0, patiently("count the trials", read))
+
+    def failed_in_a_row(self) -> list[TrialRow]:
+        def read() -> list[FrozenTrial]:
+            trials = self._all()
+            over = sorted((one.datetime_complete, one.number) for one in trials if one.datetime_complete)
+            again = _tried_again(trials)
+            return [trials[number] for _, number in over[_aim_of(self._study).over:] if number not in again]
+
+        rows = [self._row(trial) for trial in patiently("read the trials", read)]
+        return list(takewhile(lambda row: row.values is None, rows[::-1]))[::-1]
 
     def trials(self) -> list[TrialRow]:
-        rows = _patiently("read the trials", self._all)
+        rows = patiently("read the trials", self._all)
         return [self._row(trial) for trial in rows if trial.state != TrialState.WAITING]
 
     def pareto(self) -> list[TrialRow]:
-        rows = [self._row(trial) for trial in _patiently("read the front", lambda: self._study.best_trials)]
+        rows = [self._row(trial) for trial in patiently("read the front", lambda: self._study.best_trials)]
         first = next(iter(self.plan.objectives))
         return sorted(rows, key=lambda row: (row.values or {})[first])
-
-    def _wanted(self) -> int:
-        return int(self._study.user_attrs.get(AIM, 0))
 
     def _all(self, *states: TrialState) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states or None)
@@ -160,41 +164,6 @@ class Said(NamedTuple):
 
     values: list[float] | None
     notes: dict[str, str]
-
-
-class AtWork(NamedTuple):
-    """The mark that this machine's workers hold together, or, where the storage is for one alone, that one."""
-
-    file: Path
-    study: str
-    shared: bool
-
-    def join(self) -> IO[str]:
-        """Hold it.
-
-        Raises:
-            OrchestrationError: the one place is taken.
-        """
-        return self._held(fcntl.LOCK_SH if self.shared else fcntl.LOCK_EX)
-
-    def alone(self) -> IO[str]:
-        """Hold it against all others.
-
-        Raises:
-            OrchestrationError: there are workers.
-        """
-        return self._held(fcntl.LOCK_EX)
-
-    def _held(self, how: int) -> IO[str]:
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        handle = self.file.open("a", encoding="utf-8")
-        if not locked(handle, how):
-            handle.close()
-            more = "" if self.shared else "; for several workers keep the study in the workspace (unset " \
-                "search.storage) or in PostgreSQL: SQLite takes one"
-            raise OrchestrationError(f"another process works on the sweep {self.study}; wait for it, end it, or choose "
-                                     f"another search.study{more}")
-        return handle
 
 
 def _tried_again(trials: Sequence[FrozenTrial]) -> set[int]:
@@ -221,17 +190,16 @@ def open_study(plan: Plan, workspace: Path, storage: str | None = None, lease_s:
     if storage:
         check_driver("search.storage", storage)
     place = storage or str(folder / f"{plan.name}.log")
-    many = storage is None or make_url(storage).get_backend_name() == "postgresql"
-    at_work = AtWork(folder / f"{plan.name}.lock", plan.name, shared=many)
+    at_work = AtWork(folder / f"{plan.name}.lock", plan.name, shared=is_for_many(storage))
     doing = f"open the study storage {place} (search.storage)"
-    with _door(doing):
+    with door(doing):
         if storage:
             try_connection(storage)
 
     def opened() -> Study:
-        kept = _storage(storage, place)
+        kept = storage_at(storage, place)
         leases: Leases = FileLeases(folder / f"{plan.name}.leases")
-        if isinstance(kept, RDBStorage) and many:
+        if isinstance(kept, RDBStorage) and is_for_many(storage):
             leases = SqlLeases(kept.engine, plan.name, lease_s)
         with leases.alone():
             study = _opened(kept, plan)
@@ -243,7 +211,39 @@ def open_study(plan: Plan, workspace: Path, storage: str | None = None, lease_s:
                               "settings")
         return OptunaStudy(study, plan, leases, at_work)
 
-    return _patiently(doing, opened)
+    return patiently(doing, opened)
+
+
+def read_aim(name: str, workspace: Path, storage: str | None = None) -> Aim:
+    """What the sweep of that name is about; arguments as for `open_study`.
+
+    Raises:
+        ConfigError: there is none in this storage, or none that was begun.
+        OrchestrationError: the storage cannot be reached.
+    """
+    journal = workspace / "studies" / f"{name}.log"
+    place = storage or str(journal)
+    if storage is None and not journal.exists():
+        raise _no_sweep(name, place, sorted(file.stem for file in journal.parent.glob("*.log")))
+    if storage:
+        check_driver("search.storage", storage)
+    with door(f"open the study storage {place}"):
+        kept = storage_at(storage, place)
+        names = optuna.get_all_study_names(kept)
+        if name not in names:
+            raise _no_sweep(name, place, names)
+        return _aim_of(optuna.load_study(study_name=name, storage=kept))
+
+
+def _no_sweep(name: str, place: str, there: Sequence[str]) -> ConfigError:
+    return ConfigError(f"there is no sweep {name} in {place}; there are {', '.join(there) or 'none'}; begin one with "
+                       "`sft sweep CONFIG`, and name its storage with --storage or SFT_STUDY_STORAGE")
+
+
+def _aim_of(study: optuna.Study) -> Aim:
+    if (said := study.user_attrs.get(AIM)) is None:
+        raise ConfigError(f"the sweep {study.study_name} has not begun; begin it with `sft sweep CONFIG`")
+    return Aim(**said)
 
 
 def _opened(storage: BaseStorage, plan: Plan) -> optuna.Study:
@@ -266,51 +266,6 @@ def _begun_anew(storage: BaseStorage, plan: Plan, at_work: AtWork, leases: Lease
                                      "or choose another search.study")
         optuna.delete_study(study_name=plan.name, storage=storage)
         return _opened(storage, plan)
-
-
-def _patiently(doing: str, work: Callable[[], R]) -> R:
-    """Work on a storage that has answered before and may be away for a while.
-
-    Raises:
-        OrchestrationError: it is away for good. Interrupted: a signal asked to stop the wait.
-    """
-    began, told = time.monotonic(), False
-    while True:
-        try:
-            with _door(doing):
-                return work()
-        except OrchestrationError as error:
-            if not isinstance(error.__cause__, _AWAY) or time.monotonic() - began > PATIENCE_S:
-                raise
-            if not told:
-                log.warning("the study storage is away and is tried again for %d minutes: %s", PATIENCE_S // 60,
-                            why_not(error.__cause__))
-            told = True
-        sleep(TRY_AGAIN_S)
-
-
-@contextmanager
-def _door(doing: str) -> Iterator[None]:
-    try:
-        yield
-    except (*_AWAY, CommandError, OSError) as error:
-        raise OrchestrationError(f"Optuna could not {doing}: {why_not(error)}; see that the database runs and lets "
-                                 "you in, and repeat the command (the sweep continues), or unset search.storage to "
-                                 "keep studies in the workspace"
-                                 ) from error
-
-
-def _storage(url: str | None, place: str) -> BaseStorage:
-    if url is None:
-        return JournalStorage(JournalFileBackend(place))
-    if make_url(url).get_backend_name() != "postgresql":
-        return RDBStorage(url, engine_kwargs=CONNECTIONS)
-    engine = create_engine(url, **CONNECTIONS)
-    try:
-        with alone_in(engine, "optuna"):  # several workers that meet an empty database would all make its tables
-            return RDBStorage(url, engine_kwargs=CONNECTIONS)
-    finally:
-        engine.dispose()
 
 
 def _changed(study: optuna.Study, plan: Plan) -> str:

@@ -1,4 +1,7 @@
-"""File locks. The kernel frees them when their process ends, also when it is killed, so none is ever stale."""
+"""File locks. The kernel frees them when their process ends, also when it is killed, so none is ever stale.
+
+A process that is forked off holds none of them: else a lock would outlive who has taken it.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+from weakref import WeakSet
 
 from sft_core.stopping import POLL_S, sleep
 
@@ -73,7 +77,21 @@ def locked(handle: IO[str], how: int = fcntl.LOCK_EX) -> bool:
         fcntl.flock(handle, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    _HELD.add(handle)
     return True
+
+
+_HELD: WeakSet[IO[str]] = WeakSet()
+
+
+def _let_go() -> None:
+    for handle in _HELD:
+        handle.close()
+    _HELD.clear()
+    _SHARED.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def is_held(path: Path) -> bool:

@@ -18,6 +18,7 @@ runs.py        recorded runs, found again
 listing.py     the runs of a workspace: done, under way, stopped
 clean.py       what takes room, who needs it, and what may go
 trial.py       one trial of a sweep in its own process
+crew.py        the workers of a sweep that this machine starts
 story.py       what SFT buys and costs, pooled over seeds
 imported.py    a model file made a folder
 tiny.py        the embedded base, trained again

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-import subprocess
-import sys
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
-from infra.children import end, end_with_parent
+from infra.children import Forked
 from infra.contract import Dimension, Plan
-from infra.orchestrator import api_url
-from infra.settings import child_environment
 from sft_core.config.experiment import ExperimentConfig, SearchSection
 from sft_core.config.search import ends, is_whole
 from sft_core.stage import fingerprint, read_json
 from sft_core.stopping import POLL_S, sleep
 
-log = logging.getLogger("sft")
 GRACE_S = 60.0  # a trial that is told to stop saves a checkpoint first
 
 
@@ -31,6 +23,17 @@ class TrialOutcome(NamedTuple):
     values: dict[str, float] | None
     why: str
     run: str
+
+
+class Place(NamedTuple):
+    """Where the trials of a worker run."""
+
+    folder: Path
+    """The sweep's, with a configuration, a log and an answer for each trial."""
+    parent_run_id: str
+    """MLflow run of the sweep."""
+    environment: Mapping[str, str]
+    """Which device they see."""
 
 
 def plan_of(config: ExperimentConfig, search: SearchSection) -> Plan:
@@ -50,25 +53,43 @@ def sweep_key(plan: Plan) -> str:
     return fingerprint("sweep", plan.name, plan.identity())
 
 
-@task(name="trial", cache_policy=NO_CACHE, task_run_name="trial-{number}")
-def run_trial(number: int, config: ExperimentConfig, folder: Path, parent_run_id: str, renew: Callable[[], None]
-              ) -> TrialOutcome:
-    """Run one experiment as a flow run in its own process; `renew` is called while it runs.
+def run_trial(number: int, config: ExperimentConfig, place: Place, run: Callable[[list[str]], int],
+              renew: Callable[[], None]) -> TrialOutcome:
+    """Run one experiment in its own process: all its memory goes back, and one that dies takes nothing with it.
 
     Its answer stays in the sweep's folder; its log is `trial-NNN.log`.
+
+    Args:
+        number: of the trial.
+        config: its configuration.
+        place: where, and on which device.
+        run: the work of the process; gets a configuration file, a file for the answer, and the sweep's run.
+        renew: called while it runs.
     """
     assert config.search is not None, "the sweep checks that"
-    settings, answer = folder / f"trial-{number:03d}.json", folder / f"trial-{number:03d}.answer.json"
+    settings, answer = (place.folder / f"trial-{number:03d}{end}" for end in (".json", ".answer.json"))
     alone = config.model_copy(update={"search": None})
     settings.write_text(alone.model_dump_json(by_alias=True, indent=2), encoding="utf-8")  # JSON is YAML
     answer.unlink(missing_ok=True)
-    output = folder / f"trial-{number:03d}.log"
-    code = _in_own_process([str(settings), str(answer), parent_run_id], output, renew)
+    output = place.folder / f"trial-{number:03d}.log"
+    work = functools.partial(run, [str(settings), str(answer), place.parent_run_id])
+    code = _waited_for(Forked(work, output, place.environment), renew)
     if code or not answer.exists():
         last = [line for line in output.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
         return TrialOutcome(None, f"exit code {code}: {last[-1] if last else 'no output'}; see {output}", "")
     summary = read_json(answer)
     return TrialOutcome(objectives(summary, config.search), "", summary["run"])
+
+
+def _waited_for(process: Forked, renew: Callable[[], None]) -> int:
+    try:
+        while (code := process.poll()) is None:
+            renew()
+            sleep(POLL_S)
+        return code
+    finally:
+        if process.poll() is None:
+            process.end(GRACE_S)
 
 
 def objectives(summary: dict[str, Any], search: SearchSection) -> dict[str, float] | None:
@@ -79,20 +100,3 @@ def objectives(summary: dict[str, Any], search: SearchSection) -> dict[str, floa
     if any(value is None for value in [*scores, *taxes]):
         return None
     return {"alignment": 100 * sum(scores) / len(scores), "tax": sum(taxes) / len(taxes)}
-
-
-def _in_own_process(arguments: list[str], output: Path, renew: Callable[[], None]) -> int:
-    environment = child_environment({"PREFECT_API_URL": api_url()})  # it reports to the server that this flow uses
-    with output.open("w", encoding="utf-8") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "flows.trial", *arguments], stdout=stream, stderr=subprocess.STDOUT,
-            env=environment, start_new_session=True, preexec_fn=end_with_parent(),
-        )
-        try:
-            while (code := process.poll()) is None:
-                renew()
-                sleep(POLL_S)
-            return code
-        finally:
-            if process.poll() is None:
-                end(process, GRACE_S)

@@ -22,7 +22,7 @@ PLAN = Plan("s", {"rank": Dimension(1, 8, whole=True), "pack": Dimension(choices
 def test_a_study_on_postgresql_survives_dropped_connections(postgres_url: str, tmp_path: Path) -> None:
     study = open_study(PLAN, tmp_path, postgres_url)
     study.join()
-    study.aim(8)
+    study.begin(8)
     admin = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
     for number in range(3):
         trial = study.ask()

@@ -23,7 +23,7 @@ PLAN = Plan("s", {"lr": LR, "rank": RANK}, {"alignment": "maximize", "tax": "min
 def drive(workspace: Path, plan: Plan = PLAN, trials: int = 99, storage: str | None = None) -> Study:
     study = open_study(plan, workspace, storage)
     study.join()
-    study.aim(trials)
+    study.begin(trials)
     return study
 
 

@@ -11,29 +11,51 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from flows.sweep import _drive
+from flows.worker import work
+from infra.contract import Study
+from infra.settings import read_settings
 from infra.study import open_study
 from sft_core.config.file import load
-from sft_core.errors import OrchestrationError
+from sft_core.errors import ConfigError, OrchestrationError
 from tasks.trial import plan_of
 
 Sft = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def test_values_that_do_not_fit_together_fail_their_trial(sweep: Path, tmp_path: Path) -> None:
+def begun(sweep: Path, workspace: Path, trials: int) -> Study:
+    loaded = load(sweep)
+    assert loaded.config.search
+    study = open_study(plan_of(loaded.config, loaded.config.search), workspace)
+    study.begin(trials, loaded.text)
+    return study
+
+
+def test_values_that_do_not_fit_together_fail_their_trial(
+    sweep: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each fits by itself; the trial stayed RUNNING and the sweep ended with a ConfigError."""
     data = yaml.safe_load(sweep.read_text())
     data["search"]["space"] = {"train.method": {"choices": ["lora"]}, "train.optim.name": {"choices": ["muon"]}}
     sweep.write_text(yaml.safe_dump(data))
-    config = load(sweep).config
-    assert config.search
-    study = open_study(plan_of(config, config.search), tmp_path)
-    study.join()
-    study.aim(8)
+    study = begun(sweep, home, 8)
+    monkeypatch.setenv("SFT_HOME", str(home))
     with pytest.raises(OrchestrationError, match=r"3 trials in a row failed, .*muon needs method: full"):
-        _drive(study, config, tmp_path, "parent")
+        work("two", read_settings())
     assert [row.state for row in study.trials()] == ["FAIL"] * 3
     assert "muon needs method: full" in study.trials()[0].notes["why"]
+    with pytest.raises(OrchestrationError, match="3 trials in a row"):
+        work("two", read_settings())
+    study.begin(8, study.aim().config)  # the same command again: perhaps the cause is mended
+    with pytest.raises(OrchestrationError, match="3 trials in a row"):
+        work("two", read_settings())
+    assert len(study.trials()) == 6
+
+
+def test_a_worker_of_no_sweep_is_told_those_there_are(sweep: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun(sweep, home, 1)
+    monkeypatch.setenv("SFT_HOME", str(home))
+    with pytest.raises(ConfigError, match=r"there is no sweep too in .*; there are two; begin one"):
+        work("too", read_settings())
 
 
 def test_killed_sweep_continues_and_ends_with_its_pareto_table(

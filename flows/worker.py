@@ -1,0 +1,91 @@
+"""A worker of a sweep: asks for a trial, runs it in a process of its own, tells, and asks again.
+
+There is no driver: workers come and go, on any machine that reaches the storage. A trial's process is forked off one
+that has imported everything, which saves it ten seconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from flows import trial as one_trial
+from infra.contract import Aim, Study, Trial
+from infra.cuda import a_gpu_alone
+from infra.settings import Settings
+from infra.study import open_study, read_aim
+from sft_core.config.experiment import ExperimentConfig
+from sft_core.config.file import load, trial_config
+from sft_core.errors import ConfigError, OrchestrationError
+from sft_core.stopping import sleep
+from tasks.trial import Place, TrialOutcome, plan_of, run_trial
+
+log = logging.getLogger("sft")
+FAILED_IN_A_ROW = 3
+WAIT_S = 2.0
+HEAVY = ("flows.experiment", "infra.tracking", "eval_suites.asking.run", "sft_core.model.load",
+         "sft_core.train.engine", "transformers", "peft")
+"""What a trial imports sooner or later."""
+
+
+def work(name: str, settings: Settings, storage: str | None = None, trials: int | None = None) -> int:
+    """Work on a sweep until all its trials are over, or on so many trials; returns how many.
+
+    Raises:
+        ConfigError: there is no such sweep.
+        OrchestrationError: too many trials failed one after the other, no GPU is free, or the storage is lost.
+    """
+    storage = storage or settings.study_storage
+    aim = read_aim(name, settings.workspace, storage)
+    config = _config_of(aim)
+    assert config.search is not None, "a sweep has one"
+    folder = settings.workspace / "sweeps" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    with (a_gpu_alone(settings.workspace, config.model.device) as environment,
+          closing(open_study(plan_of(config, config.search), settings.workspace, storage)) as study):
+        study.join()
+        for module in HEAVY:
+            importlib.import_module(module)
+        return _work(study, config, Place(folder, aim.parent, environment), trials)
+
+
+def _config_of(aim: Aim) -> ExperimentConfig:
+    with TemporaryDirectory() as scratch:
+        file = Path(scratch) / "sweep.yaml"
+        file.write_text(aim.config, encoding="utf-8")
+        return load(file).config
+
+
+def _work(study: Study, config: ExperimentConfig, place: Place, most: int | None) -> int:
+    done = 0
+    while study.remaining() and done != most:
+        give_up(study)
+        if (trial := study.ask()) is None:
+            sleep(WAIT_S)  # others have them all, and may be lost
+            continue
+        found = _outcome(config, trial, place, study)
+        if not study.tell(trial.number, found.values, {"run": found.run, "why": found.why}):
+            log.warning("trial %d was silent for too long and is with another worker; what it found is kept aside in "
+                        "the study", trial.number)
+        done += 1
+    return done
+
+
+def give_up(study: Study) -> None:
+    """Raises OrchestrationError where so many trials failed one after the other that the next ones will, too."""
+    failed = study.failed_in_a_row()
+    if len(failed) >= FAILED_IN_A_ROW:
+        raise OrchestrationError(f"{len(failed)} trials in a row failed, the last with {failed[-1].notes.get('why')}; "
+                                 "mend the cause and give the same command again: the sweep continues")
+
+
+def _outcome(config: ExperimentConfig, trial: Trial, place: Place, study: Study) -> TrialOutcome:
+    """What a trial found; values that are right one by one and not together fail this trial alone."""
+    try:
+        chosen = trial_config(config, trial.number, trial.params)
+    except ConfigError as error:
+        return TrialOutcome(None, " ".join(str(error).split()), "")
+    return run_trial(trial.number, chosen, place, one_trial.main, study.renew)
