@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import jinja2
-
 from eval_suites.backends.contract import Backend, Prompt, Stops
 from eval_suites.suites.chat_item import ChatItem
 from sft_core.stage import fingerprint
+from sft_core.templates.messages import RAISED
 
 
 class ChatForm(Protocol):
@@ -55,7 +54,7 @@ def prompt_ids(tokenizer: Any, item: ChatItem, jinja: str) -> list[int]:
     """Token ids of an item's messages and the opening of the assistant turn.
 
     Raises:
-        jinja2.TemplateError: the template refuses these messages.
+        jinja2.TemplateError, TypeError, …: the template refuses these messages, see `RAISED`.
     """
     text = tokenizer.apply_chat_template(item.messages, tools=item.parsed_tools(), chat_template=jinja, tokenize=False,
                                          add_generation_prompt=True)
@@ -90,7 +89,7 @@ class Templated:
         for place, item in enumerate(items):
             try:
                 ids = prompt_ids(self._tokenizer, item, self._form.jinja)
-            except jinja2.TemplateError as error:
+            except RAISED as error:
                 yield place, Answer(None, False, f"the chat template refuses it: {error}")
                 continue
             if len(ids) < window:

@@ -13,6 +13,9 @@ from transformers.utils.chat_template_utils import _compile_jinja_template, rend
 from sft_core.conversation import ToolCall, Turn
 from sft_core.templates.thoughts import Tags, Thought, thought_of
 
+RAISED = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What a Jinja raises on messages that it has no form for, by itself or by what it calls."""
+
 
 class TemplateRefused(ValueError):
     """The template has no form for this one conversation; its row is rejected with this message."""
@@ -66,7 +69,7 @@ def render(jinja: str, names: tuple[tuple[str, str], ...], messages: list[dict[s
         context = template.new_context(
             {**given, "messages": messages, "tools": tools, "add_generation_prompt": opening}, shared=True)
         return Rendering("".join(template.root_render_func(context)))
-    except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+    except RAISED as error:
         raise TemplateRefused(f"the chat template refuses these turns: {error}") from error
 
 

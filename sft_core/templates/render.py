@@ -25,7 +25,7 @@ from sft_core.templates.choose import control_tokens, starts_with_bos
 from sft_core.templates.encode import Encoder, Piece, any_of, mark
 from sft_core.templates.messages import Form, TemplateRefused, ThoughtClosed
 from sft_core.templates.template import Span, Template, trained_turns
-from sft_core.templates.thoughts import ANY_TAG, thinks, thought_of, without
+from sft_core.templates.thoughts import ANY_TAG, SWITCH, thinks, thought_of, without
 from sft_core.templates.variants import Variants
 
 IGNORE = -100
@@ -148,7 +148,7 @@ class Renderer:
         try:
             return self._drafted(conversation, self.template_of(conversation))
         except TemplateRefused as refused:
-            way = f"; {self._variants.way_to_think}" if isinstance(refused, ThoughtClosed) else ""
+            way = f"; {self._variants.way_to_think(conversation)}" if isinstance(refused, ThoughtClosed) else ""
             return Rejected(Why.TEMPLATE_REFUSED, f"{refused}{way}", conversation.origin)
 
     def _drafted(self, conversation: Conversation, template: Template) -> _Draft | Rejected:
@@ -332,7 +332,8 @@ def _harmless(value: JsonValue) -> JsonValue:
 
 def _words(turn: Turn, at: int) -> str:
     if turn.role != "assistant" or not ANY_TAG.search(turn.content):
-        return f"w{at}w" if turn.content.strip() else turn.content
+        switches = "".join(f" {one}" for one in SWITCH.findall(turn.content))  # a template may obey them
+        return f"w{at}w{switches}" if turn.content.strip() else turn.content
     # What a template makes of a thought depends on the line breaks around it: they stay.
     parts = ANY_TAG.split(turn.content)
     words = [part.replace(part.strip(), f"w{at}n{number}w", 1) if part.strip() else part

@@ -20,6 +20,7 @@ from sft_core.conversation import Conversation, Origin, Turn
 from sft_core.errors import TemplateError
 from sft_core.templates.messages import Form, Rendering, TemplateRefused, ThoughtClosed, messages_of, render, tools_of
 from sft_core.templates.thoughts import (
+    SWITCH,
     Tags,
     begun_in,
     closes_thought,
@@ -241,7 +242,9 @@ def _lost(turns: Sequence[Turn], tools: str | None, text: str, opened: Tags | No
     """What the conversation says and its rendering does not. Earlier thoughts may go, as they do at inference."""
     for number, turn in enumerate(turns, 1):
         content = (visible(turn.content, opened) if turn.role == "assistant" else turn.content).strip()
-        if content not in text and not (turn.role == "tool" and _holds(text, content)):
+        parts = SWITCH.split(content) if turn.role in ("system", "user") else [content]
+        if content not in text and not all(part.strip() in text for part in parts) and not (
+                turn.role == "tool" and _holds(text, content)):
             yield f"turn {number} ({turn.role})"
         yield from (f"the call of {call.name} in turn {number}" for call in turn.tool_calls
                     if not _holds(text, call.name))

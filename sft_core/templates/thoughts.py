@@ -25,6 +25,10 @@ EMPTY = re.compile("|".join(rf"\s*{re.escape(opens)}(\s*){re.escape(closes)}" fo
 ANY_TAG = re.compile("|".join(re.escape(tag) for pair in TAGS for tag in pair))
 
 
+SWITCH = re.compile(r"/(?:no_?)?think\b")
+"""Turns thinking on or off in what system and user say; some templates obey it, and take it out."""
+
+
 class Thought(NamedTuple):
     """A text that holds a thought, cut: up to the thought, between its tags, behind it. `tags` are its tags."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
@@ -13,10 +12,12 @@ from sft_core.conversation import Conversation, Origin, Turn
 from sft_core.errors import TemplateError
 from sft_core.templates.choose import choose
 from sft_core.templates.given import variables_of
-from sft_core.templates.messages import TemplateRefused
-from sft_core.templates.template import Template
+from sft_core.templates.messages import TemplateRefused, ThoughtClosed
+from sft_core.templates.template import Template, trained_turns
+from sft_core.templates.thoughts import SWITCH
 
 _REMEMBERED = 64
+_PLAIN = Conversation((Turn("user", "q"), Turn("assistant", "a")), Origin("trial", "trial", 1))
 
 
 class Variants:
@@ -41,24 +42,31 @@ class Variants:
             self._known[variables] = self._tried(variables)
         return self._known[variables]
 
-    @cached_property
-    def way_to_think(self) -> str:
-        """What to set where prompts close the thought of an answer that has one; values of variables are tried."""
+    def way_to_think(self, conversation: Conversation) -> str:
+        """What to set where the prompt closes the thought of an answer that has one; values of variables are tried."""
+        given, other = json.loads(conversation.variables or "{}"), ""
         for name in sorted(filter(re.compile("think|reason").search, variables_of(self._template.jinja))):
             for value in (-1,) if "budget" in name else ("high",) if "effort" in name else (True, False):
                 setting = json.dumps({name: value})
-                if self._trains(setting, "<think>\nw\n</think>\n\n"):
-                    also = ", which trains answers without one as well" if self._trains(setting, "") else ""
+                refused = self._refusal(conversation, json.dumps({**given, name: value}))
+                if refused is None:
+                    also = "" if self._refusal(_PLAIN, setting) else ", which trains answers without one as well"
                     return (f"set template.kwargs: {setting}{also}, or give such rows a column chat_template_kwargs "
                             f"with {setting}, or set template.thinking: drop")
-        return "set template.thinking: drop, as no variable of the template lets it think"
+                if not isinstance(refused, ThoughtClosed | TemplateError):
+                    other = f"; with template.kwargs: {setting} {refused}"
+        switched = any("/no" in one for turn in conversation.turns for one in SWITCH.findall(turn.content))
+        return "set template.thinking: drop" + (other or "; no variable of the template lets it think here" + (
+            ", as the row itself says /no_think" if switched else ""))
 
-    def _trains(self, variables: str, thought: str) -> bool:
-        turns = (Turn("user", "q"), Turn("assistant", f"{thought}a"))
+    def _refusal(self, conversation: Conversation, variables: str) -> TemplateRefused | TemplateError | None:
+        """Why the template with these variables does not train a conversation, None where it does."""
+        chosen = trained_turns(conversation.turns, self._section.train_on, self._section.train_tool_calls)
         try:
-            return bool(self.of(variables).texts(Conversation(turns, Origin("trial", "trial", 1)), frozenset({1})))
-        except (TemplateRefused, TemplateError):
-            return False
+            self.of(variables).texts(conversation, chosen)
+        except (TemplateRefused, TemplateError) as refused:
+            return refused
+        return None
 
     def _tried(self, variables: str) -> Template:
         kwargs = {**self._section.kwargs, **json.loads(variables)}

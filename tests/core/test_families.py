@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from sft_core.config.data import TemplateSection
-from sft_core.conversation import Conversation, Origin, Rejected, Turn, Why
+from sft_core.conversation import Conversation, Origin, Rejected, ToolCall, Turn, Why
 from sft_core.templates.choose import choose
 from sft_core.templates.render import IGNORE, Example, Rendered, Renderer
-from tests.core.families.chats import CHATS, TOOLS, WITH_TOOLS
+from tests.core.families.chats import CHATS, SKY, TOOLS, WITH_TOOLS, says, thinks, user
 from tests.core.families.oracle import BEGUN, Expected, Oracle, cut, lost_in
 from tests.core.families.shapes import FAMILIES, jinja_of, tokenizer_of
 
@@ -110,11 +110,22 @@ def reason(rejected: Rejected) -> str:
     return found[0]
 
 
+def check_remedy(name: str, keywords: dict[str, Any], conversation: Conversation, told: str) -> None:
+    """What is told to open a closed thought does so for this very conversation."""
+    setting = re.search(r"set template\.kwargs: ({.+?})", told)
+    if setting is None:
+        assert re.search("row itself says /no_think|; with template.kwargs: {.+} the chat template drops", told), told
+        return
+    renderer, oracle = case_of(name, keywords | json.loads(setting[1]))
+    found = renderer.render(conversation)
+    assert isinstance(found, Rendered), found
+    check(name, oracle, conversation, found.examples)
+
+
 def row_of(name: str, keywords: dict[str, Any]) -> str:
     """A line of the table, once every conversation is exact or refused."""
     renderer, oracle = case_of(name, keywords)
     refused: Counter[str] = Counter()
-    remedies, closed = set[tuple[str, str]](), False
     for chat, turns in CHATS.items():
         conversation = Conversation(turns, ORIGIN, TOOLS if chat in WITH_TOOLS else None)
         found = renderer.render(conversation)
@@ -122,14 +133,8 @@ def row_of(name: str, keywords: dict[str, Any]) -> str:
             check(name, oracle, conversation, found.examples)
         else:
             refused[reason(found)] += 1
-            remedies |= set(re.findall(r"template\.kwargs: {\"(\w+)\": (.+?)}", found.detail))
-            closed |= "closed" in found.detail
-    assert bool(remedies) == closed, "a closed thought is told with what opens it"
-    for key, value in remedies:
-        renderer, oracle = case_of(name, keywords | {key: json.loads(value)})
-        found = renderer.render(thinking := Conversation(CHATS["thought"], ORIGIN))
-        assert isinstance(found, Rendered), found
-        check(name, oracle, thinking, found.examples)
+            if "closed" in found.detail:
+                check_remedy(name, keywords, conversation, found.detail)
     given = ", ".join(f"`{key}: {json.dumps(value)}`" for key, value in keywords.items())
     told = " · ".join(f"{count} {said}" for said, count in sorted(refused.items()))
     stop = "`stop: [" + ", ".join(FAMILIES[name].stop).replace("|", "\\|") + "]`" if FAMILIES[name].stop else ""
@@ -143,22 +148,37 @@ def test_exact_or_refused_as_the_table_says(name: str) -> None:
     assert [row for row in rows if row not in TABLE.read_text(encoding="utf-8").splitlines()] == []
 
 
+def with_words(words: str) -> dict[str, Conversation]:
+    """Conversations that say these words in one place each."""
+    tools = json.dumps([{"type": "function", "function": {
+        "name": "weather", "description": f"the {words}", "parameters": {"type": "object", "properties": {}}}}],
+        ensure_ascii=False)
+    call = ToolCall("weather", json.dumps({"town": f"Ba {words} ko"}, ensure_ascii=False))
+    return {where: Conversation(turns, ORIGIN, asked) for where, turns, asked in (
+        ("question and answer", (user(f"Qa {words} hi"), says(f"Aa {words} you")), None),
+        ("system", (Turn("system", f"Sa {words}"), user("Qa"), says("Aa")), None),
+        ("thought", (user("Qa"), thinks(f"Ha {words} hm", "Aa")), None),
+        ("tool", (user("Qa"), says("Aa")), tools),
+        ("argument", (user("Qa"), says("", call)), None),
+        ("result", (user("Qa"), says("", SKY), Turn("tool", f"Ra {words}"), says("Aa")), None))}
+
+
 @pytest.mark.parametrize("name", sorted(FAMILIES))
 def test_no_look_alike_becomes_a_control_token(name: str) -> None:
     """Neither rejected nor escaped text may change which control tokens there are, wherever it stands."""
     renderer, _ = case_of(name, {})
-    stop = renderer.template.stop
-    plain, spelled = (Conversation((Turn("user", f"Qa {one} hi"), Turn("assistant", f"Aa {one} you")), ORIGIN)
-                      for one in ("so", stop))
-    found = renderer.render(spelled)
-    assert isinstance(found, Rejected)
-    assert found.why is Why.CONTROL_TOKEN
     escaping, _ = case_of(name, {}, control_text="escape")
-    made = [escaping.render(one) for one in (plain, spelled)]
-    assert all(isinstance(one, Rendered) for one in made)
-    control = [[[token for token in one.input_ids if token >= 256] for one in found.examples] for found in made]
-    assert control[0] == control[1]
-    text, trained = as_bytes(made[1].examples[-1], name)
+    stop = renderer.template.stop
+    for plain, spelled in zip(with_words("so").values(), with_words(stop).values(), strict=True):
+        made = [escaping.render(one) for one in (plain, spelled)]
+        if isinstance(made[0], Rejected):  # the table says why
+            continue
+        found = renderer.render(spelled)
+        assert isinstance(found, Rejected)
+        assert found.why is Why.CONTROL_TOKEN
+        control = [[[token for token in one.input_ids if token >= 256] for one in found.examples] for found in made]
+        assert control[0] == control[1]
+    text, trained = as_bytes(escaping.render(with_words(stop)["question and answer"]).examples[-1], name)
     assert f"Aa {stop} you" in bytes(byte for byte, mask in zip(text, trained, strict=True) if mask).decode()
 
 

@@ -345,6 +345,15 @@ class TestOwn:
         with pytest.raises(TemplateError, match="is no Jinja"):
             own(byte_tokenizer, "{% for m in %}")
 
+    @pytest.mark.parametrize("breaks", ["1 // (m.content | length - 2)", "m.content[9]['x']", "none + 1",
+                                        "range(9 ** 9) | list", "raise_exception('no hello')"])
+    def test_whatever_a_jinja_raises_on_one_row(self, breaks, byte_tokenizer, chat):
+        jinja = "{% for m in messages %}{% if m.content == 'hi' %}{% set x = " + breaks + " %}{% endif %}{% endfor %}"
+        template = own(byte_tokenizer, jinja + PLAIN)
+        assert said(template, chat("u: so", "a: hello")) == [["hello<|im_end|>"]]
+        with pytest.raises(TemplateRefused, match="refuses these turns"):
+            texts(template, chat("u: hi", "a: hello"))
+
     @pytest.mark.parametrize(("answer", "eos", "stop", "trained"), [
         ("'<think>' + m.content + '<|im_end|>'", "<|endoftext|>", "<|im_end|>", "<think>hello<|im_end|>"),
         ("m.content + '<|pad|><|im_end|>'", "<|im_end|>", "<|im_end|>", "hello<|pad|><|im_end|>"),

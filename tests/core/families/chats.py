@@ -34,6 +34,8 @@ CHATS: dict[str, tuple[Turn, ...]] = {
                       says("Ac end")),
     "white space": (user("  Qa hi\n"), says("  Aa hello \n"), user("\nQb and?"), says("Ab more\n\nlines  ")),
     "unicode": (user("Qa 你好 – ½ e\u0301 🙂"), says("Grüße, 世界 🙂 \u200b ok")),
+    "thinking switched off": (Turn("system", "Sa kind /no_think"), user("Qa hi"), says("Aa hello")),
+    "switch alone": (Turn("system", "/no_think"), user("Qa hi /think"), thinks("Ha hm", "Aa hello")),
     "thought": (user("Qa hi"), thinks("Ha hm", "Aa hello")),
     "thought first": (user("Qa hi"), thinks("Ha hm", "Aa hello"), user("Qb and?"), says("Ab more")),
     "thought last": (user("Qa hi"), says("Aa hello"), user("Qb and?"), thinks("Hb hm", "Ab more")),

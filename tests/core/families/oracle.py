@@ -140,7 +140,8 @@ class Oracle:
 
     @staticmethod
     def _lost_before(turns: Sequence[Turn], tools: str | None, prompt: str) -> str | None:
-        words = [cut(turn.content)[1].strip() for turn in turns] + [c.name for turn in turns for c in turn.tool_calls]
+        said = [part for turn in turns for part in re.split("/no_think|/think", cut(turn.content)[1])]
+        words = [part.strip() for part in said] + [c.name for turn in turns for c in turn.tool_calls]
         words += [tool["function"]["name"] for tool in json.loads(tools or "[]")]
         return next((word for word in words if not holds(prompt, word)), None)
 
