@@ -86,17 +86,24 @@ def named(asked: ModelSection, template: str, section: EvalSection, place: Works
     Raises:
         ModelError, TemplateError, EvalError, TrackingError: it cannot be found or cannot be asked.
     """
+    from eval_suites.asking.respondent import ChatFormat, own_form
     from eval_suites.backends.remote import is_endpoint
     from sft_core.model.load import load_tokenizer, locate
-    from sft_core.templates.choose import choose
+    from sft_core.templates.choose import NoStop, choose
 
     reference = asked.path
     model = asked.model_copy(update={"path": path_of(reference, place, tracker)})
     if is_endpoint(reference) or not any(suite(name).through_template for name in section.suites):
         return Subject(reference, model, None)
-    made = choose(TemplateSection.model_validate({"name": template}),
-                  load_tokenizer(model, locate(model, place.mirror)))
-    form = {"name": made.name, "stops": made.stops, "jinja": made.jinja}
+    try:
+        made = choose(TemplateSection.model_validate({"name": template}),
+                      load_tokenizer(model, locate(model, place.mirror)))
+        name, spoken = made.name, ChatFormat(made.jinja, made.stops)
+    except NoStop:  # what ends its answers stands in the generation config alone, as with GLM
+        own = own_form(model, place.mirror)
+        assert own is not None, "it has been rendered"
+        name, spoken = "model", own
+    form = {"name": name, "stops": spoken.stops, "jinja": spoken.jinja}
     file = place.scratch / f"template-{fingerprint(form)}.json"
     write_json(file, form)
     return Subject(reference, model, file)

@@ -54,7 +54,7 @@ def identity_of(model: ModelSection, mirror: Path | None) -> str:
     return str(model_identity(model, mirror)["digest"])
 
 
-def own_form(section: ModelSection, mirror: Path | None) -> ChatForm | None:
+def own_form(section: ModelSection, mirror: Path | None) -> ChatFormat | None:
     """The chat template in the model folder; its stops are in the folder's generation config. One that writes today's
     date writes the same one every day."""
     if is_endpoint(section.path):

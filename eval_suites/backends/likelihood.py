@@ -6,12 +6,11 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jinja2
-
 from eval_suites.backends.contract import NOT_FINITE, Backend, Continuation
 from eval_suites.backends.generate import ChatForm, prompt_ids
 from eval_suites.suites.chat_item import ChatItem, LikelihoodItem
 from sft_core.stage import fingerprint
+from sft_core.templates.messages import RAISED
 
 
 class Measured(NamedTuple):
@@ -95,7 +94,7 @@ class Texts:
         as_chat = ChatItem(item.item_id, item.kind, item.cluster, item.messages, item.tools, {})
         try:
             context = tuple(prompt_ids(self._tokenizer, as_chat, self._form.jinja))
-        except jinja2.TemplateError as error:
+        except RAISED as error:
             return Pieces((), "", f"the chat template refuses it: {error}")
         answer = tuple(self._tokenizer.encode(item.text, add_special_tokens=False))
         hashed, window = fingerprint(context), self._backend.window

@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import jinja2
 import torch
 
 from eval_suites.backends.generate import prompt_ids, stop_ids
@@ -22,7 +21,7 @@ from eval_suites.verdict.outcome import Check
 from sft_core.conversation import Conversation, Origin, Rejected, Turn
 from sft_core.errors import EvalError, TemplateError
 from sft_core.templates.choose import control_tokens
-from sft_core.templates.messages import Form, messages_of, tools_of
+from sft_core.templates.messages import RAISED, Form, messages_of, tools_of
 from sft_core.templates.render import IGNORE, Renderer
 
 TEMPLATE = "apply_chat_template"
@@ -132,7 +131,7 @@ class _Paths:
         try:
             wanted = list(tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=True,
                                                         tokenize=True, return_dict=False))
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
+        except RAISED as error:
             yield Row(probe.name, TEMPLATE, None, None, f"the chat template has no form for it: {error}")
             return
         yield _reference(probe.name, wanted, tokenizer)

@@ -42,6 +42,10 @@ _AS_DATA = re.compile(r"['\"]thinking['\"] *:")  # blocks printed as they are
 _TRIAL = Origin("trial", "trial conversation", 1)
 
 
+class NoStop(TemplateError):
+    """The template writes nothing behind an answer that a model could stop on. It can be asked through all the same."""
+
+
 class _Ends(NamedTuple):
     """What a tokenizer could stop on."""
 
@@ -181,8 +185,8 @@ def _with_stop(draft: Template, ends: _Ends, asked: Sequence[str]) -> Template:
             return replace(draft, stop=later[0], bare=True)
         usual = [*later, *([ends.eos] if ends.eos else [])]
         hint = f"set template.stop to what ends one here ({' or '.join(usual)}), or " if usual else ""
-        raise TemplateError(f"the chat template writes no stop token behind an answer: {written!r}; a model trained on "
-                            f"it would not stop; {hint}{OTHERS}")
+        raise NoStop(f"the chat template writes no stop token behind an answer: {written!r}; a model trained on it "
+                     f"would not stop; {hint}{OTHERS}")
     if asked:
         if asked[0] not in found:
             raise TemplateError(f"template.stop: the chat template ends an answer with {' and '.join(found)} itself, "

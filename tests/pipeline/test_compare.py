@@ -22,6 +22,7 @@ from infra.tracking import open_tracker
 from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EvalSection, GateSection
 from sft_core.errors import ConfigError, EvalError, TrackingError
+from sft_core.stage import read_json
 from sft_core.tiny.paths import BASE_FOLDER
 from tasks.evaluate import alike, named, path_of
 from tasks.record import side_by_side
@@ -175,6 +176,16 @@ def test_models_without_a_template_take_the_other_ones(tmp_path: Path) -> None:
     assert alike(bare, bare) == (bare, bare)
     unasked = named(ModelSection(path="tiny"), "auto", EvalSection(suites=("tiny_mmlu",)), place, Mock())
     assert alike(unasked, own[0]) == (unasked, own[0])
+
+
+def test_a_template_that_writes_no_stop_is_asked_through(tmp_path: Path) -> None:
+    """It cannot be trained without template.stop; what ends the answers of a model is in its generation config."""
+    shutil.copytree(BASE_FOLDER, tmp_path / "one")
+    jinja = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    (tmp_path / "one" / "chat_template.jinja").write_text(jinja)
+    place, section = Workspace(tmp_path / "home", None), EvalSection(suites=("tiny_refusal",))
+    asked = named(ModelSection(path=str(tmp_path / "one")), "auto", section, place, Mock())
+    assert read_json(asked.template) == {"name": "model", "stops": [], "jinja": jinja}
 
 
 def test_suites_say_what_can_be_run_here(sft: Sft, tmp_path: Path) -> None:
