@@ -10,6 +10,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 
+class Server(ThreadingHTTPServer):
+    request_queue_size = 64
+    """Of more connections at once the kernel drops some, which come back after a second."""
+
+
 @contextmanager
 def serve(say: Callable[[dict[str, Any], int], Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """URL and the requests so far. `say(body, number)` gives a text, or (status, headers, raw body or its pieces)."""
@@ -39,7 +44,7 @@ def serve(say: Callable[[dict[str, Any], int], Any]) -> Iterator[tuple[str, list
         def log_message(self, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = Server(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}/v1", seen
