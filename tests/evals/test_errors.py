@@ -35,6 +35,7 @@ from eval_suites.judge.refusal import refusal_scorer, rescore
 from eval_suites.judge.single import judge_single
 from eval_suites.judge.talk import judge_at
 from eval_suites.results import SuiteResult, tally, write_results
+from eval_suites.statistics.robustness import drops
 from eval_suites.suites.suite import suite
 from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EndpointSection, EvalSection, GateSection, JudgeSection
@@ -390,3 +391,12 @@ def test_a_model_that_says_nothing_is_wrong(ended: str, model_folder: Path, tmp_
     found = endpoint(Room(tmp_path, model_folder, 3, chat("", finish_reason=ended)))
     assert [item.score for item in found.items] == [0.0] * 3 + [1.0] * 7
     assert found.tally.unscored == 0
+
+
+def test_a_form_of_the_questions_with_too_many_errors_costs_nothing_that_is_known(
+        model_folder: Path, tmp_path: Path) -> None:
+    """Both forms of an item break together: the drop is over the pairs that are whole."""
+    for marked, items, points in ((1, 9, 0.0), (8, 2, None)):
+        room = Room(tmp_path, model_folder, marked, DOWN)
+        drop, = drops(room.served(room.suite(rows(room), variants=["upper"])))
+        assert (drop.variant, drop.items, drop.points) == ("upper", items, points)
