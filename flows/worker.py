@@ -83,7 +83,11 @@ def give_up(study: Study) -> None:
 
 
 def _outcome(config: ExperimentConfig, trial: Trial, place: Place, study: Study) -> TrialOutcome:
-    """What a trial found; values that are right one by one and not together fail this trial alone."""
+    """What a trial found; values that are right one by one and not together fail this trial alone, and values that
+    another trial had already are not paid for again."""
+    twin = next((row for row in study.trials() if row.values and row.params == trial.params), None)
+    if twin is not None:
+        return TrialOutcome(twin.values, f"the values of trial {twin.number}", twin.notes.get("run", ""))
     try:
         chosen = trial_config(config, trial.number, trial.params)
     except ConfigError as error:

@@ -189,11 +189,13 @@ class Plan:
     """Objective → direction, e.g. `{"alignment": "maximize", "tax": "minimize"}`."""
     context: str
     """Fingerprint of everything else that a trial's values depend on (model, data, suites, seed)."""
-    sampler: Literal["tpe", "nsga2", "random", "gp"]
+    sampler: Literal["tpe", "nsga2", "random", "gp", "grid", "qmc"]
     seed: int
+    first: Mapping[str, object] | None = None
+    """A point that is tried before all others, if it lies in the space: the configuration as it is."""
 
     def identity(self) -> dict[str, object]:
-        """What may not change while the study goes on: all but the sampler and its seed."""
+        """What may not change while the study goes on: all but the sampler, its seed and where it begins."""
         space = {field: asdict(dimension) for field, dimension in self.space.items()}
         plain = {"space": space, "objectives": list(self.objectives.items()), "context": self.context}
         return dict(json.loads(json.dumps(plain)))

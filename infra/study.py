@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from infra.contract import Aim, Plan, Study, Trial, TrialRow
 from infra.databases import check_driver, try_connection
 from infra.leases import LEASE_S, FileLeases, Leases, SqlLeases
-from infra.samplers import distribution, sampler
+from infra.samplers import distribution, queued, sampler
 from infra.study_storage import AtWork, door, is_for_many, patiently, storage_at
 from sft_core.errors import ConfigError, Interrupted, OrchestrationError
 
@@ -46,8 +46,14 @@ class OptunaStudy(Study):
 
     def begin(self, trials: int, config: str = "", parent: str = "") -> None:
         def write() -> None:
-            over = sum(one.state.is_finished() for one in self._all())
-            self._study.set_user_attr(AIM, Aim(trials, config, parent, over)._asdict())
+            points = queued(self.plan)
+            most = min(trials, len(points)) if self.plan.sampler == "grid" else trials
+            with self._leases.alone():
+                over = sum(one.state.is_finished() for one in self._all())
+                if not self._all():
+                    for point in points:
+                        self._study.enqueue_trial(point)
+                self._study.set_user_attr(AIM, Aim(most, config, parent, over)._asdict())
 
         patiently("begin the sweep", write)
 

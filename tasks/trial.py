@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from infra.children import Forked
 from infra.contract import Dimension, Plan
 from sft_core.config.experiment import ExperimentConfig, SearchSection
+from sft_core.config.file import flatten
 from sft_core.config.search import ends, is_whole
 from sft_core.stage import fingerprint, read_json
 from sft_core.stopping import POLL_S, sleep
@@ -44,8 +45,14 @@ def plan_of(config: ExperimentConfig, search: SearchSection) -> Plan:
     return Plan(
         name=search.study, space=space, objectives={"alignment": "maximize", "tax": "minimize"},
         context=fingerprint(rest, search.alignment, search.capability, "points"), sampler=search.sampler,
-        seed=config.seed,
+        seed=config.seed, first=_own(config, search),
     )
+
+
+def _own(config: ExperimentConfig, search: SearchSection) -> dict[str, object]:
+    """What the configuration itself has in the searched fields, as far as it has them."""
+    flat = flatten(config)
+    return {field: flat[field] for field in search.space if field in flat}
 
 
 def sweep_key(plan: Plan) -> str:

@@ -60,13 +60,22 @@ class SearchSection(Section):
     """Suites whose mean tax is minimised (second objective), in points."""
     trials: Positive = 8
     """Number of trials; `--trials` overrides it."""
-    sampler: Literal["tpe", "nsga2", "random", "gp"] = "tpe"
-    """Optuna sampler."""
+    sampler: Literal["tpe", "nsga2", "random", "gp", "grid", "qmc"] = "tpe"
+    """Optuna's sampler: `tpe` (multivariate), `nsga2`, `gp` (Gaussian process), `random`, `qmc` (Sobol), or `grid`: all
+    combinations of choices. The configuration's own values come first, where they lie in the space."""
     study: Name = "sft-sweep"
     """Study name; a stopped sweep of the same name and space continues."""
     storage: Annotated[str, without_password("set SFT_STUDY_STORAGE instead")] | None = None
     """Optuna storage URL; by default SFT_STUDY_STORAGE, which may hold a password, or a journal file in the
     workspace."""
+
+    @model_validator(mode="after")
+    def _grid_of_choices(self) -> SearchSection:
+        spans = [field for field, span in self.space.items() if span.choices is None]
+        if self.sampler == "grid" and spans:
+            raise ValueError(f"sampler: grid needs choices, and {', '.join(spans)} has an interval; list its values "
+                             "(choices: […]), or take another sampler")
+        return self
 
 
 class ExperimentConfig(Section):

@@ -81,12 +81,30 @@ def test_same_seed_same_proposals_and_continuing_does_not_repeat_them(tmp_path: 
     assert not [params for params in continued if params in begun]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "gp"])
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "gp", "qmc"])
 def test_samplers(tmp_path: Path, sampler: str) -> None:
     study = drive(tmp_path, replace(PLAN, sampler=sampler), 12)  # type: ignore[arg-type]
     run(study, 12)
     assert study.remaining() == 0
     assert study.ask() is None
+
+
+def test_a_grid_is_walked_whole(tmp_path: Path) -> None:
+    space = {"rank": RANK, "pack": Dimension(choices=(True, None))}
+    study = drive(tmp_path, replace(PLAN, sampler="grid", space=space))
+    asked = run(study, 6)
+    assert len({tuple(params.values()) for params in asked}) == 6
+    assert study.ask() is None
+    assert study.remaining() == 0
+
+
+def test_the_configuration_as_it_is_comes_first_where_it_lies_in_the_space(tmp_path: Path) -> None:
+    own = {"lr": 1e-3, "rank": 8}
+    assert run(drive(tmp_path / "a", replace(PLAN, first=own)), 3)[0] == own
+    for at, outside in enumerate(({"lr": 1.0, "rank": 8}, {"lr": 1e-3, "rank": 5}, {"lr": 1e-3})):
+        study = drive(tmp_path / str(at), replace(PLAN, first=outside), 1)
+        assert ask(study).params != outside
+        assert study.ask() is None
 
 
 WORKER = """

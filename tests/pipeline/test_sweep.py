@@ -51,6 +51,22 @@ def test_values_that_do_not_fit_together_fail_their_trial(
     assert len(study.trials()) == 6
 
 
+def test_values_that_were_tried_are_not_paid_for_again(
+    sweep: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = yaml.safe_load(sweep.read_text())
+    data["search"]["space"] = {"train.replay.lambda": {"choices": [0.1]}}
+    sweep.write_text(yaml.safe_dump(data))
+    study = begun(sweep, home, 3)
+    study.join()
+    assert (asked := study.ask())
+    study.tell(asked.number, {"alignment": 7.0, "tax": 0.5}, {"run": "r0"})
+    monkeypatch.setenv("SFT_HOME", str(home))
+    assert work("two", read_settings()) == 2
+    assert [row.values for row in study.trials()] == [{"alignment": 7.0, "tax": 0.5}] * 3
+    assert study.trials()[2].notes == {"run": "r0", "why": "the values of trial 0"}
+
+
 def test_a_worker_of_no_sweep_is_told_those_there_are(sweep: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun(sweep, home, 1)
     monkeypatch.setenv("SFT_HOME", str(home))
