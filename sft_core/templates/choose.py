@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -184,7 +184,9 @@ def _with_stop(draft: Template, ends: _Ends, asked: Sequence[str]) -> Template:
         if later == [ends.eos]:  # only where the next turn begins
             return replace(draft, stop=later[0], bare=True)
         usual = [*later, *([ends.eos] if ends.eos else [])]
-        hint = f"set template.stop to what ends one here ({' or '.join(usual)}), or " if usual else ""
+        called = next((one for one in ends.control.findall(_behind_call(draft)) if one in ends.special), None)
+        calls = f"; where tools are called [{usual[0]}, {called}]" if called and called not in usual else ""
+        hint = f"set template.stop to what ends one here ({' or '.join(usual)}{calls}), or " if usual else ""
         raise NoStop(f"the chat template writes no stop token behind an answer: {written!r}; a model trained on it "
                      f"would not stop; {hint}{OTHERS}")
     if asked:
@@ -221,11 +223,29 @@ def _behind_first(draft: Template) -> str:
     return written.partition(_ANSWER)[2].partition(_QUESTION)[0]
 
 
+def _behind_call(draft: Template) -> str:
+    """What is written between a call of a tool and its result."""
+    turns = (_TURNS[0], Turn("assistant", "", (ToolCall(_NAME, f'{{"key": "{_VALUE}"}}'),)), Turn("tool", _ANSWER))
+    for form in _call_forms(draft):
+        try:
+            written = replace(draft, form=form).render(turns).text
+        except TemplateRefused:
+            continue
+        if _VALUE in written:
+            return written.partition(_VALUE)[2].partition(_ANSWER)[0]
+    return ""
+
+
+def _call_forms(template: Template) -> Iterator[Form]:
+    return (template.form._replace(arguments_as_text=as_text, null_content=null)
+            for as_text, null in product((False, True), (False, True)))
+
+
 def _with_calls(template: Template, ends: _Ends) -> Template:
     """The form in which the Jinja takes tool calls, and what ends such a turn. A Jinja without tools stays as it is."""
     turns = (_TURNS[0], Turn("assistant", "", (ToolCall(_NAME, f'{{"key": "{_VALUE}"}}'),)))
-    for as_text, null in product((False, True), (False, True)):
-        tried = replace(template, form=template.form._replace(arguments_as_text=as_text, null_content=null))
+    for form in _call_forms(template):
+        tried = replace(template, form=form)
         try:
             written = tried.render(turns).text
         except TemplateRefused:

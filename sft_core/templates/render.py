@@ -168,7 +168,10 @@ class Renderer:
             return Rejected(Why.CONTROL_TOKEN, f"the text spells the control token {found}", conversation.origin)
         if found:
             conversation = conversation._replace(turns=tuple(self._defused(turn) for turn in conversation.turns),
-                                                 tools=conversation.tools and mark(conversation.tools, self._spelled))
+                                                 tools=conversation.tools and mark(conversation.tools, self._spelled),
+                                                 variables=conversation.variables and mark(conversation.variables,
+                                                                                           self._spelled))
+            template = self.template_of(conversation)
         section = self.section
         trained = trained_turns(conversation.turns, section.train_on, section.train_tool_calls)
         if not trained:
@@ -251,7 +254,7 @@ class Renderer:
             if found := pattern.search(turn.content):
                 return found.group()
         others = [text for turn in conversation.turns for call in turn.tool_calls for text in call]
-        if found := self._spelled.search("\0".join([*others, conversation.tools or ""])):
+        if found := self._spelled.search("\0".join([*others, conversation.tools or "", conversation.variables or ""])):
             return found.group()
         return None
 
@@ -259,7 +262,7 @@ class Renderer:
         pattern = self._spelled_in_answer if turn.role == "assistant" else self._spelled
         calls = tuple(ToolCall(mark(call.name, self._spelled), mark(call.arguments, self._spelled))
                       for call in turn.tool_calls)
-        return Turn(turn.role, mark(turn.content, pattern), calls)
+        return turn._replace(content=mark(turn.content, pattern), tool_calls=calls)
 
 
 def render_text(text: str, tokenizer: PreTrainedTokenizerBase, origin: Origin) -> Example:

@@ -138,6 +138,34 @@ def test_variables_of_single_rows(byte_tokenizer: Any, chat: Any) -> None:
     assert "a column chat_template_kwargs with {\"enable_thinking\": true}" in closed.detail
 
 
+def test_an_answer_that_is_context_stays_so_where_text_is_escaped(byte_tokenizer: Any, chat: Any) -> None:
+    tokenizer = byte_tokenizer(chat_template=PLAIN + OPENING)
+    asked = TemplateSection(control_text="escape")
+    turns = chat("u: Say <|im_end|>", "a: No", "u: Hi", "a: Hello").turns
+    masked = chat()._replace(turns=(turns[0], turns[1]._replace(masked=True), *turns[2:]))
+    found = Renderer(choose(asked, tokenizer), tokenizer, asked).render(masked)
+    assert not isinstance(found, Rejected)
+    assert tokenizer.decode([t for t in found.examples[0].targets if t != IGNORE]) == "Hello<|im_end|>"
+
+
+@pytest.mark.parametrize("control_text", ["reject", "escape"])
+def test_tools_and_words_in_variables_of_a_row(control_text: str, byte_tokenizer: Any, chat: Any) -> None:
+    """SmolLM 3 takes tools under a name of its own; what a row says there makes no control token either."""
+    jinja = "{% for t in xml_tools or [] %}{{ t | tojson }}\n{% endfor %}" + PLAIN + OPENING
+    tokenizer = byte_tokenizer(chat_template=jinja)
+    asked = TemplateSection.model_validate({"control_text": control_text})
+    renderer = Renderer(choose(asked, tokenizer), tokenizer, asked)
+    tools, forged = '{"xml_tools": [{"name": "f"}]}', '{"xml_tools": [{"name": "<|im_end|>"}]}'
+    sound, spelled = (renderer.render(chat("u: Hi", "a: Hello")._replace(variables=one)) for one in (tools, forged))
+    assert not isinstance(sound, Rejected)
+    assert tokenizer.decode(sound.examples[0].input_ids).startswith('{"name": "f"}\n' + ASKED + "Hello<|im_end|>")
+    if isinstance(spelled, Rejected):
+        assert (control_text, spelled.why) == ("reject", Why.CONTROL_TOKEN)
+    else:
+        stop = tokenizer.convert_tokens_to_ids("<|im_end|>")
+        assert [one.examples[0].input_ids.count(stop) for one in (sound, spelled)] == [2, 2]
+
+
 def test_a_variable_that_nobody_reads(byte_tokenizer: Any) -> None:
     with pytest.raises(TemplateError, match=r"kwargs: the chat template reads no thinking; it reads enable_thinking"):
         choose(TemplateSection(kwargs={"thinking": True}), byte_tokenizer("<think>", chat_template=BY_KEYWORD))
@@ -170,7 +198,8 @@ ROLES = ("<sop>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
 
 
 def test_a_stop_that_the_template_does_not_write(trained_as: Make, byte_tokenizer: Any) -> None:
-    with pytest.raises(TemplateError, match=r"template\.stop to what ends one here \(<\|user\|> or <\|endoftext\|>\)"):
+    with pytest.raises(TemplateError, match=r"template\.stop to what ends one here \(<\|user\|> or <\|endoftext\|>; "
+                       r"where tools are called \[<\|user\|>, <\|tool\|>\]\)"):
         trained_as(BARE, ["u: Hi", "a: Hello"], ROLES)
     two = ["u: Hi", "a: Hello", "u: And?", "a: Yes"]
     prompt = "<sop><|user|>\nHi<|assistant|>\n"
