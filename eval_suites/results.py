@@ -49,8 +49,8 @@ def scorer_failed(error: BaseException) -> str:
 
 OF = "/n"
 """Ending of the metric that says of how many marks of an item another one is the share."""
-AT = "@"
-"""What stands between a metric and the kind of instruction that it is of."""
+AT = "|"
+"""What stands between a metric and the kind of instruction that it is of; lm-eval has a metric pass@1."""
 
 
 class ItemResult(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from tasks.stages import Done
 from tasks.verdict import Compared, compared, write_report
 
 CANDIDATE = "candidate"
+NAMELESS = re.compile(r"[^\w.\- ]")
+"""What MLflow takes in no metric's name."""
 SHARED = ("item_id", "task", "prompt", "target", "ids")
 SIDED = ("score", "answer", "why")
 
@@ -125,7 +128,7 @@ def _readings(base: SuiteResult, tuned: SuiteResult, alpha: float) -> dict[str, 
     found: dict[str, float] = {}
     for one in readings(base, tuned, alpha):
         if not one.part:
-            name = one.name.removesuffix(",none").replace(",", ".")  # no comma in MLflow's names
+            name = NAMELESS.sub(".", one.name.removesuffix(",none"))
             found |= {f"{label}_{name}/{one.suite}": value
                       for label, value in zip(("base", "tuned"), one.value, strict=True)}
     return found

@@ -162,7 +162,7 @@ def _row(suite: str, task: Any, samples: Sequence[Mapping[str, Any]], metric: st
 
 def _marks(samples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Metrics that mark several parts of an answer, as IFEval's instructions: the share that is right and of how many
-    (`OF`), all together and, as `metric,filter@KIND`, of each kind of instruction."""
+    (`OF`), all together and, as `metric,filter|KIND`, of each kind of instruction."""
     found: dict[str, float] = {}
     for sample in samples:
         for key in sample["metrics"]:

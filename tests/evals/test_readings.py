@@ -93,7 +93,8 @@ def weighted(result: SuiteResult) -> SuiteResult:
     return replace(result, items=tuple(
         item._replace(weight=9.0 if item.score else 1.0, metrics={
             "partial": max(item.score or 0.0, 0.1), "loose,none": max(item.score or 0.0, 0.5), "loose,none" + OF: 2.0,
-            "loose,none@a:b": 1.0, "loose,none@a:b" + OF: 1.0, "stopped": item.score or 0.0})
+            "pass@1,none": max(item.score or 0.0, 0.5),
+            "loose,none|a:b": 1.0, "loose,none|a:b" + OF: 1.0, "stopped": item.score or 0.0})
         for item in result.items))
 
 
@@ -105,8 +106,8 @@ def test_page_and_tracker_show_the_same_means_of_the_same_items(make_result: Any
     verdict = compare({"s": base}, {"s": tuned}, GateSection())
     told = _metrics({"base": {"s": base}, "tuned": {"s": tuned}}, verdict)
     tables = {table.title: table for table in report(verdict, {"s": base}, {"s": tuned}).tables}
-    partial, loose = tables["Partial credit and other readings, beside the score that counts"].rows
-    for row, name in ((partial, "partial"), (loose, "loose")):
+    partial, loose, passed = tables["Partial credit and other readings, beside the score that counts"].rows
+    for row, name in ((partial, "partial"), (loose, "loose"), (passed, "pass.1")):
         before, after = told[f"base_{name}/s"], told[f"tuned_{name}/s"]
         assert before is not None
         assert after is not None
@@ -118,4 +119,4 @@ def test_page_and_tracker_show_the_same_means_of_the_same_items(make_result: Any
     assert base.metrics()[f"{base.items[0].task}/partial"] == pytest.approx(told["base_partial/s"])
     by_kind, = tables["By kind of instruction"].rows
     assert (by_kind["instruction"], by_kind["instructions"], by_kind["this reading"]) == ("a:b", "20", "100.0 → 100.0")
-    assert [one.marks for one in readings(base, tuned, 0.05)] == [20, 40, 20]
+    assert [one.marks for one in readings(base, tuned, 0.05)] == [20, 40, 20, 20]
