@@ -21,6 +21,10 @@ class TemplateRefused(ValueError):
     """The template has no form for this one conversation; its row is rejected with this message."""
 
 
+class VariablesRefused(TemplateRefused):
+    """The template cannot be used with the variables of this row."""
+
+
 class ThoughtClosed(TemplateRefused):
     """The prompt has closed the thought of an answer that has one."""
 

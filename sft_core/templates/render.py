@@ -23,8 +23,8 @@ from sft_core.conversation import Conversation, Origin, Rejected, ToolCall, Turn
 from sft_core.errors import TemplateError
 from sft_core.templates.choose import control_tokens, starts_with_bos
 from sft_core.templates.encode import Encoder, Piece, any_of, mark
-from sft_core.templates.messages import Form, TemplateRefused, ThoughtClosed
-from sft_core.templates.template import Span, Template, trained_turns
+from sft_core.templates.messages import Form, TemplateRefused, ThoughtClosed, VariablesRefused
+from sft_core.templates.template import OTHERS, Span, Template, trained_turns
 from sft_core.templates.thoughts import ANY_TAG, SWITCH, thinks, thought_of, without
 from sft_core.templates.variants import Variants
 
@@ -148,8 +148,9 @@ class Renderer:
         try:
             return self._drafted(conversation, self.template_of(conversation))
         except TemplateRefused as refused:
-            way = f"; {self._variants.way_to_think(conversation)}" if isinstance(refused, ThoughtClosed) else ""
-            return Rejected(Why.TEMPLATE_REFUSED, f"{refused}{way}", conversation.origin)
+            way = self._variants.way_to_think(conversation) if isinstance(refused, ThoughtClosed) else (
+                "correct the row" if isinstance(refused, VariablesRefused) else OTHERS)
+            return Rejected(Why.TEMPLATE_REFUSED, f"{refused}; {way}", conversation.origin)
 
     def _drafted(self, conversation: Conversation, template: Template) -> _Draft | Rejected:
         opened = template.form.opened

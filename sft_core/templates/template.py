@@ -143,7 +143,7 @@ class Template:
         said = restored(said, turns[at], self.form.opened, begun_in(prompt), (self.form.opening, self.form.closing))
         answer = Answer(prompt, said, tail)
         if lost := next(_lost_answer(turns[at], answer.said, self.form.opened), None):
-            raise TemplateRefused(f"the chat template drops or rewrites {lost} of turn {at + 1} (assistant); {OTHERS}")
+            raise TemplateRefused(f"the chat template drops or rewrites {lost} of turn {at + 1} (assistant)")
         if self.marked:
             place = (_first_word(turns[at], written, start, self.form.opened), len(written) - len(answer.tail))
             _agree(marks, written, place, conversation.origin)
@@ -235,7 +235,7 @@ def _first_word(turn: Turn, written: str, start: int, opened: Tags | None) -> in
 def _refuse_lost(conversation: Conversation, last: int, text: str, opened: Tags | None) -> None:
     """Raises TemplateRefused when a turn up to `last`, a call or a tool is not in its rendering."""
     if lost := next(_lost(conversation.turns[: last + 1], conversation.tools, text, opened), None):
-        raise TemplateRefused(f"the chat template drops or rewrites {lost}; {OTHERS}")
+        raise TemplateRefused(f"the chat template drops or rewrites {lost}")
 
 
 def _lost(turns: Sequence[Turn], tools: str | None, text: str, opened: Tags | None) -> Iterator[str]:

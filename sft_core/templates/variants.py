@@ -12,7 +12,7 @@ from sft_core.conversation import Conversation, Origin, Turn
 from sft_core.errors import TemplateError
 from sft_core.templates.choose import choose
 from sft_core.templates.given import variables_of
-from sft_core.templates.messages import TemplateRefused, ThoughtClosed
+from sft_core.templates.messages import TemplateRefused, ThoughtClosed, VariablesRefused
 from sft_core.templates.template import Template, trained_turns
 from sft_core.templates.thoughts import SWITCH
 
@@ -32,7 +32,7 @@ class Variants:
         """The template with these variables, an object as JSON text, besides those of the configuration.
 
         Raises:
-            TemplateRefused: it does not read one of them, cannot be used with them, or ends answers otherwise.
+            VariablesRefused: it does not read one of them, cannot be used with them, or ends answers otherwise.
         """
         if variables is None:
             return self._template
@@ -74,8 +74,8 @@ class Variants:
             made = choose(self._section.model_copy(update={"kwargs": kwargs}), self._tokenizer)
         except TemplateError as error:
             said = str(error).removeprefix("template.kwargs: ")
-            raise TemplateRefused(f"chat_template_kwargs of the row: {said}") from error
+            raise VariablesRefused(f"chat_template_kwargs of the row: {said}") from error
         if not set(made.stops) <= set(self._template.stops):
-            raise TemplateRefused(f"chat_template_kwargs of the row: with them answers end with "
-                                  f"{' or '.join(made.stops)}, others with {' or '.join(self._template.stops)}")
+            raise VariablesRefused(f"chat_template_kwargs of the row: with them answers end with "
+                                   f"{' or '.join(made.stops)}, others with {' or '.join(self._template.stops)}")
         return made

@@ -107,6 +107,7 @@ def reason(rejected: Rejected) -> str:
     assert rejected.why is Why.TEMPLATE_REFUSED, rejected
     found = [said for pattern, said in REASONS.items() if re.search(pattern, rejected.detail)]
     assert found, rejected.detail
+    assert re.search(r"; set template\.(name|kwargs|thinking)", rejected.detail), "what to do is told"
     return found[0]
 
 
