@@ -23,8 +23,8 @@ from tasks.stages import Done
 from tasks.verdict import Compared, compared, write_report
 
 CANDIDATE = "candidate"
-NAMELESS = re.compile(r"[^\w.\- ]")
-"""What MLflow takes in no metric's name."""
+NOT_IN_NAMES = re.compile(r"[^\w.\- ]")
+"""What MLflow takes in no name of a metric."""
 SHARED = ("item_id", "task", "prompt", "target", "ids")
 SIDED = ("score", "answer", "why")
 
@@ -128,7 +128,7 @@ def _readings(base: SuiteResult, tuned: SuiteResult, alpha: float) -> dict[str, 
     found: dict[str, float] = {}
     for one in readings(base, tuned, alpha):
         if not one.part:
-            name = NAMELESS.sub(".", one.name.removesuffix(",none"))
+            name = NOT_IN_NAMES.sub(".", one.name.removesuffix(",none"))
             found |= {f"{label}_{name}/{one.suite}": value
                       for label, value in zip(("base", "tuned"), one.value, strict=True)}
     return found

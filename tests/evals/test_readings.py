@@ -51,7 +51,7 @@ PIECES = ['{"n": 3}', '{"n": 4}', '{"n": "3"}', "3", "3.", "```json\n", "```", "
 ANSWERS = st.lists(st.sampled_from(PIECES) | st.text(max_size=5), max_size=6).map("".join)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(ANSWERS)
 @pytest.mark.parametrize("number", range(len(EXPECTED)))
 def test_no_milder_reading_is_below_the_score_and_no_stricter_one_above(number: int, answer: str) -> None:
