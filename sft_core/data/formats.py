@@ -151,7 +151,9 @@ def to_conversation(row: Row, form: Format, source: SourceSection, repair: Seque
         given = tuple(turn for turn in _READERS[form](data) if turn.role != "system" or turn.content.strip())
         turns = repaired(given, repair)
         _check(turns)
-        tools, variables = parse_tools(data.get("tools")), parse_variables(data.get("chat_template_kwargs"))
+        tools = parse_tools(data.get("tools"))
+        aside = data.name("chat_template_kwargs") in source.ignore_columns
+        variables = None if aside else parse_variables(data.get("chat_template_kwargs"))
         unused = tuple(data.unused())
     except Refused as refused:
         return Rejected(refused.why, refused.detail, row.origin)

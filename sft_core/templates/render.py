@@ -148,8 +148,12 @@ class Renderer:
         try:
             return self._drafted(conversation, self.template_of(conversation))
         except TemplateRefused as refused:
-            way = self._variants.way_to_think(conversation) if isinstance(refused, ThoughtClosed) else (
-                "correct the row" if isinstance(refused, VariablesRefused) else OTHERS)
+            if isinstance(refused, ThoughtClosed):
+                way = self._variants.way_to_think(conversation)
+            elif isinstance(refused, VariablesRefused):
+                way = "correct the row, or set ignore_columns: [chat_template_kwargs]"
+            else:
+                way = OTHERS
             return Rejected(Why.TEMPLATE_REFUSED, f"{refused}; {way}", conversation.origin)
 
     def _drafted(self, conversation: Conversation, template: Template) -> _Draft | Rejected:

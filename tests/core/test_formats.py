@@ -95,6 +95,9 @@ class TestRightRows:
             found = understand(chat(("user", "hi"), ("assistant", "yo"), chat_template_kwargs=variables), "messages")
             assert isinstance(found, Conversation)
             assert found.variables == '{"enable_thinking": false}'
+        row = Row(Origin("s", "f.jsonl", 1), chat(("user", "hi"), ("assistant", "yo"), chat_template_kwargs=[1]))
+        aside = SourceSection(path="f.jsonl", ignore_columns=("chat_template_kwargs",))
+        assert isinstance(to_conversation(row, "messages", aside), Conversation)
         refused = understand(chat(("user", "hi"), ("assistant", "yo"), chat_template_kwargs=[1]), "messages")
         assert isinstance(refused, Rejected)
         assert "chat_template_kwargs is not an object" in refused.detail

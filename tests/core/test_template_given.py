@@ -132,7 +132,7 @@ def test_variables_of_single_rows(byte_tokenizer: Any, chat: Any) -> None:
     refused = renderer.render(answering._replace(variables='{"thinking": false}'))
     assert isinstance(refused, Rejected)
     assert refused.detail == ("chat_template_kwargs of the row: the chat template reads no thinking; it reads "
-                              "enable_thinking; correct the row")
+                              "enable_thinking; correct the row, or set ignore_columns: [chat_template_kwargs]")
     closed = renderer.render(thinking._replace(variables='{"enable_thinking": false}'))
     assert isinstance(closed, Rejected)
     assert "a column chat_template_kwargs with {\"enable_thinking\": true}" in closed.detail
