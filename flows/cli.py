@@ -200,7 +200,7 @@ def deploy(
     pool: Annotated[str, typer.Option(help="Prefect work pool; made when missing (type process)")] = "sft",
     cron: Annotated[str, typer.Option(help="Schedule of sft-nightly, in UTC")] = "30 2 * * *",
 ) -> None:
-    """Register sft-experiment, sft-sweep and sft-nightly with the Prefect server at PREFECT_API_URL."""
+    """Register sft-experiment, sft-sweep, sft-trial and sft-nightly with the Prefect server at PREFECT_API_URL."""
     settings = begin()
     from infra.deploy import deploy as register
 

@@ -19,7 +19,7 @@ from infra.contract import Study, Tracker, TrialRow
 from infra.open_runs import running
 from infra.settings import read_settings
 from infra.study import open_study
-from infra.watching import only_to_prefect
+from infra.watching import only_to_prefect, reported
 from sft_core.config.experiment import ExperimentConfig, SearchSection
 from sft_core.config.file import LoadedConfig, flatten, load
 from sft_core.errors import (
@@ -31,7 +31,7 @@ from sft_core.errors import (
     TemplateError,
     TrainingError,
 )
-from sft_core.stopping import sleep
+from sft_core.stopping import sleep, stop_on_signals
 from tasks.crew import Crew
 from tasks.needs import check_needs, run_lacks
 from tasks.plan import tell_plan
@@ -81,6 +81,26 @@ def sft_sweep(config: str = "flows/configs/sweep.yaml", trials: int | None = Non
             return _report(study, tracker, parent, folder)
 
 
+@flow(name="sft-trial", flow_run_name="{study}-trial", **orchestrator.HOOKS)
+def sft_trial(study: str = "sft-sweep", trials: int = 1, storage: str | None = None) -> None:
+    """Run trials of a sweep that was begun, as one more worker: for work pools, whose workers are machines.
+
+    Args:
+        study: name of the sweep (`search.study`).
+        trials: how many at most; none where all are over or under way.
+        storage: Optuna storage URL; by default SFT_STUDY_STORAGE, or the workspace.
+    """
+    place = workspace()
+    folder = place.root / "sweeps" / study
+    folder.mkdir(parents=True, exist_ok=True)
+    with stop_on_signals(), orchestrator.noted(place.root), reported(), \
+            Crew(study, storage, 1, folder, trials) as crew:
+        while crew.at_work():
+            sleep(LOOK_S)
+        if said := crew.last_words():
+            raise OrchestrationError(f"the trial did not end well: {said}")
+
+
 def _search(config: ExperimentConfig, path: Path) -> SearchSection:
     if config.search is None:
         raise ConfigError(f"{path} has no search section; flows/configs/sweep.yaml shows one")
@@ -118,8 +138,9 @@ def _watch(study: Study, crew: Crew) -> None:
                 return
             if not here:
                 give_up(study)
-                raise OrchestrationError(f"the workers of this machine have ended and {left} trials are left: "
-                                         f"{crew.last_words()}; give the same command again: the sweep continues")
+                why = crew.last_words() or "they went without a word"
+                raise OrchestrationError(f"the workers of this machine have ended and {left} trials are left: {why}; "
+                                         "give the same command again: the sweep continues")
             sleep(LOOK_S)
 
 

@@ -32,7 +32,7 @@ HEAVY = ("flows.experiment", "infra.tracking", "eval_suites.asking.run", "sft_co
 
 
 def work(name: str, settings: Settings, storage: str | None = None, trials: int | None = None) -> int:
-    """Work on a sweep until all its trials are over, or on so many trials; returns how many.
+    """Work on a sweep until all its trials are over, or on so many of those that nobody has; returns how many.
 
     Raises:
         ConfigError: there is no such sweep.
@@ -64,6 +64,8 @@ def _work(study: Study, config: ExperimentConfig, place: Place, most: int | None
     while study.remaining() and done != most:
         give_up(study)
         if (trial := study.ask()) is None:
+            if most is not None:
+                break
             sleep(WAIT_S)  # others have them all, and may be lost
             continue
         found = _outcome(config, trial, place, study)

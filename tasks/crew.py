@@ -25,8 +25,10 @@ class _Worker(NamedTuple):
 class Crew:
     """Workers of one sweep, as long as the block runs; they end with this process."""
 
-    def __init__(self, study: str, storage: str | None, workers: int, folder: Path) -> None:
-        self._command = ["sweep-worker", study, *(["--storage", storage] if storage else [])]
+    def __init__(self, study: str, storage: str | None, workers: int, folder: Path, trials: int | None = None) -> None:
+        """Nothing is started yet; `trials`: how many each worker runs at most."""
+        self._command = ["sweep-worker", study, *(["--storage", storage] if storage else []),
+                         *(["--trials", str(trials)] if trials else [])]
         self._wanted, self._folder, self._replaced = workers, folder, 0
         self._all: list[_Worker] = []
 
@@ -55,13 +57,13 @@ class Crew:
         return sum(worker.process.poll() is None for worker in self._all)
 
     def last_words(self) -> str:
-        """What the first of those that failed said last, and where it said more."""
+        """What the first of those that failed said last, and where it said more; empty where none failed."""
         for worker in self._all:
             if worker.process.poll():
                 lines = worker.output.read_text(encoding="utf-8", errors="replace").split("\n")
                 last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
                 return f"exit code {worker.process.returncode}: {last}; see {worker.output}"
-        return f"see {self._folder}"
+        return ""
 
     def _start(self, number: int) -> _Worker:
         output = self._folder / f"worker-{number}.log"

@@ -140,13 +140,13 @@ def test_without_the_plugin_only_the_full_name_works(settings: Settings, tmp_pat
     assert "Invalid deployment name" in done.stdout + done.stderr
 
 
-@pytest.mark.skipif(not (ROOT / "flows" / "nightly.py").exists(), reason="the flows are not written yet")
-def test_the_three_deployments_of_the_platform(settings: Settings) -> None:
+def test_the_deployments_of_the_platform(settings: Settings) -> None:
     assert "schedule  sft-nightly: 45 1 * * * (UTC)" in deploy(settings, pool="sft", cron="45 1 * * *")
     assert ask(settings, "work_pools/sft")["type"] == "process"
     for name, entrypoint in (
         ("sft-experiment", "flows/experiment.py:sft_experiment"),
         ("sft-sweep", "flows/sweep.py:sft_sweep"),
+        ("sft-trial", "flows/sweep.py:sft_trial"),
         ("sft-nightly", "flows/nightly.py:sft_nightly"),
     ):
         made = ask(settings, f"deployments/name/{name}/{name}")
@@ -187,12 +187,12 @@ def test_the_shipped_file_also_works_by_hand(tmp_path: Path) -> None:
     """Names equal flow names (bare names), 02:30 is the default, and nothing is filled in that `filled` would lose."""
     plan = yaml.safe_load(DEPLOYMENTS.read_text())
     names = [each["name"] for each in plan["deployments"]]
-    assert names == ["sft-experiment", "sft-sweep", "sft-nightly"]
+    assert names == ["sft-experiment", "sft-sweep", "sft-trial", "sft-nightly"]
     assert [each["entrypoint"].split(":")[1].replace("_", "-") for each in plan["deployments"]] == names
-    assert plan["deployments"][2]["schedules"][0]["cron"] == "30 2 * * *"
+    assert plan["deployments"][3]["schedules"][0]["cron"] == "30 2 * * *"
     assert all(each["work_pool"] == {"name": "sft"} for each in plan["deployments"])
     settings = Settings(tmp_path, None, "sqlite:///x.db", "http://h/api", tmp_path)
     new = filled(plan, settings, "pool", "1 1 * * *", tmp_path)
-    assert new["deployments"][2]["schedules"] == [{"cron": "1 1 * * *", "timezone": "UTC", "slug": "nightly"}]
-    assert new["deployments"][2]["concurrency_limit"] == plan["deployments"][2]["concurrency_limit"]
+    assert new["deployments"][3]["schedules"] == [{"cron": "1 1 * * *", "timezone": "UTC", "slug": "nightly"}]
+    assert new["deployments"][3]["concurrency_limit"] == plan["deployments"][3]["concurrency_limit"]
     assert yaml.safe_load(DEPLOYMENTS.read_text()) == plan
