@@ -58,13 +58,26 @@ def score_json(expect: Expect, answer: str) -> Score:
     errors = _errors(whole[0], schema) if whole else []
     problem = wrong or (errors[0].message[:LONGEST_WHY] if errors else "")
     found = whole or json_inside(answer)
-    same = [one for one in found if "value" not in expect or same_json(one, expect["value"])]
+    same = [one for one in found if "value" not in expect or _same(one, expect["value"])]
     right = not problem and bool(same)
     metrics = {"form": float(not problem), "flexible": float(right or any(not _errors(one, schema) for one in same)),
                "partial": 1.0 if right else _partial(whole[0], expect, errors) if whole else 0.0}
     if "value" in expect:
         metrics["value"] = float(bool(same))
     return Score(float(right), metrics, "" if right else problem or "valid, but another value")
+
+
+def _same(value: Any, wanted: Any) -> bool:
+    """Equal as JSON, but for the case of letters, which a schema can demand where it matters."""
+    return same_json(_folded(value), _folded(wanted))
+
+
+def _folded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _folded(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_folded(one) for one in value]
+    return value.strip().casefold() if isinstance(value, str) else value
 
 
 def _errors(value: Any, schema: Mapping[str, Any]) -> list[ValidationError]:
@@ -79,7 +92,7 @@ def _partial(value: Any, expect: Expect, errors: Sequence[ValidationError]) -> f
         there, said = _at(value, path)
         given, wanted = _at(expect["value"], path) if "value" in expect else (there, said)
         valid = there and not any(wrong[:len(path)] == path for wrong in bad)
-        marks.append(valid and given and same_json(said, wanted))
+        marks.append(valid and given and _same(said, wanted))
     return sum(marks) / len(marks) if marks else 0.0
 
 

@@ -141,6 +141,13 @@ def test_json_with_references_and_keys_that_no_value_was_expected_for() -> None:
     assert score("json", {"schema": schema, "value": {"a": 1}}, '{"a": 1, "b": 2}').metrics["partial"] == 0.5
 
 
+@pytest.mark.parametrize(("answer", "value"), [
+    ('{"who": {"name": "COPPER "}}', 1), ('{"who": {"name": "tin"}}', 0), ('{"Who": {"name": "copper"}}', 0)])
+def test_the_content_of_json_is_right_in_any_case_of_letters(answer: str, value: float) -> None:
+    found = score("json", {"schema": {"type": "object"}, "value": {"who": {"name": "Copper"}}}, answer)
+    assert (found.value, found.metrics["form"]) == (value, 1.0)
+
+
 def test_json_without_required_keys_has_no_partial_credit() -> None:
     assert score("json", {"schema": {"type": "integer"}}, "x").metrics["partial"] == 0.0
     assert score("json", {"schema": {"type": "integer"}}, "5").metrics["partial"] == 1.0
