@@ -166,7 +166,7 @@ def sweep_worker(
     from flows.worker import work
 
     ensure_prefect(settings)
-    print(f"{study}: {work(study, settings, storage, trials)} trials were run here")
+    print(f"{study}: trials that were run here: {work(study, settings, storage, trials)}")
 
 
 @app.command()

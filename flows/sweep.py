@@ -77,7 +77,7 @@ def sft_sweep(config: str = "flows/configs/sweep.yaml", trials: int | None = Non
             study.begin(trials or search.trials, loaded.text, parent)
             if left := study.remaining():
                 _tell_plan(loaded.config, place, left)
-                _watch(study, Crew(search.study, search.storage, min(workers, left), folder))
+                _watch(study, Crew(search.study, search.storage, min(workers, left), folder), tracker)
             return _report(study, tracker, parent, folder)
 
 
@@ -120,7 +120,7 @@ def _parent(loaded: LoadedConfig, tracker: Tracker, study: Study) -> str:
     return tracker.start_run(study.plan.name, key, params, loaded.text, {"sft.kind": "sweep"})
 
 
-def _watch(study: Study, crew: Crew) -> None:
+def _watch(study: Study, crew: Crew, tracker: Tracker) -> None:
     """Tell what becomes of trials, wherever they run, until all are over.
 
     Raises:
@@ -134,6 +134,7 @@ def _watch(study: Study, crew: Crew) -> None:
                 if told.get(row.number) != row.state:
                     told[row.number] = row.state
                     _tell(row, left)
+                    _record(row, tracker)
             if not left:
                 return
             if not here:
@@ -142,6 +143,14 @@ def _watch(study: Study, crew: Crew) -> None:
                 raise OrchestrationError(f"the workers of this machine have ended and {left} trials are left: {why}; "
                                          "give the same command again: the sweep continues")
             sleep(LOOK_S)
+
+
+def _record(row: TrialRow, tracker: Tracker) -> None:
+    """Give a trial's run its objectives, and its numbers as metrics, which MLflow's comparison draws as axes."""
+    if row.values and row.notes.get("run_id"):
+        searched = {f"search/{field}": value for field, value in row.params.items()
+                    if isinstance(value, int | float) and not isinstance(value, bool)}
+        tracker.log_metrics(row.notes["run_id"], {**row.values, **searched})
 
 
 def _tell(row: TrialRow, left: int) -> None:
@@ -156,6 +165,8 @@ def _tell(row: TrialRow, left: int) -> None:
 
 def _report(study: Study, tracker: Tracker, parent: str, folder: Path) -> dict[str, Any]:
     rows, front = study.trials(), study.pareto()
+    for row in rows:
+        _record(row, tracker)
     columns, cells = pareto.table(rows, front, AXES)
     complete = [row for row in rows if row.values]
     plots = pareto.write_plots(complete, front, AXES, folder) if complete else []

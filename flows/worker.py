@@ -69,7 +69,8 @@ def _work(study: Study, config: ExperimentConfig, place: Place, most: int | None
             sleep(WAIT_S)  # others have them all, and may be lost
             continue
         found = _outcome(config, trial, place, study)
-        if not study.tell(trial.number, found.values, {"run": found.run, "why": found.why}):
+        notes = {"run": found.run, "run_id": found.run_id, "why": found.why}
+        if not study.tell(trial.number, found.values, notes):
             log.warning("trial %d was silent for too long and is with another worker; what it found is kept aside in "
                         "the study", trial.number)
         done += 1

@@ -24,6 +24,8 @@ class TrialOutcome(NamedTuple):
     values: dict[str, float] | None
     why: str
     run: str
+    run_id: str = ""
+    """MLflow's."""
 
 
 class Place(NamedTuple):
@@ -85,7 +87,7 @@ def run_trial(number: int, config: ExperimentConfig, place: Place, run: Callable
         last = [line for line in output.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
         return TrialOutcome(None, f"exit code {code}: {last[-1] if last else 'no output'}; see {output}", "")
     summary = read_json(answer)
-    return TrialOutcome(objectives(summary, config.search), "", summary["run"])
+    return TrialOutcome(objectives(summary, config.search), "", summary["run"], summary["mlflow_run_id"])
 
 
 def _waited_for(process: Forked, renew: Callable[[], None]) -> int:

@@ -64,7 +64,7 @@ def test_values_that_were_tried_are_not_paid_for_again(
     monkeypatch.setenv("SFT_HOME", str(home))
     assert work("two", read_settings()) == 2
     assert [row.values for row in study.trials()] == [{"alignment": 7.0, "tax": 0.5}] * 3
-    assert study.trials()[2].notes == {"run": "r0", "why": "the values of trial 0"}
+    assert study.trials()[2].notes == {"run": "r0", "run_id": "", "why": "the values of trial 0"}
 
 
 def test_a_worker_of_no_sweep_is_told_those_there_are(sweep: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,6 +99,9 @@ def test_killed_sweep_continues_and_ends_with_its_pareto_table(
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert len(children) >= 2
     assert parent.info.status == "FINISHED"
+    found = [run.data.metrics for run in children if "alignment" in run.data.metrics]
+    assert len(found) == 2
+    assert all({"tax", "search/train.optim.lr", "search/train.replay.lambda"} <= set(one) for one in found)
     # Base evaluation and preparation are shared by all trials.
     assert len(list(home.glob("stages/prepare/*/done.json"))) == 1
     assert len(list(home.glob("stages/train/*/done.json"))) == 2
