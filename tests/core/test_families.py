@@ -140,7 +140,8 @@ def row_of(name: str, keywords: dict[str, Any]) -> str:
     told = " · ".join(f"{count} {said}" for said, count in sorted(refused.items()))
     stop = "`stop: [" + ", ".join(FAMILIES[name].stop).replace("|", "\\|") + "]`" if FAMILIES[name].stop else ""
     settings = ", ".join(filter(None, (given, stop)))
-    return f"| {name.replace('_', '-')} | {settings} | {len(CHATS) - refused.total()} | {told} |"
+    label = f"trl {name}" if FAMILIES[name].source == "trl" else name
+    return f"| {label} | {settings} | {len(CHATS) - refused.total()} | {told} |"
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
