@@ -120,11 +120,14 @@ class Columns:
         for standard in sorted(("messages", "conversations"), key=lambda name: name not in self._names):
             if (value := self.get(standard)) is not None:
                 return as_messages(value)
-        raw = self._data.get("text")
-        if isinstance(raw, str) and is_transcript(raw):
-            self._asked.add("text")
-            return as_messages(raw)
+        if self.is_transcript():
+            return as_messages(self.get("text"))
         raise self._missing(f"{self.name('messages')} or {self._names.get('conversations', 'conversations')}")
+
+    def is_transcript(self) -> bool:
+        """The row's text is a whole chat."""
+        raw = self._data.get("text")
+        return isinstance(raw, str) and is_transcript(raw)
 
     def key(self, standard: str, default: str) -> str:
         """What the source calls a key of its messages."""

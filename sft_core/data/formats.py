@@ -53,7 +53,7 @@ def detect(data: Mapping[str, Any], source: SourceSection) -> Format | None:
     try:
         chat = row.chat()
     except Refused:
-        chat = []
+        chat = [{}] if row.is_transcript() else []  # one that cannot be read is one all the same
     if chat and isinstance(chat[0], Mapping):
         return _shape_of(chat)
     if row.has("prompt", "completion") and not (alpaca and (row.has("input") or row.has("history"))):

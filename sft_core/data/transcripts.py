@@ -1,6 +1,8 @@
 """A whole chat in one text, as data sets and chat templates write it → messages with `role` and `content`.
 
-What a style writes around its turns (marks, stops, Alpaca's opening sentence) is no part of them.
+What a style writes around its turns (marks, stops, Alpaca's opening sentence) is no part of them. A speaker that is
+not known is left to whoever reads the messages; a mark that no turn begins or ends with makes the row unreadable, as
+else it would be trained as what somebody says.
 """
 
 from __future__ import annotations
@@ -8,11 +10,16 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-_ROLES = {"human": "user", "user": "user", "instruction": "user", "[inst]": "user", "system": "system",
-          "assistant": "assistant", "model": "assistant", "response": "assistant", "[/inst]": "assistant",
-          "function response": "tool", "tool": "tool", "ipython": "tool"}
+from sft_core.conversation import Why
+from sft_core.data.messages import ROLES, Refused
+
+_NAMES = {"instruction": "user", "[inst]": "user", "response": "assistant", "[/inst]": "assistant",
+          "function response": "tool"}
+"""Speakers of transcripts alone."""
 _SYSTEM = re.compile(r"\A<<SYS>>\s*(.*?)\s*<</SYS>>\s*", re.DOTALL)  # Llama 2: inside the first question
 _INPUT = re.compile(r"\s*\n### Input:\s*")  # Alpaca: inside a question
+_OPENING = r"(?:<s>|<bos>|<\|begin_of_text\|>|<\|endoftext\|>)?\s*"
+_TOKEN = r"<\|[\w/]+\|>"
 
 
 class _Style(NamedTuple):
@@ -22,6 +29,8 @@ class _Style(NamedTuple):
     """In front of a turn; its one group is the speaker."""
     end: str = r"<\|endoftext\|>|</s>"
     """Behind a turn, where anything is."""
+    inside: str = r"\Z."
+    """What no turn may hold, besides `end`."""
     opening: str = ""
     """In front of the first mark, where anything is."""
 
@@ -30,14 +39,14 @@ _STYLES = (
     _Style(r"(?:\A|\n\n)(Human|Assistant):"),  # hh-rlhf
     _Style(r"### (Human|Assistant|System):"),  # Guanaco
     _Style(r"(?:\A|\n)(USER|ASSISTANT|SYSTEM|FUNCTION RESPONSE):"),  # Glaive, Vicuna
-    _Style(r"<\|im_start\|>(system|user|assistant|tool)\n", r"<\|im_end\|>|<\|endoftext\|>"),  # ChatML
-    _Style(r"<\|start_header_id\|>(system|user|assistant|ipython)<\|end_header_id\|>",
-           r"<\|eot_id\|>|<\|eom_id\|>|<\|end_of_text\|>", r"<\|begin_of_text\|>"),  # Llama 3
-    _Style(r"<start_of_turn>(user|model)\n", r"<end_of_turn>|<eos>", r"<bos>"),  # Gemma
-    _Style(r"<\|(system|user|assistant)\|>", r"<\|end\|>|</s>|<\|endoftext\|>", r"<s>"),  # Zephyr, Phi
-    _Style(r"(?:<s>)?\s*(\[/?INST\])", r"</s>"),  # Llama 2, Mistral
+    _Style(r"<\|im_start\|>([^\n<]{1,30})\n", r"<\|im_end\|>|<\|endoftext\|>", _TOKEN),  # ChatML
+    _Style(r"<\|start_header_id\|>([^<]{1,30})<\|end_header_id\|>", r"<\|eot_id\|>|<\|eom_id\|>|<\|end_of_text\|>",
+           _TOKEN),  # Llama 3
+    _Style(r"<start_of_turn>([^\n<]{1,30})\n", r"<end_of_turn>|<eos>", r"<(?:start|end)_of_turn>"),  # Gemma
+    _Style(r"<\|(?!end)([a-z_]{1,30})\|>", r"<\|end\|>|</s>|<\|endoftext\|>", _TOKEN),  # Zephyr, Phi
+    _Style(r"(?:<s>)?\s*(\[/?INST\])", r"</s>", r"\[/?(?:TOOL_\w+|AVAILABLE_TOOLS)\]|<s>"),  # Llama 2, Mistral
     _Style(r"(?:\A|\n)### (Instruction|Response):", r"</s>|<\|endoftext\|>|### End",
-           r"Below is an instruction that describes a task.*\n"),  # Alpaca
+           opening=r"(?:Below is an instruction that describes a task.*\n)?\s*"),  # Alpaca
 )
 
 
@@ -47,14 +56,21 @@ def is_transcript(text: str) -> bool:
 
 
 def messages_of(text: str) -> list[dict[str, str]]:
-    """A chat in one text, cut in front of every speaker; `text` must be one (`is_transcript`)."""
+    """A chat in one text, cut in front of every speaker; `text` must be one (`is_transcript`).
+
+    Raises:
+        Refused: a mark is left inside a turn.
+    """
     style = _style_of(text)
     assert style is not None
-    _, *pieces = re.split(style.mark, _without_opening(text, style))
+    _, *pieces = re.split(style.mark, _without_opening(text.replace("\r\n", "\n"), style))
     messages: list[dict[str, str]] = []
     for speaker, piece in zip(pieces[::2], pieces[1::2], strict=True):
         said = re.sub(rf"\s*(?:{style.end})?\s*\Z", "", piece).strip()
-        role = _ROLES[speaker.lower()]
+        role = _NAMES.get(speaker.lower(), speaker.strip() if speaker in ROLES else speaker.strip().lower())
+        if left := re.search(rf"{style.end}|{style.inside}", said):
+            raise Refused(Why.UNREADABLE, f"the text of turn {len(messages) + 1} ({role}) holds {left[0]!r}, a mark of "
+                                          "the template that wrote it; give the chat as messages (calls as tool_calls)")
         if role == "user" and (system := _SYSTEM.match(said)):
             messages.append({"role": "system", "content": system[1]})
             said = said[system.end():]
@@ -64,11 +80,11 @@ def messages_of(text: str) -> list[dict[str, str]]:
 
 def _style_of(text: str) -> _Style | None:
     for style in _STYLES:
-        first = re.match(style.mark, _without_opening(text, style))
-        if first and _ROLES[first[1].lower()] in ("user", "system"):
+        first = re.match(style.mark, _without_opening(text.replace("\r\n", "\n"), style))
+        if first and _NAMES.get(first[1].lower(), ROLES.get(first[1].strip().lower())) in ("user", "system"):
             return style
     return None
 
 
 def _without_opening(text: str, style: _Style) -> str:
-    return re.sub(rf"\A(?:{style.opening})\s*", "", text.strip()) if style.opening else text.strip()
+    return re.sub(rf"\A{_OPENING}{style.opening}", "", text.strip())

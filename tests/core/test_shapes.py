@@ -86,6 +86,8 @@ READ: dict[str, tuple[Any, list[str]]] = {
                                     f"<|im_start|>assistant\n{A}<|im_end|>\n"}, WITH_SYSTEM),
     "Llama 2 in one text": ({"text": f"<s>[INST] <<SYS>>\n{SYSTEM}\n<</SYS>>\n\n{Q} [/INST] {A} </s>"
                                      f"<s>[INST] {Q2} [/INST] {A2} </s>"}, [WITH_SYSTEM[0], *TWO]),
+    "ChatML behind a BOS, in lines of Windows": (
+        {"text": f"<s><|im_start|>user\r\n{Q}<|im_end|>\r\n<|im_start|>assistant\r\n{A}<|im_end|>"}, ONE),
     "Mistral in one text": ({"text": f"<s>[INST]{Q}[/INST]{A}</s>[INST]{Q2}[/INST]{A2}</s>"}, TWO),
     "Llama 3 in one text": ({"text": "<|begin_of_text|>" + "".join(
         f"<|start_header_id|>{role}<|end_header_id|>\n\n{text}<|eot_id|>"
@@ -212,6 +214,25 @@ def test_answers_labelled_as_not_wanted_are_left_out(tmp_path, row, label, bad):
     assert [str(one.why) for one in taken.rejected] == ["bad_answer"] * bad
     assert [said(one) for one in taken.conversations] == [ONE] * (not bad)
     assert len(take(tmp_path, {**row, "label": label}, ignore_columns=["label"]).conversations) == 1
+
+
+@pytest.mark.parametrize(("text", "told"), [
+    (f"<|im_start|>user\n{Q}<|im_end|>\n<|im_start|>context\nx<|im_end|>\n<|im_start|>assistant\n{A}<|im_end|>",
+     "from role str 'context'.*source's roles"),
+    (f"<|im_start|>user\n{Q}<|im_end|>\n<|im_start|>assistant\n{A}<|im_end|>\nmore", r"holds '<\|im_end\|>', a mark"),
+    (f"<s>[INST]{Q}[/INST][TOOL_CALLS][]</s>[TOOL_RESULTS]1[/TOOL_RESULTS]{A}</s>", r"holds '\[TOOL_CALLS\]', a mark"),
+    (f"<|user|>\n{Q}</s>\n<|assistant|>\n{A}</s>\n<|critic|>\nGood.</s>", "from role str 'critic'"),
+])
+def test_marks_of_a_rendered_chat_are_never_trained(tmp_path, text, told):
+    taken = take(tmp_path, {"text": text})
+    assert not taken.conversations
+    assert re.search(told, taken.rejected[0].detail)
+
+
+def test_a_speaker_of_a_rendered_chat_can_be_mapped(tmp_path):
+    text = f"<|user|>\n{Q}</s>\n<|bot|>\n{A}</s>\n<|user|>\n{Q2}</s>\n<|bot|>\n{A2}</s>"
+    taken = take(tmp_path, {"text": text}, roles={"bot": "assistant"})
+    assert said(taken.conversations[0]) == TWO
 
 
 @pytest.mark.parametrize(("row", "advice"), [
