@@ -20,11 +20,14 @@ from sft_core.conversation import Conversation, Origin, Turn
 from sft_core.errors import TemplateError
 from sft_core.templates.messages import Form, Rendering, TemplateRefused, ThoughtClosed, messages_of, render, tools_of
 from sft_core.templates.thoughts import (
+    ENDED,
+    HIDDEN,
     SWITCH,
     Tags,
     begun_in,
     closes_thought,
     continued,
+    hidden,
     opened_in,
     restored,
     tells,
@@ -123,10 +126,12 @@ class Template:
 
     def _answer(self, conversation: Conversation, at: int) -> Answer:
         """The answer of turn `at`: behind its prompt, up to its stop."""
-        turns = conversation.turns
-        messages, tools = messages_of(turns[: at + 1], self.form), tools_of(conversation.tools, self.form)
+        turn, thinking = hidden(conversation.turns[at], self.form.opened)
+        turns = (*conversation.turns[:at], turn)
+        conversation = conversation._replace(turns=turns)
+        messages, tools = messages_of(turns, self.form), tools_of(conversation.tools, self.form)
         prompt = render(self.jinja, self.names, messages[:at], tools, opening=True).text
-        if closes_thought(prompt) and thought_of(turns[at].content, self.form.opened):
+        if closes_thought(prompt) and thought_of(turn.content, self.form.opened):
             raise ThoughtClosed(f"the prompt of turn {at + 1} has closed its thought and its answer has one")
         written, marks = render(self.jinja, self.names, messages, tools, marked=self.marked)
         if written.startswith(prompt):
@@ -134,20 +139,20 @@ class Template:
         else:
             start, behind = self._behind(conversation, at, prompt, written)
         if self.bare:
-            behind += self.stops[-1 if turns[at].tool_calls else 0]
+            behind += self.stops[-1 if turn.tool_calls else 0]
         found = _stop_pattern(self.stops).search(behind)
         if not found:
             raise TemplateRefused(f"the chat template ends turn {at + 1} without its stop token "
                                   f"{' or '.join(self.stops)}; the model would not learn to stop")
         said, tail = behind[: found.end()], behind[found.end():]
-        said = restored(said, turns[at], self.form.opened, begun_in(prompt), (self.form.opening, self.form.closing))
+        said = restored(said, turn, self.form.opened, begun_in(prompt), (self.form.opening, self.form.closing))
         answer = Answer(prompt, said, tail)
-        if lost := next(_lost_answer(turns[at], answer.said, self.form.opened), None):
+        if lost := next(_lost_answer(turn, answer.said, self.form.opened), None):
             raise TemplateRefused(f"the chat template drops or rewrites {lost} of turn {at + 1} (assistant)")
         if self.marked:
-            place = (_first_word(turns[at], written, start, self.form.opened), len(written) - len(answer.tail))
+            place = (_first_word(turn, written, start, self.form.opened), len(written) - len(answer.tail))
             _agree(marks, written, place, conversation.origin)
-        return answer
+        return answer._replace(said=said.replace(HIDDEN, thinking))
 
     def _behind(self, conversation: Conversation, at: int, prompt: str, written: str) -> tuple[int, str]:
         """What must be said where the prompt is not how the written turn begins, and where that is written.
@@ -160,10 +165,9 @@ class Template:
         anchor = prompt[head:end] if prompt[head:end].strip() else prompt[self._last_end(conversation, at, prompt):end]
         starts = [end] if opened and written.startswith(prompt[:end]) else [
             found.end() for found in re.finditer(re.escape(anchor), written)] if anchor.strip() else []
-        turn = conversation.turns[at]
+        turn, asked = conversation.turns[at], self._last_end(conversation, at, written, answered=True)
         found = [(start, behind) for start in reversed(starts)  # opened twice: for the thought, and for what is said
-                 if (behind := self._continued(turn, written[start:], prompt[end:])) is not None]
-        found = [one for one in found if not self._goes_back(conversation.turns[at - 1], turn, one[1])]
+                 if start >= asked and (behind := self._continued(turn, written[start:], prompt[end:])) is not None]
         for start, behind in found:
             if self._holds_answer(turn, behind):
                 return start, behind
@@ -185,19 +189,14 @@ class Template:
         head = _common(prompt, bare)
         return head if head < len(prompt) else self._last_end(conversation, at, prompt)
 
-    @staticmethod
-    def _last_end(conversation: Conversation, at: int, prompt: str) -> int:
-        """Where in the prompt of turn `at` the words of the turn before end; where they are not found, its end."""
-        last = conversation.turns[at - 1].content.strip()
-        ends = [found + len(one) for one in (last, _as_json(last)) if (found := prompt.rfind(one)) >= 0]
-        return max(ends, default=len(prompt))
-
-    def _goes_back(self, before: Turn, turn: Turn, behind: str) -> bool:
-        """The turn before is written behind an opening too: it is the opening of an earlier answer."""
-        found = _stop_pattern(self.stops).search(behind)
-        said, own = behind[: found.end()] if found else behind, "\0".join([turn.content, *map(str, turn.tool_calls)])
-        words = before.content.strip()
-        return bool(words) and any(said.count(one) > own.count(one) for one in (words, _as_json(words)))
+    def _last_end(self, conversation: Conversation, at: int, text: str, answered: bool = False) -> int:
+        """Where in the prompt of turn `at`, or in its rendering when `answered`, the words of the turn before end: the
+        same with a mark behind them shows it, as short words stand in the markup too. 0 where they are not written."""
+        turns = list(conversation.turns[: at + answered])
+        turns[at - 1] = turns[at - 1]._replace(content=turns[at - 1].content + ENDED)
+        marked = self.render(turns, conversation.tools).text if answered else self.prompt(turns, conversation.tools)
+        _, mark, behind = marked.rpartition(ENDED)
+        return len(text) - len(behind) if mark and text.endswith(behind) else 0
 
     def _holds_answer(self, turn: Turn, behind: str) -> bool:
         found = _stop_pattern(self.stops).search(behind)

@@ -25,6 +25,10 @@ EMPTY = re.compile("|".join(rf"\s*{re.escape(opens)}(\s*){re.escape(closes)}" fo
 ANY_TAG = re.compile("|".join(re.escape(tag) for pair in TAGS for tag in pair))
 
 
+ENDED = "\ue0f4"
+"""Put behind words, to see where a template writes them."""
+HIDDEN = "\ue0f2\n\ue0f3"
+"""Stands for what is thought while an answer is cut out: words that are nowhere else, which escaping would change."""
 SWITCH = re.compile(r"/(?:no_?)?think\b")
 """Turns thinking on or off in what system and user say; some templates obey it, and take it out."""
 
@@ -65,6 +69,16 @@ def without(content: str, opened: Tags | None) -> str | None:
     while thought := thought_of(content, opened):
         content, opened = thought.answer.lstrip(), None
     return None if ANY_TAG.search(content) else content
+
+
+def hidden(turn: Turn, opened: Tags | None) -> tuple[Turn, str]:
+    """The turn with HIDDEN for the words of its thought, and these: a short one stands in tags and calls as well."""
+    thought = thought_of(turn.content, opened)
+    if not thought or not (words := thought.thinking.strip()):
+        return turn, ""
+    behind = thought.tags[1] + thought.answer
+    before = turn.content.removesuffix(behind).removesuffix(thought.thinking)
+    return turn._replace(content=before + thought.thinking.replace(words, HIDDEN) + behind), words
 
 
 def visible(content: str, opened: Tags | None = None) -> str:

@@ -11,6 +11,8 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from sft_core.config.data import TemplateSection
 from sft_core.conversation import Conversation, Origin, Rejected, ToolCall, Turn, Why
 from sft_core.templates.choose import choose
 from sft_core.templates.render import IGNORE, Example, Rendered, Renderer
-from tests.core.families.chats import CHATS, SKY, TOOLS, WITH_TOOLS, says, thinks, user
+from tests.core.families.chats import CHATS, CLOCK, SKY, TOOLS, WITH_TOOLS, says, thinks, user
 from tests.core.families.oracle import BEGUN, Expected, Oracle, cut, lost_in
 from tests.core.families.shapes import FAMILIES, jinja_of, tokenizer_of
 
@@ -148,6 +150,37 @@ def row_of(name: str, keywords: dict[str, Any]) -> str:
 def test_exact_or_refused_as_the_table_says(name: str) -> None:
     rows = [row_of(name, keywords) for keywords in FAMILIES[name].keywords]
     assert [row for row in rows if row not in TABLE.read_text(encoding="utf-8").splitlines()] == []
+
+
+SHORT = ("hi", "a", "1", "no", "/", "<", "in", "think", "user", "assistant", "system")
+"""Words that stand in the markup of templates too."""
+
+
+def saying(words: str) -> list[Conversation]:
+    """Conversations of nothing but these words."""
+    said, asked, result = says(words), user(words), Turn("tool", words)
+    return [Conversation((asked, said, asked, said), ORIGIN),
+            Conversation((asked, thinks(words, "Aa"), asked, thinks(words, words)), ORIGIN),
+            Conversation((asked, says("", SKY, CLOCK), result, result, said), ORIGIN, TOOLS),
+            Conversation((asked, thinks(words, "", SKY), result, thinks(words, words, SKY)), ORIGIN, TOOLS)]
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_short_words_are_trained_as_long_ones(name: str) -> None:
+    for renderer in (case_of(name, keywords)[0] for keywords in FAMILIES[name].keywords):
+        for at, long in enumerate(map(renderer.render, saying("Unmistakable"))):
+            for words in SHORT if isinstance(long, Rendered) else ():  # the table says why
+                found = renderer.render(saying(words)[at])
+                assert isinstance(found, Rendered), (words, at, found)
+                assert [spans_of(one, name) for one in found.examples] == [
+                    [part.replace("Unmistakable", words) for part in spans_of(one, name)] for one in long.examples]
+
+
+def spans_of(example: Example, name: str) -> list[str]:
+    """The texts of an example that are trained or not by turns."""
+    text, trained = as_bytes(example, name)
+    runs = groupby(zip(text, trained, strict=True), key=itemgetter(1))
+    return [bytes(byte for byte, _ in run).decode() for _, run in runs]
 
 
 def with_words(words: str) -> dict[str, Conversation]:
