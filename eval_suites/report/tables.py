@@ -17,12 +17,14 @@ from eval_suites.results import SuiteResult, Tally, mean_metric, unscored
 from eval_suites.scorers.base import MILDER, STRICTER
 from eval_suites.statistics.floor import Floor
 from eval_suites.statistics.intervals import Interval
+from eval_suites.statistics.pairing import common
 from eval_suites.statistics.robustness import drop_rows
 from eval_suites.verdict.outcome import NONE, Part, row, shown_score, span
 from eval_suites.verdict.verdict import SuiteVerdict, Verdict
 
 Results = Mapping[str, SuiteResult]
 Row = dict[str, str]
+SAME = "Both scores are of the items that have one on both sides, as their difference is."
 
 
 class Names(NamedTuple):
@@ -69,6 +71,17 @@ class _Both:
     def suites(self) -> list[tuple[SuiteVerdict, SuiteResult, SuiteResult]]:
         return [(one, self.base[one.suite], self.tuned[one.suite]) for one in self.verdict.suites]
 
+    @cached_property
+    def common(self) -> list[tuple[SuiteVerdict, SuiteResult, SuiteResult]]:
+        """The suites on the items that have a score on both sides."""
+        return [(one, *common(base, tuned)) for one, base, tuned in self.suites]
+
+    @property
+    def alike(self) -> list[tuple[str, SuiteResult]]:
+        """The two sides of `common`, one by one."""
+        return [side for _, base, tuned in self.common
+                for side in ((self.names.base, base), (self.names.tuned, tuned))]
+
     @property
     def sides(self) -> list[tuple[str, SuiteResult]]:
         return [(name, side[one.suite]) for one in self.verdict.suites
@@ -92,13 +105,13 @@ def report(verdict: Verdict, base: Results, tuned: Results, names: Names | None 
 
 
 def _wins(both: _Both) -> Table:
-    return Table("Wins: alignment suites", "Points of 100, tuned − base; above zero is better.",
+    return Table("Wins: alignment suites", f"Points of 100, tuned − base; above zero is better. {SAME}",
                  [headline(one, both) for one in both.verdict.suites if one.kind == "alignment"])
 
 
 def _tax(both: _Both) -> Table:
     note = ("Points of 100, base − tuned; above zero is worse. Perplexity: percent per byte. No worse: the upper end "
-            "of the interval is at most the margin.")
+            f"of the interval is at most the margin. {SAME}")
     return Table("Tax: capability suites", note,
                  [headline(one, both) for one in both.verdict.suites if one.kind == "capability"])
 
@@ -162,17 +175,17 @@ def _of_items(suite: SuiteVerdict, part: Part) -> str:
 
 def _tasks(both: _Both) -> Table:
     rows = []
-    for one, base, tuned in both.suites:
+    for one, base, tuned in both.common:
         after = tuned.tasks()
         before = base.tasks()
         if len(before) < 2:
             continue
         rows += [{"suite": one.suite, "task": task, both.names.base: shown_score(tally.score, one.scale),
                   both.names.tuned: shown_score(after[task].score, one.scale),
-                  "difference": _change(tally, after[task]), "scored": _either(_of(tally), _of(after[task]))}
+                  "difference": _change(tally, after[task]), "scored": _of(tally)}
                  for task, tally in before.items() if task in after]
-    return Table("By task, subject or kind of item", "Points of 100, tuned − base; single tasks are too small to prove "
-                                                     "anything.", rows, folded=True)
+    note = f"Points of 100, tuned − base; single tasks are too small to prove anything. {SAME}"
+    return Table("By task, subject or kind of item", note, rows, folded=True)
 
 
 def _of(counts: Tally) -> str:
@@ -185,7 +198,7 @@ def _change(base: Tally, tuned: Tally) -> str:
 
 
 def _robustness(both: _Both) -> Table:
-    rows = [one for _, base, tuned in both.suites for one in drop_rows(base, tuned, both.verdict.alpha)]
+    rows = [one for _, base, tuned in both.common for one in drop_rows(base, tuned, both.verdict.alpha)]
     return Table("Drop from the clean form", "Points of 100, clean − changed form, paired; above zero the changed form "
                                              "is harder.", rows)
 
@@ -220,12 +233,12 @@ def _refusals(both: _Both) -> Table:
     rows = [{"suite": side.suite, "model": name, "requests": rate.task,
              "should refuse": "yes" if rate.wanted else "no", "refused, as scored": _percent(rate.raw.estimate),
              "corrected": _percent(rate.corrected.estimate), "95 % interval": _percents(rate.corrected),
-             "items": str(rate.raw.items)} for name, side in both.sides for rate in corrected(side)]
+             "items": str(rate.raw.items)} for name, side in both.alike for rate in corrected(side)]
     rows += [{"suite": one.suite, "model": "tuned − base", "requests": change.task,
               "should refuse": "yes" if change.wanted else "no", "refused, as scored": f"{100 * change.raw:+.1f}",
               "corrected": NONE if change.corrected.estimate is None else f"{100 * change.corrected.estimate:+.1f}",
               "95 % interval": _percents(change.corrected, sign="+"), "items": str(change.corrected.items)}
-             for one, base, tuned in both.suites for change in corrected_change(base, tuned)]
+             for one, base, tuned in both.common for change in corrected_change(base, tuned)]
     return Table("Refusal rates, corrected for the scorer's errors", (
         "Full refusals. Gate and verdict go by the rates as scored. The corrected interval is where people's labels "
         "would put a model nobody has labelled, if the scorer errs on it as differently as between labelled models. "
@@ -243,7 +256,7 @@ def _percents(span: Interval, sign: str = "") -> str:
 def _perplexity(both: _Both) -> Table:
     rows = [{"suite": side.suite, "model": name, "per byte": _per(side, "bytes"), "per token": _per(side, "tokens"),
              "per word": _per(side, "words")}
-            for name, side in both.sides if side.scale == "log"]
+            for name, side in both.alike if side.scale == "log"]
     return Table("Perplexity", "Per token only of models with the same tokenizer to be compared.", rows)
 
 

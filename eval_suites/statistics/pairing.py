@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import NamedTuple
 
 from eval_suites.results import ItemResult, SuiteResult
@@ -77,6 +78,22 @@ def scored_pairs(both: Collection[tuple[ItemResult, ItemResult]]) -> Pairs:
     found = [(one.score, two.score, one.cluster, one.weight, one.item_id) for one, two in both
              if one.score is not None and two.score is not None]
     return _columns(found)
+
+
+def common(base: SuiteResult, tuned: SuiteResult) -> tuple[SuiteResult, SuiteResult]:
+    """Both on the items that were asked of both, where one without a score on either side has none on the other: what
+    is told of them side by side is then of the same items.
+
+    Raises:
+        EvalError: the protocols or scales differ, or an item was not asked in the same words.
+    """
+    both, least = both_asked(base, tuned), max(base.min_scored, tuned.min_scored)
+    missing = {one.item_id for one, two in both if None in (one.score, two.score)}
+    sides = (tuple(item._replace(score=None) if item.item_id in missing else item for item in side)
+             for side in ([pair[at] for pair in both] for at in (0, 1)))
+    one, two = (replace(result, items=items, min_scored=least)
+                for result, items in zip((base, tuned), sides, strict=True))
+    return one, two
 
 
 def filled(both: Collection[tuple[ItemResult, ItemResult]], base: float, tuned: float) -> Pairs:

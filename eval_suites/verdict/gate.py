@@ -108,10 +108,11 @@ def _improvement(suite: SuiteVerdict) -> tuple[State, str]:
 
 
 def _level(suite: SuiteVerdict, least: float) -> tuple[State, str]:
-    if suite.tuned is None:
+    if suite.level is None:
         return "undecided", f"{suite.suite} has no score to hold against {least:g}"
-    return ("pass" if suite.tuned >= least else "fail",
-            f"{suite.suite} scores {suite.tuned:.3f}, at least {least:g} is asked")
+    over = "" if suite.scored_tuned == suite.pairs else f" over all {suite.scored_tuned} items that have a score"
+    return ("pass" if suite.level >= least else "fail",
+            f"{suite.suite} scores {suite.level:.3f}{over}, at least {least:g} is asked")
 
 
 def _wanted(suite: SuiteVerdict) -> str:

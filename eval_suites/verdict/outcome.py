@@ -65,7 +65,9 @@ def held_to(margin: float, low: float, high: float) -> Held:
 class SuiteVerdict:
     """One suite. `points`, `low`, `high`: tax (capability) or win (alignment) × 100 with its interval.
 
-    `scored_base` and `scored_tuned` count items with a score, `pairs` those with one on both sides: only they enter.
+    `scored_base` and `scored_tuned` count items with a score, `pairs` those with one on both sides: only they enter,
+    `base` and `tuned` too, so that their difference is `points`. `level`: the score of the tuned model over all items
+    that it has one of, whatever the base has.
     `p` is against the margin (capability) or against no difference (alignment), `p_holm` adjusted for the number of
     suites, `p_mcnemar` the exact test of no difference, for independent items scored 0 or 1 only. `lost` and `gained`
     count items whose score fell and rose. `more_items`: how many more would settle it in 80 % of cases.
@@ -107,6 +109,7 @@ class SuiteVerdict:
     false_refusals: FalseRefusals | None = None
     worst: tuple[float, float] | None = None
     min_scored: float = MIN_SCORED  # least share of the items asked with a score on both sides
+    level: float | None = None
     room: str = ""  # why the base has nothing to lose, or to win, on this suite
 
     @property

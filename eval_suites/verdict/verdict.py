@@ -177,19 +177,21 @@ def _judge(weighed: _Weighed, p_holm: float, gate: GateSection, members: int) ->
     if interval.estimate is not None:
         outcome = _outcome(base.kind, (low, high), p_holm < alpha, margin)
     least = max(base.min_scored, tuned.min_scored)
-    before, after = (tally([sides[i] for sides in both]).held_to(least) for i in (0, 1))
+    before, after = (tally([sides[i] for sides in both]) for i in (0, 1))
+    scored = [sides for sides in both if None not in (sides[0].score, sides[1].score)]
+    means = [tally([sides[i] for sides in scored]).score if evidence else None for i in (0, 1)]
     changes = [two - one for one, two in zip(pairs.base, pairs.tuned, strict=True)]
     refusals = false_refusals(both, gate.max_false_refusals, read_at(alpha, looks), least)
     claim = alpha / members if base.kind == "alignment" else alpha
     return SuiteVerdict(
-        suite=base.suite, kind=base.kind, outcome=outcome, base=before.score, tuned=after.score,
+        suite=base.suite, kind=base.kind, outcome=outcome, base=means[0], tuned=means[1],
         points=None if interval.estimate is None else 100 * interval.estimate, low=low, high=high,
         pairs=len(changes), scored_base=before.scored, scored_tuned=after.scored, asked=asked,
         lost=sum(c < 0 for c in changes), gained=sum(c > 0 for c in changes), p=p, p_holm=p_holm,
         p_mcnemar=_mcnemar(pairs, looks), more_items=_more(weighed, p_holm, outcome, alpha), method=interval.method,
         protocol_hash=base.protocol_hash, margin=margin if base.kind == "capability" else 0.0, scale=base.scale,
         mde=detectable(pairs, base.kind, base.scale, read_at(claim, looks)) if evidence else None, looks=looks,
-        room=room(base, alpha), false_refusals=refusals, min_scored=least,
+        room=room(base, alpha), false_refusals=refusals, min_scored=least, level=after.held_to(least).score,
         notes=(f"false refusals: {refusals.doubt}",) if refusals and refusals.doubt else ())
 
 

@@ -100,6 +100,23 @@ def test_the_floor_of_another_model_says_whose_it_is(sides: Sides) -> None:
         "the base of run one")
 
 
+def test_scores_side_by_side_are_of_the_same_items(make_result: Make) -> None:
+    """Base 50.0, tuned 51.8 and a win of +0.0: each was the mean over its own items."""
+    scores = [1.0, 0.0] * 32
+    base = make_result(scores, suite="format", kind="alignment")
+    tuned = replace(base, items=tuple(item._replace(score=None) if n in (1, 3, 5) else item
+                                      for n, item in enumerate(base.items)))
+    base, tuned = (replace(side, items=tuple(item._replace(task=f"t{n // 32}") for n, item in enumerate(side.items)))
+                   for side in (base, tuned))
+    made = report(compare({"format": base}, {"format": tuned}, GateSection()), {"format": base}, {"format": tuned})
+    win, = table(made, "Wins")
+    assert (win["base"], win["tuned"], win["win"], win["items"]) == ("52.5", "52.5", "+0.0", "61 of 64")
+    one, two = table(made, "By task")
+    assert (one["base"], one["tuned"], one["difference"], one["scored"]) == ("55.2", "55.2", "+0.0", "29 of 32")
+    assert (two["base"], two["scored"]) == ("50.0", "32")
+    assert (base.score, tuned.score) == (0.5, 32 / 61)  # what each has by itself stays in its results
+
+
 def test_partial_credit_stands_apart_from_the_strict_score(sides: Sides) -> None:
     verdict, base, tuned = sides
 
@@ -178,7 +195,7 @@ def test_stop_rate_backend_and_tasks(sides: Sides) -> None:
     count = int(tasks[0]["scored"])
     some = tuple(item._replace(score=None) if n == 0 else item for n, item in enumerate(tuned["format"].items))
     partly = table(report(verdict, base, {**tuned, "format": replace(tuned["format"], items=some)}), "By task")
-    assert (partly[0]["scored"], partly[1]["scored"]) == (f"{count} → {count - 1} of {count}", str(count))
+    assert (partly[0]["scored"], partly[1]["scored"]) == (f"{count - 1} of {count}", str(count))
 
 
 def test_equal_names_are_told_apart(sides: Sides) -> None:

@@ -86,6 +86,10 @@ def test_not_proved_is_not_worse(make_result: Make) -> None:
 def test_at_least_is_about_the_score(make_result: Make) -> None:
     results = [make_result([1.0] * 9 + [0.0], suite="format", kind="alignment")] * 2
     assert judged(*results, GateSection(at_least={"format": 0.9})).gate == "pass"
+    own = judged(make_result([1.0] * 8 + [None, 0.0], "format", "alignment"), results[1],
+                 GateSection(at_least={"format": 0.9}))
+    assert (own.gate, own.suites[0].tuned) == ("pass", pytest.approx(8 / 9))
+    assert "0.900 over all 10 items that have a score" in own.reason
     below = judged(*results, GateSection(at_least={"format": 0.95}))
     assert below.gate == "fail"
     assert "0.900" in below.reason
@@ -102,8 +106,8 @@ def test_missing_scores_are_neither_zero_nor_paired(make_result: Make) -> None:
     assert pair(base, tuned)[:2] == ([1.0, 0.0, *[1.0] * 6], [1.0] * 8)
     suite = judged(base, tuned).suites[0]
     assert (suite.asked, suite.scored_base, suite.scored_tuned, suite.pairs) == (10, 9, 9, 8)
-    assert (suite.base, suite.tuned) == (pytest.approx(8 / 9), 1.0)
-    assert suite.points == pytest.approx(-12.5)
+    assert (suite.base, suite.tuned, suite.level) == (7 / 8, 1.0, 1.0)  # of the same items
+    assert suite.points == 100 * (suite.base - suite.tuned) == -12.5
     assert judged(base, tuned).rows()[0]["items"] == "8 of 10"
 
 
