@@ -9,6 +9,7 @@ answer_text.py  the part behind the reasoning, strict JSON
 jsons.py     JSON and its schemas
 tools.py     tool calls
 toolcalls.py  their dialects in chat templates
+callbodies.py  one call out of JSON or Python
 shape.py     length and shape of plain text
 markdown.py  tables, headings, citation markers
 short.py     short answers and letters

@@ -12,32 +12,30 @@
 | phi | `<|tool_call|>[{…}]<|/tool_call|>` and `functools[{…}]` | Phi 4 mini, Granite 3 |
 | gemma | a ```` ```tool_code ```` block of Python calls | Gemma |
 | function_gemma | `<start_function_call>call:f{a:<escape>x<escape>,b:1}<end_function_call>` | FunctionGemma |
+| gemma4 | `<|tool_call>call:f{a:<|"|>x<|"|>,b:1}<tool_call|>` | Gemma 4 |
+| kimi | `<|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>{…}<|tool_call_end|>` | Kimi K2 |
+| invoke | `<invoke name="f"><parameter name="a">1</parameter></invoke>` or `<x:invoke …` | MiniMax M2, DeepSeek V3.2 |
+| hunyuan | `<tool_call>f`, a ```` ```json ```` block of its arguments, `</tool_call>` | Hunyuan |
+| framed | JSON or Python between `FRAMES` | Command R7B, InternLM, Jamba, LFM 2, MiniMax M1, Nemotron Nano 2, OLMo 3 |
+| apertus | `<|tools_prefix|>[{"f": {…}}]<|tools_suffix|>` | Apertus |
+| action | `Action:` and a ```` ```json ```` block of objects; `directly_answer` is no call | Command R+ |
+| named | the whole answer is `f`, a line break and `{…}` | GLM 4 9B |
 | json | the whole answer is such an object, a list of them, or OpenAI's message of them | Llama 3.2, prompts for JSON |
 | pythonic | the whole answer is `[f(a=1), g(b="x")]` | Llama 3.2 and 4, BFCL prompts |
 """
 
 from __future__ import annotations
 
-import ast
 import json
 import re
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from eval_suites.scorers.answer_text import NotJson, json_values, strict_json, without_thought
+from eval_suites.scorers.answer_text import NotJson, strict_json, without_thought
+from eval_suites.scorers.callbodies import Call, Malformed, calls_of, many_objects, named_call, python_calls
 
 LONGEST = 50_000
 """Characters that are read for calls at most: the time of the patterns grows with the square of unclosed markers."""
-LONGEST_PYTHON = 20_000
-"""Characters of Python that are parsed at most: the parser's memory grows with nesting."""
-
-
-class Call(NamedTuple):
-    """A function's name and its arguments, as JSON values."""
-
-    name: str
-    arguments: dict[str, Any]
 
 
 class Calls(NamedTuple):
@@ -60,25 +58,50 @@ GLM_ARGUMENT = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_val
 MISTRAL = re.compile(r"\[TOOL_CALLS\]")
 MISTRAL_NAMED = re.compile(r"\s*([\w.\-]+)(?:\[CALL_ID\][\w-]+)?(?:\[ARGS\])?\s*(?=\{)")
 DEEPSEEK = re.compile(r"<｜tool▁call▁begin｜>\s*(?:function\s*<｜tool▁sep｜>)?\s*([^\s<]+?)\s*(?:<｜tool▁sep｜>|\n)\s*"
-                      r"(?:```json\s*)?(.*?)\s*(?:```)?\s*<｜tool▁call▁end｜>", re.DOTALL)
+                      r"(?:```json\s*)?(.*?)\s*(?:```)?\s*(?:<｜tool▁call▁end｜>|\Z)", re.DOTALL)
+"""The last mark is the stop of R1's distilled models, and then no part of the answer."""
 DEEPSEEK_FRAME = re.compile(r"<｜tool▁calls▁(?:begin|end)｜>")
 HARMONY = re.compile(r"(?:<\|start\|>assistant)?\s*(?:<\|channel\|>\w+\s*)?to=functions\.([\w.\-]+)\s*"
                      r"(?:<\|channel\|>\w+)?\s*(?:<\|constrain\|>\s*\w+|\w+)?\s*<\|message\|>(.*?)(?:<\|call\|>|<\|end\|>|(?=<\|start\|>)|\Z)",
                      re.DOTALL)
 PYTHON_TAG = re.compile(r"<\|python_tag\|>(.*?)(?:<\|eom_id\|>|<\|eot_id\|>|\Z)", re.DOTALL)
 PHI = re.compile(r"(?:<\|tool_call\|>|\A\s*functools(?=\[))(.*?)(?:<\|/tool_call\|>|\Z)", re.DOTALL)
-FUNCTION_GEMMA = re.compile(r"<start_function_call>\s*call:([\w.\-]+)\s*(\{.*?\})\s*<end_function_call>", re.DOTALL)
+GEMMA_CALL = re.compile(r"<(?:start_function_call|\|tool_call)>\s*call:([\w.\-]+)\s*(\{.*?\})\s*"
+                        r"<(?:end_function_call|tool_call\|)>", re.DOTALL)
+GEMMA_QUOTE = re.compile(r"<escape>|<\|\"\|>")
+GEMMA_CONSTANT = re.compile(r"(?<=[:,\[])(None|True|False)(?=[,}\]])")
+GEMMA_CONSTANTS = {"None": "null", "True": "true", "False": "false"}
+"""Gemma 4's first template writes them as Python does."""
 GEMMA_KEY = re.compile(r"(?<=[{,])\s*([\w.\-]+)\s*:")
 TOOL_CODE = re.compile(r"```tool_code\s*\n(.*?)\n?```", re.DOTALL)
 WHOLE_FENCE = re.compile(r"\A```(?:json|python)?\s*\n(.*?)\n?```\Z", re.DOTALL)
-PYTHON_FRAME = re.compile(r"<\|python_(?:start|end)\|>")
+KIMI = re.compile(r"<\|tool_call_begin\|>\s*(?:functions\.)?([\w.\-]+?)(?::\d+)?\s*"
+                  r"<\|tool_call_argument_begin\|>\s*(.*?)\s*<\|tool_call_end\|>", re.DOTALL)
+KIMI_FRAME = re.compile(r"<\|tool_calls_section_(?:begin|end)\|>")
+INVOKE = re.compile(r"<((?:\w+:|｜DSML｜)?)invoke name=\"([^\"]+)\">(.*?)</\1invoke>", re.DOTALL)
+INVOKED_WITH = re.compile(r"<((?:\w+:|｜DSML｜)?)parameter name=\"([^\"]+)\"(?: string=\"(true|false)\")?>"
+                          r"(.*?)</\1parameter>", re.DOTALL)
+XML_FRAME = re.compile(r"</?(?:\w+:|｜DSML｜)?(?:tool_calls?|function_calls)>")
+ADDRESSED = re.compile(r"(?:<\|start\|>assistant )?\bto=[\w.\-]+<\|message\|>|<\|eom\|>")
+"""To whom Muse speaks."""
+HUNYUAN = re.compile(r"<tool_call>\s*([\w.\-]+)\s*```json\s*(.*?)\s*```\s*</tool_call>", re.DOTALL)
+APERTUS = re.compile(r"<\|tools_prefix\|>(.*?)<\|tools_suffix\|>", re.DOTALL)
+ACTION = re.compile(r"Action:\s*```json\s*(.*?)\s*```", re.DOTALL)
+NAMED = re.compile(r"([A-Za-z_][\w.\-]*)[ \t]*\n\s*(\{.*\})", re.DOTALL)
+OBJECTS = re.compile(r"[\[\s]*\{")
+FRAMES = (
+    ("<tool_calls>", "</tool_calls>"),
+    ("<function_calls>", "</function_calls>"),
+    ("<TOOLCALL>", "</TOOLCALL>"),
+    ("<|tool_call_start|>", "<|tool_call_end|>"),
+    ("<|START_ACTION|>", "<|END_ACTION|>"),
+    ("<|action_start|><|plugin|>", "<|action_end|>"),
+)
+"""Marks around objects of JSON or calls of Python."""
 LISTED = re.compile(r"\[\s*[A-Za-z_][\w.]*\(.*\)\s*\]", re.DOTALL)
 """A list of calls, whatever is wrong with their arguments."""
-CONSTANTS = {"true": True, "false": False, "null": None}
-
-
-class _Bad(ValueError):
-    """A call that is not well formed; the message says how."""
+DIRECT = ("directly_answer", "directly-answer")
+"""The tool by which Command R+ says that it calls none."""
 
 
 def parse_calls(text: str) -> Calls:
@@ -113,7 +136,7 @@ def _blocks(dialect: str, answer: str, pattern: re.Pattern[str], read: Callable[
     for found in pattern.finditer(answer):
         try:
             calls += read(found)
-        except (_Bad, NotJson) as error:
+        except (Malformed, NotJson) as error:
             problem = problem or str(error)
     rest = pattern.sub("", answer).strip()
     if marker in rest:
@@ -121,65 +144,41 @@ def _blocks(dialect: str, answer: str, pattern: re.Pattern[str], read: Callable[
     return Calls(tuple(calls), dialect, rest, problem, typed)
 
 
-def _call(value: object) -> Call:
-    """An object with `name` and `arguments` (or `parameters`), also OpenAI's with `function` around them."""
-    if isinstance(value, dict) and isinstance(value.get("function"), dict):
-        value = value["function"]
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        raise _Bad("a call without a name")
-    key = next((key for key in ("arguments", "parameters") if key in value), None)
-    if key is None:
-        raise _Bad("a call without arguments")
-    arguments = value[key]
-    if isinstance(arguments, str):
-        arguments = strict_json(arguments)
-    if not isinstance(arguments, dict):
-        raise _Bad("arguments that are no object")
-    return Call(value["name"], arguments)
-
-
-def _calls(value: object) -> list[Call]:
-    if isinstance(value, dict) and isinstance(value.get("tool_calls"), list):
-        value = value["tool_calls"]
-    return [_call(one) for one in value] if isinstance(value, list) else [_call(value)]
-
-
-def _named(name: str, arguments: str) -> Call:
-    return _call({"name": name, "arguments": strict_json(arguments)})
-
-
 def _hermes(dialect: str, answer: str) -> Calls:
-    """What is between the tags tells Hermes from Qwen3-Coder and GLM."""
+    """What is between the tags tells Hermes from Qwen3-Coder, Hunyuan and GLM."""
     if FUNCTION.search(answer):
-        return _xml("xml", re.sub(r"</?tool_call>", "", answer))
+        return _xml("xml", answer)
+    if HUNYUAN.search(answer):
+        return _named("hunyuan", re.sub(r"</?tool_calls>", "", answer), HUNYUAN, marker="<tool_call>")
     if "<arg_key>" in answer or re.search(r"<tool_call>\s*[\w.\-]+\s*</tool_call>", answer):
         return _blocks("glm", answer, TOOL_CALL, lambda m: iter([_glm(m.group(1))]), marker="<tool_call>", typed=False)
-    return _blocks(dialect, answer, TOOL_CALL, lambda m: iter(_calls(strict_json(m.group(1)))), marker="<tool_call>")
+    return _blocks(dialect, answer, TOOL_CALL, lambda m: iter(calls_of(strict_json(m.group(1)))), marker="<tool_call>")
 
 
 def _glm(body: str) -> Call:
     name, _, arguments = body.partition("<arg_key>")
     if not re.fullmatch(r"[\w.\-]+", name.strip()):
-        raise _Bad("a call without a name")
+        raise Malformed("a call without a name")
     pairs = GLM_ARGUMENT.findall(f"<arg_key>{arguments}")
     return Call(name.strip(), {key.strip(): value.strip() for key, value in pairs})
 
 
 def _xml(dialect: str, answer: str) -> Calls:
-    bodies = [found.group(2).strip() for found in FUNCTION.finditer(answer)]
+    plain = XML_FRAME.sub("", answer)
+    bodies = [found.group(2).strip() for found in FUNCTION.finditer(plain)]
     typed = any(body.startswith("{") for body in bodies)  # Llama 3.1's other form: <function=f>{"a": 1}</function>
-    return _blocks(dialect, answer, FUNCTION, lambda m: iter([_function(m.group(1), m.group(2).strip())]),
+    return _blocks(dialect, plain, FUNCTION, lambda m: iter([_function(m.group(1), m.group(2).strip())]),
                    marker="<function=", typed=typed)
 
 
 def _function(name: str, body: str) -> Call:
     if body.startswith("{"):
-        return _named(name, body)
+        return named_call(name, body)
     if PARAMETER.sub("", body).strip():
-        raise _Bad("text between the parameters")
+        raise Malformed("text between the parameters")
     pairs = PARAMETER.findall(body)
     if len(dict(pairs)) < len(pairs):
-        raise _Bad("a parameter is there twice")
+        raise Malformed("a parameter is there twice")
     return Call(name, dict(pairs))
 
 
@@ -190,60 +189,105 @@ def _mistral(dialect: str, answer: str) -> Calls:
     for part in parts:
         named = MISTRAL_NAMED.match(part)
         try:
-            calls += [_named(named.group(1), part[named.end():])] if named else _calls(strict_json(part.strip()))
-        except (_Bad, NotJson) as error:
+            calls += [named_call(named.group(1), part[named.end():])] if named else calls_of(strict_json(part.strip()))
+        except (Malformed, NotJson) as error:
             problem = problem or str(error)
     return Calls(tuple(calls), dialect, rest.strip(), problem)
 
 
+def _named(dialect: str, answer: str, pattern: re.Pattern[str], *, marker: str) -> Calls:
+    """Of each match the name, and the arguments as JSON."""
+    return _blocks(dialect, answer, pattern, lambda m: iter([named_call(m.group(1), m.group(2).strip())]),
+                   marker=marker)
+
+
 def _deepseek(dialect: str, answer: str) -> Calls:
-    return _blocks(dialect, DEEPSEEK_FRAME.sub("", answer), DEEPSEEK, lambda m: iter([_named(m.group(1), m.group(2))]),
-                   marker="<｜tool▁call▁begin｜>")
+    return _named(dialect, DEEPSEEK_FRAME.sub("", answer), DEEPSEEK, marker="<｜tool▁call▁begin｜>")
 
 
 def _harmony(dialect: str, answer: str) -> Calls:
-    return _blocks(dialect, answer, HARMONY, lambda m: iter([_named(m.group(1), m.group(2).strip())]),
-                   marker="to=functions.")
+    return _named(dialect, answer, HARMONY, marker="to=functions.")
+
+
+def _kimi(dialect: str, answer: str) -> Calls:
+    return _named(dialect, KIMI_FRAME.sub("", answer), KIMI, marker="<|tool_call_begin|>")
+
+
+def _invoke(dialect: str, answer: str) -> Calls:
+    """DeepSeek V3.2 says of each argument whether it is a string, the others do not."""
+    plain = ADDRESSED.sub("", XML_FRAME.sub("", answer))
+    typed = any(kind for _, _, kind, _ in INVOKED_WITH.findall(plain))
+    return _blocks(dialect, plain, INVOKE, lambda m: iter([_invoked(m.group(2), m.group(3))]), marker='invoke name="',
+                   typed=typed)
+
+
+def _invoked(name: str, body: str) -> Call:
+    if INVOKED_WITH.sub("", body).strip():
+        raise Malformed("text between the parameters")
+    found = [(key, strict_json(text) if kind == "false" else text) for _, key, kind, text in INVOKED_WITH.findall(body)]
+    if len(dict(found)) < len(found):
+        raise Malformed("a parameter is there twice")
+    return Call(name, dict(found))
+
+
+def _framed(dialect: str, answer: str) -> Calls:
+    opened, closed = next((opened, closed) for opened, closed in FRAMES if opened in answer)
+    pattern = re.compile(f"{re.escape(opened)}(.*?){re.escape(closed)}", re.DOTALL)
+    return _blocks(dialect, answer, pattern, lambda m: iter(_objects_or_python(m.group(1))), marker=opened)
+
+
+def _objects_or_python(text: str) -> list[Call]:
+    body = text.strip()
+    return many_objects(body) if OBJECTS.match(body) else python_calls(body)
+
+
+def _apertus(dialect: str, answer: str) -> Calls:
+    def read(found: re.Match[str]) -> Iterator[Call]:
+        value = strict_json(found.group(1))
+        for one in value if isinstance(value, list) else [value]:
+            if not isinstance(one, dict) or len(one) != 1:
+                raise Malformed("a call that is not one name with its arguments")
+            yield from calls_of([{"name": name, "arguments": arguments} for name, arguments in one.items()])
+
+    return _blocks(dialect, answer, APERTUS, read, marker="<|tools_prefix|>")
+
+
+def _action(dialect: str, answer: str) -> Calls:
+    found = _blocks(dialect, answer, ACTION, lambda m: iter(many_objects(m.group(1))), marker="Action: ```json")
+    return found._replace(calls=tuple(call for call in found.calls if call.name not in DIRECT))
 
 
 def _llama(dialect: str, answer: str) -> Calls:
-    def read(found: re.Match[str]) -> Iterator[Call]:
-        body = found.group(1).strip()
-        yield from _many_objects(body) if body.startswith(("{", "[")) else _python(body)
-
-    return _blocks(dialect, answer, PYTHON_TAG, read, marker="<|python_tag|>")
+    return _blocks(dialect, answer, PYTHON_TAG, lambda m: iter(_objects_or_python(m.group(1))), marker="<|python_tag|>")
 
 
 def _gemma(dialect: str, answer: str) -> Calls:
-    return _blocks(dialect, answer, TOOL_CODE, lambda m: iter(_python(m.group(1))), marker="```tool_code")
+    return _blocks(dialect, answer, TOOL_CODE, lambda m: iter(python_calls(m.group(1))), marker="```tool_code")
 
 
 def _phi(dialect: str, answer: str) -> Calls:
-    return _blocks(dialect, answer, PHI, lambda m: iter(_calls(strict_json(m.group(1)))), marker="<|tool_call|>")
+    return _blocks(dialect, answer, PHI, lambda m: iter(calls_of(strict_json(m.group(1)))), marker="<|tool_call|>")
 
 
-def _function_gemma(dialect: str, answer: str) -> Calls:
+def _braces(dialect: str, answer: str) -> Calls:
     def read(found: re.Match[str]) -> Iterator[Call]:
-        parts = found.group(2).split("<escape>")  # every other one is text
+        parts = GEMMA_QUOTE.split(found.group(2))  # every other one is text
         parts[1::2] = [json.dumps(text) for text in parts[1::2]]
-        parts[::2] = [GEMMA_KEY.sub(r'"\1":', part) for part in parts[::2]]
-        yield _named(found.group(1), "".join(parts))
+        parts[::2] = [GEMMA_CONSTANT.sub(lambda m: GEMMA_CONSTANTS[m[1]], GEMMA_KEY.sub(r'"\1":', part))
+                      for part in parts[::2]]
+        yield named_call(found.group(1), "".join(parts))
 
-    return _blocks(dialect, answer, FUNCTION_GEMMA, read, marker="<start_function_call>")
-
-
-def _many_objects(text: str) -> list[Call]:
-    return [call for value in json_values(text) for call in _calls(value)]
+    return _blocks(dialect, answer, GEMMA_CALL, read, marker=BRACES[dialect])
 
 
 def _bare(answer: str) -> Calls:
     """An answer without markers is a call when the whole of it is one, as JSON or as Python; else it is text."""
     fence = WHOLE_FENCE.match(answer)
-    body = PYTHON_FRAME.sub("", fence.group(1) if fence else answer).strip()
-    for dialect, read in (("json", _many_objects), ("pythonic", _python)):
+    body = (fence.group(1) if fence else answer).strip()
+    for dialect, read in (("json", many_objects), ("named", _name_and_object), ("pythonic", python_calls)):
         try:
             calls = read(body)
-        except (_Bad, NotJson):
+        except (Malformed, NotJson):
             continue
         if calls:
             return Calls(tuple(calls), dialect, "")
@@ -252,62 +296,24 @@ def _bare(answer: str) -> Calls:
     return Calls((), "", answer)
 
 
-def _python(text: str) -> list[Call]:
-    """Calls with keyword arguments that are literals: `f(a=1)`, one a line, or a list of them."""
-    if len(text) > LONGEST_PYTHON:
-        raise _Bad("too long to be a call")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # doubtful escapes in the text of an answer are not this program's
-            body = ast.parse(text.strip()).body
-    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        raise _Bad("not Python") from error
-    nodes: list[ast.expr] = []
-    for statement in body:
-        if not isinstance(statement, ast.Expr):
-            raise _Bad("not a call")
-        value = statement.value
-        nodes += value.elts if isinstance(value, ast.List | ast.Tuple) else [value]
-    return [_python_call(node) for node in nodes]
+def _name_and_object(body: str) -> list[Call]:
+    calls = []
+    for part in body.split("<|assistant|>"):
+        if not (found := NAMED.fullmatch(part.strip())):
+            raise Malformed("not a name with an object below it")
+        calls.append(named_call(found.group(1), found.group(2)))
+    return calls
 
 
-def _python_call(node: ast.expr) -> Call:
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print" and \
-            len(node.args) == 1 and not node.keywords:
-        node = node.args[0]  # Gemma prints what it wants to see
-    if not isinstance(node, ast.Call) or node.args:
-        raise _Bad("not a call with keyword arguments")
-    names = [keyword.arg for keyword in node.keywords]
-    if None in names or len(set(names)) < len(names):
-        raise _Bad("an argument without a name or there twice")
-    return Call(_dotted(node.func), {str(keyword.arg): _literal(keyword.value) for keyword in node.keywords})
+def _llama4(dialect: str, answer: str) -> Calls:
+    """Its template writes text between the marks and calls behind them; prompts for Python have calls between them."""
+    before, _, opened = answer.partition("<|python_start|>")
+    between, _, behind = opened.partition("<|python_end|>")
+    found = _bare((behind or between).strip())
+    return found._replace(rest=" ".join([before, between if behind else "", found.rest]).strip())
 
 
-def _dotted(node: ast.expr) -> str:
-    parts = []
-    while isinstance(node, ast.Attribute):
-        parts.append(node.attr)
-        node = node.value
-    if not isinstance(node, ast.Name):
-        raise _Bad("not the name of a function")
-    return ".".join([node.id, *reversed(parts)])
-
-
-class _JsonNames(ast.NodeTransformer):
-    """true, false and null as Python writes them."""
-
-    def visit_Name(self, node: ast.Name) -> ast.expr:
-        return ast.Constant(CONSTANTS[node.id]) if node.id in CONSTANTS else node
-
-
-def _literal(node: ast.expr) -> Any:
-    """The JSON value of a literal; tuples are lists."""
-    try:
-        return json.loads(json.dumps(ast.literal_eval(_JsonNames().visit(node)), allow_nan=False))
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
-        raise _Bad("an argument that is no literal") from error
-
-
+BRACES = {"function_gemma": "<start_function_call>", "gemma4": "<|tool_call>"}
 MARKED: tuple[tuple[str, str, Callable[[str, str], Calls]], ...] = (
     ("hermes", "<tool_call>", _hermes),
     ("xml", "<function=", _xml),
@@ -315,9 +321,15 @@ MARKED: tuple[tuple[str, str, Callable[[str, str], Calls]], ...] = (
     ("deepseek", "<｜tool▁call▁begin｜>", _deepseek),
     ("harmony", "to=functions.", _harmony),
     ("llama", "<|python_tag|>", _llama),
+    ("llama", "<|python_start|>", _llama4),
     ("phi", "<|tool_call|>", _phi),
     ("phi", "functools[", _phi),
-    ("function_gemma", "<start_function_call>", _function_gemma),
     ("gemma", "```tool_code", _gemma),
+    *((dialect, opened, _braces) for dialect, opened in BRACES.items()),
+    ("kimi", "<|tool_call_begin|>", _kimi),
+    ("invoke", 'invoke name="', _invoke),
+    ("apertus", "<|tools_prefix|>", _apertus),
+    ("action", "Action: ```json", _action),
+    *(("framed", opened, _framed) for opened, _ in FRAMES),
 )
 """Dialect, text that gives it away, reader."""

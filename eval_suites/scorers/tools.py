@@ -15,7 +15,8 @@ from scipy.optimize import linear_sum_assignment
 
 from eval_suites.scorers.answer_text import same_json
 from eval_suites.scorers.base import Expect, Score
-from eval_suites.scorers.toolcalls import Call, Calls, parse_calls, typed_value
+from eval_suites.scorers.callbodies import Call
+from eval_suites.scorers.toolcalls import Calls, parse_calls, typed_value
 
 Schema = Mapping[str, Any]
 IGNORED = re.compile(r"[ ,./\-_*^]")

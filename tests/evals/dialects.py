@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 
-from eval_suites.scorers.toolcalls import Call
+from eval_suites.scorers.callbodies import Call
 
 
 def _json(value: object) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from eval_suites.scorers.callbodies import Call
 from eval_suites.scorers.registry import score
-from eval_suites.scorers.toolcalls import Call
 from eval_suites.scorers.tools import admits
 from eval_suites.suites.items import ChatItem, read_items
 from eval_suites.suites.readers.bfcl import CATEGORIES, json_schema

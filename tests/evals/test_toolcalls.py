@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval_suites.scorers.toolcalls import Call, parse_calls, typed_value
+from eval_suites.scorers.callbodies import Call
+from eval_suites.scorers.toolcalls import Calls, parse_calls, typed_value
+from eval_suites.scorers.tools import score_no_call
+from sft_core.conversation import Conversation, Turn
+from sft_core.templates.render import Rendered, Renderer
+from tests.core.families.chats import CLOCK, RICH, SKY, TOOLS, says, thinks, user
+from tests.core.families.shapes import FAMILIES, jinja_of
+from tests.core.test_families import ORIGIN, as_bytes, case_of
 
 _spec = importlib.util.spec_from_file_location("dialects", Path(__file__).with_name("dialects.py"))
 assert _spec is not None
@@ -49,6 +57,69 @@ def test_text_and_thoughts_around_marked_calls_are_kept_apart(name: str) -> None
     assert found.rest == "Let me look."
 
 
+WRITTEN = {"one": says("", SKY), "many": says("", RICH, CLOCK), "behind text": says("Aa look", RICH),
+           "behind a thought": thinks("Ha [clock()] hm", "", SKY)}
+WITH_CALLS = [name for name in sorted(FAMILIES) if "tool_calls" in (jinja_of(name) or "tool_calls")]
+UNMARKED = ("built-in llama3",)
+"""Families whose calls have no marks: with words in front of them they are no calls."""
+
+
+def written_by(renderer: Renderer, family: str, turn: Turn) -> str | None:
+    """What the family's own template writes for the answer, also where it writes no list of tools."""
+    for tools in (TOOLS, None):
+        rendered = renderer.render(Conversation((user("Qa"), turn), ORIGIN, tools))
+        if isinstance(rendered, Rendered):
+            text, trained = as_bytes(rendered.examples[-1], family)
+            said = bytes(byte for byte, mask in zip(text, trained, strict=True) if mask).decode()
+            return said.removesuffix(next((one for one in renderer.template.stops if said.endswith(one)), ""))
+    return None
+
+
+def arguments_of(found: Calls) -> list[tuple[str, dict[str, object]]]:
+    return [(call.name, call.arguments if found.typed else {
+        key: typed_value(text, "string" if key == "town" else None) for key, text in call.arguments.items()})
+        for call in found.calls]
+
+
+def test_every_family_s_own_calls_are_read() -> None:
+    """What no scorer reads would be wrong where a call is wanted, and right where none is."""
+    wrong, families = {}, set()
+    for family in WITH_CALLS:
+        renderer, _ = case_of(family, FAMILIES[family].keywords[0])
+        for how, turn in WRITTEN.items():
+            said = written_by(renderer, family, turn)
+            if said is None or (family in UNMARKED and how == "behind text"):
+                continue
+            families.add(family)
+            found = parse_calls(said)
+            right = [(call.name, json.loads(call.arguments)) for call in turn.tool_calls]
+            if (arguments_of(found), found.problem, score_no_call({}, said).value) != (right, "", 0.0):
+                wrong[family, how] = (said, found)
+    assert not wrong
+    assert len(families) == 50
+
+
+@pytest.mark.parametrize(
+    ("dialect", "text"),
+    [("framed", "<function_calls>weather(town='Bako')\nclock()</function_calls>"),
+     ("framed", '<|action_start|><|plugin|>\n{"name": "weather", "parameters": {"town": "Bako"}}\n'
+                '{"name": "clock", "parameters": {}}<|action_end|>'),
+     ("invoke", '<function_calls>\n<invoke name="weather"><parameter name="town">Bako</parameter></invoke>\n'
+                '<invoke name="clock"></invoke></function_calls>'),
+     ("pythonic", "<|python_start|>[weather(town='Bako'), clock()]<|python_end|>")],
+)
+def test_forms_that_no_template_here_writes(dialect: str, text: str) -> None:
+    found = parse_calls(text)
+    assert (found.dialect, found.problem, found.rest) == (dialect, "", "")
+    assert found.calls == (Call("weather", {"town": "Bako"}), Call("clock", {}))
+
+
+def test_to_answer_directly_is_no_call() -> None:
+    answer = 'Action: ```json\n[\n    {"tool_name": "directly_answer", "parameters": {}}\n]```'
+    assert score_no_call({}, answer).value == 1.0
+    assert score_no_call({}, answer.replace("directly_answer", "clock")).value == 0.0
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "It is raining.", "{}", "[]", '{"name": "Ann", "age": 3}', '["get_weather"]', "3.5", "null", "print('hi')",
@@ -72,13 +143,20 @@ def test_other_text_is_no_call(text: str) -> None:
      "<function=f><parameter=a>1</function>", "<function=f>a=1</function>", "<function=f>",
      "<function=f><parameter=a>1</parameter><parameter=a>2</parameter></function>",
      "[TOOL_CALLS]", '[TOOL_CALLS]{"name": "f"}', '[TOOL_CALLS][{"name": "f", "arguments": {}}',
-     "<｜tool▁call▁begin｜>f<｜tool▁sep｜>{}", "<｜tool▁call▁begin｜>f<｜tool▁sep｜>{a}<｜tool▁call▁end｜>",
+     "<｜tool▁call▁begin｜>f<｜tool▁sep｜>{", "<｜tool▁call▁begin｜>f<｜tool▁sep｜>{a}<｜tool▁call▁end｜>",
      "to=functions.f", "to=functions.f<|message|>{<|call|>", "<|python_tag|>{", "<|python_tag|>1 + 1",
      "[f(1)]", "[f(a=b)]", "[f.g(a=1), f(**x)]",
      "```tool_code\nf(1)\n```", "```tool_code\nf(a=1)", "<|tool_call|>", "<|tool_call|>[1]<|/tool_call|>",
      'functools[{"name": "f"}]', "<start_function_call>call:f{a:1}", "<start_function_call>f{}<end_function_call>",
      "<start_function_call>call:f{a:<escape>x}<end_function_call>",
-     "<start_function_call>call:f{a:1,a:2}<end_function_call>"],
+     "<start_function_call>call:f{a:1,a:2}<end_function_call>", "<|tool_call>call:f{a:1}",
+     "<tool_calls>[f(1)]</tool_calls>", "<TOOLCALL>[",
+     '<TOOLCALL>[{"name": "f"}]</TOOLCALL>', "<|tools_prefix|>1<|tools_suffix|>",
+     '<|tools_prefix|>[{"f": 1}]<|tools_suffix|>', '<|tools_prefix|>[{"f": {}, "g": {}}]<|tools_suffix|>',
+     '<invoke name="f"><parameter name="a">1</invoke>', '<invoke name="f">', "<tool_call>f\n```json\n{```</tool_call>",
+     '<invoke name="f"><parameter name="a">1</parameter><parameter name="a">2</parameter></invoke>',
+     '<invoke name="f"><parameter name="a" string="false">x</parameter></invoke>', "Action: ```json\n[{}]```",
+     "<|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>{<|tool_call_end|>"],
 )
 def test_malformed_calls_are_a_problem_and_not_text(text: str) -> None:
     found = parse_calls(text)
@@ -104,7 +182,11 @@ def test_values_without_types_are_read_as_the_schema_says() -> None:
     assert typed_value('["a", 1]', "array") == ["a", 1]
 
 
-PIECES = ["<tool_call>", "</tool_call>", "<function=f>", "</function>", "<parameter=a>", "</parameter>", "[ARGS]",
+PIECES = ["<|tools_prefix|>", "<|tools_suffix|>", "<tool_calls>", "</tool_calls>", '<x:invoke name="f">', "</x:invoke>",
+          '<x:parameter name="a">', "</x:parameter>", "<|tool_call>call:f", "<tool_call|>", "<|tool_call_begin|>f",
+          "<|tool_call_argument_begin|>", "<|tool_call_end|>", "Action: ```json", "<|python_start|>", "<|python_end|>",
+          "f\n", "1", "<tool_call>", "</tool_call>",
+          "<function=f>", "</function>", "<parameter=a>", "</parameter>", "[ARGS]",
           "[TOOL_CALLS]", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>", "to=functions.f",
           "<|tool_call|>", "<|/tool_call|>", "functools[", "<start_function_call>call:f", "<end_function_call>",
           "<escape>", "<|message|>", "<|call|>", "<|python_tag|>", "```tool_code\n", "```", "<arg_key>", "</arg_key>",
