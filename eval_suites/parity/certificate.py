@@ -28,7 +28,6 @@ TEMPLATE = "apply_chat_template"
 TRAINING, SCORED, GENERATED, OURS, SERVER = "training", "lm-eval scores", "lm-eval generates", "evaluation", "server"
 STOPS = "stop tokens"
 GREEDY_TOKENS = 16
-_OPENAI = Form(arguments_as_text=True)
 
 
 class Reply(Protocol):
@@ -173,7 +172,8 @@ class _Paths:
         """A server says how long the prompt was; its greedy answer must be the one of this process."""
         if len(wanted) + GREEDY_TOKENS > self.window:
             return Row(probe.name, SERVER, None, None, f"{len(wanted)} tokens and an answer exceed the window")
-        reply = server.chat(openai_messages(probe.turns), max_tokens=GREEDY_TOKENS, temperature=0.0,
+        messages = openai_messages(probe.turns, self._training.template.form)
+        reply = server.chat(messages, max_tokens=GREEDY_TOKENS, temperature=0.0,
                             tools=json.loads(probe.tools) if probe.tools else None)
         text, stopped = self._greedy(wanted)
         why = ""
@@ -197,9 +197,9 @@ class _Paths:
         return tokenizer.decode(said, skip_special_tokens=True), len(said) < GREEDY_TOKENS
 
 
-def openai_messages(turns: Sequence[Turn]) -> list[dict[str, Any]]:
-    """Turns as the OpenAI interface has them: arguments of calls as JSON text."""
-    plain = messages_of(turns, _OPENAI)
+def openai_messages(turns: Sequence[Turn], form: Form) -> list[dict[str, Any]]:
+    """Turns as the OpenAI interface has them: arguments of calls as JSON text, ids as in `form`."""
+    plain = messages_of(turns, Form(arguments_as_text=True, call_ids=form.call_ids))
     return [{key: value for key, value in message.items() if key != "name"} for message in plain]
 
 

@@ -21,7 +21,7 @@ from sft_core.config.data import TemplateSection
 from sft_core.conversation import Conversation, Origin, ToolCall, Turn
 from sft_core.errors import TemplateError
 from sft_core.templates.given import variables_of, with_date, with_defaults
-from sft_core.templates.messages import Form, TemplateRefused
+from sft_core.templates.messages import CALL_IDS, Form, TemplateRefused, messages_of
 from sft_core.templates.template import OTHERS, Template
 from sft_core.templates.thoughts import ANY_TAG, EMPTY, TAGS, closes_thought, opened_in
 
@@ -38,6 +38,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 _QUESTION, _ANSWER = "Qmarked9question", "Amarked9answer"
 _NAME, _VALUE = "fmarked9name", "vmarked9value"
 _TURNS = (Turn("user", _QUESTION), Turn("assistant", _ANSWER))
+_CALL = Turn("assistant", "", (ToolCall(_NAME, f'{{"key": "{_VALUE}"}}'),))
 _AS_DATA = re.compile(r"['\"]thinking['\"] *:")  # blocks printed as they are
 _TRIAL = Origin("trial", "trial conversation", 1)
 
@@ -225,7 +226,7 @@ def _behind_first(draft: Template) -> str:
 
 def _behind_call(draft: Template) -> str:
     """What is written between a call of a tool and its result."""
-    turns = (_TURNS[0], Turn("assistant", "", (ToolCall(_NAME, f'{{"key": "{_VALUE}"}}'),)), Turn("tool", _ANSWER))
+    turns = (_TURNS[0], _CALL, Turn("tool", _ANSWER))
     for form in _call_forms(draft):
         try:
             written = replace(draft, form=form).render(turns).text
@@ -237,26 +238,43 @@ def _behind_call(draft: Template) -> str:
 
 
 def _call_forms(template: Template) -> Iterator[Form]:
-    return (template.form._replace(arguments_as_text=as_text, null_content=null)
-            for as_text, null in product((False, True), (False, True)))
+    return (template.form._replace(call_ids=ids, arguments_as_text=as_text, null_content=null)
+            for ids, as_text, null in product(CALL_IDS, (False, True), (False, True)))
 
 
 def _with_calls(template: Template, ends: _Ends) -> Template:
     """The form in which the Jinja takes tool calls, and what ends such a turn. A Jinja without tools stays as it is."""
-    turns = (_TURNS[0], Turn("assistant", "", (ToolCall(_NAME, f'{{"key": "{_VALUE}"}}'),)))
-    for form in _call_forms(template):
-        tried = replace(template, form=form)
-        try:
-            written = tried.render(turns).text
-        except TemplateRefused:
-            continue
-        if _NAME in written and _VALUE in written:
-            behind = ends.control.findall(written.rpartition(_VALUE)[2])
-            others = [token for token in behind if token in ends.special]
-            if template.stop in behind or template.more_stops or template.bare or not others:
-                return tried
-            return replace(tried, more_stops=(others[-1],))
-    return template
+    found = [(tried, behind) for form in _call_forms(template)
+             if (behind := _behind_value(tried := replace(template, form=form))) is not None]
+    if not found:
+        return template
+    tried, behind = next((one for one in found if _ids_agree(one[0])), found[0])
+    tokens = ends.control.findall(behind)
+    others = [token for token in tokens if token in ends.special]
+    if template.stop in tokens or template.more_stops or template.bare or not others:
+        return tried
+    return replace(tried, more_stops=(others[-1],))
+
+
+def _behind_value(tried: Template) -> str | None:
+    """What is written behind the argument of a call; None where name or argument are not written."""
+    try:
+        written = tried.render((_TURNS[0], _CALL)).text
+    except TemplateRefused:
+        return None
+    return written.rpartition(_VALUE)[2] if _NAME in written and _VALUE in written else None
+
+
+def _ids_agree(tried: Template) -> bool:
+    """Results are written with no id but one that is written for their call."""
+    turns = (_TURNS[0], _CALL, Turn("tool", _ANSWER), _CALL, Turn("tool", _ANSWER))
+    try:
+        texts = [tried.render(turns[:end]).text for end in range(2, 6)]
+    except TemplateRefused:
+        return True
+    ids = [message["tool_call_id"] for message in messages_of(turns, tried.form) if message["role"] == "tool"]
+    return all(one in called or one not in answered for one, called, answered in zip(
+        ids, texts[::2], texts[1::2], strict=True))
 
 
 def _with_thoughts(template: Template) -> Template:

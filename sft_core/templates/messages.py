@@ -29,6 +29,12 @@ class ThoughtClosed(TemplateRefused):
     """The prompt has closed the thought of an answer that has one."""
 
 
+CALL_IDS = ("call{number:05d}", "functions.{name}:{number}", "functions.{name}:{place}")
+"""Ids of calls by their number in the conversation and in their turn, in the order in which templates are tried with
+them: Mistral's nine characters; Kimi K2's, which it writes for the call; those of its first template, which counts anew
+in every turn itself."""
+
+
 class Form(NamedTuple):
     """How a Jinja wants its messages; templates read the one form or the other and break on the rest, or drop it."""
 
@@ -40,6 +46,7 @@ class Form(NamedTuple):
     thoughts: Literal["inline", "apart", "blocks"] = "inline"  # in the content, as reasoning_content, as typed blocks
     tags: tuple[Tags, ...] = ()  # of thoughts, those that the Jinja spells
     blocks: bool = False  # content as a list of blocks with a type, as templates for images want it
+    call_ids: str = CALL_IDS[0]  # a format of name, number and place
     wrapped_tools: bool = False  # {"type": "function", "function": …} around tools that come without it
 
 
@@ -95,7 +102,8 @@ def messages_of(turns: Sequence[Turn], form: Form) -> list[dict[str, Any]]:
         if apart and (thought := thought_of(turn.content, form.opened)):
             message |= _thinking(thought, turn, form)
         if turn.tool_calls:
-            waiting = [(f"call{number + at:05d}", call.name) for at, call in enumerate(turn.tool_calls)]
+            waiting = [(form.call_ids.format(name=call.name, number=number + at, place=at), call.name)
+                       for at, call in enumerate(turn.tool_calls)]
             number += len(waiting)
             message["tool_calls"] = [
                 _call(at, call, form) for (at, _), call in zip(waiting, turn.tool_calls, strict=True)

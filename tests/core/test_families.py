@@ -48,7 +48,7 @@ def case_of(name: str, keywords: dict[str, Any], **more: Any) -> tuple[Renderer,
     given = {key: value for key, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
     bare = (template.stops[0], template.stops[-1]) if template.bare else None
     oracle = Oracle(jinja_of(name) or template.jinja, given | keywords | {
-        "strftime_now": section.date.strftime}, template.stops, bare)
+        "strftime_now": section.date.strftime}, template.stops, bare, family.ids)
     return Renderer(template, tokenizer, section), oracle
 
 

@@ -27,6 +27,7 @@ from sft_core.conversation import ToolCall, Turn
 from sft_core.errors import EvalError
 from sft_core.model.load import load_model, load_tokenizer
 from sft_core.templates.choose import choose
+from sft_core.templates.messages import Form
 from sft_core.templates.render import Renderer
 
 STOP = "<|im_end|>"
@@ -181,9 +182,9 @@ def test_a_server_that_counts_or_answers_otherwise_is_found(folder: Path) -> Non
 
 def test_what_is_sent_to_a_server_is_openais_form() -> None:
     turns = (Turn("user", "q"), Turn("assistant", "", (ToolCall("f", '{"a": 1}'),)), Turn("tool", "r"))
-    sent = openai_messages(turns)
+    sent = openai_messages(turns, Form(call_ids="functions.{name}:{number}"))
     assert sent[1]["tool_calls"][0]["function"] == {"name": "f", "arguments": '{"a": 1}'}
-    assert sent[2]["tool_call_id"] == sent[1]["tool_calls"][0]["id"]
+    assert sent[2]["tool_call_id"] == sent[1]["tool_calls"][0]["id"] == "functions.f:0"
 
 
 def test_differences_are_told_in_words(folder: Path) -> None:

@@ -57,9 +57,10 @@ def lost_in(turn: Turn, text: str) -> str | None:
     return next((word for word in words if not holds(text, word)), None)
 
 
-def messages(turns: Sequence[Turn], place: str, as_text: bool, none: bool, blocks: bool, keep: bool
-             ) -> list[dict[str, Any]]:
+def messages(turns: Sequence[Turn], place: str, form: tuple[bool, bool, bool], keep: bool,
+             ids: str = "call{number:05d}") -> list[dict[str, Any]]:
     """As they are sent to a server. `place` is that of thoughts; `keep` leaves empty ones in the content."""
+    as_text, none, blocks = form
     made: list[dict[str, Any]] = []
     waiting: list[tuple[str, str]] = []
     for turn in turns:
@@ -72,7 +73,8 @@ def messages(turns: Sequence[Turn], place: str, as_text: bool, none: bool, block
             said = [{"type": "text", "text": answer}] if answer else []
             message["content"] = [{"type": "thinking", "thinking": thought}, *said]
         if turn.tool_calls:
-            waiting = [(f"call{sum(len(one.get('tool_calls', ())) for one in made) + at:05d}", call.name)
+            number = sum(len(one.get("tool_calls", ())) for one in made)
+            waiting = [(ids.format(name=call.name, number=number + at, place=at), call.name)
                        for at, call in enumerate(turn.tool_calls)]
             message["tool_calls"] = [
                 {"id": number, "type": "function", "function": {
@@ -90,8 +92,10 @@ def messages(turns: Sequence[Turn], place: str, as_text: bool, none: bool, block
 class Oracle:
     """One template with its variables. Messages take the form in which it loses least."""
 
-    def __init__(self, jinja: str, given: dict[str, Any], stops: tuple[str, ...], bare: tuple[str, str] | None) -> None:
-        """`bare`: what ends answers and calls where the template writes nothing."""
+    def __init__(self, jinja: str, given: dict[str, Any], stops: tuple[str, ...], bare: tuple[str, str] | None,
+                 ids: str) -> None:
+        """`bare`: what ends answers and calls where the template writes nothing; `ids`: of calls."""
+        self.ids = ids
         self.template, self.given, self.stops, self.bare = _compile_jinja_template(jinja), given, stops, bare
         self.place = self._place()
         self.thinks = self.place != "inline" or bool(TAG.search(jinja))
@@ -102,7 +106,7 @@ class Oracle:
         found, why = [], "no form"
         for form in self.forms:
             try:
-                sent = messages(turns[: at + 1], self.place, *form, keep=not self.thinks)
+                sent = messages(turns[: at + 1], self.place, form, keep=not self.thinks, ids=self.ids)
                 prompt, full = self._render(sent[:at], tools, True), self._render(sent, tools, False)
             except Refused as error:
                 why = str(error)
@@ -159,7 +163,7 @@ class Oracle:
         for place, turn, form in product(("fields", "blocks"), (thinks("Hx", "Ax"), thinks("Hx", "", SKY)),
                                          product((False, True), repeat=3)):
             try:
-                text = self._render(messages((user("Qx"), turn), place, *form, keep=False), None, False)
+                text = self._render(messages((user("Qx"), turn), place, form, keep=False), None, False)
             except Refused:
                 continue
             if "Hx" in text and not PRINTED.search(text):
@@ -167,7 +171,8 @@ class Oracle:
         counts = []
         for turn in (says("Ax"), thinks("Hx", "Ax")):
             try:
-                text = self._render(messages((user("Qx"), turn), "inline", False, False, False, keep=True), None, False)
+                sent = messages((user("Qx"), turn), "inline", (False, False, False), keep=True)
+                text = self._render(sent, None, False)
             except Refused:
                 return "inline"
             counts.append(text.partition("Qx")[2].count("</think>"))

@@ -26,14 +26,18 @@ class Family:
     keywords: tuple[dict[str, Any], ...] = field(default=({},))
     stop: tuple[str, ...] = ()
     source: str = "own"  # or trl, or built-in
+    ids: str = "call{number:05d}"
+    """Of tool calls, as its publisher counts them: number in the conversation, place in the turn."""
 
 
 IM, EOT, COHERE, END = "<|im_end|>", "<|eot_id|>", "<|END_OF_TURN_TOKEN|>", "<｜end▁of▁sentence｜>"
 GLM = ("<|user|>", "<|observation|>")
 FAMILIES: dict[str, Family] = {
-    **{name: Family(IM) for name in ("falcon-h1", "internlm-3", "kimi-k2", "kimi-k2-thinking", "olmo-3-think", "phi-4",
+    **{name: Family(IM) for name in ("falcon-h1", "internlm-3", "olmo-3-think", "phi-4",
                                      "phi-4-reasoning", "qwen-3-2507-thinking", "qwen-3-coder", "qwq", "smollm-2",
                                      "yi")},
+    "kimi-k2": Family(IM, ids="functions.{name}:{place}"),
+    **{name: Family(IM, ids="functions.{name}:{number}") for name in ("kimi-k2-0905", "kimi-k2-thinking")},
     **{name: Family() for name in ("command-r-plus", "deepseek-v2", "falcon-3", "llama-2", "magistral", "mistral-v1",
                                    "mistral-v3", "mistral-v7-tekken", "olmo-2", "vicuna")},
     **{name: Family(COHERE) for name in ("aya", "command-r7b", "command-r-plus")},
