@@ -90,12 +90,25 @@ def clusters() -> Iterator[Case]:
                                gained - lost, _moved(sizes(groups), lost, gained, alike))
 
 
+def shocks() -> Iterator[Case]:
+    """Clusters that now and then lose at once while the items of all also lose by themselves."""
+    for name, sizes in {"20 of 50": [50] * 20, "57 of 35": [35] * 57, "57 like MMLU": SIZES["1/√k"](57)}.items():
+        for lost, alike in ((0.02, 0.3), (0.05, 0.5), (0.1, 0.3)):
+            for size in (1.0, 0.3):
+                yield Case(f"shocks {name} lost={lost} alike={alike} size={size:g}", -lost * size,
+                           _shocked(sizes, lost, alike, size))
+
+
 def weights() -> Iterator[Case]:
     """Independent items of which some stand for others."""
     for n in (100, 500):
         for heavy in (3.0, 10.0):
             for lost in (0.01, 0.02, 0.1):
                 yield Case(f"weights n={n} heavy={heavy:g} lost={lost}", -lost, _weighted(n, heavy, lost))
+    for n in (100, 300, 1000):
+        for share, heavy, often, seldom in ((0.05, 10.0, 0.2, 0.01), (0.2, 4.0, 0.075, 0.01), (0.02, 10.0, 0.25, 0.01)):
+            yield Case(f"weights n={n} {share} weigh {heavy:g} and change {often} against {seldom}", 0.0,
+                       _volatile(n, share, heavy, (often, seldom)))
 
 
 def scores() -> Iterator[Case]:
@@ -129,6 +142,29 @@ def _weighted(n: int, heavy: float, lost: float) -> Callable[[np.random.Generato
     return draw
 
 
+def _volatile(n: int, share: float, heavy: float, often: tuple[float, float]
+              ) -> Callable[[np.random.Generator], Sample]:
+    weights = np.where(np.arange(n) < share * n, heavy, 1.0)
+    chance = np.where(weights > 1, *often)
+
+    def draw(rng: np.random.Generator) -> Sample:
+        luck = rng.random(n)
+        return Sample((luck < chance).astype(np.float64), (luck > 1 - chance).astype(np.float64), None, weights)
+
+    return draw
+
+
+def _shocked(sizes: Sequence[int], lost: float, alike: float, size: float) -> Callable[[np.random.Generator], Sample]:
+    names = [str(group) for group, count in enumerate(sizes) for _ in range(count)]
+
+    def draw(rng: np.random.Generator) -> Sample:
+        together = np.repeat(rng.random(len(sizes)), sizes)
+        luck = np.where(rng.random(len(names)) < alike, together, rng.random(len(names)))
+        return Sample(np.ones(len(names)), np.where(luck < lost, 1.0 - size, 1.0), names)
+
+    return draw
+
+
 def _falls(n: int, share: float) -> Callable[[np.random.Generator], Sample]:
     return lambda rng: Sample(np.full(n, 0.9), np.where(rng.random(n) < share, 0.4, 0.9))
 
@@ -158,7 +194,7 @@ def _nats(n: int) -> Callable[[np.random.Generator], Sample]:
     return draw
 
 
-PARTS = {"independent": independent, "clusters": clusters, "weights": weights, "scores": scores}
+PARTS = {"independent": independent, "clusters": clusters, "shocks": shocks, "weights": weights, "scores": scores}
 
 
 def measure(case: Case, runs: int, seed: int = 0) -> Found:

@@ -75,14 +75,14 @@ class _Spread(NamedTuple):
             for v, df, grows in zip(self.variances, self.dfs, self.grows, strict=True)))
 
 
-def _cluster_spread(sums: Sums, telling: float = math.inf) -> _Spread:
+def _cluster_spread(sums: Sums, known: float = math.inf) -> _Spread:
     """With one degree of freedom per effective cluster less one: where one cluster holds most items, the others say
-    little of how it would have come out (8 clusters of 5 to 200 items: 68 % covered with seven). `telling` of them show
-    how alike the items of a cluster are (`_telling`): where few did, losses alone were missed by 7 to 17 % for 2.5."""
-    return _Spread((sums.robust**2,), (min(sums.df, max(telling - 1.0, 1.0)),), (True,))
+    little of how it would have come out (8 clusters of 5 to 200 items: 68 % covered with seven). `known` of them show
+    how alike the items of a cluster are (`telling`): where few did, losses alone were missed by 7 to 17 % for 2.5."""
+    return _Spread((sums.robust**2,), (min(sums.df, max(known - 1.0, 1.0)),), (True,))
 
 
-def _telling(values: Floats, clusters: Sequence[str] | None, sums: Sums) -> float:
+def telling(values: Floats, clusters: Sequence[str] | None, sums: Sums) -> float:
     """Clusters of equal weight that would tell as much of how alike items are: of those that hold something else than
     the commonest value. Their squares count as weights where items of a cluster are all alike, their sizes where they
     are independent; in between, as here, no error to one side is much above its rate for sizes as uneven as MMLU's."""
@@ -111,9 +111,11 @@ def _effective(variance: float, spread: _Spread, least: float, most: float, floo
     """Effective items: how many independent ones of that variance would be as uncertain as `spread`.
 
     `least`: what counts when nothing varies or all is one cluster, which tells nothing about the clustering. `most`: a
-    design effect below one is taken for chance. `floor`: what they count for where items of a cluster are all alike.
+    design effect below one is taken for chance. `floor`: what they count for where items of a cluster are all alike, or
+    what their variance says where that is less, as heavy ones changed more often than light ones.
     """
-    alone = least <= 1
+    alone, varies = least <= 1, sum(spread.variances)
+    floor = min(floor, variance / varies) if varies > NO_SPREAD**2 else floor
 
     def items(alpha: float, grow: float) -> float:
         if variance <= 0 or alone:
@@ -136,13 +138,13 @@ def _t_bounds(mean: float, spread: _Spread, groups: int, floor: float) -> Bounds
             return floor, 1.0
         half = spread.half(alpha, grow)
         if half <= NO_SPREAD:
-            return _with_unseen(mean, mean, floor, _unseen(alpha, groups * grow))
+            return _with_unseen(mean, mean, floor, unseen(alpha, groups * grow))
         return max(mean - half, floor), min(mean + half, 1.0)
 
     return bounds
 
 
-def _unseen(alpha: float, groups: float) -> float:
+def unseen(alpha: float, groups: float) -> float:
     """Largest share of the population, at two-sided `alpha`, of which so many independent draws may show nothing."""
     return float(1 - (alpha / 2) ** (1 / groups))
 
@@ -171,7 +173,7 @@ def _mean_bounds(sums: Sums, scale: str, floor: float) -> Bounds:
     def bounds(alpha: float, grow: float) -> tuple[float, float]:
         half = spread.half(alpha, grow)
         least, most = _with_unseen(max(sums.mean - half, floor), min(sums.mean + half, 1.0), floor,
-                                   _unseen(alpha, sums.effective * grow))
+                                   unseen(alpha, sums.effective * grow))
         low, high = drawn(alpha, grow)
         return max(low, least), min(high, most)
 
@@ -217,7 +219,7 @@ def rate(scores: Sequence[float], clusters: Sequence[str] | None = None, weights
         return Evidence(mean, n, f"bootstrap-t, {groups} clusters", _mean_bounds(sums, scale, 0.0))
     if _alone(sums, n):
         return Evidence(mean, n, "Wilson", lambda alpha, grow: wilson(mean, n * grow, alpha))
-    size = _rate_size(sums, _worth(weights, n), _telling(values, clusters, sums))
+    size = _rate_size(sums, _worth(weights, n), telling(values, clusters, sums))
     return Evidence(mean, n, f"Wilson, {groups} clusters", lambda alpha, grow: wilson(mean, size(alpha, grow), alpha))
 
 
@@ -227,9 +229,9 @@ def _worth(weights: Sequence[float] | None, items: int) -> float:
     return cluster_sums(np.ones(items), None, weights).effective
 
 
-def _rate_size(sums: Sums, items: float, telling: float) -> EffectiveItems:
+def _rate_size(sums: Sums, items: float, known: float) -> EffectiveItems:
     alike = sums.effective
-    return _effective(sums.mean * (1 - sums.mean), _cluster_spread(sums, telling), alike, items, alike)
+    return _effective(sums.mean * (1 - sums.mean), _cluster_spread(sums, known), alike, items, alike)
 
 
 def effective_items(scores: Sequence[float], clusters: Sequence[str], weights: Sequence[float], alpha: float) -> float:
@@ -244,7 +246,7 @@ def effective_items(scores: Sequence[float], clusters: Sequence[str], weights: S
     sums = cluster_sums(values, clusters, weights)
     worth = _worth(weights, len(values))
     return float(len(values)) if _alone(sums, len(values)) else (
-        _rate_size(sums, worth, _telling(values, clusters, sums))(alpha, 1.0))
+        _rate_size(sums, worth, telling(values, clusters, sums))(alpha, 1.0))
 
 
 def paired(base: Sequence[float], tuned: Sequence[float], clusters: Sequence[str] | None = None,
@@ -272,13 +274,12 @@ def paired(base: Sequence[float], tuned: Sequence[float], clusters: Sequence[str
     if _alone(sums, n):
         return Evidence(mean, n, f"exact {GAINS}",
                         lambda alpha, grow: change_limits(foreseen(shares, n, grow), n * grow, alpha, exact=True))
-    spread = _cluster_spread(sums, _telling(after - before, clusters, sums))
+    spread = _cluster_spread(sums, telling(after - before, clusters, sums))
     size = _effective(shares.base_only + shares.tuned_only - mean**2, spread, sums.effective, _worth(weights, n),
                       sums.effective)
     still = not shares.base_only + shares.tuned_only  # the clusters are then counted whole
-    return Evidence(mean, n, f"{GAINS}, {groups} clusters",
-                    lambda alpha, grow: change_limits(foreseen(shares, size(alpha, 1.0), grow), size(alpha, grow),
-                                                      alpha, exact=still))
+    return Evidence(mean, n, f"{GAINS}, {groups} clusters", lambda alpha, grow: change_limits(
+        foreseen(shares, size(alpha, 1.0), grow), size(alpha, grow), alpha, exact=still))
 
 
 def pooled_rate(scores_by_seed: Sequence[Scores]) -> Evidence | None:
