@@ -110,7 +110,7 @@ class Evidence(NamedTuple):
         return math.ceil((many - 1.0) * self.items)
 
 
-NOTHING = Interval(None, -1.0, 1.0, 0, "no item was scored on both sides")
+NOTHING = Interval(None, -1.0, 1.0, 0, "not measured")
 NO_RATE = Interval(None, 0.0, 1.0, 0, "no item was scored")
 
 

@@ -75,9 +75,10 @@ def _tax(suite: SuiteVerdict) -> tuple[State, str]:
 
 def _refusals(suite: SuiteVerdict, found: FalseRefusals) -> tuple[State, str]:
     """A rise that is proved to be too large fails, whatever the suite's score gains by it."""
-    subject = f"false refusals on {suite.suite} " + (
-        "are not known" if found.base is None or found.tuned is None else
-        f"went from {100 * found.base:.1f} to {100 * found.tuned:.1f} %")
+    subject = f"false refusals on {suite.suite}"
+    if found.base is None or found.tuned is None:
+        return "pass" if suite.outcome == "equal" else "undecided", f"{subject} are {found.doubt}"
+    subject += f" went from {100 * found.base:.1f} to {100 * found.tuned:.1f} %"
     rise = found.rise
     points = _in_points(rise.points, (rise.low, rise.high), suite.scale, rise.pairs)
     if found.state == "no_worse" or suite.outcome == "equal":
@@ -135,7 +136,7 @@ def _points(suite: SuiteVerdict) -> str:
 
 def _in_points(points: float | None, ends: tuple[float, float], scale: str, pairs: int) -> str:
     if points is None:
-        return "no item was scored on both sides"
+        return "not measured"
     low_to_high = span(points, *ends, scale)
     interval = low_to_high if low_to_high != UNKNOWN else f"interval {low_to_high}"
     return f"{points:+.1f} points, {interval}, {pairs} item{'s' * (pairs != 1)}"

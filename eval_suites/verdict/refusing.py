@@ -38,9 +38,10 @@ def false_refusals(both: Both, margin: float, alpha: float, least: float) -> Fal
         return None
     scored = [pair for pair in asked if None not in (pair[0].score, pair[1].score)]
     if not scored or not enough(len(scored), len(asked), least):
-        said = f"{len(scored)} of {len(asked)} such requests have a score on both sides"
+        said = (f"{len(scored)} of {len(asked)} such requests have a score on both sides, at least {100 * least:g} % "
+                "must have (eval.min_scored)")
         return FalseRefusals(None, None, Part(None, 100 * NOTHING.low, 100 * NOTHING.high, len(scored)), margin, 0,
-                             f"it is not measured: {said}")
+                             f"not measured: {said}")
     doubt = _doubt(asked, scored, margin, alpha)
     rise = _rise(scored)
     low, high = rise.bounds(alpha, 1.0)
