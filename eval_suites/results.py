@@ -237,6 +237,11 @@ class SuiteResult:
         return {f"ppl_{unit}": math.exp(min(nats / total, 700.0)) for unit, total in totals.items() if total}
 
 
+def ended(tokens: int, *, stopped: bool) -> dict[str, float]:
+    """Metrics of how an answer ended: by itself, or at the limit of tokens."""
+    return {"stopped": float(stopped), "overrun": float(not stopped), "tokens": float(tokens)}
+
+
 def unscored(result: SuiteResult) -> Counter[str]:
     """Why items have no score, and how many; see `reasons`."""
     return reasons(item.why for item in result.items if item.score is None)

@@ -15,7 +15,7 @@ from eval_suites.backends.generate import Answer, Answerer
 from eval_suites.backends.likelihood import Measured, Texts
 from eval_suites.lm_door.data import outside
 from eval_suites.lm_door.door import LmDoor, language_model
-from eval_suites.results import SCORER_ERRORS, ItemResult, scorer_failed
+from eval_suites.results import SCORER_ERRORS, ItemResult, ended, scorer_failed
 from eval_suites.scorers.base import Score
 from eval_suites.scorers.registry import scorer_for
 from eval_suites.suites.chat_item import ChatItem, LikelihoodItem
@@ -150,7 +150,7 @@ def scored(suite: str, item: ChatItem, answer: Answer,
         chance=item.chance)
     if answer.text is None:
         return made
-    said = {"stopped": float(answer.stopped), "overrun": float(not answer.stopped), "tokens": float(answer.tokens)}
+    said = ended(answer.tokens, stopped=answer.stopped)
     try:
         value = score(item.kind, item.expect, answer.text)
     except SCORER_ERRORS as error:

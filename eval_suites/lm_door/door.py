@@ -30,7 +30,7 @@ from eval_suites.backends.contract import Backend
 from eval_suites.backends.local import Local
 from eval_suites.lm_door.model import FastModel
 from eval_suites.lm_door.needs import require
-from eval_suites.lm_door.rows import Guard, Why, check_mean, cluster_of, first_metric, question, rows
+from eval_suites.lm_door.rows import Guard, Told, check_mean, cluster_of, first_metric, question, rows
 from eval_suites.results import ItemResult
 from eval_suites.suites.suite import ROOM, Suite
 from sft_core.data.localhub import named_by_content
@@ -150,7 +150,7 @@ class LmDoor:
         for name, task in asked.items():
             metric = self.suite.metric or first_metric(found["results"][name])
             made = rows(self.suite.name, task, found["samples"][name], metric,
-                        Why(lm.failed, guards[name].unscored), self.suite.cluster)
+                        Told(lm.failed, guards[name].unscored, lm.ended), self.suite.cluster)
             made = guards[name].scored(made, metric)
             check_mean(made, name, metric, found["results"][name])
             items += made

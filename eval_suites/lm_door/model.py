@@ -21,6 +21,7 @@ from lm_eval.models.utils import (
 )
 
 from eval_suites.backends.contract import NOT_FINITE, Backend, Continuation, Prompt, Stops
+from eval_suites.results import ended
 from sft_core.errors import EvalError
 from sft_core.progress import progress
 from sft_core.stopping import check
@@ -47,6 +48,8 @@ class FastModel(HFLM):  # type: ignore[misc]
         """Contexts that were cut to fit the model."""
         self.failed: dict[str, str] = {}
         """Contexts that have no answer, and why."""
+        self.ended: dict[str, dict[str, float]] = {}
+        """Contexts of free answers, and how these ended: what chats measure (`asking/opened.py`), where it is known."""
         self._encoded: dict[str, list[int]] = {}
 
     @property
@@ -144,6 +147,8 @@ class FastModel(HFLM):  # type: ignore[misc]
             if said.why:
                 self.failed[requests[places[at]].args[0]] = said.why
             text = self.tok_decode(list(said.ids))
+            stopped = said.stopped or any(stop in text for stop in until)
+            self.ended[requests[places[at]].args[0]] = ended(len(said.ids), stopped=stopped)
             yield places[at], postprocess_generated_text(generation=text, stop=until, think_end_token=None)
 
     def _as_hflm(self, requests: Sequence[Any]) -> Any:

@@ -25,11 +25,13 @@ KINDS, STRICT = "instruction_id_list", "strict"
 LONGEST_READ = 60
 
 
-class Why(NamedTuple):
-    """Why items lack something: context → why it has no answer, id of an item → why it has no score."""
+class Told(NamedTuple):
+    """What lm-eval's samples do not say: context → why it has no answer, id of an item → why it has no score, context →
+    how its free answer ended (`results.ended`)."""
 
     answer: Mapping[str, str]
     score: Mapping[str, str]
+    ended: Mapping[str, Mapping[str, float]]
 
 
 def question(task: Any, doc: Mapping[str, Any]) -> str:
@@ -113,7 +115,7 @@ class Guard:
 
 
 def rows(suite: str, task: Any, samples: Sequence[Mapping[str, Any]], metric: str,
-         why: Why, cluster: str) -> list[ItemResult]:
+         why: Told, cluster: str) -> list[ItemResult]:
     """One row per document; lm-eval logs one sample per document and filter. Documents that say the same in the column
     `cluster` are not independent.
 
@@ -133,7 +135,7 @@ def cluster_of(doc: Mapping[str, Any], item_id: str, column: str) -> str:
 
 
 def _row(suite: str, task: Any, samples: Sequence[Mapping[str, Any]], metric: str,
-         without: Why, cluster: str) -> ItemResult:
+         without: Told, cluster: str) -> ItemResult:
     first = samples[0]
     name = task.config.task
     item_id = f"{name}/{first['doc_id']}"
@@ -151,6 +153,7 @@ def _row(suite: str, task: Any, samples: Sequence[Mapping[str, Any]], metric: st
         return _measured(row, first)
     metrics = {f"{key},{sample['filter']}": float(sample[key]) for sample in samples for key in sample["metrics"]
                if isinstance(sample[key], int | float)} | _marks(samples)
+    metrics |= without.ended.get(first["arguments"][0][0], {})
     value = metrics.get(metric)
     if value is not None and not 0.0 <= value <= 1.0:
         raise EvalError(f"{item_id}: {metric} is {value}, and scores lie in [0, 1]; choose another metric for {suite}")

@@ -279,8 +279,9 @@ def _measured(both: _Both) -> Table:
                      "overrun": _pair(base, tuned, "overrun"), "cut to fit": _counts(base.truncated, tuned.truncated),
                      "looks": NONE if one.looks is None else "{} of {}".format(*one.looks),
                      "seconds": f"{base.seconds:.1f} → {tuned.seconds:.1f}"})
-    return Table("How it was measured", f"{both.names.base} → {both.names.tuned}. Stop rate: answers that ended by "
-                                        "themselves; overrun: answers that hit the cap.", rows)
+    note = (f"{both.names.base} → {both.names.tuned}. Stop rate: answers that ended by themselves; overrun: answers "
+            "that hit the cap. Both weigh items as the score does; a note counts answers.")
+    return Table("How it was measured", note, rows)
 
 
 def _either(one: str, two: str) -> str:

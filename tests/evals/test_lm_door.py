@@ -87,6 +87,9 @@ def test_items_carry_score_answer_target_and_cluster(lm: FastModel, tasks: Path,
     assert set(item.metrics) == {"acc,none", "acc_norm,none"}
     assert {i.score for i in ran.items} >= {0.0, 1.0}
     assert by_id["say/0"].cluster == "say/0"
+    cut = door(lm_suite("say"), tasks, tmp_path).run(lm, chosen=None, max_new_tokens=1).items
+    assert any(one.metrics["overrun"] for one in cut), "what hit the limit of tokens was told of chats alone"
+    assert all(one.metrics["stopped"] + one.metrics["overrun"] == 1.0 and one.metrics["tokens"] <= 1 for one in cut)
     by_subject = door(lm_suite("say", cluster="subject"), tasks, tmp_path).run(lm, chosen=None, max_new_tokens=None)
     assert [item.cluster for item in by_subject.items] == ["odd", "say/1", "odd"]
     assert by_id["say/0"].target == "one"
@@ -279,7 +282,8 @@ def test_genuine_mmlu_and_gsm8k_from_a_mirror(model_folder: Path, tmp_path: Path
     assert result.truncated == 2  # five examples do not fit a window of 256 bytes
     assert result.protocol["tasks"]["gsm8k"] == {"version": 3.0, "num_fewshot": 5,
                                                  "metric": "exact_match,strict-match"}
-    assert set(result.items[0].metrics) == {"exact_match,strict-match", "exact_match,flexible-extract"}
+    assert set(result.items[0].metrics) == {"exact_match,strict-match", "exact_match,flexible-extract", "stopped",
+                                            "overrun", "tokens"}
 
 
 @with_hub

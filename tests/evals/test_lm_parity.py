@@ -26,7 +26,7 @@ from nltk.tokenize.punkt import PunktTrainer, save_punkt_params
 
 from eval_suites.lm_door import needs as lm_door_needs
 from eval_suites.lm_door.door import LmDoor, language_model, same_languages
-from eval_suites.lm_door.rows import Why, rows
+from eval_suites.lm_door.rows import Told, rows
 from eval_suites.report.readings import readings
 from eval_suites.results import ItemResult, SuiteResult, mean_metric
 from eval_suites.suites.suite import Suite, suite
@@ -282,7 +282,7 @@ def test_all_four_numbers_of_ifeval_are_lm_evals_over_all_real_prompts(punkt: Pa
         samples.append({"doc_id": number, "doc": doc, "target": 0, "arguments": [("x", {})], "resps": [[answer]],
                         "filtered_resps": [answer], "filter": "none", "metrics": list(IFEVAL), "doc_hash": "",
                         "prompt_hash": "", "target_hash": "", **task.process_results(doc, [answer])})
-    found = rows("ifeval", task, samples, "prompt_level_strict_acc,none", Why({}, {}), "cluster")
+    found = rows("ifeval", task, samples, "prompt_level_strict_acc,none", Told({}, {}, {}), "cluster")
     assert len(found) == len({one.cluster for one in found}) == 541
     for name, aggregate in task.aggregation().items():
         wanted = aggregate([sample[name] for sample in samples])
