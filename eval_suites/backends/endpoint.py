@@ -37,10 +37,9 @@ GIVE_UP = 3
 """So many requests in a row that failed after all tries: the next ones are tried once, until one is answered."""
 AGAIN = frozenset({408, 409, 425, 429})
 """Statuses below 500 that are worth another try."""
-
-
-WITHHELD = frozenset({"content_filter", "error"})
-"""Ends of an answer that are the server's and not the model's."""
+OWN_ENDS = ("stop", "length", "tool_calls", "function_call", "eos", "eos_token", "stop_sequence")
+"""How an answer of the model's own ends: OpenAI's `finish_reason`, and what Together and TGI call the first. Any other,
+as content_filter, error, abort or cancelled, is the server's doing."""
 VERSION = re.compile(r"[-:@](?:latest|v?\d{4}[\d-]*)$")
 
 
@@ -203,7 +202,8 @@ class Endpoint:
         if not _same_model(self._section.model, model):
             raise self._error(f"{model!r} answers there, not {self._section.model!r}: name it as the server does")
         if withheld:
-            raise self._error(f"the server withheld the answer (finish_reason {reply.finish_reason!r})")
+            raise self._error(f"the server withheld the answer (finish_reason {reply.finish_reason!r}; an "
+                              f"answer that is the model's own ends with {', '.join(OWN_ENDS)}, or says none)")
         return reply
 
     def _hidden(self, text: str) -> str:
@@ -218,7 +218,8 @@ class Endpoint:
 def _read(text: str) -> tuple[Reply, str, bool]:
     """The answer in a body, who the body says gave it, and whether the server kept it back.
 
-    A model may say nothing, and ends then as after any answer: no words and no `finish_reason` are no answer.
+    A model may say nothing, and ends then as after any answer: no words and no `finish_reason` are no answer. What it
+    says in OpenAI's `refusal`, beside empty content, are its words.
 
     Raises:
         _Passing: the body is no JSON of a chat completion, or holds no choice, or one that says nothing.
@@ -227,12 +228,13 @@ def _read(text: str) -> tuple[Reply, str, bool]:
         found = json.loads(text)
         choice, usage = found["choices"][0], found.get("usage") or {}
         message = choice["message"]
-        said = "\n".join(part for part in (message.get("content") or "", *_calls(message)) if part)
+        words = message.get("content") or message.get("refusal") or ""
+        said = "\n".join(part for part in (words, *_calls(message)) if part)
         ended = str(choice.get("finish_reason") or "")
         if not said and not ended:
             raise ValueError("neither words nor a finish_reason")
         reply = Reply(said, ended, int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
-        return reply, str(found.get("model") or ""), ended in WITHHELD
+        return reply, str(found.get("model") or ""), bool(ended) and ended not in OWN_ENDS
     except (json.JSONDecodeError, LookupError, TypeError, AttributeError, ValueError) as error:
         raise _Passing(f"the reply is no chat completion ({type(error).__name__}: {error}): {text[:200]!r}") from error
 

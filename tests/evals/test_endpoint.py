@@ -66,7 +66,8 @@ def test_what_stays_wrong_is_said_without_the_key() -> None:
 
 @pytest.mark.parametrize(("said", "why"), [
     ({"model": "other-7b"}, "'other-7b' answers there, not 'fake': name it as the server does"),
-    ({"choices": [{"message": {"content": "no"}, "finish_reason": "content_filter"}]}, "withheld the answer")])
+    *(({"choices": [{"message": {"content": said}, "finish_reason": end}]}, f"withheld the answer .*{end}.*length")
+      for said, end in (("no", "content_filter"), ("part", "abort"), (None, "abort"), ("", "cancelled"), ("x", "new")))])
 def test_an_answer_that_is_not_the_models_own_is_none(said: dict[str, object], why: str) -> None:
     body = {"choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}], **said}
     with serve(lambda _, n: (200, {}, json.dumps(body))) as (url, seen):
@@ -80,6 +81,15 @@ def test_a_model_may_say_nothing_and_its_server_may_name_it_otherwise(name: str)
     silent = {"model": name, "choices": [{"message": {"content": None}, "finish_reason": "stop"}]}
     with serve(lambda _, n: (200, {}, json.dumps(silent))) as (url, _):
         assert Endpoint(section(url)).chat(ASKED, max_tokens=5).text == ""
+
+
+@pytest.mark.parametrize(("message", "ended"), [
+    ({"content": None, "refusal": "I can't help."}, "stop"), ({"content": "I can't help.", "refusal": None}, "eos"),
+    ({"content": "I can't help."}, None), ({"content": "I can't help."}, "function_call")])
+def test_what_a_model_says_itself_is_its_answer(message: dict[str, object], ended: str | None) -> None:
+    body = {"choices": [{"message": message, "finish_reason": ended}]}
+    with serve(lambda _, n: (200, {}, json.dumps(body))) as (url, _):
+        assert Endpoint(section(url)).chat(ASKED, max_tokens=5).text == "I can't help."
 
 
 def test_a_server_that_is_down_is_given_up_after_some_requests() -> None:
