@@ -158,7 +158,7 @@ def _tell(row: TrialRow, left: int) -> None:
     said = {"RUNNING": f"trial {row.number}, {left} to go: {shown}",
             "COMPLETE": f"trial {row.number} is done: " + ", ".join(
                 f"{name} {value:.2f}" for name, value in (row.values or {}).items()),
-            "FAIL": f"trial {row.number} failed: {row.notes.get('why') or 'it lost its worker'}"}.get(row.state, "")
+            "FAIL": f"trial {row.number} failed: {row.notes.get('why') or 'it lost its worker, and its values are tried again'}"}.get(row.state, "")
     console.lines(said)
     only_to_prefect(said)
 

@@ -60,14 +60,20 @@ def _config_of(aim: Aim) -> ExperimentConfig:
 
 
 def _work(study: Study, config: ExperimentConfig, place: Place, most: int | None) -> int:
-    done = 0
+    done, waiting = 0, False
     while study.remaining() and done != most:
         give_up(study)
         if (trial := study.ask()) is None:
             if most is not None:
                 break
-            sleep(WAIT_S)  # others have them all, and may be lost
+            if not waiting:
+                log.info("each of the %d trials that are left has a worker; waiting, in case one is lost",
+                         study.remaining())
+            waiting = True
+            sleep(WAIT_S)
             continue
+        log.info("trial %d: %s", trial.number, place.folder / f"trial-{trial.number:03d}.log")
+        waiting = False
         found = _outcome(config, trial, place, study)
         notes = {"run": found.run, "run_id": found.run_id, "why": found.why}
         if not study.tell(trial.number, found.values, notes):

@@ -18,8 +18,10 @@ def table(rows: Sequence[TrialRow], front: Sequence[TrialRow],
     fields = list(dict.fromkeys(field for row in rows for field in row.params))
     objectives = list(dict.fromkeys(name for row in rows for name in row.values or {}))
     best = {row.number for row in front}
+    again = {row.notes["retry_of"]: row.number for row in rows if "retry_of" in row.notes}
     cells = [
-        [f"{row.number}{' ★' if row.number in best else ''}", row.state.lower(),
+        [f"{row.number}{' ★' if row.number in best else ''}",
+         f"lost its worker: {again[str(row.number)]}" if str(row.number) in again else row.state.lower(),
          *(_cell((row.values or {}).get(name)) for name in objectives),
          *(_cell(row.params.get(field)) for field in fields)]
         for row in rows

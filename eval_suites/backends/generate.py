@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from jinja2 import TemplateError
+
 from eval_suites.backends.contract import Backend, Prompt, Stops
 from eval_suites.suites.chat_item import ChatItem
 from sft_core.stage import fingerprint
@@ -54,10 +56,16 @@ def prompt_ids(tokenizer: Any, item: ChatItem, jinja: str) -> list[int]:
     """Token ids of an item's messages and the opening of the assistant turn.
 
     Raises:
-        jinja2.TemplateError, TypeError, …: the template refuses these messages, see `RAISED`.
+        jinja2.TemplateError, TypeError, …: the template refuses these messages, see `RAISED`, or leaves out the tools.
     """
-    text = tokenizer.apply_chat_template(item.messages, tools=item.parsed_tools(), chat_template=jinja, tokenize=False,
-                                         add_generation_prompt=True)
+    def rendered(tools: list[dict[str, Any]] | None) -> str:
+        return str(tokenizer.apply_chat_template(item.messages, tools=tools, chat_template=jinja, tokenize=False,
+                                                 add_generation_prompt=True))
+
+    text, tools = rendered(item.parsed_tools()), item.parsed_tools()
+    if tools and text == rendered(None):
+        raise TemplateError("it writes nothing of the tools, so that the model would be asked to call what it has "
+                            "never seen; give one that writes them (--template, template.path)")
     return list(tokenizer.encode(text, add_special_tokens=False))
 
 

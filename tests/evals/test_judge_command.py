@@ -16,7 +16,7 @@ import pytest
 
 from eval_suites.judge.talk import OPEN_ENDED
 from eval_suites.results import ItemResult, SuiteResult, write_results
-from flows import judging
+from flows import console, judging
 from infra.servers import free_port
 from sft_core.config.evaluate import EndpointSection, JudgeSection
 from sft_core.errors import EvalError
@@ -148,6 +148,7 @@ def test_judge_and_human(tmp_path: Path) -> None:
 def test_people_are_told_of_pairs_without_a_label_and_of_how_far_they_agree(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Two of six labels gave a win rate; of several sheets the last one's raters were told, without names."""
+    monkeypatch.setattr(console.console, "width", 400)
     monkeypatch.setattr(judging, "workspace", lambda: Workspace(tmp_path, None))
     monkeypatch.setattr(judging, "look", lambda: None)
     a, b = folder(tmp_path / "a", "bad"), folder(tmp_path / "b", "good")

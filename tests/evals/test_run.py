@@ -125,6 +125,14 @@ def test_what_cannot_be_asked_has_no_score(model: tuple[Any, Any]) -> None:
         prompt_ids(model[1], chat("a", "hi"), refusing.jinja)
 
 
+def test_tools_that_the_template_leaves_out_cannot_be_asked_about(model: tuple[Any, Any]) -> None:
+    """A model that had never seen the function was scored for not calling it, and for calling none where none fits."""
+    item = chat("a", "weather?")._replace(tools='[{"name": "weather"}]')
+    assert "nothing of the tools" in ask(model, [item], 4)[0].why
+    seen = ChatFormat("{{ tools }}" + JINJA, ("<|im_end|>",))
+    assert [one.text is None for one in ask(model, [item, chat("b", "hi")], 4, seen)] == [False, False]
+
+
 def test_base_and_tuned_have_one_protocol(model_folder: Path, tuned_folder: Path, tmp_path: Path) -> None:
     base = evaluate(ModelSection(path=str(model_folder)), ["refusal"], section=SECTION, template=FORM, mirror=None,
                     out=tmp_path / "base")["refusal"]

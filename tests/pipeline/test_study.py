@@ -142,6 +142,7 @@ def test_trial_of_a_killed_worker_is_failed_and_run_again(tmp_path: Path) -> Non
     again = ask(study)
     assert (again.number, str(again.params)) == (1, asked)
     assert [row.state for row in study.trials()] == ["FAIL", "RUNNING"]
+    assert [row[1] for row in pareto.table(study.trials(), [], {})[1]] == ["lost its worker: 1", "running"]
     study.tell(again.number, {"alignment": 1.0, "tax": 0.0})
     assert study.remaining() == 3
 
