@@ -155,10 +155,10 @@ def _record(row: TrialRow, tracker: Tracker) -> None:
 
 def _tell(row: TrialRow, left: int) -> None:
     shown = "  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.params.items())
-    said = {"RUNNING": f"trial {row.number}, {left} to go: {shown}",
-            "COMPLETE": f"trial {row.number} is done: " + ", ".join(
-                f"{name} {value:.2f}" for name, value in (row.values or {}).items()),
-            "FAIL": f"trial {row.number} failed: {row.notes.get('why') or 'it lost its worker, and its values are tried again'}"}.get(row.state, "")
+    found = ", ".join(f"{name} {value:.2f}" for name, value in (row.values or {}).items())
+    why = row.notes.get("why") or "it lost its worker, and its values are tried again"
+    said = {"RUNNING": f"trial {row.number}, {left} to go: {shown}", "COMPLETE": f"trial {row.number} is done: {found}",
+            "FAIL": f"trial {row.number} failed: {why}"}[row.state]
     console.lines(said)
     only_to_prefect(said)
 
