@@ -8,8 +8,12 @@ from collections.abc import Sequence
 
 from eval_suites.scorers.base import Expect, Score
 
-NUMBER = re.compile(r"(?<![\w.,])[-−]?(?:\d{1,3}(?: \d{3})+(?:[.,]\d+)?(?!\d)|\d+(?:[.,\u066b\u066c\u2019']\d+)*|\.\d+)"
+NUMBER = re.compile(r"(?<![\w.,])[-−]?(?!\d[\d.,]*(?:st|nd|rd|th)\b)"
+                    r"(?:\d{1,3}(?: \d{3})+(?:[.,]\d+)?(?!\d)|\d+(?:[.,\u066b\u066c\u2019']\d+)*|\.\d+)"
                     r"(?:e[-+]?\d{1,2}(?!\w))?(?:\s?[/\u2044]\s?\d+)?")
+"""2nd is a word."""
+POWER = re.compile(r"(?<=[a-z}])\^\{?[-−]?\d+\}?")
+"""Of a unit or a name: 36 m^2 says 36."""
 GROUPED = re.compile(r"\d{1,3}([.,' ])\d{3}(?:\1\d{3})*(?:(?!\1)([.,])\d+)?")
 """Thousands apart, and perhaps another sign before a fraction: 1,234,567.5 and 1.234.567,5."""
 UNSPACED = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
@@ -21,12 +25,18 @@ SAID_LETTER = re.compile(r"\b(?i:answer|option|choice|letter)(?:\s+is)?\s*:?\s*[
 ONLY_LETTER = re.compile(r"[\s*_(\[\"']*([A-Za-z])[\s*_)\]\"'.:]*")
 LEADING_LETTER = re.compile(r"^[\s*_(\[\"']*(?:([A-Za-z])[*_\]\"']*(?:[).:]|\s*$)|"
                             r"([A-Z])[*_\]\"']*(?:,(?!\s*[A-Z]\b)|\s+[-–—]))", re.MULTILINE)
-LONE_LETTER = re.compile(r"(?<![\w'’])([B-HJ-Z]|A(?!\s+(?!or\b|and\b)[a-z]))(?![\w'’])")
+LONE_LETTER = re.compile(r"(?<![\w'’])([B-HJ-Z]|A(?!\s+(?!or\b|and\b|is (?:right|correct|true|wrong|incorrect|false)\b)"
+                         r"[a-z]))(?![\w'’])")
 """A capital by itself that is neither the article nor I."""
 BOXED = re.compile(r"\\boxed\{(?:\\text\{)?([^{}]*)\}+")
-NEGATION = re.compile(r"(?:(?:\b(?:not|no|nicht|keine?|pas)|n['’]t)\s+(?:an?\s+|the\s+)?|不是?|非)\Z", re.IGNORECASE)
+NEGATION = re.compile(r"(?:(?:\b(?:not|no|neither|nor|nicht|keine?|pas)|n['’]t)\s+(?:an?\s+|the\s+)?|不是?|非)\Z",
+                      re.IGNORECASE)
 """What takes back the word behind it."""
 LONGEST_NEGATION = 16
+DISMISSED = re.compile(r"[*_)\"']*(?:(?:\s*,|\s*,?\s+(?:and|or|nor)\b)\s*[*_(\"']*[A-Z](?![\w'’])[*_)\"']*){0,8}\s+"
+                       r"(?:(?:is|are|was|were)\s+(?:\w+ly\s+|all\s+|also\s+|both\s+)?(?:wrong|incorrect|false|"
+                       r"not\b(?!\s+(?:wrong|incorrect|false|only)\b))|(?:is|are)n['’]t\b)")
+"""What dismisses the letter before it, and those listed with it: A, C and D are wrong."""
 
 
 def score_short_answer(expect: Expect, answer: str) -> Score:
@@ -53,7 +63,8 @@ def _normal(text: str) -> str:
 
 
 def _said_number(said: str, wanted: Sequence[str]) -> bool:
-    found = [number for number in NUMBER.finditer(said) if not _negated(said, number)]
+    plain = POWER.sub("", said)
+    found = [number for number in NUMBER.finditer(plain) if not _negated(plain, number)]
     return bool(found) and any(_readings(found[-1].group()) & _readings(one) for one in wanted)
 
 
@@ -93,8 +104,8 @@ def score_letter(expect: Expect, answer: str) -> Score:
     """The letter `letter` of the choices `options` (texts in the order of their letters) is chosen.
 
     Taken in this order: the answer is a letter; it says "answer: B" or "option B"; it starts with "B)" and does not go
-    through all choices; one letter stands by itself; it holds the text of exactly one choice. `alone`: the answer is
-    that letter and nothing else.
+    through all choices; one letter stands by itself; it holds the text of exactly one choice. What is dismissed ("A is
+    wrong") is not chosen where another letter is. `alone`: the answer is that letter and nothing else.
     """
     wanted = str(expect["letter"])
     chosen = _letter(answer, list(expect.get("options", ())))
@@ -109,14 +120,21 @@ def _letter(answer: str, options: Sequence[str]) -> str:
     if only := ONLY_LETTER.fullmatch(said):
         return str(only.group(1)).upper()
     letters = [chr(ord("A") + at) for at in range(len(options))]
-    named = {letter.upper() for letter in SAID_LETTER.findall(said)}
-    leading = [(one or other).upper() for one, other in LEADING_LETTER.findall(said)]
+    named = _kept(said, SAID_LETTER)
+    leading = [(one[1] or one[2]).upper() for one in LEADING_LETTER.finditer(said)
+               if not DISMISSED.match(said, one.end())]
     if len(named) != 1 and LEADING_LETTER.match(said) and (leading != letters or len(letters) < 2):
         named = set(leading[:1])
     if not named:
-        named = {one.group(1) for one in LONE_LETTER.finditer(said) if not _negated(said, one)}
+        named = _kept(said, LONE_LETTER) or {one[1] for one in LONE_LETTER.finditer(said) if not _negated(said, one)}
         named = {one for one in named if one in letters or not letters}
     if not named:
         normal = _normal(said)
         named = {letter for letter, option in zip(letters, options, strict=True) if _holds(normal, _normal(option))}
     return named.pop() if len(named) == 1 else ""
+
+
+def _kept(said: str, pattern: re.Pattern[str]) -> set[str]:
+    """The letters that the pattern finds and nothing takes back."""
+    return {one[1].upper() for one in pattern.finditer(said)
+            if not _negated(said, one) and not DISMISSED.match(said, one.end())}

@@ -215,7 +215,9 @@ def test_what_is_negated_is_not_said(answers: list[str], others: list[str], answ
     ("1234.5", "1,234.5 | 1.234,5 | 1 234.5 | $1,234.50", "1,234 | 12345 | 1.234.5"),
     ("0.75", "3/4 | ¾ | .75 | 0,75 | 0.750 | 75e-2 | 6 / 8", "3 | 4 | 3/0 | 75"),
     ("-5", "-5 | −5. | -5.0 | -10/2", "5"), ("1000000", "1,000,000 | 1 000 000 | 1.000.000 | 1e6", "1,000 | 1,000,00"),
-    ("6", "It is 6 | 4 + 2 = 6", "5/6 | 6/5")])
+    ("6", "It is 6 | 4 + 2 = 6", "5/6 | 6/5"),
+    ("36", "6^2 = 36 m^2 | 36 \\text{ m}^{2} | 36 s^-1 | 36 m² | the 2nd has 36, the 3rd has none", "36th | x = 6^2"),
+    ("2", "2 | 2 nd", "2nd | the 2nd | -2nd | 1,002nd")])
 def test_numbers_as_people_write_them(number: str, right: str, wrong: str) -> None:
     for value, said in ((1.0, right), (0.0, wrong)):
         for one in said.split(" | "):
@@ -245,7 +247,13 @@ def test_a_short_answer_must_not_name_its_rival() -> None:
      ("It isn't B", ""), ("A) trout\nB) sparrow\nC) lizard\nD) bat", ""), ("", ""),
      ("B) sparrow\n\nA) is a fish.\nC) crawls.\nD) is a mammal.", "B"), ("Not the sparrow", ""),
      ("A) trout\nB) sparrow\nC) lizard\nD) bat\n\nAnswer: B", "B"), ("not a trout but a sparrow", "B"),
-     ("The answer is a bird.", ""), ("I do not know", ""), ("The answer is A, not option B", ""), ("C", "C"),
+     ("The answer is a bird.", ""), ("I do not know", ""), ("The answer is A, not option B", "A"), ("C", "C"),
+     ("A is wrong. C is wrong. D is wrong. So B.", "B"), ("Neither A nor C; B is right.", "B"), ("A is false.", "A"),
+     ("A, C and D are clearly incorrect, so it must be B", "B"), ("(A) isn't right, **B** is.", "B"),
+     ("Option A is wrong. B is right.", "B"), ("A is right. B is not.", "A"),
+     ("A) is wrong. B) is right.", "B"), ("C is not wrong, B is.", ""), ("C is Rome. A is not. So B", ""),
+     ("C is wrong, A or B", ""), ("A is wrong and B is false.", ""),
+     ("Neither the trout nor the bat: the sparrow", "B"),
      ("The answer is A or B", ""), ("Answer: **A** and **B**", ""), ("The answer is B and I am sure", "B")],
 )
 def test_letters(answer: str, letter: str) -> None:
