@@ -96,7 +96,7 @@ def test_every_family_s_own_calls_are_read() -> None:
             if (arguments_of(found), found.problem, score_no_call({}, said).value) != (right, "", 0.0):
                 wrong[family, how] = (said, found)
     assert not wrong
-    assert len(families) == 50
+    assert len(families) >= 50
 
 
 @pytest.mark.parametrize(
