@@ -114,10 +114,13 @@ def reason(rejected: Rejected) -> str:
 
 
 def check_remedy(name: str, keywords: dict[str, Any], conversation: Conversation, told: str) -> None:
-    """What is told to open a closed thought does so for this very conversation."""
+    """What is told to open a closed thought does so for this very conversation, and what drops it."""
     setting = re.search(r"set template\.kwargs: ({.+?})", told)
+    dropping, _ = case_of(name, keywords, thinking="drop")
+    assert isinstance(dropping.render(conversation), Rendered) == ("set template.thinking: drop" in told), told
     if setting is None:
-        assert re.search("row itself says /no_think|; with template.kwargs: {.+} the chat template drops", told), told
+        tried = "with template.(kwargs: {.+}|thinking: drop too) the chat template drops"
+        assert re.search(f"row itself says /no_think|; {tried}", told), told
         return
     renderer, oracle = case_of(name, keywords | json.loads(setting[1]))
     found = renderer.render(conversation)
