@@ -8,7 +8,7 @@ from flows import console
 from flows.experiment import look, workspace
 from sft_core.config.evaluate import JudgeSection
 from sft_core.errors import EvalError
-from tasks.judge import export_sheets, folder_of, import_labels, judge_all, results_at, write_judged
+from tasks.judge import export_sheets, folder_of, import_labels, judge_all, kept_at, results_at, write_judged
 from tasks.verdict import listed
 
 
@@ -31,7 +31,9 @@ def run_judging(first: str, second: str, section: JudgeSection, out: Path | None
         path = write_judged(found.measured, out or folder_of(first, second, section, place))
         console.lines(f"written {path}")
     if failures := found.failures():
-        raise EvalError("; ".join(failures) + ". What the judge answered is kept; the same command asks for the rest")
+        raise EvalError(f"{'; '.join(failures)}. The same command asks again what the judge did not answer. Replies "
+                        "without a verdict are kept and stay so: take another judge (--model, --mode), or delete "
+                        f"{kept_at(place)} to ask for all of them again")
 
 
 def run_export(first: str, second: str, out: Path, seed: int) -> None:

@@ -40,10 +40,10 @@ class Judged(NamedTuple):
         """One per suite that was judged in pairs."""
         return [win_rate(self.base[name], self.tuned[name]) for name in self.base if name.endswith(":pairwise")]
 
-    def lines(self) -> tuple[str, str]:
-        """How far the judge agrees with the gold set, and what it cost."""
-        usage = self.usage
-        return (f"agreement with the gold set  {shown_agreement(self.agreement)}",
+    def lines(self) -> tuple[str, ...]:
+        """How far the judge agrees with the gold set, what that says of the rates, and what it cost."""
+        usage, doubt = self.usage, self.agreement.doubt
+        return (*[f"NOTE    {doubt}"] * bool(doubt), f"agreement with the gold set  {shown_agreement(self.agreement)}",
                 f"judge   {usage.calls} calls, {usage.kept} kept answers, {usage.prompt_tokens} + "
                 f"{usage.completion_tokens} tokens, cost {usage.cost:.4f}")
 
@@ -75,7 +75,8 @@ class Judged(NamedTuple):
             "win_rates": [_plain(one) for one in self.win_rates()],
             "scores": {label: {name: result.tally._asdict() for name, result in results.items()}
                        for label, results in (("base", self.base), ("tuned", self.tuned))},
-            "agreement": _plain(self.agreement), "usage": _plain(self.usage), "not_measured": self.failures(),
+            "agreement": {**_plain(self.agreement), "doubt": self.agreement.doubt}, "usage": _plain(self.usage),
+            "not_measured": self.failures(),
         }
 
 
@@ -97,7 +98,7 @@ def judged(base: Results, tuned: Results, section: JudgeSection | None, place: W
     for line in (*(", ".join(f"{name} {value}" for name, value in one.row().items()) for one in found.win_rates()),
                  *found.lines()):
         log.info("%s", line)
-    for line in found.failures():
+    for line in (*found.failures(), *filter(None, [found.agreement.doubt])):
         log.warning("%s", line)
     return {**base, **found.base}, {**tuned, **found.tuned}
 
@@ -125,8 +126,13 @@ def judge_all(base: Results, tuned: Results, section: JudgeSection, place: Works
 
 def asked_at(section: JudgeSection, place: Workspace) -> tuple[Endpoint, Judge]:
     """The judge's endpoint; its answers are kept in the workspace."""
-    endpoint = Endpoint(section.endpoint, secret(section.endpoint.key_env), place.root / "cache" / "judge.jsonl")
+    endpoint = Endpoint(section.endpoint, secret(section.endpoint.key_env), kept_at(place))
     return endpoint, judge_at(endpoint, section.endpoint.model, section.max_tokens)
+
+
+def kept_at(place: Workspace) -> Path:
+    """The file of a judge's kept replies."""
+    return place.root / "cache" / "judge.jsonl"
 
 
 def open_ended(base: Results, tuned: Results) -> list[str]:

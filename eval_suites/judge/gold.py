@@ -42,6 +42,14 @@ class Agreement(NamedTuple):
     pairs: int
     unscored: int
 
+    @property
+    def doubt(self) -> str:
+        """Why verdicts of such a rater say nothing; '' where it agrees better than chance, or nothing was measured."""
+        if self.kappa.estimate is None or self.kappa.low > 0:
+            return ""
+        return (f"this judge is not shown to agree with the gold set better than chance (κ {self.kappa.estimate:.2f}, "
+                f"{self.kappa.low:.2f} to {self.kappa.high:.2f}); its rates say nothing: take another judge")
+
 
 def read_gold(file: Path) -> list[Gold]:
     """The rows of a gold set.

@@ -43,8 +43,7 @@ def length_adjusted(worth: Sequence[float], base: Sequence[float], tuned: Sequen
                     clusters: Sequence[str], plain: Interval, alpha: float = 0.05) -> Adjusted | None:
     """Length-adjusted win rate of the tuned model.
 
-    None where the pairs cannot tell it: they are fewer than `FEWEST` clusters, all were decided alike, or in none are
-    the lengths within one standard deviation of each other, so that length and quality are one.
+    None where the pairs cannot tell it (`unadjusted`).
 
     Args:
         worth: 0 to 1 per pair.
@@ -52,11 +51,11 @@ def length_adjusted(worth: Sequence[float], base: Sequence[float], tuned: Sequen
         clusters: pairs that share one are left out together.
         plain: the win rate as it is; the adjusted one is never surer.
     """
-    gap = np.asarray(tuned, dtype=np.float64) - np.asarray(base, dtype=np.float64)
-    names, member = np.unique(np.asarray(clusters), return_inverse=True)
-    spread = float(gap.std()) if worth else 0.0
-    if len(names) < FEWEST or len(set(worth)) < 2 or np.abs(gap).min() > spread or plain.estimate is None:
+    if plain.estimate is None or unadjusted(worth, base, tuned, clusters):
         return None
+    gap = _gap(base, tuned)
+    names, member = np.unique(np.asarray(clusters), return_inverse=True)
+    spread = float(gap.std())
     x = np.tanh(gap / spread) if spread > 0 else np.zeros_like(gap)
     left = 1.0 - np.eye(len(names))[:, member]  # row g: all pairs but those of cluster g
     fits = _fit(x, np.asarray(worth, dtype=np.float64), np.vstack([np.ones((1, len(x))), left]))
@@ -67,6 +66,22 @@ def length_adjusted(worth: Sequence[float], base: Sequence[float], tuned: Sequen
     low = min(_share(logit - half), max(rate - (plain.estimate - plain.low), 0.0))
     high = max(_share(logit + half), min(rate + (plain.high - plain.estimate), 1.0))
     return Adjusted(Interval(rate, low, high, len(x), f"jackknife, {len(names)} clusters"), float(fits[0, 1]))
+
+
+def unadjusted(worth: Sequence[float], base: Sequence[float], tuned: Sequence[float], clusters: Sequence[str]) -> str:
+    """Why such pairs have no rate adjusted for length; '' where they have one: they are fewer than `FEWEST` clusters,
+    all were decided alike, or in none are the lengths within one standard deviation of each other, so that length and
+    quality are one."""
+    if (found := len(set(clusters))) < FEWEST:
+        return f"needs {FEWEST} clusters of pairs, there are {found}"
+    if len(set(worth)) < 2:
+        return "all pairs were decided alike"
+    gap = _gap(base, tuned)
+    return "lengths differ too much in every pair" if np.abs(gap).min() > gap.std() else ""
+
+
+def _gap(base: Sequence[float], tuned: Sequence[float]) -> Floats:
+    return np.asarray(tuned, dtype=np.float64) - np.asarray(base, dtype=np.float64)
 
 
 def _share(logit: float) -> float:

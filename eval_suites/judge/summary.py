@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from eval_suites.judge.lengths import FEWEST, Adjusted, length_adjusted
+from eval_suites.judge.lengths import Adjusted, length_adjusted, unadjusted
 from eval_suites.results import ItemResult, SuiteResult
 from eval_suites.statistics.evidence import paired
 from eval_suites.statistics.intervals import Interval, clopper_pearson
@@ -28,12 +28,12 @@ class WinRate(NamedTuple):
     adjusted: Adjusted | None
     order_decided: Interval | None
     first_share: Interval | None
+    unadjusted: str = "–"  # why there is no adjusted rate
 
     def row(self) -> dict[str, object]:
         """As a row of a table."""
-        few = "–" if self.rate is None or self.pairs >= FEWEST else f"needs {FEWEST} pairs"
         return {"suite": self.suite, "win rate": "not measured" if self.rate is None else _percent(self.rate),
-                "length-adjusted": _percent(self.adjusted.rate) if self.adjusted else few,
+                "length-adjusted": _percent(self.adjusted.rate) if self.adjusted else self.unadjusted,
                 "judged": f"{self.pairs} of {self.pairs + self.unscored}",
                 "wins": self.wins, "ties": self.ties, "losses": self.losses,
                 "order decided": _percent(self.order_decided)}
@@ -56,13 +56,13 @@ def win_rate(base: SuiteResult, tuned: SuiteResult, alpha: float = 0.05) -> WinR
     span = evidence.interval(alpha)
     rate = Interval(evidence.estimate + 0.5, max(span.low + 0.5, 0.0), min(span.high + 0.5, 1.0), span.items,
                     span.method)
-    adjusted = length_adjusted(
-        [item.score or 0.0 for item in scored], _metric(scored, "length_base"), _metric(scored, "length_tuned"),
-        [item.cluster for item in scored], rate, alpha)
+    known = ([item.score or 0.0 for item in scored], _metric(scored, "length_base"), _metric(scored, "length_tuned"),
+             [item.cluster for item in scored])
+    adjusted = length_adjusted(*known, rate, alpha)
     decided = [item for item in scored if "order_decided" in item.metrics]
     flipped = [item for item in decided if item.metrics["order_decided"]]
     return WinRate(*counts, rate, adjusted, _exact(len(flipped), len(decided), alpha),
-                   _exact(round(sum(_metric(flipped, "first_won"))), len(flipped), alpha))
+                   _exact(round(sum(_metric(flipped, "first_won"))), len(flipped), alpha), unadjusted(*known))
 
 
 def _exact(hits: int, of: int, alpha: float) -> Interval | None:

@@ -26,7 +26,7 @@ from eval_suites.judge.human import (
     read_labels,
     sheet_of,
 )
-from eval_suites.judge.lengths import Adjusted, length_adjusted
+from eval_suites.judge.lengths import Adjusted, length_adjusted, unadjusted
 from eval_suites.judge.pairwise import judge_pairs
 from eval_suites.judge.replies import read_choice, read_grade
 from eval_suites.judge.single import judge_single
@@ -199,6 +199,11 @@ def test_the_length_adjusted_rate_is_never_surer_than_the_plain_one() -> None:
     assert found.rate.estimate - found.rate.low >= plain.estimate - plain.low - 1e-9
     assert found.rate.high - found.rate.estimate >= plain.high - plain.estimate - 1e-9
     assert adjusted(worth[6:], gap[6:]) is None, "too few pairs"
+    names = [f"c{n // 2}" for n in range(12)]
+    for few, longer, clusters, why in (([1.0, 0.0] * 6, [0.0] * 12, names, "needs 10 clusters of pairs, there are 6"),
+                                       ([1.0] * 12, [0.0] * 12, list(map(str, range(12))), "all pairs were decided"),
+                                       ([1.0, 0.0] * 6, [50.0] * 12, list(map(str, range(12))), "lengths differ too")):
+        assert unadjusted(few, [0.0] * 12, longer, clusters).startswith(why), "it was a dash"
 
 
 @pytest.mark.parametrize(("worth", "longer"), [
@@ -258,6 +263,10 @@ def test_the_gold_set_tells_judges_apart() -> None:
     assert (found.accuracy.estimate, found.kappa.estimate, found.pairs) == (1.0, 1.0, len(gold))
     assert found.accuracy.low == pytest.approx(0.025 ** (1 / len(gold)))
     assert 0.7 < found.kappa.low < found.kappa.high == 1.0
+    assert found.doubt == ""
+    first = behind_http(lambda a, b: "[[A]]", lambda judge: against_people(gold, judge, 0.8))
+    assert first.kappa.low <= 0 < len(gold) == first.pairs
+    assert "not shown to agree with the gold set better than chance" in first.doubt
     always_a = behind_http(lambda a, b: "[[A]]", lambda judge: against_people(gold, judge, 0.8))
     assert always_a.kappa.estimate == 0.0
     rng = np.random.default_rng(0)

@@ -62,6 +62,8 @@ def test_a_run_keeps_what_its_judge_agrees_with_and_costs(tmp_path: Path, caplog
     assert kept["win_rates"][0]["wins"] == 6
     assert kept["agreement"]["pairs"] == 22
     assert kept["usage"]["cost"] > 0
+    assert kept["agreement"]["doubt"] in caplog.text
+    assert "its rates say nothing" in kept["agreement"]["doubt"], "it looks for a word that the gold set has not"
     said = r"win rate 100\.0 %.*agreement with the gold set  \d+ % \(\d+ to \d+\), κ .*22 of 22 pairs.*cost 0\.00"
     assert re.search(said, caplog.text, re.S)
 
@@ -120,6 +122,7 @@ def test_judge_and_human(tmp_path: Path) -> None:
         assert failed.returncode == 1
         assert "open_ended:pairwise: not measured: " in failed.stderr
         assert "HTTP 400: ill" in failed.stderr
+        assert re.search(r"without\s+a\s+verdict\s+are\s+kept.*judge\.jsonl", failed.stderr, re.S)
         assert "not measured" in failed.stdout
         assert not list((tmp_path / "out").rglob("*"))
         ill, kept = False, answered
