@@ -33,9 +33,15 @@ CONTEXT = ("input", "system", "history", "tools")
 IN_MESSAGE = "message."
 """Stands in front of a key of messages, where it is told beside columns."""
 _FOLDED = {standard: tuple(name.casefold() for name in (standard, *others)) for standard, others in SYNONYMS.items()}
+_KNOWN = frozenset(name for names in _FOLDED.values() for name in names) | {"id", "history"}
 _NO_TOOLS: tuple[object, ...] = (None, "", "[]", [], {})
 _TWO_WORDS = re.compile(r"\S\s+\S")
 _STANDARD = {name.casefold(): standard for standard in CONTEXT for name in (standard, *SYNONYMS.get(standard, ()))}
+
+
+def is_known(name: str) -> bool:
+    """The column has a meaning of its own by its name, or numbers the rows."""
+    return name.casefold() in _KNOWN
 
 
 class Columns:

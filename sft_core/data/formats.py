@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from sft_core.config.data import Repair, SourceSection
 from sft_core.conversation import Conversation, Origin, Rejected, Row, Turn, Why
-from sft_core.data.columns import IN_MESSAGE, Columns, context_of
+from sft_core.data.columns import IN_MESSAGE, Columns, context_of, is_known
 from sft_core.data.messages import (
     IN_PART,
     OPENAI,
@@ -124,9 +124,23 @@ def _advice(data: Mapping[str, Any], source: SourceSection) -> str:
                         "map the columns that hold questions and answers")
         if "text" in data:
             return "raw text belongs into train.replay.sources"
-    missing = "the answers" if row.asks() else "the questions" if row.has("output") else None
-    return (f"there is no column with {missing}" if missing else "it does not look like conversations") \
-        + "; map the columns, e.g. columns: {output: response}, or set the source's format"
+    return _of_texts(row, [str(name) for name, value in data.items() if isinstance(value, str)
+                           and not is_known(str(name))])
+
+
+def _of_texts(row: Columns, texts: Sequence[str]) -> str:
+    """What to do where questions or answers have no column; they may be in those of `texts`."""
+    if not row.asks() and not row.has("output"):
+        return ("it does not look like conversations; map the columns that hold questions and answers as text"
+                + (f" (two of {', '.join(texts)}): columns: {{instruction: …, output: …}}" if len(texts) > 1 else
+                   ", or write them into columns instruction and output"))
+    standard, missing = ("output", "the answers") if row.asks() else ("instruction", "the questions")
+    told = f"there is no column of text with {missing}; "
+    if len(texts) == 1:
+        told += f"if {texts[0]} holds them set columns: {{{standard}: {texts[0]}}}, else "
+    elif texts:
+        told += f"if one of {', '.join(texts)} holds them set columns: {{{standard}: …}} with it, else "
+    return told + f"write them as text into a column {standard}"
 
 
 def _of_list(name: str, first: Mapping[str, Any]) -> str:

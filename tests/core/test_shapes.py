@@ -161,6 +161,8 @@ BY_ADVICE: dict[str, tuple[Any, str, list[str]]] = {
     "messages as a question": ({"question": sharegpt(Q), "response": A}, "{prompt: question, completion: response}",
                                ONE),
     "another name": ({"said": openai(Q, A, Q2, A2), "system": SYSTEM}, "{messages: said}", [WITH_SYSTEM[0], *TWO]),
+    "answers of another name": ({"question": Q, "reply": A}, "{output: reply}", ONE),
+    "questions of another name": ({"said": Q, "response": A}, "{instruction: said}", ONE),
     "UltraChat of strings": ({"id": "0", "data": [Q, A, Q2, A2]}, "{messages: data}", TWO),
 }
 
