@@ -25,6 +25,7 @@ from eval_suites.statistics.bootstrap import Sums, cluster_sums
 from eval_suites.statistics.intervals import Floats, Tables, change_limits_many, t_of, z_of
 from eval_suites.statistics.pairing import Pairs
 from eval_suites.verdict.gate import margin_of
+from eval_suites.verdict.hidden import hidden
 from eval_suites.verdict.room import room
 from eval_suites.verdict.sequential import read_at
 from sft_core.config.evaluate import GateSection
@@ -182,9 +183,10 @@ def promise(asked: Expected, terms: Terms) -> Promise:
     alpha = terms.gate.alpha / terms.alignment if asked.kind == "alignment" else terms.gate.alpha
     groups = asked.effective or asked.clusters
     alike = asked.items / groups if asked.design is None else asked.design
-    ends = (mde(asked.items, groups, read_at(alpha, (terms.looks, terms.looks)), spread=_planned(asked, design))
+    level = read_at(alpha, (terms.looks, terms.looks))
+    ends = (mde(asked.items, groups, level, spread=_planned(asked, design))
             for design in (1.0, alike if groups < asked.items else 1.0))
-    return Promise(*ends)
+    return Promise(*(one._replace(margin=_with_hidden(one.margin, asked, level)) for one in ends))
 
 
 def provable(asked: Expected, terms: Terms) -> float:
@@ -192,8 +194,16 @@ def provable(asked: Expected, terms: Terms) -> float:
     level = read_at(terms.gate.alpha, (terms.looks, terms.looks))
     if not asked.items:
         return math.inf
-    margin = _shown(asked.items, asked.effective or asked.clusters, level, POWER, _planned(asked, 1.0))
+    groups = asked.effective or asked.clusters
+    margin = _with_hidden(_shown(asked.items, groups, level, POWER, _planned(asked, 1.0)), asked, level)
     return math.inf if margin is None else margin
+
+
+def _with_hidden(margin: float | None, asked: Expected, level: float) -> float | None:
+    """No smaller than what texts may cost that are not among these."""
+    if margin is None or asked.scale != "log" or asked.kind != "capability":
+        return margin
+    return max(margin, hidden(asked.effective or asked.clusters, level))
 
 
 def _planned(asked: Expected, design: float) -> Spread:

@@ -1,4 +1,4 @@
-"""Clusters, texts and weights of which an interval cannot be relied on."""
+"""Clusters and weights of which an interval cannot be relied on."""
 
 from __future__ import annotations
 

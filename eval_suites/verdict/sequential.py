@@ -28,6 +28,7 @@ from eval_suites.results import SuiteResult, enough
 from eval_suites.statistics.intervals import Evidence, Floats
 from eval_suites.statistics.pairing import MISSING, both_asked, difference, scored_pairs
 from eval_suites.verdict.gate import margin_of
+from eval_suites.verdict.hidden import reach
 from eval_suites.verdict.refusing import false_refusals
 from sft_core.config.evaluate import GateSection
 
@@ -184,8 +185,10 @@ def certain(base: SuiteResult, tuned: SuiteResult, look: int, looks: int, gate: 
         return False
     evidence, margin = repeated(evidence, (look, looks)), margin_of(base.suite, gate) / 100
     _, high = evidence.bounds(gate.alpha, 1.0)
+    level = read_at(gate.alpha, (look, looks))
+    high = max(high, reach(pairs, 100 * evidence.estimate, base.kind, base.scale, level) / 100)
     strict_low, strict_high = evidence.bounds(gate.alpha / suites, 1.0)
-    rise = false_refusals(both, gate.max_false_refusals, read_at(gate.alpha, (look, looks)), least)
+    rise = false_refusals(both, gate.max_false_refusals, level, least)
     if rise is not None and rise.state == "undecided":
         return False
     shown = high < 0 if base.suite in gate.must_improve else high <= margin

@@ -40,6 +40,7 @@ from eval_suites.statistics.pairing import (
 )
 from eval_suites.verdict import gate as policy
 from eval_suites.verdict.cut import cut_answers
+from eval_suites.verdict.hidden import with_hidden
 from eval_suites.verdict.outcome import OPEN, SHOWN, Check, Outcome, Part, SuiteVerdict, row
 from eval_suites.verdict.power import detectable
 from eval_suites.verdict.refusing import false_refusals
@@ -121,7 +122,7 @@ def compare(
         suite = replace(suite, notes=(*suite.notes, *rough(one.pairs)))
         suite = _with_clean(suite, one, gate.alpha, clean[name]) if name in clean else suite
         suite = _with_floor(suite, floor[name]) if name in floor else suite
-        found.append(_with_missing(suite, one, gate.alpha))
+        found.append(with_hidden(_with_missing(suite, one, gate.alpha), one.pairs, read_at(gate.alpha, one.looks)))
     outcome, reason = policy.decide(found, gate, checks)
     return Verdict(outcome, reason, gate.alpha, gate.max_tax, tuple(found), tuple(checks))
 

@@ -235,5 +235,5 @@ def test_a_margin_is_told_whether_or_not_the_base_was_asked() -> None:
     assert too_few(asked, 10.0, terms) == ""
     assert "of a base that has all of them right" in too_few(asked._replace(items=20, clusters=20), 3.0, terms)
     text = Expected("text", "capability", "log", 32, 32)
-    assert too_few(text, 3.0, terms) == ""
-    assert too_few(text, 1.0, terms) == "32 items cannot prove a tax of at most 1, at best 1.5"
+    assert too_few(text, 4.0, terms) == ""
+    assert too_few(text, 3.0, terms) == "32 items cannot prove a tax of at most 3, at best 3.8"
