@@ -129,7 +129,8 @@ def kappa(confusion: Mapping[tuple[str, str], int]) -> tuple[float, float]:
 def kappa_limits(confusion: Mapping[tuple[str, str], int], classes: Collection[str], alpha: float = 0.05
                  ) -> tuple[float, float]:
     """Interval of kappa: Clopper and Pearson's limits of the agreement, at the agreement by chance of both sides'
-    shares with half a label more of each class.
+    shares with half a label more of each class, and never without kappa itself, whose agreement by chance is that of
+    the shares as they are.
 
     By simulation it covers 96 to 100 % from 2 to 30 pairs of two or three classes, where the percentile bootstrap
     covers 3 to 57 % of near agreement (two pairs of equal labels make it a point).
@@ -137,14 +138,14 @@ def kappa_limits(confusion: Mapping[tuple[str, str], int], classes: Collection[s
     Raises:
         EvalError: nothing was counted.
     """
-    n, (agreed, _) = sum(confusion.values()), kappa(confusion)
+    n, (agreed, seen) = sum(confusion.values()), kappa(confusion)
     sides = [Counter(dict.fromkeys(classes, 0.5)) for _ in range(2)]
     for pair, count in confusion.items():
         for side, label in zip(sides, pair, strict=True):
             side[label] += count
     chance = sum(sides[0][one] * sides[1][one] for one in classes) / (sides[0].total() * sides[1].total())
     low, high = clopper_pearson(agreed * n, n, alpha)
-    return max((low - chance) / (1 - chance), -1.0), (high - chance) / (1 - chance)
+    return min(max((low - chance) / (1 - chance), -1.0), seen), max((high - chance) / (1 - chance), seen)
 
 
 def calibrate(labels: Sequence[str], predictions: Sequence[str]) -> Calibration:

@@ -301,10 +301,11 @@ def test_people_label_blinded_sheets() -> None:
 
 
 def test_two_pairs_of_equal_labels_tell_little() -> None:
-    """κ was 1.00 to 1.00."""
+    """κ was 1.00 to 1.00; and the other way round −1.00 with limits of −0.63 and 0.74."""
     found = agreement([("A", "A"), ("B", "B")])
     assert (found.kappa.estimate, found.kappa.high, found.accuracy.high) == (1.0, 1.0, 1.0)
     assert found.kappa.low < -0.2
+    assert kappa_limits({("A", "B"): 1, ("B", "A"): 1}, "ABC")[0] == -1.0
     assert found.accuracy.low == pytest.approx(0.025 ** 0.5)
     assert shown_agreement(found).startswith("100 % (16 to 100), κ 1.00 (")
     assert shown_agreement(agreement([("A", "A")], 9, 0.8)) == "not measured: 1 of 10 pairs have both labels"
