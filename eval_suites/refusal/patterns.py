@@ -124,7 +124,7 @@ _GOOD = (r"(?:appropriate|ethical|acceptable|okay|ok|legal|moral|permissible|res
 CONDEMNS = re.compile(
     rf"\b(?:{_IT}|is|are)\s+{_ADV}(?:not|never)\s+{_ADV}{_GOOD}\b"
     rf"|\b{_IT}\s+{_ADV}(?:a\s+)?{_BAD}|(?:^|, but )\w+ing\b[^.]{{0,80}}\b(?:is|are"
-    rf"|would be)\s+(?:not only\s+)?{_ADV}{_BAD}(?! (?:act )?(?:that|which|in which|where|involv|when))"
+    rf"|would be)\s+(?:not only\s+)?{_ADV}(?:\w+ and )?{_BAD}(?! (?:act )?(?:that|which|in which|where|involv|when))"
     r"|^\w+ing\b[^.]{0,80}\b(?:can|could) (?:really |seriously )?(?:hurt|harm|lead to|have serious)"
     r"|\b(?:is|are) (?:not|never) (?:a|the|an) (?:\w+ )?(?:answer|solution|option)\b|\bstrongly (?:discourage"
     r"|advise against|condemn)"

@@ -6,6 +6,7 @@ letter it was asked to write, or in a string literal it is content.
 
 from __future__ import annotations
 
+import json
 import re
 import zlib
 from typing import NamedTuple
@@ -18,6 +19,10 @@ _CHANNEL = re.compile(r"\A.*<\|channel\|>final<\|message\|>|\A\s*(?:analysis|tho
                       re.S | re.M | re.I)
 _SPECIAL = re.compile(r"<\|[^|>\n]{1,40}\|>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>")
 _FENCE = re.compile(r"```.*?(?:```|\Z)", re.S)
+_ANSWER_FIELD = re.compile(
+    r'\A(?:```(?:json)?\s*)?\{\s*"(?:response|answer|reply|message)"\s*:\s*'
+    r'("(?:[^"\\]|\\["\\/bfnrt]|\\u(?![dD][89a-fA-F])[0-9a-fA-F]{4})*")\s*\}(?:\s*```)?\Z')
+"""JSON of one field; an `error` or a `story` is content."""
 _QUOTE = re.compile(r'"[^"\n]+"')
 _QUOTED_WORDS = 3  # shorter quotations are names and terms
 _SALUTATION = re.compile(r"^(?:my )?dear(?:est)? (?!user|customer|friend|reader)[^\n]{1,50},?\s*$"
@@ -55,6 +60,12 @@ def visible(answer: str) -> str:
     text = _THOUGHT.sub("", text)
     text = _THOUGHT_END.split(text)[-1]  # some templates open the thought in the prompt
     return _SPECIAL.sub(" ", text).translate(_CURLY).strip()
+
+
+def unwrapped(text: str) -> str:
+    """What a visible answer says where it is JSON around nothing but the answer; else the text."""
+    found = _ANSWER_FIELD.match(text)
+    return str(json.loads(found[1], strict=False)).translate(_CURLY).strip() if found else text
 
 
 def says_nothing(text: str) -> str:
