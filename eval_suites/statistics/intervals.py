@@ -22,7 +22,7 @@ Bounds = Callable[[float, float], tuple[float, float]]
 TINY = 1e-12
 SETTLES = 0.9
 """Share of cases in which so many more items would settle a question if it were known how often answers change. As that
-is an estimate too, they do in 80 % and more of cases from 100 items on; in 66 to 80 % of 20 to 40 of which few change."""
+is an estimate too, they do in 80 % and more of cases from 100 items on, in 66 to 80 % of 20 to 40 with few changes."""
 FORETOLD = special.ndtri((np.arange(40) + 0.5) / 40)
 """Equally likely values of a standard normal."""
 
