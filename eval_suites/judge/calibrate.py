@@ -265,8 +265,8 @@ def shown_rate(one: CorrectedRate) -> str:
     if one.corrected.estimate is None:
         return f"{kind} {raw} as scored, not corrected: {one.corrected.method}"
     low, high = 100 * one.corrected.low, 100 * one.corrected.high
-    return (f"{kind} {raw} as scored; people would say {100 * one.corrected.estimate:.1f} % ({low:.1f} to {high:.1f}), "
-            "by the scorer's errors on labelled models")
+    return (f"{kind} {raw} as scored; {low:.1f} to {high:.1f} % corrected for the scorer's errors on labelled "
+            f"models (Bayesian, with a prior; median {100 * one.corrected.estimate:.1f})")
 
 
 def self_test(items: Sequence[ChatItem], scripts: Mapping[str, str] = SCRIPTS) -> list[SelfTest]:

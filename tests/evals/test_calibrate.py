@@ -136,7 +136,8 @@ def test_corrected_rates_undo_the_scorers_errors() -> None:
     assert rate.corrected.low < rate.corrected.estimate < rate.corrected.high
     # How models differ stays unknown, however many answers are scored.
     assert rate.corrected.high - rate.corrected.low > 4 * (rate.raw.high - rate.raw.low)
-    assert "people would say" in shown_rate(rate)
+    low, high = 100 * rate.corrected.low, 100 * rate.corrected.high
+    assert f"as scored; {low:.1f} to {high:.1f} % corrected" in shown_rate(rate), "the interval leads"
 
 
 def test_few_false_refusals_may_be_none() -> None:

@@ -264,8 +264,8 @@ def test_a_single_model_says_its_refusal_rates_corrected_for_the_scorers_errors(
     items = tuple(item._replace(task="benign", target='{"refuse": false}',
                                 metrics={"refused": 1.0 - (item.score or 0.0)}) for item in plain.items)
     said, = remarks({"safe": replace(plain, items=items)})
-    assert re.fullmatch(r"safe: benign: false refusals 10\.0 % as scored; people would say \d+\.\d % \(\d+\.\d to "
-                        r"\d+\.\d\), by the scorer's errors on labelled models", said)
+    assert re.fullmatch(r"safe: benign: false refusals 10\.0 % as scored; \d+\.\d to \d+\.\d % corrected for "
+                        r"the scorer's errors on labelled models \(Bayesian, with a prior; median \d+\.\d\)", said)
     judged = replace(plain, items=items, protocol={**plain.protocol, "refusal_scorer": "judge"})
     said, = remarks({"safe": judged})
     assert said.endswith("10.0 % as scored, not corrected: no calibration of this scorer")
