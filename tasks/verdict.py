@@ -10,6 +10,7 @@ from typing import NamedTuple
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from eval_suites.judge.talk import unjudged
 from eval_suites.report.tables import Names, Report, report
 from eval_suites.results import SuiteResult, mean_metric, reason, write_results
 from eval_suites.statistics.floor import Floor
@@ -142,7 +143,8 @@ def listed(results: Mapping[str, SuiteResult]) -> list[dict[str, object]]:
         ends = [shown_score(end, result.scale) for end in (span.low, span.high)] if span else []
         stopped = mean_metric(result.items, "stopped")
         rows.append({
-            "suite": name, "score": shown_score(result.score, result.scale) if span else "not measured",
+            "suite": name, "score": shown_score(result.score, result.scale) if span else (
+                "waits for a judge" if unjudged(result) else "not measured"),
             "95 % interval": " to ".join(ends[::-1] if result.scale == "log" else ends) or "–",
             "items": result.n, "unscored": result.tally.unscored,
             "stop rate": "–" if stopped is None else f"{100 * stopped:.0f} %", "seconds": f"{result.seconds:.1f}",

@@ -68,7 +68,8 @@ OPEN_ENDED = "eval_suites.judge.talk:keep_open"
 
 def keep_open(expect: Expect, answer: str) -> Score:
     """Scorer of open-ended suites: keeps the answer, which only a judge can score."""
-    return Score(None, {"answered": float(bool(answer.strip()))}, "not judged yet: see `sft judge` and `sft human`")
+    return Score(None, {"answered": float(bool(answer.strip()))},
+                 "it waits for a judge: `sft judge BASE TUNED` or `sft human`")
 
 
 def unjudged(result: SuiteResult) -> bool:

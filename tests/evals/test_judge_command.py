@@ -22,6 +22,7 @@ from sft_core.config.evaluate import EndpointSection, JudgeSection
 from sft_core.errors import EvalError
 from tasks.judge import export_sheets, judge_all, judged
 from tasks.stages import Workspace
+from tasks.verdict import listed
 
 spec = importlib.util.spec_from_file_location("fake_server", Path(__file__).with_name("fake_server.py"))
 fake_server = importlib.util.module_from_spec(spec)
@@ -57,6 +58,7 @@ def test_a_run_keeps_what_its_judge_agrees_with_and_costs(tmp_path: Path, caplog
     with fake_server.serve(better) as (url, _), caplog.at_level("INFO", "sft"):
         section = JudgeSection(endpoint=EndpointSection(url=url, model="fake", price_in=1.0))
         before, after = judged(base, tuned, section, Workspace(tmp_path, None), tmp_path / "run" / "evaluation")
+    assert listed(base)[0]["score"] == "waits for a judge", "it said not measured, with exit code 0"
     assert list(before) == list(after) == ["open_ended", "open_ended:pairwise"]
     kept = json.loads((tmp_path / "run" / "evaluation" / "judge.json").read_text())
     assert kept["win_rates"][0]["wins"] == 6
