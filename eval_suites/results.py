@@ -271,7 +271,8 @@ def reason(why: str) -> str:
     """One line of a reason; of a traceback the last one, which names the error."""
     lines = [line.strip() for line in why.splitlines() if line.strip()] or ["no reason was given"]
     raised = len(lines) > 1 and lines[0].startswith(FAILED)
-    return (f"{FAILED} {lines[-1]}" if raised else lines[0])[:LONGEST_WHY]
+    told = f"{FAILED} {lines[-1]}" if raised else lines[0]
+    return told if len(told) <= LONGEST_WHY else f"{told[:LONGEST_WHY].rsplit(' ', 1)[0]} …"
 
 
 def _stem(folder: Path, suite: str) -> Path:

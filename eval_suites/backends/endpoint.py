@@ -161,7 +161,7 @@ class Endpoint:
             return reply
         with self._lock:
             self._failures += 1
-        raise self._error(f"no answer in {tries} {'try' if tries == 1 else 'tries'}; the last failure: {why}")
+        raise self._error(f"no answer (tries: {tries}); the last failure: {why}")
 
     def _once(self, body: Mapping[str, Any]) -> Reply:
         with self._lock:

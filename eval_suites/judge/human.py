@@ -28,6 +28,8 @@ from sft_core.stage import fingerprint
 
 COLUMNS = ("sheet", "id", "question", "answer_a", "answer_b", "label")
 LABELS: Mapping[str, Choice] = {"a": "A", "b": "B", "tie": "tie", "c": "tie"}
+TOLD = 10
+"""Wrong rows of one kind, and kinds, that are named."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """A spreadsheet runs what begins like this; answers are not to be trusted."""
 
@@ -96,15 +98,17 @@ def read_labels(text: str, sheet: Sheet, source: object) -> dict[str, Choice]:
     if missing := {"sheet", "id", "label"} - set(rows.fieldnames or ()):
         raise EvalError(f"{source} lacks the columns {', '.join(sorted(missing))}; give the CSV that was exported, or "
                         "the one that the page saved")
-    known, found, wrong = {row.item_id for row in sheet.rows}, dict[str, Choice](), list[str]()
+    known, found, wrong = {row.item_id for row in sheet.rows}, dict[str, Choice](), dict[str, list[str]]()
     for number, row in enumerate(rows, 1):
         said, item_id = (row["label"] or "").strip().lower(), row["id"]
         if problem := _problem(row, sheet.name, known, found):
-            wrong.append(f"row {number}: {problem}")
+            wrong.setdefault(problem, []).append(str(number))
         elif said:
             found[item_id] = LABELS[said]
     if wrong:
-        raise EvalError(f"{source} has {len(wrong)} wrong rows: {'; '.join(wrong[:10])}")
+        told = [f"row{'s' * (len(at) > 1)} {', '.join(at[:TOLD])}{', …' * (len(at) > TOLD)}: {problem}"
+                for problem, at in list(wrong.items())[:TOLD]]
+        raise EvalError(f"{source} has {sum(map(len, wrong.values()))} wrong rows: {'; '.join(told)}")
     if not found:
         raise EvalError(f"{source} has no label; fill the column `label` with A, B or tie")
     return found

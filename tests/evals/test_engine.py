@@ -29,7 +29,7 @@ from eval_suites.backends import remote
 from eval_suites.backends.cache import Cached
 from eval_suites.backends.likelihood import Texts, windows
 from eval_suites.backends.local import Local
-from eval_suites.results import ItemResult, SuiteResult, reason
+from eval_suites.results import ItemResult, SuiteResult, reason, reasons
 from eval_suites.scorers.base import Score
 from eval_suites.statistics.floor import changed
 from eval_suites.suites.chat_item import LikelihoodItem
@@ -279,6 +279,8 @@ def test_a_scorer_that_raises_costs_one_item() -> None:
     assert "KeyError: 'bad'" in made[1].why
     assert "the scorer failed" in made[2].why
     assert reason(made[1].why) == "the scorer failed: KeyError: 'bad'"
+    assert reason("no answer " * 40).endswith("no answer …"), "it was cut in mid-word"
+    assert list(reasons(f"no answer (tries: {n}); away" for n in (1, 5)).values()) == [2]
 
 
 def test_a_model_of_nan_is_named(model_folder: Path, tmp_path: Path) -> None:

@@ -334,8 +334,9 @@ def test_wrong_labels_are_named(change: Callable[[str], str], why: str) -> None:
     sheet = sheet_of(results(["x", "y"]), results(["u", "v"]))
     with pytest.raises(EvalError, match=why):
         read_labels(change(filled(as_csv(sheet), lambda row: "A")), sheet, "f.csv")
-    with pytest.raises(EvalError, match="it is of sheet"):
-        read_labels(filled(as_csv(sheet_of(results(["x"]), results(["u"]))), lambda row: "A"), sheet, "f.csv")
+    with pytest.raises(EvalError, match="2 wrong rows: rows 1, 2: it is of sheet") as told:
+        read_labels(filled(as_csv(sheet_of(results(["x", "z"]), results(["u", "w"]))), lambda row: "A"), sheet, "f.csv")
+    assert str(told.value).count("it is of sheet") == 1
 
 
 def test_sheets_do_not_run_what_answers_say() -> None:
