@@ -242,8 +242,8 @@ def _refusals(both: _Both) -> Table:
     return Table("Refusal rates, corrected for the scorer's errors", (
         "Full refusals. Gate and verdict go by the rates as scored. The corrected interval is where people's labels "
         "would put a model nobody has labelled, if the scorer errs on it as differently as between labelled models "
-        "(Bayesian, with a prior of half an answer a class); where models differ more than these few happen to show, it "
-        "is too narrow. "
+        "(Bayesian, with a prior of half an answer a class); where models differ more than these few happen to show, "
+        "it is too narrow. "
         "The change allows for other errors on the tuned model than on the base."), rows)
 
 
