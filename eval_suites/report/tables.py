@@ -208,21 +208,28 @@ def _readings(both: _Both) -> Table:
             for one in both.readings if one.differs and not one.part]
     return Table("Partial credit and other readings, beside the score that counts", (
         "Points of 100 over the items that have the reading on both sides; in brackets the interval of the difference, "
-        f"tuned − base. Never below the score: {', '.join(MILDER.values())}. Never above it: "
-        f"{', '.join(STRICTER.values())}. Only the score is judged."), rows, short=True)
+        f"tuned − base. Left out where it is the score itself on every item. Never below the score: "
+        f"{', '.join(MILDER.values())}. Never above it: {', '.join(STRICTER.values())}. Only the score is judged."
+    ), rows, short=True)
 
 
 def _instructions(both: _Both) -> Table:
-    rows = [{"suite": one.suite, "instruction": one.part, "reading": one.label, "instructions": str(one.marks),
-             **_read(one)} for one in both.readings if one.part]
+    rows: dict[tuple[str, str], Row] = {}
+    for one in sorted((one for one in both.readings if one.part), key=lambda one: (one.suite, one.part)):
+        row = rows.setdefault((one.suite, one.part), {
+            "suite": one.suite, "instruction": one.part, "instructions": str(one.marks)})
+        row[one.label] = f"{_change_of(one.value)}: {_difference(one)}"
     return Table("By kind of instruction", "Points of 100: instructions that were followed; in brackets the interval "
                                            "of the difference, tuned − base, prompts as clusters.",
-                 sorted(rows, key=lambda one: (one["suite"], one["instruction"])), folded=True)
+                 list(rows.values()), folded=True)
 
 
 def _read(one: Reading) -> Row:
-    return {"score": _change_of(one.score), "this reading": _change_of(one.value),
-            "difference": f"{one.points:+.1f} ({span(one.points, one.low, one.high, 'share')})"}
+    return {"score": _change_of(one.score), "this reading": _change_of(one.value), "difference": _difference(one)}
+
+
+def _difference(one: Reading) -> str:
+    return f"{one.points:+.1f} ({span(one.points, one.low, one.high, 'share')})"
 
 
 def _change_of(sides: tuple[float, float]) -> str:
