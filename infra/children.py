@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
+from infra.settings import adopt
+
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: a forked child must not load anything
 
@@ -88,7 +90,7 @@ def _be_a_child(work: Callable[[], int], output: Path, environment: Mapping[str,
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(file, 1)
         os.dup2(file, 2)
-        os.environ.update(environment)
+        adopt(environment)
         code = work()
         atexit._run_exitfuncs()
     finally:

@@ -203,6 +203,11 @@ def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
     return {**os.environ, **extra}
 
 
+def adopt(environment: Mapping[str, str]) -> None:
+    """Give this process, one that was forked off another, some variables of its own."""
+    os.environ.update(environment)
+
+
 def gpu_environment(number: int, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """For a process that is to see one GPU alone: the one with this number among those that this process sees."""
     listed = listed_gpus(environ)

@@ -56,17 +56,27 @@ def prompt_ids(tokenizer: Any, item: ChatItem, jinja: str) -> list[int]:
     """Token ids of an item's messages and the opening of the assistant turn.
 
     Raises:
-        jinja2.TemplateError, TypeError, …: the template refuses these messages, see `RAISED`, or leaves out the tools.
+        jinja2.TemplateError, TypeError, …: the template refuses these messages, see `RAISED`.
     """
-    def rendered(tools: list[dict[str, Any]] | None) -> str:
-        return str(tokenizer.apply_chat_template(item.messages, tools=tools, chat_template=jinja, tokenize=False,
-                                                 add_generation_prompt=True))
+    return list(tokenizer.encode(_opened(tokenizer, item, jinja, item.parsed_tools()), add_special_tokens=False))
 
-    text, tools = rendered(item.parsed_tools()), item.parsed_tools()
-    if tools and text == rendered(None):
+
+def asked_ids(tokenizer: Any, item: ChatItem, jinja: str) -> list[int]:
+    """Token ids as `prompt_ids`, of an item that is to be scored.
+
+    Raises:
+        jinja2.TemplateError, …: as there, or the template leaves out the item's tools.
+    """
+    tools = item.parsed_tools()
+    if tools and _opened(tokenizer, item, jinja, tools) == _opened(tokenizer, item, jinja, None):
         raise TemplateError("it writes nothing of the tools, so that the model would be asked to call what it has "
                             "never seen; give one that writes them (--template, template.path)")
-    return list(tokenizer.encode(text, add_special_tokens=False))
+    return prompt_ids(tokenizer, item, jinja)
+
+
+def _opened(tokenizer: Any, item: ChatItem, jinja: str, tools: list[dict[str, Any]] | None) -> str:
+    return str(tokenizer.apply_chat_template(item.messages, tools=tools, chat_template=jinja, tokenize=False,
+                                             add_generation_prompt=True))
 
 
 class Templated:
@@ -96,7 +106,7 @@ class Templated:
         window = self._backend.window
         for place, item in enumerate(items):
             try:
-                ids = prompt_ids(self._tokenizer, item, self._form.jinja)
+                ids = asked_ids(self._tokenizer, item, self._form.jinja)
             except RAISED as error:
                 yield place, Answer(None, False, f"the chat template refuses it: {error}")
                 continue

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from eval_suites.backends.contract import NOT_FINITE, Backend, Continuation
-from eval_suites.backends.generate import ChatForm, prompt_ids
+from eval_suites.backends.generate import ChatForm, asked_ids
 from eval_suites.suites.chat_item import ChatItem, LikelihoodItem
 from sft_core.stage import fingerprint
 from sft_core.templates.messages import RAISED
@@ -93,7 +93,7 @@ class Texts:
         assert self._form is not None
         as_chat = ChatItem(item.item_id, item.kind, item.cluster, item.messages, item.tools, {})
         try:
-            context = tuple(prompt_ids(self._tokenizer, as_chat, self._form.jinja))
+            context = tuple(asked_ids(self._tokenizer, as_chat, self._form.jinja))
         except RAISED as error:
             return Pieces((), "", f"the chat template refuses it: {error}")
         answer = tuple(self._tokenizer.encode(item.text, add_special_tokens=False))

@@ -151,10 +151,11 @@ def is_gone(pid: int) -> bool:
 def test_trial_ends_with_its_sweep(start: Start, sweep: Path, home: Path, number: signal.Signals) -> None:
     process = start("sweep", sweep, "--set", "train.epochs=200", PREFECT_API_URL="")  # its server dies with it
     wait_for(lambda: training(home))
-    (trial,) = (child for child in children_of(process.pid) if b"flows.trial" in cmdline(child))
+    (worker,) = (child for child in children_of(process.pid) if b"sweep-worker" in cmdline(child))
+    (trial,) = children_of(worker)
     os.kill(process.pid, number)
     _, said = process.communicate(timeout=60)
-    wait_for(lambda: is_gone(trial), 12)
+    wait_for(lambda: is_gone(trial) and is_gone(worker), 20)
     assert "state is saved" in (home / "sweeps" / "two" / "trial-000.log").read_text()
     client = MlflowClient(tracking_uri=f"sqlite:///{home}/mlflow.db")
     runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
