@@ -29,6 +29,7 @@ from sft_core.errors import (
     ModelError,
     OrchestrationError,
     TemplateError,
+    TrackingError,
     TrainingError,
 )
 from sft_core.stopping import sleep, stop_on_signals
@@ -150,7 +151,11 @@ def _record(row: TrialRow, tracker: Tracker) -> None:
     if row.values and row.notes.get("run_id"):
         searched = {f"search/{field}": value for field, value in row.params.items()
                     if isinstance(value, int | float) and not isinstance(value, bool)}
-        tracker.log_metrics(row.notes["run_id"], {**row.values, **searched})
+        try:
+            tracker.log_metrics(row.notes["run_id"], {**row.values, **searched})
+        except TrackingError as error:
+            log.warning("trial %d has no objectives in MLflow (%s); workers of several machines need one server "
+                        "(MLFLOW_TRACKING_URI)", row.number, error)
 
 
 def _tell(row: TrialRow, left: int) -> None:

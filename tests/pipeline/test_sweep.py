@@ -6,17 +6,19 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import yaml
 from mlflow import MlflowClient
 
+from flows.sweep import _record
 from flows.worker import work
-from infra.contract import Study
+from infra.contract import Study, Tracker, TrialRow
 from infra.settings import read_settings
 from infra.study import open_study
 from sft_core.config.file import load
-from sft_core.errors import ConfigError, OrchestrationError
+from sft_core.errors import ConfigError, OrchestrationError, TrackingError
 from tasks.trial import plan_of
 
 Sft = Callable[..., subprocess.CompletedProcess[str]]
@@ -65,6 +67,14 @@ def test_values_that_were_tried_are_not_paid_for_again(
     assert work("two", read_settings()) == 2
     assert [row.values for row in study.trials()] == [{"alignment": 7.0, "tax": 0.5}] * 3
     assert study.trials()[2].notes == {"run": "r0", "run_id": "", "why": "the values of trial 0"}
+
+
+def test_a_trial_that_is_recorded_elsewhere_ends_no_sweep(caplog: pytest.LogCaptureFixture) -> None:
+    """As of a worker with another workspace and no common server, of whose runs MLflow says that there are none."""
+    tracker = mock.create_autospec(Tracker, instance=True)
+    tracker.log_metrics.side_effect = TrackingError("Run with id=0 not found")
+    _record(TrialRow(3, "COMPLETE", {"lr": 0.1}, {"alignment": 1.0, "tax": 0.0}, {"run_id": "0"}), tracker)
+    assert "trial 3 has no objectives in MLflow" in caplog.text
 
 
 def test_a_worker_of_no_sweep_is_told_those_there_are(sweep: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
