@@ -1,7 +1,7 @@
 """A worker of a sweep: asks for a trial, runs it in a process of its own, tells, and asks again.
 
-There is no driver: workers come and go, on any machine that reaches the storage. A trial's process is forked off one
-that has imported everything, which saves it ten seconds.
+There is no driver: workers come and go, on any machine that reaches the storage. On a CPU a trial's process is forked
+off one that has imported everything, which saves it ten seconds.
 """
 
 from __future__ import annotations
@@ -47,8 +47,9 @@ def work(name: str, settings: Settings, storage: str | None = None, trials: int 
     with (a_gpu_alone(settings.workspace, config.model.device) as environment,
           closing(open_study(plan_of(config, config.search), settings.workspace, storage)) as study):
         study.join()
-        for module in HEAVY:
-            importlib.import_module(module)
+        if not environment:  # with a GPU some of them begin to use CUDA, which does not survive a fork
+            for module in HEAVY:
+                importlib.import_module(module)
         return _work(study, config, Place(folder, aim.parent, environment), trials)
 
 
