@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -40,6 +40,21 @@ def end(process: subprocess.Popen[bytes], grace_s: float) -> None:
         process.wait(grace_s)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
+
+
+def end_all(processes: Iterable[subprocess.Popen[bytes]], grace_s: float) -> None:
+    """End those that still run, as `end` does one; all are told before any is waited for."""
+    running = [process for process in processes if process.poll() is None]
+    for process in running:
+        process.terminate()
+    for process in running:
+        end(process, grace_s)
+
+
+def last_line(output: Path) -> str:
+    """The last line with something in it of what a process printed; empty where there is none."""
+    lines = output.read_text(encoding="utf-8", errors="replace").splitlines() if output.exists() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 class Forked:

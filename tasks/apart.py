@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from infra.children import end, end_with_parent
+from infra.children import end_all, end_with_parent, last_line
 from infra.settings import child_environment
 from sft_core import errors
 from sft_core.errors import EvalError, SftError
@@ -50,9 +50,8 @@ class _Child(NamedTuple):
             found = json.loads(said.read_text(encoding="utf-8"))
             kind: type[SftError] = getattr(errors, found["kind"])
             raise kind(found["message"])
-        output = self.files / "output"
-        lines = output.read_text(encoding="utf-8", errors="replace").split("\n") if output.exists() else []
-        last = next((f"; it said last: {line.strip()}" for line in reversed(lines) if line.strip()), "")
+        said_last = last_line(self.files / "output")
+        last = f"; it said last: {said_last}" if said_last else ""
         raise EvalError(f"a process of the evaluation ended with code {self.process.returncode} and gave no answer "
                         f"(killed, perhaps because memory ran out; see what it printed){last}; start it again: it "
                         "continues behind its last batch")
@@ -79,11 +78,7 @@ def apart(calls: Sequence[Call]) -> list[Any]:
                 sleep(POLL_S)
             return [child.answer() for child in children]
         finally:
-            running = [child.process for child in children if child.process.poll() is None]
-            for process in running:
-                process.terminate()
-            for process in running:
-                end(process, GRACE_S)
+            end_all((child.process for child in children), GRACE_S)
 
 
 def _start(call: Call, files: Path, *, shown: bool) -> _Child:

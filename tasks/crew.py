@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from infra.children import end, end_with_parent
+from infra.children import end_all, end_with_parent, last_line
 from infra.orchestrator import api_url
 from infra.settings import child_environment, threads_environment
 from tasks.trial import GRACE_S
@@ -38,15 +38,11 @@ class Crew:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
                  ) -> None:
-        running = [worker.process for worker in self._all if worker.process.poll() is None]
         if kind is None:  # all trials are over, and the workers are about to see it
-            for process in running:
-                process.wait()
-            return
-        for process in running:
-            process.terminate()
-        for process in running:
-            end(process, 2 * GRACE_S)  # their trials have their own time to save
+            for worker in self._all:
+                worker.process.wait()
+        else:
+            end_all((worker.process for worker in self._all), 2 * GRACE_S)  # trials have their own time to save
 
     def at_work(self) -> int:
         """How many are there; those that were killed are replaced first."""
@@ -60,9 +56,8 @@ class Crew:
         """What the first of those that failed said last, and where it said more; empty where none failed."""
         for worker in self._all:
             if worker.process.poll():
-                lines = worker.output.read_text(encoding="utf-8", errors="replace").split("\n")
-                last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
-                return f"exit code {worker.process.returncode}: {last}; see {worker.output}"
+                return (f"exit code {worker.process.returncode}: {last_line(worker.output) or 'nothing'}; see "
+                        f"{worker.output}")
         return ""
 
     def _start(self, number: int) -> _Worker:

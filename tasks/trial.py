@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from infra.children import Forked
+from infra.children import Forked, last_line
 from infra.contract import Dimension, Plan
 from sft_core.config.experiment import ExperimentConfig, SearchSection
 from sft_core.config.file import flatten
@@ -84,8 +84,7 @@ def run_trial(number: int, config: ExperimentConfig, place: Place, run: Callable
     work = functools.partial(run, [str(settings), str(answer), place.parent_run_id])
     code = _waited_for(Forked(work, output, place.environment), renew)
     if code or not answer.exists():
-        last = [line for line in output.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        return TrialOutcome(None, f"exit code {code}: {last[-1] if last else 'no output'}; see {output}", "")
+        return TrialOutcome(None, f"exit code {code}: {last_line(output) or 'no output'}; see {output}", "")
     summary = read_json(answer)
     return TrialOutcome(objectives(summary, config.search), "", summary["run"], summary["mlflow_run_id"])
 

@@ -58,7 +58,7 @@ def prompt_ids(tokenizer: Any, item: ChatItem, jinja: str) -> list[int]:
     Raises:
         jinja2.TemplateError, TypeError, …: the template refuses these messages, see `RAISED`.
     """
-    return list(tokenizer.encode(_opened(tokenizer, item, jinja, item.parsed_tools()), add_special_tokens=False))
+    return _encoded(tokenizer, _opened(tokenizer, item, jinja, item.parsed_tools()))
 
 
 def asked_ids(tokenizer: Any, item: ChatItem, jinja: str) -> list[int]:
@@ -68,10 +68,15 @@ def asked_ids(tokenizer: Any, item: ChatItem, jinja: str) -> list[int]:
         jinja2.TemplateError, …: as there, or the template leaves out the item's tools.
     """
     tools = item.parsed_tools()
-    if tools and _opened(tokenizer, item, jinja, tools) == _opened(tokenizer, item, jinja, None):
+    text = _opened(tokenizer, item, jinja, tools)
+    if tools and text == _opened(tokenizer, item, jinja, None):
         raise TemplateError("it writes nothing of the tools, so that the model would be asked to call what it has "
                             "never seen; give one that writes them (--template, template.path)")
-    return prompt_ids(tokenizer, item, jinja)
+    return _encoded(tokenizer, text)
+
+
+def _encoded(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=False))
 
 
 def _opened(tokenizer: Any, item: ChatItem, jinja: str, tools: list[dict[str, Any]] | None) -> str:

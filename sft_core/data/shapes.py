@@ -21,8 +21,7 @@ def as_messages(value: object) -> list[Any]:
         Refused: it is no list with something in it and no transcript, or a part of it cannot be read.
     """
     if isinstance(value, str):
-        value = transcripts.messages_of(value) if transcripts.is_transcript(value) else \
-            parsed(value, "the list of messages")
+        value = transcripts.messages_of(value) or parsed(value, "the list of messages")
     if not isinstance(value, list) or not value:
         raise Refused(Why.WRONG_TYPE, f"the messages are not a list with something in it but {shown(value)}")
     first = value[0]

@@ -52,18 +52,19 @@ _STYLES = (
 
 def is_transcript(text: str) -> bool:
     """The text is a whole chat that begins with a question or a system prompt."""
-    return _style_of(text) is not None
+    return _begun(text) is not None
 
 
-def messages_of(text: str) -> list[dict[str, str]]:
-    """A chat in one text, cut in front of every speaker; `text` must be one (`is_transcript`).
+def messages_of(text: str) -> list[dict[str, str]] | None:
+    """A chat in one text, cut in front of every speaker; None where it is none.
 
     Raises:
         Refused: a mark is left inside a turn.
     """
-    style = _style_of(text)
-    assert style is not None
-    _, *pieces = re.split(style.mark, _without_opening(text.replace("\r\n", "\n"), style))
+    if (begun := _begun(text)) is None:
+        return None
+    style, chat = begun
+    _, *pieces = re.split(style.mark, chat)
     messages: list[dict[str, str]] = []
     for speaker, piece in zip(pieces[::2], pieces[1::2], strict=True):
         said = re.sub(rf"\s*(?:{style.end})?\s*\Z", "", piece).strip()
@@ -78,13 +79,12 @@ def messages_of(text: str) -> list[dict[str, str]]:
     return messages
 
 
-def _style_of(text: str) -> _Style | None:
+def _begun(text: str) -> tuple[_Style, str] | None:
+    """How a chat is written, and the chat from its first mark on."""
+    text = text.strip().replace("\r\n", "\n")
     for style in _STYLES:
-        first = re.match(style.mark, _without_opening(text.replace("\r\n", "\n"), style))
+        chat = re.sub(rf"\A{_OPENING}{style.opening}", "", text)
+        first = re.match(style.mark, chat)
         if first and _NAMES.get(first[1].lower(), ROLES.get(first[1].strip().lower())) in ("user", "system"):
-            return style
+            return style, chat
     return None
-
-
-def _without_opening(text: str, style: _Style) -> str:
-    return re.sub(rf"\A{_OPENING}{style.opening}", "", text.strip())
