@@ -100,8 +100,7 @@ def agreement(pairs: Sequence[tuple[str, str]], unscored: int = 0, least: float 
     exact = clopper_pearson(same * n, n, alpha)
     limits = kappa_limits(counts, {*get_args(Choice), *(label for pair in pairs for label in pair)}, alpha)
     return Agreement(Interval(same, *exact, n, "exact"),
-                     Interval(found, min(limits[0], found), max(limits[1], found), n, "exact limits of the agreement"),
-                     n, unscored)
+                     Interval(found, *limits, n, "exact limits of the agreement"), n, unscored)
 
 
 def shown_agreement(found: Agreement) -> str:
