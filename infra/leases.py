@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import platform
-import random
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -35,20 +34,23 @@ from sqlalchemy import (
     event,
     func,
     select,
+    text,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
+from sqlalchemy.exc import InvalidRequestError, OperationalError, SQLAlchemyError
 
 from sft_core.locks import exclusive, is_held, try_exclusive
-from sft_core.stopping import sleep
+from sft_core.stopping import check
 
 LEASE_S = 180.0
 """A worker that has said nothing for so long is gone. Longer than a database takes to start again."""
 RENEWALS = 6
 """How often a lease is renewed within that time."""
-WAIT_S = (0.01, 0.04)
-"""Between two tries for a lock of a database: at random, so that workers do not keep meeting."""
+WAIT_MS = 1000
+"""So long a worker waits for a lock in the database before it looks whether it was asked to stop."""
+LOCK_NOT_AVAILABLE = "55P03"
+"""PostgreSQL's code for a wait that was too long."""
 
 _TABLE = Table(
     "sft_leases", MetaData(), Column("study", String, primary_key=True), Column("number", Integer, primary_key=True),
@@ -139,13 +141,13 @@ class SqlLeases(Leases):
     @contextmanager
     def alone(self) -> Iterator[None]:
         self._engine.dispose()
-        lock = select(func.pg_try_advisory_lock(func.hashtextextended(f"study {self._study}", 0)))
+        lock = select(func.pg_advisory_lock(func.hashtextextended(f"study {self._study}", 0)))
         try:
             with self._engine.connect() as connection:
                 self._inside = True
-                while not connection.scalar(lock):
-                    connection.rollback()
-                    sleep(random.uniform(*WAIT_S))
+                while not _locked(connection, lock):
+                    check()
+                connection.commit()
             yield
         finally:
             self._inside = False
@@ -209,10 +211,25 @@ def alone_in(engine: Engine, name: str) -> Iterator[Connection]:
     Raises:
         Interrupted: a signal asked to stop the wait.
     """
-    asked = select(func.pg_try_advisory_xact_lock(func.hashtextextended(name, 0)))
+    lock = select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0)))
     while True:
         with engine.begin() as connection:
-            if connection.scalar(asked):
+            if _locked(connection, lock):
+                connection.execute(text("set local lock_timeout = 0"))
                 yield connection
                 return
-        sleep(random.uniform(*WAIT_S))
+        check()
+
+
+def _locked(connection: Connection, lock: Executable) -> bool:
+    """Wait for a lock in the database's own queue, whose order is that of arrival; False where it was too long, so
+    that a signal is heard."""
+    connection.execute(text(f"set local lock_timeout = {WAIT_MS}"))
+    try:
+        connection.execute(lock)
+    except OperationalError as error:
+        if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+            raise
+        connection.rollback()
+        return False
+    return True

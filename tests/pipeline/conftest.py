@@ -1,13 +1,10 @@
 """What the pipeline tests share: one real Prefect server, and a small experiment on the tiny world."""
 
 import os
-import pwd
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +12,8 @@ import pytest
 import yaml
 from sqlalchemy import create_engine, text
 
+from bench.postgres import NoPostgres
+from bench.postgres import postgres as real_postgres
 from infra.servers import free_port, start_prefect
 
 POSTGRES_PASSWORD = "s3cr3t/Pa55"  # with a character that a URL has to quote
@@ -110,38 +109,14 @@ def start(home: Path, prefect_api: str) -> Iterator[Callable[..., subprocess.Pop
         process.wait()
 
 
-def _programs() -> Path | None:
-    places = [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True),
-              *(Path(folder) for folder in os.environ["PATH"].split(os.pathsep))]
-    return next((place for place in places if (place / "initdb").exists() and (place / "pg_ctl").exists()), None)
-
-
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """host:port of a server on loopback that asks the user postgres for POSTGRES_PASSWORD."""
-    programs = _programs()
-    if programs is None:
-        pytest.skip("there is no PostgreSQL here (Debian: apt install postgresql)")
-    as_user: list[str] = []
-    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-        try:
-            pwd.getpwnam("postgres")
-        except KeyError:
-            pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
-        as_user = ["runuser", "-u", "postgres", "--"]
-    folder, port = Path(tempfile.mkdtemp(prefix="sft-postgres-")), free_port()  # pytest's own are closed to others
-    folder.chmod(0o777)
-    (folder / "password").write_text(POSTGRES_PASSWORD)
-
-    def run(program: str, *arguments: object) -> None:
-        command = [*as_user, str(programs / program), "-D", str(folder / "data"), *map(str, arguments)]
-        subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL)
-
-    run("initdb", "-U", "postgres", "-A", "scram-sha-256", f"--pwfile={folder / 'password'}")
-    run("pg_ctl", "-w", "-l", folder / "log", "-o", f"-p {port} -h 127.0.0.1 -k {folder} -F", "start")
-    yield f"127.0.0.1:{port}"
-    run("pg_ctl", "-m", "immediate", "stop")
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        with real_postgres(POSTGRES_PASSWORD) as server:
+            yield server
+    except NoPostgres as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture

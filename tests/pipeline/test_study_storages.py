@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from infra.contract import Dimension, Plan, Study, Trial
+from infra.leases import SqlLeases, alone_in
 from infra.study import open_study
 from sft_core.errors import ConfigError, OrchestrationError
 
@@ -203,3 +205,28 @@ def test_killed_workers_lose_and_double_nothing(postgres_url: str, tmp_path: Pat
     assert len({row.params["lr"] for row in complete}) == trials, "a value was tried twice"
     assert {row.state for row in rows} <= {"COMPLETE", "FAIL"}
     assert kills
+
+
+def test_who_waits_for_the_lock_of_a_database_gets_it_when_it_is_free(postgres_url: str,
+                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("infra.leases.WAIT_MS", 100)  # so that the wait is cut off several times
+    one, two = (create_engine(postgres_url) for _ in range(2))
+    first, second = (SqlLeases(create_engine(postgres_url), "s") for _ in range(2))
+    entered = []
+
+    def wait() -> None:
+        with alone_in(two, "tables"):
+            entered.append("tables")
+        with second.alone():
+            entered.append("study")
+
+    with ThreadPoolExecutor() as pool:
+        with first.alone():
+            with alone_in(one, "tables"):
+                waiting = pool.submit(wait)
+                time.sleep(0.4)
+                assert entered == []
+            time.sleep(0.4)
+            assert entered == ["tables"]
+        waiting.result(timeout=10)
+    assert entered == ["tables", "study"]
