@@ -12,6 +12,7 @@ judge/       answers judged by an LLM, a classifier or people
 lm_door/     the only door to lm-eval
 asking/      one model through several suites
 verdict/     base results × tuned results → Verdict
+front/       several models × two objectives → what is proved of which
 report/      the verdict as tables, plot and page
 parity/      the certificate: training, evaluation, template and server see the same ids
 """

@@ -21,7 +21,7 @@ LAYERS = {
     "sft_core": ("masking", "errors", "names", "conversation", "stopping", "locks", "stage", "versions", "progress",
                  "config", "tiny", "templates", "data", "model", "train", "doctor"),
     "eval_suites": ("results", "statistics", "refusal", "scorers", "suites", "backends", "judge", "lm_door", "asking",
-                    "verdict", "report", "parity"),
+                    "verdict", "front", "report", "parity"),
 }
 """Within a core: each room or file imports only from itself and from those before it."""
 DOORS = {

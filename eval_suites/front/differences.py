@@ -1,0 +1,156 @@
+"""Two points → evidence of how they differ in both objectives, and the proof that one dominates the other.
+
+Both points answered the same items, so a suite's difference is paired by item, with its clusters and weights. The mean
+over suites has the limits that follow from those of every suite (MOVER, Zou and Donner 2008, Statistics in Medicine
+27:1693): estimate ± √Σ (distance of each limit)² for independent suites. Suites that share items are not independent;
+their distances are added, which holds however they depend on each other.
+
+Training seeds are a second source of chance: the mean over so many has a t interval, whose half width is added in
+squares. It holds some of the items' chance once more, so these intervals are rather too wide. A point with one seed
+stands for that one model, not for its configuration.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from eval_suites.front.points import Objectives, Point, Terms
+from eval_suites.statistics.evidence import paired
+from eval_suites.statistics.intervals import Evidence, t_of
+from eval_suites.statistics.pairing import mean_score, pair
+from eval_suites.verdict.sequential import repeated
+from sft_core.errors import EvalError
+
+
+class Difference(NamedTuple):
+    """Evidence of other − one, in shares: of alignment (more is better) and of tax (less is better)."""
+
+    alignment: Evidence
+    tax: Evidence
+
+    @property
+    def backwards(self) -> Difference:
+        """The same of one − other."""
+        return Difference(_negative(self.alignment), _negative(self.tax))
+
+
+def difference(one: Point, other: Point, what: Objectives) -> Difference:
+    """How the other differs from the one, on the items that both have a score for.
+
+    Raises:
+        EvalError: a point has no score in a suite, or they were not asked the same in the same way.
+    """
+    return Difference(
+        _mean([_changed(one, other, suite) for suite in what.alignment], _sharing(one, what.alignment)),
+        _negative(_mean([_changed(one, other, suite) for suite in what.capability], _sharing(one, what.capability))))
+
+
+def alignment_of(point: Point, what: Objectives) -> Evidence:
+    """Mean score over the suites of alignment, in shares.
+
+    Raises:
+        EvalError: it has no score in one of them.
+    """
+    found = [mean_score(point.averaged(suite)) for suite in what.alignment]
+    known = [_over_seeds(one, [point], suite) for one, suite in zip(found, what.alignment, strict=True) if one]
+    return _mean(known, _sharing(point, what.alignment))
+
+
+def dominated(worse: Point, better: Point, what: Objectives, terms: Terms) -> float:
+    """P-value against "`better` does not dominate `worse`".
+
+    An intersection-union test (Berger 1982, Technometrics 24:295): better in one objective, and in the other no worse
+    by more than the tolerance, each one-sided; twice the smaller over which of the two is which (Bonferroni). Identical
+    results have 1. It holds however the objectives depend on each other, so also where they share suites.
+
+    Raises:
+        EvalError: as for `difference`.
+    """
+    return dominates(difference(worse, better, what), terms)
+
+
+def dominates(found: Difference, terms: Terms) -> float:
+    """The same from the difference."""
+    gain, saving, margin = found.alignment, _negative(found.tax), terms.tolerance / 100
+    return min(1.0, 2 * min(max(_above(gain, 0.0), _above(saving, -margin)),
+                            max(_above(saving, 0.0), _above(gain, -margin))))
+
+
+def differs(found: Difference) -> float:
+    """P-value against "equal in both objectives"."""
+    return min(1.0, 2 * min(found.alignment.p_value(0.0), found.tax.p_value(0.0)))
+
+
+def _above(evidence: Evidence, null: float) -> float:
+    """One-sided p-value against "not above `null`"; 1 where the estimate is not above it either."""
+    return evidence.p_value(null) / 2 if evidence.estimate > null else 1.0
+
+
+def _negative(evidence: Evidence) -> Evidence:
+    def bounds(alpha: float, grow: float) -> tuple[float, float]:
+        low, high = evidence.bounds(alpha, grow)
+        return -high, -low
+
+    return evidence._replace(estimate=-evidence.estimate, bounds=bounds)
+
+
+def _changed(one: Point, other: Point, suite: str) -> Evidence:
+    """Evidence of other − one in one suite."""
+    before, after = one.averaged(suite), other.averaged(suite)
+    pairs = pair(before, after)
+    found = paired(pairs.base, pairs.tuned, pairs.clusters, pairs.weights, before.scale)
+    if found is None:
+        raise EvalError(f"{one.name} and {other.name} have no item of suite {suite} that both have a score for; "
+                        "evaluate both with the same items (eval.limit, eval.part)")
+    looks = min((side.looks for side in (before, after) if side.looks), key=lambda at: at[0] / at[1], default=None)
+    return _over_seeds(repeated(found, looks), [one, other], suite)
+
+
+def _over_seeds(evidence: Evidence, points: Sequence[Point], suite: str) -> Evidence:
+    """Widened by what training seeds make of the mean; nothing where a point has one seed."""
+    means = [[result.score for result in point.of(suite)] for point in points if len(point.results) > 1]
+    spread = [(float(np.std(np.array(m, dtype=np.float64), ddof=1)) / math.sqrt(len(m)), len(m) - 1.0) for m in means]
+    if not spread:
+        return evidence
+
+    def bounds(alpha: float, grow: float) -> tuple[float, float]:
+        low, high = evidence.bounds(alpha, grow)
+        seeds = [error * t_of(alpha, df) for error, df in spread]  # more items do not make up for few seeds
+        return (evidence.estimate - math.hypot(evidence.estimate - low, *seeds),
+                evidence.estimate + math.hypot(high - evidence.estimate, *seeds))
+
+    said = " and ".join(str(len(m)) for m in means)
+    return evidence._replace(method=f"{evidence.method}, {said} seeds", bounds=bounds)
+
+
+def _mean(found: Sequence[Evidence], groups: Sequence[Sequence[int]]) -> Evidence:
+    """Mean over suites, of which those of one group share items."""
+    if len(found) == 1:
+        return found[0]
+    estimate = sum(one.estimate for one in found) / len(found)
+
+    def bounds(alpha: float, grow: float) -> tuple[float, float]:
+        limits = [one.bounds(alpha, grow) for one in found]
+
+        def distance(of: Callable[[int], float]) -> float:
+            return math.hypot(*(sum(of(at) for at in group) for group in groups)) / len(found)
+
+        return (estimate - distance(lambda at: found[at].estimate - limits[at][0]),
+                estimate + distance(lambda at: limits[at][1] - found[at].estimate))
+
+    return Evidence(estimate, sum(one.items for one in found), f"MOVER over {len(found)} suites", bounds)
+
+
+def _sharing(point: Point, suites: Sequence[str]) -> list[list[int]]:
+    """Positions of suites, together where they share something that was asked (a judged suite: with its answers)."""
+    groups: list[tuple[set[str], list[int]]] = []
+    for at, suite in enumerate(suites):
+        keys = {suite.partition(":")[0], *(item.asked for item in point.averaged(suite).items)}
+        alike = [group for group in groups if group[0] & keys]
+        groups = [group for group in groups if group not in alike]
+        groups.append((keys.union(*(found for found, _ in alike)), [*(i for _, group in alike for i in group), at]))
+    return [positions for _, positions in groups]

@@ -1,0 +1,99 @@
+"""The front: paired differences over suites and seeds, and what is proved of two points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from eval_suites.front.differences import alignment_of, difference, dominated
+from eval_suites.front.points import Objectives, Point, Terms
+from eval_suites.results import SuiteResult
+from eval_suites.statistics.intervals import Interval
+from eval_suites.statistics.pairing import difference as of_suite
+from eval_suites.statistics.pairing import pair
+from sft_core.errors import EvalError
+
+Make = Callable[..., SuiteResult]
+WHAT = Objectives(("format",), ("facts",))
+LOW = [0.0, 1.0] * 200
+HIGH = [1.0, 1.0] * 190 + [0.0, 1.0] * 10
+
+
+@pytest.fixture
+def point(make_result: Make) -> Callable[..., Point]:
+    """A point with these scores per suite, of one training seed or several; suites share no item."""
+
+    def make(name: str = "one", **scores: Sequence[float | None] | list[Sequence[float]]) -> Point:
+        def result(suite: str, row: Sequence[float | None]) -> SuiteResult:
+            found = make_result(row, suite=suite)
+            return replace(found, items=tuple(i._replace(asked=f"{suite} {i.asked}") for i in found.items))
+
+        first = next(iter(scores.values()))
+        seeds = len(first) if isinstance(first[0], list) else 1
+        return Point(name, tuple({suite: result(suite, rows[at] if isinstance(rows[0], list) else rows)
+                                  for suite, rows in scores.items()} for at in range(seeds)))
+
+    return make
+
+
+def ends(found: Interval) -> tuple[float, float]:
+    return found.low, found.high
+
+
+def test_one_suite_has_the_limits_of_its_pairs(point: Callable[..., Point]) -> None:
+    one, other = point(format=LOW, facts=HIGH), point(format=HIGH, facts=LOW)
+    found = difference(one, other, WHAT)
+    gain = of_suite(pair(one.averaged("format"), other.averaged("format")), "alignment", "share")
+    tax = of_suite(pair(one.averaged("facts"), other.averaged("facts")), "capability", "share")
+    assert gain
+    assert tax
+    assert ends(found.alignment.interval(0.05)) == ends(gain.interval(0.05))
+    assert ends(found.tax.interval(0.05)) == pytest.approx(ends(tax.interval(0.05)))
+    back = difference(other, one, WHAT)
+    assert back.alignment.estimate == pytest.approx(-found.alignment.estimate)
+    assert ends(found.backwards.tax.interval(0.1)) == pytest.approx(ends(back.tax.interval(0.1)))
+
+
+def test_suites_that_share_items_are_as_uncertain_as_one_and_independent_ones_less(
+        point: Callable[..., Point], make_result: Make) -> None:
+    one, other = point(format=LOW, facts=LOW), point(format=HIGH, facts=HIGH)
+    alone = difference(one, other, WHAT).alignment.interval(0.05)
+    both = Objectives(("format", "facts"), ("facts",))
+    apart = difference(one, other, both).alignment.interval(0.05)
+    assert apart.high - apart.low == pytest.approx((alone.high - alone.low) / 2**0.5)
+    shared = [Point("", ({s: make_result(row, suite=s) for s in ("format", "facts")},)) for row in (LOW, HIGH)]
+    assert ends(difference(*shared, both).alignment.interval(0.05)) == pytest.approx(ends(alone))
+
+
+def test_only_a_better_one_that_costs_nothing_that_matters_dominates(point: Callable[..., Point]) -> None:
+    rng = np.random.default_rng(0)
+    facts = (rng.random(3000) < 0.7).astype(float).tolist()
+    worse, better = point(format=LOW, facts=facts), point(format=HIGH, facts=facts)
+    assert dominated(worse, better, WHAT, Terms()) < 1e-6
+    assert dominated(better, worse, WHAT, Terms()) == 1.0
+    assert dominated(worse, worse, WHAT, Terms(tolerance=5.0)) == 1.0, "identical results"
+    assert dominated(worse, better, WHAT, Terms(tolerance=0.01)) > 0.05, "3,000 items show no loss below 0.01 points"
+    costs = point(format=HIGH, facts=[0.0] * 300 + facts[300:])
+    assert dominated(worse, costs, WHAT, Terms()) == 1.0
+
+
+def test_seeds_that_differ_make_a_difference_less_certain(point: Callable[..., Point]) -> None:
+    one = point(format=LOW, facts=LOW)
+    alike = point(format=[HIGH, HIGH, HIGH], facts=[LOW, LOW, LOW])
+    varied = point(format=[[1.0] * 400, HIGH, [1.0, 1.0] * 180 + [0.0, 1.0] * 20], facts=[LOW, LOW, LOW])
+    narrow, wide = (difference(one, other, WHAT).alignment.interval(0.05) for other in (alike, varied))
+    assert narrow.estimate == pytest.approx(wide.estimate)
+    single = difference(one, point(format=HIGH, facts=LOW), WHAT).alignment.interval(0.05)
+    assert ends(narrow) == pytest.approx(ends(single))
+    assert wide.high - wide.low > 1.5 * (narrow.high - narrow.low)
+    own = alignment_of(varied, WHAT).interval(0.05)
+    assert own.low < 0.95 < own.high
+
+
+def test_a_point_without_a_score_says_what_to_do(point: Callable[..., Point]) -> None:
+    one = point(format=LOW, facts=LOW)
+    with pytest.raises(EvalError, match="broken has no score in suite facts.*evaluate it again"):
+        difference(one, point("broken", format=LOW, facts=[None] * 400), WHAT)
