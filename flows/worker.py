@@ -77,7 +77,7 @@ def _work(study: Study, config: ExperimentConfig, place: Place, most: int | None
         waiting = False
         found = _outcome(config, trial, place, study)
         notes = {"run": found.run, "run_id": found.run_id, "why": found.why}
-        if not study.tell(trial.number, found.values, notes):
+        if not study.tell(trial.number, found.values, notes, found.excess):
             log.warning("trial %d was silent for too long and is with another worker; what it found is kept aside in "
                         "the study", trial.number)
         done += 1
@@ -97,7 +97,8 @@ def _outcome(config: ExperimentConfig, trial: Trial, place: Place, study: Study)
     another trial had already are not paid for again."""
     twin = next((row for row in study.trials() if row.values and row.params == trial.params), None)
     if twin is not None:
-        return TrialOutcome(twin.values, f"the values of trial {twin.number}", twin.notes.get("run", ""))
+        return TrialOutcome(twin.values, f"the values of trial {twin.number}", twin.notes.get("run", ""),
+                            excess=twin.excess)
     try:
         chosen = trial_config(config, trial.number, trial.params)
     except ConfigError as error:

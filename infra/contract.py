@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol
 
 Keep = Literal["auto", "link", "copy"]
@@ -164,6 +165,7 @@ class Tracker(Protocol):
 
 
 Value = float | int | str | bool | None
+NOTHING: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -193,11 +195,14 @@ class Plan:
     seed: int
     first: Mapping[str, object] | None = None
     """A point that is tried before all others, if it lies in the space: the configuration as it is."""
+    constraints: tuple[str, ...] = ()
+    """Limits that every trial is told against."""
 
     def identity(self) -> dict[str, object]:
         """What may not change while the study goes on: all but the sampler, its seed and where it begins."""
         space = {field: asdict(dimension) for field, dimension in self.space.items()}
-        plain = {"space": space, "objectives": list(self.objectives.items()), "context": self.context}
+        limits = {"constraints": list(self.constraints)} if self.constraints else {}
+        plain = {"space": space, "objectives": list(self.objectives.items()), "context": self.context, **limits}
         return dict(json.loads(json.dumps(plain)))
 
 
@@ -229,6 +234,13 @@ class TrialRow(NamedTuple):
     params: dict[str, Value]
     values: dict[str, float] | None
     notes: dict[str, str]
+    excess: Mapping[str, float] = NOTHING
+    """Constraint → how far beyond it the trial is, in points; at most 0 where it is kept to."""
+
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """The constraints that it does not keep to."""
+        return tuple(name for name, beyond in self.excess.items() if beyond > 0)
 
 
 class Study(Protocol):
@@ -269,13 +281,15 @@ class Study(Protocol):
             OrchestrationError: `join` has not been called.
         """
 
-    def tell(self, number: int, values: Mapping[str, float] | None, notes: Mapping[str, str] | None = None) -> bool:
+    def tell(self, number: int, values: Mapping[str, float] | None, notes: Mapping[str, str] | None = None,
+             excess: Mapping[str, float] = NOTHING) -> bool:
         """Report a trial's objectives by name; None: it failed. Optuna fails it as well when one is not a number.
 
         Args:
             number: a trial that this worker has asked for.
             values: objective → value.
             notes: kept with the trial, e.g. its MLflow run id or why it failed.
+            excess: constraint → how far beyond it, in points.
 
         Returns:
             False where the lease was lost: the values are with another worker, and what was told is kept aside.
@@ -294,4 +308,5 @@ class Study(Protocol):
         """All trials that were ever asked for, in order."""
 
     def pareto(self) -> list[TrialRow]:
-        """Complete trials that no other one beats in every objective, in order of the first objective."""
+        """Complete trials that keep to all constraints and that no other such one beats in every objective, in order of
+        the first objective."""

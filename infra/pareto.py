@@ -21,12 +21,16 @@ def table(rows: Sequence[TrialRow], front: Sequence[TrialRow],
     again = {row.notes["retry_of"]: row.number for row in rows if "retry_of" in row.notes}
     cells = [
         [f"{row.number}{' ★' if row.number in best else ''}",
-         f"lost its worker: {again[str(row.number)]}" if str(row.number) in again else row.state.lower(),
+         f"lost its worker: {again[str(row.number)]}" if str(row.number) in again else _state(row),
          *(_cell((row.values or {}).get(name)) for name in objectives),
          *(_cell(row.params.get(field)) for field in fields)]
         for row in rows
     ]
     return ["trial", "state", *(labels[name] for name in objectives), *fields], cells
+
+
+def _state(row: TrialRow) -> str:
+    return f"breaks {', '.join(row.broken)}" if row.broken else row.state.lower()
 
 
 def write_plots(

@@ -19,7 +19,7 @@ import optuna
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from infra.contract import Aim, Plan, Study, Trial, TrialRow
+from infra.contract import NOTHING, Aim, Plan, Study, Trial, TrialRow
 from infra.databases import check_driver, try_connection
 from infra.leases import LEASE_S, FileLeases, Leases, SqlLeases
 from infra.samplers import distribution, queued, sampler
@@ -95,9 +95,10 @@ class OptunaStudy(Study):
         self._leases.drop(trial.number)  # from here on whoever had it comes late
         self._study.tell(trial.number, state=TrialState.FAIL)
 
-    def tell(self, number: int, values: Mapping[str, float] | None, notes: Mapping[str, str] | None = None) -> bool:
+    def tell(self, number: int, values: Mapping[str, float] | None, notes: Mapping[str, str] | None = None,
+             excess: Mapping[str, float] = NOTHING) -> bool:
         told = [values[name] for name in self.plan.objectives] if values is not None else None
-        trial, said = self._asked.pop(number), Said(told, dict(notes or {}))
+        trial, said = self._asked.pop(number), Said(told, dict(notes or {}), dict(excess))
         return patiently(f"report trial {number}", lambda: self._tell(trial, said))
 
     def _tell(self, trial: optuna.Trial, said: Said) -> bool:
@@ -108,6 +109,9 @@ class OptunaStudy(Study):
             if trial.number in {one.number for one in self._all(TrialState.RUNNING)}:  # else told before, unheard
                 for key, text in said.notes.items():
                     trial.set_user_attr(key, text)
+                for key, beyond in said.excess.items():
+                    if key not in trial.constraints:  # told before, and cut off
+                        trial.set_constraint(key, beyond)
                 self._study.tell(trial, said.values, state=TrialState.FAIL if said.values is None else None)
             self._leases.drop(trial.number)
         return True
@@ -162,7 +166,7 @@ class OptunaStudy(Study):
         complete = trial.state == TrialState.COMPLETE
         values = dict(zip(self.plan.objectives, trial.values, strict=True)) if complete else None
         notes = {key: str(text) for key, text in trial.user_attrs.items()}
-        return TrialRow(trial.number, trial.state.name, dict(trial.params), values, notes)
+        return TrialRow(trial.number, trial.state.name, dict(trial.params), values, notes, dict(trial.constraints))
 
 
 class Said(NamedTuple):
@@ -170,6 +174,7 @@ class Said(NamedTuple):
 
     values: list[float] | None
     notes: dict[str, str]
+    excess: dict[str, float]
 
 
 def _tried_again(trials: Sequence[FrozenTrial]) -> set[int]:
@@ -277,8 +282,8 @@ def _begun_anew(storage: BaseStorage, plan: Plan, at_work: AtWork, leases: Lease
 def _changed(study: optuna.Study, plan: Plan) -> str:
     """Which settings a stored study has otherwise, with the searched fields by name; nothing where none."""
     stored, wanted, parts = study.user_attrs[PLAN], plan.identity(), []
-    for part, new in wanted.items():
-        old = stored.get(part)
+    for part in {**wanted, **stored}:
+        old, new = stored.get(part, []), wanted.get(part, [])
         if old == new:
             continue
         if isinstance(old, dict) and isinstance(new, dict):

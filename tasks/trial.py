@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from infra.children import Forked, last_line
-from infra.contract import Dimension, Plan
+from infra.contract import NOTHING, Dimension, Plan
+from sft_core.config.constraints import constraint
 from sft_core.config.experiment import ExperimentConfig, SearchSection
 from sft_core.config.file import flatten
 from sft_core.config.search import ends, is_whole
@@ -26,6 +27,8 @@ class TrialOutcome(NamedTuple):
     run: str
     run_id: str = ""
     """MLflow's."""
+    excess: Mapping[str, float] = NOTHING
+    """See `infra.contract.TrialRow`."""
 
 
 class Place(NamedTuple):
@@ -47,7 +50,7 @@ def plan_of(config: ExperimentConfig, search: SearchSection) -> Plan:
     return Plan(
         name=search.study, space=space, objectives={"alignment": "maximize", "tax": "minimize"},
         context=fingerprint(rest, search.alignment, search.capability, "points"), sampler=search.sampler,
-        seed=config.seed, first=_own(config, search),
+        seed=config.seed, first=_own(config, search), constraints=search.constraints,
     )
 
 
@@ -86,7 +89,19 @@ def run_trial(number: int, config: ExperimentConfig, place: Place, run: Callable
     if code or not answer.exists():
         return TrialOutcome(None, f"exit code {code}: {last_line(output) or 'no output'}; see {output}", "")
     summary = read_json(answer)
-    return TrialOutcome(objectives(summary, config.search), "", summary["run"], summary["mlflow_run_id"])
+    return _found(summary, config.search)
+
+
+def _found(summary: dict[str, Any], search: SearchSection) -> TrialOutcome:
+    values, run, run_id = objectives(summary, search), summary["run"], summary["mlflow_run_id"]
+    if values is None:
+        return TrialOutcome(None, "", run, run_id)
+    excess = {one.text: one.excess(summary["suites"], values) for one in map(constraint, search.constraints)}
+    if missing := [text for text, beyond in excess.items() if beyond is None]:
+        return TrialOutcome(None, f"search.constraints: nothing was measured for {', '.join(missing)}; see that these "
+                                  "suites have a score and of the kind (tax: capability, win: alignment)", run, run_id)
+    told = {text: beyond for text, beyond in excess.items() if beyond is not None}
+    return TrialOutcome(values, "", run, run_id, told)
 
 
 def _waited_for(process: Forked, renew: Callable[[], None]) -> int:

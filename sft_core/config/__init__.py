@@ -8,6 +8,7 @@ reading.py     YAML with line numbers, no key twice
 data.py        model, sources, curation, template
 train.py       optimiser, adapters, replay, KL
 evaluate.py    evaluation, judge, gate
+constraints.py limits of a search
 experiment.py  tracking, search, and the whole
 search.py      a search space against the configuration that it varies
 telling.py     what is wrong, in the words of the file

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import Field, FiniteFloat, field_validator, model_validator
 
+from sft_core.config.constraints import constraint
 from sft_core.config.data import DataSection, ModelSection, TemplateSection
 from sft_core.config.evaluate import EvalSection, GateSection, unknown_suites
 from sft_core.config.section import MOST, Name, Positive, Section, without_password
@@ -58,6 +59,9 @@ class SearchSection(Section):
     """Suites whose mean score is maximised (first objective)."""
     capability: tuple[str, ...] = Field(min_length=1)
     """Suites whose mean tax is minimised (second objective), in points."""
+    constraints: tuple[str, ...] = ()
+    """Limits that a trial of the front keeps to, e.g. `tax.tiny_mmlu <= 1.0`, `win.SUITE >= 5`, `tax <= 2`,
+    `score.tiny_format >= 0.8`, `alignment >= 50`: points, and of `score` the tuned score as a share."""
     trials: Positive = 8
     """Number of trials; `--trials` overrides it."""
     sampler: Literal["tpe", "nsga2", "random", "gp", "grid", "qmc"] = "tpe"
@@ -68,6 +72,14 @@ class SearchSection(Section):
     storage: Annotated[str, without_password("set SFT_STUDY_STORAGE instead")] | None = None
     """Optuna storage URL; by default SFT_STUDY_STORAGE, which may hold a password, or a journal file in the
     workspace."""
+
+    @field_validator("constraints")
+    @classmethod
+    def _limits(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        limits = tuple(constraint(text).text for text in texts)
+        if len(set(limits)) < len(limits):
+            raise ValueError(f"search.constraints names a limit twice: {', '.join(limits)}; take one out")
+        return limits
 
     @model_validator(mode="after")
     def _grid_of_choices(self) -> SearchSection:
@@ -108,7 +120,9 @@ class ExperimentConfig(Section):
         known = {*asked, *(self.eval.judge.suites(asked) if self.eval.judge else ())}
         found = self.gate.unknown(known)
         if self.search:
-            found += [unknown_suites("search.alignment", self.search.alignment, known),
+            limited = [one.suite for one in map(constraint, self.search.constraints) if one.suite]
+            found += [unknown_suites("search.constraints", limited, known),
+                      unknown_suites("search.alignment", self.search.alignment, known),
                       unknown_suites("search.capability", self.search.capability, known)]
         judge = "" if self.eval.judge else "; judged suites (NAME:pairwise, NAME:graded) take eval.judge"
         if said := [one + (judge if ":pairwise" in one or ":graded" in one else "") for one in found if one]:

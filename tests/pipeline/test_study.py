@@ -58,6 +58,25 @@ def test_directions_front_and_missing_values(tmp_path: Path) -> None:
     assert study.remaining() == 3
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "gp"])
+def test_a_trial_beyond_a_limit_is_complete_and_not_on_the_front(tmp_path: Path, sampler: str) -> None:
+    limits = ("tax <= 2",)
+    study = drive(tmp_path, replace(PLAN, sampler=sampler, constraints=limits))  # type: ignore[arg-type]
+    for alignment, tax in ((0.5, 1.0), (0.9, 3.0), (0.4, 2.0)):
+        told = {"alignment": alignment, "tax": tax}
+        study.tell(ask(study).number, told, excess={"tax <= 2": tax - 2})
+    ask(study)
+    rows = study.trials()
+    assert [row.broken for row in rows] == [(), limits, (), ()]
+    assert rows[1].values == {"alignment": 0.9, "tax": 3.0}
+    assert [row.number for row in study.pareto()] == [0]
+    shown = [cells[1] for cells in pareto.table(rows, study.pareto(), {"alignment": "a", "tax": "t"})[1]]
+    assert shown == ["complete", "breaks tax <= 2", "complete", "running"]
+    study.close()
+    with pytest.raises(ConfigError, match=r"constraints"):
+        open_study(PLAN, tmp_path)
+
+
 def test_objectives_are_told_by_name_not_by_position(tmp_path: Path) -> None:
     study = drive(tmp_path)
     study.tell(ask(study).number, {"tax": 7.0, "alignment": 0.1})
@@ -184,6 +203,7 @@ def test_readers_do_not_work(tmp_path: Path) -> None:
         ({"objectives": {"alignment": "maximize", "tax": "maximize"}}, "objectives"),
         ({"objectives": {"tax": "minimize", "alignment": "maximize"}}, "objectives"),
         ({"context": "other"}, "the rest of the configuration"),
+        ({"constraints": ("tax <= 2",)}, "constraints"),
     ],
 )
 def test_changed_settings_are_refused(tmp_path: Path, changed: dict[str, object], said: str) -> None:
