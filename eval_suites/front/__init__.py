@@ -1,5 +1,7 @@
-"""Several models × two objectives → what is proved of them.
+"""Several models × two objectives → which of them are proved better than which.
 
 points.py       what is compared: a model's results under its training seeds, and which suites count
 differences.py  two points → evidence of how they differ in alignment and tax; proof that one dominates the other
+chances.py      how likely each point is to be on the front of the true values
+front.py        all points → the front, with what is proved of each
 """

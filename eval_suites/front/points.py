@@ -55,8 +55,8 @@ class Point:
         lacks = [at for at, found in enumerate(self.results) if suite not in found or found[suite].score is None]
         if lacks or not self.results:
             raise EvalError(f"{self.name} has no score in suite {suite} (training seed #{lacks[0] if lacks else 0}): "
-                            "it was not evaluated there, or too few answers could be scored (eval.min_scored); leave the "
-                            "point out of the front or evaluate it again")
+                            "it was not evaluated there, or too few answers could be scored (eval.min_scored); leave "
+                            "the point out of the front or evaluate it again")
         return [found[suite] for found in self.results]
 
     def averaged(self, suite: str) -> SuiteResult:

@@ -8,7 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from eval_suites.front.chances import chances
 from eval_suites.front.differences import alignment_of, difference, dominated
+from eval_suites.front.front import front
 from eval_suites.front.points import Objectives, Point, Terms
 from eval_suites.results import SuiteResult
 from eval_suites.statistics.intervals import Interval
@@ -97,3 +99,48 @@ def test_a_point_without_a_score_says_what_to_do(point: Callable[..., Point]) ->
     one = point(format=LOW, facts=LOW)
     with pytest.raises(EvalError, match="broken has no score in suite facts.*evaluate it again"):
         difference(one, point("broken", format=LOW, facts=[None] * 400), WHAT)
+
+
+def test_chances_are_of_the_same_draw_for_all(point: Callable[..., Point]) -> None:
+    best, worst = point("best", format=HIGH, facts=HIGH), point("worst", format=LOW, facts=LOW)
+    assert chances([best, best, worst], WHAT) == [1.0, 1.0, 0.0], "identical results do not beat each other"
+    trade = point("trade", format=LOW, facts=[1.0] * 400)
+    assert chances([best, trade], WHAT) == [1.0, 1.0]
+    even = [[1.0, 0.0] * 200, LOW]  # swaps every answer: the same mean, and pairs that tell nothing
+    toss = chances([point(str(at), format=row, facts=HIGH) for at, row in enumerate(even)], WHAT)
+    assert toss == pytest.approx([0.5, 0.5], abs=0.05)
+    assert sum(toss) == pytest.approx(1.0)
+
+
+def test_few_clusters_and_seeds_that_differ_leave_more_open(point: Callable[..., Point]) -> None:
+    one, other = (point(format=row, facts=[1.0] * 100) for row in ([1.0] * 55 + [0.0] * 45, [1.0, 0.0] * 50))
+    items = chances([one, other], WHAT)[0]
+    seeds = point(format=[[1.0] * 85 + [0.0] * 15, [1.0] * 25 + [0.0] * 75], facts=[[1.0] * 100] * 2)
+    assert chances([seeds, other], WHAT)[0] < items - 0.05
+
+    def by_tens(row: Point) -> Point:
+        facts = row.results[0]["format"]
+        kept = tuple(i._replace(cluster=str(n // 25)) for n, i in enumerate(facts.items))
+        return replace(row, results=({**row.results[0], "format": replace(facts, items=kept)},))
+
+    few = chances([by_tens(one), by_tens(other)], WHAT)[0]
+    assert 0.5 < few < items
+
+
+def test_the_front_says_of_each_point_what_is_proved(point: Callable[..., Point]) -> None:
+    facts = ([1.0] * 7 + [0.0] * 3) * 300
+    base = replace(point("base", format=LOW, facts=facts), role="base")
+    good, twin = (point(name, format=HIGH, facts=facts) for name in ("good", "twin"))
+    costly = point("costly", format=[1.0] * 400, facts=[0.0] * 600 + facts[600:])
+    found = {one.name: one for one in front([base, good, twin, costly], WHAT, Terms()).points}
+    assert found["base"].tax == Interval(0.0, 0.0, 0.0, 0, "by definition")
+    assert set(found["base"].dominated_by) == {"good", "twin"}
+    assert all(p < 1e-6 for p in found["base"].dominated_by.values())
+    assert [name for name, one in found.items() if one.on_front] == ["good", "twin", "costly"]
+    assert (found["good"].not_told_from, found["twin"].not_told_from) == (("twin",), ("good",))
+    assert (found["costly"].dominated_by, found["costly"].not_told_from) == ({}, ())
+    assert (found["base"].chance, found["good"].chance) == (0.0, 1.0)
+    tax = found["costly"].tax
+    assert tax
+    assert tax.estimate == pytest.approx(14.0)
+    assert tax.low < 14.0 < tax.high
