@@ -15,7 +15,7 @@ from flows.around import around
 from flows.experiment import connect, title, workspace
 from flows.worker import give_up
 from infra import orchestrator, pareto
-from infra.contract import Study, Tracker, TrialRow
+from infra.contract import OTHER_VERSIONS, Study, Tracker, TrialRow
 from infra.open_runs import running
 from infra.settings import read_settings
 from infra.study import open_study
@@ -39,6 +39,7 @@ from tasks.plan import tell_plan
 from tasks.prepare import prepare
 from tasks.stages import Workspace
 from tasks.trial import plan_of, sweep_key
+from tasks.versions import differing, found_here
 
 log = logging.getLogger("sft")
 LOOK_S = 1.0
@@ -75,8 +76,10 @@ def sft_sweep(config: str = "flows/configs/sweep.yaml", trials: int | None = Non
         folder.mkdir(parents=True, exist_ok=True)
         parent = _parent(loaded, tracker, study)
         with running(tracker, parent):
-            study.begin(trials or search.trials, loaded.text, parent)
+            here = found_here(loaded.config, place)
+            study.begin(trials or search.trials, loaded.text, parent, here)
             if left := study.remaining():
+                differing(study.aim().versions, here, search)  # after an upgrade; the workers look for themselves
                 _tell_plan(loaded.config, place, left)
                 _watch(study, Crew(search.study, search.storage, min(workers, left), folder), tracker)
             return _report(study, tracker, parent, folder)
@@ -153,6 +156,8 @@ def _record(row: TrialRow, tracker: Tracker) -> None:
                     if isinstance(value, int | float) and not isinstance(value, bool)}
         try:
             tracker.log_metrics(row.notes["run_id"], {**row.values, **searched})
+            if other := row.notes.get(OTHER_VERSIONS):
+                tracker.set_tags(row.notes["run_id"], {f"sft.{OTHER_VERSIONS}": other})
         except TrackingError as error:
             log.warning("trial %d has no objectives in MLflow (%s); workers of several machines need one server "
                         "(MLFLOW_TRACKING_URI)", row.number, error)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import importlib
 import logging
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from flows import trial as one_trial
-from infra.contract import Aim, Study, Trial
+from infra.contract import OTHER_VERSIONS, Aim, Study, Trial
 from infra.cuda import a_gpu_alone
 from infra.settings import Settings
 from infra.study import open_study, read_aim
@@ -21,7 +22,11 @@ from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.file import load, trial_config
 from sft_core.errors import ConfigError, OrchestrationError
 from sft_core.stopping import sleep
+from tasks.apart import Call, apart
+from tasks.mirror import mirrored
+from tasks.stages import Workspace
 from tasks.trial import Place, TrialOutcome, plan_of, run_trial
+from tasks.versions import differing, found_here
 
 log = logging.getLogger("sft")
 FAILED_IN_A_ROW = 3
@@ -35,22 +40,28 @@ def work(name: str, settings: Settings, storage: str | None = None, trials: int 
     """Work on a sweep until all its trials are over, or on so many of those that nobody has; returns how many.
 
     Raises:
-        ConfigError: there is no such sweep.
+        ConfigError: there is no such sweep, or this machine has other versions than it (`search.other_versions`).
         OrchestrationError: too many trials failed one after the other, no GPU is free, or the storage is lost.
     """
     storage = storage or settings.study_storage
     aim = read_aim(name, settings.workspace, storage)
     config = _config_of(aim)
     assert config.search is not None, "a sweep has one"
+    place = mirrored(Workspace(settings.workspace, settings.mirror), config.data.mirror)
     folder = settings.workspace / "sweeps" / name
     folder.mkdir(parents=True, exist_ok=True)
     with (a_gpu_alone(settings.workspace, config.model.device) as environment,
           closing(open_study(plan_of(config, config.search), settings.workspace, storage)) as study):
+        look = partial(found_here, config, place)
+        here = apart([Call(look, environment)])[0] if environment else look()  # it loads torch
+        if other := differing(aim.versions, here, config.search):
+            log.warning("this machine has other versions than the sweep %s, which is noted with its trials: %s", name,
+                        other)
         study.join()
         if not environment:  # with a GPU some of them begin to use CUDA, which does not survive a fork
             for module in HEAVY:
                 importlib.import_module(module)
-        return _work(study, config, Place(folder, aim.parent, environment), trials)
+        return _work(study, config, Place(folder, aim.parent, environment, other), trials)
 
 
 def _config_of(aim: Aim) -> ExperimentConfig:
@@ -77,6 +88,8 @@ def _work(study: Study, config: ExperimentConfig, place: Place, most: int | None
         waiting = False
         found = _outcome(config, trial, place, study)
         notes = {"run": found.run, "run_id": found.run_id, "why": found.why}
+        if place.other_versions:
+            notes[OTHER_VERSIONS] = place.other_versions
         if not study.tell(trial.number, found.values, notes, found.excess):
             log.warning("trial %d was silent for too long and is with another worker; what it found is kept aside in "
                         "the study", trial.number)
@@ -95,7 +108,8 @@ def give_up(study: Study) -> None:
 def _outcome(config: ExperimentConfig, trial: Trial, place: Place, study: Study) -> TrialOutcome:
     """What a trial found; values that are right one by one and not together fail this trial alone, and values that
     another trial had already are not paid for again."""
-    twin = next((row for row in study.trials() if row.values and row.params == trial.params), None)
+    twin = next((row for row in study.trials() if row.values and row.params == trial.params
+                 and row.notes.get(OTHER_VERSIONS, "") == place.other_versions), None)
     if twin is not None:
         return TrialOutcome(twin.values, f"the values of trial {twin.number}", twin.notes.get("run", ""),
                             excess=twin.excess)

@@ -164,6 +164,8 @@ class Tracker(Protocol):
         """Names of what a run has saved, on the highest level."""
 
 
+OTHER_VERSIONS = "other_versions"
+"""The note of a trial that was run with other versions than its sweep began with: what differs, in words."""
 Value = float | int | str | bool | None
 NOTHING: Mapping[str, float] = MappingProxyType({})
 
@@ -224,6 +226,8 @@ class Aim(NamedTuple):
     """MLflow run of the sweep."""
     over: int = 0
     """How many trials were over when this was said."""
+    versions: Mapping[str, str] = {}
+    """What the sweep began with: code, libraries, model and data, by name."""
 
 
 class TrialRow(NamedTuple):
@@ -251,8 +255,9 @@ class Study(Protocol):
 
     plan: Plan
 
-    def begin(self, trials: int, config: str = "", parent: str = "") -> None:
-        """Say what the sweep is about, see `Aim`; workers that are there already heed it."""
+    def begin(self, trials: int, config: str = "", parent: str = "", versions: Mapping[str, str] | None = None) -> None:
+        """Say what the sweep is about, see `Aim`; workers that are there already heed it. Its versions stay those that
+        were said first, as soon as a trial is complete or has a worker."""
 
     def aim(self) -> Aim:
         """What was said last.

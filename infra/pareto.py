@@ -8,7 +8,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 from matplotlib.figure import Figure
 
-from infra.contract import TrialRow
+from infra.contract import OTHER_VERSIONS, TrialRow
 
 
 def table(rows: Sequence[TrialRow], front: Sequence[TrialRow],
@@ -30,7 +30,8 @@ def table(rows: Sequence[TrialRow], front: Sequence[TrialRow],
 
 
 def _state(row: TrialRow) -> str:
-    return f"breaks {', '.join(row.broken)}" if row.broken else row.state.lower()
+    said = f"breaks {', '.join(row.broken)}" if row.broken else row.state.lower()
+    return f"{said}, other versions" if OTHER_VERSIONS in row.notes else said
 
 
 def write_plots(

@@ -44,7 +44,7 @@ class OptunaStudy(Study):
         self._joined: IO[str] | None = None
         self._asked: dict[int, optuna.Trial] = {}
 
-    def begin(self, trials: int, config: str = "", parent: str = "") -> None:
+    def begin(self, trials: int, config: str = "", parent: str = "", versions: Mapping[str, str] | None = None) -> None:
         def write() -> None:
             points = queued(self.plan)
             most = min(trials, len(points)) if self.plan.sampler == "grid" else trials
@@ -53,9 +53,15 @@ class OptunaStudy(Study):
                 if not self._all():
                     for point in points:
                         self._study.enqueue_trial(point)
-                self._study.set_user_attr(AIM, Aim(most, config, parent, over)._asdict())
+                known = self._versions() or dict(versions or {})
+                self._study.set_user_attr(AIM, Aim(most, config, parent, over, known)._asdict())
 
         patiently("begin the sweep", write)
+
+    def _versions(self) -> Mapping[str, str]:
+        """Those of the trials that new ones will be compared with; nothing where there is none."""
+        there = self._all(TrialState.COMPLETE) or self._leases.live()
+        return _aim_of(self._study).versions if there else {}
 
     def aim(self) -> Aim:
         return patiently("read the sweep", lambda: _aim_of(self._study))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple, TypeVar
@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from infra.databases import CONNECTIONS, why_not
 from infra.leases import alone_in
-from sft_core.errors import OrchestrationError
+from sft_core.errors import ConfigError, OrchestrationError
 from sft_core.locks import locked
 from sft_core.stopping import sleep
 
@@ -32,17 +32,31 @@ R = TypeVar("R")
 
 
 def storage_at(url: str | None, place: str) -> BaseStorage:
-    """An Optuna storage: of a URL, or the journal file at `place`."""
+    """An Optuna storage: of a URL, or the journal file at `place`.
+
+    Raises:
+        ConfigError: its tables were made by another Optuna, whose tables are others.
+    """
     if url is None:
         return JournalStorage(JournalFileBackend(place))
     if not is_for_many(url):
-        return RDBStorage(url, engine_kwargs=CONNECTIONS)
+        return _tables(url, CONNECTIONS)
     engine = create_engine(url, **CONNECTIONS)
     try:
         with alone_in(engine, "optuna"):  # several workers that meet an empty database would all make its tables
-            return RDBStorage(url, engine_kwargs={**CONNECTIONS, "pool_size": 1, "max_overflow": 1})
+            return _tables(url, {**CONNECTIONS, "pool_size": 1, "max_overflow": 1})
     finally:
         engine.dispose()
+
+
+def _tables(url: str, connections: Mapping[str, object]) -> RDBStorage:
+    try:
+        return RDBStorage(url, engine_kwargs=dict(connections))
+    except RuntimeError as error:  # the one that Optuna has for tables of another version
+        raise ConfigError(f"the study storage is not of this machine's Optuna: {error} Install the Optuna of the "
+                          "other workers here, or end them all, bring the storage up to date with a command of the "
+                          "newest Optuna (`optuna storage upgrade --storage URL`), and install that one everywhere"
+                          ) from error
 
 
 def is_for_many(url: str | None) -> bool:

@@ -17,6 +17,7 @@ record.py      the stage record
 runs.py        recorded runs, found again
 listing.py     the runs of a workspace: done, under way, stopped
 clean.py       what takes room, who needs it, and what may go
+versions.py    what a worker of a sweep computes with, against what the sweep began with
 trial.py       one trial of a sweep in its own process
 crew.py        the workers of a sweep that this machine starts
 story.py       what SFT buys and costs, pooled over seeds

@@ -40,6 +40,8 @@ class Place(NamedTuple):
     """MLflow run of the sweep."""
     environment: Mapping[str, str]
     """Which device they see."""
+    other_versions: str = ""
+    """What this machine has otherwise than the sweep began with, in words."""
 
 
 def plan_of(config: ExperimentConfig, search: SearchSection) -> Plan:

@@ -72,6 +72,10 @@ class SearchSection(Section):
     storage: Annotated[str, without_password("set SFT_STUDY_STORAGE instead")] | None = None
     """Optuna storage URL; by default SFT_STUDY_STORAGE, which may hold a password, or a journal file in the
     workspace."""
+    other_versions: Literal["refuse", "record"] = "refuse"
+    """What becomes of a worker, or of a sweep that continues, with other code, libraries (torch, transformers, peft,
+    optuna, lm_eval), base model or training data than the sweep began with: `refuse`, or `record`, which notes the
+    differences with each of its trials."""
 
     @field_validator("constraints")
     @classmethod

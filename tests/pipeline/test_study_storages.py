@@ -93,6 +93,17 @@ class TestContract:
             opened(replace(PLAN, space={"lr": Dimension(1e-5, 1e-1, log=True)}))
 
 
+@pytest.mark.parametrize("version", ["v2.6.0.a", "v9.0.0.a"])
+def test_tables_of_another_optuna_are_told(tmp_path: Path, version: str) -> None:
+    """Optuna's RuntimeError went through as a traceback."""
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    open_study(PLAN, tmp_path, url)
+    with create_engine(url).begin() as connection:
+        connection.execute(text(f"UPDATE alembic_version SET version_num = '{version}'"))
+    with pytest.raises(ConfigError, match="not of this machine's Optuna: .*set up by optuna.* Install the Optuna"):
+        open_study(PLAN, tmp_path, url)
+
+
 def test_sqlite_takes_one_worker(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'studies.db'}"
     study = open_study(PLAN, tmp_path, url)

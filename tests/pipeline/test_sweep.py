@@ -12,14 +12,17 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from flows.sweep import _record
+from flows.sweep import AXES, _record
 from flows.worker import work
 from infra.contract import Study, Tracker, TrialRow
+from infra.pareto import table
 from infra.settings import read_settings
 from infra.study import open_study
 from sft_core.config.file import load
 from sft_core.errors import ConfigError, OrchestrationError, TrackingError
-from tasks.trial import plan_of
+from tasks.stages import Workspace
+from tasks.trial import TrialOutcome, plan_of
+from tasks.versions import differing, found_here
 
 Sft = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -51,6 +54,48 @@ def test_values_that_do_not_fit_together_fail_their_trial(
     with pytest.raises(OrchestrationError, match="3 trials in a row"):
         work("two", read_settings())
     assert len(study.trials()) == 6
+
+
+def test_a_worker_with_other_versions_is_refused_or_noted(
+    sweep: Path, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = yaml.safe_load(sweep.read_text())
+    data["search"]["space"] = {"train.replay.lambda": {"choices": [0.1]}}
+    sweep.write_text(yaml.safe_dump(data))
+    loaded = load(sweep)
+    here = found_here(loaded.config, Workspace(home, None))
+    assert {"torch", "optuna", "the code of train", "the base model", "the training data"} < set(here)
+    study = begun(sweep, home, 3)
+    study.begin(3, loaded.text, "", here | {"torch": "1.0", "the code of train": "0"})
+    study.begin(3, loaded.text, "", here | {"torch": "1.1"})  # there is no trial to compare with
+    assert study.aim().versions["torch"] == "1.1"
+    study.join()
+    assert (asked := study.ask())
+    study.tell(asked.number, {"alignment": 7.0, "tax": 0.5})
+    study.begin(3, loaded.text, "", here)
+    monkeypatch.setenv("SFT_HOME", str(home))
+    says = rf"other versions than the sweep two: torch {here['torch']} \(the sweep began with 1\.1\); its trials would"
+    with pytest.raises(ConfigError, match=says):
+        work("two", read_settings())
+    with pytest.raises(ConfigError, match="the training data"):
+        differing(here, here | {"the training data": "0"}, loaded.config.search)
+
+    data["search"]["other_versions"] = "record"
+    sweep.write_text(yaml.safe_dump(data))
+    study.begin(3, load(sweep).text, "", here)
+    monkeypatch.setattr("flows.worker.run_trial", lambda *_: TrialOutcome({"alignment": 6.0, "tax": 0.0}, "", "r", "9"))
+    assert work("two", read_settings()) == 2
+    assert "which is noted with its trials: torch" in caplog.text
+    first, *others = study.trials()
+    assert [first.values, *(row.values for row in others)] == [{"alignment": 7.0, "tax": 0.5},
+                                                               *[{"alignment": 6.0, "tax": 0.0}] * 2]
+    noted = f"torch {here['torch']} (the sweep began with 1.1)"
+    assert [row.notes.get("other_versions") for row in (first, *others)] == [None, noted, noted]
+    _, cells = table(study.trials(), [], AXES)
+    assert [row[1] for row in cells] == ["complete", *["complete, other versions"] * 2]
+    tracker = mock.create_autospec(Tracker, instance=True)
+    _record(others[0], tracker)
+    tracker.set_tags.assert_called_once_with("9", {"sft.other_versions": noted})
 
 
 def test_values_that_were_tried_are_not_paid_for_again(
@@ -116,6 +161,10 @@ def test_killed_sweep_continues_and_ends_with_its_pareto_table(
     assert len(list(home.glob("stages/prepare/*/done.json"))) == 1
     assert len(list(home.glob("stages/train/*/done.json"))) == 2
     assert len(list(home.glob("stages/evaluate/*/done.json"))) == 2 + 2 * 2
+
+    study = begun(sweep, home, 2)
+    assert {"torch", "the training data"} < set(study.aim().versions)
+    assert all("other_versions" not in row.notes for row in study.trials())
 
     other = sft("sweep", sweep, "--set", "search.space={train.optim.lr: {low: 0.1, high: 0.2}}")
     assert other.returncode == 2
