@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from infra.cuda import why_no_cuda
 from infra.reach import why_unreachable
 from infra.real_model import MADE
 from infra.settings import secret
+from sft_core.config.constraints import constraint
 from sft_core.config.data import ModelSection, TemplateSection
 from sft_core.config.evaluate import EvalSection, JudgeSection
 from sft_core.config.experiment import ExperimentConfig
@@ -91,7 +93,7 @@ def named_lacks(models: Iterable[ModelSection], place: Workspace) -> list[Lack]:
 def path_lacks(config: ExperimentConfig, place: Workspace) -> list[Lack]:
     """All that an experiment names by a path or a hub id and is not here, and its device; a sentence each."""
     return [*model_lacks(config.model, place), *_template_lacks(config, place),
-            *_source_lacks(config, place), *_evaluation_paths(config.eval, place),
+            *_source_lacks(config, place), *_evaluation_paths(config.eval, place), *_search_lacks(config),
             *_suite_lacks(("train", "probe", "suites"), config.train.probe.suites, config.eval, place,
                           told=config.eval.suites)]
 
@@ -183,6 +185,26 @@ def _suite_lacks(key: Key, references: Iterable[str], section: EvalSection, plac
         if reference not in told:
             yield from (Lack((*key, index), one.why, one.state)
                         for one in lacking(reference, section, place.mirror))
+
+
+def _search_lacks(config: ExperimentConfig) -> Iterator[Lack]:
+    """Suites that have no tax or no win, where a search asks for one."""
+    if (search := config.search) is None:
+        return
+    kinds: dict[str, str] = {}
+    for reference in config.eval.suites:
+        with suppress(EvalError):  # told by `lacking`
+            one = suite(reference)
+            kinds[one.name] = one.kind
+    asked = [("capability", index, name, "tax") for index, name in enumerate(search.capability)]
+    asked += [("constraints", index, one.suite, one.metric)
+              for index, one in enumerate(map(constraint, search.constraints)) if one.suite and one.metric != "score"]
+    for field, index, name, metric in asked:
+        kind = "capability" if metric == "tax" else "alignment"
+        if kinds.get(name, "alignment" if ":" in name else kind) != kind:
+            fit = sorted(one for one, known in kinds.items() if known == kind)
+            yield Lack(("search", field, index), f"search.{field}: {name} has no {metric}, which is of {kind} suites: "
+                            f"{', '.join(fit) or 'none is run'}")
 
 
 def _classifier_lacks(section: EvalSection, place: Workspace) -> Iterator[Lack]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,13 +92,15 @@ def run_trial(number: int, config: ExperimentConfig, place: Place, run: Callable
     if code or not answer.exists():
         return TrialOutcome(None, f"exit code {code}: {last_line(output) or 'no output'}; see {output}", "")
     summary = read_json(answer)
-    return _found(summary, config.search)
+    return found_in(summary, config.search)
 
 
-def _found(summary: dict[str, Any], search: SearchSection) -> TrialOutcome:
+def found_in(summary: dict[str, Any], search: SearchSection) -> TrialOutcome:
+    """What the summary of a finished run says of the objectives and limits of a search."""
     values, run, run_id = objectives(summary, search), summary["run"], summary["mlflow_run_id"]
     if values is None:
-        return TrialOutcome(None, "", run, run_id)
+        return TrialOutcome(None, f"no score for {', '.join(_unscored(summary, search))}, see the run's report", run,
+                            run_id)
     excess = {one.text: one.excess(summary["suites"], values) for one in map(constraint, search.constraints)}
     if missing := [text for text, beyond in excess.items() if beyond is None]:
         return TrialOutcome(None, f"search.constraints: nothing was measured for {', '.join(missing)}; see that these "
@@ -119,9 +122,15 @@ def _waited_for(process: Forked, renew: Callable[[], None]) -> int:
 
 def objectives(summary: dict[str, Any], search: SearchSection) -> dict[str, float] | None:
     """Mean alignment score and mean tax of a finished run, in points of 100; None when a suite has no score."""
-    suites = summary["suites"]
-    scores = [suites[name]["tuned"] for name in search.alignment]
-    taxes = [suites[name]["tax"] for name in search.capability]
-    if any(value is None for value in [*scores, *taxes]):
+    if _unscored(summary, search):
         return None
+    scores = [summary["suites"][name]["tuned"] for name in search.alignment]
+    taxes = [summary["suites"][name]["tax"] for name in search.capability]
     return {"alignment": 100 * sum(scores) / len(scores), "tax": sum(taxes) / len(taxes)}
+
+
+def _unscored(summary: dict[str, Any], search: SearchSection) -> list[str]:
+    """The suites of the objectives that have no finite score or tax."""
+    values = [*((name, summary["suites"][name]["tuned"]) for name in search.alignment),
+              *((name, summary["suites"][name]["tax"]) for name in search.capability)]
+    return [name for name, value in values if value is None or not math.isfinite(value)]

@@ -18,6 +18,7 @@ from sft_core.data import localhub
 from sft_core.errors import ConfigError
 from tasks.needs import evaluation_lacks, path_lacks, run_lacks
 from tasks.stages import Workspace
+from tasks.trial import found_in
 
 Sft = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -162,3 +163,26 @@ def test_what_make_real_makes_is_said_to_be_made_by_it(tmp_path: Path, monkeypat
     said = [lack.what for lack in path_lacks(config, Workspace(tmp_path, None))]
     assert len(said) == 2
     assert all("; `make real` makes it" in one for one in said), said
+
+
+def test_a_search_asks_each_suite_for_what_its_kind_has(sweep: Path, tmp_path: Path) -> None:
+    """An alignment suite has no tax: that was a KeyError of the worker, after the trial was paid for."""
+    settings = yaml.safe_load(sweep.read_text())
+    settings["search"] |= {"capability": ["tiny_refusal", "tiny_mmlu"],
+                           "constraints": ["tax.tiny_mmlu <= 1", "win.tiny_mmlu >= 1", "score.tiny_mmlu >= 0.1"]}
+    sweep.write_text(yaml.safe_dump(settings))
+    said = [one.what for one in run_lacks(load(sweep).config, Workspace(tmp_path, None)) if one.key[0] == "search"]
+    assert said == [
+        "search.capability: tiny_refusal has no tax, which is of capability suites: tiny_mmlu",
+        "search.constraints: tiny_mmlu has no win, which is of alignment suites: tiny_refusal",
+    ]
+
+
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_a_trial_without_a_score_says_of_which_suite(sweep: Path, value: float | None) -> None:
+    search = load(sweep).config.search
+    assert search is not None
+    suites = {"tiny_refusal": {"tuned": value}, "tiny_mmlu": {"tax": 0.5}}
+    found = found_in({"suites": suites, "run": "r", "mlflow_run_id": "id"}, search)
+    assert found.values is None
+    assert found.why == "no score for tiny_refusal, see the run's report"
