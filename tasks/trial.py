@@ -103,8 +103,8 @@ def found_in(summary: dict[str, Any], search: SearchSection) -> TrialOutcome:
                             run_id)
     excess = {one.text: one.excess(summary["suites"], values) for one in map(constraint, search.constraints)}
     if missing := [text for text, beyond in excess.items() if beyond is None]:
-        return TrialOutcome(None, f"search.constraints: nothing was measured for {', '.join(missing)}; see that these "
-                                  "suites have a score and of the kind (tax: capability, win: alignment)", run, run_id)
+        return TrialOutcome(None, f"search.constraints: nothing was measured for {', '.join(missing)}; see the run's "
+                                  "report", run, run_id)
     told = {text: beyond for text, beyond in excess.items() if beyond is not None}
     return TrialOutcome(values, "", run, run_id, told)
 
