@@ -29,6 +29,7 @@ import numpy as np
 import torch
 
 from bench.evaluation_generation import throughput
+from bench.found import write_found
 from bench.random_llama import build
 from eval_suites.results import SuiteResult, read_results
 from eval_suites.statistics.bootstrap import bootstrap_paired
@@ -207,11 +208,8 @@ def main() -> None:
     torch.set_num_threads(known.threads)
     with tempfile.TemporaryDirectory(prefix="sft-bench-") as scratch:
         found = measure(Where(Path(scratch), known.data.resolve()), QUICK if known.quick else FULL, known.threads)
-    text = json.dumps(found, indent=2)
-    print(text)
-    if known.json:
-        known.json.parent.mkdir(parents=True, exist_ok=True)
-        known.json.write_text(text + "\n", encoding="utf-8")
+    print(json.dumps(found, indent=2))
+    write_found(known.json, found)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import sys
 import tempfile
 import time
@@ -43,6 +42,7 @@ from unittest.mock import patch
 import torch
 from accelerate.state import AcceleratorState
 
+from bench.found import write_found
 from bench.train import setup
 from bench.train_data import SHAPES, Shape, lengths, write_model, write_prepared
 from bench.train_native import from_spec
@@ -285,9 +285,7 @@ def write(file: Path | None, about: Mapping[str, Any], told: dict[str, Any],
           found: Mapping[str, Mapping[str, Any]]) -> None:
     """Put what is known so far into `told`, and into the file."""
     told.update({"variants": dict(found), "step_ratios": ratios(found), **about})
-    if file:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    write_found(file, told)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ import torch
 from transformers import AutoConfig
 
 from bench import real_evaluation
+from bench.found import write_found
 from bench.train import setup
 from bench.train_data import write_prepared
 from bench.train_parent import Child, Timed, alternate
@@ -167,9 +168,7 @@ def main(arguments: Sequence[str]) -> None:
     if not (known.model / "config.json").is_file():
         sys.exit(f"{known.model} is not there: `make real` fetches it")
     for found in run(known.model.resolve(), known.data.resolve(), known.quick):
-        if known.json:
-            known.json.parent.mkdir(parents=True, exist_ok=True)
-            known.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        write_found(known.json, found)
     print("\n".join(f"{key:24} {'-' if found[key] is None else format(found[key], '.3f'):>6}   {goal}"
                     for key, goal in GOALS.items()))
 

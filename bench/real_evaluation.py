@@ -38,6 +38,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.evaluation import ROOT, setup
 from bench.evaluation_generation import requests
+from bench.found import write_found
 from eval_suites.backends.local import Local
 from eval_suites.lm_door.door import language_model
 from eval_suites.results import read_results
@@ -206,11 +207,8 @@ def main() -> None:
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     known = parser.parse_args()
     found = measure(known.model.resolve(), QUICK if known.quick else FULL, known.data.resolve(), known.precision)
-    text = json.dumps(found, indent=2)
-    print(text)
-    if known.json:
-        known.json.parent.mkdir(parents=True, exist_ok=True)
-        known.json.write_text(text + "\n", encoding="utf-8")
+    print(json.dumps(found, indent=2))
+    write_found(known.json, found)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bench.found import write_found
 from bench.postgres import NoPostgres
 from bench.sweep_many import many
 
@@ -75,8 +76,7 @@ def sweep(home: Path, study: str, trials: int, workers: int, *settings: str) -> 
     whole, folder = time.monotonic() - began, home / "sweeps" / study
     answers = sorted(folder.glob("trial-*.answer.json"))  # written at the end; the configuration at the start
     starts = [answer.with_name(answer.name.replace(".answer", "")) for answer in answers]
-    trials = [(one.stat().st_mtime, two.stat().st_mtime) for one, two in zip(starts, answers, strict=True)]
-    return Took(trials, whole)
+    return Took([(one.stat().st_mtime, two.stat().st_mtime) for one, two in zip(starts, answers, strict=True)], whole)
 
 
 def overhead(home: Path, trials: int) -> dict[str, Any]:
@@ -129,11 +129,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true", help="few trials, five minutes")
     known = parser.parse_args()
-    text = json.dumps(measure(QUICK if known.quick else FULL), indent=2)
-    print(text)
-    if known.json:
-        known.json.parent.mkdir(parents=True, exist_ok=True)
-        known.json.write_text(text + "\n", encoding="utf-8")
+    found = measure(QUICK if known.quick else FULL)
+    print(json.dumps(found, indent=2))
+    write_found(known.json, found)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ are compared. `--quick` takes the best configurations of earlier full runs inste
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import random
@@ -27,6 +26,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from bench.found import write_found
 from bench.train_data import SHAPES, lengths, write_model, write_prepared
 from bench.train_first import first_step
 from bench.train_native import KL
@@ -235,9 +235,7 @@ def main(arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="sft-bench-") as folder:
         found = run(scope, known.threads, Path(folder))
     print(table(found))
-    if known.json:
-        known.json.parent.mkdir(parents=True, exist_ok=True)
-        known.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_found(known.json, found)
 
 
 if __name__ == "__main__":
