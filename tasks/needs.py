@@ -17,7 +17,6 @@ from infra.cuda import why_no_cuda
 from infra.reach import why_unreachable
 from infra.real_model import MADE
 from infra.settings import secret
-from sft_core.config.constraints import constraint
 from sft_core.config.data import ModelSection, TemplateSection
 from sft_core.config.evaluate import EvalSection, JudgeSection
 from sft_core.config.experiment import ExperimentConfig
@@ -196,12 +195,14 @@ def _search_lacks(config: ExperimentConfig) -> Iterator[Lack]:
         with suppress(EvalError):  # told by `lacking`
             one = suite(reference)
             kinds[one.name] = one.kind
+    if config.eval.judge:
+        kinds |= dict.fromkeys(config.eval.judge.suites(config.eval.names), "alignment")
     asked = [("capability", index, name, "tax") for index, name in enumerate(search.capability)]
     asked += [("constraints", index, one.suite, one.metric)
-              for index, one in enumerate(map(constraint, search.constraints)) if one.suite and one.metric != "score"]
+              for index, one in enumerate(search.limits) if one.suite and one.metric != "score"]
     for field, index, name, metric in asked:
         kind = "capability" if metric == "tax" else "alignment"
-        if kinds.get(name, "alignment" if ":" in name else kind) != kind:
+        if kinds.get(name, kind) != kind:
             fit = sorted(one for one, known in kinds.items() if known == kind)
             yield Lack(("search", field, index), f"search.{field}: {name} has no {metric}, which is of {kind} suites: "
                             f"{', '.join(fit) or 'none is run'}")

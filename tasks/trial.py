@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from infra.children import Forked, last_line
 from infra.contract import NOTHING, Dimension, Plan
-from sft_core.config.constraints import constraint
 from sft_core.config.experiment import ExperimentConfig, SearchSection
 from sft_core.config.file import flatten
 from sft_core.config.search import ends, is_whole
@@ -96,12 +95,16 @@ def run_trial(number: int, config: ExperimentConfig, place: Place, run: Callable
 
 
 def found_in(summary: dict[str, Any], search: SearchSection) -> TrialOutcome:
-    """What the summary of a finished run says of the objectives and limits of a search."""
-    values, run, run_id = objectives(summary, search), summary["run"], summary["mlflow_run_id"]
-    if values is None:
-        return TrialOutcome(None, f"no score for {', '.join(_unscored(summary, search))}, see the run's report", run,
-                            run_id)
-    excess = {one.text: one.excess(summary["suites"], values) for one in map(constraint, search.constraints)}
+    """What the summary of a finished run says of a search: mean alignment score and mean tax, in points of 100, and how
+    far beyond its limits they are; a failure where a suite has no score."""
+    suites, run, run_id = summary["suites"], summary["run"], summary["mlflow_run_id"]
+    scores = [suites[name]["tuned"] for name in search.alignment]
+    taxes = [suites[name]["tax"] for name in search.capability]
+    if lacking := [name for name, value in zip((*search.alignment, *search.capability), (*scores, *taxes), strict=True)
+                   if value is None or not math.isfinite(value)]:
+        return TrialOutcome(None, f"no score for {', '.join(lacking)}, see the run's report", run, run_id)
+    values = {"alignment": 100 * sum(scores) / len(scores), "tax": sum(taxes) / len(taxes)}
+    excess = {one.text: one.excess(suites, values) for one in search.limits}
     if missing := [text for text, beyond in excess.items() if beyond is None]:
         return TrialOutcome(None, f"search.constraints: nothing was measured for {', '.join(missing)}; see the run's "
                                   "report", run, run_id)
@@ -118,19 +121,3 @@ def _waited_for(process: Forked, renew: Callable[[], None]) -> int:
     finally:
         if process.poll() is None:
             process.end(GRACE_S)
-
-
-def objectives(summary: dict[str, Any], search: SearchSection) -> dict[str, float] | None:
-    """Mean alignment score and mean tax of a finished run, in points of 100; None when a suite has no score."""
-    if _unscored(summary, search):
-        return None
-    scores = [summary["suites"][name]["tuned"] for name in search.alignment]
-    taxes = [summary["suites"][name]["tax"] for name in search.capability]
-    return {"alignment": 100 * sum(scores) / len(scores), "tax": sum(taxes) / len(taxes)}
-
-
-def _unscored(summary: dict[str, Any], search: SearchSection) -> list[str]:
-    """The suites of the objectives that have no finite score or tax."""
-    values = [*((name, summary["suites"][name]["tuned"]) for name in search.alignment),
-              *((name, summary["suites"][name]["tax"]) for name in search.capability)]
-    return [name for name, value in values if value is None or not math.isfinite(value)]

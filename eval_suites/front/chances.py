@@ -83,7 +83,7 @@ def _sums(points: Sequence[Point], suite: str) -> _Sums:
     items = [item for item in columns[0].items if all(item.item_id in known for known in scores)]
     if not items:
         raise EvalError(f"{', '.join(point.name for point in points)} have no item of suite {suite} that all have a "
-                        "score for; evaluate all with the same items (eval.limit, eval.part)")
+                        "score for; evaluate all with the same items (eval.limit)")
     names, cluster = np.unique([item.cluster for item in items], return_inverse=True)
     weight = np.array([item.weight for item in items])
     value = np.array([[known[item.item_id] for known in scores] for item in items]) * weight[:, None]

@@ -105,7 +105,7 @@ def _changed(one: Point, other: Point, suite: str) -> Evidence:
     found = paired(pairs.base, pairs.tuned, pairs.clusters, pairs.weights, before.scale)
     if found is None:
         raise EvalError(f"{one.name} and {other.name} have no item of suite {suite} that both have a score for; "
-                        "evaluate both with the same items (eval.limit, eval.part)")
+                        "evaluate both with the same items (eval.limit)")
     looks = min((side.looks for side in (before, after) if side.looks), key=lambda at: at[0] / at[1], default=None)
     return _over_seeds(repeated(found, looks), [one, other], suite)
 

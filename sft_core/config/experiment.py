@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, FiniteFloat, field_validator, model_validator
 
-from sft_core.config.constraints import constraint
+from sft_core.config.constraints import Constraint, constraint
 from sft_core.config.data import DataSection, ModelSection, TemplateSection
 from sft_core.config.evaluate import EvalSection, GateSection, unknown_suites
 from sft_core.config.section import MOST, Name, Positive, Section, without_password
@@ -77,9 +77,14 @@ class SearchSection(Section):
     optuna, lm_eval), base model or training data than the sweep began with: `refuse`, or `record`, which notes the
     differences with each of its trials."""
 
+    @property
+    def limits(self) -> tuple[Constraint, ...]:
+        """What the constraints say."""
+        return tuple(map(constraint, self.constraints))
+
     @field_validator("constraints")
     @classmethod
-    def _limits(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+    def _spelled(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
         limits = tuple(constraint(text).text for text in texts)
         if len(set(limits)) < len(limits):
             raise ValueError(f"search.constraints names a limit twice: {', '.join(limits)}; take one out")
@@ -124,7 +129,7 @@ class ExperimentConfig(Section):
         known = {*asked, *(self.eval.judge.suites(asked) if self.eval.judge else ())}
         found = self.gate.unknown(known)
         if self.search:
-            limited = [one.suite for one in map(constraint, self.search.constraints) if one.suite]
+            limited = [one.suite for one in self.search.limits if one.suite]
             found += [unknown_suites("search.constraints", limited, known),
                       unknown_suites("search.alignment", self.search.alignment, known),
                       unknown_suites("search.capability", self.search.capability, known)]
