@@ -16,16 +16,21 @@ def main(arguments: list[str]) -> int:
     """Run the experiment of a configuration file as a flow run, write its summary as JSON, and return the exit code.
 
     Args:
-        arguments: the configuration, the file for the summary, and the MLflow run of the sweep.
+        arguments: the configuration, the file for the summary, the MLflow run of the sweep, its study, and the trial's
+            number in it. Prefect shows the last two as the flow run's name and tags.
     """
-    config, answer, parent = arguments
+    config, answer, parent, study, number = arguments
     try:
         with stop_on_signals():
             ensure_prefect(begin())
+            from prefect import tags
+
             from flows.experiment import sft_experiment
             from infra.orchestrator import outcome
 
-            summary = outcome(sft_experiment, config, parent_run_id=parent or None)
+            named = sft_experiment.with_options(flow_run_name=f"{study} t{int(number):03d}")
+            with tags(f"study:{study}", f"trial:{number}", "kind:trial"):
+                summary = outcome(named, config, parent_run_id=parent or None)
     except Exception as error:  # a full disk has a different error in each library
         told = told_of(error)
         if told is None:

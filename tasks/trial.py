@@ -77,7 +77,8 @@ def run_trial(number: int, config: ExperimentConfig, place: Place, run: Callable
         number: of the trial.
         config: its configuration.
         place: where, and on which device.
-        run: the work of the process; gets a configuration file, a file for the answer, and the sweep's run.
+        run: the work of the process; gets a configuration file, a file for the answer, the sweep's run, its study, and
+            the number.
         renew: called while it runs.
     """
     assert config.search is not None, "the sweep checks that"
@@ -86,7 +87,8 @@ def run_trial(number: int, config: ExperimentConfig, place: Place, run: Callable
     settings.write_text(alone.model_dump_json(by_alias=True, indent=2), encoding="utf-8")  # JSON is YAML
     answer.unlink(missing_ok=True)
     output = place.folder / f"trial-{number:03d}.log"
-    work = functools.partial(run, [str(settings), str(answer), place.parent_run_id])
+    work = functools.partial(run, [str(settings), str(answer), place.parent_run_id, place.folder.name,
+                                   str(number)])
     code = _waited_for(Forked(work, output, place.environment), renew)
     if code or not answer.exists():
         return TrialOutcome(None, f"exit code {code}: {last_line(output) or 'no output'}; see {output}", "")

@@ -9,6 +9,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+import requests
 import yaml
 from mlflow import MlflowClient
 
@@ -130,7 +131,7 @@ def test_a_worker_of_no_sweep_is_told_those_there_are(sweep: Path, home: Path, m
 
 
 def test_killed_sweep_continues_and_ends_with_its_pareto_table(
-    sft: Sft, start: Callable[..., subprocess.Popen[str]], sweep: Path, home: Path
+    sft: Sft, start: Callable[..., subprocess.Popen[str]], sweep: Path, home: Path, prefect_api: str
 ) -> None:
     process = start("sweep", sweep)
     deadline = time.monotonic() + 120
@@ -157,6 +158,10 @@ def test_killed_sweep_continues_and_ends_with_its_pareto_table(
     found = [run.data.metrics for run in children if "alignment" in run.data.metrics]
     assert len(found) == 2
     assert all({"tax", "search/train.optim.lr", "search/train.replay.lambda"} <= set(one) for one in found)
+    asked = {"flow_runs": {"tags": {"all_": ["study:two", "kind:trial"]}}}
+    shown = requests.post(f"{prefect_api}/flow_runs/filter", json=asked, timeout=10).json()
+    assert {("two t000", "trial:0"), ("two t002", "trial:2")} <= {
+        (run["name"], tag) for run in shown for tag in run["tags"]}
     # Base evaluation and preparation are shared by all trials.
     assert len(list(home.glob("stages/prepare/*/done.json"))) == 1
     assert len(list(home.glob("stages/train/*/done.json"))) == 2
