@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from sft_core.errors import (
 )
 from sft_core.stopping import sleep, stop_on_signals
 from tasks.crew import Crew
+from tasks.front import front_of, keep, measured, texts
 from tasks.needs import check_needs, run_lacks
 from tasks.plan import tell_plan
 from tasks.prepare import prepare
@@ -82,7 +84,7 @@ def sft_sweep(config: str = "flows/configs/sweep.yaml", trials: int | None = Non
                 differing(study.aim().versions, here, search)  # after an upgrade; the workers look for themselves
                 _tell_plan(loaded.config, place, left)
                 _watch(study, Crew(search.study, search.storage, min(workers, left), folder), tracker)
-            return _report(study, tracker, parent, folder)
+            return _report(study, tracker, parent, loaded.config, place)
 
 
 @flow(name="sft-trial", flow_run_name="{study}-trial", **orchestrator.HOOKS)
@@ -149,13 +151,13 @@ def _watch(study: Study, crew: Crew, tracker: Tracker) -> None:
             sleep(LOOK_S)
 
 
-def _record(row: TrialRow, tracker: Tracker) -> None:
+def _record(row: TrialRow, tracker: Tracker, further: Mapping[str, float] | None = None) -> None:
     """Give a trial's run its objectives, and its numbers as metrics, which MLflow's comparison draws as axes."""
     if row.values and row.notes.get("run_id"):
         searched = {f"search/{field}": value for field, value in row.params.items()
                     if isinstance(value, int | float) and not isinstance(value, bool)}
         try:
-            tracker.log_metrics(row.notes["run_id"], {**row.values, **searched})
+            tracker.log_metrics(row.notes["run_id"], {**row.values, **searched, **(further or {})})
             if other := row.notes.get(OTHER_VERSIONS):
                 tracker.set_tags(row.notes["run_id"], {f"sft.{OTHER_VERSIONS}": other})
         except TrackingError as error:
@@ -173,18 +175,21 @@ def _tell(row: TrialRow, left: int) -> None:
     only_to_prefect(said)
 
 
-def _report(study: Study, tracker: Tracker, parent: str, folder: Path) -> dict[str, Any]:
-    rows, front = study.trials(), study.pareto()
+def _report(study: Study, tracker: Tracker, parent: str, config: ExperimentConfig, place: Workspace) -> dict[str, Any]:
+    assert config.search is not None, "the sweep checks that"
+    rows, front, folder = study.trials(), study.pareto(), place.root / "sweeps" / study.plan.name
+    placed = front_of(rows, config.search, config.gate, place, tracker)
+    known = {one.name: measured(one) for one in placed.points} if placed else {}
     for row in rows:
-        _record(row, tracker)
-    columns, cells = pareto.table(rows, front, AXES)
+        _record(row, tracker, known.get(str(row.number), {}))
+    columns, cells = pareto.table(rows, front, AXES, texts(placed, rows))
     complete = [row for row in rows if row.values]
     plots = pareto.write_plots(complete, front, AXES, folder) if complete else []
-    for file in plots:
+    table = [dict(zip(columns, row, strict=True)) for row in cells]
+    for file in [*plots, keep(folder, study.plan.name, table)]:
         tracker.log_artifacts(parent, file, "pareto")
     tracker.log_metrics(parent, {"trials": float(len(rows)), "on_front": float(len(front))})
     tracker.finish(parent)
-    table = [dict(zip(columns, row, strict=True)) for row in cells]
     orchestrator.show(lambda: create_table_artifact(table, "pareto-table", f"Trials of {study.plan.name}; ★: on the "
                                                                            "Pareto front"))
     return {"study": study.plan.name, "columns": columns, "rows": cells, "plots": [str(plot) for plot in plots],

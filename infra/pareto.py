@@ -10,23 +10,31 @@ from matplotlib.figure import Figure
 
 from infra.contract import OTHER_VERSIONS, TrialRow
 
+NOTHING_TOLD: Mapping[str, Mapping[str, str]] = {}
+
 
 def table(rows: Sequence[TrialRow], front: Sequence[TrialRow],
-          labels: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:
+          labels: Mapping[str, str], told: Mapping[str, Mapping[str, str]] = NOTHING_TOLD
+          ) -> tuple[list[str], list[list[str]]]:
     """Columns, objectives under these labels, and cells of all trials, those of the front marked with ★; a missing
-    value is —."""
+    value is —. `told`: number of a trial → further column → text; what is no trial there, the base, comes last."""
     fields = list(dict.fromkeys(field for row in rows for field in row.params))
     objectives = list(dict.fromkeys(name for row in rows for name in row.values or {}))
+    further = list(dict.fromkeys(column for texts in told.values() for column in texts))
     best = {row.number for row in front}
     again = {row.notes["retry_of"]: row.number for row in rows if "retry_of" in row.notes}
     cells = [
         [f"{row.number}{' ★' if row.number in best else ''}",
          f"lost its worker: {again[str(row.number)]}" if str(row.number) in again else _state(row),
          *(_cell((row.values or {}).get(name)) for name in objectives),
+         *(told.get(str(row.number), {}).get(column, "—") for column in further),
          *(_cell(row.params.get(field)) for field in fields)]
         for row in rows
     ]
-    return ["trial", "state", *(labels[name] for name in objectives), *fields], cells
+    trials = {str(row.number) for row in rows}
+    cells += [[name, *"—" * (1 + len(objectives)), *(texts.get(column, "—") for column in further), *"—" * len(fields)]
+              for name, texts in told.items() if name not in trials]
+    return ["trial", "state", *(labels[name] for name in objectives), *further, *fields], cells
 
 
 def _state(row: TrialRow) -> str:

@@ -19,6 +19,7 @@ listing.py     the runs of a workspace: done, under way, stopped
 clean.py       what takes room, who needs it, and what may go
 versions.py    what a worker of a sweep computes with, against what the sweep began with
 trial.py       one trial of a sweep in its own process
+front.py       the front of a sweep from the results of its trials
 crew.py        the workers of a sweep that this machine starts
 story.py       what SFT buys and costs, pooled over seeds
 imported.py    a model file made a folder

@@ -62,6 +62,9 @@ class SearchSection(Section):
     constraints: tuple[str, ...] = ()
     """Limits that a trial of the front keeps to, e.g. `tax.tiny_mmlu <= 1.0`, `win.SUITE >= 5`, `tax <= 2`,
     `score.tiny_format >= 0.8`, `alignment >= 50`: points, and of `score` the tuned score as a share."""
+    tolerance: Annotated[float, Field(ge=0.0)] = 1.0
+    """Points below which a difference matters to nobody: a trial is proved dominated by one that is proved better in
+    one objective and proved no worse by more than this in the other."""
     trials: Positive = 8
     """Number of trials; `--trials` overrides it."""
     sampler: Literal["tpe", "nsga2", "random", "gp", "grid", "qmc"] = "tpe"

@@ -145,6 +145,8 @@ def test_killed_sweep_continues_and_ends_with_its_pareto_table(
     done = sft("sweep", sweep)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "★" in done.stdout
+    assert {"proved dominated by", "chance to be on the front"} <= set(
+        json.loads((home / "sweeps" / "two" / "front.json").read_text())["rows"][-1])
     assert {"pareto.png", "pareto.html"} <= {p.name for p in (home / "sweeps" / "two").iterdir()}
     answers = [json.loads(p.read_text()) for p in (home / "sweeps" / "two").glob("*.answer.json")]
     assert len(answers) >= 2
@@ -157,6 +159,7 @@ def test_killed_sweep_continues_and_ends_with_its_pareto_table(
     assert parent.info.status == "FINISHED"
     found = [run.data.metrics for run in children if "alignment" in run.data.metrics]
     assert len(found) == 2
+    assert all({"tax_low", "alignment_high", "front_chance"} <= set(one) for one in found)
     assert all({"tax", "search/train.optim.lr", "search/train.replay.lambda"} <= set(one) for one in found)
     asked = {"flow_runs": {"tags": {"all_": ["study:two", "kind:trial"]}}}
     shown = requests.post(f"{prefect_api}/flow_runs/filter", json=asked, timeout=10).json()
