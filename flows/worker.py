@@ -25,7 +25,7 @@ from sft_core.stopping import sleep
 from tasks.apart import Call, apart
 from tasks.mirror import mirrored
 from tasks.stages import Workspace
-from tasks.trial import Place, TrialOutcome, plan_of, run_trial
+from tasks.trial import NO_MEMORY, Place, TrialOutcome, plan_of, run_trial
 from tasks.versions import differing, found_here
 
 log = logging.getLogger("sft")
@@ -107,12 +107,16 @@ def give_up(study: Study) -> None:
 
 def _outcome(config: ExperimentConfig, trial: Trial, place: Place, study: Study) -> TrialOutcome:
     """What a trial found; values that are right one by one and not together fail this trial alone, and values that
-    another trial had already are not paid for again."""
+    another trial had already, or ran out of memory with, are not paid for again."""
     twin = next((row for row in study.trials() if row.values and row.params == trial.params
                  and row.notes.get(OTHER_VERSIONS, "") == place.other_versions), None)
     if twin is not None:
         return TrialOutcome(twin.values, f"the values of trial {twin.number}", twin.notes.get("run", ""),
                             excess=twin.excess)
+    short = next((row for row in study.trials() if row.params == trial.params
+                  and row.notes.get("why", "").startswith(NO_MEMORY)), None)
+    if short is not None:
+        return TrialOutcome(None, f"{NO_MEMORY} with the same values in trial {short.number}", "")
     try:
         chosen = trial_config(config, trial.number, trial.params)
     except ConfigError as error:

@@ -57,6 +57,14 @@ def last_line(output: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
+def killed_for_memory() -> int:
+    """How many processes the kernel of this machine has killed so far because memory ran out; 0 where it does not say.
+    """
+    file = Path("/proc/vmstat")
+    counts = dict(line.split() for line in file.read_text().splitlines()) if file.exists() else {}
+    return int(counts.get("oom_kill", 0))
+
+
 class Forked:
     """A child that begins with all that this process has imported. It holds no file lock of its parent's."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger("sft")
+FORECAST = re.compile(r"(?:at least )?\S+ \S+ of \S+ \S+ free memory \(\w+\)")
+"""Finds the memory of `Plan.lines` in a log whose lines were joined: a log breaks them where it likes."""
 
 
 class Asked(NamedTuple):

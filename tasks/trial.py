@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import functools
 import math
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from infra.children import Forked, last_line
+from infra.children import Forked, killed_for_memory, last_line
 from infra.contract import NOTHING, Dimension, Plan
 from sft_core.config.experiment import ExperimentConfig, SearchSection
 from sft_core.config.file import flatten
 from sft_core.config.search import ends, is_whole
 from sft_core.stage import fingerprint, read_json
 from sft_core.stopping import POLL_S, sleep
+from tasks.plan import FORECAST
 
 GRACE_S = 60.0  # a trial that is told to stop saves a checkpoint first
+NO_MEMORY = "ran out of memory"
+"""How the reason of such a trial begins."""
+SHORT = ("MemoryError", "OutOfMemoryError", "can't allocate memory", "no memory left")
+"""What Python, torch on CUDA and on the CPU, and `sft_core/train/shortage.py` say then."""
 
 
 class TrialOutcome(NamedTuple):
@@ -87,13 +93,27 @@ def run_trial(number: int, config: ExperimentConfig, place: Place, run: Callable
     settings.write_text(alone.model_dump_json(by_alias=True, indent=2), encoding="utf-8")  # JSON is YAML
     answer.unlink(missing_ok=True)
     output = place.folder / f"trial-{number:03d}.log"
+    killed = killed_for_memory()
     work = functools.partial(run, [str(settings), str(answer), place.parent_run_id, place.folder.name,
                                    str(number)])
     code = _waited_for(Forked(work, output, place.environment), renew)
     if code or not answer.exists():
-        return TrialOutcome(None, f"exit code {code}: {last_line(output) or 'no output'}; see {output}", "")
+        short = code == -signal.SIGKILL and killed_for_memory() > killed
+        return TrialOutcome(None, _why(code, output, short), "")
     summary = read_json(answer)
     return found_in(summary, config.search)
+
+
+def _why(code: int, output: Path, short: bool) -> str:
+    """Why a trial failed; `short`: the kernel killed for want of memory while it ran."""
+    said = last_line(output)
+    ended = f"exit code {code}: {said or 'no output'}; see {output}"
+    if not short and not any(sign in said for sign in SHORT):
+        return ended
+    planned = FORECAST.search(" ".join(output.read_text(encoding="utf-8", errors="replace").split()))
+    return (f"{NO_MEMORY}: its forecast was {planned[0] if planned else 'not made yet'}; set a smaller "
+            "train.micro_rows or data.max_tokens, or train.gradient_checkpointing: true, or keep such values out of "
+            f"search.space ({ended})")
 
 
 def found_in(summary: dict[str, Any], search: SearchSection) -> TrialOutcome:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks.pace import SPREAD
+from tasks.plan import FORECAST
 
 Sft = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -31,6 +32,8 @@ def test_a_plan_is_what_the_run_does_and_learns_from_it(sft: Sft, config: Path, 
     assert ran.returncode == 0, ran.stderr[-2000:]
     said = " ".join(ran.stderr.split())
     assert f"plan: {plan['steps']} steps of {plan['step']['tokens']:,.0f} tokens" in said
+    assert (forecast := FORECAST.search(said))
+    assert forecast[0].startswith("at least ")
     (run,) = (home / "runs").iterdir()
     training = json.loads((run / "training.json").read_text())
     assert (training["steps"], training["rows"]) == (plan["steps"], plan["epoch"]["rows"])

@@ -1,8 +1,12 @@
 """`sft sweep`: two short trials, nested MLflow runs, the Pareto table; a killed sweep continues."""
 
+import functools
 import json
+import os
+import resource
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +26,7 @@ from infra.study import open_study
 from sft_core.config.file import load
 from sft_core.errors import ConfigError, OrchestrationError, TrackingError
 from tasks.stages import Workspace
-from tasks.trial import TrialOutcome, plan_of
+from tasks.trial import Place, TrialOutcome, plan_of, run_trial
 from tasks.versions import differing, found_here
 
 Sft = Callable[..., subprocess.CompletedProcess[str]]
@@ -97,6 +101,36 @@ def test_a_worker_with_other_versions_is_refused_or_noted(
     tracker = mock.create_autospec(Tracker, instance=True)
     _record(others[0], tracker)
     tracker.set_tags.assert_called_once_with("9", {"sft.other_versions": noted})
+
+
+def test_a_trial_without_memory_fails_with_its_forecast_and_once(
+    sweep: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel's own kills cannot be had in a test: `killed_for_memory` counts them."""
+    def hungry(_: list[str]) -> int:
+        sys.stdout = sys.stderr = os.fdopen(1, "w")  # not what pytest reads
+        print("plan: training 1 min, evaluation 1 min; at least 3.1 GiB of\n  2.0 GiB free memory (cpu), 1 MiB")
+        resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))
+        return len(bytearray(2**34))
+
+    data = yaml.safe_load(sweep.read_text())
+    data["search"]["space"] = {"train.replay.lambda": {"choices": [0.1]}}
+    sweep.write_text(yaml.safe_dump(data))
+    study = begun(sweep, home, 2)
+    monkeypatch.setenv("SFT_HOME", str(home))
+    monkeypatch.setattr("flows.trial.main", hungry)
+    assert work("two", read_settings()) == 2
+    first, again = (row.notes["why"] for row in study.trials())
+    assert first.startswith("ran out of memory: its forecast was at least 3.1 GiB of 2.0 GiB free memory (cpu); set a")
+    assert "exit code 1: MemoryError" in first
+    assert again == "ran out of memory with the same values in trial 0"
+
+    config = load(sweep).config
+    place = Place(home / "sweeps" / "two", "", {})
+    killed = functools.partial(run_trial, 5, config, place, lambda _: os.kill(os.getpid(), signal.SIGKILL), study.renew)
+    assert killed().why.startswith("exit code -9: ")
+    monkeypatch.setattr("tasks.trial.killed_for_memory", iter([3, 4]).__next__)
+    assert killed().why.startswith("ran out of memory: its forecast was not made yet; ")
 
 
 def test_values_that_were_tried_are_not_paid_for_again(
