@@ -5,6 +5,8 @@
 `trial_overhead_s`: a trial whose stages are all found, from the worker's fork to its answer, median of several.
 `two_workers_speedup`: the same short trials on the tiny world by one worker and by two, one thread each, each from an
 empty workspace with the shared stages made before; wall clock from the first trial's start to the last one's end.
+`trials_per_hour_vs_scripts`: a whole sweep by two workers from an empty workspace against the same trials as scripts, two
+at a time, see `bench/sweep_scripts.py`.
 `simulated`: many workers and trials that take no time on a real PostgreSQL, see `bench/sweep_many.py`.
 """
 
@@ -29,6 +31,8 @@ from typing import Any, NamedTuple
 from bench.found import write_found
 from bench.postgres import NoPostgres
 from bench.sweep_many import many
+from bench.sweep_scripts import scripts
+from eval_suites.results import read_results
 
 ROOT = Path(__file__).resolve().parent.parent
 SWEEP = "flows/configs/sweep.yaml"
@@ -100,6 +104,18 @@ def speedup(home: Path, trials: int) -> dict[str, Any]:
                for workers, one in took.items()}}
 
 
+def against_scripts(home: Path, trials: int) -> dict[str, Any]:
+    """The whole command, what its trials share included, and then a script per trial."""
+    ours = sweep(home, "whole", trials, 2)
+    answers = [json.loads(file.read_text()) for file in sorted((home / "sweeps" / "whole").glob("*.answer.json"))]
+    run = home / "runs" / answers[0]["run"]
+    results = [read_results(run / "evaluation" / "tuned", name) for name in answers[0]["suites"]]
+    prepared = next((home / "stages" / "prepare").glob("*/out/train.parquet")).parent
+    theirs = scripts(sorted((home / "sweeps" / "whole").glob("trial-???.json")), prepared, results, home / "scripts", 2)
+    return {"trials_per_hour_vs_scripts": theirs / ours.whole, "ours_s": ours.whole, "scripts_s": theirs,
+            "trials": trials}
+
+
 def measure(size: Size) -> dict[str, Any]:
     """All numbers of one run."""
     with tempfile.TemporaryDirectory(prefix="sft-bench-sweep-") as scratch:
@@ -108,12 +124,15 @@ def measure(size: Size) -> dict[str, Any]:
         print(json.dumps(alone), flush=True)
         both = speedup(home, size.trials)
         print(json.dumps(both), flush=True)
+        beside = against_scripts(Path(scratch) / "scripts", size.trials)
+        print(json.dumps(beside), flush=True)
     try:
         simulated: Mapping[str, Any] = many(*size.simulated)
     except NoPostgres as error:
         simulated = {"not_run": str(error)}
     return {"trial_overhead_s": alone["trial_overhead_s"], "two_workers_speedup": both["two_workers_speedup"],
-            "details": {"overhead": alone, "speedup": both, "simulated": simulated, "setup": setup()}}
+            "trials_per_hour_vs_scripts": beside["trials_per_hour_vs_scripts"],
+            "details": {"overhead": alone, "speedup": both, "scripts": beside, "simulated": simulated, "setup": setup()}}
 
 
 def setup() -> Mapping[str, object]:
