@@ -5,8 +5,8 @@
 `trial_overhead_s`: a trial whose stages are all found, from the worker's fork to its answer, median of several.
 `two_workers_speedup`: the same short trials on the tiny world by one worker and by two, one thread each, each from an
 empty workspace with the shared stages made before; wall clock from the first trial's start to the last one's end.
-`trials_per_hour_vs_scripts`: a whole sweep by two workers from an empty workspace against the same trials as scripts, two
-at a time, see `bench/sweep_scripts.py`.
+`trials_per_hour_vs_scripts`: a whole sweep by two workers from an empty workspace against the same trials as scripts,
+two at a time, see `bench/sweep_scripts.py`.
 `simulated`: many workers and trials that take no time on a real PostgreSQL, see `bench/sweep_many.py`.
 """
 
@@ -132,7 +132,8 @@ def measure(size: Size) -> dict[str, Any]:
         simulated = {"not_run": str(error)}
     return {"trial_overhead_s": alone["trial_overhead_s"], "two_workers_speedup": both["two_workers_speedup"],
             "trials_per_hour_vs_scripts": beside["trials_per_hour_vs_scripts"],
-            "details": {"overhead": alone, "speedup": both, "scripts": beside, "simulated": simulated, "setup": setup()}}
+            "details": {"overhead": alone, "speedup": both, "scripts": beside, "simulated": simulated,
+                        "setup": setup()}}
 
 
 def setup() -> Mapping[str, object]:

@@ -1,6 +1,7 @@
-"""The trials of a sweep as a user without this platform runs them: for each a script that trains with TRL, lm-eval's own
-CLI for the base and the tuned model, and a plain script per suite that lm-eval lacks; as many at a time as the sweep has
-workers, one thread each.
+"""The trials of a sweep as a user without this platform runs them.
+
+For each a script that trains with TRL, lm-eval's own CLI for the base and the tuned model, and a plain script per suite
+that lm-eval lacks; as many at a time as the sweep has workers, one thread each.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from sft_core.tiny.paths import BASE_FOLDER
 LM_TOKENS = 48  # as the task tiny_gsm8k has it
 
 
-def scripts(trials: Sequence[Path], prepared: Path, results: Sequence[SuiteResult], root: Path, at_a_time: int) -> float:
+def scripts(trials: Sequence[Path], prepared: Path, results: Sequence[SuiteResult], root: Path,
+            at_a_time: int) -> float:
     """Seconds of wall clock for all trials.
 
     Args:
