@@ -1,4 +1,5 @@
-"""The stage `train`: prepared examples → a model folder, continued from its last checkpoint after a kill."""
+"""The stage `train`: prepared examples → a model folder, continued from its last checkpoint after a kill; and the
+stage `rung`: the model of a moment on the way."""
 
 from __future__ import annotations
 
@@ -22,6 +23,7 @@ from tasks.prepare import replay_sources
 from tasks.stages import Done, Workspace, once, version
 
 if TYPE_CHECKING:
+    from sft_core.train.finish import Until
     from sft_core.train.inputs import TrainInputs
 
 
@@ -33,26 +35,62 @@ def train(config: ExperimentConfig, prepared: Done, place: Workspace, follow: Ca
         TrainingError, ModelError: training cannot go on.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was saved.
     """
+    trained = trained_stage(config, prepared, place)
+    done = once(trained, lambda out: _trained(config, prepared, place, follow), resume=True)
+    follow(done.folder / "events.jsonl")
+    return done
+
+
+@task(name="train-until", cache_policy=NO_CACHE)
+def train_until(config: ExperimentConfig, prepared: Done, place: Workspace, follow: Callable[[Path], None],
+                share: float) -> Done:
+    """Train up to a share of the steps, or find the model of that moment: in the folder `model`. `train`, or a larger
+    share, continues from there.
+
+    The result says under `paused` whether there is such a model: where training was past it already, or early stopping
+    ended it before, it went on to its end.
+
+    Raises:
+        TrainingError, ModelError: training cannot go on.
+        Interrupted: Ctrl-C or SIGTERM; a checkpoint was saved.
+    """
+    from sft_core.train.finish import Until
+
+    trained = trained_stage(config, prepared, place)
+
+    def make(out: Path) -> Mapping[str, object]:
+        with trained.lock():
+            if trained.take() is not None:
+                return {"paused": False}
+            made = _trained(config, prepared, place, follow, Until(share, out))
+            if made["model_folder"] == str(out / "model"):
+                return {**made, "paused": True}
+            trained.finish(made)
+            return {"paused": False}
+
+    # Resumed, as several processes leave their report beside the checkpoints, and it tells of this model.
+    done = once(place.stages.open("rung", fingerprint("rung", trained.fingerprint, share)), make, resume=True)
+    follow(trained.work / "events.jsonl")
+    return done
+
+
+def _trained(config: ExperimentConfig, prepared: Done, place: Workspace, follow: Callable[[Path], None],
+             until: Until | None = None) -> dict[str, object]:
+    """Train in the work folder of its stage; what is kept of the report."""
     from sft_core.train.engine import engine_of
     from sft_core.train.reference import with_reference
 
-    inputs = inputs_of(config, prepared, place)
+    inputs, kl = inputs_of(config, prepared, place), config.train.kl
     where = whereabouts(config, place)
-
-    def make(out: Path) -> dict[str, object]:
-        kl, known = config.train.kl, inputs
-        if kl.beta > 0 and kl.reference == "cache":
-            kept = reference_stage(config, prepared, place)
-            with kept.lock():
-                known = with_reference(inputs, config.train, kept.resume())
-                kept.finish({})
-        engine = engine_of(config.train, _probe(config, prepared, place) if config.train.probe.suites else None)
-        report = engine(known, config.train, out, on_events=follow, sync_every_s=config.tracking.sync_every_s)
-        return {**json.loads(json.dumps(asdict(report), default=str)), "pace": training_pace(config, where)}
-
-    done = once(trained_stage(config, prepared, place), make, resume=True)
-    follow(done.folder / "events.jsonl")
-    return done
+    if kl.beta > 0 and kl.reference == "cache":
+        kept = reference_stage(config, prepared, place)
+        with kept.lock():
+            inputs = with_reference(inputs, config.train, kept.resume())
+            kept.finish({})
+    engine = engine_of(config.train, _probe(config, prepared, place) if config.train.probe.suites else None)
+    report = engine(inputs, config.train, trained_stage(config, prepared, place).resume(), on_events=follow,
+                    sync_every_s=config.tracking.sync_every_s, until=until)
+    return {**json.loads(json.dumps(asdict(report), default=str)), "pace": training_pace(config, where)}
 
 
 def trained_stage(config: ExperimentConfig, prepared: Done, place: Workspace) -> Stage:

@@ -28,7 +28,12 @@ def ordered(ids: Sequence[str]) -> list[str]:
 
 def quotas(sizes: Mapping[str, int], limit: Limit) -> dict[str, int]:
     """How many items of each stratum are asked. A total goes round the strata in their sampling order, an item each
-    time, until it is spent or a stratum has no more; so a larger total takes no item from any stratum."""
+    time, until it is spent or a stratum has no more; so a larger total takes no item from any stratum. A share is one
+    of what each stratum then has, rounded up."""
+    return {name: math.ceil(limit.share * many) for name, many in _most(sizes, limit).items()}
+
+
+def _most(sizes: Mapping[str, int], limit: Limit) -> dict[str, int]:
     if limit.total is None:
         return {name: size if limit.per_task is None else min(size, limit.per_task) for name, size in sizes.items()}
     found, left = dict.fromkeys(sizes, 0), limit.total

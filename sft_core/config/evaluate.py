@@ -96,10 +96,12 @@ MIN_SCORED = 0.8
 
 
 class Limit(NamedTuple):
-    """How many items of a suite are asked: at most so many per task, or in all, or without either all."""
+    """How many items of a suite are asked: at most so many per task, or in all, or without either all; and of these
+    a share of every task."""
 
     per_task: int | None = None
     total: int | None = None
+    share: float = 1.0
 
 
 class EvalSection(Section):
@@ -112,6 +114,9 @@ class EvalSection(Section):
     limits: dict[str, Positive] = Field(default_factory=dict)
     """Items of single suites in all instead of `limit`, spread evenly over their tasks, e.g. `{mmlu: 200, gsm8k: 100}`.
     Variants of an item come with it and do not count."""
+    share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Share of the items that these limits leave of every task; a larger share asks every item that a smaller one asks.
+    `search.rungs` sets it for trials under way."""
     batch_tokens: Positive | None = None
     """Padded tokens per batch in evaluation, room for the answer included; no part of the protocol. By default what
     free memory holds; halved and tried again where memory runs out. Results say how many it were."""
@@ -149,7 +154,9 @@ class EvalSection(Section):
 
     def limit_of(self, name: str) -> Limit:
         """How many items of a suite are asked."""
-        return Limit(total=self.limits[name]) if name in self.limits else Limit(self.limit)
+        if name in self.limits:
+            return Limit(total=self.limits[name], share=self.share)
+        return Limit(self.limit, share=self.share)
 
     @model_validator(mode="after")
     def _limits_name_suites(self) -> EvalSection:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sft_core.config.train import TrainSection
-from sft_core.train.finish import TrainReport
+from sft_core.train.finish import TrainReport, Until
 from sft_core.train.inputs import TrainInputs
 from sft_core.train.trainer import Probe
 
@@ -21,7 +21,8 @@ class Engine(Protocol):
     """
 
     def __call__(self, inputs: TrainInputs, section: TrainSection, out: Path, *,
-                 on_events: Callable[[Path], None] | None = None, sync_every_s: float = 5.0) -> TrainReport:
+                 on_events: Callable[[Path], None] | None = None, sync_every_s: float = 5.0,
+                 until: Until | None = None) -> TrainReport:
         """Arguments and errors as of `trainer.train`."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import resource
 import time
 from collections.abc import Sequence
@@ -28,6 +29,17 @@ from sft_core.train.step import Losses
 from sft_core.train.workbench import Workbench
 
 log = logging.getLogger("sft")
+
+class Until(NamedTuple):
+    """Where a run pauses before its end."""
+
+    share: float  # of its steps, above 0 and below 1
+    out: Path  # gets the model of that moment
+
+    def step(self, steps: int) -> int:
+        """After which of so many steps."""
+        return math.ceil(self.share * steps)
+
 
 @dataclass(frozen=True)
 class Walked:
@@ -78,20 +90,24 @@ TOLD = ("rows", "tokens", "trained_tokens", "replay_tokens", "tokens_per_s", "se
 """Fields of the report that the last event has."""
 
 
-def finish(bench: Workbench, section: TrainSection, out: Path, events: EventLog, walked: Walked) -> TrainReport:
+def finish(bench: Workbench, section: TrainSection, out: Path, events: EventLog, walked: Walked,
+           until: Until | None = None) -> TrainReport:
     """Check counters and parameters, save `out/model` (and `out/adapter`), read it back, write the last events.
 
-    Every process calls this; the first one saves for all.
+    Every process calls this; the first one saves for all. `until`: the run pauses, its model goes there, and no event
+    tells of it: the run is not over.
 
     Raises:
         TrainingError: counters that differ from the plan, a parameter that never moved, a merge that changes the
             model, weights that have no finite loss as they are saved, or a folder that cannot be written.
     """
     check_counters(bench.course, walked)
-    check_reached(bench.unreached.names)
+    if until is None:  # what few steps have not reached, later ones may
+        check_reached(bench.unreached.names)
     bench.optimizer.state.clear()  # makes room for the model that is read back
     began = time.monotonic()
-    adapter = out / "adapter" if section.method == "lora" else None
+    folder = until.out if until else out
+    adapter = folder / "adapter" if section.method == "lora" else None
     first = bench.accelerator.is_main_process
     weights = weights_of(bench.parameters, first)
     said: list[Stored | None] = [None]
@@ -99,15 +115,16 @@ def finish(bench: Workbench, section: TrainSection, out: Path, events: EventLog,
     if first:
         if walked.best is not None:
             weights = best.load(out / "checkpoints", walked.best)
-        output = Output(out / "model", adapter, partial(_card, bench, section, walked))
+        output = Output(folder / "model", adapter, partial(_card, bench, section, walked))
         said = [save_trained(bench, section, weights, output, walked.gain)]
     pulse.turn()  # where the other processes wait
     (stored,) = broadcast_object_list(said)
     if first and stored.remark:
         log.warning("%s", stored.remark)
-    report = _report(bench, walked, Saved(out / "model", adapter, stored, round(time.monotonic() - began, 1)))
-    events.write("saved", step=walked.step, **asdict(stored))
-    events.write("end", step=walked.step, **{name: value for name, value in asdict(report).items() if name in TOLD})
+    report = _report(bench, walked, Saved(folder / "model", adapter, stored, round(time.monotonic() - began, 1)))
+    if until is None:
+        events.write("saved", step=walked.step, **asdict(stored))
+        events.write("end", step=walked.step, **{name: value for name, value in asdict(report).items() if name in TOLD})
     return report
 
 

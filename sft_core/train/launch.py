@@ -46,7 +46,7 @@ from sft_core.model.load import resolve_device
 from sft_core.stage import read_json, write_text
 from sft_core.stopping import StopRequest, stop_on_signals
 from sft_core.train.events import EVENTS
-from sft_core.train.finish import TrainReport
+from sft_core.train.finish import TrainReport, Until
 from sft_core.train.inputs import TrainInputs
 from sft_core.train.pulse import FAILED, leave_hard, tell_failure
 from sft_core.train.trainer import train
@@ -64,13 +64,15 @@ class Job:
     inputs: TrainInputs
     section: TrainSection
     out: Path
+    until: Until | None = None
 
 
 _JOB, _REPORT = TypeAdapter(Job), TypeAdapter(TrainReport)
 
 
 def launch(inputs: TrainInputs, section: TrainSection, out: Path, *,
-           on_events: Callable[[Path], None] | None = None, sync_every_s: float = 5.0) -> TrainReport:
+           on_events: Callable[[Path], None] | None = None, sync_every_s: float = 5.0,
+           until: Until | None = None) -> TrainReport:
     """What `train` does with the same arguments, by `section.processes` processes of this machine.
 
     SIGTERM and Ctrl-C are passed on: the processes save and stop. They do the same when this process is killed.
@@ -79,7 +81,7 @@ def launch(inputs: TrainInputs, section: TrainSection, out: Path, *,
         SftError: of the class and with the message that a process raised. TrainingError: one ended without a word.
     """
     _check_devices(inputs, section)
-    wanted = _JOB.dump_json(Job(inputs, section, out), by_alias=True, indent=2).decode()
+    wanted = _JOB.dump_json(Job(inputs, section, out, until), by_alias=True, indent=2).decode()
     job, report = out / JOB, out / REPORT
     if report.is_file() and job.is_file() and job.read_text(encoding="utf-8") == wanted:
         return _REPORT.validate_json(report.read_bytes())
@@ -143,10 +145,10 @@ def _train(job: Job) -> None:
     first = join(job.inputs.model).is_main_process
     log.setLevel(logging.INFO if first else logging.CRITICAL)
     if not first:
-        train(job.inputs, job.section, job.out)
+        train(job.inputs, job.section, job.out, until=job.until)
         return
     with _alone(job.out):
-        report = train(job.inputs, job.section, job.out)
+        report = train(job.inputs, job.section, job.out, until=job.until)
         write_text(job.out / REPORT, _REPORT.dump_json(report, indent=2).decode())
 
 

@@ -27,7 +27,7 @@ from sft_core.stopping import StopRequest, stop_on_signals
 from sft_core.train import best, checkpoint, pulse
 from sft_core.train.course import Counts
 from sft_core.train.events import EVENTS, EventLog
-from sft_core.train.finish import TrainReport, Walked, finish
+from sft_core.train.finish import TrainReport, Until, Walked, finish
 from sft_core.train.inputs import TrainInputs
 from sft_core.train.reference import with_reference
 from sft_core.train.saver import Copies, Saver
@@ -49,9 +49,9 @@ Probe = Callable[[Any, Any], Mapping[str, float]]
 
 
 @giving_back()
-def train(inputs: TrainInputs, section: TrainSection, out: Path, *,
+def train(inputs: TrainInputs, section: TrainSection, out: Path, *,  # noqa: PLR0913  (what a run is told, by keyword)
           on_events: Callable[[Path], None] | None = None, sync_every_s: float = 5.0,
-          probe: Probe | None = None) -> TrainReport:
+          until: Until | None = None, probe: Probe | None = None) -> TrainReport:
     """Train, or continue what an earlier call left in `out`; write `out/model` (and `out/adapter` for LoRA).
 
     A run that was killed at any point ends bit-identical on the CPU when it is called again with the same arguments.
@@ -61,6 +61,9 @@ def train(inputs: TrainInputs, section: TrainSection, out: Path, *,
         section: how to train.
         out: the run's own folder: events.jsonl, checkpoints/, model/, adapter/.
         probe: run after every validation; its scores are written down and can stop the run.
+        until: where to pause: with a checkpoint, and the model of that moment in `until.out`. The next call continues
+            from there, on the schedule of the whole run. A run that is past it, or that early stopping ends before it,
+            goes on to its end.
         on_events: told the path of events.jsonl at most every `sync_every_s` seconds and at the end; must not raise.
 
     Raises:
@@ -81,6 +84,7 @@ def train(inputs: TrainInputs, section: TrainSection, out: Path, *,
         with EventLog(diary, on_events if first else None, sync_every_s) as events, \
                 Saver(events, section.checkpoint_every_s) as saver:
             run = _Run(Stepper(bench, section), out, saver, stop, probe)
+            run.until = until
             with told_when_short(inputs, section, lambda: "while its last checkpoint was restored"):
                 run.start()
             # Steps and validations tell more of themselves; this is for what lies between them.
@@ -101,6 +105,7 @@ class _Run:
         bench = self.bench
         self.first, self.alone = bench.accelerator.is_main_process, bench.accelerator.num_processes == 1
         self.step = 0  # optimiser steps done
+        self.until: Until | None = None
         self.done, self.replayed = Counts(), Counts()
         self.last: Losses | None = None
         self.validations: list[tuple[int, float]] = []
@@ -134,6 +139,11 @@ class _Run:
         began, before = time.monotonic(), self.seconds
         with progress("training", total, "steps", begun=self.step, shown=self.first) as bar:
             while True:
+                # Before the validation of this step: the next call makes it, as if there had been no pause.
+                if self.paused:
+                    self._save()
+                    self.saver.wait()
+                    return
                 self._validate_if_due()
                 self.seconds = before + time.monotonic() - began
                 self._stop_if_asked()
@@ -153,9 +163,15 @@ class _Run:
     def finish(self) -> TrainReport:
         """Check what was done, save the model folder, write the last event."""
         assert self.last is not None, "a course has at least one step"
-        walked = Walked(self.step, self.seconds, self.done, self.replayed, self.last, self.validations,
-                        self.resumed_from, self._bests()[-1] if self.watched else None, self.stopped_early)
-        return finish(self.bench, self.section, self.out, self.events, walked)
+        paused = self.until if self.paused else None
+        validations, best_step = self.validations, self._bests()[-1] if self.watched else None
+        if paused:  # the weights of this moment, whatever early stopping will find best
+            best_step = None
+            if self.bench.validation.examples and (loss := self.stepper.validation_loss(None)) is not None:
+                validations = [*validations, (self.step, loss)]
+        walked = Walked(self.step, self.seconds, self.done, self.replayed, self.last, validations,
+                        self.resumed_from, best_step, self.stopped_early)
+        return finish(self.bench, self.section, self.out, self.events, walked, paused)
 
     def _one_step(self) -> bool:
         """Take a step and write it down; says whether a checkpoint is due."""
@@ -242,6 +258,12 @@ class _Run:
         """The last `patience` validations brought no new best."""
         patience, bests = self.section.stopping.patience, self._bests()
         return 0 < patience < len(bests) and bests[-1] == bests[-1 - patience]
+
+    @property
+    def paused(self) -> bool:
+        """At the step where this call is to pause, with steps left."""
+        steps = self.bench.course.steps
+        return self.until is not None and self.step == self.until.step(steps) < steps
 
     # State
 

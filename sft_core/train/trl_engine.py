@@ -18,7 +18,7 @@ import torch
 from transformers import TrainerCallback
 
 from sft_core.config.train import TrainSection
-from sft_core.errors import Interrupted, TrainingError
+from sft_core.errors import ConfigError, Interrupted, TrainingError
 from sft_core.model.release import giving_back
 from sft_core.progress import progress
 from sft_core.stopping import StopRequest, stop_on_signals
@@ -26,7 +26,7 @@ from sft_core.templates.render import IGNORE
 from sft_core.train import checkpoint
 from sft_core.train.course import Counts
 from sft_core.train.events import EVENTS, EventLog
-from sft_core.train.finish import TrainReport, Walked, finish
+from sft_core.train.finish import TrainReport, Until, Walked, finish
 from sft_core.train.inputs import TrainInputs
 from sft_core.train.shortage import told_when_short
 from sft_core.train.step import Losses, origins
@@ -44,17 +44,21 @@ from sft_core.train.workbench import Workbench, join, set_up
 @giving_back()
 @forgetting_precision()
 def train(inputs: TrainInputs, section: TrainSection, out: Path, *,
-          on_events: Callable[[Path], None] | None = None, sync_every_s: float = 5.0) -> TrainReport:
+          on_events: Callable[[Path], None] | None = None, sync_every_s: float = 5.0,
+          until: Until | None = None) -> TrainReport:
     """Train with TRL, or continue from TRL's newest whole checkpoint; arguments and files as of the own loop.
 
     Raises:
-        ConfigError: trl is not installed, or refuses these settings.
+        ConfigError: trl is not installed, or refuses these settings, as to pause (`until`).
         Interrupted: SIGTERM or Ctrl-C; the state was saved.
         TrainingError: a loss that is not finite, counters that differ from the plan, a parameter that never moved, a
             checkpoint of another run.
         ModelError, DataError: base or prepared data cannot be used, or the model does not keep packed examples apart.
     """
     require_trl()
+    if until is not None:
+        raise ConfigError("engine: trl trains to its end in one go and cannot pause at a share of its steps "
+                          "(search.rungs); leave search.rungs out, or use engine: native")
     join(inputs.model)
     cuda = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=cuda), stop_on_signals() as stop:

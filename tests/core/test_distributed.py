@@ -37,7 +37,7 @@ from sft_core.errors import Interrupted, ModelError, TrainingError
 from sft_core.model import held
 from sft_core.model.attention import layers_of
 from sft_core.train import launch, saving, step, workbench
-from sft_core.train.finish import TrainReport
+from sft_core.train.finish import TrainReport, Until
 from sft_core.train.inputs import TrainInputs
 from sft_core.train.trainer import train
 from tasks.stages import Done, Workspace
@@ -447,13 +447,14 @@ def test_a_finished_job_is_taken_as_it_is_and_another_is_not(
 ) -> None:
     """As left by somebody who started torchrun on the job."""
     section = _two(train_section(**FULL), "none")
+    paused = launch.launch(train_inputs, section, tmp_path, until=Until(0.5, tmp_path / "half"))
+    assert paused.model_folder == tmp_path / "half" / "model"
+    assert (paused.model_folder / "config.json").exists()
     first = launch.launch(train_inputs, section, tmp_path)
     assert launch.launch(train_inputs, section, tmp_path) == first
-    assert len(started) == 1
+    assert (len(started), first.resumed_from) == (2, paused.steps)
     assert _told(train(train_inputs, section, tmp_path / "here")) == _told(replace(
-        first, model_folder=tmp_path / "here" / "model")), "a report survives its file"
-    launch.launch(train_inputs, section.model_copy(update={"keep_checkpoints": 3}), tmp_path)
-    assert len(started) == 2
+        first, model_folder=tmp_path / "here" / "model", resumed_from=None)), "a report survives its file"
 
 
 def test_what_cannot_be_started_is_told(train_inputs: TrainInputs, train_section: Section, tmp_path: Path,

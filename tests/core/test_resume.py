@@ -25,6 +25,7 @@ from sft_core import stage
 from sft_core.config.train import TrainSection
 from sft_core.errors import Interrupted, TrainingError
 from sft_core.train import checkpoint, step
+from sft_core.train.finish import Until
 from sft_core.train.inputs import TrainInputs
 from sft_core.train.trainer import train
 
@@ -200,6 +201,34 @@ def test_a_finished_run_called_again_ends_the_same(train_inputs: TrainInputs, tr
     assert again.resumed_from == again.steps == first.steps
     assert (again.final, again.validation, again.rows) == (first.final, first.validation, first.rows)
     assert (_weights(tmp_path), _story(tmp_path)) == (weights, story)
+
+
+@pytest.mark.parametrize("settings", [FULL, LORA], ids=["full", "lora"])
+def test_paused_at_shares_of_its_steps_a_run_ends_bit_identical(settings: dict[str, Any], train_inputs: TrainInputs,
+                                                                train_section: Section, tmp_path: Path) -> None:
+    section = train_section(**settings)
+    whole = train(train_inputs, section, tmp_path / "whole")
+    rungs = [train(train_inputs, section, tmp_path / "run", until=Until(share, tmp_path / str(share)))
+             for share in (0.25, 0.5)]
+    assert [rung.model_folder for rung in rungs] == [tmp_path / "0.25" / "model", tmp_path / "0.5" / "model"]
+    assert 0 < rungs[0].steps == rungs[1].resumed_from < rungs[1].steps < whole.steps
+    assert not (tmp_path / "run" / "model").exists()
+    end = train(train_inputs, section, tmp_path / "run")
+    assert end.resumed_from == rungs[1].steps
+    assert _weights(tmp_path / "run") == _weights(tmp_path / "whole")
+    assert _story(tmp_path / "run") == _story(tmp_path / "whole")
+    assert len({(rung.model_folder / "model.safetensors").read_bytes() for rung in (*rungs, end)}) == 3
+    assert [rung.validation[-1][0] for rung in rungs] == [rung.steps for rung in rungs]
+
+
+def test_past_where_it_was_to_pause_a_run_goes_on_to_its_end(train_inputs: TrainInputs, train_section: Section,
+                                                             tmp_path: Path) -> None:
+    """As one that was trained further before anybody asked for its beginning."""
+    section = train_section(**FULL)
+    train(train_inputs, section, tmp_path / "run", until=Until(0.5, tmp_path / "half"))
+    end = train(train_inputs, section, tmp_path / "run", until=Until(0.25, tmp_path / "quarter"))
+    assert end.model_folder == tmp_path / "run" / "model"
+    assert not (tmp_path / "quarter").exists()
 
 
 def test_another_configuration_does_not_continue_a_run(train_inputs: TrainInputs, train_section: Section,

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 from sft_core.config.train import TRL_TRAINS, TrainSection
 from sft_core.errors import ConfigError, Interrupted, ModelError, TrainingError
 from sft_core.train import trainer, trl_bridge, trl_engine, workbench
+from sft_core.train.finish import Until
 from sft_core.train.workbench import TrainInputs
 
 Section = Callable[..., TrainSection]
@@ -187,6 +188,11 @@ def test_trl_does_not_call_home(train_inputs: TrainInputs, train_section: Sectio
     monkeypatch.delenv("CI", raising=False)
     trl_engine.train(train_inputs, train_section(engine="trl"), tmp_path)
     assert calls == []
+
+
+def test_it_does_not_pause(train_inputs: TrainInputs, train_section: Section, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot pause.*engine: native"):
+        trl_engine.train(train_inputs, train_section(engine="trl"), tmp_path, until=Until(0.5, tmp_path / "half"))
 
 
 def test_a_parameter_that_never_moves_fails_the_run_as_in_the_own_loop(

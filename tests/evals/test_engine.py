@@ -73,6 +73,10 @@ def test_a_total_is_spread_evenly_over_the_tasks_and_nested() -> None:
     for small, large in zip(found, found[1:], strict=False):
         assert all(set(ids) <= set(large[name]) for name, ids in small.items())
     assert drawn(strata, Limit(total=9_999)) == strata == drawn(strata, Limit())
+    parts_of = [drawn(strata, Limit(total=20, share=share)) for share in (0.25, 0.5, 1.0)]
+    assert [sum(map(len, one.values())) for one in parts_of] == [2 + 2 + 2 + 1, 3 + 3 + 3 + 2, 20]
+    for small, large in zip(parts_of, parts_of[1:], strict=False):
+        assert all(set(ids) < set(large[name]) for name, ids in small.items())
 
 
 def test_a_limit_is_said_per_suite(tmp_path: Path, model_folder: Path) -> None:
