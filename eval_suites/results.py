@@ -112,6 +112,7 @@ class Expected(NamedTuple):
     tokens: tuple[float, float] = (0.0, 0.0)  # of an item with its answer, at least and at most, before it is asked
     design: float | None = None  # variance of a mean of items as alike as the base's answers against independent ones
     effective: float | None = None  # clusters of equal size that say as much; None: the clusters are about equal
+    elsewhere: tuple[str, ...] = ()  # tasks all of whose items are in the part that is not asked
 
 
 class Tally(NamedTuple):

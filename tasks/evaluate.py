@@ -219,7 +219,7 @@ def _stages(subject: Subject, section: EvalSection, place: Workspace, occasion: 
     device = resolve_device(subject.model)
     asked = section.model_dump(mode="json", exclude={  # what lies in these folders is in the stamp of their suites
         "suites", "batch_tokens", "floor_items", "parity", "judge", "refusal_scorer", "refusal_labels", "data_path",
-        "include_path", "limit", "limits", "share", "min_scored"})
+        "include_path", "limit", "limits", "share", "held_back", "part", "min_scored"})
     common = (
         "evaluate", version("evaluate"), identity_of(subject.model, place.mirror), asked, device.type,
         "" if is_endpoint(subject.model.path) else str(compute_dtype(subject.model, device)), occasion,

@@ -200,7 +200,7 @@ def _asked(chosen: Suite, config: ExperimentConfig, base: SuiteResult | None, tu
            where: _Where) -> Asked:
     name = chosen.name
     planned, rounds = expected(chosen, config.eval, where.place.mirror), (base is None) + (not tuned_there)
-    items = planned if base is None else seen(base, config.gate)
+    items = planned if base is None else seen(base, config.gate)._replace(elsewhere=planned.elsewhere)
     time = evaluation_span(config.model, planned, rounds, where.outlook, where.place) if rounds else NOTHING
     margin = margin_of(name, config.gate) if chosen.kind == "capability" else None
     return Asked(items, promise(items, where.terms), margin, base is not None, tuned_there, time)
@@ -209,6 +209,9 @@ def _asked(chosen: Suite, config: ExperimentConfig, base: SuiteResult | None, tu
 def _of_suites(suites: Iterable[Asked], terms: Terms) -> Iterator[str]:
     """Suites on which a base has nothing to lose or to win, and those whose margin so many items cannot prove."""
     for one in suites:
+        if away := one.items.elsewhere:
+            yield (f"{one.items.suite}: {len(away)} of its tasks have all their clusters in the other part, so that "
+                   f"nothing is said of them: {', '.join(away[:5])}{', …' if len(away) > 5 else ''} (eval.held_back)")
         if one.items.room:
             yield f"{one.items.suite}: {one.items.room}"
         elif one.margin is not None and (few := too_few(one.items, one.margin, terms)):

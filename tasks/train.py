@@ -106,7 +106,7 @@ def trained_stage(config: ExperimentConfig, prepared: Done, place: Workspace) ->
     # A probe that can stop the run decides what it learns; others only tell.
     deciding = named_suites(section.probe.suites).get(section.stopping.metric)
     decided = deciding and (version("probe"), suite_stamp(deciding, config.eval, place.mirror),
-                            config.eval.max_new_tokens)
+                            config.eval.max_new_tokens, config.eval.held_back)
     return place.stages.open("train", fingerprint(
         "train", version("train"), *_read(config, prepared, place), asked, config.seed, config.data.max_tokens,
         config.data.pack, weights, decided))

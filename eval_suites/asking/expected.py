@@ -8,7 +8,7 @@ from pathlib import Path
 from eval_suites.results import Answerable, Expected
 from eval_suites.suites.chat_item import ChatItem, LikelihoodItem
 from eval_suites.suites.items import read_items, read_texts
-from eval_suites.suites.sample import drawn
+from eval_suites.suites.sample import drawn, of_part
 from eval_suites.suites.suite import Suite
 from sft_core.config.evaluate import EvalSection
 
@@ -30,16 +30,27 @@ def expected(chosen: Suite, section: EvalSection, mirror: Path | None) -> Expect
         from eval_suites.lm_door.data import outside
 
         door = door_of(chosen, section.include_path, mirror, section.max_new_tokens, outside(chosen, section, mirror))
-        ids = [one for some in drawn(door.strata, section.limit_of(chosen.name)).values() for one in some]
+        limit, clusters = section.limit_of(chosen.name), door.clusters
+        part = of_part(chosen.name, door.strata, clusters, limit)
+        ids = [one for some in drawn(part, limit).values() for one in some]
         asked = sum(len(text) for _, text in door.questions()) / LETTERS / max(sum(map(len, door.strata.values())), 1)
-        return Expected(chosen.name, chosen.kind, chosen.scale, len(ids), door.clusters(ids),
-                        tokens=(asked, asked * (1 + (chosen.num_fewshot or 0)) + ANSWER))
+        return Expected(chosen.name, chosen.kind, chosen.scale, len(ids), len({clusters[one] for one in ids}),
+                        tokens=(asked, asked * (1 + (chosen.num_fewshot or 0)) + ANSWER),
+                        elsewhere=tuple(name for name in door.strata if name not in part))
     read = read_texts if chosen.engine == "likelihood" else read_items
-    items = read(chosen, section.limit_of(chosen.name), Path(section.data_path) if section.data_path else None)
+    limit, data = section.limit_of(chosen.name), Path(section.data_path) if section.data_path else None
+    items = read(chosen, limit, data)
     answer = [item.cluster for item in items if isinstance(item, ChatItem) and item.expect.get("refuse") is False]
     return Expected(chosen.name, chosen.kind, chosen.scale, len(items), len({item.cluster for item in items}),
                     answerable=Answerable(len(answer), len(set(answer))) if answer else None,
-                    tokens=_tokens(items, min(chosen.max_new_tokens or 0, section.max_new_tokens or MOST)))
+                    tokens=_tokens(items, min(chosen.max_new_tokens or 0, section.max_new_tokens or MOST)),
+                    elsewhere=tuple(sorted(
+                        _groups(read(chosen, data_path=data))
+                        - _groups(read(chosen, limit._replace(per_task=None, total=None), data)))))
+
+
+def _groups(items: Sequence[ChatItem | LikelihoodItem]) -> set[str]:
+    return {one.group if isinstance(one, ChatItem) else one.kind for one in items}
 
 
 def _tokens(items: Sequence[ChatItem | LikelihoodItem], longest: int) -> tuple[float, float]:

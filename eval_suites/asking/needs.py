@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
+from eval_suites.asking.expected import expected
 from eval_suites.lm_door.data import hub_ids
 from eval_suites.lm_door.lookup import data_sets
 from eval_suites.lm_door.needs import missing
@@ -20,7 +22,7 @@ def lacking(reference: str, section: EvalSection, mirror: Path | None) -> list[A
     """What keeps a suite from being run here as it is, a sentence each with what to do; nothing where all is there.
 
     Reads the suite's own items and asks the hub once for every data set that is neither in the mirror nor kept from
-    an earlier download.
+    an earlier download. Where a share is held back (`eval.held_back`) the data is loaded, to see what each part has.
 
     Args:
         reference: a suite as a configuration names it.
@@ -28,7 +30,8 @@ def lacking(reference: str, section: EvalSection, mirror: Path | None) -> list[A
         mirror: folder with hub data sets, or None for the hub.
     """
     try:
-        return list(_of(suite(reference), section, mirror))
+        chosen = suite(reference)
+        return list(_of(chosen, section, mirror)) or list(_parts(chosen, section, mirror))
     except EvalError as error:
         return [Absent("missing", str(error))]
 
@@ -43,6 +46,12 @@ def _of(chosen: Suite, section: EvalSection, mirror: Path | None) -> Iterator[Ab
     yield from _told(lambda: read(chosen, data_path=data))
     if chosen.scorer:
         yield from _told(lambda: load_scorer(str(chosen.scorer), chosen.folder))
+
+
+def _parts(chosen: Suite, section: EvalSection, mirror: Path | None) -> Iterator[Absent]:
+    """A part without items: of both, as a search asks first the one and then the other."""
+    for part in ("search", "held_back") if section.held_back else ():
+        yield from _told(partial(expected, chosen, section.model_copy(update={"part": part}), mirror))
 
 
 def _data_sets(chosen: Suite, section: EvalSection, mirror: Path | None) -> Iterator[Absent]:

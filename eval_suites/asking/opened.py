@@ -20,7 +20,7 @@ from eval_suites.scorers.base import Score
 from eval_suites.scorers.registry import scorer_for
 from eval_suites.suites.chat_item import ChatItem, LikelihoodItem
 from eval_suites.suites.items import read_items, read_texts
-from eval_suites.suites.sample import drawn
+from eval_suites.suites.sample import drawn, of_part
 from eval_suites.suites.suite import Suite
 from sft_core.config.evaluate import EvalSection
 from sft_core.errors import EvalError
@@ -90,20 +90,19 @@ class LmItems:
         self._door, self._section = door, section
         self._lm = language_model(subject.network, subject.tokenizer, section.batch_tokens, chosen.name,
                                   subject.backend)
-        self._all = door.strata
-        self.strata: Mapping[str, Sequence[str]] = drawn(self._all, section.limit_of(chosen.name))
+        limit = section.limit_of(chosen.name)
+        self._part = of_part(chosen.name, door.strata, door.clusters, limit)
+        self._count = sum(map(len, door.strata.values()))
+        self.strata: Mapping[str, Sequence[str]] = drawn(self._part, limit)
 
     def take(self, ids: Collection[str]) -> Taken:
         """See `Asking`."""
-        ran = self._door.run(self._lm, chosen=None if self._whole(ids) else ids,
+        ran = self._door.run(self._lm, chosen=None if len(ids) == self._count else ids,
                              max_new_tokens=self._section.max_new_tokens)
-        stands = {name: len(self._all[name]) / len(some) for name, some in self.strata.items()}
+        stands = {name: len(self._part[name]) / len(some) for name, some in self.strata.items()}
         items = tuple(item._replace(weight=item.weight * stands[item.task]) for item in ran.items)
         scale = "log" if any("nats" in item.metrics for item in items) else "share"
         return Taken(items, ran.truncated, {"tasks": ran.tasks, "bos": self._lm.add_bos_token}, scale)
-
-    def _whole(self, ids: Collection[str]) -> bool:
-        return len(ids) == sum(len(some) for some in self._all.values())
 
 
 class ChatItems:

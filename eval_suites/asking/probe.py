@@ -18,7 +18,7 @@ def make_probe(probe: ProbeSection, section: EvalSection, form: ChatForm | None,
     """What the trainer calls after a validation: model and tokenizer → mean score by suite; None without suites.
 
     The model's generation config and the tokenizer's template are put back. A suite whose items could all not be scored
-    has no value.
+    has no value. What is held back stays so, whichever part is evaluated afterwards.
 
     Args:
         form: the chat template that the run trains.
@@ -27,7 +27,7 @@ def make_probe(probe: ProbeSection, section: EvalSection, form: ChatForm | None,
         EvalError: a suite is unknown.
     """
     chosen = [suite(name) for name in probe.suites]
-    few = section.model_copy(update={"suites": probe.suites, "limit": probe.items, "limits": {}})
+    few = section.model_copy(update={"suites": probe.suites, "limit": probe.items, "limits": {}, "part": "search"})
 
     def run(model: Any, tokenizer: Any) -> dict[str, float]:
         before = model.generation_config, tokenizer.chat_template

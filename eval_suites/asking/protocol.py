@@ -22,7 +22,8 @@ def protocol(chosen: Suite, section: EvalSection, model: ModelSection, template:
     metric and filter, and whether a BOS is put in front.
 
     `template` is what the model is asked through, whether it comes from a run or from its own folder. The items are no
-    part of it: they are paired one by one by what was asked, so that samples of different sizes can be compared.
+    part of it: they are paired one by one by what was asked, so that samples of different sizes can be compared; but
+    the part that they are from is: no two models are compared on different parts.
     Neither are batch size and device: the A/A floor measures what they move. The tokenizer is none either: base and
     tuned may differ in it, and what is compared is text, per item or per byte; the verdict then says so.
     """
@@ -37,6 +38,8 @@ def protocol(chosen: Suite, section: EvalSection, model: ModelSection, template:
             compute_dtype(model, resolve_device(model))).removeprefix("torch."),
         "batches": "by tokens, sorted by length, padding masked",
     }
+    if section.held_back:
+        made["part"] = f"{section.part}, where {section.held_back:g} of the clusters are held back"
     if chosen.engine == "lm_eval":
         made["fewshot_as_turns"] = chosen.chat
     if chosen.through_template:

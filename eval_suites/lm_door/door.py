@@ -120,11 +120,12 @@ class LmDoor:
         return {name: [f"{name}/{number}" for number in range(len(task.eval_docs))]
                 for name, task in self.tasks.items()}
 
-    def clusters(self, ids: Collection[str]) -> int:
-        """How many groups these items are in, whose members are not independent."""
+    @property
+    def clusters(self) -> dict[str, str]:
+        """Id of an item → its group, whose members are not independent."""
         docs = {f"{name}/{number}": doc for name, task in self.tasks.items() for number, doc in
                 enumerate(task.eval_docs)}
-        return len({cluster_of(docs[one], one, self.suite.cluster) for one in ids})
+        return {one: cluster_of(doc, one, self.suite.cluster) for one, doc in docs.items()}
 
     def run(self, lm: FastModel, *, chosen: Collection[str] | None, max_new_tokens: int | None) -> LmRun:
         """Ask the model the items with these ids (None: all), in the words in which all of them would be asked.

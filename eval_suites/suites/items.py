@@ -12,7 +12,7 @@ from eval_suites.scorers.registry import SCORERS
 from eval_suites.suites.chat_item import BadRow, ChatItem, LikelihoodItem, chat_item, likelihood_item, parse_lines
 from eval_suites.suites.perturb import VARIANTS
 from eval_suites.suites.readers.all import READERS, TEXT_READERS
-from eval_suites.suites.sample import quotas, rank
+from eval_suites.suites.sample import of_part, quotas, rank
 from eval_suites.suites.suite import Suite
 from sft_core.config.evaluate import Limit
 from sft_core.errors import EvalError
@@ -27,15 +27,16 @@ def read_items(chosen: Suite, limit: Limit = EVERYTHING, data_path: Path | None 
     """The items of a suite of the engine `generate`, in the order of the file, each followed by its variants.
 
     Args:
-        limit: items per kind (task), or in all: a sample drawn by a fixed hash of the ids; `weight` says how many
-            items each stands for. All variants of a drawn item are asked.
+        limit: the part, and items per kind (task) or in all: a sample of it drawn by a fixed hash of the ids; `weight`
+            says how many items of the part each stands for. All variants of a drawn item are asked.
         data_path: `eval.data_path`, where suites with a reader find their files.
 
     Raises:
-        EvalError: the file is missing, a row is not valid, a kind has no scorer, or an id is there twice.
+        EvalError: the file is missing, a row is not valid, a kind has no scorer, an id is there twice, or the part has
+            no items.
     """
     items = _read(chosen, data_path, READERS, chat_item if chosen.scorer else _of_known_kind)
-    drawn = _sample(items, limit, lambda item: item.group)
+    drawn = _sample(chosen, items, limit, lambda item: item.group)
     if chosen.system is not None:
         drawn = [item._replace(messages=_with_system(item, chosen.system)) for item in drawn]
     return [one for item in drawn for one in _expanded(item, chosen.variants)]
@@ -45,13 +46,13 @@ def read_texts(chosen: Suite, limit: Limit = EVERYTHING, data_path: Path | None 
     """The items of a suite of the engine `likelihood`; arguments as for `read_items`.
 
     Raises:
-        EvalError: the file is missing, a row is not valid, an id is there twice, or there are answers in a suite that
-            does not ask through the chat template.
+        EvalError: the file is missing, a row is not valid, an id is there twice, the part has no items, or there are
+            answers in a suite that does not ask through the chat template.
     """
     items = _read(chosen, data_path, TEXT_READERS, likelihood_item)
     if not chosen.chat and any(item.messages for item in items):
         raise EvalError(f"suite {chosen.name} measures answers behind conversations; give it chat: true")
-    return _sample(items, limit, lambda item: item.kind)
+    return _sample(chosen, items, limit, lambda item: item.kind)
 
 
 def _read(chosen: Suite, data_path: Path | None, readers: Mapping[str, Callable[[Path], list[Item]]],
@@ -95,13 +96,15 @@ def _rows(file: Path, parse: Callable[[Any], Item]) -> list[Item]:
     return found
 
 
-def _sample(items: list[Item], limit: Limit, stratum: Callable[[Item], str]) -> list[Item]:
-    """The items that are asked of each stratum, each weighing what it stands for: N_stratum / n_stratum."""
+def _sample(chosen: Suite, items: list[Item], limit: Limit, stratum: Callable[[Item], str]) -> list[Item]:
+    """The items that are asked of each stratum of the part, each weighing what it stands for: N_stratum / n_stratum."""
     if limit == EVERYTHING:
         return items
-    strata: dict[str, list[Item]] = {}
+    by_id, ids = {item.item_id: item for item in items}, dict[str, list[str]]()
     for item in items:
-        strata.setdefault(stratum(item), []).append(item)
+        ids.setdefault(stratum(item), []).append(item.item_id)
+    part = of_part(chosen.name, ids, {item.item_id: item.cluster for item in items}, limit)
+    strata = {name: [by_id[one] for one in some] for name, some in part.items()}
     weights = {}
     asked = quotas({name: len(group) for name, group in strata.items()}, limit)
     for name, group in strata.items():

@@ -1,4 +1,4 @@
-"""Which items are asked: the same sample for every model, a larger one holds every smaller one.
+"""Which items are asked: the same part and sample for every model, a larger sample holds every smaller one.
 
 The order of the items of a stratum (task, kind) is that of a hash of their ids, so it depends on nothing else.
 """
@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from sft_core.config.evaluate import Limit
+from sft_core.errors import EvalError
 
 SEED = "sft-sample-0"
 Strata = Mapping[str, Sequence[str]]
@@ -24,6 +25,40 @@ def rank(name: str) -> bytes:
 def ordered(ids: Sequence[str]) -> list[str]:
     """The ids in sampling order. A variant of an item (`ID~VARIANT`) comes with the item."""
     return sorted(ids, key=lambda item_id: (rank(item_id.partition("~")[0]), item_id))
+
+
+def of_part(suite: str, strata: Strata, clusters: Mapping[str, str], limit: Limit) -> dict[str, list[str]]:
+    """The ids of each stratum that are in the part `limit.part`, in the order they came; a stratum that has none there
+    is left out. Both parts together are everything, and no cluster is in both.
+
+    Args:
+        clusters: id → its cluster.
+
+    Raises:
+        EvalError: the suite has too few clusters to be parted.
+    """
+    if not limit.held_back:
+        return {name: list(ids) for name, ids in strata.items()}
+    held = _held_back(suite, strata, clusters, limit.held_back)
+    asked = {name: [one for one in ids if (clusters[one] in held) == (limit.part == "held_back")]
+             for name, ids in strata.items()}
+    if not any(asked.values()):
+        raise EvalError(
+            f"suite {suite} has no items in its part {limit.part}: of its {len(set(clusters.values()))} clusters, "
+            f"which are never divided, a share of {limit.held_back:g} (eval.held_back) is {len(held)}; hold back "
+            "another share, or leave the suite out")
+    return {name: ids for name, ids in asked.items() if ids}
+
+
+def _held_back(suite: str, strata: Strata, clusters: Mapping[str, str], share: float) -> set[str]:
+    """Systematic sampling (Cochran, Sampling Techniques, 1977, ch. 8) of the clusters, those that are in the same
+    strata together: the share of all of them, and of each stratum, is kept to within a cluster or so."""
+    found: dict[str, list[str]] = {}
+    for name, ids in strata.items():
+        for cluster in dict.fromkeys(clusters[one] for one in ids):
+            found.setdefault(cluster, []).append(name)
+    order = sorted(found, key=lambda one: (rank(f"{suite}:{sorted(found[one])}"), rank(f"{suite}:{one}")))
+    return {one for place, one in enumerate(order) if int((place + 1) * share) > int(place * share)}
 
 
 def quotas(sizes: Mapping[str, int], limit: Limit) -> dict[str, int]:

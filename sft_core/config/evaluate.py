@@ -95,13 +95,18 @@ MIN_SCORED = 0.8
 """Default of `eval.min_scored`, also of results that no configuration stands beside."""
 
 
+Part = Literal["search", "held_back"]
+
+
 class Limit(NamedTuple):
-    """How many items of a suite are asked: at most so many per task, or in all, or without either all; and of these
-    a share of every task."""
+    """Which items of a suite are asked: those of one part where a share is held back; of these at most so many per
+    task, or in all, or without either all; and of those a share of every task."""
 
     per_task: int | None = None
     total: int | None = None
     share: float = 1.0
+    held_back: float = 0.0
+    part: Part = "search"
 
 
 class EvalSection(Section):
@@ -117,6 +122,12 @@ class EvalSection(Section):
     share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Share of the items that these limits leave of every task; a larger share asks every item that a smaller one asks.
     `search.rungs` sets it for trials under way."""
+    held_back: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of every suite's clusters, with all their items and variants, that is held back from choosing between
+    models: they are drawn by a fixed hash, the same for every model, and asked with `eval.part: held_back` alone."""
+    part: Part = "search"
+    """With `held_back`: which part is asked, and limited by `limit` and `limits`; `search` is all that is not held
+    back. Decontamination looks for the items of both. Part of the protocol."""
     batch_tokens: Positive | None = None
     """Padded tokens per batch in evaluation, room for the answer included; no part of the protocol. By default what
     free memory holds; halved and tried again where memory runs out. Results say how many it were."""
@@ -154,14 +165,20 @@ class EvalSection(Section):
 
     def limit_of(self, name: str) -> Limit:
         """How many items of a suite are asked."""
-        if name in self.limits:
-            return Limit(total=self.limits[name], share=self.share)
-        return Limit(self.limit, share=self.share)
+        per_task, total = (None, self.limits[name]) if name in self.limits else (self.limit, None)
+        return Limit(per_task, total, self.share, self.held_back, self.part)
 
     @model_validator(mode="after")
     def _limits_name_suites(self) -> EvalSection:
         if said := unknown_suites("eval.limits", self.limits, self.names):
             raise ValueError(said)
+        return self
+
+    @model_validator(mode="after")
+    def _part_is_there(self) -> EvalSection:
+        if self.part == "held_back" and not self.held_back:
+            raise ValueError("part: held_back asks the items that are held back, and held_back is 0; set "
+                             "eval.held_back to their share (0.5, for example), or leave out eval.part")
         return self
 
 

@@ -34,7 +34,7 @@ from eval_suites.scorers.base import Score
 from eval_suites.statistics.floor import changed
 from eval_suites.suites.chat_item import LikelihoodItem
 from eval_suites.suites.items import ChatItem, read_items
-from eval_suites.suites.sample import drawn, parts
+from eval_suites.suites.sample import drawn, of_part, parts
 from eval_suites.suites.suite import suite
 from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EvalSection, Limit
@@ -77,6 +77,26 @@ def test_a_total_is_spread_evenly_over_the_tasks_and_nested() -> None:
     assert [sum(map(len, one.values())) for one in parts_of] == [2 + 2 + 2 + 1, 3 + 3 + 3 + 2, 20]
     for small, large in zip(parts_of, parts_of[1:], strict=False):
         assert all(set(ids) < set(large[name]) for name, ids in small.items())
+
+
+def test_parts_keep_the_shares_of_tasks_and_never_divide_a_cluster() -> None:
+    strata = {"a": [f"a/{i}" for i in range(40)], "b": [f"b/{i}" for i in range(6)], "c": ["c/0", "c/1"]}
+    clusters = {one: f"{one[0]}{int(one[2:]) // 2}" for ids in strata.values() for one in ids}
+    search, held = (of_part("x", strata, clusters, limit) for limit in (
+        Limit(held_back=0.5), Limit(held_back=0.5, part="held_back")))
+    assert len(held["a"]) == 20
+    assert len(held["b"]) in (2, 4)  # of 3 clusters
+    assert {clusters[one] for ids in held.values() for one in ids}.isdisjoint(
+        clusters[one] for ids in search.values() for one in ids)
+    whole = {name: sorted((*search.get(name, ()), *held.get(name, ()))) for name in strata}
+    assert whole == {name: sorted(ids) for name, ids in strata.items()}
+    assert of_part("x", strata, clusters, Limit(5)) == strata
+    subjects = {f"s{i}": [f"s{i}/{n}" for n in range(3)] for i in range(57)}  # as MMLU, whose cluster is the subject
+    alike = {one: name for name, ids in subjects.items() for one in ids}
+    assert len(of_part("mmlu", subjects, alike, Limit(held_back=0.5, part="held_back"))) == 28
+    one = {"only": ["only/0", "only/1"]}
+    with pytest.raises(EvalError, match=r"suite x has no items in its part held_back: of its 1 clusters"):
+        of_part("x", one, dict.fromkeys(one["only"], "same"), Limit(held_back=0.5, part="held_back"))
 
 
 def test_a_limit_is_said_per_suite(tmp_path: Path, model_folder: Path) -> None:

@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from eval_suites.asking.expected import expected
+from eval_suites.asking.needs import lacking
 from eval_suites.asking.questions import eval_items
 from eval_suites.asking.run import ChatFormat, evaluate
 from eval_suites.lm_door import door as lm_door
@@ -23,6 +25,7 @@ from eval_suites.lm_door.door import LmRun
 from eval_suites.lm_door.model import FastModel
 from eval_suites.lm_door.rows import question
 from eval_suites.results import SuiteResult, read_results, write_results
+from eval_suites.statistics.pairing import check_protocols
 from eval_suites.suites.items import read_items
 from eval_suites.suites.suite import Suite, suite
 from sft_core.config.data import ModelSection
@@ -261,6 +264,26 @@ def test_headings_are_no_part_of_a_question() -> None:
             return f"Question: {doc['text']}\nAnswer:"
 
     assert question(Task(), {"text": "What is A: a letter?"}) == "What is A: a letter?"
+
+
+def test_parts_are_asked_by_themselves_and_are_not_compared(model_folder: Path, tasks: Path, tmp_path: Path) -> None:
+    """The task's 9 items are in 3 clusters."""
+    whole = EvalSection(suites=("lm:plus_choice",), include_path=str(tasks), floor_items=0)
+    found = {}
+    for part in ("search", "held_back"):
+        section = whole.model_copy(update={"held_back": 0.5, "part": part, "limit": 2})
+        found[part], = evaluate(ModelSection(path=str(model_folder)), ["lm:plus_choice"], section=section,
+                                template=None, mirror=None, out=tmp_path / part).values()
+        assert expected(suite("lm:plus_choice"), section, None).items == 2
+    search, held = found["search"].items, found["held_back"].items
+    assert {one.cluster for one in search}.isdisjoint(one.cluster for one in held)
+    assert [one.weight for one in (*search, *held)] == [3.0, 3.0, 1.5, 1.5]
+    with pytest.raises(EvalError, match=r"their protocols differ in part: search, where 0.5 of the clusters are held"):
+        check_protocols(found["search"], found["held_back"])
+    one = whole.model_copy(update={"held_back": 0.2})
+    assert [lack.why for lack in lacking("lm:plus_choice", one, None)] == [
+        "suite lm:plus_choice has no items in its part held_back: of its 3 clusters, which are never divided, a share "
+        "of 0.2 (eval.held_back) is 0; hold back another share, or leave the suite out"]
 
 
 @with_hub

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval_suites.asking import opened as asking
+from eval_suites.asking.expected import expected
 from eval_suites.asking.questions import eval_items
 from eval_suites.backends.generate import Answer
 from eval_suites.scorers.base import Score
@@ -124,6 +125,21 @@ class TestEverySuite:
         assert len(few) < len(more) <= len(everything)
         assert sum(item.weight for item in few) == pytest.approx(len(everything))
 
+    @pytest.mark.parametrize("name", ASKED + MEASURED)
+    def test_its_parts_share_no_cluster_and_are_everything(self, name: str) -> None:
+        chosen, where = suite(name), present(suite(name))
+        read = read_items if chosen.engine == "generate" else read_texts
+        everything, search, held = (read(chosen, limit, where) for limit in (
+            Limit(), Limit(held_back=0.4), Limit(held_back=0.4, part="held_back")))
+        assert sorted(one.item_id for one in (*search, *held)) == sorted(one.item_id for one in everything)
+        mine, theirs = ({one.cluster for one in some} for some in (search, held))
+        assert not mine & theirs
+        assert 0.3 < len(theirs) / len(mine | theirs) < 0.5
+        assert {one.weight for one in (*search, *held)} == {1.0}
+        few = read(chosen, Limit(2, held_back=0.4, part="held_back"), where)
+        assert {one.item_id for one in few} <= {one.item_id for one in held}
+        assert sum(one.weight for one in few) == pytest.approx(len(held))
+
 
 def write(folder: Path, rows: list[object], **fields: object) -> str:
     """A suite of the user's own, by its path."""
@@ -155,6 +171,15 @@ def test_a_suite_is_one_yaml_and_at_most_one_function(tmp_path: Path) -> None:
     (tmp_path / "other.py").write_text("def loud(expect, answer):\n    return None\n")
     assert scorer_version("other.py:loud", tmp_path) != before
     assert str(tmp_path) not in chosen.model_copy(update={"name": ""}).model_dump_json(), "a path in the protocol"
+
+
+def test_tasks_that_lie_in_one_part_alone_are_told(tmp_path: Path) -> None:
+    """A cluster is never divided."""
+    mine = write(tmp_path, [{**ROW, "id": f"{task}{n}", "task": task, "cluster": task} for task in "ab" for n in "12"])
+    parts = [expected(suite(mine), EvalSection(suites=(mine,), held_back=0.5, limit=1, part=part), None)
+             for part in ("search", "held_back")]
+    assert sorted(one.elsewhere for one in parts) == [("a",), ("b",)]
+    assert [(one.items, one.clusters) for one in parts] == [(1, 1)] * 2
 
 
 def test_what_lies_outside_the_package_is_part_of_the_stage(tmp_path: Path) -> None:

@@ -54,8 +54,8 @@ HARMLESS: dict[str, dict[str, tuple[str, ...]]] = {
                 "train.probe", "train.save_dtype", "train.gradient_checkpointing", "train.compile", "train.processes",
                 "train.shard", "model.precision", "data.pack", "data.sources.0.weight", "train.replay.sources.0.weight",
                 *(f"eval.{one}" for one in (
-                    "limit", "limits", "share", "batch_tokens", "max_new_tokens", "backend", "looks", "floor_items",
-                    "refusal_scorer", "refusal_labels", "parity"))),
+                    "limit", "limits", "share", "held_back", "part", "batch_tokens", "max_new_tokens", "backend",
+                    "looks", "floor_items", "refusal_scorer", "refusal_labels", "parity"))),
         "how a source is fetched": ("data.sources.0.streaming", "train.replay.sources.0.streaming"),
         "what lies in these folders is in the stamp of the suites that read it": ("eval.include_path",
                                                                                  "eval.data_path")},
