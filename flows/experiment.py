@@ -19,6 +19,7 @@ from sft_core.config.file import LoadedConfig, load
 from sft_core.errors import GateFailed, SftError
 from tasks.evaluate import base_subject, evaluate, floors, tuned_subject
 from tasks.experiment import open_experiment
+from tasks.interpolate import interpolate
 from tasks.judge import judged
 from tasks.measure import Against
 from tasks.mirror import mirrored
@@ -109,7 +110,7 @@ def experiment(loaded: LoadedConfig, place: Workspace, tracker: Tracker, parent_
         base = evaluate(subject, config.eval, place)
         floor = floors(subject, base, config.eval, place)
         foresee(base, config.gate, config.eval.looks, place)
-        trained = train(config, prepared, place, run.follow)
+        trained = interpolate(config, prepared, train(config, prepared, place, run.follow), place)
         tuned = evaluate(tuned_subject(config, trained), config.eval, place, against=Against(base, config.gate))
         base, tuned = judged(base, tuned, config.eval.judge, place, run.folder / "evaluation")
         found = certificate(trained, config, place)

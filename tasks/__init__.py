@@ -10,6 +10,7 @@ apart.py       calls in processes of their own
 measure.py     evaluation in this process, or in one for each GPU
 evaluate.py    the stage evaluate, of base, tuned model or anything else
 train.py       the stage train
+interpolate.py the stage interpolate
 judge.py       open-ended answers judged by an LLM or by people
 verdict.py     base results × tuned results → verdict, regressions, flips
 experiment.py  one run: its folder and its place in the tracker

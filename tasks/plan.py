@@ -29,6 +29,7 @@ from eval_suites.verdict.power import (
 from sft_core.config.experiment import ExperimentConfig
 from tasks.doctor import cut
 from tasks.evaluate import base_subject, known, tuned_subject
+from tasks.interpolate import interpolated_stage
 from tasks.pace import NOTHING, Span, evaluation_span, training_span
 from tasks.prepare import prepare
 from tasks.stages import Done, Workspace
@@ -158,8 +159,9 @@ def plan_of(config: ExperimentConfig, prepared: Done, place: Workspace, times: f
     begun = any((stage.work / "checkpoints").glob("*"))
     trained = "found" if stage.result() is not None else "continues" if begun else "to do"
     base = known(base_subject(config, prepared), config.eval, place)
-    done = Done(stage.fingerprint, stage.work, {}, reused=True)
-    tuned = known(tuned_subject(config, done), config.eval, place) if trained == "found" else {}
+    last = stage if config.train.interpolate == 1.0 else interpolated_stage(config, stage.fingerprint, place)
+    done = Done(last.fingerprint, last.work, {}, reused=True)
+    tuned = known(tuned_subject(config, done), config.eval, place) if last.result() is not None else {}
     chosen = named_suites(config.eval.suites)
     terms = terms_of(config.gate, (one.kind for one in chosen.values()), config.eval.looks)
     suites = tuple(_asked(one, config, base.get(name), name in tuned, _Where(outlook, place, terms))

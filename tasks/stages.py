@@ -86,6 +86,7 @@ CODE: dict[str, tuple[str, ...]] = {
     "questions": ("eval_suites.asking.questions",),
     "reference": ("sft_core.train.reference",),
     "train": ("sft_core.train.engine",),
+    "interpolate": ("sft_core.train.interpolate",),
     "probe": ("eval_suites.asking.probe",),
     "evaluate": ("eval_suites.asking.run",),
     "looks": ("eval_suites.verdict.sequential",),

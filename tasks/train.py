@@ -101,7 +101,7 @@ def trained_stage(config: ExperimentConfig, prepared: Done, place: Workspace) ->
     """
     section = config.train
     asked = section.model_dump(mode="json", by_alias=True, exclude={
-        **dict.fromkeys(NO_WEIGHT, True), "replay": {"sources": True}})
+        **dict.fromkeys(NO_WEIGHT, True), "interpolate": True, "replay": {"sources": True}})
     weights = {name: weight for name, weight in inputs_of(config, prepared, place).weights.items() if weight != 1.0}
     # A probe that can stop the run decides what it learns; others only tell.
     deciding = named_suites(section.probe.suites).get(section.stopping.metric)

@@ -122,7 +122,7 @@ class StoppingSection(Section):
 
 TRL_TRAINS = frozenset({"engine", "method", "epochs", "rows_per_step", "micro_rows", "optim", "lora",
                         "checkpoint_every_s", "keep_checkpoints", "validate_every_steps", "save_dtype",
-                        "gradient_checkpointing"})
+                        "interpolate", "gradient_checkpointing"})
 """Fields of TrainSection that `engine: trl` carries out; of `replay` and `kl` it accepts only that they are off."""
 
 
@@ -177,6 +177,10 @@ class TrainSection(Section):
     save_dtype: SaveDtype = "auto"
     """Weights of the saved model. `base`: in the base's dtype, rounded to the nearest or, where that loses more than a
     tenth of the gain in validation loss, stochastically; `float32`; `auto`: as `base`, and float32 where both lose."""
+    interpolate: Share = 1.0
+    """How far from the base to the trained weights the model goes that is evaluated, saved and recorded (α of WiSE-FT,
+    Wortsman et al. 2022): 1 is the trained model, 0.5 has half of every change. Training itself does not hang on it,
+    so that further values cost an evaluation each."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third slower."""
     compile: bool = False

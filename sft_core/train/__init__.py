@@ -25,6 +25,7 @@ rounding.py    dtype and rounding of the saved weights, and what they keep of th
 artifact.py    the served model folder and its card
 adapter.py     an adapter's folder and its merge
 saving.py      trained weights → model folder, read back
+interpolate.py a model on the way from base to trained
 finish.py      the end of a run, for both engines: checks, saving, report
 trainer.py     the loop: steps, events, checkpoints, resume
 launch.py      the loop by several processes, started by torchrun

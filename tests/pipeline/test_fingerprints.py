@@ -52,7 +52,8 @@ HARMLESS: dict[str, dict[str, tuple[str, ...]]] = {
                 "train.optim", "train.lora", "train.kl", "train.replay.lambda", "train.replay.tokens_per_step",
                 "train.checkpoint_every_s", "train.keep_checkpoints", "train.validate_every_steps", "train.stopping",
                 "train.probe", "train.save_dtype", "train.gradient_checkpointing", "train.compile", "train.processes",
-                "train.shard", "model.precision", "data.pack", "data.sources.0.weight", "train.replay.sources.0.weight",
+                "train.shard", "train.interpolate", "model.precision", "data.pack", "data.sources.0.weight",
+                "train.replay.sources.0.weight",
                 *(f"eval.{one}" for one in (
                     "limit", "limits", "share", "held_back", "part", "batch_tokens", "max_new_tokens", "backend",
                     "looks", "floor_items", "refusal_scorer", "refusal_labels", "parity"))),
@@ -60,7 +61,7 @@ HARMLESS: dict[str, dict[str, tuple[str, ...]]] = {
         "what lies in these folders is in the stamp of the suites that read it": ("eval.include_path",
                                                                                  "eval.data_path")},
     "train": _NEVER | {
-        ROWS: (*_PREPARES, *(f"train.replay.sources.0.{one}" for one in _READ)), LATER: ("eval",),
+        ROWS: (*_PREPARES, *(f"train.replay.sources.0.{one}" for one in _READ)), LATER: ("eval", "train.interpolate"),
         ROUNDING: ("model.attention", "train.micro_rows", "train.micro_tokens", "train.gradient_checkpointing",
                    "train.compile", "train.processes", "train.shard"),
         "when a run is saved": ("train.checkpoint_every_s", "train.keep_checkpoints")},
@@ -73,7 +74,7 @@ HARMLESS: dict[str, dict[str, tuple[str, ...]]] = {
                                        "checkpoint_every_s", "keep_checkpoints", "validate_every_steps", "stopping",
                                        "probe", "save_dtype", "gradient_checkpointing", "compile", "processes", "shard",
                                        "lora.rank", "lora.alpha", "lora.dropout", "lora.target_modules",
-                                       "lora.modules_to_save", "lora.rslora", "lora.dora"))},
+                                       "interpolate", "lora.modules_to_save", "lora.rslora", "lora.dora"))},
     "evaluate": _NEVER | {
         BEFORE: ("seed", "data", "template", "train"),
         "what lies in these folders is in the stamp of the suites that read it": ("eval.include_path",
