@@ -13,6 +13,7 @@ from flows.around import around
 from infra.contract import Tracker
 from infra.orchestrator import HOOKS, outcome
 from infra.settings import read_settings
+from infra.shared_stages import shared_stages
 from infra.watching import only_to_prefect
 from sft_core.config.experiment import ExperimentConfig, TrackingSection
 from sft_core.config.file import LoadedConfig, load
@@ -37,10 +38,11 @@ def workspace(config: ExperimentConfig | None = None) -> Workspace:
     """The workspace that the settings name, with the configuration's mirror in front.
 
     Raises:
-        ConfigError: `data.mirror` names a folder that is not there.
+        ConfigError: `data.mirror` names a folder that is not there, or there is no server to share stages on.
     """
     settings = read_settings()
-    return mirrored(Workspace(settings.workspace, settings.mirror), config.data.mirror if config else None)
+    elsewhere = shared_stages(settings, config.tracking.uri if config else None)
+    return mirrored(Workspace(settings.workspace, settings.mirror, elsewhere), config.data.mirror if config else None)
 
 
 def connect(tracking: TrackingSection | None = None, *, make: bool = True) -> Tracker:

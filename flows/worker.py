@@ -17,6 +17,7 @@ from flows import trial as one_trial
 from infra.contract import OTHER_VERSIONS, Aim, Study, Trial
 from infra.cuda import a_gpu_alone
 from infra.settings import Settings
+from infra.shared_stages import shared_stages
 from infra.study import open_study, read_aim
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.file import load, trial_config
@@ -47,7 +48,8 @@ def work(name: str, settings: Settings, storage: str | None = None, trials: int 
     aim = read_aim(name, settings.workspace, storage)
     config = _config_of(aim)
     assert config.search is not None, "a sweep has one"
-    place = mirrored(Workspace(settings.workspace, settings.mirror), config.data.mirror)
+    elsewhere = shared_stages(settings, config.tracking.uri)
+    place = mirrored(Workspace(settings.workspace, settings.mirror, elsewhere), config.data.mirror)
     folder = settings.workspace / "sweeps" / name
     folder.mkdir(parents=True, exist_ok=True)
     with (a_gpu_alone(settings.workspace, config.model.device) as environment,

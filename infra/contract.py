@@ -56,15 +56,8 @@ class Tracker(Protocol):
     """The URI for people and files: without its password."""
     workspace: Path
 
-    def start_run(
-        self,
-        name: str,
-        run_key: str,
-        params: Mapping[str, object],
-        config_text: str,
-        tags: Mapping[str, str],
-        parent_run_id: str | None = None,
-    ) -> str:
+    def start_run(self, name: str, run_key: str, params: Mapping[str, object], config_text: str,
+                  tags: Mapping[str, str], parent_run_id: str | None = None) -> str:
         """Open the run of this key, the earlier one where there is one (finished, failed or left RUNNING by a kill).
 
         Args:
@@ -152,6 +145,9 @@ class Tracker(Protocol):
         Raises:
             TrackingError: none, or a prefix of several; the message lists the latest runs.
         """
+
+    def runs_of(self, run_key: str) -> list[TrackedRun]:
+        """The runs of this key, the latest first: several where machines opened it at the same time."""
 
     def recent(self, limit: int, parent_run_id: str | None = None) -> list[TrackedRun]:
         """The latest runs first; with a parent, the trials of that sweep."""

@@ -82,13 +82,16 @@ class Settings:
     """Prefect's state folder (PREFECT_HOME); by default inside the workspace."""
     study_storage: str | None = None
     """Optuna storage URL of sweeps that name none (SFT_STUDY_STORAGE); None: a journal in the workspace."""
+    share: bool = False
+    """Finished stages that all trials of a sweep have in common are kept on the MLflow server, for machines that have
+    no workspace in common (SFT_SHARE=mlflow)."""
 
 
 def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     """Read the environment once. Empty variables count as unset.
 
     Raises:
-        ConfigError: SFT_MIRROR is not a folder, or SFT_HOME is a file.
+        ConfigError: SFT_MIRROR is not a folder, SFT_HOME is a file, or SFT_SHARE is not known.
     """
 
     def given(name: str) -> str | None:
@@ -102,6 +105,9 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     if mirror and not mirror.is_dir():
         raise ConfigError(f"SFT_MIRROR={mirror} is not a folder; set it to a folder that holds hub ids as "
                           "sub-folders (openai/gsm8k/…), or unset it")
+    if (share := given("SFT_SHARE")) not in (None, "mlflow"):
+        raise ConfigError(f"SFT_SHARE={share} is no place for finished stages; set it to mlflow (the artifacts of the "
+                          "MLflow server), or unset it")
     home = given("PREFECT_HOME")
     return Settings(
         workspace=workspace,
@@ -110,6 +116,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         prefect_api_url=given("PREFECT_API_URL") or _profile_api_url(Path(home or "~/.prefect").expanduser()),
         prefect_home=Path(home).expanduser().absolute() if home else workspace / "prefect",
         study_storage=absolute_uri(given("SFT_STUDY_STORAGE")),
+        share=share is not None,
     )
 
 
@@ -156,6 +163,8 @@ def job_environment(settings: Settings) -> dict[str, str]:
         block["SFT_MIRROR"] = str(settings.mirror)
     if settings.study_storage:
         block["SFT_STUDY_STORAGE"] = settings.study_storage
+    if settings.share:
+        block["SFT_SHARE"] = "mlflow"
     return block
 
 

@@ -112,22 +112,15 @@ class MlflowTracker(Tracker):
     def _client(self) -> MlflowClient:
         return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)  # which makes a database that is not there
 
-    def start_run(
-        self,
-        name: str,
-        run_key: str,
-        params: Mapping[str, object],
-        config_text: str,
-        tags: Mapping[str, str],
-        parent_run_id: str | None = None,
-    ) -> str:
+    def start_run(self, name: str, run_key: str, params: Mapping[str, object], config_text: str,
+                  tags: Mapping[str, str], parent_run_id: str | None = None) -> str:
         digest = hashlib.sha256(config_text.encode()).hexdigest()
         wanted = {**tags, RUN_KEY: run_key, "sft.config_sha256": digest}
         if parent_run_id:
             wanted["mlflow.parentRunId"] = parent_run_id
         lock = self.workspace / "locks" / f"run-{hashlib.sha256(run_key.encode()).hexdigest()[:16]}"
         with _door(self.uri, f"start the run {name}"), exclusive(lock):
-            found = self._search(f"tags.`{RUN_KEY}` = '{naming.quoted(run_key)}'", 1)
+            found = self._of_key(run_key)
             run = found[0] if found else self._client.create_run(self.experiment_id, tags=wanted, run_name=name)
             run_id = str(run.info.run_id)
             if found:
@@ -280,6 +273,10 @@ class MlflowTracker(Tracker):
         what = "is the start of several run ids" if found else "is no run (name, id or id prefix)"
         raise TrackingError(f"{ref} {what} in {self.uri}; the latest runs: {latest or 'none yet'}")
 
+    def runs_of(self, run_key: str) -> list[TrackedRun]:
+        with _door(self.uri, f"look for the run {run_key}"):
+            return [_info(run) for run in self._of_key(run_key)]
+
     def recent(self, limit: int, parent_run_id: str | None = None) -> list[TrackedRun]:
         condition = f"tags.`mlflow.parentRunId` = '{parent_run_id}'" if parent_run_id else ""
         with _door(self.uri, "list the runs"):
@@ -293,6 +290,9 @@ class MlflowTracker(Tracker):
     def artifacts(self, run_id: str) -> frozenset[str]:
         with _door(self.uri, f"list the artifacts of run {run_id}"):
             return frozenset(entry.path for entry in self._client.list_artifacts(run_id))
+
+    def _of_key(self, run_key: str) -> list[Run]:
+        return self._search(f"tags.`{RUN_KEY}` = '{naming.quoted(run_key)}'", 9)
 
     def _search(self, condition: str, limit: int, experiments: list[str] | None = None) -> list[Run]:
         ids = experiments or list(filter(None, [self.experiment_id]))

@@ -1,6 +1,7 @@
 """Prefect tasks: one thin task per stage. Check the mark, call the core, record, return what was found.
 
 stages.py      the workspace; look at the mark, then make
+shared.py      a stage that another machine may have made, or may need
 mirror.py      local folders that stand for the hub
 pace.py        how fast earlier runs of a model went on this machine, and how fast a new one will
 needs.py       what a run needs besides its configuration

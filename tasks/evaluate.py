@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from eval_suites.backends.generate import ChatForm
 
 log = logging.getLogger("sft")
+BASE = "base"
 
 
 class Subject(NamedTuple):
@@ -47,7 +48,7 @@ class Subject(NamedTuple):
 
 def base_subject(config: ExperimentConfig, prepared: Done) -> Subject:
     """The base, asked through the run's template so that its answers pair with the tuned model's."""
-    return Subject("base", config.model, prepared.folder / "template.json")
+    return Subject(BASE, config.model, prepared.folder / "template.json")
 
 
 def tuned_subject(config: ExperimentConfig, trained: Done) -> Subject:
@@ -225,8 +226,9 @@ def _stages(subject: Subject, section: EvalSection, place: Workspace, occasion: 
         "" if is_endpoint(subject.model.path) else str(compute_dtype(subject.model, device)), occasion,
     )
     template = read_json(subject.template) if subject.template else None
+    opened = place.shared if subject.label == BASE else place.stages.open  # a tuned model is asked where it lies
     return {
-        name: place.stages.open("evaluate", fingerprint(
+        name: opened("evaluate", fingerprint(
             *common, suite_stamp(chosen, section, place.mirror), section.limit_of(name),
             template if chosen.through_template else None))
         for name, chosen in named_suites(section.suites).items()
@@ -288,7 +290,7 @@ def floors(subject: Subject, results: Mapping[str, SuiteResult], section: EvalSe
     if is_endpoint(subject.model.path) or not section.floor_items:
         return {}
     chosen = named_suites(section.suites)
-    stages = {name: place.stages.open("floors", fingerprint(
+    stages = {name: place.shared("floors", fingerprint(
         "floors", version("floors"), (one.model, one.protocol_hash, one.backend, one.n), section.floor_items,
         section.batch_tokens, section.limit_of(name), outside(chosen[name], section, place.mirror)))
         for name, one in results.items() if one.score is not None}

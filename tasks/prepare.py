@@ -52,7 +52,7 @@ def prepared_stage(config: ExperimentConfig, place: Workspace) -> Stage:
              source_digest(source, scratch=place.scratch, mirror=place.mirror)) for source in sources
         ], len(config.data.sources),
     )
-    return place.stages.open("prepare", stamp)
+    return place.shared("prepare", stamp)
 
 
 def _text_of(path: str | None) -> str | None:

@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from infra.shared_stages import SharedStages
 from sft_core.stage import Stage, StageStore
 from sft_core.stopping import check
 from sft_core.versions import code_version
+from tasks.shared import SharedStage
 
 log = logging.getLogger("sft")
 WORTH_TELLING_S = 1.0
@@ -21,11 +23,18 @@ class Workspace(NamedTuple):
 
     root: Path
     mirror: Path | None
+    elsewhere: SharedStages | None = None
+    """Where other machines keep finished stages, and look for ours."""
 
     @property
     def stages(self) -> StageStore:
         """All stage folders."""
         return StageStore(self.root / "stages")
+
+    def shared(self, name: str, stamp: str) -> Stage:
+        """A stage that many runs have in common; other machines may have made it, and may need it."""
+        stage = self.stages.open(name, stamp)
+        return SharedStage(name, stamp, stage.folder, self.elsewhere) if self.elsewhere else stage
 
     @property
     def runs(self) -> Path:

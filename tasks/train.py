@@ -78,19 +78,33 @@ def _trained(config: ExperimentConfig, prepared: Done, place: Workspace, follow:
              until: Until | None = None) -> dict[str, object]:
     """Train in the work folder of its stage; what is kept of the report."""
     from sft_core.train.engine import engine_of
-    from sft_core.train.reference import with_reference
 
-    inputs, kl = inputs_of(config, prepared, place), config.train.kl
     where = whereabouts(config, place)
-    if kl.beta > 0 and kl.reference == "cache":
-        kept = reference_stage(config, prepared, place)
-        with kept.lock():
-            inputs = with_reference(inputs, config.train, kept.resume())
-            kept.finish({})
+    inputs = referenced(config, prepared, place)
     engine = engine_of(config.train, _probe(config, prepared, place) if config.train.probe.suites else None)
     report = engine(inputs, config.train, trained_stage(config, prepared, place).resume(), on_events=follow,
                     sync_every_s=config.tracking.sync_every_s, until=until)
     return {**json.loads(json.dumps(asdict(report), default=str)), "pace": training_pace(config, where)}
+
+
+def referenced(config: ExperimentConfig, prepared: Done, place: Workspace) -> TrainInputs:
+    """What the trainer is given, with what the base says of it where `kl.reference: cache` asks for that: found, or
+    made now.
+
+    Raises:
+        TrainingError, ModelError: the base cannot be asked.
+    """
+    from sft_core.train.reference import with_reference
+
+    inputs, kl = inputs_of(config, prepared, place), config.train.kl
+    if kl.beta == 0 or kl.reference != "cache":
+        return inputs
+    kept = reference_stage(config, prepared, place)
+    with kept.lock():
+        inputs = with_reference(inputs, config.train, kept.resume())
+        if kept.take() is None:
+            kept.finish({})
+    return inputs
 
 
 def trained_stage(config: ExperimentConfig, prepared: Done, place: Workspace) -> Stage:
@@ -115,7 +129,7 @@ def trained_stage(config: ExperimentConfig, prepared: Done, place: Workspace) ->
 def reference_stage(config: ExperimentConfig, prepared: Done, place: Workspace) -> Stage:
     """What the base says of these examples, for `kl.reference: cache`; shared by all trials of a sweep, because it
     hangs on the base as it is held and on the examples alone."""
-    return place.stages.open("reference", fingerprint(
+    return place.shared("reference", fingerprint(
         "reference", version("reference"), *_read(config, prepared, place), config.train.lora.quantize))
 
 

@@ -58,7 +58,7 @@ def foresee(base: Results, gate: GateSection, looks: int, place: Workspace) -> N
 
     known = {name: (one.protocol_hash, one.model, one.n, one.score) for name, one in base.items()}
     terms = terms_of(gate, (one.kind for one in base.values()), looks)
-    stage = place.stages.open("power", fingerprint("power", version("power"), known, gate, looks))
+    stage = place.shared("power", fingerprint("power", version("power"), known, gate, looks))
     for line in once(stage, lambda _: {"said": [foreseen(one, terms) for one in base.values()]}).result["said"]:
         log.info("%s", line)
 

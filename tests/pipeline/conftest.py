@@ -14,7 +14,8 @@ from sqlalchemy import create_engine, text
 
 from bench.postgres import NoPostgres
 from bench.postgres import postgres as real_postgres
-from infra.servers import free_port, start_prefect
+from infra.servers import Service, free_port, start_mlflow, start_prefect
+from infra.settings import MLFLOW_BLOCK, TELEMETRY_OFF
 
 POSTGRES_PASSWORD = "s3cr3t/Pa55"  # with a character that a URL has to quote
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,6 +32,25 @@ SMALL = {
     "eval": {"suites": ["tiny_mmlu", "tiny_refusal"], "limit": 6, "max_new_tokens": 8},
     "tracking": {"experiment": "tests"},
 }
+
+
+@pytest.fixture(scope="session")
+def mlflow_services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Service]]:
+    """A real MLflow server on loopback that keeps artifacts itself; who kills it appends the next one."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**TELEMETRY_OFF, **MLFLOW_BLOCK}.items():
+            patch.setenv(name, value)
+        running = [start_mlflow(tmp_path_factory.mktemp("mlflow"), free_port())]
+    yield running
+    running[-1].stop(kill=True)
+
+
+@pytest.fixture
+def mlflow_url(mlflow_services: list[Service], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The server's address; this process talks to it as ours do."""
+    for name, value in {**TELEMETRY_OFF, **MLFLOW_BLOCK}.items():
+        monkeypatch.setenv(name, value)
+    return mlflow_services[-1].url
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
@@ -26,32 +27,10 @@ from sft_core.errors import TrackingError
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class Server:
-    """A real MLflow server that can be killed and started again with the same data at the same address."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.port = free_port()
-        self.service: Service = start_mlflow(folder, self.port)
-
-    def kill(self) -> None:
-        self.service.stop(kill=True)
-
-    def start(self) -> None:
-        self.service = start_mlflow(self.folder, self.port)
-
-
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {**TELEMETRY_OFF, **MLFLOW_BLOCK}.items():
         monkeypatch.setenv(name, value)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = Server(tmp_path_factory.mktemp("mlflow"))
-    yield running
-    running.service.stop(kill=True)
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +41,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(params=["sqlite", "server"])
 def tracker(request: pytest.FixtureRequest, tmp_path: Path) -> Tracker:
     """Every test sees an experiment of its own."""
-    if request.param == "sqlite":
-        uri = request.getfixturevalue("database")
-    else:
-        uri = request.getfixturevalue("server").service.url
+    uri = request.getfixturevalue("database") if request.param == "sqlite" else request.getfixturevalue("mlflow_url")
     return open_tracker(uri, f"e-{uuid4().hex}", tmp_path / "workspace")
 
 
@@ -255,14 +231,14 @@ def test_a_model_is_stored_once_where_the_store_is_a_folder(tmp_path: Path,
         tracker.resolve_alias(name, "champion")
 
 
-def test_a_copy_is_one_where_it_is_asked_for_or_nothing_else_can_be(tmp_path: Path, server: Server) -> None:
+def test_a_copy_is_one_where_it_is_asked_for_or_nothing_else_can_be(tmp_path: Path, mlflow_url: str) -> None:
     folder, files = model_of(tmp_path / "model"), {"config.yaml", "model.json"}
     local = open_tracker(f"sqlite:///{tmp_path}/mlflow.db", "e", tmp_path / "workspace")
     run_id = start(local)
     local.log_model(run_id, folder, "copy")
     (copy,) = (tmp_path / "workspace").rglob("model.safetensors")
     assert copy.stat().st_ino != (folder / "model.safetensors").stat().st_ino
-    remote = open_tracker(server.service.url, f"e-{uuid4().hex}", tmp_path / "workspace")
+    remote = open_tracker(mlflow_url, f"e-{uuid4().hex}", tmp_path / "workspace")
     named, sent = start(remote, key="named"), start(remote, key="sent")
     remote.log_model(named, folder, "link")
     assert remote.artifacts(named) == files
@@ -315,9 +291,10 @@ def test_trials_are_nested_in_their_sweep(tracker: Tracker) -> None:
 
 
 def test_a_server_that_dies_does_not_stop_training_and_loses_nothing(
-    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    mlflow_services: list[Service], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tracker = open_tracker(server.service.url, f"e-{uuid4().hex}", tmp_path)
+    server = mlflow_services[-1]
+    tracker = open_tracker(server.url, f"e-{uuid4().hex}", tmp_path)
     run_id = start(tracker)
     events, mark = tmp_path / "events.jsonl", tmp_path / "mark.json"
     written = 0
@@ -330,7 +307,7 @@ def test_a_server_that_dies_does_not_stop_training_and_loses_nothing(
 
     train_on()
     assert tracker.follow(run_id, events, mark)
-    server.kill()
+    server.stop(kill=True)
     try:
         began = time.monotonic()
         for _ in range(100):
@@ -342,7 +319,7 @@ def test_a_server_that_dies_does_not_stop_training_and_loses_nothing(
         with pytest.raises(TrackingError, match="could not log metrics: .*repeat the command"):
             tracker.log_metrics(run_id, {"x": 1.0})
     finally:
-        server.start()
+        mlflow_services.append(start_mlflow(server.log.parent, urlsplit(server.url).port or 0))
     assert not tracker.follow(run_id, events, mark)  # it was down a moment ago: training is not kept waiting
     assert tracker.follow(run_id, events, mark, last=True)
     assert history(tracker, run_id, "train/loss") == [(n, float(n)) for n in range(written)]
