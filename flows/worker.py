@@ -32,8 +32,8 @@ from tasks.versions import differing, found_here
 log = logging.getLogger("sft")
 FAILED_IN_A_ROW = 3
 WAIT_S = 2.0
-HEAVY = ("flows.experiment", "infra.tracking", "eval_suites.asking.run", "sft_core.model.load",
-         "sft_core.train.engine", "transformers", "peft")
+HEAVY = ("flows.experiment", "infra.tracking", "mlflow.store.tracking.sqlalchemy_store", "eval_suites.asking.run",
+         "eval_suites.report.plot", "sft_core.model.load", "sft_core.train.engine", "transformers", "peft")
 """What a trial imports sooner or later."""
 
 

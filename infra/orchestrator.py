@@ -19,7 +19,8 @@ from typing import Any, ParamSpec, TypedDict, TypeVar
 from uuid import UUID
 
 import httpx
-from prefect import Flow, get_client
+from prefect import Flow, Task, get_client
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.events.worker import EventsWorker
 from prefect.exceptions import ObjectNotFound, PrefectException
@@ -27,6 +28,7 @@ from prefect.flows import FlowStateHook
 from prefect.logging.handlers import APILogWorker
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.utilities.annotations import quote
 
 from infra.alive import Held, Note
 from infra.reach import why_unreachable
@@ -40,6 +42,25 @@ LOST = (httpx.HTTPError, PrefectException, RuntimeError)
 """What Prefect's client raises where its server does not answer, or not as it should."""
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class _Quoted(Task[P, R]):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        call: Callable[..., Any] = super().__call__
+        return call(*map(quote, args), **{name: quote(value) for name, value in kwargs.items()})
+
+
+def stage_task(name: str, run_name: str | None = None) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """Decorates a stage as a Prefect task that keeps no results of its own.
+
+    Its arguments are quoted: Prefect would look for futures in them twice, item by item, which takes seconds of a trial
+    whose stages are all found, and there are none.
+
+    Args:
+        name: of the task.
+        run_name: of its runs, with the arguments in braces; None: what Prefect makes of the name.
+    """
+    return lambda stage: _Quoted(stage, name=name, cache_policy=NO_CACHE, task_run_name=run_name)
 
 
 def outcome(flow: Flow[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

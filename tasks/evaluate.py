@@ -10,9 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from eval_suites.backends.endpoint import Endpoint
 from eval_suites.lm_door.data import outside
 from eval_suites.results import SuiteResult, read_results, write_results
@@ -20,6 +17,7 @@ from eval_suites.scorers.custom import scorer_version
 from eval_suites.statistics.floor import Floor
 from eval_suites.suites.suite import Suite, named_suites, suite
 from infra.contract import Tracker
+from infra.orchestrator import stage_task
 from infra.settings import secret, server_key
 from sft_core.config.data import ModelSection, TemplateSection
 from sft_core.config.evaluate import EvalSection, suite_name
@@ -141,7 +139,7 @@ def path_of(reference: str, place: Workspace, tracker: Opener) -> str:
     return str(model)
 
 
-@task(name="evaluate", cache_policy=NO_CACHE, task_run_name="evaluate-{subject.label}")
+@stage_task("evaluate", "evaluate-{subject.label}")
 def evaluate(
     subject: Subject, section: EvalSection, place: Workspace, occasion: str = "", against: Against | None = None
 ) -> dict[str, SuiteResult]:
@@ -276,7 +274,7 @@ def _measure(subject: Subject, section: EvalSection, place: Workspace, stages: M
     return partial
 
 
-@task(name="floors", cache_policy=NO_CACHE, task_run_name="floors-{subject.label}")
+@stage_task("floors", "floors-{subject.label}")
 def floors(subject: Subject, results: Mapping[str, SuiteResult], section: EvalSection,
            place: Workspace) -> dict[str, Floor]:
     """The A/A floor of every suite that has scores: found, or measured now. Servers have none: their batches are their

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from eval_suites.asking.questions import eval_items
 from eval_suites.lm_door.data import outside
 from eval_suites.suites.suite import named_suites
+from infra.orchestrator import stage_task
 from sft_core.config.data import SourceSection
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.data.curate.decontaminate import EvalItem
@@ -69,7 +67,7 @@ def _wanted(config: ExperimentConfig, place: Workspace) -> Sequence[EvalItem]:
                       scratch=place.scratch, data_path=data_path)
 
 
-@task(name="prepare", cache_policy=NO_CACHE)
+@stage_task("prepare")
 def prepare(config: ExperimentConfig, place: Workspace) -> Done:
     """Prepare the training data of an experiment, or find it prepared.
 

@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
-from prefect.cache_policies import NO_CACHE
 
 from eval_suites.report.readings import readings
 from eval_suites.results import SuiteResult, write_results
 from eval_suites.verdict.verdict import Verdict
 from infra import orchestrator
+from infra.orchestrator import stage_task
 from sft_core.names import file_name
 from sft_core.stage import write_json
 from tasks.experiment import Experiment
@@ -29,7 +28,7 @@ SHARED = ("item_id", "task", "prompt", "target", "ids")
 SIDED = ("score", "answer", "why")
 
 
-@task(name="record", cache_policy=NO_CACHE)
+@stage_task("record")
 def record(
     run: Experiment, prepared: Done, trained: Done, results: Mapping[str, Mapping[str, SuiteResult]], verdict: Verdict
 ) -> dict[str, Any]:

@@ -9,10 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from eval_suites.suites.suite import named_suites
+from infra.orchestrator import stage_task
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.train import NO_WEIGHT
 from sft_core.data.sources import name_of
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
     from sft_core.train.inputs import TrainInputs
 
 
-@task(name="train", cache_policy=NO_CACHE)
+@stage_task("train")
 def train(config: ExperimentConfig, prepared: Done, place: Workspace, follow: Callable[[Path], None]) -> Done:
     """Train, or find the trained model; `follow` is called now and then with the events written so far.
 

@@ -7,9 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from eval_suites.judge.talk import unjudged
 from eval_suites.report.tables import Names, Report, report
 from eval_suites.results import SuiteResult, mean_metric, reason, write_results
@@ -18,6 +15,7 @@ from eval_suites.statistics.pairing import mean_score
 from eval_suites.verdict.flips import Flip, flips, word_diff
 from eval_suites.verdict.outcome import shown_score
 from eval_suites.verdict.verdict import Check, Verdict, compare
+from infra.orchestrator import stage_task
 from sft_core.config.evaluate import JUDGED, GateSection
 from sft_core.stage import fingerprint, write_json, write_text
 from tasks.stages import Workspace, once, version
@@ -29,7 +27,7 @@ Results = Mapping[str, SuiteResult]
 log = logging.getLogger("sft")
 
 
-@task(name="verdict", cache_policy=NO_CACHE)
+@stage_task("verdict")
 def reach_verdict(
     base: Results, tuned: Results, gate: GateSection, contaminated: Mapping[str, Collection[str]] | None = None,
     floors: Mapping[str, Floor] | None = None, checks: Sequence[Check] = (),
