@@ -39,7 +39,7 @@ def train(config: ExperimentConfig, prepared: Done, place: Workspace, follow: Ca
     return done
 
 
-@task(name="train-until", cache_policy=NO_CACHE)
+@stage_task("train-until")
 def train_until(config: ExperimentConfig, prepared: Done, place: Workspace, follow: Callable[[Path], None],
                 share: float) -> Done:
     """Train up to a share of the steps, or find the model of that moment: in the folder `model`. `train`, or a larger
