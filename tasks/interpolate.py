@@ -7,16 +7,14 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
+from infra.orchestrator import stage_task
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.stage import Stage, fingerprint
 from tasks.stages import Done, Workspace, once, version
 from tasks.train import inputs_of
 
 
-@task(name="interpolate", cache_policy=NO_CACHE)
+@stage_task("interpolate")
 def interpolate(config: ExperimentConfig, prepared: Done, trained: Done, place: Workspace) -> Done:
     """The model that is evaluated, saved and recorded: with `train.interpolate: 1` the trained one itself, else the one
     so far on the way, found or made now, with the report and the events of the training.
