@@ -83,7 +83,8 @@ def sft_sweep(config: str = "flows/configs/sweep.yaml", trials: int | None = Non
             if left := study.remaining():
                 differing(study.aim().versions, here, search)  # after an upgrade; the workers look for themselves
                 _tell_plan(loaded.config, place, left)
-                _watch(study, Crew(search.study, search.storage, min(workers, left), folder), tracker)
+                _watch(study, Crew(search.study, search.storage, min(workers, left), folder), tracker,
+                       search)
             return _report(study, tracker, parent, loaded.config, place)
 
 
@@ -126,7 +127,7 @@ def _parent(loaded: LoadedConfig, tracker: Tracker, study: Study) -> str:
     return tracker.start_run(study.plan.name, key, params, loaded.text, {"sft.kind": "sweep"})
 
 
-def _watch(study: Study, crew: Crew, tracker: Tracker) -> None:
+def _watch(study: Study, crew: Crew, tracker: Tracker, search: SearchSection) -> None:
     """Tell what becomes of trials, wherever they run, until all are over.
 
     Raises:
@@ -144,7 +145,7 @@ def _watch(study: Study, crew: Crew, tracker: Tracker) -> None:
             if not left:
                 return
             if not here:
-                give_up(study)
+                give_up(study, search)
                 why = crew.last_words() or "they went without a word"
                 raise OrchestrationError(f"the workers of this machine have ended and {left} trials are left: {why}; "
                                          "give the same command again: the sweep continues")

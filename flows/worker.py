@@ -19,18 +19,18 @@ from infra.cuda import a_gpu_alone
 from infra.settings import Settings
 from infra.shared_stages import shared_stages
 from infra.study import open_study, read_aim
-from sft_core.config.experiment import ExperimentConfig
+from sft_core.config.experiment import ExperimentConfig, SearchSection
 from sft_core.config.file import load, trial_config
 from sft_core.errors import ConfigError, OrchestrationError
 from sft_core.stopping import sleep
 from tasks.apart import Call, apart
+from tasks.causes import most_common
 from tasks.mirror import mirrored
 from tasks.stages import Workspace
 from tasks.trial import NO_MEMORY, Place, TrialOutcome, plan_of, run_trial
 from tasks.versions import differing, found_here
 
 log = logging.getLogger("sft")
-FAILED_IN_A_ROW = 3
 WAIT_S = 2.0
 HEAVY = ("flows.experiment", "infra.tracking", "mlflow.store.tracking.sqlalchemy_store", "eval_suites.asking.run",
          "eval_suites.report.plot", "sft_core.model.load", "sft_core.train.engine", "transformers", "peft")
@@ -74,15 +74,15 @@ def _config_of(aim: Aim) -> ExperimentConfig:
 
 
 def _work(study: Study, config: ExperimentConfig, place: Place, most: int | None) -> int:
+    assert config.search is not None, "a sweep has one"
     done, waiting = 0, False
-    while study.remaining() and done != most:
-        give_up(study)
+    give_up(study, config.search)
+    while done != most:
         if (trial := study.ask()) is None:
-            if most is not None:
+            if most is not None or not (left := study.remaining()):
                 break
             if not waiting:
-                log.info("each of the %d trials that are left has a worker; waiting, in case one is lost",
-                         study.remaining())
+                log.info("each of the %d trials that are left has a worker; waiting, in case one is lost", left)
             waiting = True
             sleep(WAIT_S)
             continue
@@ -96,15 +96,19 @@ def _work(study: Study, config: ExperimentConfig, place: Place, most: int | None
             log.warning("trial %d was silent for too long and is with another worker; what it found is kept aside in "
                         "the study", trial.number)
         done += 1
+        if found.values is None:
+            give_up(study, config.search)
     return done
 
 
-def give_up(study: Study) -> None:
+def give_up(study: Study, search: SearchSection) -> None:
     """Raises OrchestrationError where so many trials failed one after the other that the next ones will, too."""
-    failed = study.failed_in_a_row()
-    if len(failed) >= FAILED_IN_A_ROW:
-        raise OrchestrationError(f"{len(failed)} trials in a row failed, the last with {failed[-1].notes.get('why')}; "
-                                 "mend the cause and give the same command again: the sweep continues")
+    failed = [row.notes.get("why", "no word") for row in study.failed_in_a_row()]
+    if len(failed) >= search.give_up_after:
+        count, why = most_common(failed)
+        told = f"all of them with: {why}" if count == len(failed) else f"{count} of them with: {why}"
+        raise OrchestrationError(f"{len(failed)} trials in a row failed, {told}; mend the cause and give the same "
+                                 "command again: the sweep continues")
 
 
 def _outcome(config: ExperimentConfig, trial: Trial, place: Place, study: Study) -> TrialOutcome:
@@ -114,7 +118,7 @@ def _outcome(config: ExperimentConfig, trial: Trial, place: Place, study: Study)
                  and row.notes.get(OTHER_VERSIONS, "") == place.other_versions), None)
     if twin is not None:
         return TrialOutcome(twin.values, f"the values of trial {twin.number}", twin.notes.get("run", ""),
-                            excess=twin.excess)
+                            twin.notes.get("run_id", ""), twin.excess)
     short = next((row for row in study.trials() if row.params == trial.params
                   and row.notes.get("why", "").startswith(NO_MEMORY)), None)
     if short is not None:

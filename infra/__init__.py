@@ -19,6 +19,7 @@ watching.py         whether Prefect's server is there; our log in the flow run's
 contract.py         what a tracker and a study must do, whatever stands behind them
 tracking.py         the only door to MLflow: runs, metrics, artifacts, tables, registry
 shared_stages.py    finished stages for other machines, on the MLflow server
+changes.py          which settings a stored study has otherwise
 samplers.py         Optuna's samplers and ranges by name
 study_storage.py    where studies are kept: opened, waited for, shared
 leases.py           who works on which trial

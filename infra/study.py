@@ -7,7 +7,6 @@ and telling happen one at a time, so that nothing is lost or doubled between Opt
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,10 +18,11 @@ import optuna
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from infra.changes import changed
 from infra.contract import NOTHING, Aim, Plan, Study, Trial, TrialRow
 from infra.databases import check_driver, try_connection
 from infra.leases import LEASE_S, FileLeases, Leases, SqlLeases
-from infra.samplers import distribution, queued, sampler
+from infra.samplers import draw, queued, sampler
 from infra.study_storage import AtWork, door, is_for_many, patiently, storage_at
 from sft_core.errors import ConfigError, Interrupted, OrchestrationError
 
@@ -52,7 +52,7 @@ class OptunaStudy(Study):
                 over = sum(one.state.is_finished() for one in self._all())
                 if not self._all():
                     for point in points:
-                        self._study.enqueue_trial(point)
+                        self._study.enqueue_trial(dict(point))
                 known = self._versions() or dict(versions or {})
                 self._study.set_user_attr(AIM, Aim(most, config, parent, over, known)._asdict())
 
@@ -87,10 +87,11 @@ class OptunaStudy(Study):
             # The sampler's random numbers hang on how many were begun: workers that begin together, and a sweep that
             # continues, do not propose the same points.
             self._study.sampler = sampler(self.plan, self.plan.seed + 1000 * begun)
-            trial = self._study.ask({field: distribution(dim) for field, dim in self.plan.space.items()})
+            trial = self._study.ask()
+            values = draw(trial, self.plan.space)
             self._leases.take(trial.number)
         self._asked[trial.number] = trial
-        return Trial(trial.number, dict(trial.params))
+        return Trial(trial.number, values)
 
     def _queue_again(self, trial: FrozenTrial, retries: int) -> None:
         """In an order that may be cut off anywhere: what is still RUNNING comes by here again."""
@@ -220,10 +221,11 @@ def open_study(plan: Plan, workspace: Path, storage: str | None = None, lease_s:
             leases = SqlLeases(kept.engine, plan.name, lease_s)
         with leases.alone():
             study = _opened(kept, plan)
-            if (changed := _changed(study, plan)) and not study.get_trials(states=(TrialState.COMPLETE,)):
-                study, changed = _begun_anew(kept, plan, at_work, leases), ""
-        if changed:
-            raise ConfigError(f"the study {plan.name} in {place} was made with other settings ({changed}); its trials "
+            differs = changed(study.user_attrs[PLAN], plan.identity())
+            if differs and not study.get_trials(states=(TrialState.COMPLETE,)):
+                study, differs = _begun_anew(kept, plan, at_work, leases), ""
+        if differs:
+            raise ConfigError(f"the study {plan.name} in {place} was made with other settings ({differs}); its trials "
                               "cannot be compared with new ones: set search.study to a new name, or restore the "
                               "settings")
         return OptunaStudy(study, plan, leases, at_work)
@@ -283,24 +285,3 @@ def _begun_anew(storage: BaseStorage, plan: Plan, at_work: AtWork, leases: Lease
                                      "or choose another search.study")
         optuna.delete_study(study_name=plan.name, storage=storage)
         return _opened(storage, plan)
-
-
-def _changed(study: optuna.Study, plan: Plan) -> str:
-    """Which settings a stored study has otherwise, with the searched fields by name; nothing where none."""
-    stored, wanted, parts = study.user_attrs[PLAN], plan.identity(), []
-    for part in {**wanted, **stored}:
-        old, new = stored.get(part, []), wanted.get(part, [])
-        if old == new:
-            continue
-        if isinstance(old, dict) and isinstance(new, dict):
-            fields = sorted(key for key in old.keys() | new.keys() if _brief(old.get(key)) != _brief(new.get(key)))
-            parts += [f"{part}.{key}: {_brief(old.get(key))} → {_brief(new.get(key))}" for key in fields]
-        else:
-            parts.append("the rest of the configuration" if part == "context" else part)
-    return "; ".join(parts)
-
-
-def _brief(setting: object) -> str:
-    if isinstance(setting, dict):
-        return json.dumps({key: value for key, value in setting.items() if value is not None and value is not False})
-    return "absent" if setting is None else str(setting)

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from infra.children import Forked, killed_for_memory, last_line
 from infra.contract import NOTHING, Dimension, Plan
+from sft_core.config.conditions import ordered, point_of
 from sft_core.config.experiment import ExperimentConfig, SearchSection
-from sft_core.config.file import flatten
+from sft_core.config.file import override
 from sft_core.config.search import ends, is_whole
 from sft_core.stage import fingerprint, read_json
 from sft_core.stopping import POLL_S, sleep
@@ -53,19 +54,19 @@ class Place(NamedTuple):
 def plan_of(config: ExperimentConfig, search: SearchSection) -> Plan:
     """The sweep in the study's words; its context is everything a trial's values depend on besides the space."""
     rest = config.model_dump(mode="json", by_alias=True, exclude={"search", "tracking", "name"})
-    space = {field: Dimension(*ends(field, span), span.log, span.choices, is_whole(field))
-             for field, span in search.space.items()}
+    space = {field: _dimension(field, search) for field in ordered(search.space)}
+    points = [point_of(search.space, override(config, point)) for point in ({}, *search.points)]
     return Plan(
         name=search.study, space=space, objectives={"alignment": "maximize", "tax": "minimize"},
         context=fingerprint(rest, search.alignment, search.capability, "points"), sampler=search.sampler,
-        seed=config.seed, first=_own(config, search), constraints=search.constraints,
+        seed=config.seed, points=tuple(points), constraints=search.constraints,
     )
 
 
-def _own(config: ExperimentConfig, search: SearchSection) -> dict[str, object]:
-    """What the configuration itself has in the searched fields, as far as it has them."""
-    flat = flatten(config)
-    return {field: flat[field] for field in search.space if field in flat}
+def _dimension(field: str, search: SearchSection) -> Dimension:
+    span = search.space[field]
+    searched = {name: values for name, values in span.when.items() if name in search.space}  # others always hold
+    return Dimension(*ends(field, span), span.log, span.choices, is_whole(field), searched)
 
 
 def sweep_key(plan: Plan) -> str:

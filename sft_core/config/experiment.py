@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, FiniteFloat, field_validator, model_validator
+from pydantic import BeforeValidator, Field, FiniteFloat, field_validator, model_validator
 
 from sft_core.config.constraints import Constraint, constraint
 from sft_core.config.data import DataSection, ModelSection, TemplateSection
 from sft_core.config.evaluate import EvalSection, GateSection, unknown_suites
+from sft_core.config.reading import number
 from sft_core.config.section import MOST, Name, Positive, Section, without_password
 from sft_core.config.train import TrainSection
 
@@ -28,6 +29,10 @@ class TrackingSection(Section):
     """Seconds between two batches of metrics during training."""
 
 
+Value = Annotated[bool | int | float | str | None, BeforeValidator(number)]
+OneOrMore = BeforeValidator(lambda value: value if isinstance(value, list | tuple) else (value,))
+
+
 class Range(Section):
     """One searched dimension: an interval (optionally on a log scale) or a list of choices."""
 
@@ -37,8 +42,11 @@ class Range(Section):
     """Upper end, included."""
     log: bool = False
     """Search on a logarithmic scale."""
-    choices: Annotated[tuple[bool | int | float | str | None, ...], Field(min_length=1)] | None = None
-    """Values to choose from instead of an interval."""
+    choices: Annotated[tuple[Value, ...], Field(min_length=1)] | None = None
+    """Values to choose from instead of an interval, at least two."""
+    when: dict[str, Annotated[tuple[Value, ...], OneOrMore, Field(min_length=1)]] = {}
+    """Other fields and the values beside which this one is drawn, one or a list of them, e.g. `{train.method: lora}`.
+    Such a field has choices of its own, or is fixed in the configuration."""
 
     @model_validator(mode="after")
     def _interval_or_choices(self) -> Range:
@@ -51,10 +59,23 @@ class Range(Section):
             raise ValueError("log: true needs low > 0")
         return self
 
+    @field_validator("choices")
+    @classmethod
+    def _can_be_chosen(cls, choices: tuple[Value, ...] | None) -> tuple[Value, ...] | None:
+        if choices is not None and len(choices) == 1:
+            raise ValueError(f"one choice is none; add others, or take the field out of search.space and set it to "
+                             f"{choices[0]!r} in the configuration")
+        if choices is not None and (again := [one for at, one in enumerate(choices) if one in choices[:at]]):
+            raise ValueError(f"names {', '.join(map(repr, again))} twice; take one out")
+        return choices
+
 
 class SearchSection(Section):
     space: dict[str, Range] = Field(min_length=1)
     """Dotted config field → range, e.g. `train.optim.lr: {low: 1e-4, high: 3e-3, log: true}`."""
+    points: tuple[dict[str, Value], ...] = ()
+    """Points that are tried first, behind the configuration itself, e.g. `[{train.optim.lr: 1e-3, train.epochs: 2}]`;
+    what they do not name is as in the configuration."""
     alignment: tuple[str, ...] = Field(min_length=1)
     """Suites whose mean score is maximised (first objective)."""
     capability: tuple[str, ...] = Field(min_length=1)
@@ -67,6 +88,8 @@ class SearchSection(Section):
     one objective and proved no worse by more than this in the other."""
     trials: Positive = 8
     """Number of trials; `--trials` overrides it."""
+    give_up_after: Positive = 3
+    """The sweep stops when so many trials failed one after the other, and says what most of them failed of."""
     sampler: Literal["tpe", "nsga2", "random", "gp", "grid", "qmc"] = "tpe"
     """Optuna's sampler: `tpe` (multivariate), `nsga2`, `gp` (Gaussian process), `random`, `qmc` (Sobol), or `grid`: all
     combinations of choices. The configuration's own values come first, where they lie in the space."""

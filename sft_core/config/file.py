@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence, Set
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from sft_core.config.experiment import ExperimentConfig
-from sft_core.config.reading import Key, Parsed, parse
+from sft_core.config.conditions import active, look_in, needed, settings, troubles
+from sft_core.config.experiment import ExperimentConfig, Range, Value
+from sft_core.config.reading import Key, Parsed, number, parse
 from sft_core.config.search import LONGEST_TRIAL, idle, trial_name, tried
 from sft_core.config.telling import Cause, Lack, causes, places, told
 from sft_core.errors import ConfigError
@@ -190,18 +192,57 @@ def trial_config(config: ExperimentConfig, number: int, values: Mapping[str, obj
 
 
 def _unfit(config: ExperimentConfig) -> Iterator[Cause]:
-    """What is wrong with a search space: every end and every choice is tried in the whole configuration, and no field
-    may change nothing."""
-    for field, why in idle(config):
+    """What is wrong with a search space: every end, every choice and every point is tried in the whole configuration,
+    beside all that it needs, and no field may change nothing."""
+    if config.search is None:
+        return
+    space = config.search.space
+    impossible = [Cause(("search", "space", *key), f"search.space.{'.'.join(map(str, key))}: {why}")
+                  for key, why in troubles(space, look_in(config), flatten(config))]
+    yield from impossible
+    if impossible:
+        return  # without conditions that hold there is nothing to try
+    for field in space:
+        yield from _unfit_field(config, field, space)
+    for index, point in enumerate(config.search.points):
+        yield from _unfit_point(config, index, point, space)
+
+
+def _unfit_field(config: ExperimentConfig, field: str, space: Mapping[str, Range]) -> Iterator[Cause]:
+    above, trains = needed(space, field).keys(), []
+    for beside, one in product(settings(space, field), tried(field, space[field])):
+        try:
+            trains.append(trial_config(config, LONGEST_TRIAL, {**beside, field: one.value}).train)
+        except ConfigError as error:
+            with_ = "".join(f" with {name} = {value!r}" for name, value in beside.items())
+            yield Cause(("search", "space", *one.key), f"search.space.{'.'.join(map(str, one.key))} = {one.value!r}"
+                                                       f"{with_}: {_reason(error)}")
+    if why := idle(field, trains, space.keys() - above - {field}):
         yield Cause(("search", "space", field), f"search.space.{field}: all trials would be the same, because {why}; "
                                                 "take it out of the space")
-    for one in tried(config.search.space) if config.search else ():
-        try:
-            trial_config(config, LONGEST_TRIAL, {one.field: one.value})
-        except ConfigError as error:
-            reason = " ".join(str(error).partition("\n")[2].split()) or str(error).removeprefix("--set ")
-            yield Cause(("search", "space", *one.key), f"search.space.{'.'.join(map(str, one.key))} = {one.value!r}: "
-                                                       f"{reason}")
+
+
+def _unfit_point(config: ExperimentConfig, index: int, point: Mapping[str, Value],
+                 space: Mapping[str, Range]) -> Iterator[Cause]:
+    def cause(field: str, why: str) -> Cause:
+        return Cause(("search", "points", index, field), f"search.points.{index}.{field}: {why}")
+
+    other = [field for field in point if field not in space]
+    yield from (cause(field, "this is not searched; add it to search.space, or take it out") for field in other)
+    if other:
+        return
+    try:
+        look = look_in(trial_config(config, LONGEST_TRIAL, point))
+    except ConfigError as error:
+        yield Cause(("search", "points", index), f"search.points.{index}: {_reason(error)}")
+        return
+    for field in point:
+        if not active(space, field, look):
+            yield cause(field, "this is not drawn beside the other values of the point, see its `when`; take it out")
+
+
+def _reason(error: ConfigError) -> str:
+    return " ".join(str(error).partition("\n")[2].split()) or str(error).removeprefix("--set ")
 
 
 def flatten(config: BaseModel) -> dict[str, object]:
@@ -236,17 +277,7 @@ def _override(data: dict[str, Any], text: str) -> Key:
     dotted, equals, value = text.partition("=")
     if not equals or not dotted:
         raise ConfigError(f"--set {text!r} is not of the form section.field=value, e.g. --set train.optim.lr=1e-3")
-    return _assign(data, dotted.strip(), _number(parse(value, f"--set {text}").data))
-
-
-def _number(value: object) -> object:
-    """YAML 1.1 reads `1e-3` as text; people who type a learning rate mean the number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+    return _assign(data, dotted.strip(), number(parse(value, f"--set {text}").data))
 
 
 def _assign(data: dict[str, Any], dotted: str, value: object) -> Key:

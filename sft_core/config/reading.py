@@ -49,6 +49,16 @@ def parse(text: str, name: str) -> Parsed:
         raise ConfigError(f"{name} is nested too deeply, or an alias in it holds itself") from None
 
 
+def number(value: object) -> object:
+    """YAML 1.1 reads `1e-3` as text; people who type a learning rate mean the number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
 def _at(error: yaml.YAMLError, name: str) -> str:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     return name if mark is None else f"{name}:{mark.line + 1}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -15,7 +15,6 @@ LONGEST_TRIAL = 9999
 class Tried(NamedTuple):
     """One value of a searched field that a trial may get: an end of its interval or one of its choices."""
 
-    field: str
     key: tuple[str | int, ...]
     """Where it stands below `search.space`."""
     value: object
@@ -49,26 +48,28 @@ _IDLE = (
 )
 
 
-def idle(config: ExperimentConfig) -> Iterator[tuple[str, str]]:
-    """Searched fields that change nothing here, and why: all their trials would be the same."""
-    space = config.search.space if config.search else {}
-    for field in space:
-        for rule in _IDLE:
-            inside = field == rule.below or field.startswith(f"{rule.below}.")
-            if inside and rule.while_(config.train) and not space.keys() & set(rule.unless):
-                yield field, rule.why
-                break
+def idle(field: str, trains: Sequence[TrainSection], searched: Set[str]) -> str:
+    """Why a searched field changes nothing, so that all its trials would be the same; empty where it does.
+
+    Args:
+        field: its dotted name.
+        trains: the section `train` of every way in which it is drawn.
+        searched: fields that are searched and that it does not need.
+    """
+    rules = [rule for rule in _IDLE if field == rule.below or field.startswith(f"{rule.below}.")]
+    why = [next((rule.why for rule in rules if rule.while_(train) and not searched & set(rule.unless)), "")
+           for train in trains]
+    return why[0] if why and all(why) else ""
 
 
-def tried(space: Mapping[str, Range]) -> Iterator[Tried]:
-    """All ends and choices of a space, typed as the trials get them."""
-    for field, span in space.items():
-        if span.choices is None:
-            low, high = ends(field, span)
-            yield Tried(field, (field, "low"), low)
-            yield Tried(field, (field, "high"), high)
-        else:
-            yield from (Tried(field, (field, "choices", index), value) for index, value in enumerate(span.choices))
+def tried(field: str, span: Range) -> Iterator[Tried]:
+    """Both ends or all choices of a field, typed as the trials get them."""
+    if span.choices is None:
+        low, high = ends(field, span)
+        yield Tried((field, "low"), low)
+        yield Tried((field, "high"), high)
+    else:
+        yield from (Tried((field, "choices", index), value) for index, value in enumerate(span.choices))
 
 
 def ends(field: str, span: Range) -> tuple[float | None, float | None]:

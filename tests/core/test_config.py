@@ -179,7 +179,7 @@ def test_searched_values_have_the_type_of_their_field(file: Path) -> None:
     assert {field: is_whole(field) for field in spaces} == {
         "train.lora.rank": True, "train.optim.lr": False, "data.sources.0.limit": True, "data.pack": False,
         "train.tokens_per_step": True, "gate.margins.x": False}
-    assert [repr(one.value) for one in tried(spaces)] == [
+    assert [repr(one.value) for field, span in spaces.items() for one in tried(field, span)] == [
         "4", "8", "0.0001", "0.001", "10", "20", "True", "False", "None", "64", "1.0", "2.0"]
     file.write_text(MINIMAL + SEARCH.replace("FIELD: RANGE", "train.lora.rank: {low: 4, high: 8}, "
                                              "data.pack: {choices: [true, false]}"))

@@ -86,7 +86,7 @@ def test_every_field_is_read(config: Path, home: Path, hub: Path, prefect_api: s
 
     from_hub = "data.sources=[{path: tiny:sft, limit: 60}, {path: someone/chats, subset: default}]"
     sweep = json.dumps({"space": {"train.optim.lr": {"low": 1e-4, "high": 1e-3, "log": True},
-                                  "train.epochs": {"choices": [0.1]}},
+                                  "train.epochs": {"choices": [0.1, 0.2], "when": {"seed": 0}}},
                         "alignment": ["tiny_refusal"], "capability": ["tiny_mmlu"], "trials": 1})
     commands = [
         run(from_hub, "train.kl.beta=0.1", "train.kl.on=both", "eval.limit=2", "train.epochs=0.2",
@@ -98,7 +98,8 @@ def test_every_field_is_read(config: Path, home: Path, hub: Path, prefect_api: s
             "train.validate_every_steps=2", "eval.suites=[tiny_mmlu, tiny_refusal, open_ended]",
             f"eval.judge={{endpoint: {{url: {prefect_api}/v1, model: nobody, retries: 0}}}}",
             f"eval.refusal_scorer={classifier}", "eval.refusal_labels={LABEL_0: compliance, LABEL_1: refusal}"),
-        ["sweep", str(config), "--set", f"search={sweep}", "--set", "eval.limit=2"],
+        ["sweep", str(config), "--set", f"search={sweep}", "--set", "eval.limit=2", "--set",
+         "train.epochs=0.1"],
     ]
     environment = {"SFT_HOME": str(home), "SFT_MIRROR": str(hub), "PREFECT_API_URL": prefect_api}
     done = subprocess.run([sys.executable, "-c", RECORDER, json.dumps(commands)], cwd=ROOT, capture_output=True,

@@ -100,28 +100,36 @@ def test_same_seed_same_proposals_and_continuing_does_not_repeat_them(tmp_path: 
     assert not [params for params in continued if params in begun]
 
 
+NESTED = {"method": Dimension(choices=("full", "lora")), "rank": Dimension(choices=(4, 8), when={"method": ("lora",)}),
+          "alpha": Dimension(1.0, 2.0, when={"rank": (8,)})}
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "gp", "qmc"])
-def test_samplers(tmp_path: Path, sampler: str) -> None:
-    study = drive(tmp_path, replace(PLAN, sampler=sampler), 12)  # type: ignore[arg-type]
-    run(study, 12)
+def test_samplers_draw_the_fields_that_count_beside_each_other(tmp_path: Path, sampler: str) -> None:
+    study = drive(tmp_path, replace(PLAN, sampler=sampler, space=NESTED | {"lr": LR}), 24)  # type: ignore[arg-type]
+    asked = run(study, 24)
+    assert {tuple(params) for params in asked} == {
+        ("method", "lr"), ("method", "rank", "lr"), ("method", "rank", "alpha", "lr")}
+    assert all(("rank" in params) == (params["method"] == "lora") for params in asked)
+    assert all(("alpha" in params) == (params.get("rank") == 8) for params in asked)
     assert study.remaining() == 0
     assert study.ask() is None
 
 
 def test_a_grid_is_walked_whole(tmp_path: Path) -> None:
-    space = {"rank": RANK, "pack": Dimension(choices=(True, None))}
-    study = drive(tmp_path, replace(PLAN, sampler="grid", space=space))
-    asked = run(study, 6)
-    assert len({tuple(params.values()) for params in asked}) == 6
+    alpha = Dimension(choices=(True, None), when={"rank": (8,)})
+    study = drive(tmp_path, replace(PLAN, sampler="grid", space=NESTED | {"alpha": alpha}))
+    asked = [tuple(params.values()) for params in run(study, 4)]
+    assert set(asked) == {("full",), ("lora", 4), ("lora", 8, True), ("lora", 8, None)}
     assert study.ask() is None
     assert study.remaining() == 0
 
 
 def test_the_configuration_as_it_is_comes_first_where_it_lies_in_the_space(tmp_path: Path) -> None:
     own = {"lr": 1e-3, "rank": 8}
-    assert run(drive(tmp_path / "a", replace(PLAN, first=own)), 3)[0] == own
+    assert run(drive(tmp_path / "a", replace(PLAN, points=(own,))), 3)[0] == own
     for at, outside in enumerate(({"lr": 1.0, "rank": 8}, {"lr": 1e-3, "rank": 5}, {"lr": 1e-3})):
-        study = drive(tmp_path / str(at), replace(PLAN, first=outside), 1)
+        study = drive(tmp_path / str(at), replace(PLAN, points=(outside,)), 1)
         assert ask(study).params != outside
         assert study.ask() is None
 
@@ -202,6 +210,7 @@ def test_readers_do_not_work(tmp_path: Path) -> None:
         ({"space": {"lr": LR}}, "space.rank: .* → absent"),
         ({"objectives": {"alignment": "maximize", "tax": "maximize"}}, "objectives"),
         ({"objectives": {"tax": "minimize", "alignment": "maximize"}}, "objectives"),
+        ({"space": {"rank": RANK, "lr": replace(LR, when={"rank": (4,)})}}, r'space.lr: .* → .*"when": ..rank": .4'),
         ({"context": "other"}, "the rest of the configuration"),
         ({"constraints": ("tax <= 2",)}, "constraints"),
     ],

@@ -45,27 +45,30 @@ def test_values_that_do_not_fit_together_fail_their_trial(
 ) -> None:
     """Each fits by itself; the trial stayed RUNNING and the sweep ended with a ConfigError."""
     data = yaml.safe_load(sweep.read_text())
-    data["search"]["space"] = {"train.method": {"choices": ["lora"]}, "train.optim.name": {"choices": ["muon"]}}
+    data["search"] |= {"sampler": "grid", "give_up_after": 4, "space": {
+        "train.method": {"choices": ["full", "lora"]}, "train.optim.name": {"choices": ["adamw", "muon"]}}}
     sweep.write_text(yaml.safe_dump(data))
     study = begun(sweep, home, 8)
     monkeypatch.setenv("SFT_HOME", str(home))
-    with pytest.raises(OrchestrationError, match=r"3 trials in a row failed, .*muon needs method: full"):
+    monkeypatch.setattr("flows.worker.run_trial", lambda number, *_: TrialOutcome(
+        None, f"exit code 1: no room for {number}.5 GB; see {home}/trial-{number:03d}.log", ""))
+    said = r"4 trials in a row failed, 3 of them with: exit code 1: no room for \d\.5 GB; see .*; mend the cause"
+    with pytest.raises(OrchestrationError, match=said):
         work("two", read_settings())
-    assert [row.state for row in study.trials()] == ["FAIL"] * 3
-    assert "muon needs method: full" in study.trials()[0].notes["why"]
-    with pytest.raises(OrchestrationError, match="3 trials in a row"):
+    assert [row.state for row in study.trials()] == ["FAIL"] * 4
+    assert sum("muon needs method: full" in row.notes["why"] for row in study.trials()) == 1
+    with pytest.raises(OrchestrationError, match="4 trials in a row"):
         work("two", read_settings())
     study.begin(8, study.aim().config)  # the same command again: perhaps the cause is mended
-    with pytest.raises(OrchestrationError, match="3 trials in a row"):
-        work("two", read_settings())
-    assert len(study.trials()) == 6
+    assert study.remaining() == 0, "a grid has no others"
+    assert work("two", read_settings()) == 0
 
 
 def test_a_worker_with_other_versions_is_refused_or_noted(
     sweep: Path, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = yaml.safe_load(sweep.read_text())
-    data["search"]["space"] = {"train.replay.lambda": {"choices": [0.1]}}
+    data["search"]["space"] = {"train.replay.lambda": {"choices": [0.5, 0.1]}}
     sweep.write_text(yaml.safe_dump(data))
     loaded = load(sweep)
     here = found_here(loaded.config, Workspace(home, None))
@@ -137,16 +140,23 @@ def test_values_that_were_tried_are_not_paid_for_again(
     sweep: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = yaml.safe_load(sweep.read_text())
-    data["search"]["space"] = {"train.replay.lambda": {"choices": [0.1]}}
+    data["search"]["space"] = {"train.replay.lambda": {"choices": [0.5, 0.1]}}
     sweep.write_text(yaml.safe_dump(data))
-    study = begun(sweep, home, 3)
+    study = begun(sweep, home, 8)
     study.join()
     assert (asked := study.ask())
-    study.tell(asked.number, {"alignment": 7.0, "tax": 0.5}, {"run": "r0"})
+    study.tell(asked.number, {"alignment": 7.0, "tax": 0.5}, {"run": "r0", "run_id": "id0"})
     monkeypatch.setenv("SFT_HOME", str(home))
-    assert work("two", read_settings()) == 2
-    assert [row.values for row in study.trials()] == [{"alignment": 7.0, "tax": 0.5}] * 3
-    assert study.trials()[2].notes == {"run": "r0", "run_id": "", "why": "the values of trial 0"}
+    paid = []
+    monkeypatch.setattr("flows.worker.run_trial", lambda number, *_: paid.append(number) or TrialOutcome(
+        {"alignment": 6.0, "tax": 0.0}, "", "r1", "id1"))
+    assert work("two", read_settings()) == 7
+    assert len(paid) == 1
+    first, *others = study.trials()
+    assert {(row.params["train.replay.lambda"], row.values["alignment"], row.notes["run"], row.notes["run_id"])
+            for row in (first, *others) if row.values} == {(0.5, 7.0, "r0", "id0"), (0.1, 6.0, "r1", "id1")}
+    again = [row.notes["why"] for row in others if row.notes["run"] == "r0"]
+    assert set(again) == {"the values of trial 0"}
 
 
 def test_a_trial_that_is_recorded_elsewhere_ends_no_sweep(caplog: pytest.LogCaptureFixture) -> None:
