@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from infra.contract import Tracker
 from infra.orchestrator import HOOKS, outcome
 from infra.settings import read_settings
 from infra.shared_stages import shared_stages
+from infra.sweep_view import shown
 from infra.watching import only_to_prefect
 from sft_core.config.experiment import ExperimentConfig, TrackingSection
 from sft_core.config.file import LoadedConfig, load
@@ -72,18 +74,23 @@ def run_experiment(path: Path, overrides: list[str]) -> None:
     show(outcome(sft_experiment, str(path), overrides), loaded.config)
 
 
-def title() -> str:
-    """Name of the flow run that is beginning: its experiment's; of one that cannot be read the file's, and it fails."""
+def named_after(what: Callable[[ExperimentConfig], str]) -> str:
+    """Name of the flow run that is beginning; of a configuration that cannot be read the file's, and the run fails."""
     given = flow_run.parameters
     try:
-        return load(Path(given["config"]), given["overrides"] or []).config.name
+        return what(load(Path(given["config"]), given["overrides"] or []).config)
     except SftError:
         return str(given["config"])
 
 
-@flow(name="sft-experiment", flow_run_name=title, **HOOKS)
+def _title() -> str:
+    return named_after(lambda config: config.name)
+
+
+@flow(name="sft-experiment", flow_run_name=_title, **HOOKS)
 def sft_experiment(
-    config: str = "flows/configs/demo.yaml", overrides: list[str] | None = None, parent_run_id: str | None = None
+    config: str = "flows/configs/demo.yaml", overrides: list[str] | None = None, parent_run_id: str | None = None,
+    searched: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One experiment, from configuration to recorded verdict.
 
@@ -91,10 +98,13 @@ def sft_experiment(
         config: YAML file.
         overrides: `section.field=value`, as with `--set`.
         parent_run_id: MLflow run of the sweep that this is a trial of.
+        searched: what the sweep has set for this trial, by field; it stands in `config`, and here for people.
     """
     loaded = load(Path(config), overrides or [])
     place = workspace(loaded.config)
     with around(place.root, lambda: connect(loaded.config.tracking)) as tracker:
+        if searched:
+            only_to_prefect(f"searched values: {shown(searched)}")
         summary = experiment(loaded, place, tracker, parent_run_id)
         only_to_prefect(f"gate: {summary['gate']['outcome']}. {summary['gate']['reason']}",
                         f"run {summary['run']}: {summary['folder']}")

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_table_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows import console
 from flows.around import around
-from flows.experiment import connect, title, workspace
+from flows.experiment import connect, named_after, workspace
 from flows.worker import give_up
-from infra import orchestrator, pareto
+from infra import orchestrator, pareto, sweep_view
 from infra.contract import OTHER_VERSIONS, Study, Tracker, TrialRow
 from infra.open_runs import running
 from infra.settings import read_settings
@@ -57,7 +57,11 @@ def run_sweep(path: Path, trials: int | None, workers: int, overrides: list[str]
     console.lines("", *(f"plot     {file}" for file in summary["plots"]), f"compare  {summary['where_to_look']}")
 
 
-@flow(name="sft-sweep", flow_run_name=title, **orchestrator.HOOKS)
+def _title() -> str:
+    return named_after(lambda config: config.search.study if config.search else config.name)
+
+
+@flow(name="sft-sweep", flow_run_name=_title, **orchestrator.HOOKS)
 def sft_sweep(config: str = "flows/configs/sweep.yaml", trials: int | None = None,
               overrides: list[str] | None = None, workers: int = 1) -> dict[str, Any]:
     """Search the space of a configuration: alignment up, tax down. A stopped sweep continues.
@@ -77,6 +81,8 @@ def sft_sweep(config: str = "flows/configs/sweep.yaml", trials: int | None = Non
         folder = place.root / "sweeps" / search.study
         folder.mkdir(parents=True, exist_ok=True)
         parent = _parent(loaded, tracker, study)
+        orchestrator.show(lambda: sweep_view.tag(search.study, "sweep"))
+        orchestrator.show_run(tracker.shown, parent)
         with running(tracker, parent):
             here = found_here(loaded.config, place)
             study.begin(trials or search.trials, loaded.text, parent, here)
@@ -88,7 +94,7 @@ def sft_sweep(config: str = "flows/configs/sweep.yaml", trials: int | None = Non
             return _report(study, tracker, parent, loaded.config, place)
 
 
-@flow(name="sft-trial", flow_run_name="{study}-trial", **orchestrator.HOOKS)
+@flow(name="sft-trial", flow_run_name="{study} worker", **orchestrator.HOOKS)
 def sft_trial(study: str = "sft-sweep", trials: int = 1, storage: str | None = None) -> None:
     """Run trials of a sweep that was begun, as one more worker: for work pools, whose workers are machines.
 
@@ -102,6 +108,7 @@ def sft_trial(study: str = "sft-sweep", trials: int = 1, storage: str | None = N
     folder.mkdir(parents=True, exist_ok=True)
     with stop_on_signals(), orchestrator.noted(place.root), reported(), \
             Crew(study, storage, 1, folder, trials) as crew:
+        orchestrator.show(lambda: sweep_view.tag(study, "worker"))
         while crew.at_work():
             sleep(LOOK_S)
         if said := crew.last_words():
@@ -191,7 +198,9 @@ def _report(study: Study, tracker: Tracker, parent: str, config: ExperimentConfi
         tracker.log_artifacts(parent, file, "pareto")
     tracker.log_metrics(parent, {"trials": float(len(rows)), "on_front": float(len(front))})
     tracker.finish(parent)
-    orchestrator.show(lambda: create_table_artifact(table, "pareto-table", f"Trials of {study.plan.name}; ★: on the "
-                                                                           "Pareto front"))
+    orchestrator.show(
+        lambda: create_table_artifact(table, "pareto-table", f"Trials of {study.plan.name}; ★: on the Pareto front"),
+        lambda: create_markdown_artifact(sweep_view.trials_page(study.plan.name, rows, tracker.shown), "trials",
+                                         f"Trials of {study.plan.name} with their runs"))
     return {"study": study.plan.name, "columns": columns, "rows": cells, "plots": [str(plot) for plot in plots],
             "where_to_look": console.where_to_look(tracker.shown)}

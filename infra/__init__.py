@@ -15,6 +15,7 @@ linking.py          folders stored once, under a second name
 naming.py           our names, values and folders in MLflow's vocabulary
 open_runs.py        tracked runs, ended however their process ends
 orchestrator.py     Prefect as a witness: outcomes that do not hang on it
+sweep_view.py       a sweep in Prefect: names and tags of its flow runs, and the page of its trials
 watching.py         whether Prefect's server is there; our log in the flow run's
 contract.py         what a tracker and a study must do, whatever stands behind them
 tracking.py         the only door to MLflow: runs, metrics, artifacts, tables, registry

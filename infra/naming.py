@@ -42,6 +42,11 @@ def quoted(text: str) -> str:
     return text.replace("'", "")
 
 
+def run_page(uri: str, run_id: str) -> str | None:
+    """Address of a run's page on an MLflow server; None where the store has no pages, or there is no run."""
+    return f"{uri.rstrip('/')}/#/runs/{run_id}" if run_id and uri.startswith("http") else None
+
+
 def folder_digest(folder: Path) -> str:
     """SHA-256 over the names and contents of all files of a folder."""
     digest = hashlib.sha256()

@@ -20,6 +20,7 @@ from uuid import UUID
 
 import httpx
 from prefect import Flow, Task, get_client
+from prefect.artifacts import create_link_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.events.worker import EventsWorker
@@ -31,6 +32,7 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.utilities.annotations import quote
 
 from infra.alive import Held, Note
+from infra.naming import run_page
 from infra.reach import why_unreachable
 from sft_core.errors import OrchestrationError
 from sft_core.masking import masked
@@ -129,6 +131,12 @@ def show(*artifacts: Callable[[], object]) -> None:
             make()
     except LOST as lost:
         log.warning("Prefect did not take the artifacts (%s); the run folder has all", _brief(lost))
+
+
+def show_run(tracking: str, run_id: str) -> None:
+    """Link the flow run to its run on an MLflow server; a store without pages has nothing to link to."""
+    if page := run_page(tracking, run_id):
+        show(functools.partial(create_link_artifact, page, "MLflow run", "mlflow-run"))
 
 
 def api_url() -> str:

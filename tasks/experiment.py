@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from infra import orchestrator
 from infra.contract import Tracker
 from infra.open_runs import running
 from sft_core.config.experiment import ExperimentConfig
@@ -59,5 +60,6 @@ def open_experiment(
         where = {"mlflow_run_id": run_id, "mlflow_uri": tracker.shown, "experiment": config.tracking.experiment}
         write_json(folder / "run.json", {"name": folder.name, "key": key, **where})
         log.info("run %s (MLflow %s)", folder.name, run_id[:8])
+        orchestrator.show_run(tracker.shown, run_id)
         with running(tracker, run_id):
             yield Experiment(config, folder, tracker, run_id)

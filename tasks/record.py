@@ -13,6 +13,7 @@ from eval_suites.report.readings import readings
 from eval_suites.results import SuiteResult, write_results
 from eval_suites.verdict.verdict import Verdict
 from infra import orchestrator
+from infra.naming import run_page
 from infra.orchestrator import stage_task
 from sft_core.names import file_name
 from sft_core.stage import write_json
@@ -150,8 +151,9 @@ def side_by_side(base: SuiteResult, tuned: SuiteResult) -> dict[str, list[object
 def _show(run: Experiment, summary: Mapping[str, Any]) -> None:
     """Prefect artifacts; their keys take lower-case letters, digits and dashes only."""
     gate = summary["gate"]
-    said = (f"**{gate['outcome']}** – {gate['reason']}\n\nMLflow run `{run.run_id}` at `{run.tracker.shown}`, model "
-            f"`{summary['model']}`")
+    page = run_page(run.tracker.shown, run.run_id)
+    tracked = f"[{run.run_id}]({page})" if page else f"`{run.run_id}` at `{run.tracker.shown}`"
+    said = f"**{gate['outcome']}** – {gate['reason']}\n\nMLflow run {tracked}, model `{summary['model']}`"
     orchestrator.show(
         lambda: create_table_artifact(summary["verdict_rows"], "verdict", f"{run.name}: tuned against base"),
         lambda: create_table_artifact(summary["ledger"], "ledger", f"{run.name}: rows read, dropped and trained"),

@@ -4,6 +4,7 @@ stage `rung`: the model of a moment on the way."""
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +24,8 @@ from tasks.stages import Done, Workspace, once, version
 if TYPE_CHECKING:
     from sft_core.train.finish import Until
     from sft_core.train.inputs import TrainInputs
+
+log = logging.getLogger("sft")
 
 
 @stage_task("train")
@@ -82,7 +85,14 @@ def _trained(config: ExperimentConfig, prepared: Done, place: Workspace, follow:
     engine = engine_of(config.train, _probe(config, prepared, place) if config.train.probe.suites else None)
     report = engine(inputs, config.train, trained_stage(config, prepared, place).resume(), on_events=follow,
                     sync_every_s=config.tracking.sync_every_s, until=until)
-    return {**json.loads(json.dumps(asdict(report), default=str)), "pace": training_pace(config, where)}
+    _tell_losses(told := json.loads(json.dumps(asdict(report), default=str)))
+    return {**told, "pace": training_pace(config, where)}
+
+
+def _tell_losses(report: Mapping[str, Any]) -> None:
+    held_out = "".join(f", {loss:.4g} on held-out examples (step {step})" for step, loss in report["validation"][-1:])
+    log.info("trained for %d steps: loss %.4g nats in the last one%s", report["steps"], report["final"]["loss"],
+             held_out)
 
 
 def referenced(config: ExperimentConfig, prepared: Done, place: Workspace) -> TrainInputs:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from infra.children import Forked, killed_for_memory, last_line
-from infra.contract import NOTHING, Dimension, Plan
+from infra.contract import NOTHING, Dimension, Plan, Value
 from sft_core.config.conditions import ordered, point_of
 from sft_core.config.experiment import ExperimentConfig, SearchSection
 from sft_core.config.file import override
@@ -36,6 +36,20 @@ class TrialOutcome(NamedTuple):
     """MLflow's."""
     excess: Mapping[str, float] = NOTHING
     """See `infra.contract.TrialRow`."""
+
+
+class Order(NamedTuple):
+    """What the process of a trial is to do."""
+
+    config: Path
+    answer: Path
+    """Gets the summary of the run."""
+    parent_run_id: str
+    """MLflow run of the sweep."""
+    study: str
+    number: int
+    searched: Mapping[str, Value]
+    """Searched field → the trial's value."""
 
 
 class Place(NamedTuple):
@@ -74,7 +88,7 @@ def sweep_key(plan: Plan) -> str:
     return fingerprint("sweep", plan.name, plan.identity())
 
 
-def run_trial(number: int, config: ExperimentConfig, place: Place, run: Callable[[list[str]], int],
+def run_trial(number: int, config: ExperimentConfig, place: Place, run: Callable[[Order], int],
               renew: Callable[[], None]) -> TrialOutcome:
     """Run one experiment in its own process: all its memory goes back, and one that dies takes nothing with it.
 
@@ -84,8 +98,7 @@ def run_trial(number: int, config: ExperimentConfig, place: Place, run: Callable
         number: of the trial.
         config: its configuration.
         place: where, and on which device.
-        run: the work of the process; gets a configuration file, a file for the answer, the sweep's run, its study, and
-            the number.
+        run: the work of the process; returns its exit code.
         renew: called while it runs.
     """
     assert config.search is not None, "the sweep checks that"
@@ -95,9 +108,9 @@ def run_trial(number: int, config: ExperimentConfig, place: Place, run: Callable
     answer.unlink(missing_ok=True)
     output = place.folder / f"trial-{number:03d}.log"
     killed = killed_for_memory()
-    work = functools.partial(run, [str(settings), str(answer), place.parent_run_id, place.folder.name,
-                                   str(number)])
-    code = _waited_for(Forked(work, output, place.environment), renew)
+    order = Order(settings, answer, place.parent_run_id, config.search.study, number,
+                  point_of(config.search.space, config))
+    code = _waited_for(Forked(functools.partial(run, order), output, place.environment), renew)
     if code or not answer.exists():
         short = code == -signal.SIGKILL and killed_for_memory() > killed
         return TrialOutcome(None, _why(code, output, short), "")

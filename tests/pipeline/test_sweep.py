@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -26,7 +28,7 @@ from infra.study import open_study
 from sft_core.config.file import load
 from sft_core.errors import ConfigError, OrchestrationError, TrackingError
 from tasks.stages import Workspace
-from tasks.trial import Place, TrialOutcome, plan_of, run_trial
+from tasks.trial import Order, Place, TrialOutcome, plan_of, run_trial
 from tasks.versions import differing, found_here
 
 Sft = Callable[..., subprocess.CompletedProcess[str]]
@@ -38,6 +40,27 @@ def begun(sweep: Path, workspace: Path, trials: int) -> Study:
     study = open_study(plan_of(loaded.config, loaded.config.search), workspace)
     study.begin(trials, loaded.text)
     return study
+
+
+def check_prefect(api: str) -> None:
+    """What a person finds there of the sweep `two`: its flow runs by tag, their values, and the way to them."""
+    def found(what: str, where: dict[str, object]) -> list[dict[str, Any]]:
+        return list(requests.post(f"{api}/{what}/filter", json=where, timeout=10).json())
+
+    def runs(kind: str) -> list[dict[str, Any]]:
+        return found("flow_runs", {"flow_runs": {"tags": {"all_": ["study:two", f"kind:{kind}"]}}})
+
+    trials = {run["name"]: run for run in runs("trial")}
+    assert {(name, *sorted(trials[name]["tags"])) for name in ("two t000", "two t002")} == {
+        (f"two t00{at}", "kind:trial", "study:two", f"trial:{at}") for at in (0, 2)}
+    last = trials["two t002"]
+    assert set(last["parameters"]["searched"]) == {"train.optim.lr", "train.replay.lambda"}
+    lines = [line["message"] for line in found("logs", {"logs": {"flow_run_id": {"any_": [last["id"]]}}})]
+    assert any(line.startswith("searched values: train.optim.lr ") for line in lines)
+    assert any(re.match(r"trained for \d+ steps: loss .* on held-out examples", line) for line in lines)
+    assert {run["name"] for run in runs("sweep")} == {"two"}
+    (page,) = found("artifacts", {"artifacts": {"key": {"any_": ["trials"]}}})
+    assert f"/runs/flow-run/{last['id']}) | complete | alignment " in page["data"]
 
 
 def test_values_that_do_not_fit_together_fail_their_trial(
@@ -110,7 +133,7 @@ def test_a_trial_without_memory_fails_with_its_forecast_and_once(
     sweep: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel's own kills cannot be had in a test: `killed_for_memory` counts them."""
-    def hungry(_: list[str]) -> int:
+    def hungry(_: Order) -> int:
         sys.stdout = sys.stderr = os.fdopen(1, "w")  # not what pytest reads
         print("plan: training 1 min, evaluation 1 min; at least 3.1 GiB of\n  2.0 GiB free memory (cpu), 1 MiB")
         resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))
@@ -205,10 +228,7 @@ def test_killed_sweep_continues_and_ends_with_its_pareto_table(
     assert len(found) == 2
     assert all({"tax_low", "alignment_high", "front_chance"} <= set(one) for one in found)
     assert all({"tax", "search/train.optim.lr", "search/train.replay.lambda"} <= set(one) for one in found)
-    asked = {"flow_runs": {"tags": {"all_": ["study:two", "kind:trial"]}}}
-    shown = requests.post(f"{prefect_api}/flow_runs/filter", json=asked, timeout=10).json()
-    assert {("two t000", "trial:0"), ("two t002", "trial:2")} <= {
-        (run["name"], tag) for run in shown for tag in run["tags"]}
+    check_prefect(prefect_api)
     # Base evaluation and preparation are shared by all trials.
     assert len(list(home.glob("stages/prepare/*/done.json"))) == 1
     assert len(list(home.glob("stages/train/*/done.json"))) == 2

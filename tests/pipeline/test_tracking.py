@@ -152,6 +152,8 @@ def test_names_that_differ_stay_apart_and_can_be_read(tracker: Tracker) -> None:
     assert [found[naming.name(key)] for key in names] == [float(index) for index in range(len(names))]
     assert found.keys() >= {"tuned/精度", "tuned/语言", "tuned/génie", "acc_none", "up", "a/b"}
     assert naming.name("acc,none") == "acc_none-04004e"
+    assert naming.run_page("http://host:5000/", "1f") == "http://host:5000/#/runs/1f"
+    assert naming.run_page("sqlite:///mlflow.db", "1f") is None
 
 
 def test_tables_and_folders_replace_themselves(tracker: Tracker, tmp_path: Path) -> None:
