@@ -25,6 +25,7 @@ from sft_core.errors import ConfigError, OrchestrationError
 from sft_core.stopping import sleep
 from tasks.apart import Call, apart
 from tasks.causes import most_common
+from tasks.common import together
 from tasks.mirror import mirrored
 from tasks.stages import Workspace
 from tasks.trial import NO_MEMORY, Place, TrialOutcome, plan_of, run_trial
@@ -63,7 +64,8 @@ def work(name: str, settings: Settings, storage: str | None = None, trials: int 
         if not environment:  # with a GPU some of them begin to use CUDA, which does not survive a fork
             for module in HEAVY:
                 importlib.import_module(module)
-        return _work(study, config, Place(folder, aim.parent, environment, other), trials)
+        trials_here = Place(folder, aim.parent, environment, other, here, place if elsewhere else None)
+        return _work(study, config, trials_here, trials)
 
 
 def _config_of(aim: Aim) -> ExperimentConfig:
@@ -127,4 +129,5 @@ def _outcome(config: ExperimentConfig, trial: Trial, place: Place, study: Study)
         chosen = trial_config(config, trial.number, trial.params)
     except ConfigError as error:
         return TrialOutcome(None, " ".join(str(error).split()), "")
+    together(chosen, study, place)
     return run_trial(trial.number, chosen, place, one_trial.main, study.renew)

@@ -309,6 +309,19 @@ class Study(Protocol):
             False where the lease was lost: the values are with another worker, and what was told is kept aside.
         """
 
+    def lead(self, part: str) -> bool | None:
+        """Lease the making of something that trials have in common.
+
+        Args:
+            part: hexadecimal digits that name it.
+
+        Returns:
+            True where it is this worker's to make, until `led`; None where it is another's; False where it is made.
+        """
+
+    def led(self, part: str, *, made: bool) -> None:
+        """Give that lease back, and tell all workers where it is made."""
+
     def renew(self) -> None:
         """Say that this worker is there; to be called while a trial runs, at least every half minute."""
 

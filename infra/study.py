@@ -29,7 +29,7 @@ from sft_core.errors import ConfigError, Interrupted, OrchestrationError
 log = logging.getLogger("sft")
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-PLAN, AIM, LATE = "sft.plan", "sft.aim", "sft.late"
+PLAN, AIM, LATE, MADE = "sft.plan", "sft.aim", "sft.late", "sft.made"
 RETRY, RETRY_OF = "sft.retry", "retry_of"
 MAX_RETRIES = 5
 """How often a trial whose worker was lost is queued again: one that kills its worker must not do so for ever."""
@@ -123,6 +123,28 @@ class OptunaStudy(Study):
             self._leases.drop(trial.number)
         return True
 
+    def lead(self, part: str) -> bool | None:
+        def take() -> bool | None:
+            with self._leases.alone():
+                if f"{MADE}.{part}" in self._study.user_attrs:
+                    return False
+                if _lease_of(part) in self._leases.live():
+                    return None
+                self._leases.take(_lease_of(part))
+                return True
+
+        return patiently("lease what trials have in common", take)
+
+    def led(self, part: str, *, made: bool) -> None:
+        def give_back() -> None:
+            with self._leases.alone():
+                if made:
+                    self._study.set_user_attr(f"{MADE}.{part}", True)
+                if self._leases.is_mine(_lease_of(part)):
+                    self._leases.drop(_lease_of(part))
+
+        patiently("tell what is made", give_back)
+
     def renew(self) -> None:
         self._leases.renew()
 
@@ -182,6 +204,11 @@ class Said(NamedTuple):
     values: list[float] | None
     notes: dict[str, str]
     excess: dict[str, float]
+
+
+def _lease_of(part: str) -> int:
+    """The number of its lease, below those of trials."""
+    return -1 - int(part[:7], 16)
 
 
 def _tried_again(trials: Sequence[FrozenTrial]) -> set[int]:

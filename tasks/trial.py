@@ -18,6 +18,7 @@ from sft_core.config.search import ends, is_whole
 from sft_core.stage import fingerprint, read_json
 from sft_core.stopping import POLL_S, sleep
 from tasks.plan import FORECAST
+from tasks.stages import Workspace
 
 GRACE_S = 60.0  # a trial that is told to stop saves a checkpoint first
 NO_MEMORY = "ran out of memory"
@@ -63,6 +64,10 @@ class Place(NamedTuple):
     """Which device they see."""
     other_versions: str = ""
     """What this machine has otherwise than the sweep began with, in words."""
+    versions: Mapping[str, str] = {}
+    """What this machine has, see `tasks.versions.found_here`."""
+    home: Workspace | None = None
+    """The worker's workspace, where it shares stages with other machines."""
 
 
 def plan_of(config: ExperimentConfig, search: SearchSection) -> Plan:
@@ -110,7 +115,7 @@ def run_trial(number: int, config: ExperimentConfig, place: Place, run: Callable
     killed = killed_for_memory()
     order = Order(settings, answer, place.parent_run_id, config.search.study, number,
                   point_of(config.search.space, config))
-    code = _waited_for(Forked(functools.partial(run, order), output, place.environment), renew)
+    code = waited_for(Forked(functools.partial(run, order), output, place.environment), renew)
     if code or not answer.exists():
         short = code == -signal.SIGKILL and killed_for_memory() > killed
         return TrialOutcome(None, _why(code, output, short), "")
@@ -148,7 +153,8 @@ def found_in(summary: dict[str, Any], search: SearchSection) -> TrialOutcome:
     return TrialOutcome(values, "", run, run_id, told)
 
 
-def _waited_for(process: Forked, renew: Callable[[], None]) -> int:
+def waited_for(process: Forked, renew: Callable[[], None]) -> int:
+    """The exit code of a process, which ends with this one's wait; `renew` is called while it runs."""
     try:
         while (code := process.poll()) is None:
             renew()

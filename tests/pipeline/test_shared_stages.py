@@ -1,16 +1,26 @@
 """Finished stages go from one machine's workspace to another's through a real MLflow server, whole or not at all."""
 
 import logging
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
+from infra.contract import Dimension, Plan
 from infra.servers import Service, free_port
 from infra.settings import read_settings
 from infra.shared_stages import EXPERIMENT, SharedStages, shared_stages
+from infra.study import open_study
 from infra.tracking import open_tracker
+from sft_core.config.experiment import ExperimentConfig
+from sft_core.config.file import load
 from sft_core.errors import ConfigError
+from tasks.common import make_common, together
 from tasks.stages import Done, Workspace, once
+from tasks.trial import Place
+
+PLAN = Plan("s", {"train.kl.beta": Dimension(0.1, 0.2)}, {"alignment": "maximize", "tax": "minimize"}, "c", "random", 0)
 
 
 def made(home: Path, url: str, text: str, stamp: str = "abc") -> Done:
@@ -53,6 +63,45 @@ def test_a_server_that_is_away_costs_one_warning(tmp_path: Path, caplog: pytest.
         assert not once(stage, lambda _: {}).reused
     (told,) = (record.message for record in caplog.records)
     assert told.startswith("stages are not shared with other machines (SFT_SHARE), and what is missing is made")
+
+
+def kept(url: str, home: Path) -> set[str]:
+    """The stages on the server."""
+    tracker = open_tracker(url, EXPERIMENT, home)
+    runs = {run.name: tracker.artifacts(run.run_id) for run in tracker.recent(99)}
+    return {name for name, files in runs.items() if any(file.endswith(".tar") for file in files)}
+
+
+def test_what_trials_have_in_common_is_made_by_one_of_two_machines(
+    mlflow_url: str, postgres_url: str, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first process that makes it is killed."""
+    caplog.set_level(logging.INFO)
+
+    def killed_once(config: ExperimentConfig, home: Workspace) -> None:
+        if not (mark := tmp_path / "killed").exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        make_common(config, home)
+
+    monkeypatch.setattr("tasks.common.make_common", killed_once)
+    chosen = load(config, ["data.sources=[{path: tiny:sft, limit: 77}]", "eval.suites=[tiny_refusal]", "eval.limit=3",
+                           "eval.floor_items=2", "train.kl={beta: 0.1, reference: cache}"]).config
+    before = kept(mlflow_url, tmp_path)
+    homes = [Workspace(tmp_path / name, None, SharedStages(mlflow_url, tmp_path / name)) for name in "ab"]
+    for home in homes:
+        home.root.mkdir()
+        study = open_study(PLAN, home.root, postgres_url)
+        study.begin(1)
+        together(chosen, study, Place(home.root, "", {}, home=home))
+        study.close()
+    made = kept(mlflow_url, tmp_path) - before
+    assert sorted(name.partition("-")[0] for name in made) == ["evaluate", "floors", "prepare", "reference"]
+    assert not (homes[1].root / "stages").exists()
+    make_common(chosen, homes[1])
+    assert caplog.text.count("brought from the MLflow server") == len(made)
+    assert kept(mlflow_url, tmp_path) - before == made
 
 
 def test_the_setting(tmp_path: Path) -> None:

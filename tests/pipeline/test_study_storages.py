@@ -79,6 +79,17 @@ class TestContract:
         assert study.ask() is None, "one is wanted and has its worker"
         assert [row.state for row in study.trials()] == ["FAIL", "RUNNING"]
 
+    def test_one_worker_leads_until_it_is_made(self, opened: Open) -> None:
+        study = opened()
+        study.begin(1)
+        assert study.lead("abcdef12") is True
+        assert study.lead("abcdef12") is None
+        assert study.lead("12345678") is True, "each part by itself"
+        study.led("abcdef12", made=False)
+        assert study.lead("abcdef12") is True
+        study.led("abcdef12", made=True)
+        assert opened().lead("abcdef12") is False
+
     def test_a_reader_does_not_work(self, opened: Open) -> None:
         with pytest.raises(OrchestrationError, match="opened to be read"):
             opened().ask()
