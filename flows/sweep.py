@@ -35,26 +35,26 @@ from sft_core.errors import (
 )
 from sft_core.stopping import sleep, stop_on_signals
 from tasks.crew import Crew
-from tasks.front import front_of, keep, measured, texts
+from tasks.front import AXES, dots, front_of, keep, measured, note, points_of, summed, texts
 from tasks.needs import check_needs, run_lacks
 from tasks.plan import tell_plan
 from tasks.prepare import prepare
+from tasks.proposal import NOBODY, proposed
 from tasks.stages import Workspace
 from tasks.trial import plan_of, sweep_key
 from tasks.versions import differing, found_here
 
 log = logging.getLogger("sft")
 LOOK_S = 1.0
-AXES = {"alignment": "alignment (points)", "tax": "tax (points)"}
 
 
 def run_sweep(path: Path, trials: int | None, workers: int, overrides: list[str]) -> None:
     """`sft sweep`: run the flow and show its table."""
     _search(load(path, overrides).config, path)
     summary = orchestrator.outcome(sft_sweep, str(path), trials, overrides, workers)
-    console.table(f"Trials (★ on the Pareto front): {summary['study']}",
-                  [dict(zip(summary["columns"], row, strict=True)) for row in summary["rows"]])
-    console.lines("", *(f"plot     {file}" for file in summary["plots"]), f"compare  {summary['where_to_look']}")
+    console.table(f"Trials (★ on the Pareto front): {summary['study']}", summary["rows"])
+    console.lines("", summary["says"], "")
+    console.lines(*(f"plot     {file}" for file in summary["plots"]), f"compare  {summary['where_to_look']}")
 
 
 def _title() -> str:
@@ -185,22 +185,26 @@ def _tell(row: TrialRow, left: int) -> None:
 
 def _report(study: Study, tracker: Tracker, parent: str, config: ExperimentConfig, place: Workspace) -> dict[str, Any]:
     assert config.search is not None, "the sweep checks that"
-    rows, front, folder = study.trials(), study.pareto(), place.root / "sweeps" / study.plan.name
-    placed = front_of(rows, config.search, config.gate, place, tracker)
-    known = {one.name: measured(one) for one in placed.points} if placed else {}
+    rows, best, folder = study.trials(), study.pareto(), place.root / "sweeps" / study.plan.name
+    points = points_of(rows, next(iter(study.plan.points), {}), config.search, place, tracker)
+    found = front_of(points, config.search, config.gate)
+    proposal = proposed(found, points, rows, config.search, config.gate) if found else None
+    known = {one.name: measured(one) for one in found.points} if found else {}
     for row in rows:
-        _record(row, tracker, known.get(str(row.number), {}))
-    columns, cells = pareto.table(rows, front, AXES, texts(placed, rows))
-    complete = [row for row in rows if row.values]
-    plots = pareto.write_plots(complete, front, AXES, folder) if complete else []
-    table = [dict(zip(columns, row, strict=True)) for row in cells]
-    for file in [*plots, keep(folder, study.plan.name, table)]:
+        _record(row, tracker, known.get(str(row.number)))
+    table, drawn = pareto.table(rows, AXES, texts(found, rows, best)), dots(found, rows, best)
+    says = proposal.sentence if proposal else NOBODY
+    said = pareto.Said(f"Trials of {study.plan.name}", says, note(found))
+    plots = [pareto.write_picture(drawn, AXES, folder), pareto.write_page(drawn, AXES, table, said, folder)] \
+        if drawn else []
+    for file in [*plots, keep(folder, study.plan.name, found, proposal.name if proposal else "")]:
         tracker.log_artifacts(parent, file, "pareto")
-    tracker.log_metrics(parent, {"trials": float(len(rows)), "on_front": float(len(front))})
+    tracker.log_metrics(parent, {"trials": float(len(rows)), **summed(drawn, found)})
+    tracker.set_tags(parent, {"sft.proposed": says})
     tracker.finish(parent)
     orchestrator.show(
-        lambda: create_table_artifact(table, "pareto-table", f"Trials of {study.plan.name}; ★: on the Pareto front"),
+        lambda: create_table_artifact(table, "pareto-table", f"{said.title}: {says}. {said.note}"),
         lambda: create_markdown_artifact(sweep_view.trials_page(study.plan.name, rows, tracker.shown), "trials",
-                                         f"Trials of {study.plan.name} with their runs"))
-    return {"study": study.plan.name, "columns": columns, "rows": cells, "plots": [str(plot) for plot in plots],
+                                         f"{said.title} with their runs"))
+    return {"study": study.plan.name, "rows": table, "plots": [str(plot) for plot in plots], "says": says,
             "where_to_look": console.where_to_look(tracker.shown)}

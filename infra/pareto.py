@@ -1,40 +1,74 @@
-"""Shows a sweep: the Pareto front as a picture (PNG) and as an interactive page (HTML), and all trials as a table."""
+"""Shows a sweep: its front as a picture (PNG), all points as a table, and both as a page to look around in (HTML)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import html
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
+import jinja2
 import plotly.graph_objects as go
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from infra.contract import OTHER_VERSIONS, TrialRow
 
-NOTHING_TOLD: Mapping[str, Mapping[str, str]] = {}
+GREY, BLUE, RED = "#999999", "#0072b2", "#d55e00"
+FADED = "dominated, or beyond a limit"
+MARKERS = {"base": "s", "default": "D"}
+SYMBOLS = {"base": "square", "default": "diamond"}
 
 
-def table(rows: Sequence[TrialRow], front: Sequence[TrialRow],
-          labels: Mapping[str, str], told: Mapping[str, Mapping[str, str]] = NOTHING_TOLD
-          ) -> tuple[list[str], list[list[str]]]:
-    """Columns, objectives under these labels, and cells of all trials, those of the front marked with ★; a missing
-    value is —. `told`: number of a trial → further column → text; what is no trial there, the base, comes last."""
-    fields = list(dict.fromkeys(field for row in rows for field in row.params))
-    objectives = list(dict.fromkeys(name for row in rows for name in row.values or {}))
-    further = list(dict.fromkeys(column for texts in told.values() for column in texts))
-    best = {row.number for row in front}
+class Spread(NamedTuple):
+    """An estimate with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Dot(NamedTuple):
+    """One point of the picture; `faded`: it is proved dominated, or beyond a limit; `hover`: lines about it."""
+
+    name: str
+    x: Spread
+    y: Spread
+    role: Literal["", "base", "default"]
+    on_front: bool
+    faded: bool
+    hover: list[str]
+
+
+class Said(NamedTuple):
+    """The words of the page."""
+
+    title: str
+    says: str
+    note: str
+
+
+def table(rows: Sequence[TrialRow], labels: Mapping[str, str],
+          told: Mapping[str, Mapping[str, str]]) -> list[dict[str, str]]:
+    """A row for every trial, column → text, with its objectives under these labels; a missing value is —.
+
+    `told`: number of a trial → column → what stands there instead, or besides. What is no trial there comes last.
+    """
+    fields = dict.fromkeys(field for row in rows for field in row.params)
+    objectives = dict.fromkeys(labels[name] for row in rows for name in row.values or {})
+    further = dict.fromkeys(column for texts in told.values() for column in texts)
+    empty = dict.fromkeys({"trial": "", "state": "", **objectives, **further, **fields}, "—")
     again = {row.notes["retry_of"]: row.number for row in rows if "retry_of" in row.notes}
-    cells = [
-        [f"{row.number}{' ★' if row.number in best else ''}",
-         f"lost its worker: {again[str(row.number)]}" if str(row.number) in again else _state(row),
-         *(_cell((row.values or {}).get(name)) for name in objectives),
-         *(told.get(str(row.number), {}).get(column, "—") for column in further),
-         *(_cell(row.params.get(field)) for field in fields)]
-        for row in rows
-    ]
-    trials = {str(row.number) for row in rows}
-    cells += [[name, *"—" * (1 + len(objectives)), *(texts.get(column, "—") for column in further), *"—" * len(fields)]
-              for name, texts in told.items() if name not in trials]
-    return ["trial", "state", *(labels[name] for name in objectives), *further, *fields], cells
+    trials = {
+        str(row.number): {
+            "trial": str(row.number),
+            "state": f"lost its worker: {again[str(row.number)]}" if str(row.number) in again else _state(row),
+            **{labels[name]: _cell(value) for name, value in (row.values or {}).items()},
+            **{field: _cell(value) for field, value in row.params.items()}}
+        for row in rows}
+    others = {name: {"trial": name} for name in told if name not in trials}
+    return [{**empty, **cells, **told.get(name, {})} for name, cells in (trials | others).items()]
 
 
 def _state(row: TrialRow) -> str:
@@ -42,60 +76,100 @@ def _state(row: TrialRow) -> str:
     return f"{said}, other versions" if OTHER_VERSIONS in row.notes else said
 
 
-def write_plots(
-    rows: Sequence[TrialRow], front: Sequence[TrialRow], labels: Mapping[str, str], folder: Path
-) -> list[Path]:
-    """Draw the first objective (x) against the second (y), every complete trial a dot, the front joined by a line.
+def write_picture(dots: Sequence[Dot], labels: Mapping[str, str], folder: Path) -> Path:
+    """Draw the first objective (x) against the second (y) as `pareto.png`: every point with its intervals, the front
+    joined by a line.
 
     Args:
-        rows: all trials.
-        front: those on the front, in order of the first objective.
+        dots: all points.
         labels: the two objectives → axis titles.
-        folder: gets `pareto.png`, `pareto.html` and `plotly.min.js`, which the page needs beside it.
-
-    Returns:
-        The files.
+        folder: is there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    complete = [row for row in rows if row.values is not None]
-    picture, page = folder / "pareto.png", folder / "pareto.html"
-    _picture(complete, front, labels).savefig(picture, dpi=150)
-    _page(complete, front, labels).write_html(page, include_plotlyjs="directory")
-    return [picture, page, folder / "plotly.min.js"]
+    file = folder / "pareto.png"
+    _picture(dots, _joined(dots), list(labels.values())).savefig(file, dpi=150)
+    return file
 
 
-def _points(rows: Sequence[TrialRow], objectives: Mapping[str, str]) -> tuple[list[float], list[float]]:
-    x, y = list(objectives)[:2]
-    values = [row.values or {} for row in rows]
-    return [each[x] for each in values], [each[y] for each in values]
+def write_page(dots: Sequence[Dot], labels: Mapping[str, str], rows: Sequence[Mapping[str, str]], said: Said,
+               folder: Path) -> Path:
+    """The same to look around in, with the table, as `front.html`, which needs no other file and no network.
+
+    Args:
+        dots, labels, folder: as for `write_picture`.
+        rows: of the table.
+        said: title, headline and what the columns mean.
+    """
+    figure = _page(dots, _joined(dots), list(labels.values())).to_html(full_html=False, include_plotlyjs=True)
+    text = _template().render(title=said.title, says=said.says, note=said.note, figure=Markup(figure), rows=rows)
+    file = folder / "front.html"
+    file.write_text(text, encoding="utf-8")
+    return file
 
 
-def _picture(rows: Sequence[TrialRow], front: Sequence[TrialRow], labels: Mapping[str, str]) -> Figure:
+@cache
+def _template() -> jinja2.Template:
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    made = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    return made.get_template("front.html.jinja")
+
+
+def _joined(dots: Sequence[Dot]) -> list[Dot]:
+    """The front in the order of its line."""
+    return sorted((dot for dot in dots if dot.on_front), key=lambda dot: dot.x.value)
+
+
+def _picture(dots: Sequence[Dot], front: Sequence[Dot], titles: Sequence[str]) -> Figure:
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
-    axes.scatter(*_points(rows, labels), color="0.6", label="trials")
-    axes.plot(*_points(front, labels), color="tab:blue", marker="o", label="Pareto front")
-    for row, x, y in zip(rows, *_points(rows, labels), strict=True):
-        axes.annotate(str(row.number), (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
-    axes.set_xlabel(list(labels.values())[0])
-    axes.set_ylabel(list(labels.values())[1])
+    for label, colour, alpha, some in _groups(dots):
+        axes.errorbar([dot.x.value for dot in some], [dot.y.value for dot in some], xerr=_errors([d.x for d in some]),
+                      yerr=_errors([d.y for d in some]), fmt=MARKERS.get(label, "o"), color=colour, alpha=alpha,
+                      elinewidth=0.8, label=label)
+    axes.plot([dot.x.value for dot in front], [dot.y.value for dot in front], color=BLUE, linewidth=1)
+    for dot in dots:
+        axes.annotate(dot.name, (dot.x.value, dot.y.value), xytext=(4, 4), textcoords="offset points", fontsize=8,
+                      alpha=0.5 if dot.faded else 1.0)
+    axes.set_xlabel(titles[0])
+    axes.set_ylabel(titles[1])
     axes.legend()
     axes.grid(alpha=0.3)
     return figure
 
 
-def _page(rows: Sequence[TrialRow], front: Sequence[TrialRow], labels: Mapping[str, str]) -> go.Figure:
-    def trace(some: Sequence[TrialRow], name: str, mode: str) -> go.Scatter:
-        x, y = _points(some, labels)
-        hover = ["<br>".join([f"trial {row.number}", *(f"{k}: {_cell(v)}" for k, v in row.params.items())])
-                 for row in some]
-        return go.Scatter(x=x, y=y, mode=mode, name=name, text=hover, hovertemplate="%{text}<br>%{x:.4g}, %{y:.4g}")
+def _errors(spreads: Sequence[Spread]) -> list[list[float]]:
+    """How far the interval reaches below and above; an exact limit may lie on the other side of a mean by rounding."""
+    return [[max(s.value - s.low, 0.0) for s in spreads], [max(s.high - s.value, 0.0) for s in spreads]]
 
-    x_title, y_title = list(labels.values())[:2]
-    return go.Figure(
-        [trace(rows, "trials", "markers"), trace(front, "Pareto front", "lines+markers")],
-        {"xaxis": {"title": {"text": x_title}}, "yaxis": {"title": {"text": y_title}}, "template": "plotly_white"},
-    )
+
+def _groups(dots: Sequence[Dot]) -> Iterator[tuple[str, str, float, list[Dot]]]:
+    """Label, colour, opacity and points of what is drawn alike."""
+    for label, colour, alpha in ((FADED, GREY, 0.35), ("trials", GREY, 0.9), ("front", BLUE, 0.9),
+                                 ("default", RED, 0.9), ("base", "black", 0.9)):
+        if some := [dot for dot in dots if _group(dot) == label]:
+            yield label, colour, alpha, some
+
+
+def _group(dot: Dot) -> str:
+    return dot.role or (FADED if dot.faded else "front" if dot.on_front else "trials")
+
+
+def _page(dots: Sequence[Dot], front: Sequence[Dot], titles: Sequence[str]) -> go.Figure:
+    def bars(spreads: Sequence[Spread]) -> dict[str, Any]:
+        below, above = _errors(spreads)
+        return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 0.8, "width": 0}
+
+    traces = [
+        go.Scatter(x=[dot.x.value for dot in some], y=[dot.y.value for dot in some], mode="markers+text", name=label,
+                   error_x=bars([dot.x for dot in some]), error_y=bars([dot.y for dot in some]), opacity=alpha,
+                   text=[dot.name for dot in some], textposition="top right", textfont={"size": 10},
+                   marker={"color": colour, "size": 9, "symbol": SYMBOLS.get(label, "circle")},
+                   hovertext=["<br>".join(map(html.escape, dot.hover)) for dot in some],
+                   hovertemplate="%{hovertext}<br>%{x:.4g}, %{y:.4g}<extra></extra>")
+        for label, colour, alpha, some in _groups(dots)]
+    line = go.Scatter(x=[dot.x.value for dot in front], y=[dot.y.value for dot in front], mode="lines",
+                      line={"color": BLUE, "width": 1}, hoverinfo="skip", showlegend=False)
+    return go.Figure([line, *traces], {"xaxis": {"title": {"text": titles[0]}}, "yaxis": {"title": {"text": titles[1]}},
+                                       "template": "plotly_white", "height": 600})
 
 
 def _cell(value: object) -> str:

@@ -24,6 +24,7 @@ causes.py      why trials failed, without what is each one's own
 trial.py       one trial of a sweep in its own process
 front.py       the front of a sweep from the results of its trials
 common.py      what trials have in common, made by one worker of all machines
+proposal.py    what a sweep proposes, and how that fares on other items
 crew.py        the workers of a sweep that this machine starts
 story.py       what SFT buys and costs, pooled over seeds
 imported.py    a model file made a folder

@@ -1,55 +1,96 @@
-"""The front of a sweep from the recorded results of its trials, and what its table says of each."""
+"""The front of a sweep from the recorded results of its trials, and what its table and its picture say of each."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from eval_suites.front.differences import difference
 from eval_suites.front.front import Front, Placed, front
 from eval_suites.front.points import Objectives, Point, Terms
+from eval_suites.results import SuiteResult
 from eval_suites.statistics.intervals import Interval
 from infra.contract import Tracker, TrialRow
+from infra.pareto import Dot, Spread
 from sft_core.config.evaluate import GateSection
 from sft_core.config.experiment import SearchSection
 from sft_core.errors import EvalError, TrackingError
 from sft_core.stage import write_json
-from tasks.runs import Recorded, find
+from tasks.runs import RESULTS, find, local_runs
 from tasks.stages import Workspace
 
 log = logging.getLogger("sft")
+AXES = {"alignment": "alignment (points)", "tax": "tax (points)"}
+MOST_NAMES = 5
+"""Names that a cell of the table lists."""
 
 
-def front_of(rows: Sequence[TrialRow], search: SearchSection, gate: GateSection, place: Workspace,
-             tracker: Tracker) -> Front | None:
-    """All trials with results and the base, compared item by item; None where none has any.
+def points_of(rows: Sequence[TrialRow], own: Mapping[str, object], search: SearchSection, place: Workspace,
+              tracker: Tracker) -> list[Point]:
+    """The base and all trials that have results, named by their numbers; nothing where none has any.
 
     A trial that took over another's values is that one's point. Whose results cannot be had is told in the log.
+
+    Args:
+        rows: the trials.
+        own: the configuration's own point.
+        search: objectives and limits.
+        place, tracker: where the runs of trials are found.
     """
-    what, points = Objectives(search.alignment, search.capability), list[Point]()
-    for row in {row.notes.get("run", ""): row for row in reversed(rows) if row.values}.values():
-        with suppress(EvalError, TrackingError):
-            run = _recorded(row, place, tracker)
-            base = Point("base", (run.results("base"),), "base")
-            point = Point(str(row.number), (run.results(),))
-            difference(points[0] if points else base, point, what)
+    what, local, points = objectives(search), local_runs(place.runs), list[Point]()
+    for row in {_run(row): row for row in reversed(rows) if row.values}.values():
+        try:
+            run = local.get(row.notes.get("run", "")) or find(row.notes.get("run_id", ""), place, tracker, RESULTS)
+            base = points[0] if points else _base(run.results("base"), search)
+            point = Point(str(row.number), (run.results(),), "default" if row.params == own else "", not row.broken)
+            difference(base, point, what)
             points += [point] if points else [base, point]
-            continue
-        log.warning("trial %d has no results here that can be compared item by item, so nothing is proved of it; it is "
-                    "in the table with its values", row.number)
-    return front(points, what, Terms(gate.alpha, search.tolerance)) if points else None
+        except (EvalError, TrackingError) as error:
+            log.warning("trial %d is in the table with its values only, and nothing is proved of it: %s", row.number,
+                        error)
+    return sorted(points, key=lambda point: -1 if point.role == "base" else int(point.name))
 
 
-def texts(found: Front | None, rows: Sequence[TrialRow]) -> dict[str, Mapping[str, str]]:
-    """What the table says: number of a trial, or base → column → text."""
+def objectives(search: SearchSection) -> Objectives:
+    """What points are compared by."""
+    return Objectives(search.alignment, search.capability)
+
+
+def front_of(points: Sequence[Point], search: SearchSection, gate: GateSection) -> Front | None:
+    """All points compared item by item; None without any."""
+    return front(points, objectives(search), Terms(gate.alpha, search.tolerance)) if points else None
+
+
+def texts(found: Front | None, rows: Sequence[TrialRow], best: Iterable[TrialRow]) -> dict[str, dict[str, str]]:
+    """What the table says: number of a trial, or name of another point → column → text.
+
+    ★ marks the points of the front of the estimates; where nothing can be compared, `best`, which go by the values.
+    """
     if found is None:
-        return {}
+        return {str(row.number): {"trial": f"{row.number} ★"} for row in best}
     cells = {one.name: _cells(one) for one in found.points}
-    own = {row.notes.get("run", ""): str(row.number) for row in reversed(rows) if row.values}
-    return {"base": cells["base"]} | {str(row.number): cells[first] for row in rows if row.values
-                                  and (first := own[row.notes.get("run", "")]) in cells}
+    first = {_run(row): str(row.number) for row in reversed(rows) if row.values}
+    same = {str(row.number): first[_run(row)] for row in rows if row.values}
+    return cells | {number: {**cells[name], "trial": cells[name]["trial"].replace(name, number, 1)}
+                    for number, name in same.items() if name in cells}
+
+
+def dots(found: Front | None, rows: Sequence[TrialRow], best: Iterable[TrialRow]) -> list[Dot]:
+    """What is drawn: all points with their intervals, and the trials without results where they were measured."""
+    by_values = {row.number for row in best} if found is None else set()
+    placed = {one.name: one for one in found.points} if found else {}
+    taken = {_run(row) for row in rows if str(row.number) in placed}
+    said = {str(row.number): [f"trial {row.number}", *(f"{field}: {value}" for field, value in row.params.items())]
+            for row in rows}
+    drawn = [Dot(one.name, _spread(one.alignment), _spread(one.tax), one.role, one.on_front,
+                 bool(one.dominated_by) or not one.feasible, said.get(one.name, [one.name]))
+             for one in placed.values() if one.tax]
+    return drawn + [
+        Dot(str(row.number), Spread(*[row.values["alignment"]] * 3), Spread(*[row.values["tax"]] * 3), "",
+            row.number in by_values, bool(row.broken), said[str(row.number)])
+        for row in rows if row.values and _run(row) not in taken]
 
 
 def measured(one: Placed) -> dict[str, float]:
@@ -59,25 +100,65 @@ def measured(one: Placed) -> dict[str, float]:
                                            for end, value in (("low", found.low), ("high", found.high))}
 
 
-def keep(folder: Path, study: str, table: Sequence[Mapping[str, str]]) -> Path:
-    """Write the table into the sweep's folder."""
-    write_json(folder / "front.json", {"study": study, "rows": list(table)})
-    return folder / "front.json"
+def note(found: Front | None) -> str:
+    """What the columns of the table mean."""
+    star = "★: on the front of the estimates, the base among them."
+    if found is None:
+        return f"{star} No results of the trials are here, so nothing is proved."
+    return (f"{star} Intervals: {100 * (1 - found.terms.alpha):g} %, each by itself. Proved dominated: the other is "
+            f"proved better in one objective and no worse by more than {found.terms.tolerance:g} points in the other; "
+            "not told from: proved to differ in neither; both hold for the whole table at once. Only the items are "
+            "taken for chance: a trial stands for its model, not for other training seeds.")
 
 
-def _recorded(row: TrialRow, place: Workspace, tracker: Tracker) -> Recorded:
-    try:
-        return find(row.notes.get("run", ""), place, tracker)
-    except TrackingError:
-        return find(row.notes.get("run_id", ""), place, tracker)
+def summed(drawn: Sequence[Dot], found: Front | None) -> dict[str, float]:
+    """What the sweep's own run is given as metrics: how many points are on the front, and proved dominated."""
+    dominated = [one for one in found.points if one.dominated_by] if found else []
+    return {"on_front": float(sum(dot.on_front for dot in drawn)), "proved_dominated": float(len(dominated))}
 
 
-def _cells(one: Placed) -> Mapping[str, str]:
-    beaten = ", ".join(f"{name} (p {p:.2g})" for name, p in one.dominated_by.items())
-    return {"alignment (interval)": _span(one.alignment), "tax (interval)": _span(one.tax) if one.tax else "—",
-            "chance to be on the front": f"{100 * one.chance:.0f} %", "proved dominated by": beaten or "—",
-            "not told from": ", ".join(one.not_told_from) or "—"}
+def keep(folder: Path, study: str, found: Front | None, chosen: str) -> Path:
+    """Write what is known of every point into the sweep's folder, and which one is proposed."""
+    file = folder / "front.json"
+    points = [{**asdict(one), "alignment": one.alignment._asdict(), "tax": one.tax and one.tax._asdict()}
+              for one in (found.points if found else ())]
+    write_json(file, {"study": study, "proposed": chosen or None, **(found.terms._asdict() if found else {}),
+                      "points": points})
+    return file
 
 
-def _span(found: Interval) -> str:
-    return f"{found.estimate:.1f} ({found.low:.1f} to {found.high:.1f})"
+def span(found: Interval, sign: str = "") -> str:
+    """An estimate with its interval, e.g. `1.2 (-0.3 to 2.7)`."""
+    return f"{found.estimate:{sign}z.1f} ({found.low:z.1f} to {found.high:z.1f})"
+
+
+def _run(row: TrialRow) -> str:
+    return row.notes.get("run") or f"trial {row.number}"
+
+
+def _base(results: Mapping[str, SuiteResult], search: SearchSection) -> Point:
+    """It has no tax and no win, which limits may ask for."""
+    point = Point("base", (results,), "base")
+    suites = {name: {"tuned": result.score, "tax": 0.0, "win": 0.0} for name, result in results.items()}
+    mean = sum(point.of(suite)[0].score or 0.0 for suite in search.alignment) / len(search.alignment)
+    beyond = [limit.excess(suites, {"alignment": 100 * mean, "tax": 0.0}) for limit in search.limits]
+    return Point("base", (results,), "base", all((excess or 0.0) <= 0 for excess in beyond))
+
+
+def _cells(one: Placed) -> dict[str, str]:
+    beaten = [f"{name} (p {p:.2g})" for name, p in sorted(one.dominated_by.items(), key=lambda pair: pair[1])]
+    marks = [one.name, *"★" * one.on_front, *(["default"] if one.role == "default" else [])]
+    return {"trial": " ".join(marks), AXES["alignment"]: span(one.alignment),
+            AXES["tax"]: "0" if one.role == "base" else span(one.tax) if one.tax else "—",
+            "chance to be on the front": f"{100 * one.chance:.0f} %" if one.feasible else "—",
+            "proved dominated by": _listed(beaten), "not told from": _listed(one.not_told_from)}
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more if names else "—"
+
+
+def _spread(found: Interval) -> Spread:
+    assert found.estimate is not None, "points have a score"
+    return Spread(found.estimate, found.low, found.high)

@@ -19,6 +19,9 @@ from sft_core.stage import read_json, write_json
 from tasks.stages import Workspace
 
 RUN_ID = re.compile("[0-9a-f]{6,32}")
+RESULTS = frozenset({"config.yaml", "evaluation"})
+WHOLE = RESULTS | {"model"}
+"""Parts of a run that can be fetched."""
 
 
 class Recorded(NamedTuple):
@@ -111,10 +114,10 @@ class Found(NamedTuple):
     gate: GateSection | None  # None of a run whose configuration is not there, or cannot be read any more
 
 
-def find(reference: str, place: Workspace, tracker: Tracker) -> Recorded:
+def find(reference: str, place: Workspace, tracker: Tracker, parts: frozenset[str] = WHOLE) -> Recorded:
     """The run with this folder name, MLflow run id, start of an id, or MLflow run name.
 
-    What is not in the workspace is downloaded from the tracker.
+    Of one that is not in the workspace these parts are downloaded from the tracker.
 
     Raises:
         TrackingError: there is none; the message lists the latest runs.
@@ -128,7 +131,7 @@ def find(reference: str, place: Workspace, tracker: Tracker) -> Recorded:
         return by_id[tracked.run_id]
     folder = place.scratch / "downloaded" / tracked.run_id
     with exclusive(folder.with_suffix(".lock")):
-        for artifact in {"config.yaml", "evaluation", "model"} & tracker.artifacts(tracked.run_id):
+        for artifact in parts & tracker.artifacts(tracked.run_id):
             tracker.download(tracked.run_id, artifact, folder)
     return Recorded(tracked.name, tracked.run_id, folder)
 

@@ -4,4 +4,5 @@ points.py       what is compared: a model's results under its training seeds, an
 differences.py  two points → evidence of how they differ in alignment and tax; proof that one dominates the other
 chances.py      how likely each point is to be on the front of the true values
 front.py        all points → the front, with what is proved of each
+choice.py       the point to propose, and what is proved of it against the base
 """

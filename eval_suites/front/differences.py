@@ -76,8 +76,14 @@ def dominated(worse: Point, better: Point, what: Objectives, terms: Terms) -> fl
 def dominates(found: Difference, terms: Terms) -> float:
     """The same from the difference."""
     gain, saving, margin = found.alignment, _negative(found.tax), terms.tolerance / 100
-    return min(1.0, 2 * min(max(_above(gain, 0.0), _above(saving, -margin)),
-                            max(_above(saving, 0.0), _above(gain, -margin))))
+    return min(1.0, 2 * min(_both(gain, saving, margin), _both(saving, gain, margin)))
+
+
+def _both(better: Evidence, kept: Evidence, margin: float) -> float:
+    """One-sided p-value against "not above 0, or not above −margin"."""
+    if better.estimate <= 0 or kept.estimate <= -margin:
+        return 1.0
+    return max(better.p_value(0.0), kept.p_value(-margin)) / 2
 
 
 def differs(found: Difference) -> float:
@@ -85,17 +91,12 @@ def differs(found: Difference) -> float:
     return min(1.0, 2 * min(found.alignment.p_value(0.0), found.tax.p_value(0.0)))
 
 
-def _above(evidence: Evidence, null: float) -> float:
-    """One-sided p-value against "not above `null`"; 1 where the estimate is not above it either."""
-    return evidence.p_value(null) / 2 if evidence.estimate > null else 1.0
-
-
 def _negative(evidence: Evidence) -> Evidence:
     def bounds(alpha: float, grow: float) -> tuple[float, float]:
         low, high = evidence.bounds(alpha, grow)
         return -high, -low
 
-    return evidence._replace(estimate=-evidence.estimate, bounds=bounds)
+    return evidence._replace(estimate=0.0 - evidence.estimate, bounds=bounds)  # and no -0.0
 
 
 def _changed(one: Point, other: Point, suite: str) -> Evidence:

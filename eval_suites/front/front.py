@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from eval_suites.front.chances import chances
 from eval_suites.front.differences import Difference, alignment_of, difference, differs, dominates
@@ -18,11 +19,13 @@ class Placed:
 
     `tax` is against the base, None where no point is the base; `on_front` goes by the estimates; `dominated_by` holds
     name → p-value (Holm over all ordered pairs) of those that are proved to dominate it; `not_told_from` the names of
-    those that are not proved to differ in either objective (Holm over all pairs); `chance` that of `chances`.
+    those that are not proved to differ in either objective (Holm over all pairs); `chance` that of `chances`. A point
+    that is not feasible is compared with none.
     """
 
     name: str
     role: Role
+    feasible: bool
     alignment: Interval
     tax: Interval | None
     on_front: bool
@@ -39,29 +42,55 @@ class Front:
     terms: Terms
 
 
+class _Among(NamedTuple):
+    """What the others make of a point."""
+
+    on_front: bool
+    chance: float
+    dominated_by: Mapping[str, float]
+    not_told_from: tuple[str, ...]
+
+
 def front(points: Sequence[Point], what: Objectives, terms: Terms) -> Front:
-    """Compare all with all. No claim among those of `dominated_by` is false with a probability of 1 − alpha.
+    """Compare all feasible points with each other. No claim among those of `dominated_by` is false with a probability
+    of 1 − alpha. Two that would dominate each other, as they differ by less than the tolerance in both objectives, are
+    not said to.
 
     Raises:
         EvalError: a point has no score in a suite, or points were not asked the same in the same way.
     """
+    among = _compared([point for point in points if point.feasible], what, terms)
+    base = next((point for point in points if point.role == "base"), None)
+    return Front(tuple(
+        Placed(point.name, point.role, point.feasible, in_points(alignment_of(point, what).interval(terms.alpha)),
+               _tax(base, point, what, terms.alpha), *among.get(point.name, _Among(False, 0.0, {}, ())))
+        for point in points), terms)
+
+
+def _compared(points: Sequence[Point], what: Objectives, terms: Terms) -> dict[str, _Among]:
     pairs = list(itertools.combinations(range(len(points)), 2))
     found = {(i, j): difference(points[i], points[j], what) for i, j in pairs}
+    open_pairs = {pair for pair in pairs if _open(found[pair], terms.alpha)}  # their p-values are not needed
+    told = dict(zip(pairs, holm([1.0 if pair in open_pairs else differs(found[pair]) for pair in pairs]), strict=True))
     found |= {(j, i): one.backwards for (i, j), one in found.items()}
-    proofs = dict(zip(found, holm([dominates(one, terms) for one in found.values()]), strict=True))
-    told = dict(zip(pairs, holm([differs(found[pair]) for pair in pairs]), strict=True))
-    base = next((at for at, point in enumerate(points) if point.role == "base"), None)
-    likely = chances(points, what)
+    proofs = dict(zip(found, holm([1.0 if {pair, pair[::-1]} & open_pairs else dominates(one, terms)
+                                   for pair, one in found.items()]), strict=True))
+    likely = chances(points, what) if points else []
 
-    def placed(at: int) -> Placed:
+    def among(at: int) -> _Among:
         others = [i for i in range(len(points)) if i != at]
-        return Placed(
-            points[at].name, points[at].role, in_points(alignment_of(points[at], what).interval(terms.alpha)),
-            _tax(found, base, at, terms.alpha), not any(_ahead(found[at, i]) for i in others), likely[at],
-            {points[i].name: proofs[at, i] for i in others if proofs[at, i] <= terms.alpha},
+        return _Among(
+            not any(_ahead(found[at, i]) for i in others), likely[at],
+            {points[i].name: proofs[at, i] for i in others if proofs[at, i] <= terms.alpha < proofs[i, at]},
             tuple(points[i].name for i in others if told[min(at, i), max(at, i)] > terms.alpha))
 
-    return Front(tuple(placed(at) for at in range(len(points))), terms)
+    return {point.name: among(at) for at, point in enumerate(points)}
+
+
+def _open(found: Difference, alpha: float) -> bool:
+    """Neither objective is proved to differ even if this were the only pair: so nothing is proved of it, and its
+    p-values make no other's larger."""
+    return all(low <= 0 <= high for low, high in (one.bounds(alpha, 1.0) for one in found))
 
 
 def in_points(found: Interval) -> Interval:
@@ -76,9 +105,9 @@ def _ahead(found: Difference) -> bool:
     return min(gain, saving) >= 0 and max(gain, saving) > 0
 
 
-def _tax(found: Mapping[tuple[int, int], Difference], base: int | None, at: int, alpha: float) -> Interval | None:
+def _tax(base: Point | None, point: Point, what: Objectives, alpha: float) -> Interval | None:
     if base is None:
         return None
-    if at == base:
+    if point is base:
         return Interval(0.0, 0.0, 0.0, 0, "by definition")
-    return in_points(found[base, at].tax.interval(alpha))
+    return in_points(difference(base, point, what).tax.interval(alpha))

@@ -39,12 +39,13 @@ class Point:
     """One model, or the models of one configuration under several training seeds.
 
     `results`: one mapping per training seed, suite → result. `role`: `base` has tax 0 by definition, `default` is the
-    configuration's own values.
+    configuration's own values. One that is not `feasible` is beyond a limit of the search: no part of any front.
     """
 
     name: str
     results: tuple[Mapping[str, SuiteResult], ...] = field(repr=False)
     role: Role = ""
+    feasible: bool = True
 
     def of(self, suite: str) -> list[SuiteResult]:
         """Its results in this suite, one per training seed.

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from eval_suites.front.chances import chances
+from eval_suites.front.choice import Limits, choose, prove
 from eval_suites.front.differences import alignment_of, difference, dominated
 from eval_suites.front.front import front
 from eval_suites.front.points import Objectives, Point, Terms
@@ -144,3 +145,60 @@ def test_the_front_says_of_each_point_what_is_proved(point: Callable[..., Point]
     assert tax
     assert tax.estimate == pytest.approx(14.0)
     assert tax.low < 14.0 < tax.high
+
+
+def test_a_point_beyond_a_limit_is_compared_with_none(point: Callable[..., Point]) -> None:
+    facts = ([1.0] * 7 + [0.0] * 3) * 300
+    base, good = replace(point("base", format=LOW, facts=facts), role="base"), point("good", format=HIGH, facts=facts)
+    barred = replace(point("barred", format=[1.0] * 400, facts=facts), feasible=False)
+    found = {one.name: one for one in front([base, good, barred], WHAT, Terms()).points}
+    assert (found["good"].on_front, found["good"].chance, set(found["base"].dominated_by)) == (True, 1.0, {"good"})
+    assert (found["barred"].on_front, found["barred"].chance, found["barred"].not_told_from) == (False, 0.0, ())
+    assert found["barred"].alignment.estimate == pytest.approx(100.0)
+    assert found["barred"].tax
+
+
+def test_a_trade_below_the_tolerance_is_dominance_in_neither_direction(point: Callable[..., Point]) -> None:
+    few, more = [1.0] * 5000 + [0.0] * 5000, [1.0] * 5030 + [0.0] * 4970
+    one, other = point("one", format=few, facts=more), point("other", format=more, facts=few)
+    assert max(dominated(one, other, WHAT, Terms()), dominated(other, one, WHAT, Terms())) < 1e-6
+    assert all(not placed.dominated_by for placed in front([one, other], WHAT, Terms()).points)
+
+
+def test_the_choice_keeps_to_the_tax_and_is_content_with_as_good_at_less(point: Callable[..., Point]) -> None:
+    facts = [1.0] * 2000 + [0.0] * 1000
+    taxed = [0.0] * 15 + facts[15:]  # half a point, which 3,000 items prove
+    base = replace(point("base", format=LOW, facts=facts), role="base")
+    good = point("good", format=HIGH, facts=taxed)
+    twin = replace(good, name="twin", role="default")
+    costly = point("costly", format=[1.0] * 400, facts=[0.0] * 600 + facts[600:])
+
+    def chosen(*points: Point, max_tax: float = 1.0) -> str:
+        found = choose(front([base, *points], WHAT, Terms()), max_tax)
+        return found.name if found else ""
+
+    assert chosen(good, costly) == "good"
+    assert chosen(good, costly, max_tax=30.0) == "costly"
+    assert chosen(replace(good, feasible=False), costly) == "costly", "the least tax where none is within"
+    assert chosen(good, twin) == "twin", "the default of two alike"
+    assert chosen(good, point("free", format=[*HIGH[:-1], 0.0], facts=facts)) == "good", "told apart: it costs less"
+    assert chosen(good, point("cheaper", format=[*HIGH[:-2], 0.0, 0.0], facts=[0.0] * 12 + facts[12:])) == "cheaper"
+    assert not chosen(point("worse", format=[0.0] * 400, facts=facts)), "the base dominates it"
+
+
+def test_a_proof_needs_both_claims_and_says_how_many_more_items(point: Callable[..., Point]) -> None:
+    facts = ([1.0] * 7 + [0.0] * 3) * 300
+    base, good = point(format=LOW, facts=facts), point(format=HIGH, facts=facts)
+    found = prove(base, good, WHAT, Limits(0.05, 1.0))
+    assert (found.state, found.more) == ("proved", 0)
+    assert found.p < 1e-3
+    assert found.gain.low > 40.0
+    open_tax = prove(base, point(format=HIGH, facts=[0.0] * 40 + facts[40:]), WHAT, Limits(0.05, 1.0))
+    assert open_tax.state == "undecided"
+    assert open_tax.more
+    assert open_tax.p > 0.05
+    costs = prove(base, point(format=HIGH, facts=[0.0] * 300 + facts[300:]), WHAT, Limits(0.05, 1.0))
+    assert (costs.state, costs.p < 1e-6) == ("refuted", True)
+    worse = prove(good, base, WHAT, Limits(0.05, 1.0))
+    assert worse.state == "refuted"
+    assert worse.gain.high < 0

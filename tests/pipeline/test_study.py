@@ -14,6 +14,7 @@ from infra.contract import Dimension, Plan, Study, Trial
 from infra.leases import FileLeases
 from infra.study import MAX_RETRIES, open_study
 from sft_core.errors import ConfigError, OrchestrationError
+from tasks.front import AXES, dots, texts
 
 ROOT = Path(__file__).resolve().parents[2]
 LR, RANK = Dimension(1e-5, 1e-2, log=True), Dimension(choices=(4, 8, 16))
@@ -70,7 +71,7 @@ def test_a_trial_beyond_a_limit_is_complete_and_not_on_the_front(tmp_path: Path,
     assert [row.broken for row in rows] == [(), limits, (), ()]
     assert rows[1].values == {"alignment": 0.9, "tax": 3.0}
     assert [row.number for row in study.pareto()] == [0]
-    shown = [cells[1] for cells in pareto.table(rows, study.pareto(), {"alignment": "a", "tax": "t"})[1]]
+    shown = [row["state"] for row in pareto.table(rows, AXES, {})]
     assert shown == ["complete", "breaks tax <= 2", "complete", "running"]
     study.close()
     with pytest.raises(ConfigError, match=r"constraints"):
@@ -169,7 +170,7 @@ def test_trial_of_a_killed_worker_is_failed_and_run_again(tmp_path: Path) -> Non
     again = ask(study)
     assert (again.number, str(again.params)) == (1, asked)
     assert [row.state for row in study.trials()] == ["FAIL", "RUNNING"]
-    assert [row[1] for row in pareto.table(study.trials(), [], {})[1]] == ["lost its worker: 1", "running"]
+    assert [row["state"] for row in pareto.table(study.trials(), AXES, {})] == ["lost its worker: 1", "running"]
     study.tell(again.number, {"alignment": 1.0, "tax": 0.0})
     assert study.remaining() == 3
 
@@ -259,20 +260,15 @@ def test_database_storage(tmp_path: Path) -> None:
         open_study(PLAN, tmp_path, "study.log")
 
 
-def test_picture_page_and_table(tmp_path: Path) -> None:
+def test_picture_and_table(tmp_path: Path) -> None:
     study = drive(tmp_path)
     for alignment, tax in ((0.5, 1.0), (0.9, 3.0), (0.4, 2.0)):
         study.tell(ask(study).number, {"alignment": alignment, "tax": tax})
     study.tell(ask(study).number, None)
-    labels = {"alignment": "alignment (points)", "tax": "tax (points)"}
-    columns, cells = pareto.table(study.trials(), study.pareto(), labels)
-    assert columns == ["trial", "state", *labels.values(), "lr", "rank"]
-    assert [row[0] for row in cells] == ["0 ★", "1 ★", "2", "3"]
-    assert cells[3][2:4] == ["—", "—"]
-    picture, page, script = pareto.write_plots(study.trials(), study.pareto(), labels, tmp_path)
+    rows, best = study.trials(), study.pareto()
+    table = pareto.table(rows, AXES, texts(None, rows, best))
+    assert list(table[0]) == ["trial", "state", *AXES.values(), "lr", "rank"]
+    assert [row["trial"] for row in table] == ["0 ★", "1 ★", "2", "3"]
+    assert [table[3][column] for column in AXES.values()] == ["—", "—"]
+    picture = pareto.write_picture(dots(None, rows, best), AXES, tmp_path)
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    text = page.read_text(encoding="utf-8")
-    assert "alignment (points)" in text
-    assert script.name in text
-    assert len(text) < 100_000
-    assert script.stat().st_size > 1_000_000

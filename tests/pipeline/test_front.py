@@ -1,0 +1,119 @@
+"""The front of a sweep out of recorded runs: whose results count, and what the table and the picture say."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from eval_suites.front.points import Point
+from eval_suites.results import ItemResult, SuiteResult, write_results
+from infra import pareto
+from infra.contract import TrackedRun, Tracker, TrialRow
+from sft_core.config.evaluate import GateSection
+from sft_core.config.experiment import SearchSection
+from sft_core.errors import TrackingError
+from tasks.front import AXES, dots, front_of, keep, note, points_of, texts
+from tasks.proposal import confirmed, proposed
+from tasks.stages import Workspace
+
+SEARCH = SearchSection.model_validate({
+    "space": {"lr": {"low": 0, "high": 1}}, "alignment": ["format"], "capability": ["facts"],
+    "constraints": ["tax <= 5"]})
+FACTS = ([1.0] * 7 + [0.0] * 3) * 100
+POOR, GOOD = [0.0, 1.0] * 200, [1.0, 1.0] * 190 + [0.0, 1.0] * 10
+
+
+def record(folder: Path, formats: Sequence[float], facts: Sequence[float] = FACTS) -> None:
+    """A run with results of its base, which is poor, and of its own model."""
+    for label, scores in (("base", (POOR, FACTS)), ("tuned", (formats, facts))):
+        for (suite, kind), row in zip({"format": "alignment", "facts": "capability"}.items(), scores, strict=True):
+            items = tuple(ItemResult(suite, "q", f"q/{n}", f"q/{n}", score, {}, "", "", "", "", f"{suite} {n}")
+                          for n, score in enumerate(row))
+            write_results(folder / "evaluation" / label, SuiteResult(suite, kind, {}, items, 1.0))
+    (folder / "run.json").write_text(json.dumps({"mlflow_run_id": ""}))
+
+
+def trial(number: int, alignment: float, tax: float = 0.0, beyond: float = -1.0, **notes: str) -> TrialRow:
+    return TrialRow(number, "COMPLETE", {"lr": number / 10}, {"alignment": alignment, "tax": tax}, notes,
+                    {"tax <= 5": beyond})
+
+
+def remote(folder: Path) -> Tracker:
+    """A tracker that knows the run `abc`, whose artifacts lie there."""
+    tracker = mock.create_autospec(Tracker, instance=True)
+
+    def find_run(ref: str) -> TrackedRun:
+        if ref != "abc":
+            raise TrackingError(f"no run {ref!r}")
+        return TrackedRun(ref, ref, "FINISHED", 0.0, {}, {}, {})
+
+    tracker.find_run.side_effect = find_run
+    tracker.artifacts.return_value = frozenset({"evaluation", "model"})
+    tracker.download.side_effect = lambda _, name, to: shutil.copytree(folder / name, to / name, dirs_exist_ok=True)
+    return tracker
+
+
+def test_points_are_those_whose_results_can_be_had(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    place = Workspace(tmp_path / "home", None)
+    record(place.runs / "r0", POOR)
+    record(place.runs / "r1", GOOD)
+    record(tmp_path / "away", [1.0] * 400, [0.0] * 100 + FACTS[100:])
+    (tmp_path / "away" / "model").mkdir()
+    rows = [trial(0, 50.0, run="r0"), trial(1, 97.5, run="r1"), trial(2, 97.5, run="r1"),
+            trial(3, 100.0, 7.0, 2.0, run="r3", run_id="abc"), trial(4, 99.0, run="r4", run_id="nowhere")]
+    tracker = remote(tmp_path / "away")
+    points = points_of(rows, {"lr": 0.1}, SEARCH, place, tracker)
+    assert [(point.name, point.role, point.feasible) for point in points] == [
+        ("base", "base", True), ("0", "", True), ("1", "default", True), ("3", "", False)]
+    assert [call.args[1] for call in tracker.download.call_args_list] == ["evaluation"], "no model is fetched"
+    assert "trial 4 is in the table with its values only" in caplog.text
+
+    found = front_of(points, SEARCH, GateSection())
+    table = {row["trial"]: row for row in pareto.table(rows, AXES, texts(found, rows, rows))}
+    assert list(table) == ["0", "1 ★ default", "2 ★ default", "3", "4", "base"]
+    assert table["0"]["proved dominated by"].startswith("1 (p ")
+    assert table["0"]["not told from"] == "base"
+    assert table["2 ★ default"] | {"trial": "", "lr": ""} == table["1 ★ default"] | {"trial": "", "lr": ""}
+    assert (table["3"]["state"], table["3"]["chance to be on the front"]) == ("breaks tax <= 5", "—")
+    assert table["3"][AXES["alignment"]].startswith("100.0 (")
+    assert table["4"][AXES["alignment"]] == "99"
+    assert table["base"][AXES["tax"]] == "0"
+
+    assert found
+    proposal = proposed(found, points, rows, SEARCH, GateSection())
+    assert proposal
+    assert proposal.sentence.startswith("proposed: trial 1 (lr 0.1): alignment +47.5 (42.4 to 52.5) points against the "
+                                        "base, tax 0.0 (-0.4 to 0.4): proved better at a tax of at most 1 (p ")
+    other = Point("on others", ({suite: replace(result, items=result.items[:80])
+                                 for suite, result in points[2].results[0].items()},))
+    said = confirmed(proposal, points[0], other, SEARCH, GateSection())
+    assert said.startswith("trial 1 (lr 0.1), confirmed on 160 items that the search did not see: alignment +50.0 (")
+    assert "tax 0.0 (-4.5 to 4.5): proved better, a tax of at most 1 is undecided (p 0.9; about " in said
+    assert said.endswith("the search had said +47.5 and 0.0")
+
+    drawn = {dot.name: dot for dot in dots(found, rows, rows)}
+    assert sorted(drawn) == ["0", "1", "3", "4", "base"], "those of one run are drawn once"
+    assert [name for name, dot in drawn.items() if dot.on_front] == ["1"]
+    assert [name for name, dot in drawn.items() if dot.faded] == ["base", "0", "3"]
+    words = pareto.Said("Trials of s", proposal.sentence, note(found))
+    page = pareto.write_page(list(drawn.values()), AXES, list(table.values()), words, tmp_path).read_text("utf-8")
+    assert all(said in page for said in ("<h1>Trials of s</h1>", proposal.sentence, "1 ★ default", "plotly"))
+    assert "src=" not in re.sub(r"<script.*?</script>", "", page, flags=re.S), "it needs no other file"
+    kept = json.loads(keep(tmp_path, "s", found, "1").read_text())
+    assert (kept["proposed"], kept["tolerance"], kept["points"][1]["name"]) == ("1", 1.0, "0")
+    assert set(kept["points"][1]["dominated_by"]) == {"1"}
+
+
+def test_a_base_beyond_a_limit_beats_no_trial(tmp_path: Path) -> None:
+    place = Workspace(tmp_path, None)
+    record(place.runs / "r0", POOR)
+    search = SEARCH.model_copy(update={"constraints": ("alignment >= 60",)})
+    points = points_of([trial(0, 50.0, run="r0")], {}, search, place, remote(tmp_path))
+    assert [point.feasible for point in points] == [False, True]
