@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bench import front as bench
 from eval_suites.front.chances import chances
 from eval_suites.front.choice import Limits, choose, prove
 from eval_suites.front.differences import alignment_of, difference, dominated
@@ -202,3 +203,13 @@ def test_a_proof_needs_both_claims_and_says_how_many_more_items(point: Callable[
     worse = prove(good, base, WHAT, Limits(0.05, 1.0))
     assert worse.state == "refuted"
     assert worse.gain.high < 0
+
+
+def test_claims_on_the_edge_of_the_tolerance_are_hardly_ever_made() -> None:
+    """Each point is better than the one before for a tax that is larger by exactly the tolerance."""
+    rng = np.random.default_rng(0)
+    rows = np.arange(4)
+    edge = bench.Truth(0.35 + 0.1 * rows, 0.8 - 0.01 * rows)
+    runs = [bench.simulate(edge, bench.KINDS["clustered"], rng, items=200) for _ in range(10)]
+    assert sum(run.false > 0 for run in runs) <= 2
+    assert np.mean([low or high for run in runs for low, high in run.missed]) < 0.15
