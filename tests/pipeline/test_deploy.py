@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import requests
 import yaml
+from prefect.utilities.schema_tools import ValidationError, validate
 
 from infra.deploy import DEPLOYMENTS, ROOT, deploy, filled
 from infra.servers import Service, free_port, start_prefect, start_worker
@@ -196,3 +198,19 @@ def test_the_shipped_file_also_works_by_hand(tmp_path: Path) -> None:
     assert new["deployments"][3]["schedules"] == [{"cron": "1 1 * * *", "timezone": "UTC", "slug": "nightly"}]
     assert new["deployments"][3]["concurrency_limit"] == plan["deployments"][3]["concurrency_limit"]
     assert yaml.safe_load(DEPLOYMENTS.read_text()) == plan
+
+
+def test_the_deployment_for_kubernetes_fits_its_pool() -> None:
+    text = (ROOT / "infra" / "kubernetes-pool.json").read_text()
+    variables = json.loads(text)["variables"]
+    plan = yaml.safe_load((ROOT / "infra" / "kubernetes.yaml").read_text())
+    (trial,) = plan["deployments"]
+    given = trial["work_pool"]["job_variables"]
+    assert set(re.findall(r"{{ (\w+) }}", text)) == variables["properties"].keys()
+    assert given.keys() <= variables["properties"].keys()
+    validate(given, variables, raise_on_error=True)
+    with pytest.raises(ValidationError, match="many"):
+        validate({**given, "gpus": "many"}, variables, raise_on_error=True)
+    assert trial["entrypoint"] in [one["entrypoint"] for one in yaml.safe_load(DEPLOYMENTS.read_text())["deployments"]]
+    settings = read_settings(given["env"])
+    assert (settings.workspace, settings.share) == (Path("/workspace"), True)
