@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.postgres import postgres
-from infra.contract import Dimension, Plan
+from infra.plans import Dimension, Plan
 from infra.study import open_study
 
 PASSWORD = "bench"

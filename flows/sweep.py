@@ -16,7 +16,7 @@ from flows.around import around
 from flows.experiment import connect, named_after, workspace
 from flows.worker import give_up
 from infra import orchestrator, pareto, sweep_view
-from infra.contract import OTHER_VERSIONS, Study, Tracker, TrialRow
+from infra.contract import FROM, OTHER_VERSIONS, Study, Tracker, TrialRow
 from infra.open_runs import running
 from infra.settings import read_settings
 from infra.study import open_study
@@ -35,6 +35,7 @@ from sft_core.errors import (
 )
 from sft_core.stopping import sleep, stop_on_signals
 from tasks.crew import Crew
+from tasks.earlier import beginnings
 from tasks.front import AXES, dots, front_of, keep, measured, note, points_of, summed, texts
 from tasks.needs import check_needs, run_lacks
 from tasks.plan import tell_plan
@@ -80,14 +81,18 @@ def sft_sweep(config: str = "flows/configs/sweep.yaml", trials: int | None = Non
           closing(open_study(plan_of(loaded.config, search), place.root, storage)) as study):
         folder = place.root / "sweeps" / search.study
         folder.mkdir(parents=True, exist_ok=True)
-        parent = _parent(loaded, tracker, study)
+        here = found_here(loaded.config, place)
+        if study.remaining(trials or search.trials):
+            differing(study.versions(), here, search)  # after an upgrade; the workers look for themselves
+        earlier = beginnings(loaded.config, study.plan, here, place.root, storage)
+        parent = _parent(loaded, tracker, study)  # whoever was refused has written nothing
         orchestrator.show(lambda: sweep_view.tag(search.study, "sweep"))
         orchestrator.show_run(tracker.shown, parent)
         with running(tracker, parent):
-            here = found_here(loaded.config, place)
-            study.begin(trials or search.trials, loaded.text, parent, here)
+            for name, rows in earlier.taken.items():
+                study.take_over(name, rows)
+            study.begin(trials or search.trials, loaded.text, parent, here, earlier.points)
             if left := study.remaining():
-                differing(study.aim().versions, here, search)  # after an upgrade; the workers look for themselves
                 _tell_plan(loaded.config, place, left)
                 _watch(study, Crew(search.study, search.storage, min(workers, left), folder), tracker,
                        search)
@@ -161,7 +166,7 @@ def _watch(study: Study, crew: Crew, tracker: Tracker, search: SearchSection) ->
 
 def _record(row: TrialRow, tracker: Tracker, further: Mapping[str, float] | None = None) -> None:
     """Give a trial's run its objectives, and its numbers as metrics, which MLflow's comparison draws as axes."""
-    if row.values and row.notes.get("run_id"):
+    if row.values and row.notes.get("run_id") and FROM not in row.notes:  # which has them already
         searched = {f"search/{field}": value for field, value in row.params.items()
                     if isinstance(value, int | float) and not isinstance(value, bool)}
         try:

@@ -14,11 +14,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from flows import trial as one_trial
-from infra.contract import OTHER_VERSIONS, Aim, Study, Trial
+from infra.contract import OTHER_VERSIONS, Aim, Study, Trial, TrialRow
 from infra.cuda import a_gpu_alone
 from infra.settings import Settings
 from infra.shared_stages import shared_stages
-from infra.study import open_study, read_aim
+from infra.stored import read_aim
+from infra.study import open_study
 from sft_core.config.experiment import ExperimentConfig, SearchSection
 from sft_core.config.file import load, trial_config
 from sft_core.errors import ConfigError, OrchestrationError
@@ -116,18 +117,26 @@ def give_up(study: Study, search: SearchSection) -> None:
 def _outcome(config: ExperimentConfig, trial: Trial, place: Place, study: Study) -> TrialOutcome:
     """What a trial found; values that are right one by one and not together fail this trial alone, and values that
     another trial had already, or ran out of memory with, are not paid for again."""
-    twin = next((row for row in study.trials() if row.values and row.params == trial.params
-                 and row.notes.get(OTHER_VERSIONS, "") == place.other_versions), None)
-    if twin is not None:
-        return TrialOutcome(twin.values, f"the values of trial {twin.number}", twin.notes.get("run", ""),
-                            twin.notes.get("run_id", ""), twin.excess)
-    short = next((row for row in study.trials() if row.params == trial.params
-                  and row.notes.get("why", "").startswith(NO_MEMORY)), None)
-    if short is not None:
-        return TrialOutcome(None, f"{NO_MEMORY} with the same values in trial {short.number}", "")
+    for row in (_over(one, study) for one in trial.same):
+        if row.values and row.notes.get(OTHER_VERSIONS, "") == place.other_versions:
+            return TrialOutcome(row.values, f"the values of trial {row.number}", row.notes.get("run", ""),
+                                row.notes.get("run_id", ""), row.excess)
+        if row.notes.get("why", "").startswith(NO_MEMORY):
+            return TrialOutcome(None, f"{NO_MEMORY} with the same values in trial {row.number}", "")
     try:
-        chosen = trial_config(config, trial.number, trial.params)
+        chosen = trial_config(config, trial.root, trial.params)
     except ConfigError as error:
         return TrialOutcome(None, " ".join(str(error).split()), "")
     together(chosen, study, place)
     return run_trial(trial.number, chosen, place, one_trial.main, study.renew)
+
+
+def _over(row: TrialRow, study: Study) -> TrialRow:
+    """The trial at its end, or when it has lost its worker: waiting costs less than the same trial twice."""
+    if row.state != "RUNNING":
+        return row
+    log.info("trial %d has the same values and is under way; waiting for it", row.number)
+    while (found := study.found(row.number)) is None:
+        study.renew()
+        sleep(WAIT_S)
+    return found

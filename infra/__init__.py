@@ -17,13 +17,17 @@ open_runs.py        tracked runs, ended however their process ends
 orchestrator.py     Prefect as a witness: outcomes that do not hang on it
 sweep_view.py       a sweep in Prefect: names and tags of its flow runs, and the page of its trials
 watching.py         whether Prefect's server is there; our log in the flow run's
+plans.py            what makes a study the same study
 contract.py         what a tracker and a study must do, whatever stands behind them
 tracking.py         the only door to MLflow: runs, metrics, artifacts, tables, registry
 shared_stages.py    finished stages for other machines, on the MLflow server
 changes.py          which settings a stored study has otherwise
+best.py             the trials of a sweep that no other one beats
 samplers.py         Optuna's samplers and ranges by name
 study_storage.py    where studies are kept: opened, waited for, shared
 leases.py           who works on which trial
+study_rows.py       trials as Optuna keeps them
+stored.py           sweeps in a storage by their name
 study.py            the only door to Optuna: any number of workers ask and tell
 pareto.py           a sweep as picture, page and table
 servers.py          local Prefect, MLflow and model servers and workers as process groups

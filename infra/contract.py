@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol
+
+from infra.plans import Plan, Value
 
 Keep = Literal["auto", "link", "copy"]
 """How a model folder is stored, see `tracking.store_models`."""
@@ -160,68 +160,13 @@ class Tracker(Protocol):
         """Names of what a run has saved, on the highest level."""
 
 
+FROM = "from"
+"""The note of a trial that was taken over from an earlier study: which one of which."""
+POINT = "point"
+"""The note of a trial whose values lie outside the space: they are known, and no sampler learns from them."""
 OTHER_VERSIONS = "other_versions"
 """The note of a trial that was run with other versions than its sweep began with: what differs, in words."""
-Value = float | int | str | bool | None
 NOTHING: Mapping[str, float] = MappingProxyType({})
-
-
-@dataclass(frozen=True)
-class Dimension:
-    """One searched field: an interval from low to high, or choices; drawn beside certain values of others only."""
-
-    low: float | None = None
-    high: float | None = None
-    log: bool = False
-    choices: tuple[Value, ...] | None = None
-    whole: bool = False
-    """The field takes whole numbers only."""
-    when: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
-    """Other searched fields → the values beside which this one is drawn."""
-
-    def drawn(self, beside: Mapping[str, object]) -> bool:
-        """Whether it is drawn beside these values of the fields before it."""
-        return all(name in beside and beside[name] in values for name, values in self.when.items())
-
-    def holds(self, value: object) -> bool:
-        """Whether a value is one of the choices, or lies in the interval."""
-        if self.choices is not None:
-            return value in self.choices
-        return (isinstance(value, int | float) and self.low is not None and self.high is not None
-                and self.low <= value <= self.high)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What makes a study the same study, and how it is sampled."""
-
-    name: str
-    space: Mapping[str, Dimension]
-    """Dotted config field → range; each behind those that it is drawn beside."""
-    objectives: Mapping[str, Literal["maximize", "minimize"]]
-    """Objective → direction, e.g. `{"alignment": "maximize", "tax": "minimize"}`."""
-    context: str
-    """Fingerprint of everything else that a trial's values depend on (model, data, suites, seed)."""
-    sampler: Literal["tpe", "nsga2", "random", "gp", "grid", "qmc"]
-    seed: int
-    points: tuple[Mapping[str, Value], ...] = ()
-    """Points that are tried before all others, in this order: the configuration as it is, and those written by hand."""
-    constraints: tuple[str, ...] = ()
-    """Limits that every trial is told against."""
-
-    def identity(self) -> dict[str, object]:
-        """What may not change while the study goes on: all but the sampler, its seed and where it begins."""
-        space = {name: asdict(dimension) for name, dimension in self.space.items()}
-        limits = {"constraints": list(self.constraints)} if self.constraints else {}
-        plain = {"space": space, "objectives": list(self.objectives.items()), "context": self.context, **limits}
-        return dict(json.loads(json.dumps(plain)))
-
-
-class Trial(NamedTuple):
-    """A trial to be run."""
-
-    number: int
-    params: dict[str, Value]
 
 
 class Aim(NamedTuple):
@@ -256,6 +201,18 @@ class TrialRow(NamedTuple):
         return tuple(name for name, beyond in self.excess.items() if beyond > 0)
 
 
+class Trial(NamedTuple):
+    """A trial to be run."""
+
+    number: int
+    params: dict[str, Value]
+    root: int
+    """The first trial that had these values where it lost its worker, and so did those behind it; else its own number.
+    What is left of that one is continued."""
+    same: tuple[TrialRow, ...] = ()
+    """The trials with the same values that were there before it."""
+
+
 class Study(Protocol):
     """One sweep in a study storage, worked on by any number of workers that come and go.
 
@@ -264,9 +221,19 @@ class Study(Protocol):
 
     plan: Plan
 
-    def begin(self, trials: int, config: str = "", parent: str = "", versions: Mapping[str, str] | None = None) -> None:
+    def begin(self, trials: int, config: str = "", parent: str = "", versions: Mapping[str, str] | None = None,
+              points: Sequence[Mapping[str, Value]] = ()) -> None:
         """Say what the sweep is about, see `Aim`; workers that are there already heed it. Its versions stay those that
-        were said first, as soon as a trial is complete or has a worker."""
+        were said first, as soon as a trial is complete or has a worker.
+
+        The plan's points are queued, then `points`, then those of a grid; none that is there already.
+        """
+
+    def take_over(self, study: str, rows: Sequence[TrialRow]) -> int:
+        """Add complete trials of an earlier study, which count as none of this one's; returns how many were new."""
+
+    def versions(self) -> Mapping[str, str]:
+        """What the trials that there are were run with; empty where none is complete or has a worker."""
 
     def aim(self) -> Aim:
         """What was said last.
@@ -297,7 +264,7 @@ class Study(Protocol):
 
     def tell(self, number: int, values: Mapping[str, float] | None, notes: Mapping[str, str] | None = None,
              excess: Mapping[str, float] = NOTHING) -> bool:
-        """Report a trial's objectives by name; None: it failed. Optuna fails it as well when one is not a number.
+        """Report a trial's objectives by name; None: it failed, as it does with a value that is no finite number.
 
         Args:
             number: a trial that this worker has asked for.
@@ -328,8 +295,12 @@ class Study(Protocol):
     def close(self) -> None:
         """Leave: trials that were asked for and not told are queued again."""
 
-    def remaining(self) -> int:
-        """How many trials are not over. Failed ones are, except those that were queued again."""
+    def remaining(self, trials: int | None = None) -> int:
+        """How many trials are not over, of so many, or of as many as are wanted. Failed ones are, except those that
+        were queued again."""
+
+    def found(self, number: int) -> TrialRow | None:
+        """A trial that is over or has lost its worker; None while it runs."""
 
     def trials(self) -> list[TrialRow]:
         """All trials that were ever asked for, in order."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial
 
-from infra.contract import Dimension, Plan, Value
+from infra.plans import Dimension, Plan, Value
 from sft_core.errors import ConfigError
 
 
@@ -77,11 +77,11 @@ def sampler(plan: Plan, seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.RandomSampler(seed=seed)
 
 
-def queued(plan: Plan) -> list[Mapping[str, Value]]:
-    """The points that are tried before any that a sampler proposes: the plan's own, where they lie in the space, and
-    those of a grid, in an order of the seed. (Optuna's own sampler of grids ends the study, as only its loop may.)
+def queued(plan: Plan, further: Sequence[Mapping[str, Value]] = ()) -> list[Mapping[str, Value]]:
+    """The points that are tried before any that a sampler proposes: the plan's own, further ones, and those of a grid,
+    in an order of the seed. (Optuna's own sampler of grids ends the study, as only its loop may.)
     """
-    points = [point for point in plan.points if holds(plan.space, point)]
+    points = [*plan.points, *further]
     if plan.sampler == "grid":
         grid: list[Mapping[str, Value]] = [{}]
         for field, dimension in plan.space.items():

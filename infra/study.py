@@ -8,6 +8,7 @@ and telling happen one at a time, so that nothing is lost or doubled between Opt
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import takewhile
@@ -18,19 +19,23 @@ import optuna
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from infra.best import best
 from infra.changes import changed
-from infra.contract import NOTHING, Aim, Plan, Study, Trial, TrialRow
+from infra.contract import NOTHING, POINT, Aim, Study, Trial, TrialRow
 from infra.databases import check_driver, try_connection
 from infra.leases import LEASE_S, FileLeases, Leases, SqlLeases
+from infra.plans import Plan, Value
 from infra.samplers import draw, queued, sampler
+from infra.stored import AIM, PLAN, aim_of
+from infra.study_rows import end, is_taken, row_of, taken_over, told, values_of, waiting
 from infra.study_storage import AtWork, door, is_for_many, patiently, storage_at
 from sft_core.errors import ConfigError, Interrupted, OrchestrationError
 
 log = logging.getLogger("sft")
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-PLAN, AIM, LATE, MADE = "sft.plan", "sft.aim", "sft.late", "sft.made"
-RETRY, RETRY_OF = "sft.retry", "retry_of"
+LATE, MADE = "sft.late", "sft.made"
+RETRY, RETRY_OF, ROOT = "sft.retry", "retry_of", "sft.root"
 MAX_RETRIES = 5
 """How often a trial whose worker was lost is queued again: one that kills its worker must not do so for ever."""
 
@@ -44,27 +49,47 @@ class OptunaStudy(Study):
         self._joined: IO[str] | None = None
         self._asked: dict[int, optuna.Trial] = {}
 
-    def begin(self, trials: int, config: str = "", parent: str = "", versions: Mapping[str, str] | None = None) -> None:
+    def begin(self, trials: int, config: str = "", parent: str = "", versions: Mapping[str, str] | None = None,
+              points: Sequence[Mapping[str, Value]] = ()) -> None:
         def write() -> None:
-            points = queued(self.plan)
-            most = min(trials, len(points)) if self.plan.sampler == "grid" else trials
+            wanted = queued(self.plan, points)
             with self._leases.alone():
-                over = sum(one.state.is_finished() for one in self._all())
-                if not self._all():
-                    for point in points:
-                        self._study.enqueue_trial(dict(point))
-                known = self._versions() or dict(versions or {})
-                self._study.set_user_attr(AIM, Aim(most, config, parent, over, known)._asdict())
+                there = self._all()
+                known, taken = [values_of(one) for one in there], [values_of(one) for one in there if is_taken(one)]
+                for point in wanted:
+                    if point not in known:
+                        self._study.add_trial(waiting(self.plan.space, point))
+                most = min(trials, sum(point not in taken for point in wanted))
+                said = Aim(most if self.plan.sampler == "grid" else trials, config, parent,
+                           sum(one.state.is_finished() for one in there), self._versions() or dict(versions or {}))
+                self._study.set_user_attr(AIM, said._asdict())
 
         patiently("begin the sweep", write)
 
+    def take_over(self, study: str, rows: Sequence[TrialRow]) -> int:
+        def write() -> int:
+            with self._leases.alone():
+                known = [values_of(one) for one in self._all() if told(one) is not None]
+                new = [row for row in rows if row.params not in known]
+                for row in new:
+                    self._study.add_trial(taken_over(self.plan, row, f"{study}, trial {row.number}"))
+            return len(new)
+
+        return patiently("take trials over", write)
+
+    def versions(self) -> Mapping[str, str]:
+        def read() -> Mapping[str, str]:
+            with self._leases.alone():
+                return self._versions()
+
+        return patiently("read the sweep", read)
+
     def _versions(self) -> Mapping[str, str]:
-        """Those of the trials that new ones will be compared with; nothing where there is none."""
-        there = self._all(TrialState.COMPLETE) or self._leases.live()
-        return _aim_of(self._study).versions if there else {}
+        there = any(told(one) is not None and not is_taken(one) for one in self._all()) or self._leases.live()
+        return aim_of(self._study).versions if there else {}
 
     def aim(self) -> Aim:
-        return patiently("read the sweep", lambda: _aim_of(self._study))
+        return patiently("read the sweep", lambda: aim_of(self._study))
 
     def join(self) -> None:
         self._joined = self._joined or self._at_work.join()
@@ -76,36 +101,42 @@ class OptunaStudy(Study):
 
     def _ask(self) -> Trial | None:
         with self._leases.alone():
-            live = self._leases.live()
-            for lost in self._all(TrialState.RUNNING):
-                if lost.number not in live:
-                    self._queue_again(lost, retries=int(lost.user_attrs.get(RETRY, 0)) + 1)
-            trials = self._all()
-            begun = sum(trial.state != TrialState.WAITING for trial in trials)
-            if begun - len(_tried_again(trials)) >= _aim_of(self._study).trials:
+            trials, live = self._all(), self._leases.live()
+            if lost := [one for one in trials if one.state == TrialState.RUNNING and one.number not in live]:
+                for one in lost:
+                    self._queue_again(one, retries=int(one.user_attrs.get(RETRY, 0)) + 1)
+                trials = self._all()
+            begun = sum(one.state != TrialState.WAITING and not is_taken(one) for one in trials)
+            if begun - len(_tried_again(trials)) >= aim_of(self._study).trials:
                 return None
             # The sampler's random numbers hang on how many were begun: workers that begin together, and a sweep that
             # continues, do not propose the same points.
             self._study.sampler = sampler(self.plan, self.plan.seed + 1000 * begun)
             trial = self._study.ask()
-            values = draw(trial, self.plan.space)
+            values = trial.user_attrs.get(POINT) or draw(trial, self.plan.space)
             self._leases.take(trial.number)
         self._asked[trial.number] = trial
-        return Trial(trial.number, values)
+        same = tuple(self._row(one) for one in trials if one.number < trial.number and values_of(one) == values)
+        return Trial(trial.number, values, int(trial.user_attrs.get(ROOT, trial.number)), same)
 
     def _queue_again(self, trial: FrozenTrial, retries: int) -> None:
         """In an order that may be cut off anywhere: what is still RUNNING comes by here again."""
-        values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}  # asked for, or only queued so far
         if retries <= MAX_RETRIES and trial.number not in _tried_again(self._all()):
-            self._study.enqueue_trial(values, user_attrs={RETRY: retries, RETRY_OF: trial.number})
+            root = trial.user_attrs.get(ROOT, trial.number)
+            self._study.add_trial(waiting(self.plan.space, values_of(trial), {
+                RETRY: retries, RETRY_OF: trial.number, ROOT: root}))
             log.info("trial %d has lost its worker; its values are tried again", trial.number)
         self._leases.drop(trial.number)  # from here on whoever had it comes late
         self._study.tell(trial.number, state=TrialState.FAIL)
 
     def tell(self, number: int, values: Mapping[str, float] | None, notes: Mapping[str, str] | None = None,
              excess: Mapping[str, float] = NOTHING) -> bool:
+        notes = dict(notes or {})
+        if values and (odd := [name for name, value in values.items() if not math.isfinite(value)]):
+            notes["why"] = f"{', '.join(f'{name} is {values[name]}' for name in odd)}, which is no result"
+            values = None
         told = [values[name] for name in self.plan.objectives] if values is not None else None
-        trial, said = self._asked.pop(number), Said(told, dict(notes or {}), dict(excess))
+        trial, said = self._asked.pop(number), Said(told, notes, dict(excess))
         return patiently(f"report trial {number}", lambda: self._tell(trial, said))
 
     def _tell(self, trial: optuna.Trial, said: Said) -> bool:
@@ -119,7 +150,7 @@ class OptunaStudy(Study):
                 for key, beyond in said.excess.items():
                     if key not in trial.constraints:  # told before, and cut off
                         trial.set_constraint(key, beyond)
-                self._study.tell(trial, said.values, state=TrialState.FAIL if said.values is None else None)
+                end(self._study, trial, said.values)
             self._leases.drop(trial.number)
         return True
 
@@ -161,20 +192,28 @@ class OptunaStudy(Study):
             self._joined.close()
             self._joined = None
 
-    def remaining(self) -> int:
+    def remaining(self, trials: int | None = None) -> int:
         def read() -> int:
-            trials = self._all()
-            over = sum(one.state.is_finished() for one in trials) - len(_tried_again(trials))
-            return _aim_of(self._study).trials - over
+            there = self._all()
+            over = sum(one.state.is_finished() and not is_taken(one) for one in there) - len(_tried_again(there))
+            return (trials or aim_of(self._study).trials) - over
 
         return max(0, patiently("count the trials", read))
+
+    def found(self, number: int) -> TrialRow | None:
+        def read() -> TrialRow | None:
+            with self._leases.alone():
+                trial = self._all()[number]
+                return None if trial.state == TrialState.RUNNING and number in self._leases.live() else self._row(trial)
+
+        return patiently(f"look at trial {number}", read)
 
     def failed_in_a_row(self) -> list[TrialRow]:
         def read() -> list[FrozenTrial]:
             trials = self._all()
             over = sorted((one.datetime_complete, one.number) for one in trials if one.datetime_complete)
             again = _tried_again(trials)
-            return [trials[number] for _, number in over[_aim_of(self._study).over:] if number not in again]
+            return [trials[number] for _, number in over[aim_of(self._study).over:] if number not in again]
 
         rows = [self._row(trial) for trial in patiently("read the trials", read)]
         return list(takewhile(lambda row: row.values is None, rows[::-1]))[::-1]
@@ -184,18 +223,13 @@ class OptunaStudy(Study):
         return [self._row(trial) for trial in rows if trial.state != TrialState.WAITING]
 
     def pareto(self) -> list[TrialRow]:
-        rows = [self._row(trial) for trial in patiently("read the front", lambda: self._study.best_trials)]
-        first = next(iter(self.plan.objectives))
-        return sorted(rows, key=lambda row: (row.values or {})[first])
+        return best(self.trials(), self.plan.objectives)
 
     def _all(self, *states: TrialState) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states or None)
 
     def _row(self, trial: FrozenTrial) -> TrialRow:
-        complete = trial.state == TrialState.COMPLETE
-        values = dict(zip(self.plan.objectives, trial.values, strict=True)) if complete else None
-        notes = {key: str(text) for key, text in trial.user_attrs.items()}
-        return TrialRow(trial.number, trial.state.name, dict(trial.params), values, notes, dict(trial.constraints))
+        return row_of(trial, list(self.plan.objectives))
 
 
 class Said(NamedTuple):
@@ -249,7 +283,7 @@ def open_study(plan: Plan, workspace: Path, storage: str | None = None, lease_s:
         with leases.alone():
             study = _opened(kept, plan)
             differs = changed(study.user_attrs[PLAN], plan.identity())
-            if differs and not study.get_trials(states=(TrialState.COMPLETE,)):
+            if differs and not any(told(one) is not None for one in study.get_trials(deepcopy=False)):
                 study, differs = _begun_anew(kept, plan, at_work, leases), ""
         if differs:
             raise ConfigError(f"the study {plan.name} in {place} was made with other settings ({differs}); its trials "
@@ -258,38 +292,6 @@ def open_study(plan: Plan, workspace: Path, storage: str | None = None, lease_s:
         return OptunaStudy(study, plan, leases, at_work)
 
     return patiently(doing, opened)
-
-
-def read_aim(name: str, workspace: Path, storage: str | None = None) -> Aim:
-    """What the sweep of that name is about; arguments as for `open_study`.
-
-    Raises:
-        ConfigError: there is none in this storage, or none that was begun.
-        OrchestrationError: the storage cannot be reached.
-    """
-    journal = workspace / "studies" / f"{name}.log"
-    place = storage or str(journal)
-    if storage is None and not journal.exists():
-        raise _no_sweep(name, place, sorted(file.stem for file in journal.parent.glob("*.log")))
-    if storage:
-        check_driver("search.storage", storage)
-    with door(f"open the study storage {place}"):
-        kept = storage_at(storage, place)
-        names = optuna.get_all_study_names(kept)
-        if name not in names:
-            raise _no_sweep(name, place, names)
-        return _aim_of(optuna.load_study(study_name=name, storage=kept))
-
-
-def _no_sweep(name: str, place: str, there: Sequence[str]) -> ConfigError:
-    return ConfigError(f"there is no sweep {name} in {place}; there are {', '.join(there) or 'none'}; begin one with "
-                       "`sft sweep CONFIG`, and name its storage with --storage or SFT_STUDY_STORAGE")
-
-
-def _aim_of(study: optuna.Study) -> Aim:
-    if (said := study.user_attrs.get(AIM)) is None:
-        raise ConfigError(f"the sweep {study.study_name} has not begun; begin it with `sft sweep CONFIG`")
-    return Aim(**said)
 
 
 def _opened(storage: BaseStorage, plan: Plan) -> optuna.Study:

@@ -20,6 +20,7 @@ runs.py        recorded runs, found again
 listing.py     the runs of a workspace: done, under way, stopped
 clean.py       what takes room, who needs it, and what may go
 versions.py    what a worker of a sweep computes with, against what the sweep began with
+earlier.py     what a sweep takes from earlier ones
 causes.py      why trials failed, without what is each one's own
 trial.py       one trial of a sweep in its own process
 front.py       the front of a sweep from the results of its trials

@@ -76,6 +76,9 @@ class SearchSection(Section):
     points: tuple[dict[str, Value], ...] = ()
     """Points that are tried first, behind the configuration itself, e.g. `[{train.optim.lr: 1e-3, train.epochs: 2}]`;
     what they do not name is as in the configuration."""
+    start_from: tuple[Name, ...] = ()
+    """Earlier studies in the same storage. Complete trials of the same configuration, constraints and versions are
+    taken over with their values; else the points of their fronts are tried first."""
     alignment: tuple[str, ...] = Field(min_length=1)
     """Suites whose mean score is maximised (first objective)."""
     capability: tuple[str, ...] = Field(min_length=1)
@@ -115,6 +118,13 @@ class SearchSection(Section):
         if len(set(limits)) < len(limits):
             raise ValueError(f"search.constraints names a limit twice: {', '.join(limits)}; take one out")
         return limits
+
+    @model_validator(mode="after")
+    def _starts_from_others(self) -> SearchSection:
+        if self.study in self.start_from:
+            raise ValueError(f"search.start_from names {self.study}, the study itself, which continues anyway; take it "
+                             "out, or give search.study a new name")
+        return self
 
     @model_validator(mode="after")
     def _grid_of_choices(self) -> SearchSection:

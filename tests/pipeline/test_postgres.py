@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 
-from infra.contract import Dimension, Plan
 from infra.databases import check_driver
+from infra.plans import Dimension, Plan
 from infra.study import open_study
 from infra.tracking import open_tracker
 from sft_core.errors import ConfigError, OrchestrationError, TrackingError

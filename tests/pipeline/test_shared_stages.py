@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.contract import Dimension, Plan
+from infra.plans import Dimension, Plan
 from infra.servers import Service, free_port
 from infra.settings import read_settings
 from infra.shared_stages import EXPERIMENT, SharedStages, shared_stages

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from infra import pareto
-from infra.contract import Dimension, Plan, Study, Trial
+from infra.contract import Study, Trial
 from infra.leases import FileLeases
+from infra.plans import Dimension, Plan, Value
+from infra.stored import read_earlier
 from infra.study import MAX_RETRIES, open_study
 from sft_core.errors import ConfigError, OrchestrationError
 from tasks.front import AXES, dots, texts
@@ -44,19 +46,20 @@ def run(study: Study, trials: int) -> list[dict[str, float | int | str]]:
     return asked
 
 
-@pytest.mark.filterwarnings("ignore:The value nan is not acceptable")
 def test_directions_front_and_missing_values(tmp_path: Path) -> None:
     study = drive(tmp_path, trials=8)
     told = [{"alignment": 0.5, "tax": 1.0}, {"alignment": 0.9, "tax": 3.0}, {"alignment": 0.4, "tax": 2.0}, None,
-            {"alignment": 0.95, "tax": float("nan")}]
+            {"alignment": 0.95, "tax": float("nan")}, {"alignment": float("inf"), "tax": 0.0}]
     for values in told:
         study.tell(ask(study).number, values, {"why": "because"})
     rows = study.trials()
-    assert [row.state for row in rows] == ["COMPLETE"] * 3 + ["FAIL"] * 2
-    assert [row.values for row in rows] == [*told[:3], None, None]
+    assert [row.state for row in rows] == ["COMPLETE"] * 3 + ["FAIL"] * 3
+    assert [row.values for row in rows] == [*told[:3], None, None, None]
+    assert [row.notes["why"] for row in rows[4:]] == ["tax is nan, which is no result",
+                                                      "alignment is inf, which is no result"]
     assert [row.number for row in study.pareto()] == [0, 1]
     assert rows[3].notes == {"why": "because"}
-    assert study.remaining() == 3
+    assert study.remaining() == 2
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "gp"])
@@ -107,8 +110,12 @@ NESTED = {"method": Dimension(choices=("full", "lora")), "rank": Dimension(choic
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "gp", "qmc"])
 def test_samplers_draw_the_fields_that_count_beside_each_other(tmp_path: Path, sampler: str) -> None:
-    study = drive(tmp_path, replace(PLAN, sampler=sampler, space=NESTED | {"lr": LR}), 24)  # type: ignore[arg-type]
+    outside = {"method": "none", "lr": 7.0}
+    plan = replace(PLAN, sampler=sampler, space=NESTED | {"lr": LR}, points=(outside,))  # type: ignore[arg-type]
+    study = drive(tmp_path, plan, 25)
+    assert run(study, 1) == [outside]
     asked = run(study, 24)
+    assert all(LR.holds(params["lr"]) for params in asked)
     assert {tuple(params) for params in asked} == {
         ("method", "lr"), ("method", "rank", "lr"), ("method", "rank", "alpha", "lr")}
     assert all(("rank" in params) == (params["method"] == "lora") for params in asked)
@@ -126,20 +133,59 @@ def test_a_grid_is_walked_whole(tmp_path: Path) -> None:
     assert study.remaining() == 0
 
 
-def test_the_configuration_as_it_is_comes_first_where_it_lies_in_the_space(tmp_path: Path) -> None:
-    own = {"lr": 1e-3, "rank": 8}
-    assert run(drive(tmp_path / "a", replace(PLAN, points=(own,))), 3)[0] == own
-    for at, outside in enumerate(({"lr": 1.0, "rank": 8}, {"lr": 1e-3, "rank": 5}, {"lr": 1e-3})):
-        study = drive(tmp_path / str(at), replace(PLAN, points=(outside,)), 1)
-        assert ask(study).params != outside
-        assert study.ask() is None
+def test_points_come_first_and_no_sampler_learns_from_those_outside_the_space(tmp_path: Path) -> None:
+    own: list[dict[str, Value]] = [{"lr": 1e-3, "rank": 5}, {"lr": 1e-3, "rank": 8}, {"lr": 1.0}]
+    plan = replace(PLAN, points=tuple(own))
+    study = drive(tmp_path, plan)
+    study.tell(ask(study).number, {"alignment": 9.0, "tax": 0.0}, {"run": "r0"})
+    asked = ask(study).params
+    killed = ask(study)
+    study.close()  # gives both back
+    study = drive(tmp_path, plan)
+    again = ask(study), ask(study)
+    assert [asked, killed.params] == own[1:] == [one.params for one in again]
+    study.tell(again[1].number, {"alignment": 1.0, "tax": 1.0}, excess={"tax <= 0.5": 0.5})
+    rows = study.trials()
+    assert [row.params for row in rows] == own + own[1:]
+    assert [row.state for row in rows] == ["COMPLETE", "FAIL", "FAIL", "RUNNING", "COMPLETE"]
+    assert rows[0].notes == {"run": "r0", "point": "outside the space"}
+    assert rows[4].broken == ("tax <= 0.5",)
+    assert [row.number for row in study.pareto()] == [0]
+    assert pareto.table(rows, study.pareto(), {"alignment": "a", "tax": "t"})[1][0][:2] == [
+        "0 ★", "complete, outside the space"]
+    assert study.remaining() == 97
+    study.close()
+    with pytest.raises(ConfigError, match="made with other settings"):
+        open_study(replace(plan, context="other"), tmp_path)
+
+
+def test_trials_of_an_earlier_study_are_taken_over_and_count_as_none_of_this_one(tmp_path: Path) -> None:
+    earlier = drive(tmp_path, replace(PLAN, name="e"))
+    run(earlier, 2)
+    earlier.tell(ask(earlier).number, None)
+    rows = earlier.trials()[:2]
+    rows[1] = rows[1]._replace(params={"lr": 5.0, "rank": 4}, excess={"tax <= 0": 1.0})
+    study = open_study(replace(PLAN, points=(rows[0].params,)), tmp_path)
+    assert [study.take_over("e", rows), study.take_over("e", rows)] == [2, 0]
+    study.begin(1, versions={"torch": "2"})
+    study.begin(1, versions={"torch": "3"})
+    assert study.aim().versions == {"torch": "3"}, "taken ones are of this machine's versions, or are not taken"
+    assert study.remaining() == 1
+    taken = study.trials()
+    assert [(row.params, row.values, row.broken) for row in taken] == [
+        (rows[0].params, rows[0].values, ()), (rows[1].params, rows[1].values, ("tax <= 0",))]
+    assert taken[1].notes == {"run": "r1", "from": "e, trial 1", "point": "outside the space"}
+    study.join()
+    assert ask(study).number == 2, "the plan's point is there already"
+    assert study.ask() is None
+    assert read_earlier("s", tmp_path).front == study.pareto() == [taken[0]]
 
 
 WORKER = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from infra.contract import Dimension, Plan
+from infra.plans import Dimension, Plan
 from infra.leases import FileLeases
 from infra.study import open_study
 LR, RANK = Dimension(1e-5, 1e-2, log=True), Dimension(choices=(4, 8, 16))
@@ -168,7 +214,7 @@ def test_trial_of_a_killed_worker_is_failed_and_run_again(tmp_path: Path) -> Non
     asked = killed_worker(tmp_path)
     assert study.remaining() == 4
     again = ask(study)
-    assert (again.number, str(again.params)) == (1, asked)
+    assert (again.number, str(again.params), again.root) == (1, asked, 0)
     assert [row.state for row in study.trials()] == ["FAIL", "RUNNING"]
     assert [row["state"] for row in pareto.table(study.trials(), AXES, {})] == ["lost its worker: 1", "running"]
     study.tell(again.number, {"alignment": 1.0, "tax": 0.0})
@@ -178,7 +224,8 @@ def test_trial_of_a_killed_worker_is_failed_and_run_again(tmp_path: Path) -> Non
 def test_trial_that_kills_its_worker_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = drive(tmp_path, trials=1)
     for attempt in range(MAX_RETRIES + 1):
-        assert ask(study).number == attempt
+        trial = ask(study)
+        assert (trial.number, trial.root) == (attempt, 0)
         monkeypatch.setattr(FileLeases, "live", lambda _: frozenset())  # as of a worker that is gone
     assert study.ask() is None
     assert study.remaining() == 0

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 
-from infra.contract import Dimension, Plan, Study, Trial
+from infra.contract import Study, Trial
 from infra.leases import SqlLeases, alone_in
+from infra.plans import Dimension, Plan
 from infra.study import open_study
 from sft_core.errors import ConfigError, OrchestrationError
 
@@ -166,7 +167,7 @@ from contextlib import suppress
 from pathlib import Path
 from sft_core.errors import OrchestrationError
 from sft_core.stopping import sleep
-from infra.contract import Dimension, Plan
+from infra.plans import Dimension, Plan
 from infra.study import open_study
 workspace, url, told = Path(sys.argv[1]), sys.argv[2], open(sys.argv[3], "a")
 plan = Plan("s", {"lr": Dimension(1e-5, 1e-2, log=True)}, {"alignment": "maximize", "tax": "minimize"}, "", "random", 0)

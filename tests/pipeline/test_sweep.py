@@ -24,9 +24,11 @@ from flows.worker import work
 from infra.contract import Study, Tracker, TrialRow
 from infra.pareto import table
 from infra.settings import read_settings
+from infra.stored import AIM
 from infra.study import open_study
 from sft_core.config.file import load
 from sft_core.errors import ConfigError, OrchestrationError, TrackingError
+from tasks.earlier import Beginnings, beginnings
 from tasks.stages import Workspace
 from tasks.trial import Order, Place, TrialOutcome, plan_of, run_trial
 from tasks.versions import differing, found_here
@@ -181,6 +183,68 @@ def test_values_that_were_tried_are_not_paid_for_again(
     assert set(again) == {"the values of trial 0"}
 
 
+def test_values_that_another_trial_runs_with_are_waited_for(
+    sweep: Path, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = yaml.safe_load(sweep.read_text())
+    data["search"]["space"] = {"train.replay.lambda": {"choices": [0.5, 0.1]}}
+    sweep.write_text(yaml.safe_dump(data))
+    study = begun(sweep, home, 6)
+    study.join()
+    assert (asked := study.ask())
+    caplog.set_level("INFO", logger="sft")
+    monkeypatch.setenv("SFT_HOME", str(home))
+    monkeypatch.setattr("flows.worker.run_trial", lambda *_: TrialOutcome({"alignment": 6.0, "tax": 0.0}, "", "r1"))
+    told = []
+    monkeypatch.setattr("flows.worker.sleep", lambda _: told or told.append(
+        study.tell(asked.number, {"alignment": 7.0, "tax": 0.5}, {"run": "r0"})))
+    assert work("two", read_settings()) == 5
+    assert told == [True]
+    assert "trial 0 has the same values and is under way; waiting for it" in caplog.text
+    same = [row.values for row in study.trials() if row.params == asked.params]
+    assert len(same) > 1
+    assert same == [{"alignment": 7.0, "tax": 0.5}] * len(same)
+
+
+def test_a_sweep_starts_from_earlier_ones(sweep: Path, home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="sft")
+    data = yaml.safe_load(sweep.read_text())
+    data["search"]["constraints"] = ["tax <= 2"]
+    sweep.write_text(yaml.safe_dump(data))
+    earlier = begun(sweep, home, 3)
+    earlier.join()
+    for tax in (1.0, 3.0, None):
+        assert (asked := earlier.ask())
+        earlier.tell(asked.number, {"alignment": tax, "tax": tax} if tax else None, {"run_id": f"id{asked.number}"},
+                     {"tax <= 2": tax - 2} if tax else {})
+    first, second, _ = (row.params for row in earlier.trials())
+    data["search"] |= {"study": "next", "start_from": ["two"]}
+    data["search"]["space"]["train.epochs"] = {"choices": [0.3, 0.6]}
+
+    def found(here: str = "", **settings: object) -> Beginnings:
+        sweep.write_text(yaml.safe_dump(data | settings))
+        config = load(sweep).config
+        assert config.search
+        return beginnings(config, plan_of(config, config.search), {"torch": here} if here else {}, home, None)
+
+    same = found()
+    assert same.points == []
+    assert [(row.params, row.values, row.broken, row.notes["run_id"]) for row in same.taken["two"]] == [
+        (first | {"train.epochs": 0.3}, {"alignment": 1.0, "tax": 1.0}, (), "id0"),
+        (second | {"train.epochs": 0.3}, {"alignment": 3.0, "tax": 3.0}, ("tax <= 2",), "id1")]
+    del data["search"]["space"]["train.replay.lambda"]
+    assert [row.params["train.optim.lr"] for row in found().taken["two"]] == [first["train.optim.lr"]], "0.5 as here"
+    for other in (found("9"), found(seed=3)):
+        assert other == ({}, [{"train.optim.lr": first["train.optim.lr"], "train.epochs": 0.3}])
+    assert "has other versions; 1 points of its front of 1 are tried here" in caplog.text
+    data["search"]["start_from"] = ["tow"]
+    with pytest.raises(ConfigError, match=r"there is no sweep tow in .*; there are two"):
+        found()
+    data["search"]["start_from"] = ["next"]
+    with pytest.raises(ConfigError, match=r"search.start_from names next, the study itself"):
+        found()
+
+
 def test_a_trial_that_is_recorded_elsewhere_ends_no_sweep(caplog: pytest.LogCaptureFixture) -> None:
     """As of a worker with another workspace and no common server, of whose runs MLflow says that there are none."""
     tracker = mock.create_autospec(Tracker, instance=True)
@@ -222,7 +286,7 @@ def test_killed_sweep_continues_and_ends_with_its_pareto_table(
     runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
     (parent,) = [run for run in runs if run.data.tags.get("sft.kind") == "sweep"]
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    assert len(children) >= 2
+    assert [run.info.status for run in children] == ["FINISHED"] * 2, "a lost trial keeps its run"
     assert parent.info.status == "FINISHED"
     found = [run.data.metrics for run in children if "alignment" in run.data.metrics]
     assert len(found) == 2
@@ -238,6 +302,9 @@ def test_killed_sweep_continues_and_ends_with_its_pareto_table(
     assert {"torch", "the training data"} < set(study.aim().versions)
     assert all("other_versions" not in row.notes for row in study.trials())
 
-    other = sft("sweep", sweep, "--set", "search.space={train.optim.lr: {low: 0.1, high: 0.2}}")
-    assert other.returncode == 2
-    assert "search.study" in other.stderr
+    aim = study.aim()._replace(versions=study.aim().versions | {"torch": "1.0"})
+    study._study.set_user_attr(AIM, aim._asdict())  # type: ignore[attr-defined]
+    refused = sft("sweep", sweep, "--trials", 3)
+    assert refused.returncode == 2
+    assert "(the sweep began with 1.0)" in refused.stderr
+    assert study.aim() == aim, "whoever is refused has changed nothing"
