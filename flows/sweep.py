@@ -17,9 +17,11 @@ from flows.experiment import connect, named_after, workspace
 from flows.worker import give_up
 from infra import orchestrator, pareto, sweep_view
 from infra.contract import FROM, OTHER_VERSIONS, Study, Tracker, TrialRow
+from infra.importances import importances
 from infra.open_runs import running
 from infra.settings import read_settings
 from infra.study import open_study
+from infra.sweep_plots import Shown, write_sweep_plots
 from infra.watching import only_to_prefect, reported
 from sft_core.config.experiment import ExperimentConfig, SearchSection
 from sft_core.config.file import LoadedConfig, flatten, load
@@ -36,7 +38,7 @@ from sft_core.errors import (
 from sft_core.stopping import sleep, stop_on_signals
 from tasks.crew import Crew
 from tasks.earlier import beginnings
-from tasks.front import AXES, dots, front_of, keep, measured, note, points_of, summed, texts
+from tasks.front import AXES, dots, front_of, keep, measured, note, of_base, points_of, summed, texts
 from tasks.needs import check_needs, run_lacks
 from tasks.plan import tell_plan
 from tasks.prepare import prepare
@@ -202,6 +204,8 @@ def _report(study: Study, tracker: Tracker, parent: str, config: ExperimentConfi
     said = pareto.Said(f"Trials of {study.plan.name}", says, note(found))
     plots = [pareto.write_picture(drawn, AXES, folder), pareto.write_page(drawn, AXES, table, said, folder)] \
         if drawn else []
+    plots += write_sweep_plots(rows, Shown(study.plan.name, study.plan.space, AXES,
+                                           importances(rows, study.plan.space), of_base(found)), folder)
     for file in [*plots, keep(folder, study.plan.name, found, proposal.name if proposal else "")]:
         tracker.log_artifacts(parent, file, "pareto")
     tracker.log_metrics(parent, {"trials": float(len(rows)), **summed(drawn, found)})

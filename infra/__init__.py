@@ -29,6 +29,8 @@ leases.py           who works on which trial
 study_rows.py       trials as Optuna keeps them
 stored.py           sweeps in a storage by their name
 study.py            the only door to Optuna: any number of workers ask and tell
+importances.py      what the objectives of a sweep hang on
+sweep_plots.py      a sweep as history, importances and parallel coordinates
 pareto.py           a sweep as picture, page and table
 servers.py          local Prefect, MLflow and model servers and workers as process groups
 prefect_plugin.py   bare names for `prefect deployment run`

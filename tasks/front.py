@@ -117,6 +117,11 @@ def summed(drawn: Sequence[Dot], found: Front | None) -> dict[str, float]:
     return {"on_front": float(sum(dot.on_front for dot in drawn)), "proved_dominated": float(len(dominated))}
 
 
+def of_base(found: Front | None) -> float | None:
+    """Alignment of the base, in points; None where no result of it is at hand."""
+    return next((one.alignment.estimate for one in found.points if one.role == "base"), None) if found else None
+
+
 def keep(folder: Path, study: str, found: Front | None, chosen: str) -> Path:
     """Write what is known of every point into the sweep's folder, and which one is proposed."""
     file = folder / "front.json"

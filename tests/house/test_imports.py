@@ -27,7 +27,7 @@ LAYERS = {
 DOORS = {
     "mlflow": {"infra/tracking.py"},
     "optuna": {"infra/study.py", "infra/samplers.py", "infra/stored.py", "infra/study_rows.py",
-               "infra/study_storage.py"},
+               "infra/study_storage.py", "infra/importances.py"},
     "lm_eval": {"eval_suites/lm_door"},
 }
 ONLY_IN = {"prefect": {"tasks", "flows", "infra"}}

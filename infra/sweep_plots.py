@@ -1,0 +1,236 @@
+"""Shows how a sweep went: its history, what its values hang on, and all trials as lines through their values.
+
+Pictures (PNG) for papers, and one page to look closer, which is whole by itself: MLflow shows it so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import plotly.graph_objects as go
+from matplotlib.figure import Figure
+from plotly.subplots import make_subplots
+
+from infra.contract import Dimension, TrialRow, Value
+from infra.importances import Importance
+
+FEW = 16
+"""Below so many trials importances are hardly more than a guess, see `importances`."""
+BLUE, GREY = "#1f77b4", "#999999"
+
+
+class Shown(NamedTuple):
+    """What the pictures are of."""
+
+    study: str
+    space: Mapping[str, Dimension]
+    labels: Mapping[str, str]
+    """Objective → title of its axis; the first one is to be large, the second one small."""
+    importances: Mapping[str, Mapping[str, Importance]]
+    """Objective → field → its share."""
+    base: float | None
+    """The base model's value of the first objective; None where it is not known."""
+
+
+class Volume(NamedTuple):
+    """How much of the rectangle between the reference point and the best values seen is dominated, trial by trial."""
+
+    reference: tuple[float, float]
+    shares: list[float]
+
+
+def write_sweep_plots(rows: Sequence[TrialRow], shown: Shown, folder: Path) -> list[Path]:
+    """Draw the complete trials of a sweep; nothing where there are fewer than two.
+
+    Args:
+        rows: all trials.
+        shown: what they are trials of.
+        folder: gets the pictures, and all on one page.
+
+    Returns:
+        The files.
+    """
+    complete = [row for row in rows if row.values is not None]
+    if len(complete) < 2:
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = {"history": _history_picture(complete, shown)}
+    parts = [_history_page(complete, shown), _parallel_page(complete, shown)]
+    if shown.importances:
+        pictures["importances"] = _importances_picture(shown, len(complete))
+        parts.append(_importances_page(shown, len(complete)))
+    for name, picture in pictures.items():
+        picture.savefig(folder / f"{name}.png", dpi=150)
+    drawn = (part.to_html(full_html=False, include_plotlyjs=not at) for at, part in enumerate(parts))
+    page = folder / "trials.html"
+    page.write_text(f'<!doctype html><meta charset="utf-8"><title>{shown.study}</title>{"".join(drawn)}',
+                    encoding="utf-8")
+    return [*(folder / f"{name}.png" for name in pictures), page]
+
+
+def volume(rows: Sequence[TrialRow], objectives: Sequence[str], base: float | None) -> Volume:
+    """Dominated area after each trial, as a share of the rectangle that a trial with the best of both would dominate.
+
+    The reference point is what the base scores in the first objective (the lowest value seen, where that is not known),
+    and the worst value seen in the second. Trials beyond a limit of the sweep dominate nothing.
+    """
+    first, second = objectives
+    found = [((row.values or {})[first], (row.values or {})[second]) for row in rows]
+    reference = (min(x for x, _ in found) if base is None else base, max(y for _, y in found))
+    whole = (max(x for x, _ in found) - reference[0]) * (reference[1] - min(y for _, y in found))
+    shares, kept = [], list[tuple[float, float]]()
+    for row, point in zip(rows, found, strict=True):
+        if not row.broken:
+            kept.append(point)
+        shares.append(_area(kept, reference) / whole if whole > 0 else 0.0)
+    return Volume(reference, shares)
+
+
+def _area(points: Sequence[tuple[float, float]], reference: tuple[float, float]) -> float:
+    """Of two objectives: stripes from the largest x down, each as high as the best y so far is better."""
+    area, left_of = 0.0, sorted((x, y) for x, y in points if x > reference[0] and y < reference[1])
+    best = reference[1]
+    for at in range(len(left_of) - 1, -1, -1):
+        x, y = left_of[at]
+        best = min(best, y)
+        below = left_of[at - 1][0] if at else reference[0]
+        area += (x - below) * (reference[1] - best)
+    return area
+
+
+class _Panel(NamedTuple):
+    title: str
+    dots: list[float]
+    line: list[float]
+    line_says: str
+
+
+def _panels(rows: Sequence[TrialRow], shown: Shown) -> list[_Panel]:
+    first, second = list(shown.labels)[:2]
+    xs, ys = ([(row.values or {})[name] for row in rows] for name in (first, second))
+    reached = volume(rows, (first, second), shown.base)
+    at = ", ".join(f"{name} {value:.3g}" for name, value in zip((first, second), reached.reference, strict=True))
+    shares = [100 * share for share in reached.shares]
+    return [_Panel(shown.labels[first], xs, list(accumulate(xs, max)), "largest so far"),
+            _Panel(shown.labels[second], ys, list(accumulate(ys, min)), "smallest so far"),
+            _Panel(f"hypervolume (%, from {at})", [], shares, "dominated so far")]
+
+
+def _history_picture(rows: Sequence[TrialRow], shown: Shown) -> Figure:
+    figure = Figure(figsize=(7, 8), layout="constrained")
+    numbers = [row.number for row in rows]
+    for axes, panel in zip(figure.subplots(3, 1, sharex=True), _panels(rows, shown), strict=True):
+        if panel.dots:
+            axes.scatter(numbers, panel.dots, color=GREY, label="trials")
+        axes.step(numbers, panel.line, where="post", color=BLUE, label=panel.line_says)
+        axes.set_title(panel.title, loc="left", fontsize=9)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    axes.set_xlabel("trial")
+    figure.suptitle(f"{shown.study}: what the trials found")
+    return figure
+
+
+def _history_page(rows: Sequence[TrialRow], shown: Shown) -> go.Figure:
+    panels, numbers = _panels(rows, shown), [row.number for row in rows]
+    figure = make_subplots(rows=3, cols=1, shared_xaxes=True, subplot_titles=[panel.title for panel in panels])
+    for at, panel in enumerate(panels, 1):
+        if panel.dots:
+            dots = go.Scatter(x=numbers, y=panel.dots, mode="markers", marker={"color": GREY}, name="trials",
+                              text=[_values(row.params) for row in rows], showlegend=False,
+                              hovertemplate="trial %{x}: %{y:.4g}<br>%{text}<extra></extra>")
+            figure.add_trace(dots, row=at, col=1)
+        line = go.Scatter(x=numbers, y=panel.line, mode="lines", line={"shape": "hv", "color": BLUE},
+                          name=panel.line_says, showlegend=False)
+        figure.add_trace(line, row=at, col=1)
+    figure.update_xaxes(title_text="trial", row=3, col=1)
+    figure.update_layout(template="plotly_white", title=f"{shown.study}: what the trials found", height=900)
+    return figure
+
+
+def _importances_title(shown: Shown, trials: int) -> str:
+    few = f"; {trials} trials are few, this is hardly more than a guess" if trials < FEW else ""
+    return f"{shown.study}: what the values hang on (fANOVA){few}"
+
+
+def _bars(shown: Shown, trials: int) -> dict[str, list[tuple[str, float]]]:
+    """Axis title of an objective → field in words and share in percent, the largest last."""
+    def bar(field: str, one: Importance) -> tuple[str, float]:
+        return f"{field} (in {one.trials} trials)" if one.trials < trials else field, 100 * one.share
+
+    return {shown.labels[objective]: sorted((bar(*each) for each in found.items()), key=lambda bar: bar[1])
+            for objective, found in shown.importances.items()}
+
+
+def _importances_picture(shown: Shown, trials: int) -> Figure:
+    bars = _bars(shown, trials)
+    tallest = max(len(found) for found in bars.values())
+    figure = Figure(figsize=(7, 1.2 + len(bars) * (0.6 + 0.4 * tallest)), layout="constrained")
+    for axes, (title, found) in zip(figure.subplots(len(bars), 1, squeeze=False)[:, 0], bars.items(), strict=True):
+        drawn = axes.barh([name for name, _ in found], [share for _, share in found], color=BLUE)
+        axes.bar_label(drawn, fmt="%.0f %%", padding=3)
+        axes.set_xlim(0, 110)
+        axes.set_title(title, fontsize=10)
+    axes.set_xlabel("share of the variance (%)")
+    figure.suptitle(_importances_title(shown, trials), fontsize=10)
+    return figure
+
+
+def _importances_page(shown: Shown, trials: int) -> go.Figure:
+    bars = _bars(shown, trials)
+    figure = make_subplots(rows=len(bars), cols=1, subplot_titles=list(bars))
+    for at, found in enumerate(bars.values(), 1):
+        figure.add_trace(go.Bar(x=[share for _, share in found], y=[name for name, _ in found], orientation="h",
+                                marker={"color": BLUE}, hovertemplate="%{y}: %{x:.1f} %<extra></extra>"), row=at, col=1)
+        figure.update_xaxes(range=[0, 100], row=at, col=1)
+    figure.update_xaxes(title_text="share of the variance (%)", row=len(bars), col=1)
+    figure.update_layout(template="plotly_white", title=_importances_title(shown, trials), showlegend=False)
+    return figure
+
+
+def _parallel_page(rows: Sequence[TrialRow], shown: Shown) -> go.Figure:
+    """Every trial a line from its values to what it found, coloured by the first objective."""
+    found = {title: [(row.values or {})[name] for row in rows] for name, title in shown.labels.items()}
+    axes = [_axis(field, dimension, [row.params.get(field) for row in rows], [field in row.params for row in rows])
+            for field, dimension in shown.space.items()]
+    axes += [{"label": title, "values": values} for title, values in found.items()]
+    title, colour = next(iter(found.items()))
+    line = {"color": colour, "colorscale": "Viridis", "showscale": True, "colorbar": {"title": {"text": title}}}
+    figure = go.Figure(go.Parcoords(line=line, dimensions=axes, labelangle=-15))
+    figure.update_layout(title=f"{shown.study}: trials as lines; drag along an axis to choose some",
+                         margin={"t": 140, "l": 90})
+    return figure
+
+
+def _axis(field: str, dimension: Dimension, values: Sequence[Value], there: Sequence[bool]) -> dict[str, Any]:
+    """Values that a trial does not have, as they hang on another's, lie below all others, at —."""
+    if dimension.choices is not None:
+        names = [str(one) for one in dimension.choices]
+        places: list[float] = [float(names.index(str(value))) if has else -1.0
+                               for value, has in zip(values, there, strict=True)]
+        ticks: dict[float, str] = {float(at): name for at, name in enumerate(names)}
+        outside = -1.0
+    else:
+        low, high = (_place(float(end or 0.0), dimension) for end in (dimension.low, dimension.high))
+        outside = low - 0.1 * (high - low)
+        places = [_place(float(value), dimension) if has and isinstance(value, int | float) else outside
+                  for value, has in zip(values, there, strict=True)]
+        steps = [low + (high - low) * at / 5 for at in range(6)]
+        ticks = {at: f"{10 ** at if dimension.log else at:.3g}" for at in steps}
+    if not all(there):
+        ticks = {outside: "—", **ticks}
+    return {"label": field, "values": places, "range": [min(ticks), max(ticks)], "tickvals": list(ticks),
+            "ticktext": list(ticks.values())}
+
+
+def _place(value: float, dimension: Dimension) -> float:
+    return math.log10(value) if dimension.log else value
+
+
+def _values(params: Mapping[str, object]) -> str:
+    return "<br>".join(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}"
+                       for name, value in params.items())

@@ -1,0 +1,65 @@
+"""What a sweep's pictures say: what its values hang on, how far it got, and a line for every trial."""
+
+import math
+import random
+from pathlib import Path
+
+import pytest
+
+from infra.contract import Dimension, TrialRow
+from infra.importances import importances
+from infra.sweep_plots import Shown, volume, write_sweep_plots
+
+SPACE = {"lr": Dimension(1e-5, 1e-2, log=True), "method": Dimension(choices=("full", "lora")),
+         "rank": Dimension(4, 64, whole=True, when={"method": ("lora",)}), "epochs": Dimension(0.5, 3.0)}
+LABELS = {"alignment": "alignment (points)", "tax": "tax (points)"}
+
+
+def row(number: int, alignment: float, tax: float, beyond: float = 0.0) -> TrialRow:
+    return TrialRow(number, "COMPLETE", {}, {"alignment": alignment, "tax": tax}, {}, {"tax <= 9": beyond})
+
+
+def trials(count: int) -> list[TrialRow]:
+    """Alignment hangs on how far the learning rate is from a low one, with lora on the rank as well; tax on nothing."""
+    drawn, found = random.Random(0), []
+    for number in range(count):
+        method = drawn.choice(["full", "lora"])
+        params = {"lr": 10 ** drawn.uniform(-5, -2), "method": method, "epochs": drawn.uniform(0.5, 3.0)}
+        rank = drawn.randint(4, 64)
+        params |= {"rank": rank} if method == "lora" else {}
+        alignment = params.get("rank", 0) / 32 - 9 * (math.log10(params["lr"]) + 4.3) ** 2 + drawn.gauss(0.0, 1.0)
+        found.append(TrialRow(number, "COMPLETE", params, {"alignment": alignment, "tax": 1.0}, {}))
+    return found
+
+
+def test_the_field_that_decides_comes_first() -> None:
+    rows = trials(24)
+    (alignment,) = importances([*rows, TrialRow(24, "FAIL", {}, None, {})], SPACE).values()  # tax hangs on nothing
+    with_rank = sum("rank" in one.params for one in rows)
+    assert alignment["lr"].share > 0.8
+    assert {field: one.trials for field, one in alignment.items()} == {
+        "lr": 24, "method": 24, "epochs": 24, "rank": with_rank}
+    assert sum(one.share for field, one in alignment.items() if field != "rank") == pytest.approx(1.0)
+
+
+def test_hypervolume_is_the_share_of_the_best_rectangle_seen() -> None:
+    rows = [row(0, 60.0, 4.0), row(1, 80.0, 8.0), row(2, 50.0, 4.0), row(3, 100.0, 0.0, beyond=1.0), row(4, 80.0, 2.0)]
+    found = volume(rows, ("alignment", "tax"), base=40.0)
+    assert found.reference == (40.0, 8.0)
+    # Of 60 × 8: nothing costs less than trial 3, which breaks a limit and dominates nothing itself.
+    assert found.shares == pytest.approx([20 * 4 / 480] * 4 + [40 * 6 / 480])
+    assert volume(rows, ("alignment", "tax"), base=None).reference == (50.0, 8.0)
+    assert volume(rows[:1], ("alignment", "tax"), base=60.0).shares == [0.0]
+
+
+def test_pictures_and_pages(tmp_path: Path) -> None:
+    rows = trials(8)
+    shown = Shown("s", SPACE, LABELS, importances(rows, SPACE), base=-50.0)
+    files = write_sweep_plots(rows, shown, tmp_path)
+    assert [file.name for file in files] == ["history.png", "importances.png", "trials.html"]
+    assert all(file.read_bytes()[:4] == b"\x89PNG" for file in files[:2])
+    page = files[2].read_text(encoding="utf-8")
+    assert "hypervolume (%, from alignment -50, tax 1)" in page
+    assert '"ticktext":["—","4",' in page  # trials without a rank
+    assert "8 trials are few, this is hardly more than a guess" in page
+    assert write_sweep_plots(rows[:1], shown, tmp_path) == []
