@@ -16,7 +16,8 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.importance import FanovaImportanceEvaluator
 
-from infra.contract import Dimension, TrialRow, Value
+from infra.contract import TrialRow
+from infra.plans import Dimension, Value
 
 
 class Importance(NamedTuple):

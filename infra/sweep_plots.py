@@ -15,8 +15,9 @@ import plotly.graph_objects as go
 from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
-from infra.contract import Dimension, TrialRow, Value
+from infra.contract import TrialRow
 from infra.importances import Importance
+from infra.plans import Dimension, Value
 
 FEW = 16
 """Below so many trials importances are hardly more than a guess, see `importances`."""

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.contract import Dimension, TrialRow
+from infra.contract import TrialRow
 from infra.importances import importances
+from infra.plans import Dimension
 from infra.sweep_plots import Shown, volume, write_sweep_plots
 
 SPACE = {"lr": Dimension(1e-5, 1e-2, log=True), "method": Dimension(choices=("full", "lora")),
