@@ -18,7 +18,8 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from bench.found import write_found
-from eval_suites.front.choice import Limits, choose, prove
+from eval_suites.front.choice import choose
+from eval_suites.front.differences import difference
 from eval_suites.front.front import Front, front
 from eval_suites.front.points import Objectives, Point, Terms
 from eval_suites.results import ItemResult, SuiteResult
@@ -154,10 +155,11 @@ def _chosen(found: Front) -> int | None:
 
 def _missed(points: Sequence[Point], truth: Truth) -> Iterator[tuple[bool, bool]]:
     for at in range(1, len(points)):
-        proof = prove(points[0], points[at], WHAT, Limits(TERMS.alpha, MAX_TAX))
+        found = difference(points[0], points[at], WHAT)
         gain, tax = truth.alignment[at] - truth.alignment[0], truth.kept[0] - truth.kept[at]
-        for interval, true in ((proof.gain, 100 * gain), (proof.tax, 100 * tax)):
-            yield bool(true < interval.low), bool(true > interval.high)
+        for evidence, true in ((found.alignment, gain), (found.tax, tax)):
+            low, high = evidence.bounds(TERMS.alpha, 1.0)
+            yield bool(true < low), bool(true > high)
 
 
 def _fate(points: Sequence[Point], chosen: int | None, truth: Truth, others: Sequence[Point]
@@ -166,8 +168,8 @@ def _fate(points: Sequence[Point], chosen: int | None, truth: Truth, others: Seq
         return None, None, None, False
     true = 100 * (truth.alignment - truth.alignment[0])
     tax = 100 * (truth.kept[0] - truth.kept)
-    said, fresh = ((prove(side[0], side[chosen], WHAT, Limits(TERMS.alpha, MAX_TAX)).gain.estimate or 0.0)
-                   - float(true[chosen]) for side in (points, others))
+    said, fresh = (100 * difference(side[0], side[chosen], WHAT).alignment.estimate - float(true[chosen])
+                   for side in (points, others))
     within = [at for at in range(1, len(points)) if tax[at] <= MAX_TAX]
     best = max((float(true[at]) for at in within), default=float(true[chosen]))
     return said, fresh, best - float(true[chosen]), bool(tax[chosen] > MAX_TAX)
