@@ -1,6 +1,6 @@
 """What the front of a sweep claims, simulated: points of which the truth is known, their items drawn again and again.
 
-    python -m bench.front [--runs 200] [--only curve] [--json FILE]
+    python -m bench.front [--runs 200] [--only curve] [--items 400] [--json FILE]
 
 Prints one line per case. A claim "proved dominated" is false where the other point is better in neither objective, or
 worse by the tolerance or more in the one that it is not better in. 200 runs of all cases: half an hour on one core.
@@ -79,10 +79,16 @@ def curve(rng: np.random.Generator) -> Truth:
     return Truth(alignment, kept)
 
 
-TRUTHS: Mapping[str, Callable[[np.random.Generator], Truth]] = {"equal": equal, "edge": edge, "curve": curve}
+def scatter(rng: np.random.Generator) -> Truth:
+    """Alignment and tax have nothing to do with each other, so that few points are on the front."""
+    return Truth(0.4 + 0.3 * rng.random(POINTS), 0.65 + 0.1 * rng.random(POINTS))
 
 
-def drawn(truth: Truth, kind: Kind, rng: np.random.Generator, items: int = ITEMS) -> list[Point]:
+TRUTHS: Mapping[str, Callable[[np.random.Generator], Truth]] = {
+    "equal": equal, "edge": edge, "curve": curve, "scatter": scatter}
+
+
+def drawn(truth: Truth, kind: Kind, rng: np.random.Generator, items: int) -> list[Point]:
     """The points' results on a sample of items, the same ones for all."""
     suites = {suite: _scores(truth.alignment if suite in WHAT.alignment else truth.kept, kind, rng, items)
               for suite in WHAT.suites}
@@ -131,7 +137,7 @@ class Run(NamedTuple):
     """The chosen one's true tax is above the limit."""
 
 
-def simulate(truth: Truth, kind: Kind, rng: np.random.Generator, items: int = ITEMS) -> Run:
+def simulate(truth: Truth, kind: Kind, rng: np.random.Generator, items: int) -> Run:
     """Draw items, place the points, choose one, and ask it other items."""
     points = drawn(truth, kind, rng, items)
     found = front(points, WHAT, TERMS)
@@ -206,6 +212,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--only", default="", help="cases whose name contains this, e.g. curve or clustered")
+    parser.add_argument("--items", type=int, default=ITEMS, help="per suite")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     found = {}
@@ -213,7 +220,7 @@ def main() -> None:
         for truth, make in TRUTHS.items():
             if given.only in (case := f"{truth}, {name}"):
                 rng = np.random.default_rng(0)
-                found[case] = summed([simulate(make(rng), kind, rng) for _ in range(given.runs)])
+                found[case] = summed([simulate(make(rng), kind, rng, given.items) for _ in range(given.runs)])
                 print(case, found[case], flush=True)
     write_found(given.json, found)
 

@@ -31,6 +31,8 @@ COLUMNS = pa.schema([
     ("weight", pa.float64()), ("context", pa.string()), ("chance", pa.float64()),
 ])
 
+TEXTS = ("metrics", "prompt", "answer", "target", "why", "ids", "context")
+"""Columns that only people and reports read."""
 FAILED = "the scorer failed:"
 """How the reason of an item begins whose scorer raised; the end of the traceback follows."""
 SCORER_ERRORS = (ArithmeticError, AssertionError, AttributeError, BufferError, ImportError, LookupError, MemoryError,
@@ -300,8 +302,8 @@ def write_results(folder: Path, result: SuiteResult) -> Path:
     return path
 
 
-def read_results(folder: Path, suite: str) -> SuiteResult:
-    """Read what `write_results` wrote.
+def read_results(folder: Path, suite: str, *, texts: bool = True) -> SuiteResult:
+    """Read what `write_results` wrote; without `texts`, only what scores are compared by: megabytes less per model.
 
     Raises:
         EvalError: the suite has no complete results in this folder.
@@ -310,12 +312,14 @@ def read_results(folder: Path, suite: str) -> SuiteResult:
     try:
         head = read_json(Path(f"{stem}.json"), "suite", "kind", "protocol", "seconds", "truncated", "model", "backend",
                          "scale", "looks")
-        rows = pq.read_table(f"{stem}.parquet", schema=COLUMNS).to_pylist()
+        wanted = COLUMNS if texts else pa.schema([column for column in COLUMNS if column.name not in TEXTS])
+        rows = pq.read_table(f"{stem}.parquet", schema=wanted).to_pylist()
     except (FileNotFoundError, DamagedFile, pa.ArrowInvalid) as error:
         raise EvalError(f"{folder} has no complete results of suite {suite!r} ({error}); run the evaluation again"
                         ) from error
-    items = tuple(ItemResult(**{**row, "metrics": json.loads(row["metrics"]), "context": row["context"] or ""})
-                  for row in rows)
+    items = tuple(
+        ItemResult(**{**row, "metrics": json.loads(row["metrics"] or "{}"), "context": row["context"] or ""})
+        for row in ({**dict.fromkeys(TEXTS, ""), **row} for row in rows))
     return SuiteResult(head["suite"], head["kind"], head["protocol"], items, head["seconds"], head["truncated"],
                        head["model"], head["backend"], head["scale"], tuple(head["looks"]) if head["looks"] else None,
                        head.get("vocabulary", ""), head.get("batch_tokens", 0), head.get("min_scored", MIN_SCORED))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from eval_suites.front.differences import difference
 from eval_suites.front.front import Front, Placed, front
-from eval_suites.front.points import Objectives, Point, Terms
+from eval_suites.front.points import Objectives, Point, Role, Terms
 from eval_suites.results import SuiteResult
 from eval_suites.statistics.intervals import Interval
 from infra.contract import Tracker, TrialRow
@@ -43,8 +43,9 @@ def points_of(rows: Sequence[TrialRow], own: Mapping[str, object], search: Searc
     for row in {_run(row): row for row in reversed(rows) if row.values}.values():
         try:
             run = local.get(row.notes.get("run", "")) or find(row.notes.get("run_id", ""), place, tracker, RESULTS)
-            base = points[0] if points else _base(run.results("base"), search)
-            point = Point(str(row.number), (run.results(),), "default" if row.params == own else "", not row.broken)
+            base = points[0] if points else _base(run.results("base", texts=False), search)
+            role: Role = "default" if row.params == own else ""
+            point = Point(str(row.number), (run.results(texts=False),), role, not row.broken)
             difference(base, point, what)
             points += [point] if points else [base, point]
         except (EvalError, TrackingError) as error:

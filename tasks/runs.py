@@ -57,8 +57,8 @@ class Recorded(NamedTuple):
                             "it was made (tracking.store_models: link); finish it with its command, or "
                             f"`sft run {self.folder / 'config.yaml'}`, or set tracking.store_models: copy there")
 
-    def results(self, label: str = "tuned") -> dict[str, SuiteResult]:
-        """Per-item results of the run, `tuned` or `base`, by suite.
+    def results(self, label: str = "tuned", *, texts: bool = True) -> dict[str, SuiteResult]:
+        """Per-item results of the run, `tuned` or `base`, by suite; see `read_results`.
 
         Raises:
             EvalError: the run has none, because it did not get that far.
@@ -68,7 +68,7 @@ class Recorded(NamedTuple):
         if not names:
             raise EvalError(f"the run {self.name} has no {label} results in {folder}; finish it first: give its "
                             "command again")
-        return {name: read_results(folder, name) for name in names}
+        return {name: read_results(folder, name, texts=texts) for name in names}
 
     def beside(self) -> Beside:
         """What was found out beside the results; nothing of a run that is too old to have kept it."""

@@ -34,8 +34,8 @@ def record(folder: Path, formats: Sequence[float], facts: Sequence[float] = FACT
     """A run with results of its base, which is poor, and of its own model."""
     for label, scores in (("base", (POOR, FACTS)), ("tuned", (formats, facts))):
         for (suite, kind), row in zip({"format": "alignment", "facts": "capability"}.items(), scores, strict=True):
-            items = tuple(ItemResult(suite, "q", f"q/{n}", f"q/{n}", score, {}, "", "", "", "", f"{suite} {n}")
-                          for n, score in enumerate(row))
+            items = tuple(ItemResult(suite, "q", f"q/{n}", f"q/{n}", score, {"x": 1.0}, "", f"answer {n}", "", "",
+                                     f"{suite} {n}") for n, score in enumerate(row))
             write_results(folder / "evaluation" / label, SuiteResult(suite, kind, {}, items, 1.0))
     (folder / "run.json").write_text(json.dumps({"mlflow_run_id": ""}))
 
@@ -72,6 +72,8 @@ def test_points_are_those_whose_results_can_be_had(tmp_path: Path, caplog: pytes
     points = points_of(rows, {"lr": 0.1}, SEARCH, place, tracker)
     assert [(point.name, point.role, point.feasible) for point in points] == [
         ("base", "base", True), ("0", "", True), ("1", "default", True), ("3", "", False)]
+    item = points[1].results[0]["format"].items[1]
+    assert (item.score, item.answer, item.metrics) == (1.0, "", {}), "hundreds of models are held at once"
     assert [call.args[1] for call in tracker.download.call_args_list] == ["evaluation"], "no model is fetched"
     assert "trial 4 is in the table with its values only" in caplog.text
 
