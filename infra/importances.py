@@ -18,6 +18,7 @@ from optuna.importance import FanovaImportanceEvaluator
 
 from infra.contract import TrialRow
 from infra.plans import Dimension, Value
+from infra.samplers import holds
 
 
 class Importance(NamedTuple):
@@ -30,12 +31,13 @@ class Importance(NamedTuple):
 
 
 def importances(rows: Sequence[TrialRow], space: Mapping[str, Dimension]) -> dict[str, dict[str, Importance]]:
-    """Objective → field → its share; nothing of an objective that is the same in all trials.
+    """Objective → field → its share; nothing of an objective that is the same in all trials. Trials with values outside
+    the space do not count.
 
     Fields that all complete trials have are weighed together; one that some do not have (`when`) with these within the
     trials that have it. Interactions belong to no field; the shares of those that all have add up to 1.
     """
-    complete = [row for row in rows if row.values]
+    complete = [row for row in rows if row.values and holds(space, row.params)]
     always = [field for field in space if all(field in row.params for row in complete)]
     found: dict[str, dict[str, Importance]] = {}
     for objective in (complete[0].values or {}) if complete else ():

@@ -208,9 +208,11 @@ def _parallel_page(rows: Sequence[TrialRow], shown: Shown) -> go.Figure:
 
 
 def _axis(field: str, dimension: Dimension, values: Sequence[Value], there: Sequence[bool]) -> dict[str, Any]:
-    """Values that a trial does not have, as they hang on another's, lie below all others, at —."""
+    """Values that a trial does not have, as they hang on another's, lie below all others, at —; so does 0 on a
+    logarithmic axis. A trial of the configuration itself may lie outside the range."""
     if dimension.choices is not None:
-        names = [str(one) for one in dimension.choices]
+        own = [value for value, has in zip(values, there, strict=True) if has]
+        names = list(dict.fromkeys(map(str, [*dimension.choices, *own])))
         places: list[float] = [float(names.index(str(value))) if has else -1.0
                                for value, has in zip(values, there, strict=True)]
         ticks: dict[float, str] = {float(at): name for at, name in enumerate(names)}
@@ -218,14 +220,14 @@ def _axis(field: str, dimension: Dimension, values: Sequence[Value], there: Sequ
     else:
         low, high = (_place(float(end or 0.0), dimension) for end in (dimension.low, dimension.high))
         outside = low - 0.1 * (high - low)
-        places = [_place(float(value), dimension) if has and isinstance(value, int | float) else outside
-                  for value, has in zip(values, there, strict=True)]
+        places = [_place(float(value), dimension) if has and isinstance(value, int | float)
+                  and (value > 0 or not dimension.log) else outside for value, has in zip(values, there, strict=True)]
         steps = [low + (high - low) * at / 5 for at in range(6)]
         ticks = {at: f"{10 ** at if dimension.log else at:.3g}" for at in steps}
-    if not all(there):
+    if outside in places:
         ticks = {outside: "—", **ticks}
-    return {"label": field, "values": places, "range": [min(ticks), max(ticks)], "tickvals": list(ticks),
-            "ticktext": list(ticks.values())}
+    return {"label": field, "values": places, "range": [min([*ticks, *places]), max([*ticks, *places])],
+            "tickvals": list(ticks), "ticktext": list(ticks.values())}
 
 
 def _place(value: float, dimension: Dimension) -> float:

@@ -35,7 +35,9 @@ def trials(count: int) -> list[TrialRow]:
 
 def test_the_field_that_decides_comes_first() -> None:
     rows = trials(24)
-    (alignment,) = importances([*rows, TrialRow(24, "FAIL", {}, None, {})], SPACE).values()  # tax hangs on nothing
+    outside = TrialRow(24, "PRUNED", {"lr": 1.0, "method": "full", "epochs": 1.0}, {"alignment": 99.0, "tax": 1.0}, {})
+    failed = TrialRow(25, "FAIL", {}, None, {})
+    (alignment,) = importances([*rows, outside, failed], SPACE).values()  # tax hangs on nothing
     with_rank = sum("rank" in one.params for one in rows)
     assert alignment["lr"].share > 0.8
     assert {field: one.trials for field, one in alignment.items()} == {
@@ -54,7 +56,8 @@ def test_hypervolume_is_the_share_of_the_best_rectangle_seen() -> None:
 
 
 def test_pictures_and_pages(tmp_path: Path) -> None:
-    rows = trials(8)
+    own = TrialRow(8, "PRUNED", {"lr": 0.0, "method": "qlora", "epochs": 9.0}, {"alignment": -40.0, "tax": 1.0}, {})
+    rows = [*trials(8), own]  # the configuration itself, which lies outside the space
     shown = Shown("s", SPACE, LABELS, importances(rows, SPACE), base=-50.0)
     files = write_sweep_plots(rows, shown, tmp_path)
     assert [file.name for file in files] == ["history.png", "importances.png", "trials.html"]
@@ -62,5 +65,5 @@ def test_pictures_and_pages(tmp_path: Path) -> None:
     page = files[2].read_text(encoding="utf-8")
     assert "hypervolume (%, from alignment -50, tax 1)" in page
     assert '"ticktext":["—","4",' in page  # trials without a rank
-    assert "8 trials are few, this is hardly more than a guess" in page
+    assert "9 trials are few, this is hardly more than a guess" in page
     assert write_sweep_plots(rows[:1], shown, tmp_path) == []
