@@ -92,16 +92,25 @@ def _work(study: Study, config: ExperimentConfig, place: Place, most: int | None
         log.info("trial %d: %s", trial.number, place.folder / f"trial-{trial.number:03d}.log")
         waiting = False
         found = _outcome(config, trial, place, study)
-        notes = {"run": found.run, "run_id": found.run_id, "why": found.why}
-        if place.other_versions:
-            notes[OTHER_VERSIONS] = place.other_versions
-        if not study.tell(trial.number, found.values, notes, found.excess):
-            log.warning("trial %d was silent for too long and is with another worker; what it found is kept aside in "
-                        "the study", trial.number)
-        done += 1
+        done += _told(study, trial.number, found, place)
         if found.values is None:
             give_up(study, config.search)
     return done
+
+
+def _told(study: Study, number: int, found: TrialOutcome, place: Place) -> bool:
+    """Tell the study; False where the trial is to be tried again."""
+    if found.killed:
+        log.warning("the process of trial %d was killed, and its values are tried again: %s", number, found.why)
+        study.lose(number, found.why)
+        return False
+    notes = {"run": found.run, "run_id": found.run_id, "why": found.why}
+    if place.other_versions:
+        notes[OTHER_VERSIONS] = place.other_versions
+    if not study.tell(number, found.values, notes, found.excess):
+        log.warning("trial %d was silent for too long and is with another worker; what it found is kept aside in the "
+                    "study", number)
+    return True
 
 
 def give_up(study: Study, search: SearchSection) -> None:

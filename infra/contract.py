@@ -276,6 +276,10 @@ class Study(Protocol):
             False where the lease was lost: the values are with another worker, and what was told is kept aside.
         """
 
+    def lose(self, number: int, why: str) -> None:
+        """Report a trial whose process was killed from outside: whoever asks next queues its values again, as those of
+        a worker that was lost."""
+
     def lead(self, part: str) -> bool | None:
         """Lease the making of something that trials have in common.
 

@@ -154,6 +154,17 @@ class OptunaStudy(Study):
             self._leases.drop(trial.number)
         return True
 
+    def lose(self, number: int, why: str) -> None:
+        trial = self._asked.pop(number)
+
+        def give_up() -> None:
+            with self._leases.alone():
+                if self._leases.is_mine(number):
+                    trial.set_user_attr("why", why)
+                    self._leases.drop(number)
+
+        patiently(f"report trial {number}", give_up)
+
     def lead(self, part: str) -> bool | None:
         def take() -> bool | None:
             with self._leases.alone():

@@ -38,6 +38,8 @@ class TrialOutcome(NamedTuple):
     """MLflow's."""
     excess: Mapping[str, float] = NOTHING
     """See `infra.contract.TrialRow`."""
+    killed: bool = False
+    """Its process was killed from outside, and not for want of memory: its values may do well."""
 
 
 class Order(NamedTuple):
@@ -118,8 +120,9 @@ def run_trial(number: int, config: ExperimentConfig, place: Place, run: Callable
                   point_of(config.search.space, config))
     code = waited_for(Forked(functools.partial(run, order), output, place.environment), renew)
     if code or not answer.exists():
-        short = code == -signal.SIGKILL and killed_for_memory() > killed
-        return TrialOutcome(None, _why(code, output, short), "")
+        dead = code == -signal.SIGKILL
+        short = dead and killed_for_memory() > killed
+        return TrialOutcome(None, _why(code, output, short), "", killed=dead and not short)
     summary = read_json(answer)
     return found_in(summary, config.search)
 

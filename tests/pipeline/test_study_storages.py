@@ -15,7 +15,7 @@ from sqlalchemy import create_engine, text
 from infra.contract import Study, Trial
 from infra.leases import SqlLeases, alone_in
 from infra.plans import Dimension, Plan
-from infra.study import open_study
+from infra.study import MAX_RETRIES, open_study
 from sft_core.errors import ConfigError, OrchestrationError
 
 PLAN = Plan("s", {"lr": Dimension(1e-5, 1e-2, log=True), "rank": Dimension(1, 8, whole=True),
@@ -79,6 +79,19 @@ class TestContract:
         assert ask(study).params == left.params
         assert study.ask() is None, "one is wanted and has its worker"
         assert [row.state for row in study.trials()] == ["FAIL", "RUNNING"]
+
+    def test_values_whose_process_was_killed_are_tried_again_but_not_for_ever(self, opened: Open) -> None:
+        study = opened()
+        study.join()
+        study.begin(1)
+        for _ in range(MAX_RETRIES + 1):
+            asked = ask(study)
+            study.lose(asked.number, "exit code -9")
+        assert study.ask() is None
+        rows = study.trials()
+        assert [row.params for row in rows] == [asked.params] * (MAX_RETRIES + 1)
+        assert [row.notes["why"] for row in study.failed_in_a_row()] == ["exit code -9"]
+        assert study.remaining() == 0
 
     def test_one_worker_leads_until_it_is_made(self, opened: Open) -> None:
         study = opened()

@@ -156,8 +156,11 @@ def test_a_trial_without_memory_fails_with_its_forecast_and_once(
     place = Place(home / "sweeps" / "two", "", {})
     killed = functools.partial(run_trial, 5, config, place, lambda _: os.kill(os.getpid(), signal.SIGKILL), study.renew)
     assert killed().why.startswith("exit code -9: ")
+    assert killed().killed
     monkeypatch.setattr("tasks.trial.killed_for_memory", iter([3, 4]).__next__)
-    assert killed().why.startswith("ran out of memory: its forecast was not made yet; ")
+    short = killed()
+    assert short.why.startswith("ran out of memory: its forecast was not made yet; ")
+    assert not short.killed
 
 
 def test_values_that_were_tried_are_not_paid_for_again(
