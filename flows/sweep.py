@@ -36,6 +36,7 @@ from sft_core.errors import (
     TrainingError,
 )
 from sft_core.stopping import sleep, stop_on_signals
+from tasks.causes import common_cause
 from tasks.crew import Crew
 from tasks.earlier import beginnings
 from tasks.front import AXES, dots, front_of, keep, measured, note, of_base, points_of, summed, texts
@@ -98,6 +99,7 @@ def sft_sweep(config: str = "flows/configs/sweep.yaml", trials: int | None = Non
                 _tell_plan(loaded.config, place, left)
                 _watch(study, Crew(search.study, search.storage, min(workers, left), folder), tracker,
                        search)
+            _check_any(study)
             return _report(study, tracker, parent, loaded.config, place)
 
 
@@ -126,6 +128,15 @@ def _search(config: ExperimentConfig, path: Path) -> SearchSection:
     if config.search is None:
         raise ConfigError(f"{path} has no search section; flows/configs/sweep.yaml shows one")
     return config.search
+
+
+def _check_any(study: Study) -> None:
+    """Raises OrchestrationError where there is nothing to report: all trials failed."""
+    rows = study.trials()
+    if rows and not any(row.values for row in rows):
+        failed = [row.notes["why"] for row in rows if "why" in row.notes] or ["no word: it lost its worker each time"]
+        raise OrchestrationError(f"{len(failed)} trials failed and none came to an end, {common_cause(failed)}; mend "
+                                 "the cause and begin again under another name (--set search.study=NAME)")
 
 
 def _tell_plan(config: ExperimentConfig, place: Workspace, trials: int) -> None:

@@ -25,7 +25,7 @@ from sft_core.config.file import load, trial_config
 from sft_core.errors import ConfigError, OrchestrationError
 from sft_core.stopping import sleep
 from tasks.apart import Call, apart
-from tasks.causes import most_common
+from tasks.causes import common_cause
 from tasks.common import together
 from tasks.mirror import mirrored
 from tasks.stages import Workspace
@@ -117,10 +117,8 @@ def give_up(study: Study, search: SearchSection) -> None:
     """Raises OrchestrationError where so many trials failed one after the other that the next ones will, too."""
     failed = [row.notes.get("why", "no word") for row in study.failed_in_a_row()]
     if len(failed) >= search.give_up_after:
-        count, why = most_common(failed)
-        told = f"all of them with: {why}" if count == len(failed) else f"{count} of them with: {why}"
-        raise OrchestrationError(f"{len(failed)} trials in a row failed, {told}; mend the cause and give the same "
-                                 "command again: the sweep continues")
+        raise OrchestrationError(f"{len(failed)} trials in a row failed, {common_cause(failed)}; mend the cause and "
+                                 "give the same command again: the sweep continues")
 
 
 def _outcome(config: ExperimentConfig, trial: Trial, place: Place, study: Study) -> TrialOutcome:

@@ -10,7 +10,7 @@ _OWN = (re.compile(r"\S*/\S*"), re.compile(r"\b(?=\w*\d)[0-9a-f]{6,}\b"), re.com
 """Paths, ids and numbers."""
 
 
-def most_common(reasons: Sequence[str]) -> tuple[int, str]:
+def common_cause(reasons: Sequence[str]) -> str:
     """How many have the most frequent cause, and the last of these in its own words.
 
     Args:
@@ -18,7 +18,8 @@ def most_common(reasons: Sequence[str]) -> tuple[int, str]:
     """
     causes = [_cause(one) for one in reasons]
     cause, count = Counter(causes).most_common(1)[0]
-    return count, [one for one, of in zip(reasons, causes, strict=True) if of == cause][-1]
+    last = [one for one, of in zip(reasons, causes, strict=True) if of == cause][-1]
+    return f"{'all' if count == len(reasons) else count} of them with: {last}"
 
 
 def _cause(reason: str) -> str:
