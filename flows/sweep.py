@@ -16,7 +16,7 @@ from flows.around import around
 from flows.experiment import connect, named_after, workspace
 from flows.worker import give_up
 from infra import orchestrator, pareto, sweep_view
-from infra.contract import FROM, OTHER_VERSIONS, Study, Tracker, TrialRow
+from infra.contract import ENDED, FROM, OTHER_VERSIONS, Study, Tracker, TrialRow
 from infra.importances import importances
 from infra.open_runs import running
 from infra.settings import read_settings
@@ -44,6 +44,7 @@ from tasks.needs import check_needs, run_lacks
 from tasks.plan import tell_plan
 from tasks.prepare import prepare
 from tasks.proposal import NOBODY, proposed
+from tasks.rungs import told
 from tasks.stages import Workspace
 from tasks.trial import plan_of, sweep_key
 from tasks.versions import differing, found_here
@@ -97,6 +98,8 @@ def sft_sweep(config: str = "flows/configs/sweep.yaml", trials: int | None = Non
             study.begin(trials or search.trials, loaded.text, parent, here, earlier.points)
             if left := study.remaining():
                 _tell_plan(loaded.config, place, left)
+                if search.rungs:
+                    log.info("%s", told(search.rungs))
                 _watch(study, Crew(search.study, search.storage, min(workers, left), folder), tracker,
                        search)
             _check_any(study)
@@ -179,13 +182,13 @@ def _watch(study: Study, crew: Crew, tracker: Tracker, search: SearchSection) ->
 
 def _record(row: TrialRow, tracker: Tracker, further: Mapping[str, float] | None = None) -> None:
     """Give a trial's run its objectives, and its numbers as metrics, which MLflow's comparison draws as axes."""
-    if row.values and row.notes.get("run_id") and FROM not in row.notes:  # which has them already
+    if (row.values or ENDED in row.notes) and row.notes.get("run_id") and FROM not in row.notes:  # which has them
         searched = {f"search/{field}": value for field, value in row.params.items()
                     if isinstance(value, int | float) and not isinstance(value, bool)}
         try:
-            tracker.log_metrics(row.notes["run_id"], {**row.values, **searched, **(further or {})})
-            if other := row.notes.get(OTHER_VERSIONS):
-                tracker.set_tags(row.notes["run_id"], {f"sft.{OTHER_VERSIONS}": other})
+            tracker.log_metrics(row.notes["run_id"], {**(row.values or {}), **searched, **(further or {})})
+            if said := {f"sft.{key}": row.notes[key] for key in (OTHER_VERSIONS, ENDED) if row.notes.get(key)}:
+                tracker.set_tags(row.notes["run_id"], said)
         except TrackingError as error:
             log.warning("trial %d has no objectives in MLflow (%s); workers of several machines need one server "
                         "(MLFLOW_TRACKING_URI)", row.number, error)
@@ -196,6 +199,7 @@ def _tell(row: TrialRow, left: int) -> None:
     found = ", ".join(f"{name} {value:.2f}" for name, value in (row.values or {}).items())
     why = row.notes.get("why") or "it lost its worker, and its values are tried again"
     said = {"RUNNING": f"trial {row.number}, {left} to go: {shown}", "COMPLETE": f"trial {row.number} is done: {found}",
+            "PRUNED": f"trial {row.number} was ended {row.notes.get(ENDED)}",
             "FAIL": f"trial {row.number} failed: {why}"}[row.state]
     console.lines(said)
     only_to_prefect(said)

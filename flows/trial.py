@@ -9,11 +9,13 @@ from flows.cli import begin
 from flows.logs import told_of
 from infra.servers import ensure_prefect
 from sft_core.stopping import stop_on_signals
+from tasks.rungs import Rung
 from tasks.trial import Order
 
 
-def main(order: Order) -> int:
-    """Run the experiment of a trial as a flow run, write its summary as JSON, and return the exit code.
+def main(order: Order, rung: Rung | None = None) -> int:
+    """Run the experiment of a trial as a flow run, write its summary as JSON, and return the exit code; with a rung a
+    look at the trial instead, on its way there.
 
     Prefect shows study and number as the flow run's name and tags.
     """
@@ -23,13 +25,18 @@ def main(order: Order) -> int:
             from prefect import tags
 
             from flows.experiment import sft_experiment
+            from flows.rung import sft_rung
             from infra.orchestrator import outcome
             from infra.sweep_view import trial_tags, trial_title
 
-            named = sft_experiment.with_options(flow_run_name=trial_title(order.study, order.number))
-            with tags(*trial_tags(order.study, order.number)):
-                summary = outcome(named, str(order.config), parent_run_id=order.parent_run_id or None,
-                                  searched=dict(order.searched))
+            title, parent = trial_title(order.study, order.number), order.parent_run_id or None
+            with tags(*trial_tags(order.study, order.number, "rung" if rung else "trial")):
+                if rung:
+                    look = sft_rung.with_options(flow_run_name=f"{title} at {rung.name}")
+                    summary = outcome(look, str(order.config), rung, parent)
+                else:
+                    summary = outcome(sft_experiment.with_options(flow_run_name=title), str(order.config),
+                                      parent_run_id=parent, searched=dict(order.searched))
     except Exception as error:  # a full disk has a different error in each library
         told = told_of(error)
         if told is None:

@@ -14,7 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from flows import trial as one_trial
-from infra.contract import OTHER_VERSIONS, Aim, Study, Trial, TrialRow
+from flows.experiment import connect
+from infra.contract import ENDED, OTHER_VERSIONS, Aim, Study, Trial, TrialRow
 from infra.cuda import a_gpu_alone
 from infra.settings import Settings
 from infra.shared_stages import shared_stages
@@ -28,6 +29,7 @@ from tasks.apart import Call, apart
 from tasks.causes import common_cause
 from tasks.common import together
 from tasks.mirror import mirrored
+from tasks.rungs import Climber, climb
 from tasks.stages import Workspace
 from tasks.trial import NO_MEMORY, Place, TrialOutcome, plan_of, run_trial
 from tasks.versions import differing, found_here
@@ -66,7 +68,8 @@ def work(name: str, settings: Settings, storage: str | None = None, trials: int 
             for module in HEAVY:
                 importlib.import_module(module)
         trials_here = Place(folder, aim.parent, environment, other, here, place if elsewhere else None)
-        return _work(study, config, trials_here, trials)
+        by = Climber(study, trials_here, place, partial(connect, config.tracking), one_trial.main)
+        return _work(by, config, trials)
 
 
 def _config_of(aim: Aim) -> ExperimentConfig:
@@ -76,9 +79,9 @@ def _config_of(aim: Aim) -> ExperimentConfig:
         return load(file).config
 
 
-def _work(study: Study, config: ExperimentConfig, place: Place, most: int | None) -> int:
+def _work(by: Climber, config: ExperimentConfig, most: int | None) -> int:
     assert config.search is not None, "a sweep has one"
-    done, waiting = 0, False
+    study, place, done, waiting = by.study, by.place, 0, False
     give_up(study, config.search)
     while done != most:
         if (trial := study.ask()) is None:
@@ -91,7 +94,7 @@ def _work(study: Study, config: ExperimentConfig, place: Place, most: int | None
             continue
         log.info("trial %d: %s", trial.number, place.folder / f"trial-{trial.number:03d}.log")
         waiting = False
-        found = _outcome(config, trial, place, study)
+        found = _outcome(config, trial, by)
         done += _told(study, trial.number, found, place)
         if found.values is None:
             give_up(study, config.search)
@@ -105,8 +108,7 @@ def _told(study: Study, number: int, found: TrialOutcome, place: Place) -> bool:
         study.lose(number, found.why)
         return False
     notes = {"run": found.run, "run_id": found.run_id, "why": found.why}
-    if place.other_versions:
-        notes[OTHER_VERSIONS] = place.other_versions
+    notes |= {key: said for key, said in ((OTHER_VERSIONS, place.other_versions), (ENDED, found.ended)) if said}
     if not study.tell(number, found.values, notes, found.excess):
         log.warning("trial %d was silent for too long and is with another worker; what it found is kept aside in the "
                     "study", number)
@@ -121,13 +123,14 @@ def give_up(study: Study, search: SearchSection) -> None:
                                  "give the same command again: the sweep continues")
 
 
-def _outcome(config: ExperimentConfig, trial: Trial, place: Place, study: Study) -> TrialOutcome:
+def _outcome(config: ExperimentConfig, trial: Trial, by: Climber) -> TrialOutcome:
     """What a trial found; values that are right one by one and not together fail this trial alone, and values that
-    another trial had already, or ran out of memory with, are not paid for again."""
+    another trial had already, was ended early or ran out of memory with, are not paid for again."""
+    study, place = by.study, by.place
     for row in (_over(one, study) for one in trial.same):
-        if row.values and row.notes.get(OTHER_VERSIONS, "") == place.other_versions:
+        if (row.values or ENDED in row.notes) and row.notes.get(OTHER_VERSIONS, "") == place.other_versions:
             return TrialOutcome(row.values, f"the values of trial {row.number}", row.notes.get("run", ""),
-                                row.notes.get("run_id", ""), row.excess)
+                                row.notes.get("run_id", ""), row.excess, ended=row.notes.get(ENDED, ""))
         if row.notes.get("why", "").startswith(NO_MEMORY):
             return TrialOutcome(None, f"{NO_MEMORY} with the same values in trial {row.number}", "")
     try:
@@ -135,7 +138,7 @@ def _outcome(config: ExperimentConfig, trial: Trial, place: Place, study: Study)
     except ConfigError as error:
         return TrialOutcome(None, " ".join(str(error).split()), "")
     together(chosen, study, place)
-    return run_trial(trial.number, chosen, place, one_trial.main, study.renew)
+    return climb(trial, chosen, by) or run_trial(trial.number, chosen, place, one_trial.main, study.renew)
 
 
 def _over(row: TrialRow, study: Study) -> TrialRow:

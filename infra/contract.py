@@ -166,6 +166,8 @@ POINT = "point"
 """The note of a trial whose values lie outside the space: they are known, and no sampler learns from them."""
 OTHER_VERSIONS = "other_versions"
 """The note of a trial that was run with other versions than its sweep began with: what differs, in words."""
+ENDED = "ended"
+"""The note of a trial that was ended before its end: where and why, in words."""
 NOTHING: Mapping[str, float] = MappingProxyType({})
 
 
@@ -264,7 +266,8 @@ class Study(Protocol):
 
     def tell(self, number: int, values: Mapping[str, float] | None, notes: Mapping[str, str] | None = None,
              excess: Mapping[str, float] = NOTHING) -> bool:
-        """Report a trial's objectives by name; None: it failed, as it does with a value that is no finite number.
+        """Report a trial's objectives by name; None: it failed, as it does with a value that is no finite number, or
+        was ended early where a note says so (`ENDED`): it is over and no failure.
 
         Args:
             number: a trial that this worker has asked for.
@@ -292,6 +295,10 @@ class Study(Protocol):
 
     def led(self, part: str, *, made: bool) -> None:
         """Give that lease back, and tell all workers where it is made."""
+
+    def note(self, number: int, notes: Mapping[str, str]) -> None:
+        """Keep notes with a trial that this worker has asked for while it is under way; nothing where its lease was
+        lost."""
 
     def renew(self) -> None:
         """Say that this worker is there; to be called while a trial runs, at least every half minute."""

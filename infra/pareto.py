@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from infra.contract import FROM, OTHER_VERSIONS, POINT, TrialRow
+from infra.contract import ENDED, FROM, OTHER_VERSIONS, POINT, TrialRow
 
 GREY, BLUE, RED = "#999999", "#0072b2", "#d55e00"
 FADED = "dominated, or beyond a limit"
@@ -73,6 +73,8 @@ def table(rows: Sequence[TrialRow], labels: Mapping[str, str],
 
 def _state(row: TrialRow) -> str:
     said = f"breaks {', '.join(row.broken)}" if row.broken else row.state.lower()
+    if ENDED in row.notes:
+        said = f"ended {row.notes[ENDED]}"
     more = ["other versions"] if OTHER_VERSIONS in row.notes else []
     more += [f"from {row.notes[FROM]}"] if FROM in row.notes else []
     return ", ".join([said, *more, *([row.notes[POINT]] if POINT in row.notes else [])])

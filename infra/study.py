@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from infra.best import best
 from infra.changes import changed
-from infra.contract import NOTHING, POINT, Aim, Study, Trial, TrialRow
+from infra.contract import ENDED, NOTHING, POINT, Aim, Study, Trial, TrialRow
 from infra.databases import check_driver, try_connection
 from infra.leases import LEASE_S, FileLeases, Leases, SqlLeases
 from infra.plans import Plan, Value
@@ -85,8 +85,8 @@ class OptunaStudy(Study):
         return patiently("read the sweep", read)
 
     def _versions(self) -> Mapping[str, str]:
-        there = any(told(one) is not None and not is_taken(one) for one in self._all()) or self._leases.live()
-        return aim_of(self._study).versions if there else {}
+        there = any((told(one) is not None or ENDED in one.user_attrs) and not is_taken(one) for one in self._all())
+        return aim_of(self._study).versions if there or self._leases.live() else {}
 
     def aim(self) -> Aim:
         return patiently("read the sweep", lambda: aim_of(self._study))
@@ -187,6 +187,15 @@ class OptunaStudy(Study):
 
         patiently("tell what is made", give_back)
 
+    def note(self, number: int, notes: Mapping[str, str]) -> None:
+        def write() -> None:
+            with self._leases.alone():
+                if self._leases.is_mine(number):
+                    for key, text in notes.items():
+                        self._asked[number].set_user_attr(key, text)
+
+        patiently(f"note something of trial {number}", write)
+
     def renew(self) -> None:
         self._leases.renew()
 
@@ -227,7 +236,7 @@ class OptunaStudy(Study):
             return [trials[number] for _, number in over[aim_of(self._study).over:] if number not in again]
 
         rows = [self._row(trial) for trial in patiently("read the trials", read)]
-        return list(takewhile(lambda row: row.values is None, rows[::-1]))[::-1]
+        return list(takewhile(lambda row: row.state == "FAIL", rows[::-1]))[::-1]
 
     def trials(self) -> list[TrialRow]:
         rows = patiently("read the trials", self._all)

@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from infra.contract import FROM, OTHER_VERSIONS, POINT, TrialRow
+from infra.contract import ENDED, FROM, OTHER_VERSIONS, POINT, TrialRow
 from infra.plans import Dimension, Plan, Value
 from infra.samplers import distribution, holds
 
@@ -42,9 +42,9 @@ def taken_over(plan: Plan, row: TrialRow, source: str) -> FrozenTrial:
 
 
 def end(study: optuna.Study, trial: optuna.Trial, values: Sequence[float] | None) -> None:
-    """Tell a trial's objectives in their order; None: it failed."""
+    """Tell a trial's objectives in their order; None: it failed, or was ended early."""
     if values is None:
-        study.tell(trial, state=TrialState.FAIL)
+        study.tell(trial, state=TrialState.PRUNED if ENDED in trial.user_attrs else TrialState.FAIL)
     elif POINT in trial.user_attrs:
         trial.set_user_attr(VALUES, list(values))
         study.tell(trial, state=TrialState.PRUNED)

@@ -15,7 +15,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.runtime import flow_run
 from prefect.utilities.urls import url_for
 
-from infra.contract import TrialRow
+from infra.contract import ENDED, TrialRow
 from infra.naming import run_page
 
 AT_ONCE = 200
@@ -27,9 +27,9 @@ def trial_title(study: str, number: int) -> str:
     return f"{study} t{number:03d}"
 
 
-def trial_tags(study: str, number: int) -> tuple[str, ...]:
-    """Tags of the flow run of a trial."""
-    return _of_study(study), f"trial:{number}", "kind:trial"
+def trial_tags(study: str, number: int, kind: str = "trial") -> tuple[str, ...]:
+    """Tags of the flow run of a trial, or of a look at one on its way (`rung`)."""
+    return _of_study(study), f"trial:{number}", f"kind:{kind}"
 
 
 def tag(study: str, kind: str) -> None:
@@ -51,7 +51,7 @@ def trials_page(study: str, rows: Sequence[TrialRow], tracking: str) -> str:
     lines = ["| trial | state | found | searched | MLflow |", "|---|---|---|---|---|"]
     for row in rows:
         run, tracked = runs.get(f"trial:{row.number}"), row.notes.get("run_id", "")
-        found = shown(row.values) if row.values else row.notes.get("why", "")
+        found = shown(row.values) if row.values else row.notes.get(ENDED) or row.notes.get("why", "")
         cells = (_link(f"t{row.number:03d}", url_for("flow-run", run.id) if run else None), row.state.lower(), found,
                  shown(row.params), _link(tracked[:8], run_page(tracking, tracked)))
         lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")

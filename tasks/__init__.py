@@ -23,6 +23,7 @@ versions.py    what a worker of a sweep computes with, against what the sweep be
 earlier.py     what a sweep takes from earlier ones
 causes.py      why trials failed, without what is each one's own
 trial.py       one trial of a sweep in its own process
+rungs.py       looks at a trial under way, and whether it is proved hopeless
 front.py       the front of a sweep from the results of its trials
 common.py      what trials have in common, made by one worker of all machines
 proposal.py    what a sweep proposes, and how that fares on other items

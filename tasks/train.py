@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -65,6 +66,7 @@ def train_until(config: ExperimentConfig, prepared: Done, place: Workspace, foll
                 return {"paused": False}
             made = _trained(config, prepared, place, follow, Until(share, out))
             if made["model_folder"] == str(out / "model"):
+                shutil.copy(trained.work / "events.jsonl", out)
                 return {**made, "paused": True}
             trained.finish(made)
             return {"paused": False}

@@ -40,6 +40,8 @@ class TrialOutcome(NamedTuple):
     """See `infra.contract.TrialRow`."""
     killed: bool = False
     """Its process was killed from outside, and not for want of memory: its values may do well."""
+    ended: str = ""
+    """Where and why it was ended early."""
 
 
 class Order(NamedTuple):
@@ -110,11 +112,19 @@ def run_trial(number: int, config: ExperimentConfig, place: Place, run: Callable
         renew: called while it runs.
     """
     assert config.search is not None, "the sweep checks that"
-    settings, answer = (place.folder / f"trial-{number:03d}{end}" for end in (".json", ".answer.json"))
+    found = answered(f"trial-{number:03d}", number, config, place, run, renew)
+    return found if isinstance(found, TrialOutcome) else found_in(found, config.search)
+
+
+def answered(name: str, number: int, config: ExperimentConfig, place: Place,
+             run: Callable[[Order], int], renew: Callable[[], None]) -> dict[str, Any] | TrialOutcome:
+    """The answer of a process of a trial, or a failure; files and log are called `name`."""
+    assert config.search is not None, "the sweep checks that"
+    settings, answer = (place.folder / f"{name}{end}" for end in (".json", ".answer.json"))
     alone = config.model_copy(update={"search": None})
     settings.write_text(alone.model_dump_json(by_alias=True, indent=2), encoding="utf-8")  # JSON is YAML
     answer.unlink(missing_ok=True)
-    output = place.folder / f"trial-{number:03d}.log"
+    output = place.folder / f"{name}.log"
     killed = killed_for_memory()
     order = Order(settings, answer, place.parent_run_id, config.search.study, number,
                   point_of(config.search.space, config))
@@ -123,8 +133,7 @@ def run_trial(number: int, config: ExperimentConfig, place: Place, run: Callable
         dead = code == -signal.SIGKILL
         short = dead and killed_for_memory() > killed
         return TrialOutcome(None, _why(code, output, short), "", killed=dead and not short)
-    summary = read_json(answer)
-    return found_in(summary, config.search)
+    return dict(read_json(answer))
 
 
 def _why(code: int, output: Path, short: bool) -> str:

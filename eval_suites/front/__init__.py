@@ -5,4 +5,5 @@ differences.py  two points → evidence of how they differ in alignment and tax;
 chances.py      how likely each point is to be on the front of the true values
 front.py        all points → the front, with what is proved of each
 choice.py       the point to propose, and what is proved of it against the base
+early.py        a model still in training → whether it is proved hopeless
 """

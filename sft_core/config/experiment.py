@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, FiniteFloat, field_validator, model_validator
@@ -70,6 +71,34 @@ class Range(Section):
         return choices
 
 
+class RungsSection(Section):
+    """Looks at trials under way. Each lets a trial train on from where it is, never anew."""
+
+    train: Annotated[tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...], Field(min_length=1)] = (0.25, 0.5)
+    """Shares of a trial's own steps after which it is looked at, the smallest first."""
+    items: Annotated[tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...], Field(min_length=1)] = (0.25, 0.5)
+    """Share of every suite's items that is asked there, one for each look; a larger one holds every smaller one."""
+    end: bool = True
+    """End a trial that is proved hopeless there; off: measure only."""
+    min_trials: Annotated[int, Field(ge=0)] = 4
+    """So many trials of a sweep, the first ones, are never ended; nor is the configuration's own point."""
+    tolerance: Annotated[float, Field(ge=0.0)] = 5.0
+    """As `search.tolerance`, for the looks: a share of the items proves no difference as small as all of them do."""
+    alpha: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
+    """Chance that anything is falsely claimed of a trial in all its looks: shared out among them, and there among the
+    trials that it is compared with and the limits."""
+
+    @model_validator(mode="after")
+    def _one_after_the_other(self) -> RungsSection:
+        if len(self.train) != len(self.items):
+            raise ValueError(f"search.rungs.train has {len(self.train)} looks, search.rungs.items {len(self.items)}; "
+                             "give one share of the items for each look")
+        for field, shares in (("train", self.train), ("items", self.items)):
+            if any(a > b or (a == b and field == "train") for a, b in pairwise(shares)):
+                raise ValueError(f"search.rungs.{field} must rise from look to look, and is {list(shares)}")
+        return self
+
+
 class SearchSection(Section):
     space: dict[str, Range] = Field(min_length=1)
     """Dotted config field → range, e.g. `train.optim.lr: {low: 1e-4, high: 3e-3, log: true}`."""
@@ -89,6 +118,8 @@ class SearchSection(Section):
     tolerance: Annotated[float, Field(ge=0.0)] = 1.0
     """Points below which a difference matters to nobody: a trial is proved dominated by one that is proved better in
     one objective and proved no worse by more than this in the other."""
+    rungs: RungsSection | None = None
+    """Look at trials before their end, and end those that are proved hopeless: `rungs: {}` takes the defaults."""
     trials: Positive = 8
     """Number of trials; `--trials` overrides it."""
     give_up_after: Positive = 3
@@ -164,6 +195,9 @@ class ExperimentConfig(Section):
         asked = self.eval.names
         known = {*asked, *(self.eval.judge.suites(asked) if self.eval.judge else ())}
         found = self.gate.unknown(known)
+        if self.search and self.search.rungs and self.train.engine == "trl":
+            raise ValueError("search.rungs pauses training at a share of its steps, which train.engine: trl cannot do; "
+                             "leave search.rungs out, or use engine: native")
         if self.search:
             limited = [one.suite for one in self.search.limits if one.suite]
             found += [unknown_suites("search.constraints", limited, known),

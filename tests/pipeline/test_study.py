@@ -81,6 +81,29 @@ def test_a_trial_beyond_a_limit_is_complete_and_not_on_the_front(tmp_path: Path,
         open_study(PLAN, tmp_path)
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "gp"])
+def test_a_trial_that_is_ended_early_is_over_and_no_failure(tmp_path: Path, sampler: str) -> None:
+    study = drive(tmp_path, replace(PLAN, sampler=sampler), trials=20)  # type: ignore[arg-type]
+    run(study, 2)
+    for _ in range(10):  # more than a sampler begins with
+        number = ask(study).number
+        study.note(number, {"rung 25 %": "{}"})
+        assert study.trials()[number].notes == {"rung 25 %": "{}"}
+        study.tell(number, None, {"ended": "at 25 %: proved dominated by trial 1"})
+    row = study.trials()[-1]
+    assert (row.state, row.values, row.notes["rung 25 %"]) == ("PRUNED", None, "{}")
+    assert study.remaining() == 8
+    study.tell(ask(study).number, None, {"why": "because"})
+    assert [row.number for row in study.failed_in_a_row()] == [12]
+    assert [row.number for row in study.pareto()] == [1]
+    assert [shown["state"] for shown in pareto.table(study.trials(), AXES, {})[1:3]] == [
+        "complete", "ended at 25 %: proved dominated by trial 1"]
+    kept = ask(study).number
+    FileLeases.drop(study._leases, kept)  # type: ignore[attr-defined]
+    study.note(kept, {"rung 25 %": "late"})
+    assert study.trials()[kept].notes == {}
+
+
 def test_objectives_are_told_by_name_not_by_position(tmp_path: Path) -> None:
     study = drive(tmp_path)
     study.tell(ask(study).number, {"tax": 7.0, "alignment": 0.1})
@@ -151,8 +174,7 @@ def test_points_come_first_and_no_sampler_learns_from_those_outside_the_space(tm
     assert rows[0].notes == {"run": "r0", "point": "outside the space"}
     assert rows[4].broken == ("tax <= 0.5",)
     assert [row.number for row in study.pareto()] == [0]
-    assert pareto.table(rows, study.pareto(), {"alignment": "a", "tax": "t"})[1][0][:2] == [
-        "0 ★", "complete, outside the space"]
+    assert pareto.table(rows, AXES, {})[0]["state"] == "complete, outside the space"
     assert study.remaining() == 97
     study.close()
     with pytest.raises(ConfigError, match="made with other settings"):

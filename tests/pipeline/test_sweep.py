@@ -268,9 +268,12 @@ def test_a_worker_of_no_sweep_is_told_those_there_are(sweep: Path, home: Path, m
 def test_killed_sweep_continues_and_ends_with_its_pareto_table(
     sft: Sft, start: Callable[..., subprocess.Popen[str]], sweep: Path, home: Path, prefect_api: str
 ) -> None:
+    data = yaml.safe_load(sweep.read_text())
+    data["search"]["rungs"] = {"train": [0.5], "items": [0.5]}
+    sweep.write_text(yaml.safe_dump(data))
     process = start("sweep", sweep)
     deadline = time.monotonic() + 280
-    while not list(home.glob("sweeps/two/trial-000.answer.json")):  # killed while the second trial is under way
+    while not list(home.glob("sweeps/two/trial-001.rung-50.answer.json")):  # killed between two of its processes
         assert process.poll() is None, process.communicate()[1][-2000:]
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -298,10 +301,15 @@ def test_killed_sweep_continues_and_ends_with_its_pareto_table(
     assert all({"tax_low", "alignment_high", "front_chance"} <= set(one) for one in found)
     assert all({"tax", "search/train.optim.lr", "search/train.replay.lambda"} <= set(one) for one in found)
     check_prefect(prefect_api)
+    assert all("rung/alignment" in run.data.metrics for run in children)
+    stories = [[json.loads(line)["event"] for line in file.read_text().splitlines()]
+               for file in home.glob("stages/train/*/out/events.jsonl")]
+    assert [(story.count("start"), story.count("resume")) for story in stories] == [(1, 1)] * 2, "never trained anew"
     # Base evaluation and preparation are shared by all trials.
     assert len(list(home.glob("stages/prepare/*/done.json"))) == 1
     assert len(list(home.glob("stages/train/*/done.json"))) == 2
-    assert len(list(home.glob("stages/evaluate/*/done.json"))) == 2 + 2 * 2
+    assert len(list(home.glob("stages/rung/*/done.json"))) == 2
+    assert len(list(home.glob("stages/evaluate/*/done.json"))) == 2 + 2 * 2 * 2
 
     study = begun(sweep, home, 2)
     assert {"torch", "the training data"} < set(study.aim().versions)

@@ -1,0 +1,48 @@
+"""A model under way is hopeless where that is proved of what it costs, or against another; not for what it lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from eval_suites.front.early import hopeless
+from eval_suites.front.points import Objectives, Point, Terms
+from eval_suites.results import SuiteResult
+from sft_core.config.constraints import constraint
+
+Make = Callable[..., SuiteResult]
+WHAT = Objectives(("format",), ("facts",))
+LOW, HALF, HIGH = [0.0] * 1000, [0.0, 1.0] * 500, [1.0] * 1000
+
+
+@pytest.fixture
+def point(make_result: Make) -> Callable[..., Point]:
+    def make(name: str, form: list[float], facts: list[float]) -> Point:
+        found = {suite: replace(make_result(row, suite=suite), kind=kind) for suite, row, kind in (
+            ("format", form, "alignment"), ("facts", facts, "capability"))}
+        return Point(name, ({suite: replace(result, items=tuple(
+            item._replace(asked=f"{suite} {item.asked}") for item in result.items))
+            for suite, result in found.items()},))
+
+    return make
+
+
+@pytest.mark.parametrize(("facts", "limit", "said"), [
+    (HALF, "tax <= 2", "proved beyond tax <= 2"), (HALF, "tax.facts <= 60", ""), (HALF, "score.facts >= 0.8", "proved"),
+    (HALF, "score.facts >= 0.45", ""), (HIGH, "alignment >= 50", ""), (HIGH, "score.format >= 0.8", ""),
+    (HIGH, "win.format >= 5", ""), (HALF, "tax >= 70", "")])
+def test_only_a_limit_on_what_training_costs_is_proved_broken_before_the_end(
+        facts: list[float], limit: str, said: str, point: Callable[..., Point]) -> None:
+    base, mine = point("base", LOW, HIGH), point("mine", LOW, facts)
+    found = hopeless(mine, [], base, WHAT, [constraint(limit)], Terms(0.01))
+    assert found.startswith(said) if said else not found
+
+
+def test_a_point_is_hopeless_where_another_is_proved_to_dominate_it(point: Callable[..., Point]) -> None:
+    base, mine = point("base", LOW, HIGH), point("mine", HALF, HIGH)
+    better, dearer = point("trial 3", HIGH, HIGH), point("trial 4", HIGH, HALF)
+    assert hopeless(mine, [dearer, better], base, WHAT, [], Terms(0.01)) == "proved dominated by trial 3"
+    assert hopeless(mine, [dearer, mine], base, WHAT, [], Terms(0.01)) == ""
+    assert hopeless(mine, [better], base, WHAT, [], Terms(1e-30)) == ""
