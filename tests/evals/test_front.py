@@ -129,6 +129,17 @@ def test_few_clusters_and_seeds_that_differ_leave_more_open(point: Callable[...,
     assert 0.5 < few < items
 
 
+def test_chance_does_not_hide_that_points_lie_on_a_curve() -> None:
+    """Told by the draws alone, four in ten of these points had less than 40 % (a Brier score of 0.3)."""
+    rng = np.random.default_rng(0)
+    told = []
+    for _ in range(8):
+        truth = bench.curve(rng)
+        found = chances(bench.drawn(truth, bench.KINDS["binary"], rng, 300), bench.WHAT, draws=500)
+        told += [(chance, truth.on_front(at)) for at, chance in enumerate(found)]
+    assert np.mean([(chance - on) ** 2 for chance, on in told]) < 0.22
+
+
 def test_the_front_says_of_each_point_what_is_proved(point: Callable[..., Point]) -> None:
     facts = ([1.0] * 7 + [0.0] * 3) * 300
     base = replace(point("base", format=LOW, facts=facts), role="base")
