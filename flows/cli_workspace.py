@@ -1,5 +1,5 @@
-"""The commands `sft plan`, `sft runs` and `sft clean`: what a run will do and cost, which runs there are, what takes
-room."""
+"""The commands `sft plan`, `sft runs`, `sft clean` and `sft dashboard`: what a run will do and cost, which runs there
+are, what takes room, how a sweep goes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,23 @@ def runs(
     show_runs(read_settings(), last, as_json=as_json)
 
 
+def dashboard(
+    study: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="Name of a sweep; default: all of a database, "
+                                                                     "or the only one of the workspace")] = None,
+    storage: Annotated[str | None, typer.Option(help="Optuna storage URL; default: SFT_STUDY_STORAGE, or the "
+                                                     "workspace")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of 127.0.0.1; 0: any that is free")] = 8080,
+) -> None:
+    """Look at sweeps with optuna-dashboard, also while they run, until Ctrl-C. Needs the extra `dashboard`."""
+    from infra.dashboard import serve
+
+    settings = read_settings()
+    serve(study, settings.workspace, storage or settings.study_storage, port,
+          lambda page: print(f"{page} until Ctrl-C", flush=True))
+
+
 def add_workspace(app: typer.Typer, begin: Callable[[], object], look: Callable[[], object]) -> None:
     """Give `app` the commands; `begin` is the first thing that each of them does, `look` of those that only look."""
-    for name, command, first in (("plan", plan, begin), ("runs", runs, look), ("clean", clean, look)):
+    for name, command, first in (("plan", plan, begin), ("runs", runs, look), ("clean", clean, look),
+                                 ("dashboard", dashboard, look)):
         app.command(name=name)(after(first, command))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import takewhile
@@ -33,6 +34,7 @@ from sft_core.errors import ConfigError, Interrupted, OrchestrationError
 
 log = logging.getLogger("sft")
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 LATE, MADE = "sft.late", "sft.made"
 RETRY, RETRY_OF, ROOT = "sft.retry", "retry_of", "sft.root"
@@ -320,6 +322,8 @@ def _opened(storage: BaseStorage, plan: Plan) -> optuna.Study:
                                 directions=list(plan.objectives.values()))
     if PLAN not in study.user_attrs:
         study.set_user_attr(PLAN, plan.identity())
+    if study.metric_names is None:
+        study.set_metric_names(list(plan.objectives))  # for optuna-dashboard
     return study
 
 
