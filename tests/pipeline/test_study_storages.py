@@ -46,18 +46,23 @@ class TestContract:
         study = opened()
         study.join()
         study.begin(5)
-        asked = [ask(study) for _ in range(3)]
+        asked = [ask(study) for _ in range(4)]
+        study.note(asked[3].number, {"rung 25 %": "{}"})
+        assert opened().trials()[3].notes == {"rung 25 %": "{}"}
+        study.tell(asked[3].number, None, {"ended": "at 25 %"})
         study.tell(asked[0].number, {"tax": 1.0, "alignment": 0.5}, {"run": "r0"})
         study.tell(asked[1].number, {"alignment": 0.4, "tax": 2.0})
         study.tell(asked[2].number, None, {"why": "no memory"})
         rows = opened().trials()
-        assert [row.state for row in rows] == ["COMPLETE", "COMPLETE", "FAIL"]
-        assert [row.values for row in rows] == [{"alignment": 0.5, "tax": 1.0}, {"alignment": 0.4, "tax": 2.0}, None]
+        assert [row.state for row in rows] == ["COMPLETE", "COMPLETE", "FAIL", "PRUNED"]
+        assert [row.values for row in rows] == [{"alignment": 0.5, "tax": 1.0}, {"alignment": 0.4, "tax": 2.0}, None,
+                                                None]
         assert [row.params for row in rows] == [trial.params for trial in asked]
         assert rows[0].notes == {"run": "r0"}
         assert rows[2].notes == {"why": "no memory"}
+        assert rows[3].notes == {"rung 25 %": "{}", "ended": "at 25 %"}
         assert [row.number for row in opened().pareto()] == [0]
-        assert opened().remaining() == 2
+        assert opened().remaining() == 1
 
     def test_values_keep_their_types(self, opened: Open) -> None:
         study = opened()
