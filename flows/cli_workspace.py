@@ -18,6 +18,8 @@ def plan(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, e.g. flows/configs/demo.yaml")],
     rows: Annotated[int | None, typer.Option(min=1, help="Prepare at most so many rows of a source and take the "
                                                          "others to be like them: quick")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Of a sweep; default: search.trials")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Trials of a sweep that run at the same time")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a field")] = None,
 ) -> None:
@@ -27,7 +29,7 @@ def plan(
     """
     from flows.plan import show_plan
 
-    show_plan(config, overrides or [], rows, as_json=as_json)
+    show_plan(config, overrides or [], rows, (trials, workers), as_json=as_json)
 
 
 def clean(

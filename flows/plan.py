@@ -12,21 +12,27 @@ from flows.experiment import workspace
 from infra.settings import read_settings
 from tasks.needs import path_lacks
 from tasks.plan import Plan, plan, shown_span
+from tasks.sweep_plan import plan_sweep
 
 
-def show_plan(path: Path, overrides: list[str], rows: int | None, *, as_json: bool) -> None:
-    """Print the plan of a configuration, as tables or as JSON."""
+def show_plan(path: Path, overrides: list[str], rows: int | None, size: tuple[int | None, int], *, as_json: bool
+              ) -> None:
+    """Print the plan of a configuration, as tables or as JSON; `size`: trials and workers of a sweep."""
     config = checked(path, overrides, read_settings(), path_lacks).config
-    made = plan(config, workspace(config), rows)
+    place = workspace(config)
+    made = plan(config, place, rows)
+    sweep = config.search and plan_sweep(config, config.search, made.prepared, place,
+                                         (size[0] or config.search.trials, size[1]))
     if as_json:
-        print(json.dumps(made.to_dict(), indent=2, ensure_ascii=False))
+        more = {"sweep": {**sweep._asdict(), "whole": sweep.whole}} if sweep else {}
+        print(json.dumps({**made.to_dict(), **more}, indent=2, ensure_ascii=False))
         return
     if rows is None:
         console.ledger("Data", made.prepared.result["rows"])
     console.table(f"Stages of {made.name}", list(_stages(made)))
     console.table("Suites: what their items can find with 80 % power, and what is there of base and tuned model",
                   [one.row() for one in made.suites])
-    console.lines("", *made.lines())
+    console.lines("", *made.lines(), *(sweep.lines() if sweep else ()))
     console.lines(*(f"warning: {said}" for said in made.advice))
 
 

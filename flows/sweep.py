@@ -46,6 +46,7 @@ from tasks.prepare import prepare
 from tasks.proposal import NOBODY, proposed
 from tasks.rungs import told
 from tasks.stages import Workspace
+from tasks.sweep_plan import plan_sweep
 from tasks.trial import plan_of, sweep_key
 from tasks.versions import differing, found_here
 
@@ -97,7 +98,7 @@ def sft_sweep(config: str = "flows/configs/sweep.yaml", trials: int | None = Non
                 study.take_over(name, rows)
             study.begin(trials or search.trials, loaded.text, parent, here, earlier.points)
             if left := study.remaining():
-                _tell_plan(loaded.config, place, left)
+                _tell_plan(loaded.config, search, place, (left, workers))
                 if search.rungs:
                     log.info("%s", told(search.rungs))
                 _watch(study, Crew(search.study, search.storage, min(workers, left), folder), tracker,
@@ -142,10 +143,14 @@ def _check_any(study: Study) -> None:
                                  "the cause and begin again under another name (--set search.study=NAME)")
 
 
-def _tell_plan(config: ExperimentConfig, place: Workspace, trials: int) -> None:
-    """Log what one trial takes. Its own values may make a run of a configuration that is none by itself."""
+def _tell_plan(config: ExperimentConfig, search: SearchSection, place: Workspace, size: tuple[int, int]) -> None:
+    """Log what one trial takes, and all that are to go, so many at a time. Its own values may make a run of a
+    configuration that is none by itself."""
     try:
-        tell_plan(config, prepare(config, place), place, of=f"plan of a trial, {trials} to go")
+        prepared = prepare(config, place)
+        tell_plan(config, prepared, place, of="plan of a trial")
+        for line in plan_sweep(config, search, prepared, place, size).lines():
+            log.info("%s", line)
     except (DataError, TemplateError, ModelError, EvalError, TrainingError) as error:
         log.warning("no plan of a trial without its own values: %s", error)
 

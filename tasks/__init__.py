@@ -7,6 +7,7 @@ pace.py        how fast earlier runs of a model went on this machine, and how fa
 needs.py       what a run needs besides its configuration
 prepare.py     the stage prepare
 plan.py        what a run will do, take and find out, before it starts
+sweep_plan.py  how long a sweep will take
 apart.py       calls in processes of their own
 measure.py     evaluation in this process, or in one for each GPU
 evaluate.py    the stage evaluate, of base, tuned model or anything else

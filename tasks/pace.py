@@ -50,7 +50,7 @@ class Span(NamedTuple):
 
     def __add__(self, other: object) -> Span:
         assert isinstance(other, Span)
-        both = "; ".join(dict.fromkeys(how for how in (self.how, other.how) if how))
+        both = "; ".join(dict.fromkeys(part for how in (self.how, other.how) for part in how.split("; ") if part))
         return Span(self.low + other.low, self.high + other.high, both)
 
 

@@ -6,9 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
+from sft_core.config.file import load, override
 from tasks.pace import SPREAD
-from tasks.plan import FORECAST
+from tasks.plan import FORECAST, plan_of
+from tasks.prepare import prepare
+from tasks.stages import Workspace
+from tasks.sweep_plan import plan_sweep
 
 Sft = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -53,6 +58,24 @@ def test_a_plan_is_what_the_run_does_and_learns_from_it(sft: Sft, config: Path, 
     assert training["saving_s"] > 0
     assert longer["stages"]["base"] == "2 of 2 found"
     assert longer["suites"][0]["base"] is not None
+
+
+def test_a_sweep_takes_its_trials_on_average_over_the_space_and_its_base_once(sweep: Path, home: Path) -> None:
+    data = yaml.safe_load(sweep.read_text())
+    data["search"]["space"] = {"train.epochs": {"low": 0.5, "high": 3.0}}
+    sweep.write_text(yaml.safe_dump(data))
+    config, place = load(sweep).config, Workspace(home, None)
+    assert config.search
+    prepared = prepare.fn(config, place)
+    made = plan_sweep(config, config.search, prepared, place, (5, 2))
+    short, long = (plan_of(override(config, {"train.epochs": epochs}), prepared, place) for epochs in (0.5, 3.0))
+    asked = made.common.high  # of the base, as often as of a trial
+    assert short.evaluation.high == pytest.approx(2 * asked, rel=0.02)
+    assert made.trial.high == pytest.approx((short.training.high + long.training.high) / 2 + asked, rel=0.02)
+    assert made.dearest.high == pytest.approx(long.training.high + asked, rel=0.02)
+    assert made.whole.high == pytest.approx(asked + 3 * made.trial.high)
+    assert made.lines()[0].startswith("sweep two: 5 trials, 2 at a time: ")
+    assert made.lines()[0].count("guessed from") == 1
 
 
 def test_a_sample_is_enough_for_a_plan(sft: Sft, config: Path) -> None:
