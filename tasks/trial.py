@@ -152,12 +152,14 @@ def found_in(summary: dict[str, Any], search: SearchSection) -> TrialOutcome:
     """What the summary of a finished run says of a search: mean alignment score and mean tax, in points of 100, and how
     far beyond its limits they are; a failure where a suite has no score."""
     suites, run, run_id = summary["suites"], summary["run"], summary["mlflow_run_id"]
-    scores = [suites[name]["tuned"] for name in search.alignment]
-    taxes = [suites[name]["tax"] for name in search.capability]
-    if lacking := [name for name, value in zip((*search.alignment, *search.capability), (*scores, *taxes), strict=True)
-                   if value is None or not math.isfinite(value)]:
-        return TrialOutcome(None, f"no score for {', '.join(lacking)}, see the run's report", run, run_id)
-    values = {"alignment": 100 * sum(scores) / len(scores), "tax": sum(taxes) / len(taxes)}
+    found = {"alignment": {name: suites[name]["tuned"] for name in search.alignment},
+             "tax": {name: suites[name]["tax"] for name in search.capability}}
+    lacking = {objective: [name for name, value in of.items() if value is None or not math.isfinite(value)]
+               for objective, of in found.items()}
+    if said := [f"no {objective}, as {', '.join(names)} has no score" for objective, names in lacking.items() if names]:
+        return TrialOutcome(None, f"{'; '.join(said)}; see the run's report", run, run_id)
+    alignment, tax = (sum(of.values()) / len(of) for of in found.values())
+    values = {"alignment": 100 * alignment, "tax": tax}
     excess = {one.text: one.excess(suites, values) for one in search.limits}
     if missing := [text for text, beyond in excess.items() if beyond is None]:
         return TrialOutcome(None, f"search.constraints: nothing was measured for {', '.join(missing)}; see the run's "

@@ -31,7 +31,7 @@ class Constraint(NamedTuple):
         """
         where = objectives if self.suite is None else suites[self.suite]
         value: float | None = where.get("tuned" if self.metric == "score" else self.metric)
-        if value is None:
+        if value is None or not math.isfinite(value):
             return None
         beyond = value - self.limit if self.at_most else self.limit - value
         return 100 * beyond if self.metric == "score" else beyond

@@ -1,5 +1,6 @@
 """Limits of a search: what their texts say, what is no limit, and how far beyond one a run is."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,14 @@ from sft_core.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 SUITES = {"mmlu": {"tuned": 0.5, "tax": 1.5}, "format": {"tuned": 0.75, "win": 20.0},
-          "dark": {"tuned": None, "tax": None}}
+          "dark": {"tuned": math.nan, "tax": None}}
 FOUND = {"alignment": 40.0, "tax": 3.0}
 
 
 @pytest.mark.parametrize(("text", "excess"), [
     ("tax.mmlu <= 1.0", 0.5), ("tax.mmlu≤2", -0.5), ("score.format >= 0.8", 5.0), ("win.format ≥ 25", 5.0),
     ("tax <= 2", 1.0), ("alignment >= 50", 10.0), ("alignment >= 40", 0.0), ("tax.dark <= 1", None),
+    ("score.dark >= 0.5", None),
     ("tax.format <= 1", None),
 ])
 def test_how_far_beyond_a_limit_a_run_is(text: str, excess: float | None) -> None:

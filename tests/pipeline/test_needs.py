@@ -185,4 +185,4 @@ def test_a_trial_without_a_score_says_of_which_suite(sweep: Path, value: float |
     suites = {"tiny_refusal": {"tuned": value}, "tiny_mmlu": {"tax": 0.5}}
     found = found_in({"suites": suites, "run": "r", "mlflow_run_id": "id"}, search)
     assert found.values is None
-    assert found.why == "no score for tiny_refusal, see the run's report"
+    assert found.why == "no alignment, as tiny_refusal has no score; see the run's report"
