@@ -20,6 +20,7 @@ from infra.settings import secret
 from sft_core.config.data import ModelSection, TemplateSection
 from sft_core.config.evaluate import EvalSection, JudgeSection
 from sft_core.config.experiment import ExperimentConfig
+from sft_core.config.file import variants
 from sft_core.config.reading import Key
 from sft_core.config.telling import Lack
 from sft_core.config.train import TrainSection
@@ -99,7 +100,8 @@ def path_lacks(config: ExperimentConfig, place: Workspace) -> list[Lack]:
 
 def run_lacks(config: ExperimentConfig, place: Workspace) -> list[Lack]:
     """What an experiment lacks, a sentence each."""
-    return [*path_lacks(config, place), *_services(config.eval), *_packages(config.train)]
+    return [*path_lacks(config, place), *_services(config.eval),
+            *dict.fromkeys(lack for one in variants(config) for lack in _packages(one.train))]
 
 
 def _template_lacks(config: ExperimentConfig, place: Workspace) -> list[Lack]:

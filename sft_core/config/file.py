@@ -191,6 +191,15 @@ def trial_config(config: ExperimentConfig, number: int, values: Mapping[str, obj
     return override(config, {**values, "name": trial_name(config.name, number)})
 
 
+def variants(config: ExperimentConfig) -> Iterator[ExperimentConfig]:
+    """A valid configuration itself, and with every end and every choice of its search, beside all that it needs."""
+    yield config
+    space = config.search.space if config.search else {}
+    for field, span in space.items():
+        for beside, one in product(settings(space, field), tried(field, span)):
+            yield override(config, {**beside, field: one.value})
+
+
 def _unfit(config: ExperimentConfig) -> Iterator[Cause]:
     """What is wrong with a search space: every end, every choice and every point is tried in the whole configuration,
     beside all that it needs, and no field may change nothing."""

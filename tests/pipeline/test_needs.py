@@ -95,6 +95,13 @@ def test_bits_need_their_library_before_anything(change: dict[str, str], config:
     told = run_lacks(found, Workspace(home, None))
     assert [one for one in told if one.what == f"{list(change)[-1]}: {list(change.values())[-1]} needs the package "
             "bitsandbytes: pip install 'sft-platform[qlora]'"]
+    settings = yaml.safe_load(config.read_text())
+    settings["search"] = {"alignment": ["tiny_refusal"], "capability": ["tiny_mmlu"], "space": {
+        list(change)[-1]: {"choices": ["none" if "lora" in str(change) else "adamw", list(change.values())[-1]],
+                           "when": dict(list(change.items())[:-1])},
+        **{field: {"choices": ["full", value]} for field, value in list(change.items())[:-1]}}}
+    config.write_text(yaml.safe_dump(settings))
+    assert [one.what for one in run_lacks(load(config).config, Workspace(home, None))] == [one.what for one in told]
 
 
 def test_whatever_a_configuration_names_is_looked_for_before_anything(tmp_path: Path,
