@@ -59,12 +59,13 @@ def clean(
 
 def runs(
     last: Annotated[int, typer.Option("--last", "-n", min=1, help="How many, the latest first")] = 20,
+    sweep: Annotated[str | None, typer.Option(metavar="STUDY", help="Trials of this sweep alone")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
 ) -> None:
-    """List the runs of this workspace: done, under way or stopped, with gate and model."""
+    """List the runs of this workspace, trials of sweeps among them: done, under way or stopped, with gate and model."""
     from flows.runs import show_runs
 
-    show_runs(read_settings(), last, as_json=as_json)
+    show_runs(read_settings(), last, sweep, as_json=as_json)
 
 
 def dashboard(

@@ -28,6 +28,7 @@ from sft_core.stopping import sleep
 from tasks.apart import Call, apart
 from tasks.causes import common_cause
 from tasks.common import together
+from tasks.listing import note_sweep
 from tasks.mirror import mirrored
 from tasks.rungs import Climber, climb
 from tasks.stages import Workspace
@@ -55,7 +56,7 @@ def work(name: str, settings: Settings, storage: str | None = None, trials: int 
     elsewhere = shared_stages(settings, config.tracking.uri)
     place = mirrored(Workspace(settings.workspace, settings.mirror, elsewhere), config.data.mirror)
     folder = settings.workspace / "sweeps" / name
-    folder.mkdir(parents=True, exist_ok=True)
+    note_sweep(folder, aim.parent)
     with (a_gpu_alone(settings.workspace, config.model.device) as environment,
           closing(open_study(plan_of(config, config.search), settings.workspace, storage)) as study):
         look = partial(found_here, config, place)

@@ -58,7 +58,7 @@ def open_experiment(
         tags = {"sft.kind": "experiment", "sft.name": config.name}
         run_id = tracker.start_run(folder.name, key, flatten(config), loaded.text, tags, parent_run_id)
         where = {"mlflow_run_id": run_id, "mlflow_uri": tracker.shown, "experiment": config.tracking.experiment}
-        write_json(folder / "run.json", {"name": folder.name, "key": key, **where})
+        write_json(folder / "run.json", {"name": folder.name, "key": key, "parent_run_id": parent_run_id, **where})
         log.info("run %s (MLflow %s)", folder.name, run_id[:8])
         orchestrator.show_run(tracker.shown, run_id)
         with running(tracker, run_id):

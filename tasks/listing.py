@@ -9,12 +9,15 @@ from typing import Any, NamedTuple
 
 from sft_core.errors import DamagedFile
 from sft_core.locks import is_held
-from sft_core.stage import read_json
+from sft_core.stage import read_json, write_json
 from tasks.stages import Workspace
+
+PARENT, SWEEP = "parent_run_id", "sweep.json"
 
 
 class Listed(NamedTuple):
-    """One run. `state`: `done`, `under way`, or `stopped`, which continues when its command is given again."""
+    """One run. `state`: `done`, `under way`, or `stopped`, which continues when its command, or that of its
+    sweep, is given again."""
 
     name: str
     state: str
@@ -25,21 +28,28 @@ class Listed(NamedTuple):
     changed_s: float  # seconds since 1970
     model: str  # `there`, `removed` or nothing
     config: Path
+    sweep: str  # name of the study that it is a trial of
 
     def row(self) -> dict[str, object]:
         """For a table."""
-        return {"run": self.name, "state": self.state, "gate": self.gate, "steps": self.step,
+        return {"run": self.name, "sweep": self.sweep, "state": self.state, "gate": self.gate, "steps": self.step,
                 "training": _seconds(self.trained_s), "saving": _seconds(self.saved_s), "model": self.model,
                 "last change": datetime.fromtimestamp(self.changed_s).isoformat(" ", "minutes")}
 
 
 def listed_runs(place: Workspace) -> list[Listed]:
     """All runs of the workspace, the one that changed last first."""
-    found = [_listed(file.parent) for file in place.runs.glob("*/run.json")]
+    sweeps = {str(_read(file).get(PARENT)): file.parent.name for file in (place.root / "sweeps").glob(f"*/{SWEEP}")}
+    found = [_listed(file.parent, sweeps) for file in place.runs.glob("*/run.json")]
     return sorted(found, key=lambda one: -one.changed_s)
 
 
-def _listed(folder: Path) -> Listed:
+def note_sweep(folder: Path, parent_run_id: str) -> None:
+    """Note in a sweep's folder of this workspace which MLflow run its trials name as theirs."""
+    write_json(folder / SWEEP, {PARENT: parent_run_id})
+
+
+def _listed(folder: Path, sweeps: Mapping[str, str]) -> Listed:
     summary, model = _read(folder / "summary.json", "gate", "seconds"), folder / "model"
     done = bool(summary)
     state = "under way" if is_held(folder / "lock") else "done" if done else "stopped"
@@ -48,7 +58,8 @@ def _listed(folder: Path) -> Listed:
     return Listed(folder.name, state, summary["gate"]["outcome"] if done else "", steps.get("train/loss"),
                   summary["seconds"]["training"] if done else None, summary["seconds"].get("saving") if done else None,
                   changed,
-                  ("there" if model.exists() else "removed") if model.is_symlink() else "", folder / "config.yaml")
+                  ("there" if model.exists() else "removed") if model.is_symlink() else "", folder / "config.yaml",
+                  sweeps.get(_read(folder / "run.json").get(PARENT) or "", ""))
 
 
 def _seconds(took: float | None) -> str:

@@ -10,8 +10,10 @@ import pytest
 
 from flows.runs import show_runs
 from infra.settings import read_settings
+from sft_core.errors import ConfigError
 from sft_core.locks import exclusive
 from sft_core.stage import write_json
+from tasks.listing import note_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 SUMMARY = {"gate": {"outcome": "pass"}, "seconds": {"training": 106.2, "saving": 63.4}}
@@ -48,6 +50,20 @@ def test_runs_are_told_by_their_state(home: Path, capsys: pytest.CaptureFixture[
     assert "the 3 of 4 that changed last; --last shows more" in shown
     assert f"continue stopped: sft run {home / 'runs' / 'stopped' / 'config.yaml'}" in shown.replace("\n", "")
     assert "continue under-way" not in shown
+
+
+def test_trials_are_found_by_their_sweep_which_continues_them(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`sft run` with a trial's configuration began another run, which is no trial of the sweep."""
+    settings = read_settings({"SFT_HOME": str(home)})
+    note_sweep(home / "sweeps" / "two", "f00")
+    write_json(home / "runs" / "stopped" / "run.json", {"name": "stopped", "parent_run_id": "f00"})
+    write_json(home / "runs" / "done" / "run.json", {"name": "done", "parent_run_id": None})
+    show_runs(settings, 20, "two", as_json=False)
+    shown = capsys.readouterr().out
+    assert "continue stopped: sft sweep-worker two" in shown
+    assert "done" not in shown
+    with pytest.raises(ConfigError, match=r"is a trial of the sweep too; there are trials of two"):
+        show_runs(settings, 20, "too", as_json=False)
 
 
 def test_an_empty_workspace_says_what_makes_a_run(tmp_path: Path) -> None:
