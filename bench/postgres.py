@@ -25,13 +25,13 @@ def postgres(password: str) -> Iterator[str]:
     Raises:
         NoPostgres: it cannot be run here.
     """
-    programs, as_user = _programs(), _user()
+    programs, user = _programs(), as_user()
     folder, port = Path(tempfile.mkdtemp(prefix="sft-postgres-")), free_port()
     folder.chmod(0o777)  # the server runs as somebody else
     (folder / "password").write_text(password, encoding="utf-8")
 
     def run(program: str, *arguments: object) -> None:
-        command = [*as_user, str(programs / program), "-D", str(folder / "data"), *map(str, arguments)]
+        command = [*user, str(programs / program), "-D", str(folder / "data"), *map(str, arguments)]
         subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL)
 
     try:
@@ -54,7 +54,8 @@ def _programs() -> Path:
     raise NoPostgres("there is no PostgreSQL here (Debian: apt install postgresql)")
 
 
-def _user() -> list[str]:
+def as_user() -> list[str]:
+    """What a command of the server begins with, for the user that may run it."""
     if os.geteuid():
         return []
     try:  # PostgreSQL refuses to run as root

@@ -105,8 +105,9 @@ def _work(by: Climber, config: ExperimentConfig, most: int | None) -> int:
 def _told(study: Study, number: int, found: TrialOutcome, place: Place) -> bool:
     """Tell the study; False where the trial is to be tried again."""
     if found.killed:
-        log.warning("the process of trial %d was killed, and its values are tried again: %s", number, found.why)
-        study.lose(number, found.why)
+        why = f"its process was killed, and its values are tried again, five times at most: {found.why}"
+        log.warning("trial %d: %s", number, why)
+        study.lose(number, why)
         return False
     notes = {"run": found.run, "run_id": found.run_id, "why": found.why}
     notes |= {key: said for key, said in ((OTHER_VERSIONS, place.other_versions), (ENDED, found.ended)) if said}
