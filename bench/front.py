@@ -3,7 +3,7 @@
     python -m bench.front [--runs 200] [--only curve] [--items 400] [--json FILE]
 
 Prints one line per case. A claim "proved dominated" is false where the other point is better in neither objective, or
-worse by the tolerance or more in the one that it is not better in. 200 runs of all cases: half an hour on one core.
+worse by the tolerance or more in the one that it is not better in. 200 runs of all cases: an hour on one core.
 """
 
 from __future__ import annotations
