@@ -106,10 +106,11 @@ def note(found: Front | None) -> str:
     star = "★: on the front of the estimates, the base among them."
     if found is None:
         return f"{star} No results of the trials are here, so nothing is proved."
-    return (f"{star} Intervals: {100 * (1 - found.terms.alpha):g} %, each by itself. Proved dominated: the other is "
-            f"proved better in one objective and no worse by more than {found.terms.tolerance:g} (search.tolerance) in the "
-            "other; not told from: proved to differ in neither; both hold for the whole table at once. Only the items are "
-            "taken for chance: a trial stands for its model, not for other training seeds.")
+    level, tolerance = 100 * (1 - found.terms.alpha), found.terms.tolerance
+    return (f"{star} Intervals: {level:g} %, each by itself. Proved dominated: the other is proved better in one "
+            f"objective and no worse by more than {tolerance:g} (search.tolerance) in the other; not told from: proved "
+            "to differ in neither; both hold for the whole table at once. Only the items are taken for chance: a trial "
+            "stands for its model, not for other training seeds.")
 
 
 def summed(drawn: Sequence[Dot], found: Front | None) -> dict[str, float]:
