@@ -13,11 +13,13 @@ from sft_core.stage import read_json, write_json
 from tasks.stages import Workspace
 
 PARENT, SWEEP = "parent_run_id", "sweep.json"
+ENDED = "rungs/ended.json"
+"""In the folder of a run: the trial was ended early, and why."""
 
 
 class Listed(NamedTuple):
-    """One run. `state`: `done`, `under way`, or `stopped`, which continues when its command, or that of its
-    sweep, is given again."""
+    """One run. `state`: `done`, `under way`, `ended early` (a trial, see tasks/rungs.py), or `stopped`, which continues
+    when its command, or that of its sweep, is given again."""
 
     name: str
     state: str
@@ -52,7 +54,8 @@ def note_sweep(folder: Path, parent_run_id: str) -> None:
 def _listed(folder: Path, sweeps: Mapping[str, str]) -> Listed:
     summary, model = _read(folder / "summary.json", "gate", "seconds"), folder / "model"
     done = bool(summary)
-    state = "under way" if is_held(folder / "lock") else "done" if done else "stopped"
+    over = "done" if done else "ended early" if (folder / ENDED).exists() else "stopped"
+    state = "under way" if is_held(folder / "lock") else over
     steps = _read(folder / "followed.json").get("steps", {})
     changed = max(file.stat().st_mtime for file in folder.iterdir() if file.exists())
     return Listed(folder.name, state, summary["gate"]["outcome"] if done else "", steps.get("train/loss"),

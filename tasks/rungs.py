@@ -28,6 +28,7 @@ from sft_core.locks import exclusive
 from sft_core.stage import read_json, write_json
 from tasks.evaluate import Opener
 from tasks.experiment import Experiment
+from tasks.listing import ENDED
 from tasks.stages import Done, Workspace
 from tasks.trial import Order, Place, TrialOutcome, answered
 
@@ -79,8 +80,8 @@ def told(rungs: RungsSection) -> str:
     """What will become of trials, in a sentence."""
     looks = ", ".join(f"{100 * train:g} % of the steps (on {100 * items:g} % of the items)"
                       for train, items in zip(rungs.train, rungs.items, strict=True))
-    ends = (f"from trial {rungs.min_trials} on one that is proved hopeless there is ended (alpha {rungs.alpha:g}, "
-            f"tolerance {rungs.tolerance:g} points)") if rungs.end else "none is ended there"
+    ends = (f"from trial {rungs.min_trials} on one that is proved hopeless there is ended (alpha "
+            f"{rungs.alpha:g})") if rungs.end else "none is ended there"
     return f"each trial is looked at after {looks}; {ends}"
 
 
@@ -146,7 +147,9 @@ def climb(trial: Trial, config: ExperimentConfig, by: Climber) -> TrialOutcome |
             continue
         by.study.note(trial.number, {rung.key: json.dumps(found)})
         if why := _verdict(trial, found, config, rung, by):
-            return TrialOutcome(None, "", found["run"], found["mlflow_run_id"], ended=f"at {rung.name}: {why}")
+            said = f"at {rung.name}: {why}"
+            write_json(by.workspace.runs / found["run"] / ENDED, {"ended": said})
+            return TrialOutcome(None, "", found["run"], found["mlflow_run_id"], ended=said)
     return None
 
 
@@ -233,13 +236,13 @@ def verdict_on(question: _Question) -> str:
     claims = len(search.rungs.train) * max(1, len(rivals) + len(limits))
     points = []
     for rival in rivals:
-        if rival.ahead_of(mine, search.rungs.tolerance):
+        if rival.ahead_of(mine, search.tolerance):
             try:
                 points.append(rival.point(rung, place, tracker))
             except TrackingError as error:
                 log.warning("%s is left out of the comparison at %s: %s", rival.name, rung.name, error)
     return hopeless(mine.point(rung, place, tracker), points, base, rung.what, limits,
-                    Terms(search.rungs.alpha / claims, search.rungs.tolerance))
+                    Terms(search.rungs.alpha / claims, search.tolerance))
 
 
 def _results(folder: Path) -> dict[str, SuiteResult]:

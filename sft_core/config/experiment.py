@@ -74,16 +74,14 @@ class Range(Section):
 class RungsSection(Section):
     """Looks at trials under way. Each lets a trial train on from where it is, never anew."""
 
-    train: Annotated[tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...], Field(min_length=1)] = (0.25, 0.5)
+    train: Annotated[tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...], Field(min_length=1)] = (0.25,)
     """Shares of a trial's own steps after which it is looked at, the smallest first."""
-    items: Annotated[tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...], Field(min_length=1)] = (0.25, 0.5)
+    items: Annotated[tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...], Field(min_length=1)] = (0.25,)
     """Share of every suite's items that is asked there, one for each look; a larger one holds every smaller one."""
     end: bool = True
     """End a trial that is proved hopeless there; off: measure only."""
     min_trials: Annotated[int, Field(ge=0)] = 4
     """So many trials of a sweep, the first ones, are never ended; nor is the configuration's own point."""
-    tolerance: Annotated[float, Field(ge=0.0)] = 5.0
-    """As `search.tolerance`, for the looks: a share of the items proves no difference as small as all of them do."""
     alpha: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
     """Chance that anything is falsely claimed of a trial in all its looks: shared out among them, and there among the
     trials that it is compared with and the limits."""

@@ -231,6 +231,15 @@ def test_past_where_it_was_to_pause_a_run_goes_on_to_its_end(train_inputs: Train
     assert not (tmp_path / "quarter").exists()
 
 
+def test_early_stopping_before_the_pause_ends_the_run(train_inputs: TrainInputs, train_section: Section,
+                                                      tmp_path: Path) -> None:
+    section = train_section(lr=0.5, epochs=6, validate_every_steps=2, stopping={"patience": 2})
+    end = train(train_inputs, section, tmp_path / "run", until=Until(0.9, tmp_path / "late"))
+    assert end.stopped_early
+    assert end.model_folder == tmp_path / "run" / "model"
+    assert not (tmp_path / "late").exists()
+
+
 def test_another_configuration_does_not_continue_a_run(train_inputs: TrainInputs, train_section: Section,
                                                        tmp_path: Path) -> None:
     train(train_inputs, train_section(checkpoint_every_s=1e-6), tmp_path)

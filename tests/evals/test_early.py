@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from bench.rungs import Replay, Seen, Tally, Whole
 from eval_suites.front.early import hopeless
 from eval_suites.front.points import Objectives, Point, Terms
 from eval_suites.results import SuiteResult
@@ -46,3 +47,13 @@ def test_a_point_is_hopeless_where_another_is_proved_to_dominate_it(point: Calla
     assert hopeless(mine, [dearer, better], base, WHAT, [], Terms(0.01)) == "proved dominated by trial 3"
     assert hopeless(mine, [dearer, mine], base, WHAT, [], Terms(0.01)) == ""
     assert hopeless(mine, [better], base, WHAT, [], Terms(1e-30)) == ""
+
+
+def test_a_replay_counts_what_is_paid_for_and_who_is_lost(point: Callable[..., Point]) -> None:
+    """The fifth trial falls behind and catches up; the sixth does not."""
+    good, behind = point("good", HIGH, HIGH), point("behind", HALF, HIGH)
+    trials = [*[Seen((good,), good)] * 4, Seen((behind,), good), Seen((behind,), behind)]
+    study = Replay(Whole(tuple(trials), WHAT, ((0.25, 0.5),)))
+    found = study.tally(0.05, 5.0, (0,))
+    assert found == Tally(trained=4.5, evaluated=4 + 6 * 0.5, looks=6, false=1, front=5, ended=2, trials=6)
+    assert found.plain()["false_stops_pct"] == 20.0

@@ -13,6 +13,8 @@ from infra.study import open_study
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.file import load
 from sft_core.errors import ConfigError, TrackingError
+from sft_core.stage import write_json
+from tasks.listing import listed_runs
 from tasks.rungs import Climber, Rung, climb, rungs_of
 from tasks.stages import Workspace
 from tasks.trial import Order, Place, TrialOutcome, plan_of
@@ -37,6 +39,7 @@ class Looked:
         number = order.number
         refusal, mmlu, loss = self.found[number]
         run = self.runs / f"r{number}"
+        write_json(run / "run.json", {"name": run.name})
         for folder, right in (("rungs/base", (100, 900)), (rung.folder, (refusal, mmlu))):
             for suite, many in zip(KINDS, right, strict=True):
                 write_results(run / folder, result(suite, many))
@@ -89,6 +92,7 @@ def test_a_trial_is_ended_by_what_is_proved_of_it_at_the_same_share(rungs: Path,
     first, second = (one.key for one in rungs_of(config.search))  # type: ignore[arg-type]
     assert [{first, second} & set(row.notes) for row in rows] == [{first, second}, {first, second}, {first},
                                                                  {first, second}, {first}, {first}]
+    assert [one.name for one in listed_runs(by.workspace) if one.state == "ended early"] == ["r5", "r4", "r2"]
     assert json.loads(rows[2].notes[first])["values"] == {"alignment": 20.0, "tax": 1.0}
 
 

@@ -1,0 +1,195 @@
+"""What looks at trials under way (`search.rungs`) save, and how often they end a trial of the final front.
+
+    python -m bench.rungs [--json FILE] [--studies N] [--study HOME STUDY]
+
+Whole studies, each trial of which went through all looks, are replayed: trials come one after the other, and at each
+look a trial is compared with all that were there before, as `tasks/rungs.py` does.
+
+`simulated`: studies of 16 trials whose learning curves cross (`bench/rungs_curves.py`), with 200 and 800 items a suite.
+`real`: a recorded study, made with `search.rungs.end: false`, of a workspace.
+
+`saved_by_rungs_pct`: of the cost of all trials without looks, what ended trials save less what looks cost, where a
+whole evaluation costs a tenth, or three tenths, of a whole training. `false_stops_pct`: trials of the final front (by
+the estimates, on all items) that were ended, of all trials of final fronts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.found import write_found
+from bench.rungs_curves import SHARES, WHAT, simulated
+from eval_suites.front.differences import Difference, difference, dominates
+from eval_suites.front.points import Objectives, Point, Terms
+from eval_suites.results import read_results
+from infra.stored import read_earlier
+from sft_core.config.experiment import RungsSection
+from sft_core.stage import read_json
+
+EVALUATIONS, LOOK = (0.1, 0.3), 0.02
+"""Cost of a whole evaluation, and of a look beside training and evaluation (a process, a saved model), in trainings."""
+ALPHAS, TOLERANCES = (0.01, 0.05, 0.2), (1.0, 3.0, 5.0, 10.0)
+DEFAULT, TOLERANCE = RungsSection(), Terms().tolerance
+
+
+class Seen(NamedTuple):
+    """One trial: its results at every look, and at its end."""
+
+    looks: tuple[Point, ...]
+    end: Point
+
+
+class Whole(NamedTuple):
+    """A study in which every trial went to its end."""
+
+    trials: tuple[Seen, ...]
+    what: Objectives
+    shares: tuple[tuple[float, float], ...]  # of training and of items at each look
+
+
+class Tally(NamedTuple):
+    """Sums over trials: shares of training and of evaluation that were paid for, looks, and what became of them."""
+
+    trained: float = 0.0
+    evaluated: float = 0.0
+    looks: int = 0
+    false: int = 0
+    front: int = 0
+    ended: int = 0
+    trials: int = 0
+
+    def plus(self, other: Tally) -> Tally:
+        """Both together."""
+        return Tally(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def plain(self) -> dict[str, float]:
+        """The numbers that are told."""
+        saved = {f"saved_by_rungs_pct, evaluation {cost:g}": round(100 * (1 - (
+            self.trained + cost * self.evaluated + LOOK * self.looks) / (self.trials * (1 + cost))), 1)
+            for cost in EVALUATIONS}
+        return {**saved, "false_stops_pct": round(100 * self.false / max(1, self.front), 1), "front": self.front,
+                "ended_pct": round(100 * self.ended / self.trials, 1), "trials": self.trials}
+
+
+class Replay:
+    """One study; each comparison is made once."""
+
+    def __init__(self, study: Whole) -> None:
+        self.study = study
+        ends = [trial.end for trial in study.trials]
+        self.front = {at for at, one in enumerate(ends)
+                      if not any(_ahead(difference(one, other, study.what)) for other in ends)}
+        self.differs, self.proof = cache(self._differs), cache(self._proof)
+
+    def _differs(self, look: int, worse: int, better: int) -> Difference:
+        trials = self.study.trials
+        return difference(trials[worse].looks[look], trials[better].looks[look], self.study.what)
+
+    def _proof(self, look: int, worse: int, better: int, tolerance: float) -> float:
+        return dominates(self.differs(look, worse, better), Terms(tolerance=tolerance))
+
+    def tally(self, alpha: float, tolerance: float, looks: Sequence[int]) -> Tally:
+        """The study with these of its looks."""
+        found, reached = Tally(), {look: list[int]() for look in looks}
+        for at in range(len(self.study.trials)):
+            stop, passed = None, []
+            for look in looks:
+                rivals = tuple(reached[look])
+                reached[look].append(at)
+                passed.append(look)
+                least = min((self.proof(look, at, one, tolerance) for one in rivals), default=1.0)
+                if at >= DEFAULT.min_trials and least <= alpha / (len(looks) * max(1, len(rivals))):
+                    stop = look
+                    break
+            shares, on_front = self.study.shares, at in self.front
+            found = found.plus(Tally(
+                1.0 if stop is None else shares[stop][0], sum(shares[look][1] for look in passed) + (stop is None),
+                len(passed), on_front and stop is not None, on_front, stop is not None, 1))
+        return found
+
+
+def _ahead(found: Difference) -> bool:
+    gain, saving = found.alignment.estimate, -found.tax.estimate
+    return min(gain, saving) >= 0 and max(gain, saving) > 0
+
+
+def measured(studies: Iterable[Whole]) -> dict[str, Any]:
+    """All settings over all studies."""
+    found: dict[str, Tally] = {}
+    for study in studies:
+        replay = Replay(study)
+        for subset in _subsets(study.shares):
+            for alpha, tolerance in ((a, t) for a in ALPHAS for t in TOLERANCES
+                                     if a == DEFAULT.alpha or t == TOLERANCE):
+                name = (f"alpha {alpha:g}, tolerance {tolerance:g}, looks at "
+                        + " and ".join("{:.0%} ({:.0%} of the items)".format(*study.shares[look]) for look in subset))
+                found[name] = found.get(name, Tally()).plus(replay.tally(alpha, tolerance, subset))
+    return {name: tally.plain() for name, tally in found.items()}
+
+
+def _subsets(shares: Sequence[tuple[float, float]]) -> list[tuple[int, ...]]:
+    """Each look alone, and every two of which the second comes later."""
+    looks = range(len(shares))
+    return [*((look,) for look in looks),
+            *(two for two in combinations(looks, 2) if shares[two[0]][0] < shares[two[1]][0])]
+
+
+def recorded(home: Path, name: str) -> Whole:
+    """The trials of a study in a journal that went through all looks."""
+    rows = [row for row in read_earlier(name, home).rows if row.values]
+    runs = [home / "runs" / row.notes["run"] for row in rows]
+    folders = sorted(path.name for path in (runs[0] / "rungs").iterdir() if path.name != "base")
+    search = _search(home, name)
+    shares = tuple(zip(search["rungs"]["train"], search["rungs"]["items"], strict=True))
+    looks = [f"{100 * train:g}" for train, _ in shares]
+    assert set(looks) == set(folders), f"{runs[0]} has the looks {folders}"
+    trials = tuple(Seen(tuple(_point(run / "rungs" / look) for look in looks), _point(run / "evaluation" / "tuned"))
+                   for run in runs)
+    return Whole(trials, Objectives(tuple(search["alignment"]), tuple(search["capability"])), shares)
+
+
+def _search(home: Path, name: str) -> dict[str, Any]:
+    from tempfile import TemporaryDirectory
+
+    from infra.stored import read_aim
+    from sft_core.config.file import load
+
+    with TemporaryDirectory() as scratch:
+        file = Path(scratch) / "sweep.yaml"
+        file.write_text(read_aim(name, home).config, encoding="utf-8")
+        section = load(file).config.search
+    assert section is not None
+    return section.model_dump()
+
+
+def _point(folder: Path) -> Point:
+    suites = [read_json(file, "suite")["suite"] for file in sorted(folder.glob("*.json"))]
+    return Point(folder.parent.name, ({suite: read_results(folder, suite) for suite in suites},))
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--studies", type=int, default=20, help="how many are simulated of each size")
+    parser.add_argument("--study", nargs=2, metavar=("HOME", "STUDY"), help="a recorded study to replay as well")
+    given = parser.parse_args()
+    found: dict[str, Any] = {}
+    if given.study:
+        found["real"] = measured([recorded(Path(given.study[0]).resolve(), given.study[1])])
+    for items in (200, 800):
+        found[f"simulated, {given.studies} studies, {items} items"] = measured(
+            Whole(tuple(Seen(tuple(looks), end) for *looks, end in trials), WHAT, SHARES)
+            for trials in simulated(given.studies, items))
+        write_found(given.json, found)
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
