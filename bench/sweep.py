@@ -69,7 +69,8 @@ def sweep(home: Path, study: str, trials: int, workers: int, *settings: str) -> 
         SystemExit: it failed; with the end of what it printed.
     """
     command = [sys.executable, "-m", "flows.cli", "sweep", SWEEP, "--trials", str(trials), "--workers", str(workers),
-               "--set", f"search.study={study}", *(part for one in settings for part in ("--set", one))]
+               "--set", f"search.study={study}", "--set", "search.confirm=0",
+               *(part for one in settings for part in ("--set", one))]
     outside = {name: value for name, value in os.environ.items() if not name.startswith(("SFT_", "PREFECT_"))}
     began = time.monotonic()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True,

@@ -25,6 +25,7 @@ from infra.sweep_plots import Shown, write_sweep_plots
 from infra.watching import only_to_prefect, reported
 from sft_core.config.experiment import ExperimentConfig, SearchSection
 from sft_core.config.file import LoadedConfig, flatten, load
+from sft_core.config.followups import as_searched
 from sft_core.errors import (
     ConfigError,
     DataError,
@@ -39,11 +40,11 @@ from sft_core.stopping import sleep, stop_on_signals
 from tasks.causes import common_cause
 from tasks.crew import Crew
 from tasks.earlier import beginnings
-from tasks.front import AXES, dots, front_of, keep, measured, note, of_base, points_of, summed, texts
+from tasks.followups import Found, after, confirmation, confirming, placed, varied, wanted
+from tasks.front import AXES, dots, keep, measured, note, of_base, summed, texts
 from tasks.needs import check_needs, run_lacks
 from tasks.plan import tell_plan
 from tasks.prepare import prepare
-from tasks.proposal import NOBODY, proposed
 from tasks.rungs import told
 from tasks.stages import Workspace
 from tasks.sweep_plan import plan_sweep
@@ -78,18 +79,18 @@ def sft_sweep(config: str = "flows/configs/sweep.yaml", trials: int | None = Non
         overrides: `section.field=value`, as with `--set`.
         workers: how many trials this machine runs at the same time; others join by `sft sweep-worker STUDY`.
     """
-    loaded = load(Path(config), overrides or [])
+    given = load(Path(config), overrides or [])
+    check_needs(run_lacks(given.config, workspace(given.config)))
+    loaded = given._replace(config=as_searched(given.config))
     search, place = _search(loaded.config, Path(config)), workspace(loaded.config)
-    storage = search.storage or read_settings().study_storage
-    check_needs(run_lacks(loaded.config, place))
     with (around(place.root, lambda: connect(loaded.config.tracking)) as tracker,
-          closing(open_study(plan_of(loaded.config, search), place.root, storage)) as study):
+          closing(open_study(plan_of(loaded.config, search), place.root, _storage(search))) as study):
         folder = place.root / "sweeps" / search.study
         folder.mkdir(parents=True, exist_ok=True)
         here = found_here(loaded.config, place)
         if study.remaining(trials or search.trials):
             differing(study.versions(), here, search)  # after an upgrade; the workers look for themselves
-        earlier = beginnings(loaded.config, study.plan, here, place.root, storage)
+        earlier = beginnings(loaded.config, study.plan, here, place.root, _storage(search))
         parent = _parent(loaded, tracker, study)  # whoever was refused has written nothing
         orchestrator.show(lambda: sweep_view.tag(search.study, "sweep"))
         orchestrator.show_run(tracker.shown, parent)
@@ -101,10 +102,10 @@ def sft_sweep(config: str = "flows/configs/sweep.yaml", trials: int | None = Non
                 _tell_plan(loaded.config, search, place, (left, workers))
                 if search.rungs:
                     log.info("%s", told(search.rungs))
-                _watch(study, Crew(search.study, search.storage, min(workers, left), folder), tracker,
-                       search)
-            _check_any(study)
-            return _report(study, tracker, parent, loaded.config, place)
+            many = workers if wanted(loaded.config) else min(workers, left)
+            with Crew(search.study, search.storage, many, folder) as crew:
+                found = _worked_off(study, crew, loaded.config, place, tracker)
+            return _report(study, found, tracker, parent, place)
 
 
 @flow(name="sft-trial", flow_run_name="{study} worker", **orchestrator.HOOKS)
@@ -160,29 +161,60 @@ def _parent(loaded: LoadedConfig, tracker: Tracker, study: Study) -> str:
     return tracker.start_run(study.plan.name, key, params, loaded.text, {"sft.kind": "sweep"})
 
 
-def _watch(study: Study, crew: Crew, tracker: Tracker, search: SearchSection) -> None:
-    """Tell what becomes of trials, wherever they run, until all are over.
+def _worked_off(study: Study, crew: Crew, config: ExperimentConfig, place: Workspace, tracker: Tracker) -> Found:
+    """Watch over the search, and then over what follows it: the front on its way from the base and under further seeds,
+    and what is proposed of all that, on items that were held back."""
+    assert config.search is not None, "the sweep checks that"
+    if not wanted(config):
+        _watch(study, crew, tracker, give_up_after=config.search.give_up_after)
+        _check_any(study)
+        return placed(study, [], config, place, tracker)
+    with closing(open_study(after(study.plan), place.root, _storage(config.search))) as later:
+        to_come = study.aim()._replace(trials=1, over=0)
+        later.queue((), to_come)  # workers that are done with the search wait for it
+        _watch(study, crew, tracker, give_up_after=config.search.give_up_after)
+        _check_any(study)
+        later.queue([one._asdict() for one in varied(study.pareto(), config)], to_come)
+        _watch(later, crew, tracker, to_come.trials)
+        found = placed(study, later.trials(), config, place, tracker)
+        proposal = found.proposal if config.search.confirm else None
+        asked = confirming([proposal.name, *found.default], later.trials(), config) if proposal else []
+        later.queue([one._asdict() for one in asked], to_come._replace(trials=0))
+        _watch(later, crew, tracker)
+        if proposal is None:
+            return found
+        return found._replace(says=confirmation(proposal, found.default, later.trials(), config, place, tracker))
+
+
+def _storage(search: SearchSection) -> str | None:
+    return search.storage or read_settings().study_storage
+
+
+def _watch(study: Study, crew: Crew, tracker: Tracker, to_come: int = 0, give_up_after: int | None = None) -> None:
+    """Tell what becomes of trials, wherever they run, until all are over but so many that are to come.
 
     Raises:
         OrchestrationError: this machine has no worker any more, and trials are left.
     """
     told = {row.number: row.state for row in study.trials()}
-    with crew:
-        while True:
-            here, left = crew.at_work(), study.remaining()
-            for row in study.trials():
-                if told.get(row.number) != row.state:
-                    told[row.number] = row.state
-                    _tell(row, left)
-                    _record(row, tracker)
-            if not left:
-                return
-            if not here:
-                give_up(study, search)
-                why = crew.last_words() or "they went without a word"
-                raise OrchestrationError(f"the workers of this machine have ended and {left} trials are left: {why}; "
-                                         "give the same command again: the sweep continues")
-            sleep(LOOK_S)
+    what = "follow-up" if study.plan.only_queued else "trial"
+    if study.remaining() <= to_come:
+        return
+    while True:
+        here, left = crew.at_work(), study.remaining() - to_come
+        for row in study.trials():
+            if told.get(row.number) != row.state:
+                told[row.number] = row.state
+                _tell(row, left, what)
+                _record(row, tracker)
+        if left <= 0:
+            return
+        if not here:
+            give_up(study, give_up_after)
+            why = crew.last_words() or "they went without a word"
+            raise OrchestrationError(f"the workers of this machine have ended and {left} trials are left: {why}; "
+                                     "give the same command again: the sweep continues")
+        sleep(LOOK_S)
 
 
 def _record(row: TrialRow, tracker: Tracker, further: Mapping[str, float] | None = None) -> None:
@@ -199,28 +231,25 @@ def _record(row: TrialRow, tracker: Tracker, further: Mapping[str, float] | None
                         "(MLFLOW_TRACKING_URI)", row.number, error)
 
 
-def _tell(row: TrialRow, left: int) -> None:
+def _tell(row: TrialRow, left: int, what: str) -> None:
     shown = "  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.params.items())
     found = ", ".join(f"{name} {value:.2f}" for name, value in (row.values or {}).items())
     why = row.notes.get("why") or "it lost its worker, and its values are tried again"
-    said = {"RUNNING": f"trial {row.number}, {left} to go: {shown}", "COMPLETE": f"trial {row.number} is done: {found}",
-            "PRUNED": f"trial {row.number} was ended {row.notes.get(ENDED)}",
-            "FAIL": f"trial {row.number} failed: {why}"}[row.state]
+    said = {"RUNNING": f"{what} {row.number}, {left} to go: {shown}",
+            "COMPLETE": f"{what} {row.number} is done: {found}",
+            "PRUNED": f"{what} {row.number} was ended {row.notes.get(ENDED)}",
+            "FAIL": f"{what} {row.number} failed: {why}"}[row.state]
     console.lines(said)
     only_to_prefect(said)
 
 
-def _report(study: Study, tracker: Tracker, parent: str, config: ExperimentConfig, place: Workspace) -> dict[str, Any]:
-    assert config.search is not None, "the sweep checks that"
+def _report(study: Study, ended: Found, tracker: Tracker, parent: str, place: Workspace) -> dict[str, Any]:
     rows, best, folder = study.trials(), study.pareto(), place.root / "sweeps" / study.plan.name
-    points = points_of(rows, next(iter(study.plan.points), {}), config.search, place, tracker)
-    found = front_of(points, config.search, config.gate)
-    proposal = proposed(found, points, rows, config.search, config.gate) if found else None
+    found, proposal, says = ended.front, ended.proposal, ended.says
     known = {one.name: measured(one) for one in found.points} if found else {}
     for row in rows:
         _record(row, tracker, known.get(str(row.number)))
     table, drawn = pareto.table(rows, AXES, texts(found, rows, best)), dots(found, rows, best)
-    says = proposal.sentence if proposal else NOBODY
     said = pareto.Said(f"Trials of {study.plan.name}", says, note(found))
     plots = [pareto.write_picture(drawn, AXES, folder), pareto.write_page(drawn, AXES, table, said, folder)] \
         if drawn else []
@@ -229,7 +258,7 @@ def _report(study: Study, tracker: Tracker, parent: str, config: ExperimentConfi
     for file in [*plots, keep(folder, study.plan.name, found, proposal.name if proposal else "")]:
         tracker.log_artifacts(parent, file, "pareto")
     tracker.log_metrics(parent, {"trials": float(len(rows)), **summed(drawn, found)})
-    tracker.set_tags(parent, {"sft.proposed": says})
+    tracker.set_tags(parent, {"sft.proposed": proposal.sentence if proposal else says, "sft.says": says})
     tracker.finish(parent)
     orchestrator.show(
         lambda: create_table_artifact(table, "pareto-table", f"{said.title}: {says}. {said.note}"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -21,13 +22,15 @@ from infra.settings import Settings
 from infra.shared_stages import shared_stages
 from infra.stored import read_aim
 from infra.study import open_study
-from sft_core.config.experiment import ExperimentConfig, SearchSection
+from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.file import load, trial_config
+from sft_core.config.followups import FollowUp, as_searched, followed
 from sft_core.errors import ConfigError, OrchestrationError
 from sft_core.stopping import sleep
 from tasks.apart import Call, apart
 from tasks.causes import common_cause
 from tasks.common import together
+from tasks.followups import after, wanted
 from tasks.listing import note_sweep
 from tasks.mirror import mirrored
 from tasks.rungs import Climber, climb
@@ -68,37 +71,63 @@ def work(name: str, settings: Settings, storage: str | None = None, trials: int 
         if not environment:  # with a GPU some of them begin to use CUDA, which does not survive a fork
             for module in HEAVY:
                 importlib.import_module(module)
-        trials_here = Place(folder, aim.parent, environment, other, here, place if elsewhere else None)
-        by = Climber(study, trials_here, place, partial(connect, config.tracking), one_trial.main)
-        return _work(by, config, trials)
+        at = Place(folder, aim.parent, environment, other, here, place if elsewhere else None)
+        by = Climber(study, at, place, partial(connect, config.tracking), one_trial.main)
+        done = _work(study, at, trials, lambda trial: _outcome(config, trial, by), config.search.give_up_after)
+        if not wanted(config) or done == trials:
+            return done
+        return done + _follow(study, config, at, storage, None if trials is None else trials - done)
 
 
 def _config_of(aim: Aim) -> ExperimentConfig:
     with TemporaryDirectory() as scratch:
         file = Path(scratch) / "sweep.yaml"
         file.write_text(aim.config, encoding="utf-8")
-        return load(file).config
+        return as_searched(load(file).config)
 
 
-def _work(by: Climber, config: ExperimentConfig, most: int | None) -> int:
-    assert config.search is not None, "a sweep has one"
-    study, place, done, waiting = by.study, by.place, 0, False
-    give_up(study, config.search)
+def _follow(study: Study, config: ExperimentConfig, place: Place, storage: str | None, most: int | None) -> int:
+    """Work on what follows a search that is over, as `sft sweep` queues it (`tasks/followups.py`)."""
+    root, plan = place.folder.parent.parent, after(study.plan)
+    try:
+        read_aim(plan.name, root, storage)
+    except ConfigError:  # the search began without any
+        return 0
+    there = place._replace(folder=place.folder.with_name(plan.name))
+    there.folder.mkdir(exist_ok=True)
+    with closing(open_study(plan, root, storage)) as later:
+        later.join()
+
+        def outcome(trial: Trial) -> TrialOutcome:
+            one, rows = FollowUp(**trial.params), {row.number: row for row in study.trials()}  # type: ignore[arg-type]
+            chosen = followed(config, rows[one.trial].params, one)
+            together(chosen, later, there)
+            return run_trial(trial.number, chosen, there, one_trial.main, later.renew)
+
+        return _work(later, there, most, outcome)
+
+
+def _work(study: Study, place: Place, most: int | None, outcome: Callable[[Trial], TrialOutcome],
+          give_up_after: int | None = None) -> int:
+    """`give_up_after`: so many failures one after the other end it; by default none do."""
+    done, waiting = 0, False
+    give_up(study, give_up_after)
     while done != most:
         if (trial := study.ask()) is None:
             if most is not None or not (left := study.remaining()):
                 break
             if not waiting:
-                log.info("each of the %d trials that are left has a worker; waiting, in case one is lost", left)
+                log.info("each of the %d trials that are left has a worker, or is not chosen yet; waiting, in case one "
+                         "is lost", left)
             waiting = True
             sleep(WAIT_S)
             continue
         log.info("trial %d: %s", trial.number, place.folder / f"trial-{trial.number:03d}.log")
         waiting = False
-        found = _outcome(config, trial, by)
+        found = outcome(trial)
         done += _told(study, trial.number, found, place)
         if found.values is None:
-            give_up(study, config.search)
+            give_up(study, give_up_after)
     return done
 
 
@@ -117,10 +146,10 @@ def _told(study: Study, number: int, found: TrialOutcome, place: Place) -> bool:
     return True
 
 
-def give_up(study: Study, search: SearchSection) -> None:
+def give_up(study: Study, after_failures: int | None) -> None:
     """Raises OrchestrationError where so many trials failed one after the other that the next ones will, too."""
     failed = [row.notes.get("why", "no word") for row in study.failed_in_a_row()]
-    if len(failed) >= search.give_up_after:
+    if after_failures and len(failed) >= after_failures:
         raise OrchestrationError(f"{len(failed)} trials in a row failed, {common_cause(failed)}; mend the cause and "
                                  "give the same command again: the sweep continues")
 

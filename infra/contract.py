@@ -237,6 +237,10 @@ class Study(Protocol):
     def versions(self) -> Mapping[str, str]:
         """What the trials that there are were run with; empty where none is complete or has a worker."""
 
+    def queue(self, points: Sequence[Mapping[str, Value]], aim: Aim) -> None:
+        """Instead of `begin`: try these points, too, each once; one that failed is tried again. There are to be as many
+        trials as points and `aim.trials` more, which workers wait for."""
+
     def aim(self) -> Aim:
         """What was said last.
 

@@ -52,6 +52,8 @@ class Plan:
     """Points that are tried before all others, in this order: the configuration as it is, and those written by hand."""
     constraints: tuple[str, ...] = ()
     """Limits that every trial is told against."""
+    only_queued: bool = False
+    """Nothing is sampled: trials are the points that `Study.queue` was given."""
 
     def identity(self) -> dict[str, object]:
         """What may not change while the study goes on: all but the sampler, its seed and where it begins."""

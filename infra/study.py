@@ -28,7 +28,7 @@ from infra.leases import LEASE_S, FileLeases, Leases, SqlLeases
 from infra.plans import Plan, Value
 from infra.samplers import draw, queued, sampler
 from infra.stored import AIM, PLAN, aim_of
-from infra.study_rows import end, is_taken, row_of, taken_over, told, values_of, waiting
+from infra.study_rows import RETRY_OF, end, is_taken, row_of, taken_over, told, tried_again, values_of, waiting
 from infra.study_storage import AtWork, door, is_for_many, patiently, storage_at
 from sft_core.errors import ConfigError, Interrupted, OrchestrationError
 
@@ -37,7 +37,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 LATE, MADE = "sft.late", "sft.made"
-RETRY, RETRY_OF, ROOT = "sft.retry", "retry_of", "sft.root"
+RETRY, ROOT = "sft.retry", "sft.root"
 MAX_RETRIES = 5
 """How often a trial whose worker was lost is queued again: one that kills its worker must not do so for ever."""
 
@@ -86,6 +86,18 @@ class OptunaStudy(Study):
 
         return patiently("read the sweep", read)
 
+    def queue(self, points: Sequence[Mapping[str, Value]], aim: Aim) -> None:
+        def write() -> None:
+            with self._leases.alone():
+                there = [values_of(one) for one in self._all() if one.state != TrialState.FAIL]
+                for point in (one for one in points if one not in there):
+                    self._study.add_trial(waiting(self.plan.space, point))
+                trials = self._all()
+                most = len(trials) - len(tried_again(trials)) + aim.trials
+                self._study.set_user_attr(AIM, aim._replace(trials=most)._asdict())
+
+        patiently("queue trials", write)
+
     def _versions(self) -> Mapping[str, str]:
         there = any((told(one) is not None or ENDED in one.user_attrs) and not is_taken(one) for one in self._all())
         return aim_of(self._study).versions if there or self._leases.live() else {}
@@ -109,7 +121,9 @@ class OptunaStudy(Study):
                     self._queue_again(one, retries=int(one.user_attrs.get(RETRY, 0)) + 1)
                 trials = self._all()
             begun = sum(one.state != TrialState.WAITING and not is_taken(one) for one in trials)
-            if begun - len(_tried_again(trials)) >= aim_of(self._study).trials:
+            if begun - len(tried_again(trials)) >= aim_of(self._study).trials:
+                return None
+            if self.plan.only_queued and all(trial.state != TrialState.WAITING for trial in trials):
                 return None
             # The sampler's random numbers hang on how many were begun: workers that begin together, and a sweep that
             # continues, do not propose the same points.
@@ -123,7 +137,7 @@ class OptunaStudy(Study):
 
     def _queue_again(self, trial: FrozenTrial, retries: int) -> None:
         """In an order that may be cut off anywhere: what is still RUNNING comes by here again."""
-        if retries <= MAX_RETRIES and trial.number not in _tried_again(self._all()):
+        if retries <= MAX_RETRIES and trial.number not in tried_again(self._all()):
             root = trial.user_attrs.get(ROOT, trial.number)
             self._study.add_trial(waiting(self.plan.space, values_of(trial), {
                 RETRY: retries, RETRY_OF: trial.number, ROOT: root}))
@@ -217,7 +231,7 @@ class OptunaStudy(Study):
     def remaining(self, trials: int | None = None) -> int:
         def read() -> int:
             there = self._all()
-            over = sum(one.state.is_finished() and not is_taken(one) for one in there) - len(_tried_again(there))
+            over = sum(one.state.is_finished() and not is_taken(one) for one in there) - len(tried_again(there))
             return (trials or aim_of(self._study).trials) - over
 
         return max(0, patiently("count the trials", read))
@@ -234,7 +248,7 @@ class OptunaStudy(Study):
         def read() -> list[FrozenTrial]:
             trials = self._all()
             over = sorted((one.datetime_complete, one.number) for one in trials if one.datetime_complete)
-            again = _tried_again(trials)
+            again = tried_again(trials)
             return [trials[number] for _, number in over[aim_of(self._study).over:] if number not in again]
 
         rows = [self._row(trial) for trial in patiently("read the trials", read)]
@@ -265,11 +279,6 @@ class Said(NamedTuple):
 def _lease_of(part: str) -> int:
     """The number of its lease, below those of trials."""
     return -1 - int(part[:7], 16)
-
-
-def _tried_again(trials: Sequence[FrozenTrial]) -> set[int]:
-    """Trials whose values were queued again: they do not count."""
-    return {int(trial.user_attrs[RETRY_OF]) for trial in trials if RETRY_OF in trial.user_attrs}
 
 
 def open_study(plan: Plan, workspace: Path, storage: str | None = None, lease_s: float = LEASE_S) -> Study:

@@ -17,7 +17,7 @@ from infra.contract import ENDED, FROM, OTHER_VERSIONS, POINT, TrialRow
 from infra.plans import Dimension, Plan, Value
 from infra.samplers import distribution, holds
 
-VALUES = "sft.values"
+RETRY_OF, VALUES = "retry_of", "sft.values"
 
 
 def waiting(space: Mapping[str, Dimension], point: Mapping[str, Value], notes: Mapping[str, object] | None = None
@@ -81,3 +81,8 @@ def row_of(trial: FrozenTrial, objectives: Sequence[str]) -> TrialRow:
     return TrialRow(trial.number, state.name, values_of(trial),
                     None if values is None else dict(zip(objectives, values, strict=True)), notes,
                     dict(trial.constraints))
+
+
+def tried_again(trials: Sequence[FrozenTrial]) -> set[int]:
+    """Trials whose values were queued again: they do not count."""
+    return {int(trial.user_attrs[RETRY_OF]) for trial in trials if RETRY_OF in trial.user_attrs}

@@ -28,6 +28,7 @@ rungs.py       looks at a trial under way, and whether it is proved hopeless
 front.py       the front of a sweep from the results of its trials
 common.py      what trials have in common, made by one worker of all machines
 proposal.py    what a sweep proposes, and how that fares on other items
+followups.py   the runs that follow a search: which there are, and what they say
 crew.py        the workers of a sweep that this machine starts
 story.py       what SFT buys and costs, pooled over seeds
 imported.py    a model file made a folder

@@ -33,7 +33,6 @@ class Crew:
         self._all: list[_Worker] = []
 
     def __enter__(self) -> Crew:
-        self._all = [self._start(number) for number in range(self._wanted)]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -45,7 +44,8 @@ class Crew:
             end_all((worker.process for worker in self._all), 2 * GRACE_S)  # trials have their own time to save
 
     def at_work(self) -> int:
-        """How many are there; those that were killed are replaced first."""
+        """How many are there. They are started at the first call; later ones replace those that were killed."""
+        self._all = self._all or [self._start(number) for number in range(self._wanted)]
         for number, worker in enumerate(self._all):
             if (worker.process.poll() or 0) < 0 and self._replaced < REPLACED:
                 self._replaced += 1

@@ -21,6 +21,7 @@ from sft_core.config.data import ModelSection, TemplateSection
 from sft_core.config.evaluate import EvalSection, JudgeSection
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.file import variants
+from sft_core.config.followups import as_searched
 from sft_core.config.reading import Key
 from sft_core.config.telling import Lack
 from sft_core.config.train import TrainSection
@@ -92,6 +93,7 @@ def named_lacks(models: Iterable[ModelSection], place: Workspace) -> list[Lack]:
 
 def path_lacks(config: ExperimentConfig, place: Workspace) -> list[Lack]:
     """All that an experiment names by a path or a hub id and is not here, and its device; a sentence each."""
+    config = as_searched(config)
     return [*model_lacks(config.model, place), *_template_lacks(config, place),
             *_source_lacks(config, place), *_evaluation_paths(config.eval, place), *_search_lacks(config),
             *_suite_lacks(("train", "probe", "suites"), config.train.probe.suites, config.eval, place,
@@ -192,6 +194,9 @@ def _search_lacks(config: ExperimentConfig) -> Iterator[Lack]:
     """Suites that have no tax or no win, where a search asks for one."""
     if (search := config.search) is None:
         return
+    if config.eval.part != "search":
+        yield Lack(("eval", "part"), "eval.part: a search asks the part search, and what it proposes is asked the "
+                                     "other one afterwards (search.confirm); leave eval.part out")
     kinds: dict[str, str] = {}
     for reference in config.eval.suites:
         with suppress(EvalError):  # told by `lacking`

@@ -65,12 +65,14 @@ def confirmed(searched: Proposal, base: Point, point: Point, search: SearchSecti
 
 def called(name: str, rows: Sequence[TrialRow]) -> str:
     """What a point is called in a sentence: a trial with the values that it was given."""
-    params = next((row.params for row in rows if str(row.number) == name), None)
+    number, _, share = name.partition("-a")
+    params = next((row.params for row in rows if str(row.number) == number), None)
     if params is None:
         return name
     values = (f"{field.rpartition('.')[2]} {value:.3g}" if isinstance(value, float) else
               f"{field.rpartition('.')[2]} {value}" for field, value in params.items())
-    return f"trial {name} ({', '.join(values)})"
+    way = f", {int(share) / 100:g} of its way from the base" if share else ""
+    return f"trial {number} ({', '.join(values)}){way}"
 
 
 def _told(proof: Proof, gate: GateSection) -> str:

@@ -126,7 +126,7 @@ def answered(name: str, number: int, config: ExperimentConfig, place: Place,
     answer.unlink(missing_ok=True)
     output = place.folder / f"{name}.log"
     killed = killed_for_memory()
-    order = Order(settings, answer, place.parent_run_id, config.search.study, number,
+    order = Order(settings, answer, place.parent_run_id, place.folder.name, number,
                   point_of(config.search.space, config))
     code = waited_for(Forked(functools.partial(run, order), output, place.environment), renew)
     if code or not answer.exists():

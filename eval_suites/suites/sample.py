@@ -45,8 +45,8 @@ def of_part(suite: str, strata: Strata, clusters: Mapping[str, str], limit: Limi
     if not any(asked.values()):
         raise EvalError(
             f"suite {suite} has no items in its part {limit.part}: of its {len(set(clusters.values()))} clusters, "
-            f"which are never divided, a share of {limit.held_back:g} (eval.held_back) is {len(held)}; hold back "
-            "another share, or leave the suite out")
+            f"which are never divided, a share of {limit.held_back:g} (eval.held_back, or search.confirm) is "
+            f"{len(held)}; hold back another share, or leave the suite out")
     return {name: ids for name, ids in asked.items() if ids}
 
 

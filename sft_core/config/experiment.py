@@ -130,6 +130,16 @@ class SearchSection(Section):
     storage: Annotated[str, without_password("set SFT_STUDY_STORAGE instead")] | None = None
     """Optuna storage URL; by default SFT_STUDY_STORAGE, which may hold a password, or a journal file in the
     workspace."""
+    confirm: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
+    """Share of every suite that the search does not see (`eval.held_back`, where that is not set). When it is over,
+    the point that it proposes and the default configuration are asked what is held back, by which nothing was chosen.
+    0: the search asks everything, and nothing is confirmed."""
+    interpolate: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = ()
+    """Models on the way from the base to each trial on the front, e.g. `[0.25, 0.5, 0.75]` (`train.interpolate`): each
+    is one more point, for an evaluation and no training."""
+    seeds: Annotated[int, Field(ge=0, le=99)] = 0
+    """So many times each trial on the front is trained and evaluated again, under the next seeds; its point is the mean
+    over all of them."""
     other_versions: Literal["refuse", "record"] = "refuse"
     """What becomes of a worker, or of a sweep that continues, with other code, libraries (torch, transformers, peft,
     optuna, lm_eval), base model or training data than the sweep began with: `refuse`, or `record`, which notes the
@@ -153,6 +163,15 @@ class SearchSection(Section):
         if self.study in self.start_from:
             raise ValueError(f"search.start_from names {self.study}, the study itself, which continues anyway; take it "
                              "out, or give search.study a new name")
+        return self
+
+    @model_validator(mode="after")
+    def _searched_or_followed(self) -> SearchSection:
+        for name, field, on in (("interpolate", "train.interpolate", bool(self.interpolate)),
+                                ("seeds", "seed", self.seeds > 0)):
+            if on and field in self.space:
+                raise ValueError(f"{name} varies {field} of the best trials, and search.space has {field} as well; "
+                                 "leave one of them out")
         return self
 
     @model_validator(mode="after")

@@ -283,7 +283,7 @@ def test_parts_are_asked_by_themselves_and_are_not_compared(model_folder: Path, 
     one = whole.model_copy(update={"held_back": 0.2})
     assert [lack.why for lack in lacking("lm:plus_choice", one, None)] == [
         "suite lm:plus_choice has no items in its part held_back: of its 3 clusters, which are never divided, a share "
-        "of 0.2 (eval.held_back) is 0; hold back another share, or leave the suite out"]
+        "of 0.2 (eval.held_back, or search.confirm) is 0; hold back another share, or leave the suite out"]
 
 
 @with_hub

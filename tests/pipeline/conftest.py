@@ -82,7 +82,8 @@ def sweep(config: Path) -> Path:
     data["eval"]["limit"] = 3
     data["train"]["epochs"] = 0.3
     data["search"] = {
-        "study": "two", "trials": 2, "alignment": ["tiny_refusal"], "capability": ["tiny_mmlu"], "sampler": "random",
+        "study": "two", "trials": 2, "confirm": 0.0,
+        "alignment": ["tiny_refusal"], "capability": ["tiny_mmlu"], "sampler": "random",
         "space": {"train.optim.lr": {"low": 1e-4, "high": 1e-3, "log": True},
                   "train.replay.lambda": {"choices": [0.1, 1.0]}},
     }

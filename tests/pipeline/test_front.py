@@ -18,7 +18,10 @@ from infra import pareto
 from infra.contract import TrackedRun, Tracker, TrialRow
 from sft_core.config.evaluate import GateSection
 from sft_core.config.experiment import SearchSection
+from sft_core.config.file import load
+from sft_core.config.followups import FollowUp, as_searched, followed, suffix
 from sft_core.errors import TrackingError
+from tasks.followups import confirmation, confirming, points_with, varied
 from tasks.front import AXES, dots, front_of, keep, note, points_of, texts
 from tasks.proposal import confirmed, proposed
 from tasks.stages import Workspace
@@ -119,3 +122,43 @@ def test_a_base_beyond_a_limit_beats_no_trial(tmp_path: Path) -> None:
     search = SEARCH.model_copy(update={"constraints": ("alignment >= 60",)})
     points = points_of([trial(0, 50.0, run="r0")], {}, search, place, remote(tmp_path))
     assert [point.feasible for point in points] == [False, True]
+
+
+def test_what_follows_a_search_joins_its_points_and_confirms_one(tmp_path: Path) -> None:
+    config = as_searched(load(Path("flows/configs/sweep.yaml"), [
+        "search.interpolate=[0.25, 0.5]", "search.seeds=1", "search.confirm=0.5"]).config)
+    assert config.eval.held_back == 0.5
+    rows = [trial(0, 50.0, run="r0"), trial(1, 97.5, run="r1")]
+    planned = varied(rows, config)
+    assert [suffix(one, config) for one in planned[:2] + planned[4:5]] == ["-a025", "-a050", "-s1"]
+    asked = followed(config, {"train.optim.lr": 0.002}, planned[3]._replace(part="held_back"))
+    assert (asked.name, asked.train.optim.lr, asked.train.interpolate) == ("sweep-t001-a050-confirm", 0.002, 0.5)
+    assert (asked.eval.part, asked.eval.held_back, asked.seed) == ("held_back", 0.5, 0)
+
+    place, tracker, search = Workspace(tmp_path, None), remote(tmp_path), SEARCH
+    config = config.model_copy(update={"search": search})
+    for name, formats in (("r0", POOR), ("r1", POOR), ("half", GOOD), ("again", GOOD), ("c0", POOR), ("c1", GOOD)):
+        record(tmp_path / "runs" / name, formats)
+    points = points_of(rows, {}, search, place, tracker)
+
+    def done(number: int, one: FollowUp, run: str) -> TrialRow:
+        return TrialRow(number, "COMPLETE", one._asdict(), {"alignment": 1.0, "tax": 0.0}, {"run": run})
+
+    later = [done(0, planned[3], "half"), done(1, planned[5], "again")]
+    both = points_with(points, later, config, place, tracker)
+    assert [(point.name, len(point.results)) for point in both] == [("base", 1), ("0", 1), ("1", 2), ("1-a050", 1)]
+    found = front_of(both, search, config.gate)
+    assert found is not None
+    proposal = proposed(found, both, rows, search, config.gate)
+    assert proposal is not None
+    assert (proposal.name, proposal.label) == ("1-a050", "trial 1 (lr 0.1), 0.5 of its way from the base")
+    asks = confirming(["1-a050", "0"], later, config)
+    assert asks == [planned[3]._replace(part="held_back"), FollowUp(0, 1.0, 0, "held_back")]
+    later += [done(2, asks[0], "c1"), done(3, asks[1], "c0")]
+    said = confirmation(proposal, ["0"], later, config, place, tracker)
+    assert "1 of its way" not in said
+    assert ", confirmed on 1,400 items that the search did not see: alignment +47.5 (" in said
+    assert "; against the default configuration on the same items: alignment +47.5 (" in said
+    failed = later[:2] + [TrialRow(2, "FAIL", asks[0]._asdict(), None, {"why": "a full disk"})]
+    assert "could not be confirmed: a full disk; give the same command again" in confirmation(
+        proposal, [], failed, config, place, tracker)

@@ -87,7 +87,7 @@ def test_every_field_is_read(config: Path, home: Path, hub: Path, prefect_api: s
     from_hub = "data.sources=[{path: tiny:sft, limit: 60}, {path: someone/chats, subset: default}]"
     sweep = json.dumps({"space": {"train.optim.lr": {"low": 1e-4, "high": 1e-3, "log": True},
                                   "train.epochs": {"choices": [0.1, 0.2], "when": {"seed": 0}}},
-                        "alignment": ["tiny_refusal"], "capability": ["tiny_mmlu"], "trials": 1,
+                        "alignment": ["tiny_refusal"], "capability": ["tiny_mmlu"], "trials": 1, "confirm": 0,
                         "rungs": {"train": [0.5], "items": [0.5]}})
     commands = [
         run(from_hub, "train.kl.beta=0.1", "train.kl.on=both", "eval.limit=2", "train.epochs=0.2",

@@ -1,5 +1,6 @@
 """What a run needs is looked at before anything is started, and all that is missing is told at once."""
 
+import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -183,6 +184,27 @@ def test_a_search_asks_each_suite_for_what_its_kind_has(sweep: Path, tmp_path: P
         "search.capability: tiny_refusal has no tax, which is of capability suites: tiny_mmlu",
         "search.constraints: tiny_mmlu has no win, which is of alignment suites: tiny_refusal",
     ]
+
+
+def test_what_a_search_holds_back_is_there(sweep: Path, tmp_path: Path) -> None:
+    """A suite of one cluster cannot be divided: told before trial 0, and not where nothing is to be confirmed."""
+    row = {"id": "a", "kind": "bare", "cluster": "c", "messages": [{"role": "user", "content": "2 + 2?"}],
+           "expect": {"answers": ["4"]}}
+    (tmp_path / "one.jsonl").write_text(json.dumps(row))
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump({"about": "One.", "kind": "alignment", "engine": "generate",
+                                                       "items": "one.jsonl", "max_new_tokens": 8}))
+    settings = yaml.safe_load(sweep.read_text())
+    settings["eval"] |= {"suites": ["tiny_mmlu", "tiny_refusal", str(tmp_path / "one.yaml")]}
+    sweep.write_text(yaml.safe_dump(settings))
+    place = Workspace(tmp_path, None)
+    assert run_lacks(load(sweep).config, place) == []
+    found = run_lacks(load(sweep, ["search.confirm=0.5", "eval.held_back=0.4", "eval.part=held_back"]).config, place)
+    assert [one.key for one in found] == [("eval", "suites", 2), ("eval", "part")]
+    assert found[0].what == (
+        "suite one has no items in its part held_back: of its 1 clusters, which are never divided, a share of 0.4 "
+        "(eval.held_back, or search.confirm) is 0; hold back another share, or leave the suite out")
+    only = run_lacks(load(sweep, ["search.confirm=0.5"]).config, place)
+    assert "a share of 0.5" in only[0].what
 
 
 @pytest.mark.parametrize("value", [None, float("nan")])

@@ -99,7 +99,8 @@ def leaks(*folders: Path) -> list[str]:
 def test_servers_with_passwords(sft: Sft, config: Path, home: Path, mlflow: str, prefect: str, tmp_path: Path) -> None:
     """It stood in run.json, summary.json, the artifacts, deployments.yaml and on the terminal."""
     data = yaml.safe_load(config.read_text())
-    data["search"] = {"study": "one", "trials": 1, "alignment": ["tiny_refusal"], "capability": ["tiny_mmlu"],
+    data["search"] = {"study": "one", "trials": 1, "confirm": 0, "alignment": ["tiny_refusal"],
+                      "capability": ["tiny_mmlu"],
                       "space": {"train.optim.lr": {"low": 1e-4, "high": 1e-3}}}
     config.write_text(yaml.safe_dump(data))
     storage = f"sqlite:///{tmp_path}/study.db?password={SECRET}"

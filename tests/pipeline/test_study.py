@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from infra import pareto
-from infra.contract import Study, Trial
+from infra.contract import Aim, Study, Trial
 from infra.leases import FileLeases
 from infra.plans import Dimension, Plan, Value
 from infra.stored import read_earlier
@@ -327,6 +327,32 @@ def test_database_storage(tmp_path: Path) -> None:
         open_study(PLAN, tmp_path, f"sqlite:///{tmp_path}/no/such/folder/x.db")
     with pytest.raises(ConfigError, match="search.storage 'study.log' is not a URL"):
         open_study(PLAN, tmp_path, "study.log")
+
+
+def test_queued_points_are_tried_once_and_waited_for(tmp_path: Path) -> None:
+    """Nothing is sampled, though one more is said to come; one that failed is tried again by the next command."""
+    study = open_study(replace(PLAN, only_queued=True), tmp_path)
+    study.join()
+    one, two = {"lr": 0.01, "rank": 4}, {"lr": 0.002, "rank": 8}
+    aim = Aim(1, "config", "parent")
+    study.queue((), aim)
+    assert (study.ask(), study.remaining()) == (None, 1)
+    study.queue([one, two], aim)
+    study.queue([one, two], aim)
+    assert run(study, 1) == [one]
+    assert (failed := ask(study)).params == two
+    assert (study.ask(), study.remaining()) == (None, 2)
+    study.tell(failed.number, None, {"why": "because"})
+    study.queue([one, two], aim._replace(trials=0))
+    assert run(study, 1) == [two]
+    assert (study.ask(), study.remaining()) == (None, 0)
+    assert study.aim()._replace(trials=1) == aim
+    asked = open_study(replace(PLAN, only_queued=True), tmp_path)
+    asked.queue([{"lr": 0.003, "rank": 4}], aim._replace(trials=0))
+    lost = ask(study)
+    study.close()
+    study.join()
+    assert ask(study).params == lost.params, "a lost worker's is tried again"
 
 
 def test_picture_and_table(tmp_path: Path) -> None:

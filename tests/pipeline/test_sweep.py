@@ -27,6 +27,7 @@ from infra.settings import read_settings
 from infra.stored import AIM
 from infra.study import open_study
 from sft_core.config.file import load
+from sft_core.config.followups import as_searched
 from sft_core.errors import ConfigError, OrchestrationError, TrackingError
 from tasks.earlier import Beginnings, beginnings
 from tasks.stages import Workspace
@@ -39,7 +40,7 @@ Sft = Callable[..., subprocess.CompletedProcess[str]]
 def begun(sweep: Path, workspace: Path, trials: int) -> Study:
     loaded = load(sweep)
     assert loaded.config.search
-    study = open_study(plan_of(loaded.config, loaded.config.search), workspace)
+    study = open_study(plan_of(as_searched(loaded.config), loaded.config.search), workspace)
     study.begin(trials, loaded.text)
     return study
 
@@ -269,7 +270,8 @@ def test_killed_sweep_continues_and_ends_with_its_pareto_table(
     sft: Sft, start: Callable[..., subprocess.Popen[str]], sweep: Path, home: Path, prefect_api: str
 ) -> None:
     data = yaml.safe_load(sweep.read_text())
-    data["search"]["rungs"] = {"train": [0.5], "items": [0.5]}
+    data["search"] |= {"confirm": 0.5, "interpolate": [0.5], "rungs": {"train": [0.5], "items": [0.5]}}
+    data["search"]["space"]["train.replay.lambda"] = {"choices": [0.5, 1.0]}  # the configuration's own value and more
     sweep.write_text(yaml.safe_dump(data))
     process = start("sweep", sweep)
     deadline = time.monotonic() + 280
@@ -283,7 +285,7 @@ def test_killed_sweep_continues_and_ends_with_its_pareto_table(
     done = sft("sweep", sweep)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "★" in done.stdout
-    assert "proposed" in done.stdout
+    assert " confirmed on " in done.stdout
     front = json.loads((home / "sweeps" / "two" / "front.json").read_text())
     assert {one["name"] for one in front["points"]} > {"base"}
     assert {"pareto.png", "front.html"} <= {p.name for p in (home / "sweeps" / "two").iterdir()}
@@ -293,11 +295,11 @@ def test_killed_sweep_continues_and_ends_with_its_pareto_table(
     client = MlflowClient(tracking_uri=f"sqlite:///{home}/mlflow.db")
     runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
     (parent,) = [run for run in runs if run.data.tags.get("sft.kind") == "sweep"]
-    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    all_runs = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    children = [run for run in all_runs if re.fullmatch("sw-t00.-[^-]{8}", run.data.tags["mlflow.runName"])]
     assert [run.info.status for run in children] == ["FINISHED"] * 2, "a lost trial keeps its run"
     assert parent.info.status == "FINISHED"
-    found = [run.data.metrics for run in children if "alignment" in run.data.metrics]
-    assert len(found) == 2
+    found = [run.data.metrics for run in children]
     assert all({"tax_low", "alignment_high", "front_chance"} <= set(one) for one in found)
     assert all({"tax", "search/train.optim.lr", "search/train.replay.lambda"} <= set(one) for one in found)
     check_prefect(prefect_api)
@@ -309,7 +311,16 @@ def test_killed_sweep_continues_and_ends_with_its_pareto_table(
     assert len(list(home.glob("stages/prepare/*/done.json"))) == 1
     assert len(list(home.glob("stages/train/*/done.json"))) == 2
     assert len(list(home.glob("stages/rung/*/done.json"))) == 2
-    assert len(list(home.glob("stages/evaluate/*/done.json"))) == 2 + 2 * 2 * 2
+    # The front halfway to the base, and what is proposed on other items, beside the configuration's own values.
+    halfway, confirmed = ([run for run in all_runs if what in run.data.tags["mlflow.runName"]]
+                          for what in ("-a050-", "-confirm-"))
+    assert all("alignment" in run.data.metrics for run in (*halfway, *confirmed))
+    assert halfway
+    assert confirmed
+    assert len(list(home.glob("stages/interpolate/*/done.json"))) == len(halfway)
+    asked_of = 2 * len(found) + len(halfway) + len(confirmed) + 2  # trials at a rung, too; the base on both parts
+    assert len(list(home.glob("stages/evaluate/*/done.json"))) == 2 * asked_of
+    assert len({one["name"] for one in front["points"] if one["name"].endswith("-a050")}) == len(halfway)
 
     study = begun(sweep, home, 2)
     assert {"torch", "the training data"} < set(study.aim().versions)
