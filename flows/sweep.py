@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -243,6 +243,13 @@ def _tell(row: TrialRow, left: int, what: str) -> None:
     only_to_prefect(said)
 
 
+def _best(study: Study, rows: Sequence[TrialRow]) -> dict[str, float]:
+    """The best of each objective by itself, among trials that keep to all limits."""
+    kept = [row.values for row in rows if row.values and not row.broken]
+    return {f"best/{name}": (max if direction == "maximize" else min)(values[name] for values in kept)
+            for name, direction in study.plan.objectives.items() if kept}
+
+
 def _report(study: Study, ended: Found, tracker: Tracker, parent: str, place: Workspace) -> dict[str, Any]:
     rows, best, folder = study.trials(), study.pareto(), place.root / "sweeps" / study.plan.name
     found, proposal, says = ended.front, ended.proposal, ended.says
@@ -257,7 +264,9 @@ def _report(study: Study, ended: Found, tracker: Tracker, parent: str, place: Wo
                                            importances(rows, study.plan.space), of_base(found)), folder)
     for file in [*plots, keep(folder, study.plan.name, found, proposal.name if proposal else "")]:
         tracker.log_artifacts(parent, file, "pareto")
-    tracker.log_metrics(parent, {"trials": float(len(rows)), **summed(drawn, found)})
+    if table:
+        tracker.log_table(parent, "trials.json", {column: [row[column] for row in table] for column in table[0]})
+    tracker.log_metrics(parent, {"trials": float(len(rows)), **_best(study, rows), **summed(drawn, found)})
     tracker.set_tags(parent, {"sft.proposed": proposal.sentence if proposal else says, "sft.says": says})
     tracker.finish(parent)
     orchestrator.show(

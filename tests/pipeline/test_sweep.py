@@ -300,6 +300,8 @@ def test_killed_sweep_continues_and_ends_with_its_pareto_table(
     assert [run.info.status for run in children] == ["FINISHED"] * 2, "a lost trial keeps its run"
     assert parent.info.status == "FINISHED"
     found = [run.data.metrics for run in children]
+    assert {"best/alignment", "best/tax", "trials"} <= set(parent.data.metrics)
+    assert "trials.json" in {entry.path for entry in client.list_artifacts(parent.info.run_id)}
     assert all({"tax_low", "alignment_high", "front_chance"} <= set(one) for one in found)
     assert all({"tax", "search/train.optim.lr", "search/train.replay.lambda"} <= set(one) for one in found)
     check_prefect(prefect_api)
