@@ -67,7 +67,7 @@ def points_with(points: Sequence[Point], after_rows: Sequence[TrialRow], config:
         if one.part != "search" or str(one.trial) not in found:
             continue
         try:
-            results = _run(row, place, tracker).results()
+            results = _run(row, place, tracker).results(texts=False)
         except (EvalError, TrackingError) as error:
             log.warning("%s of trial %d is no part of the front: %s", suffix(one, config), one.trial, error)
             continue
