@@ -10,6 +10,7 @@ from flows import console
 from flows.checking import checked
 from flows.experiment import workspace
 from infra.settings import read_settings
+from sft_core.config.followups import as_searched
 from tasks.needs import path_lacks
 from tasks.plan import Plan, plan, shown_span
 from tasks.sweep_plan import plan_sweep
@@ -21,7 +22,7 @@ def show_plan(path: Path, overrides: list[str], rows: int | None, size: tuple[in
     config = checked(path, overrides, read_settings(), path_lacks).config
     place = workspace(config)
     made = plan(config, place, rows)
-    sweep = config.search and plan_sweep(config, config.search, made.prepared, place,
+    sweep = config.search and plan_sweep(as_searched(config), config.search, made.prepared, place,
                                          (size[0] or config.search.trials, size[1]))
     if as_json:
         more = {"sweep": {**sweep._asdict(), "whole": sweep.whole}} if sweep else {}

@@ -83,14 +83,14 @@ def sft_sweep(config: str = "flows/configs/sweep.yaml", trials: int | None = Non
     check_needs(run_lacks(given.config, workspace(given.config)))
     loaded = given._replace(config=as_searched(given.config))
     search, place = _search(loaded.config, Path(config)), workspace(loaded.config)
+    plan, here = plan_of(loaded.config, search), found_here(loaded.config, place)
+    earlier = beginnings(loaded.config, plan, here, place.root, _storage(search))
     with (around(place.root, lambda: connect(loaded.config.tracking)) as tracker,
-          closing(open_study(plan_of(loaded.config, search), place.root, _storage(search))) as study):
+          closing(open_study(plan, place.root, _storage(search))) as study):
         folder = place.root / "sweeps" / search.study
         folder.mkdir(parents=True, exist_ok=True)
-        here = found_here(loaded.config, place)
         if study.remaining(trials or search.trials):
             differing(study.versions(), here, search)  # after an upgrade; the workers look for themselves
-        earlier = beginnings(loaded.config, study.plan, here, place.root, _storage(search))
         parent = _parent(loaded, tracker, study)  # whoever was refused has written nothing
         orchestrator.show(lambda: sweep_view.tag(search.study, "sweep"))
         orchestrator.show_run(tracker.shown, parent)
@@ -196,14 +196,16 @@ def _watch(study: Study, crew: Crew, tracker: Tracker, to_come: int = 0, give_up
     Raises:
         OrchestrationError: this machine has no worker any more, and trials are left.
     """
-    told = {row.number: row.state for row in study.trials()}
+    told, drawn = {row.number: row.state for row in study.trials()}, dict[int, Mapping[str, object]]()
     what = "follow-up" if study.plan.only_queued else "trial"
     if study.remaining() <= to_come:
         return
     while True:
         here, left = crew.at_work(), study.remaining() - to_come
         for row in study.trials():
-            if told.get(row.number) != row.state:
+            if row.state == "RUNNING" and drawn.get(row.number) != row.params:
+                drawn[row.number] = row.params  # told at the next look: its values are drawn one by one
+            elif told.get(row.number) != row.state:
                 told[row.number] = row.state
                 _tell(row, left, what)
                 _record(row, tracker)

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from sft_core.config.file import load, override
+from sft_core.config.followups import as_searched
 from tasks.pace import SPREAD
 from tasks.plan import FORECAST, plan_of
 from tasks.prepare import prepare
@@ -76,6 +77,15 @@ def test_a_sweep_takes_its_trials_on_average_over_the_space_and_its_base_once(sw
     assert made.whole.high == pytest.approx(asked + 3 * made.trial.high)
     assert made.lines()[0].startswith("sweep two: 5 trials, 2 at a time: ")
     assert made.lines()[0].count("guessed from") == 1
+
+    data["search"] |= {"space": {"train.replay.lambda": {"low": 0.0, "high": 1.0}}, "confirm": 0.5}
+    sweep.write_text(yaml.safe_dump(data))
+    config = as_searched(load(sweep, ["train.replay.lambda=0"]).config)
+    assert config.search
+    made = plan_sweep(config, config.search, prepare.fn(config, place), place, (5, 2))
+    assert made.dearest.high > made.trial.high  # with replay, which the configuration itself does not prepare
+    assert made.confirmed.high == pytest.approx(3 * asked, rel=0.1)  # eval.limit is one of each part
+    assert ", the confirmation " in made.lines()[1]
 
 
 def test_a_sample_is_enough_for_a_plan(sft: Sft, config: Path) -> None:
