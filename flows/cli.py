@@ -163,9 +163,12 @@ def sweep_worker(
 ) -> None:
     """Work on a sweep that was begun by `sft sweep`, from this or another machine, until its trials are over."""
     settings = begin()
+    from infra.stored import read_aim
+
+    read_aim(study, settings.workspace, storage or settings.study_storage)  # no server for a sweep that is not there
+    ensure_prefect(settings)
     from flows.worker import work
 
-    ensure_prefect(settings)
     print(f"{study}: trials that were run here: {work(study, settings, storage, trials)}")
 
 

@@ -125,6 +125,7 @@ def ensure_prefect(settings: Settings) -> None:
     if settings.prefect_api_url:
         require_prefect(settings)
         return
+    assert "prefect" not in sys.modules, "it has its settings already, and would start another server by itself"
     with exclusive(settings.prefect_home / "start.lock"):
         service = start_prefect(settings.prefect_home, free_port())
     atexit.register(service.stop)  # before Prefect registers its own exit handlers: it runs after them

@@ -20,7 +20,7 @@ from sft_core.errors import EvalError, TrackingError
 from sft_core.stage import fingerprint
 from tasks.front import front_of, objectives, points_of, span
 from tasks.proposal import NOBODY, Proposal, confirmed, proposed
-from tasks.runs import RESULTS, Recorded, find, local_runs
+from tasks.runs import run_of_trial
 from tasks.stages import Workspace
 
 log = logging.getLogger("sft")
@@ -67,7 +67,7 @@ def points_with(points: Sequence[Point], after_rows: Sequence[TrialRow], config:
         if one.part != "search" or str(one.trial) not in found:
             continue
         try:
-            results = _run(row, place, tracker).results(texts=False)
+            results = run_of_trial(row.notes, place, tracker).results(texts=False)
         except (EvalError, TrackingError) as error:
             log.warning("%s of trial %d is no part of the front: %s", suffix(one, config), one.trial, error)
             continue
@@ -123,11 +123,11 @@ def confirmation(searched: Proposal, default: Sequence[str], after_rows: Sequenc
 def _against(searched: Proposal, row: TrialRow, default: Sequence[TrialRow], config: ExperimentConfig,
              place: Workspace, tracker: Tracker) -> str:
     assert config.search is not None, "the sweep checks that"
-    run = _run(row, place, tracker)
+    run = run_of_trial(row.notes, place, tracker)
     point = Point(searched.name, (run.results(),))
     said = confirmed(searched, Point("base", (run.results("base"),), "base"), point, config.search, config.gate)
     for other in (one for one in default if one is not row and one.values):
-        against = prove(Point("default", (_run(other, place, tracker).results(),)), point, objectives(config.search),
+        against = prove(Point("default", (run_of_trial(other.notes, place, tracker).results(),)), point, objectives(config.search),
                         Limits(config.gate.alpha, config.gate.max_tax))
         said += (f"; against the default configuration on the same items: alignment {span(against.gain, '+')}, tax "
                  f"{span(against.tax)}")
@@ -140,8 +140,3 @@ def _told(row: TrialRow) -> FollowUp:
 
 def _name(one: FollowUp, config: ExperimentConfig) -> str:
     return f"{one.trial}{suffix(one._replace(part='search'), config)}"
-
-
-def _run(row: TrialRow, place: Workspace, tracker: Tracker) -> Recorded:
-    return local_runs(place.runs).get(row.notes.get("run", "")) or find(
-        row.notes.get("run_id", ""), place, tracker, RESULTS)

@@ -18,7 +18,7 @@ from sft_core.config.evaluate import GateSection
 from sft_core.config.experiment import SearchSection
 from sft_core.errors import EvalError, TrackingError
 from sft_core.stage import write_json
-from tasks.runs import RESULTS, find, local_runs
+from tasks.runs import run_of_trial
 from tasks.stages import Workspace
 
 log = logging.getLogger("sft")
@@ -39,10 +39,10 @@ def points_of(rows: Sequence[TrialRow], own: Mapping[str, object], search: Searc
         search: objectives and limits.
         place, tracker: where the runs of trials are found.
     """
-    what, local, points = objectives(search), local_runs(place.runs), list[Point]()
+    what, points = objectives(search), list[Point]()
     for row in {_run(row): row for row in reversed(rows) if row.values}.values():
         try:
-            run = local.get(row.notes.get("run", "")) or find(row.notes.get("run_id", ""), place, tracker, RESULTS)
+            run = run_of_trial(row.notes, place, tracker)
             base = points[0] if points else _base(run.results("base", texts=False), search)
             role: Role = "default" if row.params == own else ""
             point = Point(str(row.number), (run.results(texts=False),), role, not row.broken)

@@ -35,6 +35,11 @@ class Recorded(NamedTuple):
         """The configuration that the run was made with."""
         return load(self.folder / "config.yaml")
 
+    @property
+    def finished(self) -> bool:
+        """Whether it came to its end in this workspace."""
+        return (self.folder / "summary.json").exists()
+
     def gate(self) -> GateSection | None:
         """The gate of its configuration; None where that is not there, or cannot be read any more."""
         with suppress(ConfigError):
@@ -50,7 +55,7 @@ class Recorded(NamedTuple):
         folder = self.folder / "model"
         if folder.exists():
             return folder
-        if (self.folder / "summary.json").exists():
+        if self.finished:
             raise TrackingError(f"the model of the run {self.name} was removed: {folder} leads nowhere; give the run's "
                                 f"command again, or `sft run {self.folder / 'config.yaml'}`")
         raise TrackingError(f"the run {self.name} has no model in {folder}: it is not done, or keeps its model where "
@@ -126,14 +131,27 @@ def find(reference: str, place: Workspace, tracker: Tracker, parts: frozenset[st
     if reference in local:
         return local[reference]
     tracked = tracker.find_run(reference)
-    by_id = {run.run_id: run for run in local.values()}
-    if tracked.run_id in by_id:
-        return by_id[tracked.run_id]
+    mine = next((run for run in local.values() if run.run_id == tracked.run_id), None)
+    if mine is not None and (mine.finished or "evaluation" not in tracker.artifacts(tracked.run_id)):
+        return mine  # else it was begun here, and another machine finished it
     folder = place.scratch / "downloaded" / tracked.run_id
     with exclusive(folder.with_suffix(".lock")):
         for artifact in parts & tracker.artifacts(tracked.run_id):
             tracker.download(tracked.run_id, artifact, folder)
     return Recorded(tracked.name, tracked.run_id, folder)
+
+
+def run_of_trial(notes: Mapping[str, str], place: Workspace, tracker: Tracker) -> Recorded:
+    """The run that the notes of a trial name, with its results: of this workspace where it was finished here, else from
+    the tracker.
+
+    Raises:
+        TrackingError: it is in neither.
+    """
+    folder = place.runs / notes.get("run", "")
+    if notes.get("run") and (mine := Recorded(folder.name, notes.get("run_id", ""), folder)).finished:
+        return mine
+    return find(notes.get("run_id", ""), place, tracker, RESULTS)
 
 
 def run_named(reference: str, place: Workspace, tracker: Callable[[], Tracker]) -> Recorded | None:

@@ -38,21 +38,25 @@ class Proof(NamedTuple):
 
 
 def choose(found: Front, max_tax: float) -> Placed | None:
-    """The point to propose; None where the base is proved to dominate all that could be.
+    """The point to propose; None where none is better than the base by the estimate, or the base is proved to dominate
+    all that could be.
 
     Those that could be are feasible and have a tax of at most `max_tax` points by the estimate; where none has, it is
     the one with the least tax. Of those that neither another such nor the base is proved to dominate it is the one of
-    the highest alignment. Points that are not told from that are as good: the least tax decides, then the default.
+    the highest alignment. Points within the tolerance of that are as good: the least tax decides, then the default.
+    (Not all that are not told from it: with few items these are nearly all, and the least tax is then the luckiest.)
     """
+    base = next((one for one in found.points if one.role == "base"), None)
     points = [one for one in found.points if one.role != "base" and one.feasible and one.tax]
     within = [one for one in points if _tax(one) <= max_tax] or sorted(points, key=_tax)[:1]
-    against = {one.name for one in within} | {one.name for one in found.points if one.role == "base"}
-    left = [one for one in within if not against & one.dominated_by.keys()]
+    against = {one.name for one in within} | ({base.name} if base else set())
+    left = [one for one in within if not against & one.dominated_by.keys()
+            and (base is None or _alignment(one) > _alignment(base))]
     if not left:
         return None
-    best = max(left, key=lambda one: one.alignment.estimate or 0.0)
-    alike = [one for one in left if one is best or one.name in best.not_told_from]
-    return min(alike, key=lambda one: (_tax(one), one.role != "default", -(one.alignment.estimate or 0.0)))
+    best = max(map(_alignment, left))
+    alike = [one for one in left if _alignment(one) >= best - found.terms.tolerance]
+    return min(alike, key=lambda one: (_tax(one), one.role != "default", -_alignment(one)))
 
 
 def prove(base: Point, point: Point, what: Objectives, limits: Limits) -> Proof:
@@ -91,6 +95,10 @@ def _more(claims: Sequence[_Claim], alpha: float) -> int | None:
     found = [claim.evidence.more_items(alpha, claim.settled) for claim in claims]
     known = [one for one in found if one is not None]
     return max(known) if len(known) == len(found) else None
+
+
+def _alignment(one: Placed) -> float:
+    return one.alignment.estimate or 0.0
 
 
 def _tax(one: Placed) -> float:

@@ -41,6 +41,7 @@ def record(folder: Path, formats: Sequence[float], facts: Sequence[float] = FACT
                                      f"{suite} {n}") for n, score in enumerate(row))
             write_results(folder / "evaluation" / label, SuiteResult(suite, kind, {}, items, 1.0))
     (folder / "run.json").write_text(json.dumps({"mlflow_run_id": ""}))
+    (folder / "summary.json").write_text("{}")
 
 
 def trial(number: int, alignment: float, tax: float = 0.0, beyond: float = -1.0, **notes: str) -> TrialRow:
@@ -69,6 +70,9 @@ def test_points_are_those_whose_results_can_be_had(tmp_path: Path, caplog: pytes
     record(place.runs / "r1", GOOD)
     record(tmp_path / "away", [1.0] * 400, [0.0] * 100 + FACTS[100:])
     (tmp_path / "away" / "model").mkdir()
+    begun = place.runs / "r3"  # here, until its worker was lost; another machine finished it
+    begun.mkdir()
+    (begun / "run.json").write_text(json.dumps({"mlflow_run_id": "abc"}))
     rows = [trial(0, 50.0, run="r0"), trial(1, 97.5, run="r1"), trial(2, 97.5, run="r1"),
             trial(3, 100.0, 7.0, 2.0, run="r3", run_id="abc"), trial(4, 99.0, run="r4", run_id="nowhere")]
     tracker = remote(tmp_path / "away")
