@@ -19,10 +19,10 @@ from tasks.sweep_plan import plan_sweep
 def show_plan(path: Path, overrides: list[str], rows: int | None, size: tuple[int | None, int], *, as_json: bool
               ) -> None:
     """Print the plan of a configuration, as tables or as JSON; `size`: trials and workers of a sweep."""
-    config = checked(path, overrides, read_settings(), path_lacks).config
+    config = as_searched(checked(path, overrides, read_settings(), path_lacks).config)
     place = workspace(config)
     made = plan(config, place, rows)
-    sweep = config.search and plan_sweep(as_searched(config), config.search, made.prepared, place,
+    sweep = config.search and plan_sweep(config, config.search, made.prepared, place,
                                          (size[0] or config.search.trials, size[1]))
     if as_json:
         more = {"sweep": {**sweep._asdict(), "whole": sweep.whole}} if sweep else {}

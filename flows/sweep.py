@@ -41,7 +41,7 @@ from tasks.causes import common_cause
 from tasks.crew import Crew
 from tasks.earlier import beginnings
 from tasks.followups import Found, after, confirmation, confirming, placed, varied, wanted
-from tasks.front import AXES, dots, keep, measured, note, of_base, summed, texts
+from tasks.front import AXES, Kept, dots, measured, note, of_base, summed, texts
 from tasks.needs import check_needs, run_lacks
 from tasks.plan import tell_plan
 from tasks.prepare import prepare
@@ -224,8 +224,10 @@ def _record(row: TrialRow, tracker: Tracker, further: Mapping[str, float] | None
     if (row.values or ENDED in row.notes) and row.notes.get("run_id") and FROM not in row.notes:  # which has them
         searched = {f"search/{field}": value for field, value in row.params.items()
                     if isinstance(value, int | float) and not isinstance(value, bool)}
+        held = "confirmed/" * (row.params.get("part") == "held_back")  # other items: not to be plotted among the trials
+        values = {f"{held}{name}": value for name, value in (row.values or {}).items()}
         try:
-            tracker.log_metrics(row.notes["run_id"], {**(row.values or {}), **searched, **(further or {})})
+            tracker.log_metrics(row.notes["run_id"], {**values, **searched, **(further or {})})
             if said := {f"sft.{key}": row.notes[key] for key in (OTHER_VERSIONS, ENDED) if row.notes.get(key)}:
                 tracker.set_tags(row.notes["run_id"], said)
         except TrackingError as error:
@@ -264,13 +266,15 @@ def _report(study: Study, ended: Found, tracker: Tracker, parent: str, place: Wo
         if drawn else []
     plots += write_sweep_plots(rows, Shown(study.plan.name, study.plan.space, AXES,
                                            importances(rows, study.plan.space), of_base(found)), folder)
-    for file in [*plots, keep(folder, study.plan.name, found, proposal.name if proposal else "")]:
+    kept = Kept(study.plan.name, proposal.name if proposal else "", says)
+    for file in [*plots, kept.write(folder, found, rows)]:
         tracker.log_artifacts(parent, file, "pareto")
     if table:
         tracker.log_table(parent, "trials.json", {column: [row[column] for row in table] for column in table[0]})
     tracker.log_metrics(parent, {"trials": float(len(rows)), **_best(study, rows), **summed(drawn, found)})
     tracker.set_tags(parent, {"sft.proposed": proposal.sentence if proposal else says, "sft.says": says})
     tracker.finish(parent)
+    only_to_prefect(says)
     orchestrator.show(
         lambda: create_table_artifact(table, "pareto-table", f"{said.title}: {says}. {said.note}"),
         lambda: create_markdown_artifact(sweep_view.trials_page(study.plan.name, rows, tracker.shown), "trials",

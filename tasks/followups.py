@@ -127,8 +127,8 @@ def _against(searched: Proposal, row: TrialRow, default: Sequence[TrialRow], con
     point = Point(searched.name, (run.results(),))
     said = confirmed(searched, Point("base", (run.results("base"),), "base"), point, config.search, config.gate)
     for other in (one for one in default if one is not row and one.values):
-        against = prove(Point("default", (run_of_trial(other.notes, place, tracker).results(),)), point, objectives(config.search),
-                        Limits(config.gate.alpha, config.gate.max_tax))
+        theirs = Point("default", (run_of_trial(other.notes, place, tracker).results(),))
+        against = prove(theirs, point, objectives(config.search), Limits(config.gate.alpha, config.gate.max_tax))
         said += (f"; against the default configuration on the same items: alignment {span(against.gain, '+')}, tax "
                  f"{span(against.tax)}")
     return said

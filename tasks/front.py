@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 from eval_suites.front.differences import difference
 from eval_suites.front.front import Front, Placed, front
@@ -124,14 +125,23 @@ def of_base(found: Front | None) -> float | None:
     return next((one.alignment.estimate for one in found.points if one.role == "base"), None) if found else None
 
 
-def keep(folder: Path, study: str, found: Front | None, chosen: str) -> Path:
-    """Write what is known of every point into the sweep's folder, and which one is proposed."""
-    file = folder / "front.json"
-    points = [{**asdict(one), "alignment": one.alignment._asdict(), "tax": one.tax and one.tax._asdict()}
-              for one in (found.points if found else ())]
-    write_json(file, {"study": study, "proposed": chosen or None, **(found.terms._asdict() if found else {}),
-                      "points": points})
-    return file
+class Kept(NamedTuple):
+    """What a sweep's `front.json` says: which point is proposed (empty: none), the last word on it, and all points."""
+
+    study: str
+    proposed: str
+    says: str
+
+    def write(self, folder: Path, found: Front | None, rows: Sequence[TrialRow]) -> Path:
+        """Write it into the sweep's folder, each point with the values of its trial."""
+        file, values = folder / "front.json", {str(row.number): dict(row.params) for row in rows}
+        points = [{**asdict(one), "alignment": one.alignment._asdict(), "tax": one.tax and one.tax._asdict(),
+                   "values": values.get(one.name.partition("-")[0])} for one in (found.points if found else ())]
+        without = [{"name": str(row.number), "state": row.state, "values": dict(row.params), "measured": row.values}
+                   for row in rows if str(row.number) not in {point["name"] for point in points}]
+        write_json(file, {**self._asdict(), **(found.terms._asdict() if found else {}), "points": points,
+                          "others": without})
+        return file
 
 
 def span(found: Interval, sign: str = "") -> str:

@@ -39,7 +39,7 @@ def of_part(suite: str, strata: Strata, clusters: Mapping[str, str], limit: Limi
     """
     if not limit.held_back:
         return {name: list(ids) for name, ids in strata.items()}
-    held = _held_back(suite, strata, clusters, limit.held_back)
+    held = _held_back(strata, clusters, limit.held_back)
     asked = {name: [one for one in ids if (clusters[one] in held) == (limit.part == "held_back")]
              for name, ids in strata.items()}
     if not any(asked.values()):
@@ -50,14 +50,15 @@ def of_part(suite: str, strata: Strata, clusters: Mapping[str, str], limit: Limi
     return {name: ids for name, ids in asked.items() if ids}
 
 
-def _held_back(suite: str, strata: Strata, clusters: Mapping[str, str], share: float) -> set[str]:
+def _held_back(strata: Strata, clusters: Mapping[str, str], share: float) -> set[str]:
     """Systematic sampling (Cochran, Sampling Techniques, 1977, ch. 8) of the clusters, those that are in the same
-    strata together: the share of all of them, and of each stratum, is kept to within a cluster or so."""
+    strata together: the share of all of them, and of each stratum, is kept to within a cluster or so. The suite's name
+    is no part of it: the same items under another protocol (`gsm8k`, `gsm8k@chat`) are parted in the same way."""
     found: dict[str, list[str]] = {}
     for name, ids in strata.items():
         for cluster in dict.fromkeys(clusters[one] for one in ids):
             found.setdefault(cluster, []).append(name)
-    order = sorted(found, key=lambda one: (rank(f"{suite}:{sorted(found[one])}"), rank(f"{suite}:{one}")))
+    order = sorted(found, key=lambda one: (rank(str(sorted(found[one]))), rank(one)))
     return {one for place, one in enumerate(order) if int((place + 1) * share) > int(place * share)}
 
 

@@ -22,7 +22,7 @@ from sft_core.config.file import load
 from sft_core.config.followups import FollowUp, as_searched, followed, suffix
 from sft_core.errors import TrackingError
 from tasks.followups import confirmation, confirming, points_with, varied
-from tasks.front import AXES, dots, front_of, keep, note, points_of, texts
+from tasks.front import AXES, Kept, dots, front_of, note, points_of, texts
 from tasks.proposal import confirmed, proposed
 from tasks.stages import Workspace
 
@@ -115,9 +115,11 @@ def test_points_are_those_whose_results_can_be_had(tmp_path: Path, caplog: pytes
     page = pareto.write_page(list(drawn.values()), AXES, list(table.values()), words, tmp_path).read_text("utf-8")
     assert all(said in page for said in ("<h1>Trials of s</h1>", proposal.sentence, "1 ★ default", "plotly"))
     assert "src=" not in re.sub(r"<script.*?</script>", "", page, flags=re.S), "it needs no other file"
-    kept = json.loads(keep(tmp_path, "s", found, "1").read_text())
+    kept = json.loads(Kept("s", "1", "well").write(tmp_path, found, rows).read_text())
     assert (kept["proposed"], kept["tolerance"], kept["points"][1]["name"]) == ("1", 1.0, "0")
     assert set(kept["points"][1]["dominated_by"]) == {"1"}
+    assert kept["points"][1]["values"] == {"lr": 0.0}
+    assert [(one["name"], one["measured"]["alignment"]) for one in kept["others"]] == [("2", 97.5), ("4", 99.0)]
 
 
 def test_a_base_beyond_a_limit_beats_no_trial(tmp_path: Path) -> None:

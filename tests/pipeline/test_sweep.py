@@ -316,7 +316,8 @@ def test_killed_sweep_continues_and_ends_with_its_pareto_table(
     # The front halfway to the base, and what is proposed on other items, beside the configuration's own values.
     halfway, confirmed = ([run for run in all_runs if what in run.data.tags["mlflow.runName"]]
                           for what in ("-a050-", "-confirm-"))
-    assert all("alignment" in run.data.metrics for run in (*halfway, *confirmed))
+    assert all("alignment" in run.data.metrics for run in halfway)
+    assert all("confirmed/alignment" in run.data.metrics for run in confirmed), "of other items than the trials'"
     assert halfway
     assert confirmed
     assert len(list(home.glob("stages/interpolate/*/done.json"))) == len(halfway)
