@@ -13,6 +13,7 @@ from eval_suites.front.front import Front, Placed, front
 from eval_suites.front.points import Objectives, Point, Role, Terms
 from eval_suites.results import SuiteResult
 from eval_suites.statistics.intervals import Interval
+from eval_suites.statistics.pairing import MISSING
 from infra.contract import Tracker, TrialRow
 from infra.pareto import Dot, Spread
 from sft_core.config.evaluate import GateSection
@@ -108,10 +109,11 @@ def note(found: Front | None) -> str:
     if found is None:
         return f"{star} No results of the trials are here, so nothing is proved."
     level, tolerance = 100 * (1 - found.terms.alpha), found.terms.tolerance
-    return (f"{star} Intervals: {level:g} %, each by itself. Proved dominated: the other is proved better in one "
-            f"objective and no worse by more than {tolerance:g} (search.tolerance) in the other; not told from: proved "
-            "to differ in neither; both hold for the whole table at once. Only the items are taken for chance: a trial "
-            "stands for its model, not for other training seeds.")
+    return (f"{star} Intervals: {level:g} %, each by itself, with the items that have no score counted either way "
+            f"where those are more than {100 * MISSING:g} % of a suite. Proved dominated: the other is proved better "
+            f"in one objective and no worse by more than {tolerance:g} (search.tolerance) in the other; not told from: "
+            "proved to differ in neither; both hold for the whole table at once. Only the items are taken for chance: "
+            "a trial stands for its model, not for other training seeds.")
 
 
 def summed(drawn: Sequence[Dot], found: Front | None) -> dict[str, float]:

@@ -77,7 +77,8 @@ def called(name: str, rows: Sequence[TrialRow]) -> str:
 
 def _told(proof: Proof, gate: GateSection) -> str:
     gain = span(proof.gain, "+")
-    return f"alignment {gain} points against the base, tax {span(proof.tax)}: {_state(proof, gate)}"
+    return f"alignment {gain} points against the base, tax {span(proof.tax)}: {_state(proof, gate)}" + (
+        f"; {proof.missing}" if proof.missing else "")
 
 
 def _state(proof: Proof, gate: GateSection) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from eval_suites.front.differences import difference
+from eval_suites.front.differences import difference, missing
 from eval_suites.front.front import Front, Placed, in_points
 from eval_suites.front.points import Objectives, Point
 from eval_suites.statistics.intervals import Evidence, Interval
@@ -27,7 +27,7 @@ class Proof(NamedTuple):
     Both intervals are in points of 100, at 1 − alpha. `p` is that against "it does not": the larger one of the two
     claims', as both have to hold (Berger 1982), 1 where an estimate is on the wrong side; where one of them is refuted,
     that against the claim itself. `more`: how many more items would settle both claims, of the suites of the objective
-    that needs more; None where no number would.
+    that needs more; None where no number would. `missing`: of which suites many items have no score, in words.
     """
 
     gain: Interval
@@ -35,6 +35,7 @@ class Proof(NamedTuple):
     p: float
     state: State
     more: int | None
+    missing: str = ""
 
 
 def choose(found: Front, max_tax: float) -> Placed | None:
@@ -72,7 +73,7 @@ def prove(base: Point, point: Point, what: Objectives, limits: Limits) -> Proof:
     against = min((claim.p for claim in claims if not claim.right), default=1.0)
     state: State = "proved" if p <= limits.alpha else "refuted" if against <= limits.alpha else "undecided"
     return Proof(in_points(gain.interval(limits.alpha)), in_points(tax.interval(limits.alpha)),
-                 against if state == "refuted" else p, state, _more(claims, limits.alpha))
+                 against if state == "refuted" else p, state, _more(claims, limits.alpha), missing(base, point, what))
 
 
 class _Claim(NamedTuple):

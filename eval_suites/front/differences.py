@@ -8,20 +8,27 @@ their distances are added, which holds however they depend on each other.
 Training seeds are a second source of chance: the mean over so many has a t interval, whose half width is added in
 squares. It holds some of the items' chance once more, so these intervals are rather too wide. A point with one seed
 stands for that one model, not for its configuration.
+
+Items without a score are held against every claim as the gate does it (`verdict.py`): where more than 5 % of a suite's
+have none, the limits are also those with all of them counted for the one and for the other side. What is missing is not
+chance, so it is counted in all suites at once before their mean has limits.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from eval_suites.front.points import Objectives, Point, Terms
-from eval_suites.statistics.evidence import paired
+from eval_suites.results import SuiteResult
+from eval_suites.statistics.evidence import UNIFORM
 from eval_suites.statistics.intervals import Evidence, t_of
-from eval_suites.statistics.pairing import mean_score, pair
+from eval_suites.statistics.pairing import both_asked, many_missing, mean_score, scored_pairs, worst_cases
+from eval_suites.statistics.pairing import difference as of_pairs
 from eval_suites.verdict.sequential import repeated
 from sft_core.errors import EvalError
 
@@ -45,8 +52,19 @@ def difference(one: Point, other: Point, what: Objectives) -> Difference:
         EvalError: a point has no score in a suite, or they were not asked the same in the same way.
     """
     return Difference(
-        _mean([_changed(one, other, suite) for suite in what.alignment], _sharing(one, what.alignment)),
-        _negative(_mean([_changed(one, other, suite) for suite in what.capability], _sharing(one, what.capability))))
+        _held([_changed(one, other, suite) for suite in what.alignment], _sharing(one, what.alignment)),
+        _negative(_held([_changed(one, other, suite) for suite in what.capability], _sharing(one, what.capability))))
+
+
+def missing(one: Point, other: Point, what: Objectives) -> str:
+    """In which suites so many items have no score that they are held against every claim, in words; '' in none."""
+    said = []
+    for suite in what.suites:
+        both = both_asked(one.averaged(suite), other.averaged(suite))
+        scored = len(scored_pairs(both).ids)
+        if many_missing(scored, len(both)):
+            said.append(f"{len(both) - scored:,} of {len(both):,} items of {suite}")
+    return f"{' and '.join(said)} have no score on both sides and are counted either way" if said else ""
 
 
 def alignment_of(point: Point, what: Objectives) -> Evidence:
@@ -55,9 +73,7 @@ def alignment_of(point: Point, what: Objectives) -> Evidence:
     Raises:
         EvalError: it has no score in one of them.
     """
-    found = [mean_score(point.averaged(suite)) for suite in what.alignment]
-    known = [_over_seeds(one, [point], suite) for one, suite in zip(found, what.alignment, strict=True) if one]
-    return _mean(known, _sharing(point, what.alignment))
+    return _held([_own(point, suite) for suite in what.alignment], _sharing(point, what.alignment))
 
 
 def dominated(worse: Point, better: Point, what: Objectives, terms: Terms) -> float:
@@ -99,16 +115,73 @@ def _negative(evidence: Evidence) -> Evidence:
     return evidence._replace(estimate=0.0 - evidence.estimate, bounds=bounds)  # and no -0.0
 
 
-def _changed(one: Point, other: Point, suite: str) -> Evidence:
+class _Cases(NamedTuple):
+    """Evidence out of the items with a score; and where many have none, that with all of them counted for the one side
+    and for the other."""
+
+    scored: Evidence
+    worst: tuple[Evidence, ...]
+
+    def each(self, change: Callable[[Evidence], Evidence]) -> _Cases:
+        return _Cases(change(self.scored), tuple(map(change, self.worst)))
+
+
+def _cases(found: Evidence, worst: Sequence[Evidence]) -> _Cases:
+    """Where nothing is the worst, as on the scale `log`, nothing is known."""
+    return _Cases(found, tuple(worst) or (_only(found, UNIFORM), _only(found, -UNIFORM)))
+
+
+def _only(found: Evidence, value: float) -> Evidence:
+    return found._replace(estimate=value, bounds=lambda alpha, grow: (value, value))
+
+
+def _held(found: Sequence[_Cases], groups: Sequence[Sequence[int]]) -> Evidence:
+    """Mean over suites, with limits that hold whatever the missing items are."""
+    scored = _mean([one.scored for one in found], groups)
+    if not any(one.worst for one in found):
+        return scored
+    cases = [scored, *(_mean([one.worst[at] if one.worst else one.scored for one in found], groups) for at in (0, 1))]
+
+    def bounds(alpha: float, grow: float) -> tuple[float, float]:
+        lows, highs = zip(*(case.bounds(alpha, grow) for case in cases), strict=True)
+        return min(lows), max(highs)
+
+    return scored._replace(method=f"{scored.method}, missing items counted either way", bounds=bounds)
+
+
+def _own(point: Point, suite: str) -> _Cases:
+    """Evidence of the score in one suite."""
+    result = point.averaged(suite)
+    found = mean_score(result)
+    if found is None:
+        raise EvalError(f"{point.name} has no item of suite {suite} with a score under all its training seeds; leave "
+                        "the point out of the front or evaluate it again")
+    if not many_missing(result.tally.scored, result.n):
+        return _Cases(found, ()).each(lambda case: _over_seeds(case, [point], suite))
+    ends = [mean_score(_filled(result, score)) for score in (1.0, 0.0)] if result.scale != "log" else []
+    cases = _cases(found, [end for end in ends if end])
+    return cases.each(lambda case: _over_seeds(case, [point], suite))
+
+
+def _filled(result: SuiteResult, score: float) -> SuiteResult:
+    return replace(result, items=tuple(item._replace(score=score) if item.score is None else item
+                                       for item in result.items))
+
+
+def _changed(one: Point, other: Point, suite: str) -> _Cases:
     """Evidence of other − one in one suite."""
     before, after = one.averaged(suite), other.averaged(suite)
-    pairs = pair(before, after)
-    found = paired(pairs.base, pairs.tuned, pairs.clusters, pairs.weights, before.scale)
+    both = both_asked(before, after)
+    pairs = scored_pairs(both)
+    found = of_pairs(pairs, "alignment", before.scale)
     if found is None:
         raise EvalError(f"{one.name} and {other.name} have no item of suite {suite} that both have a score for; "
                         "evaluate both with the same items (eval.limit)")
     looks = min((side.looks for side in (before, after) if side.looks), key=lambda at: at[0] / at[1], default=None)
-    return _over_seeds(repeated(found, looks), [one, other], suite)
+    cases = _Cases(found, ())
+    if many_missing(len(pairs.ids), len(both)):
+        cases = _cases(found, worst_cases(both, "alignment", before.scale))
+    return cases.each(lambda case: _over_seeds(repeated(case, looks), [one, other], suite))
 
 
 def _over_seeds(evidence: Evidence, points: Sequence[Point], suite: str) -> Evidence:

@@ -84,4 +84,5 @@ def _mean(first: SuiteResult, others: Iterable[SuiteResult]) -> SuiteResult:
         known = [score for score in scores if score is not None]
         return item._replace(score=sum(known) / len(known) if len(known) == len(scores) else None)
 
-    return replace(first, items=tuple(mean(item) for item in first.items))
+    # `of` has held every seed to `min_scored`; what they have in common may be less, and is counted as missing
+    return replace(first, items=tuple(mean(item) for item in first.items), min_scored=0.0)

@@ -102,6 +102,19 @@ def filled(both: Collection[tuple[ItemResult, ItemResult]], base: float, tuned: 
                       one.weight, one.item_id) for one, two in both])
 
 
+def many_missing(scored: int, asked: int) -> bool:
+    """Whether so many items have no score that a claim must survive their worst case."""
+    return asked - scored > MISSING * asked
+
+
+def worst_cases(both: Collection[tuple[ItemResult, ItemResult]], kind: str, scale: str) -> list[Evidence]:
+    """What `difference` would find if missing scores were 0 or 1, whichever is worst for one bound, and for the other.
+    None on the scale `log`, where nothing is the worst, and without items."""
+    ends = ((0.0, 1.0), (1.0, 0.0)) if scale != "log" else ()
+    found = [difference(filled(both, *scores), kind, scale) for scores in ends]
+    return [one for one in found if one is not None]
+
+
 def _columns(rows: list[tuple[float, float, str, float, str]]) -> Pairs:
     return Pairs([r[0] for r in rows], [r[1] for r in rows], [r[2] for r in rows], [r[3] for r in rows],
                  [r[4] for r in rows])

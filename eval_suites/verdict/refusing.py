@@ -15,7 +15,7 @@ import numpy as np
 from eval_suites.results import ItemResult, enough
 from eval_suites.statistics.evidence import paired
 from eval_suites.statistics.intervals import NOTHING, Evidence
-from eval_suites.statistics.pairing import MISSING
+from eval_suites.statistics.pairing import many_missing
 from eval_suites.verdict.outcome import FalseRefusals, Part, held_to
 
 Both = Sequence[tuple[ItemResult, ItemResult]]
@@ -65,7 +65,7 @@ def _doubt(asked: Both, scored: Both, margin: float, alpha: float) -> str:
     """Why what the scored ones show may not be so; '' where they show nothing, where few are missing, and where it
     would hold if all that are missing were refused by either model and by the other not."""
     missing = len(asked) - len(scored)
-    if missing <= MISSING * len(asked):
+    if not many_missing(len(scored), len(asked)):
         return ""
     fills = [_rise(asked, base, tuned).bounds(alpha, 1.0) for base, tuned in ((0.0, 1.0), (1.0, 0.0))]
     low, high = 100 * min(low for low, _ in fills), 100 * max(high for _, high in fills)

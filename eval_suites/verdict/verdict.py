@@ -29,14 +29,14 @@ from eval_suites.results import ItemResult, SuiteResult, commonest, enough, tall
 from eval_suites.statistics.floor import Floor
 from eval_suites.statistics.intervals import NOTHING, Evidence, holm, mcnemar_exact
 from eval_suites.statistics.pairing import (
-    MISSING,
     Pairs,
     both_asked,
     check_protocols,
     difference,
-    filled,
+    many_missing,
     pair,
     scored_pairs,
+    worst_cases,
 )
 from eval_suites.verdict import gate as policy
 from eval_suites.verdict.cut import cut_answers
@@ -311,7 +311,7 @@ def _with_missing(suite: SuiteVerdict, weighed: _Weighed, alpha: float) -> Suite
     missing = suite.asked - suite.pairs
     if not missing or not suite.pairs:
         return suite
-    many = missing > MISSING * suite.asked
+    many = many_missing(suite.pairs, suite.asked)
     note = f"{missing} of {suite.asked} items have no score on both sides"
     if suite.outcome in OPEN:
         return replace(suite, notes=(*suite.notes, note)) if many else suite
@@ -326,16 +326,11 @@ def _with_missing(suite: SuiteVerdict, weighed: _Weighed, alpha: float) -> Suite
 
 def _worst_case(weighed: _Weighed, alpha: float) -> tuple[float, float] | None:
     """The interval in points if missing scores were 0 or 1, whichever is worst for the bound. None on scale `log`."""
-    kind, scale, looks = weighed.base.kind, weighed.base.scale, weighed.looks
+    found = worst_cases(weighed.both, weighed.base.kind, weighed.base.scale)
     unseen = weighed.asked - len(weighed.both)
-    if scale == "log" or unseen:
+    if unseen or not found:
         return None
-    bounds = []
-    for base, tuned in ((0.0, 1.0), (1.0, 0.0)):
-        evidence = difference(filled(weighed.both, base, tuned), kind, scale)
-        if evidence is None:
-            return None
-        bounds.append(repeated(evidence, looks).bounds(alpha, 1.0))
+    bounds = [repeated(evidence, weighed.looks).bounds(alpha, 1.0) for evidence in found]
     return 100 * min(low for low, _ in bounds), 100 * max(high for _, high in bounds)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -20,7 +20,7 @@ LOW, HALF, HIGH = [0.0] * 1000, [0.0, 1.0] * 500, [1.0] * 1000
 
 @pytest.fixture
 def point(make_result: Make) -> Callable[..., Point]:
-    def make(name: str, form: list[float], facts: list[float]) -> Point:
+    def make(name: str, form: Sequence[float | None], facts: Sequence[float | None]) -> Point:
         found = {suite: replace(make_result(row, suite=suite), kind=kind) for suite, row, kind in (
             ("format", form, "alignment"), ("facts", facts, "capability"))}
         return Point(name, ({suite: replace(result, items=tuple(
@@ -43,6 +43,9 @@ def test_only_a_limit_on_what_training_costs_is_proved_broken_before_the_end(
 
 def test_a_point_is_hopeless_where_another_is_proved_to_dominate_it(point: Callable[..., Point]) -> None:
     base, mine = point("base", LOW, HIGH), point("mine", HALF, HIGH)
+    lossy = point("lossy", [1.0, None] * 150 + [1.0, 0.0] * 350, [None] * 100 + [0.0] * 250 + HIGH[350:])
+    assert hopeless(mine, [lossy], base, Objectives(("format",), ("format",)), [], Terms(0.01)) == ""
+    assert hopeless(lossy, [], base, WHAT, [constraint("score.facts >= 0.77")], Terms(0.01)) == ""
     better, dearer = point("trial 3", HIGH, HIGH), point("trial 4", HIGH, HALF)
     assert hopeless(mine, [dearer, better], base, WHAT, [], Terms(0.01)) == "proved dominated by trial 3"
     assert hopeless(mine, [dearer, mine], base, WHAT, [], Terms(0.01)) == ""

@@ -11,7 +11,7 @@ import pytest
 from bench import front as bench
 from eval_suites.front.chances import chances
 from eval_suites.front.choice import Limits, choose, prove
-from eval_suites.front.differences import alignment_of, difference, dominated
+from eval_suites.front.differences import alignment_of, difference, differs, dominated
 from eval_suites.front.front import front
 from eval_suites.front.points import Objectives, Point, Terms
 from eval_suites.results import SuiteResult
@@ -101,6 +101,44 @@ def test_a_point_without_a_score_says_what_to_do(point: Callable[..., Point]) ->
     one = point(format=LOW, facts=LOW)
     with pytest.raises(EvalError, match="broken has no score in suite facts.*evaluate it again"):
         difference(one, point("broken", format=LOW, facts=[None] * 400), WHAT)
+
+
+def test_what_does_not_hold_with_the_missing_items_against_it_is_not_claimed(point: Callable[..., Point]) -> None:
+    """As in the gate: one model loses its wrong answers, and looks better than its equal."""
+    rng = np.random.default_rng(0)
+    row, facts = ((rng.random(1000) < share).astype(float).tolist() for share in (0.6, 0.95))
+    wrong = np.flatnonzero(equal := rng.permutation(row) == 0)[:160]
+    lossy = [None if at in wrong else float(not zero) for at, zero in enumerate(equal)]
+    one, better = point(format=row, facts=facts), point("better", format=lossy, facts=facts)
+    assert difference(one, better, WHAT).alignment.estimate > 0.1
+    assert dominated(one, better, WHAT, Terms()) == 1.0
+    assert front([one, better], WHAT, Terms()).points[0].not_told_from == ("better",)
+    own = alignment_of(better, WHAT).interval(0.05)
+    assert own.low < 0.57
+    assert own.high > 0.76
+    best = point(format=[1.0] * 840 + [None] * 160, facts=facts)
+    assert dominated(one, best, WHAT, Terms()) < 1e-3, "it holds with them"
+
+    base, most = point(format=[0.0] * 1000, facts=facts), point(format=[1.0] * 1000, facts=facts)
+    few, many = (point(format=[1.0] * 1000, facts=[None] * n + facts[n:]) for n in (50, 100))
+    assert [prove(base, other, WHAT, Limits(0.05, 1.0)).state for other in (most, few, many)] == [
+        "proved", "proved", "undecided"]
+    proof = prove(base, many, WHAT, Limits(0.05, 1.0))
+    assert proof.missing == "100 of 1,000 items of facts have no score on both sides and are counted either way"
+    assert proof.tax.high > 5.0
+    assert not prove(base, few, WHAT, Limits(0.05, 1.0)).missing
+
+
+def test_missing_items_are_no_chance_that_several_suites_even_out(point: Callable[..., Point]) -> None:
+    rows = {"format": [None] * 40 + HIGH[40:], "facts": [None] * 40 + HIGH[40:]}
+    one, other, what = point(format=LOW, facts=LOW), point(**rows), Objectives(("format", "facts"), ("facts",))
+    least = difference(one, point(format=[0.0] * 40 + HIGH[40:], facts=[0.0] * 40 + HIGH[40:]), what)
+    assert difference(one, other, what).alignment.interval(0.05).low == pytest.approx(
+        least.alignment.interval(0.05).low)
+    logs = [replace(side, results=({suite: replace(found, scale="log") for suite, found in side.results[0].items()},))
+            for side in (one, other)]
+    assert differs(difference(*logs, what)) == 1.0, "no score on the scale log is the worst"
+    assert alignment_of(logs[1], what).interval(0.05).high > 5.0
 
 
 def test_chances_are_of_the_same_draw_for_all(point: Callable[..., Point]) -> None:

@@ -106,6 +106,10 @@ def test_points_are_those_whose_results_can_be_had(tmp_path: Path, caplog: pytes
     assert said.startswith("trial 1 (lr 0.1), confirmed on 160 items that the search did not see: alignment +50.0 (")
     assert "tax 0.0 (-4.5 to 4.5): proved better, a tax of at most 1 is undecided (p 0.9; about " in said
     assert said.endswith("the search had said +47.5 and 0.0")
+    facts = other.results[0]["facts"]
+    lossy = replace(facts, items=tuple(item._replace(score=None) for item in facts.items[:8]) + facts.items[8:])
+    said = confirmed(proposal, points[0], Point("lossy", ({**other.results[0], "facts": lossy},)), SEARCH, GateSection())
+    assert "; 8 of 80 items of facts have no score on both sides and are counted either way; the search had" in said
 
     drawn = {dot.name: dot for dot in dots(found, rows, rows)}
     assert sorted(drawn) == ["0", "1", "3", "4", "base"], "those of one run are drawn once"
