@@ -260,13 +260,13 @@ def _report(study: Study, ended: Found, tracker: Tracker, parent: str, place: Wo
     known = {one.name: measured(one) for one in found.points} if found else {}
     for row in rows:
         _record(row, tracker, known.get(str(row.number)))
-    table, drawn = pareto.table(rows, AXES, texts(found, rows, best)), dots(found, rows, best)
+    kept = Kept(study.plan.name, proposal.name if proposal else "", says)
+    table, drawn = pareto.table(rows, AXES, texts(found, rows, best, kept.proposed)), dots(found, rows, best)
     said = pareto.Said(f"Trials of {study.plan.name}", says, note(found))
     plots = [pareto.write_picture(drawn, AXES, folder), pareto.write_page(drawn, AXES, table, said, folder)] \
         if drawn else []
     plots += write_sweep_plots(rows, Shown(study.plan.name, study.plan.space, AXES,
                                            importances(rows, study.plan.space), of_base(found)), folder)
-    kept = Kept(study.plan.name, proposal.name if proposal else "", says)
     for file in [*plots, kept.write(folder, found, rows)]:
         tracker.log_artifacts(parent, file, "pareto")
     if table:

@@ -66,18 +66,22 @@ def front_of(points: Sequence[Point], search: SearchSection, gate: GateSection) 
     return front(points, objectives(search), Terms(gate.alpha, search.tolerance)) if points else None
 
 
-def texts(found: Front | None, rows: Sequence[TrialRow], best: Iterable[TrialRow]) -> dict[str, dict[str, str]]:
+def texts(found: Front | None, rows: Sequence[TrialRow], best: Iterable[TrialRow], chosen: str = ""
+          ) -> dict[str, dict[str, str]]:
     """What the table says: number of a trial, or name of another point → column → text.
 
     ★ marks the points of the front of the estimates; where nothing can be compared, `best`, which go by the values.
+    `2 = 1` is a trial that took over the values of another one; `chosen` is the name of the proposed point.
     """
     if found is None:
         return {str(row.number): {"trial": f"{row.number} ★"} for row in best}
     cells = {one.name: _cells(one) for one in found.points}
+    if chosen:
+        cells[chosen]["trial"] += " proposed"
     first = {_run(row): str(row.number) for row in reversed(rows) if row.values}
     same = {str(row.number): first[_run(row)] for row in rows if row.values}
-    return cells | {number: {**cells[name], "trial": cells[name]["trial"].replace(name, number, 1)}
-                    for number, name in same.items() if name in cells}
+    return cells | {number: {**cells[name], "trial": f"{number} = {cells[name]['trial']}"}
+                    for number, name in same.items() if name in cells and name != number}
 
 
 def dots(found: Front | None, rows: Sequence[TrialRow], best: Iterable[TrialRow]) -> list[Dot]:

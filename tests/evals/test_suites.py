@@ -139,7 +139,7 @@ class TestEverySuite:
         few = read(chosen, Limit(2, held_back=0.4, part="held_back"), where)
         assert {one.item_id for one in few} <= {one.item_id for one in held}
         assert sum(one.weight for one in few) == pytest.approx(len(held))
-        same = chosen.model_copy(update={"name": f"{name}@chat"})  # what the search sees in one protocol confirms nothing in another
+        same = chosen.model_copy(update={"name": f"{name}@chat"})  # seen in one protocol is seen
         assert [one.item_id for one in read(same, Limit(held_back=0.4), where)] == [one.item_id for one in search]
 
 

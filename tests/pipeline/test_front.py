@@ -85,11 +85,12 @@ def test_points_are_those_whose_results_can_be_had(tmp_path: Path, caplog: pytes
     assert "trial 4 is in the table with its values only" in caplog.text
 
     found = front_of(points, SEARCH, GateSection())
-    table = {row["trial"]: row for row in pareto.table(rows, AXES, texts(found, rows, rows))}
-    assert list(table) == ["0", "1 ★ default", "2 ★ default", "3", "4", "base"]
+    table = {row["trial"]: row for row in pareto.table(rows, AXES, texts(found, rows, rows, "1"))}
+    assert list(table) == ["0", "1 ★ default proposed", "2 = 1 ★ default proposed", "3", "4", "base"]
     assert table["0"]["proved dominated by"].startswith("1 (p ")
     assert table["0"]["not told from"] == "base"
-    assert table["2 ★ default"] | {"trial": "", "lr": ""} == table["1 ★ default"] | {"trial": "", "lr": ""}
+    first, same = table["1 ★ default proposed"], table["2 = 1 ★ default proposed"]
+    assert same | {"trial": "", "lr": ""} == first | {"trial": "", "lr": ""}
     assert (table["3"]["state"], table["3"]["chance to be on the front"]) == ("breaks tax <= 5", "—")
     assert table["3"][AXES["alignment"]].startswith("100.0 (")
     assert table["4"][AXES["alignment"]] == "99"
@@ -117,7 +118,7 @@ def test_points_are_those_whose_results_can_be_had(tmp_path: Path, caplog: pytes
     assert [name for name, dot in drawn.items() if dot.faded] == ["base", "0", "3"]
     words = pareto.Said("Trials of s", proposal.sentence, note(found))
     page = pareto.write_page(list(drawn.values()), AXES, list(table.values()), words, tmp_path).read_text("utf-8")
-    assert all(said in page for said in ("<h1>Trials of s</h1>", proposal.sentence, "1 ★ default", "plotly"))
+    assert all(said in page for said in ("<h1>Trials of s</h1>", proposal.sentence, "1 ★ default proposed", "plotly"))
     assert "src=" not in re.sub(r"<script.*?</script>", "", page, flags=re.S), "it needs no other file"
     kept = json.loads(Kept("s", "1", "well").write(tmp_path, found, rows).read_text())
     assert (kept["proposed"], kept["tolerance"], kept["points"][1]["name"]) == ("1", 1.0, "0")
