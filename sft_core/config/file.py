@@ -109,7 +109,8 @@ def _looked_at(given: dict[str, Any], known: Mapping[Key, str]) -> tuple[list[st
             said += [told(one, known) for one in found if not _follows(one.key, taken)]
             if not all([_taken_out(data, key, taken) for key in dict.fromkeys(_field(one.key) for one in found)]):
                 return said, None
-    return [*said, *(told(one, known) for one in _unfit(config))], config
+    unfit = [told(one, known) for one in _unfit(config)]
+    return [*said, *unfit], _not_varied(config) if unfit else config
 
 
 def _follows(key: Key, taken: Set[Key]) -> bool:
@@ -198,6 +199,12 @@ def variants(config: ExperimentConfig) -> Iterator[ExperimentConfig]:
     for field, span in space.items():
         for beside, one in product(settings(space, field), tried(field, span)):
             yield override(config, {**beside, field: one.value})
+
+
+def _not_varied(config: ExperimentConfig) -> ExperimentConfig:
+    """Without the space of its search, of which nothing can be made while a part of it is wrong."""
+    assert config.search is not None, "its space is wrong"
+    return config.model_copy(update={"search": config.search.model_copy(update={"space": {}, "points": ()})})
 
 
 def _unfit(config: ExperimentConfig) -> Iterator[Cause]:
