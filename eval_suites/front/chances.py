@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from eval_suites.front.points import Objectives, Point
 from eval_suites.statistics.intervals import Floats
 from eval_suites.statistics.pairing import both_asked
-from sft_core.errors import EvalError
 
 DRAWS = 2_000
 CELLS = 2_000_000
@@ -33,19 +32,19 @@ FLAT = 1e-6
 
 
 class _Sums(NamedTuple):
-    """Of one suite: per cluster and column (a training seed of a point) Σ weight · score, and per cluster Σ weight."""
+    """Of one suite, per cluster and column (a training seed of a point), over the items that this has a score for."""
 
-    value: Floats  # [clusters, columns]
-    weight: Floats  # [clusters]
+    value: Floats  # Σ weight · score [clusters, columns]
+    weight: Floats  # Σ weight [clusters, columns]
 
 
 def chances(points: Sequence[Point], what: Objectives, draws: int = DRAWS, seed: int = 0) -> list[float]:
     """Per point, the probability that no other one has at least its alignment with at most its tax, and differs.
 
-    Only items that all points have a score for are counted.
+    Each is measured by the items that it has a score for. Only of few points could all have a score for the same ones.
 
     Raises:
-        EvalError: a point has no score in a suite, points were not asked the same, or share no item with a score.
+        EvalError: a point has no score in a suite, or points were not asked the same.
     """
     rng = np.random.default_rng(seed)
     shares = [rng.dirichlet(np.ones(len(point.results)), draws) for point in points]  # [draws, seeds] each
@@ -104,7 +103,7 @@ def _means(sums: _Sums, shares: Sequence[Floats], rng: np.random.Generator) -> F
 
 def _drawn(sums: _Sums, draws: int, rng: np.random.Generator) -> Floats:
     weights = rng.standard_exponential((draws, len(sums.weight)))
-    found: Floats = (weights @ sums.value) / (weights @ sums.weight)[:, None]
+    found: Floats = (weights @ sums.value) / (weights @ sums.weight)
     return found
 
 
@@ -117,14 +116,11 @@ def _sums(points: Sequence[Point], suite: str) -> _Sums:
     columns = [result for point in points for result in point.of(suite)]
     for other in columns[1:]:
         both_asked(columns[0], other)  # the same, in the same way
-    scores = [{i.item_id: i.score for i in result.items if i.score is not None} for result in columns]
-    items = [item for item in columns[0].items if all(item.item_id in known for known in scores)]
-    if not items:
-        raise EvalError(f"{', '.join(point.name for point in points)} have no item of suite {suite} that all have a "
-                        "score for; evaluate all with the same items (eval.limit)")
-    names, cluster = np.unique([item.cluster for item in items], return_inverse=True)
-    weight = np.array([item.weight for item in items])
-    value = np.array([[known[item.item_id] for known in scores] for item in items]) * weight[:, None]
-    sums = np.zeros((len(names), len(columns)))
-    np.add.at(sums, cluster, value)
-    return _Sums(sums, np.bincount(cluster, weights=weight).astype(np.float64))
+    scored = [(item.cluster, column, item.weight, item.score) for column, result in enumerate(columns)
+              for item in result.items if item.score is not None]
+    clusters, column, weight, score = (np.array(row) for row in zip(*scored, strict=True))
+    names, cluster = np.unique(clusters, return_inverse=True)
+    sums = _Sums(*(np.zeros((len(names), len(columns))) for _ in range(2)))
+    np.add.at(sums.value, (cluster, column), weight * score)
+    np.add.at(sums.weight, (cluster, column), weight)
+    return sums

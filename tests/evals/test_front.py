@@ -30,7 +30,7 @@ HIGH = [1.0, 1.0] * 190 + [0.0, 1.0] * 10
 def point(make_result: Make) -> Callable[..., Point]:
     """A point with these scores per suite, of one training seed or several; suites share no item."""
 
-    def make(name: str = "one", **scores: Sequence[float | None] | list[Sequence[float]]) -> Point:
+    def make(name: str = "one", **scores: Sequence[float | None] | list[Sequence[float | None]]) -> Point:
         def result(suite: str, row: Sequence[float | None]) -> SuiteResult:
             found = make_result(row, suite=suite)
             return replace(found, items=tuple(i._replace(asked=f"{suite} {i.asked}") for i in found.items))
@@ -150,6 +150,24 @@ def test_chances_are_of_the_same_draw_for_all(point: Callable[..., Point]) -> No
     toss = chances([point(str(at), format=row, facts=HIGH) for at, row in enumerate(even)], WHAT)
     assert toss == pytest.approx([0.5, 0.5], abs=0.05)
     assert sum(toss) == pytest.approx(1.0)
+
+
+def test_many_points_that_each_lack_a_few_items_are_told_by_the_others(point: Callable[..., Point]) -> None:
+    """No item has a score under all of forty points."""
+    rng = np.random.default_rng(0)
+
+    def lossy(row: Sequence[float]) -> list[float | None]:
+        return [None if lost else score for score, lost in zip(row, rng.random(len(row)) < 0.15, strict=True)]
+
+    found = chances([point(format=lossy(row), facts=HIGH) for row in (HIGH, *[LOW] * 39)], WHAT, draws=200)
+    assert found == pytest.approx([1.0, *[0.0] * 39], abs=0.02)
+    more, few = [1.0] * 220 + [0.0] * 180, [None] * 40 + LOW[40:]
+    toss, same = (chances([point(format=more, facts=HIGH), point(format=row, facts=HIGH)], WHAT)[0]
+                  for row in (LOW, few))
+    assert same == pytest.approx(toss, abs=0.05)
+    seeds = point(format=[[None if n % 10 == at else 1.0 for n in range(400)] for at in range(3)], facts=[HIGH] * 3)
+    assert chances([seeds, point(format=LOW, facts=HIGH)], WHAT) == [1.0, 0.0]
+    assert alignment_of(seeds, WHAT).estimate == 1.0, "all have a score, and seven in ten items under every seed"
 
 
 def test_few_clusters_and_seeds_that_differ_leave_more_open(point: Callable[..., Point]) -> None:

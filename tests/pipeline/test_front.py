@@ -109,7 +109,8 @@ def test_points_are_those_whose_results_can_be_had(tmp_path: Path, caplog: pytes
     assert said.endswith("the search had said +47.5 and 0.0")
     facts = other.results[0]["facts"]
     lossy = replace(facts, items=tuple(item._replace(score=None) for item in facts.items[:8]) + facts.items[8:])
-    said = confirmed(proposal, points[0], Point("lossy", ({**other.results[0], "facts": lossy},)), SEARCH, GateSection())
+    few = Point("lossy", ({**other.results[0], "facts": lossy},))
+    said = confirmed(proposal, points[0], few, SEARCH, GateSection())
     assert "; 8 of 80 items of facts have no score on both sides and are counted either way; the search had" in said
 
     drawn = {dot.name: dot for dot in dots(found, rows, rows)}
