@@ -7,7 +7,6 @@ and telling happen one at a time, so that nothing is lost or doubled between Opt
 
 from __future__ import annotations
 
-import logging
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -28,18 +27,14 @@ from infra.leases import LEASE_S, FileLeases, Leases, SqlLeases
 from infra.plans import Plan, Value
 from infra.samplers import draw, queued, sampler
 from infra.stored import AIM, PLAN, aim_of
-from infra.study_rows import RETRY_OF, end, is_taken, row_of, taken_over, told, tried_again, values_of, waiting
+from infra.study_rows import ROOT, end, is_taken, requeue, row_of, taken_over, told, uncounted, values_of, waiting
 from infra.study_storage import AtWork, door, is_for_many, patiently, storage_at
 from sft_core.errors import ConfigError, Interrupted, OrchestrationError
 
-log = logging.getLogger("sft")
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 LATE, MADE = "sft.late", "sft.made"
-RETRY, ROOT = "sft.retry", "sft.root"
-MAX_RETRIES = 5
-"""How often a trial whose worker was lost is queued again: one that kills its worker must not do so for ever."""
 
 
 class OptunaStudy(Study):
@@ -93,7 +88,7 @@ class OptunaStudy(Study):
                 for point in (one for one in points if one not in there):
                     self._study.add_trial(waiting(self.plan.space, point))
                 trials = self._all()
-                most = len(trials) - len(tried_again(trials)) + aim.trials
+                most = len(trials) - len(uncounted(trials)) + aim.trials
                 self._study.set_user_attr(AIM, aim._replace(trials=most)._asdict())
 
         patiently("queue trials", write)
@@ -118,10 +113,10 @@ class OptunaStudy(Study):
             trials, live = self._all(), self._leases.live()
             if lost := [one for one in trials if one.state == TrialState.RUNNING and one.number not in live]:
                 for one in lost:
-                    self._queue_again(one, retries=int(one.user_attrs.get(RETRY, 0)) + 1)
+                    self._give_back(one, lost=True)
                 trials = self._all()
             begun = sum(one.state != TrialState.WAITING and not is_taken(one) for one in trials)
-            if begun - len(tried_again(trials)) >= aim_of(self._study).trials:
+            if begun - len(uncounted(trials)) >= aim_of(self._study).trials:
                 return None
             if self.plan.only_queued and all(trial.state != TrialState.WAITING for trial in trials):
                 return None
@@ -129,19 +124,15 @@ class OptunaStudy(Study):
             # continues, do not propose the same points.
             self._study.sampler = sampler(self.plan, self.plan.seed + 1000 * begun)
             trial = self._study.ask()
-            values = trial.user_attrs.get(POINT) or draw(trial, self.plan.space)
+            values = trial.user_attrs[POINT] if POINT in trial.user_attrs else draw(trial, self.plan.space)
             self._leases.take(trial.number)
         self._asked[trial.number] = trial
         same = tuple(self._row(one) for one in trials if one.number < trial.number and values_of(one) == values)
         return Trial(trial.number, values, int(trial.user_attrs.get(ROOT, trial.number)), same)
 
-    def _queue_again(self, trial: FrozenTrial, retries: int) -> None:
+    def _give_back(self, trial: FrozenTrial, *, lost: bool) -> None:
         """In an order that may be cut off anywhere: what is still RUNNING comes by here again."""
-        if retries <= MAX_RETRIES and trial.number not in tried_again(self._all()):
-            root = trial.user_attrs.get(ROOT, trial.number)
-            self._study.add_trial(waiting(self.plan.space, values_of(trial), {
-                RETRY: retries, RETRY_OF: trial.number, ROOT: root}))
-            log.info("trial %d has lost its worker; its values are tried again", trial.number)
+        requeue(self._study, self.plan.space, trial, lost=lost)
         self._leases.drop(trial.number)  # from here on whoever had it comes late
         self._study.tell(trial.number, state=TrialState.FAIL)
 
@@ -221,7 +212,7 @@ class OptunaStudy(Study):
                 with door("give trials back"), self._leases.alone():
                     for trial in self._all(TrialState.RUNNING):
                         if trial.number in self._asked and self._leases.is_mine(trial.number):
-                            self._queue_again(trial, retries=int(trial.user_attrs.get(RETRY, 0)))
+                            self._give_back(trial, lost=False)
         self._asked.clear()
         self._leases.close()
         if self._joined:
@@ -231,7 +222,7 @@ class OptunaStudy(Study):
     def remaining(self, trials: int | None = None) -> int:
         def read() -> int:
             there = self._all()
-            over = sum(one.state.is_finished() and not is_taken(one) for one in there) - len(tried_again(there))
+            over = sum(one.state.is_finished() and not is_taken(one) for one in there) - len(uncounted(there))
             return (trials or aim_of(self._study).trials) - over
 
         return max(0, patiently("count the trials", read))
@@ -248,8 +239,8 @@ class OptunaStudy(Study):
         def read() -> list[FrozenTrial]:
             trials = self._all()
             over = sorted((one.datetime_complete, one.number) for one in trials if one.datetime_complete)
-            again = tried_again(trials)
-            return [trials[number] for _, number in over[aim_of(self._study).over:] if number not in again]
+            out = uncounted(trials)
+            return [trials[number] for _, number in over[aim_of(self._study).over:] if number not in out]
 
         rows = [self._row(trial) for trial in patiently("read the trials", read)]
         return list(takewhile(lambda row: row.state == "FAIL", rows[::-1]))[::-1]

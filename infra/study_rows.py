@@ -7,6 +7,7 @@ objectives as a note, so that no sampler counts it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,13 @@ from infra.contract import ENDED, FROM, OTHER_VERSIONS, POINT, TrialRow
 from infra.plans import Dimension, Plan, Value
 from infra.samplers import distribution, holds
 
+log = logging.getLogger("sft")
 RETRY_OF, VALUES = "retry_of", "sft.values"
+RETRY, ROOT = "sft.retry", "sft.root"
+MAX_RETRIES = 5
+"""How often a trial whose worker was lost is queued again: one that kills its worker must not do so for ever."""
+UNDRAWN = "sft.undrawn"
+"""The mark of a trial whose worker was lost before it had its values: nobody ran it, and it does not count."""
 
 
 def waiting(space: Mapping[str, Dimension], point: Mapping[str, Value], notes: Mapping[str, object] | None = None
@@ -41,6 +48,23 @@ def taken_over(plan: Plan, row: TrialRow, source: str) -> FrozenTrial:
         **notes, FROM: source, POINT: dict(row.params), VALUES: values})
 
 
+def requeue(study: optuna.Study, space: Mapping[str, Dimension], trial: FrozenTrial, *, lost: bool) -> None:
+    """Have the values of a trial tried again, unless its worker was `lost` too often.
+
+    A worker writes drawn values one by one. One that was lost meanwhile did not run them, and what there is of them is
+    not queued, unless the trial was queued with all of them.
+    """
+    values, outside = values_of(trial), POINT in trial.user_attrs
+    retries = int(trial.user_attrs.get(RETRY, 0)) + (lost and (outside or holds(space, trial.params)))
+    if not (outside or holds(space, values)):
+        _mark(study, trial, UNDRAWN, True)
+        log.info("trial %d has lost its worker before it had its values", trial.number)
+    elif retries <= MAX_RETRIES and trial.number not in tried_again(study.get_trials(deepcopy=False)):
+        root = trial.user_attrs.get(ROOT, trial.number)
+        study.add_trial(waiting(space, values, {RETRY: retries, RETRY_OF: trial.number, ROOT: root}))
+        log.info("trial %d has lost its worker; its values are tried again", trial.number)
+
+
 def end(study: optuna.Study, trial: optuna.Trial, values: Sequence[float] | None) -> None:
     """Tell a trial's objectives in their order; None: it failed, or was ended early."""
     if values is None:
@@ -50,6 +74,11 @@ def end(study: optuna.Study, trial: optuna.Trial, values: Sequence[float] | None
         study.tell(trial, state=TrialState.PRUNED)
     else:
         study.tell(trial, list(values))
+
+
+def _mark(study: optuna.Study, trial: FrozenTrial, key: str, value: object) -> None:
+    """Keep something with a trial that is not over, whoever asked for it; Optuna lets only those who did."""
+    study._storage.set_trial_user_attr(trial._trial_id, key, value)
 
 
 def is_taken(trial: FrozenTrial) -> bool:
@@ -75,14 +104,21 @@ def row_of(trial: FrozenTrial, objectives: Sequence[str]) -> TrialRow:
     """A trial in our words; one outside the space is as complete as others."""
     values = told(trial)
     state = TrialState.COMPLETE if values is not None else trial.state
-    notes = {key: str(text) for key, text in trial.user_attrs.items() if key not in (VALUES, POINT)}
+    notes = {key: str(text) for key, text in trial.user_attrs.items() if key not in (VALUES, POINT, UNDRAWN)}
     if POINT in trial.user_attrs:
         notes[POINT] = "outside the space"
+    if UNDRAWN in trial.user_attrs:
+        notes["why"] = "its worker was lost before it had its values; another trial takes its place"
     return TrialRow(trial.number, state.name, values_of(trial),
                     None if values is None else dict(zip(objectives, values, strict=True)), notes,
                     dict(trial.constraints))
 
 
 def tried_again(trials: Sequence[FrozenTrial]) -> set[int]:
-    """Trials whose values were queued again: they do not count."""
+    """Trials whose values were queued again."""
     return {int(trial.user_attrs[RETRY_OF]) for trial in trials if RETRY_OF in trial.user_attrs}
+
+
+def uncounted(trials: Sequence[FrozenTrial]) -> set[int]:
+    """Trials that another one takes the place of."""
+    return tried_again(trials) | {trial.number for trial in trials if UNDRAWN in trial.user_attrs}

@@ -14,7 +14,8 @@ from infra.contract import Aim, Study, Trial
 from infra.leases import FileLeases
 from infra.plans import Dimension, Plan, Value
 from infra.stored import read_earlier
-from infra.study import MAX_RETRIES, open_study
+from infra.study import open_study
+from infra.study_rows import MAX_RETRIES
 from sft_core.errors import ConfigError, OrchestrationError
 from tasks.front import AXES, dots, texts
 

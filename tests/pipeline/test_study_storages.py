@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 
+from infra import samplers
 from infra.contract import Study, Trial
 from infra.leases import SqlLeases, alone_in
-from infra.plans import Dimension, Plan
-from infra.study import MAX_RETRIES, open_study
+from infra.plans import Dimension, Plan, Value
+from infra.study import open_study
+from infra.study_rows import MAX_RETRIES
 from sft_core.errors import ConfigError, OrchestrationError
 
 PLAN = Plan("s", {"lr": Dimension(1e-5, 1e-2, log=True), "rank": Dimension(1, 8, whole=True),
@@ -29,6 +31,21 @@ def ask(study: Study) -> Trial:
     trial = study.ask()
     assert trial
     return trial
+
+
+class Killed(Exception):
+    """Where a worker dies, as far as the storage can tell."""
+
+
+def dies_after(fields: int, drawn: Callable[..., Value]) -> Callable[..., Value]:
+    left = iter(range(fields))
+
+    def draw(*given: object) -> Value:
+        if next(left, None) is None:
+            raise Killed
+        return drawn(*given)
+
+    return draw
 
 
 @pytest.fixture(params=["journal", "sqlite", "postgres"])
@@ -97,6 +114,33 @@ class TestContract:
         assert [row.params for row in rows] == [asked.params] * (MAX_RETRIES + 1)
         assert [row.notes["why"] for row in study.failed_in_a_row()] == ["exit code -9"]
         assert study.remaining() == 0
+
+    def test_a_worker_that_dies_while_values_are_drawn_leaves_no_part_of_them(
+        self, opened: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What was drawn so far was queued as a point outside the space, from which no sampler learns."""
+        point: dict[str, Value] = {"lr": 1e-3, "rank": 3, "pack": None}
+        study = opened(replace(PLAN, points=(point,)))
+        study.join()
+        study.begin(2)
+        asked = []
+        for _ in range(2):  # the point, and what is drawn
+            for fields in [0, 1, 2] * 2:  # more often than MAX_RETRIES
+                with monkeypatch.context() as patch:
+                    patch.setattr(samplers, "_drawn", dies_after(fields, samplers._drawn))
+                    with pytest.raises(Killed):
+                        study.ask()
+            asked.append(ask(study))
+        assert asked[0].params == point
+        assert asked[1].params.keys() == point.keys()
+        assert study.ask() is None
+        for one in asked:
+            study.tell(one.number, {"alignment": 1.0, "tax": 0.0})
+        assert [row.params for row in study.pareto()] == [one.params for one in asked]
+        assert (study.remaining(), study.failed_in_a_row()) == (0, [])
+        assert {row.state for row in study.trials()} == {"COMPLETE", "FAIL"}
+        assert not any("point" in row.notes for row in study.trials())
+        assert "before it had its values" in study.trials()[-2].notes["why"]
 
     def test_one_worker_leads_until_it_is_made(self, opened: Open) -> None:
         study = opened()
