@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 FORMS = "tax.SUITE, win.SUITE, tax, alignment (points) or score.SUITE (a share), <= or >=, and a number"
@@ -51,6 +52,16 @@ def constraint(text: str) -> Constraint:
         limit = math.nan
     if not math.isfinite(limit) or (suite is None) != (metric == "alignment") and metric != "tax":
         raise ValueError(f"search.constraints: {text!r} is no limit; write {FORMS}, e.g. tax.tiny_mmlu <= 1.0")
+    if metric == "score" and not 0.0 <= limit <= 1.0:
+        meant = f"; did you mean {limit / 100:g}?" if 1.0 < limit <= 100.0 else ""
+        raise ValueError(f"search.constraints: {text!r}: a score is a share from 0 to 1{meant}")
     sign = {"≤": "<=", "≥": ">="}.get(sign, sign)
     name = f"{metric}.{suite}" if suite else metric
     return Constraint(f"{name} {sign} {limit:g}", metric, suite, sign == "<=", limit)
+
+
+def excluding(limits: Sequence[Constraint]) -> tuple[str, ...]:
+    """The texts of two limits of which a trial can only keep to one, where there are such."""
+    return next(((most.text, least.text) for most, least in product(limits, limits)
+                 if most.at_most and not least.at_most and most.limit < least.limit
+                 and (most.metric, most.suite) == (least.metric, least.suite)), ())

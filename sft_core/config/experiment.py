@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, FiniteFloat, field_validator, model_validator
 
-from sft_core.config.constraints import Constraint, constraint
+from sft_core.config.constraints import Constraint, constraint, excluding
 from sft_core.config.data import DataSection, ModelSection, TemplateSection
 from sft_core.config.evaluate import EvalSection, GateSection, unknown_suites
 from sft_core.config.reading import number
@@ -56,6 +56,8 @@ class Range(Section):
             raise ValueError("give either low and high, or choices")
         if self.low is not None and self.high is not None and self.low >= self.high:
             raise ValueError(f"low ({self.low}) must be below high ({self.high})")
+        if self.log and self.choices is not None:
+            raise ValueError("log: true is for low and high; take it out beside choices")
         if self.log and (self.low is None or self.low <= 0):
             raise ValueError("log: true needs low > 0")
         return self
@@ -130,10 +132,10 @@ class SearchSection(Section):
     storage: Annotated[str, without_password("set SFT_STUDY_STORAGE instead")] | None = None
     """Optuna storage URL; by default SFT_STUDY_STORAGE, which may hold a password, or a journal file in the
     workspace."""
-    confirm: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
+    confirm: Annotated[float, Field(ge=0.0, le=0.9)] = 0.5
     """Share of every suite that the search does not see (`eval.held_back`, where that is not set). When it is over,
     the point that it proposes and the default configuration are asked what is held back, by which nothing was chosen.
-    0: the search asks everything, and nothing is confirmed."""
+    At most 0.9, as the search needs items, too; 0: it asks everything, and nothing is confirmed."""
     interpolate: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = ()
     """Models on the way from the base to each trial on the front, e.g. `[0.25, 0.5, 0.75]` (`train.interpolate`): each
     is one more point, for an evaluation and no training."""
@@ -153,10 +155,13 @@ class SearchSection(Section):
     @field_validator("constraints")
     @classmethod
     def _spelled(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
-        limits = tuple(constraint(text).text for text in texts)
-        if len(set(limits)) < len(limits):
-            raise ValueError(f"search.constraints names a limit twice: {', '.join(limits)}; take one out")
-        return limits
+        limits = tuple(map(constraint, texts))
+        said = tuple(one.text for one in limits)
+        if len(set(said)) < len(said):
+            raise ValueError(f"search.constraints names a limit twice: {', '.join(said)}; take one out")
+        if apart := excluding(limits):
+            raise ValueError(f"search.constraints: {' and '.join(apart)} exclude each other; take one out")
+        return said
 
     @model_validator(mode="after")
     def _starts_from_others(self) -> SearchSection:

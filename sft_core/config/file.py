@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from sft_core.config.conditions import active, look_in, needed, settings, troubles
 from sft_core.config.experiment import ExperimentConfig, Range, Value
 from sft_core.config.reading import Key, Parsed, number, parse
-from sft_core.config.search import LONGEST_TRIAL, idle, trial_name, tried
+from sft_core.config.search import LONGEST_TRIAL, idle, no_number, trial_name, tried
 from sft_core.config.telling import Cause, Lack, causes, places, told
 from sft_core.errors import ConfigError
 
@@ -189,6 +189,8 @@ def trial_config(config: ExperimentConfig, number: int, values: Mapping[str, obj
     Raises:
         ConfigError: the values do not fit together.
     """
+    if wrong := [why for field, value in values.items() if (why := no_number(field, value))]:
+        raise ConfigError("; ".join(wrong))
     return override(config, {**values, "name": trial_name(config.name, number)})
 
 

@@ -82,16 +82,27 @@ def ends(field: str, span: Range) -> tuple[float | None, float | None]:
 
 def is_whole(field: str) -> bool:
     """Whether a dotted field of the configuration takes whole numbers only; also False where there is no such field."""
-    found = [_schema()]
-    for part in field.split("."):
-        found = [below for node in found for below in _below(node, part)]
-    kinds = {node.get("type") for node in found} - {"null"}
-    return kinds == {"integer"}
+    return _kinds(field) == {"integer"}
+
+
+def no_number(field: str, value: object) -> str:
+    """What to write instead of a truth value where a dotted field takes numbers, as which it would be read."""
+    if not isinstance(value, bool) or not _kinds(field) or _kinds(field) - {"integer", "number"}:
+        return ""
+    return f"{field}: takes numbers, write {value:d} for {value} if that is meant"
 
 
 def trial_name(name: str, number: int) -> str:
     """What the run of a trial is called."""
     return f"{name}-t{number:03d}"
+
+
+def _kinds(field: str) -> set[str | None]:
+    """What a dotted field takes, in the words of JSON schemas; nothing where there is no such field."""
+    found = [_schema()]
+    for part in field.split("."):
+        found = [below for node in found for below in _below(node, part)]
+    return {node.get("type") for node in found} - {"null"}
 
 
 @cache

@@ -60,6 +60,11 @@ def refused(file: Path, said: str) -> None:
      "train.lora.rank: all trials would be the same, because train.method is full"),
     ({"train.optim.name": {"choices": ["adamw", "muon"], "when": LORA}, "train.method": METHOD},
      "choices.1 = 'muon' with train.method = 'lora': train: optim.name: muon needs method: full"),
+    ({"train.rows_per_step": {"choices": [True, 8]}},
+     "rows_per_step.choices.0 = True: train.rows_per_step: takes numbers, write 1"),
+    ({"train.optim.lr": {"choices": [False, 1e-3]}}, "lr.choices.0 = False: train.optim.lr: takes numbers, write 0"),
+    ({"train.lora.rank": {"choices": [8, 16], "log": True}},
+     "log: true is for low and high; take it out beside choices"),
     ({"train.method": {"choices": ["lora"]}}, "one choice is none; add others, or take the field out of"),
     ({"train.optim.lr": {"choices": ["1e-3", 0.001]}}, "names 0.001 twice; take one out"),
 ])
@@ -70,11 +75,20 @@ def test_conditions_that_cannot_be_met(tmp_path: Path, space: dict[str, Any], sa
 @pytest.mark.parametrize(("point", "said"), [
     ({"train.method": "full", "train.lora.rank": 8}, "search.points.0.train.lora.rank: this is not drawn beside"),
     ({"train.lora.rank": 8}, "search.points.0.train.lora.rank: this is not drawn beside"),
+    ({"train.lora.rank": True, **LORA}, "search.points.0: train.lora.rank: takes numbers, write 1 for True"),
     ({"train.method": "x"}, "search.points.0: train.method: Input should be 'full' or 'lora'"),
     ({"train.epochs": 2}, "search.points.0.train.epochs: this is not searched; add it to search.space"),
 ])
 def test_points_that_are_none(tmp_path: Path, point: dict[str, Any], said: str) -> None:
     refused(written(tmp_path, {"train.lora.rank": RANK, "train.method": METHOD}, point), said)
+
+
+def test_a_search_keeps_items_to_itself(tmp_path: Path) -> None:
+    file = written(tmp_path, {"train.method": METHOD})
+    for share in ("0.9", "0"):
+        load(file, [f"search.confirm={share}"])
+    with pytest.raises(ConfigError, match=r"confirm: Input should be less than or equal to 0.9 \(given: 0.999\)"):
+        load(file, ["search.confirm=0.999"])
 
 
 def test_what_a_field_needs_is_set_with_it_and_comes_before_it(tmp_path: Path) -> None:

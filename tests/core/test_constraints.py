@@ -38,6 +38,9 @@ def test_what_is_no_limit(text: str) -> None:
     (["tax.tiny_mmul <= 1"], r"search.constraints names \['tiny_mmul'\] \(did you mean tiny_mmlu\?\)"),
     (["tax <= 2", "tax ≤ 2.0"], "names a limit twice"),
     (["tax = 2"], "is no limit"),
+    (["score.tiny_format >= 80"], r"'score.tiny_format >= 80': a score is a share from 0 to 1; did you mean 0.8\?"),
+    (["score.tiny_format <= -1"], "share from 0 to 1"),
+    (["tax <= 1", "score.tiny_format >= 0.8", "tax >= 2"], "tax <= 1 and tax >= 2 exclude each other; take one out"),
 ])
 def test_limits_of_a_file(tmp_path: Path, limits: list[str], said: str) -> None:
     data = yaml.safe_load((ROOT / "flows/configs/sweep.yaml").read_text(encoding="utf-8"))
