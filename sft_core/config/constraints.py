@@ -51,10 +51,10 @@ def constraint(text: str) -> Constraint:
     except ValueError:
         limit = math.nan
     if not math.isfinite(limit) or (suite is None) != (metric == "alignment") and metric != "tax":
-        raise ValueError(f"search.constraints: {text!r} is no limit; write {FORMS}, e.g. tax.tiny_mmlu <= 1.0")
+        raise ValueError(f"{text!r} is no limit; write {FORMS}, e.g. tax.tiny_mmlu <= 1.0")
     if metric == "score" and not 0.0 <= limit <= 1.0:
         meant = f"; did you mean {limit / 100:g}?" if 1.0 < limit <= 100.0 else ""
-        raise ValueError(f"search.constraints: {text!r}: a score is a share from 0 to 1{meant}")
+        raise ValueError(f"{text!r}: a score is a share from 0 to 1{meant}")
     sign = {"≤": "<=", "≥": ">="}.get(sign, sign)
     name = f"{metric}.{suite}" if suite else metric
     return Constraint(f"{name} {sign} {limit:g}", metric, suite, sign == "<=", limit)

@@ -158,9 +158,9 @@ class SearchSection(Section):
         limits = tuple(map(constraint, texts))
         said = tuple(one.text for one in limits)
         if len(set(said)) < len(said):
-            raise ValueError(f"search.constraints names a limit twice: {', '.join(said)}; take one out")
+            raise ValueError(f"names a limit twice: {', '.join(said)}; take one out")
         if apart := excluding(limits):
-            raise ValueError(f"search.constraints: {' and '.join(apart)} exclude each other; take one out")
+            raise ValueError(f"{' and '.join(apart)} exclude each other; take one out")
         return said
 
     @model_validator(mode="after")

@@ -47,5 +47,6 @@ def test_limits_of_a_file(tmp_path: Path, limits: list[str], said: str) -> None:
     data["search"]["constraints"] = limits
     file = tmp_path / "sweep.yaml"
     file.write_text(yaml.safe_dump(data), encoding="utf-8")
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=said) as caught:
         load(file)
+    assert str(caught.value).count("search.constraints") == 1
