@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -162,10 +162,10 @@ def _run(row: TrialRow) -> str:
 def _base(results: Mapping[str, SuiteResult], search: SearchSection) -> Point:
     """It has no tax and no win, which limits may ask for."""
     point = Point("base", (results,), "base")
-    suites = {name: {"tuned": result.score, "tax": 0.0, "win": 0.0} for name, result in results.items()}
+    suites = {name: {"tuned": result.score, "tax": 0.0, "win": 0.0} for name, result in point.results[0].items()}
     mean = sum(point.of(suite)[0].score or 0.0 for suite in search.alignment) / len(search.alignment)
     beyond = [limit.excess(suites, {"alignment": 100 * mean, "tax": 0.0}) for limit in search.limits]
-    return Point("base", (results,), "base", all((excess or 0.0) <= 0 for excess in beyond))
+    return replace(point, feasible=all((excess or 0.0) <= 0 for excess in beyond))
 
 
 def _cells(one: Placed) -> dict[str, str]:

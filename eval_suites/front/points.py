@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -38,14 +39,19 @@ class Terms(NamedTuple):
 class Point:
     """One model, or the models of one configuration under several training seeds.
 
-    `results`: one mapping per training seed, suite → result. `role`: `base` has tax 0 by definition, `default` is the
-    configuration's own values. One that is not `feasible` is beyond a limit of the search: no part of any front.
+    `results`: one mapping per training seed, suite → result; a score that is not finite counts as missing. `role`:
+    `base` has tax 0 by definition, `default` is the configuration's own values. One that is not `feasible` is beyond a
+    limit of the search: no part of any front.
     """
 
     name: str
     results: tuple[Mapping[str, SuiteResult], ...] = field(repr=False)
     role: Role = ""
     feasible: bool = True
+
+    def __post_init__(self) -> None:
+        results = tuple({suite: _finite(result) for suite, result in found.items()} for found in self.results)
+        object.__setattr__(self, "results", results)
 
     def of(self, suite: str) -> list[SuiteResult]:
         """Its results in this suite, one per training seed.
@@ -74,6 +80,14 @@ class Point:
     @cached_property
     def _averaged(self) -> dict[str, SuiteResult]:
         return {}
+
+
+def _finite(result: SuiteResult) -> SuiteResult:
+    """Without the scores of a model that answered with no number, which are missing."""
+    if all(item.score is None or math.isfinite(item.score) for item in result.items):
+        return result
+    return replace(result, items=tuple(item if item.score is None or math.isfinite(item.score) else
+                                       item._replace(score=None) for item in result.items))
 
 
 def _mean(first: SuiteResult, others: Iterable[SuiteResult]) -> SuiteResult:

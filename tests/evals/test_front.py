@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -99,8 +100,12 @@ def test_seeds_that_differ_make_a_difference_less_certain(point: Callable[..., P
 
 def test_a_point_without_a_score_says_what_to_do(point: Callable[..., Point]) -> None:
     one = point(format=LOW, facts=LOW)
-    with pytest.raises(EvalError, match="broken has no score in suite facts.*evaluate it again"):
-        difference(one, point("broken", format=LOW, facts=[None] * 400), WHAT)
+    for lost in (None, math.nan):
+        with pytest.raises(EvalError, match="broken has no score in suite facts.*evaluate it again"):
+            difference(one, point("broken", format=LOW, facts=[lost] * 400), WHAT)
+    few, same = (point(format=[lost] * 10 + HIGH[10:], facts=LOW) for lost in (math.inf, None))
+    assert difference(one, few, WHAT).alignment.interval(0.05) == difference(one, same, WHAT).alignment.interval(0.05)
+    assert chances([one, few], WHAT) == chances([one, same], WHAT) == [0.0, 1.0]
 
 
 def test_what_does_not_hold_with_the_missing_items_against_it_is_not_claimed(point: Callable[..., Point]) -> None:
