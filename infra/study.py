@@ -27,7 +27,20 @@ from infra.leases import LEASE_S, FileLeases, Leases, SqlLeases
 from infra.plans import Plan, Value
 from infra.samplers import draw, queued, sampler
 from infra.stored import AIM, PLAN, aim_of
-from infra.study_rows import ROOT, end, is_taken, requeue, row_of, taken_over, told, uncounted, values_of, waiting
+from infra.study_rows import (
+    ROOT,
+    end,
+    is_taken,
+    over_since,
+    requeue,
+    row_of,
+    taken_over,
+    tell,
+    told,
+    uncounted,
+    values_of,
+    waiting,
+)
 from infra.study_storage import AtWork, door, is_for_many, patiently, storage_at
 from sft_core.errors import ConfigError, Interrupted, OrchestrationError
 
@@ -134,7 +147,7 @@ class OptunaStudy(Study):
         """In an order that may be cut off anywhere: what is still RUNNING comes by here again."""
         requeue(self._study, self.plan.space, trial, lost=lost)
         self._leases.drop(trial.number)  # from here on whoever had it comes late
-        self._study.tell(trial.number, state=TrialState.FAIL)
+        tell(self._study, trial, TrialState.FAIL)
 
     def tell(self, number: int, values: Mapping[str, float] | None, notes: Mapping[str, str] | None = None,
              excess: Mapping[str, float] = NOTHING) -> bool:
@@ -236,13 +249,8 @@ class OptunaStudy(Study):
         return patiently(f"look at trial {number}", read)
 
     def failed_in_a_row(self) -> list[TrialRow]:
-        def read() -> list[FrozenTrial]:
-            trials = self._all()
-            over = sorted((one.datetime_complete, one.number) for one in trials if one.datetime_complete)
-            out = uncounted(trials)
-            return [trials[number] for _, number in over[aim_of(self._study).over:] if number not in out]
-
-        rows = [self._row(trial) for trial in patiently("read the trials", read)]
+        over = patiently("read the trials", lambda: over_since(self._all(), aim_of(self._study).over))
+        rows = [self._row(trial) for trial in over]
         return list(takewhile(lambda row: row.state == "FAIL", rows[::-1]))[::-1]
 
     def trials(self) -> list[TrialRow]:

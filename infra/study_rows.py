@@ -25,6 +25,8 @@ MAX_RETRIES = 5
 """How often a trial whose worker was lost is queued again: one that kills its worker must not do so for ever."""
 UNDRAWN = "sft.undrawn"
 """The mark of a trial whose worker was lost before it had its values: nobody ran it, and it does not count."""
+OVER = "sft.over"
+"""How many trials were over before this one: their order, whatever the clocks of their workers say."""
 
 
 def waiting(space: Mapping[str, Dimension], point: Mapping[str, Value], notes: Mapping[str, object] | None = None
@@ -68,15 +70,22 @@ def requeue(study: optuna.Study, space: Mapping[str, Dimension], trial: FrozenTr
 def end(study: optuna.Study, trial: optuna.Trial, values: Sequence[float] | None) -> None:
     """Tell a trial's objectives in their order; None: it failed, or was ended early."""
     if values is None:
-        study.tell(trial, state=TrialState.PRUNED if ENDED in trial.user_attrs else TrialState.FAIL)
+        tell(study, trial, TrialState.PRUNED if ENDED in trial.user_attrs else TrialState.FAIL)
     elif POINT in trial.user_attrs:
         trial.set_user_attr(VALUES, list(values))
-        study.tell(trial, state=TrialState.PRUNED)
+        tell(study, trial, TrialState.PRUNED)
     else:
-        study.tell(trial, list(values))
+        tell(study, trial, TrialState.COMPLETE, list(values))
 
 
-def _mark(study: optuna.Study, trial: FrozenTrial, key: str, value: object) -> None:
+def tell(study: optuna.Study, trial: optuna.Trial | FrozenTrial, state: TrialState,
+         values: Sequence[float] | None = None) -> None:
+    """End a trial while nobody else does."""
+    _mark(study, trial, OVER, sum(one.state.is_finished() for one in study.get_trials(deepcopy=False)))
+    study.tell(trial.number, values, state)
+
+
+def _mark(study: optuna.Study, trial: optuna.Trial | FrozenTrial, key: str, value: object) -> None:
     """Keep something with a trial that is not over, whoever asked for it; Optuna lets only those who did."""
     study._storage.set_trial_user_attr(trial._trial_id, key, value)
 
@@ -104,7 +113,7 @@ def row_of(trial: FrozenTrial, objectives: Sequence[str]) -> TrialRow:
     """A trial in our words; one outside the space is as complete as others."""
     values = told(trial)
     state = TrialState.COMPLETE if values is not None else trial.state
-    notes = {key: str(text) for key, text in trial.user_attrs.items() if key not in (VALUES, POINT, UNDRAWN)}
+    notes = {key: str(text) for key, text in trial.user_attrs.items() if key not in (VALUES, POINT, OVER, UNDRAWN)}
     if POINT in trial.user_attrs:
         notes[POINT] = "outside the space"
     if UNDRAWN in trial.user_attrs:
@@ -122,3 +131,10 @@ def tried_again(trials: Sequence[FrozenTrial]) -> set[int]:
 def uncounted(trials: Sequence[FrozenTrial]) -> set[int]:
     """Trials that another one takes the place of."""
     return tried_again(trials) | {trial.number for trial in trials if UNDRAWN in trial.user_attrs}
+
+
+def over_since(trials: Sequence[FrozenTrial], over: int) -> list[FrozenTrial]:
+    """Trials that count and came to an end after so many had, in the order in which they did."""
+    out = uncounted(trials)
+    ended = {int(one.user_attrs.get(OVER, -1)): one for one in trials if one.state.is_finished()}
+    return [one for before, one in sorted(ended.items()) if before >= over and one.number not in out]

@@ -7,8 +7,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
+import optuna.storages._rdb.storage as tables
+import optuna.storages.journal._storage as journal
 import pytest
 from sqlalchemy import create_engine, text
 
@@ -141,6 +144,31 @@ class TestContract:
         assert {row.state for row in study.trials()} == {"COMPLETE", "FAIL"}
         assert not any("point" in row.notes for row in study.trials())
         assert "before it had its values" in study.trials()[-2].notes["why"]
+
+    def test_trials_fail_in_a_row_in_the_order_in_which_they_are_told(
+        self, opened: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Those of a host whose clock is ahead were the last ones for ever, and ended the sweep of a healthy host."""
+        study = opened()
+        study.join()
+
+        def tell(minutes_ahead: int, values: dict[str, float] | None) -> list[int]:
+            class Clock(datetime):
+                @classmethod
+                def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+                    return datetime.now(tz) + timedelta(minutes=minutes_ahead)
+
+            for module in (journal, tables):
+                monkeypatch.setattr(module, "datetime", Clock)
+            study.tell(ask(study).number, values)
+            return [row.number for row in study.failed_in_a_row()]
+
+        good = {"alignment": 1.0, "tax": 0.0}
+        study.begin(99)
+        assert [tell(*said) for said in [(10, None), (0, good)] * 2] == [[0], [], [2], []]
+        assert [tell(0, None), tell(10, None)] == [[4], [4, 5]]
+        study.begin(99)
+        assert [tell(0, good), tell(0, None)] == [[], [7]]
 
     def test_one_worker_leads_until_it_is_made(self, opened: Open) -> None:
         study = opened()
