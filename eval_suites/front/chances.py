@@ -6,7 +6,8 @@ they have weights too, the same ones in every suite. The chance is the share of 
 
 What was seen of many points scatters more than the truth, and where the truth is a curve, chance alone lets points beat
 each other that do not. So from three points on they are pulled together, and on to the line that they lie along, as far
-as chance explains their distances (empirical Bayes for two dimensions, Efron and Morris 1972, Biometrika 59:335).
+as chance explains their distances (empirical Bayes for two dimensions, Efron and Morris 1972, Biometrika 59:335). A
+point far from the others, as of a diverged trial, says nothing of how theirs scatter and is left where it was seen.
 `python -m bench.front` shows what that does.
 """
 
@@ -27,6 +28,9 @@ CELLS = 2_000_000
 """Weights drawn at a time, which bounds the memory."""
 SAME = 1e-7
 """Means closer than this are equal: identical results are never better than each other."""
+FAR = 5.0
+"""Distance from the median of the points, in standard deviations by the median absolute deviation and by chance, beyond
+which a point is none of the others' kind."""
 FLAT = 1e-6
 """Least variance of chance in one direction against the other's, which keeps rounding below `SAME`."""
 
@@ -51,8 +55,18 @@ def chances(points: Sequence[Point], what: Objectives, draws: int = DRAWS, seed:
     means = {suite: _means(_sums(points, suite), shares, rng) for suite in what.suites}
     both = np.stack([np.mean([means[suite] for suite in names], axis=0)
                      for names in (what.alignment, what.capability)], axis=-1)
-    likely = _pulled(both, rng)
+    near = _near(both)
+    likely = both - both[:, near].mean(axis=1, keepdims=True)
+    likely[:, near] = _pulled(both[:, near], rng)
     return [float(1 - _beaten(likely, at).mean()) for at in range(len(points))]
+
+
+def _near(both: Floats) -> NDArray[np.bool_]:
+    """Which points lie among the others in both objectives [points]; more than half of them do in each."""
+    seen = both.mean(axis=0)
+    distance = np.abs(seen - np.median(seen, axis=0))
+    spread = distance / (1.4826 * np.median(distance, axis=0) + both.std(axis=0).mean(axis=0) + SAME)
+    return np.asarray((spread <= FAR).all(axis=1))
 
 
 def _pulled(both: Floats, rng: np.random.Generator) -> Floats:

@@ -190,14 +190,19 @@ def test_few_clusters_and_seeds_that_differ_leave_more_open(point: Callable[...,
     assert 0.5 < few < items
 
 
-def test_chance_does_not_hide_that_points_lie_on_a_curve() -> None:
-    """Told by the draws alone, four in ten of these points had less than 40 % (a Brier score of 0.3)."""
+@pytest.mark.parametrize("diverged", [False, True])
+def test_chance_does_not_hide_that_points_lie_on_a_curve(diverged: bool) -> None:
+    """Told by the draws alone, four in ten of these points had less than 40 % (a Brier score of 0.3); so they had with
+    one diverged among them that all were pulled together with."""
     rng = np.random.default_rng(0)
     told = []
     for _ in range(8):
         truth = bench.curve(rng)
+        if diverged:
+            truth = bench.Truth(np.append(truth.alignment, 0.02), np.append(truth.kept, 0.1))
         found = chances(bench.drawn(truth, bench.KINDS["binary"], rng, 300), bench.WHAT, draws=500)
-        told += [(chance, truth.on_front(at)) for at, chance in enumerate(found)]
+        told += [(chance, truth.on_front(at)) for at, chance in enumerate(found[:bench.POINTS])]
+        assert found[bench.POINTS:] == [0.0] * diverged
     assert np.mean([(chance - on) ** 2 for chance, on in told]) < 0.22
 
 
