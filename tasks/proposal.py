@@ -13,7 +13,7 @@ from sft_core.config.evaluate import GateSection
 from sft_core.config.experiment import SearchSection
 from tasks.front import objectives, span
 
-NOBODY = ("no trial is proposed: none that has results here keeps to the limits and is better than the base in "
+NOBODY = ("no trial is proposed: none that has results here keeps to the limits and is not below the base in "
           "alignment, or the base is proved to dominate every one that does")
 
 

@@ -39,8 +39,8 @@ class Proof(NamedTuple):
 
 
 def choose(found: Front, max_tax: float) -> Placed | None:
-    """The point to propose; None where none is better than the base by the estimate, or the base is proved to dominate
-    all that could be.
+    """The point to propose; None where all are below the base by the estimate, or the base is proved to dominate all
+    that could be.
 
     Those that could be are feasible and have a tax of at most `max_tax` points by the estimate; where none has, it is
     the one with the least tax. Of those that neither another such nor the base is proved to dominate it is the one of
@@ -52,7 +52,7 @@ def choose(found: Front, max_tax: float) -> Placed | None:
     within = [one for one in points if _tax(one) <= max_tax] or sorted(points, key=_tax)[:1]
     against = {one.name for one in within} | ({base.name} if base else set())
     left = [one for one in within if not against & one.dominated_by.keys()
-            and (base is None or _alignment(one) > _alignment(base))]
+            and (base is None or _alignment(one) >= _alignment(base))]
     if not left:
         return None
     best = max(map(_alignment, left))

@@ -262,8 +262,8 @@ def test_the_choice_keeps_to_the_tax_and_is_content_with_as_good_at_less(point: 
     assert chosen(good, point("free", format=[*HIGH[:-1], 0.0], facts=facts)) == "free", "as good, at less tax"
     lucky = point("lucky", format=[*HIGH[:-16], *[0.0] * 16], facts=[1.0] * 2010 + [0.0] * 990)
     assert chosen(good, lucky) == "good", "not told from it, at less tax, and 2 points below it"
-    even = point("even", format=LOW, facts=[1.0] * 2060 + [0.0] * 940)
-    assert not chosen(even), "no better than the base in alignment"
+    below = point("below", format=[0.0, 0.0, *LOW[2:]], facts=[1.0] * 2060 + [0.0] * 940)
+    assert not chosen(below), "below the base in alignment"
     assert chosen(good, point("cheaper", format=[*HIGH[:-2], 0.0, 0.0], facts=[0.0] * 12 + facts[12:])) == "cheaper"
     assert not chosen(point("worse", format=[0.0] * 400, facts=facts)), "the base dominates it"
 
