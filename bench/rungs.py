@@ -27,10 +27,9 @@ from bench.found import write_found
 from bench.rungs_curves import SHARES, WHAT, simulated
 from eval_suites.front.differences import Difference, difference, dominates
 from eval_suites.front.points import Objectives, Point, Terms
-from eval_suites.results import read_results
 from infra.stored import read_earlier
 from sft_core.config.experiment import RungsSection
-from sft_core.stage import read_json
+from tasks.runs import results_in
 
 EVALUATIONS, LOOK = (0.1, 0.3), 0.02
 """Cost of a whole evaluation, and of a look beside training and evaluation (a process, a saved model), in trainings."""
@@ -169,8 +168,7 @@ def _search(home: Path, name: str) -> dict[str, Any]:
 
 
 def _point(folder: Path) -> Point:
-    suites = [read_json(file, "suite")["suite"] for file in sorted(folder.glob("*.json"))]
-    return Point(folder.parent.name, ({suite: read_results(folder, suite) for suite in suites},))
+    return Point(folder.parent.name, (results_in(folder),))
 
 
 def main() -> None:

@@ -10,25 +10,23 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
-
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from eval_suites.front.differences import alignment_of, difference
 from eval_suites.front.early import DIVERGED, bounds_cost, hopeless
 from eval_suites.front.points import Objectives, Point, Terms
-from eval_suites.results import SuiteResult, read_results, write_results
+from eval_suites.results import SuiteResult, write_results
 from infra.contract import Study, Trial, TrialRow
+from infra.orchestrator import stage_task
 from sft_core.config.evaluate import EvalSection, suite_name
 from sft_core.config.experiment import ExperimentConfig, RungsSection, SearchSection
 from sft_core.errors import EvalError, TrackingError
 from sft_core.locks import exclusive
-from sft_core.stage import read_json, write_json
+from sft_core.stage import write_json
 from tasks.evaluate import Opener
 from tasks.experiment import Experiment
 from tasks.listing import ENDED
+from tasks.runs import results_in
 from tasks.stages import Done, Workspace
 from tasks.trial import Order, Place, TrialOutcome, answered
 
@@ -88,7 +86,7 @@ def told(rungs: RungsSection) -> str:
 # In the process of a look
 
 
-@task(name="record-rung", cache_policy=NO_CACHE)
+@stage_task("record-rung")
 def record_rung(run: Experiment, trained: Done, base: Results, tuned: Results, rung: Rung) -> dict[str, Any]:
     """Write what a look found into the run's folder and MLflow, and close the run there: nobody may come back to it.
 
@@ -203,7 +201,7 @@ class _Seen(NamedTuple):
             with exclusive(kept.with_suffix(".lock")):
                 if not (folder := kept / rung.folder).is_dir():
                     folder = tracker().download(run_id, rung.folder, kept)
-        return Point(self.name, (_results(folder),))
+        return Point(self.name, (results_in(folder),))
 
 
 class _Question(NamedTuple):
@@ -231,7 +229,7 @@ def verdict_on(question: _Question) -> str:
     before, now = mine.found["losses"] or (0.0, 0.0)
     if now - before > DIVERGED:
         return f"its loss on the held-out rows is {now:.2f} nats per token, and that of the base {before:.2f}"
-    base = Point("base", (_results(place.runs / mine.found["run"] / "rungs" / "base"),))
+    base = Point("base", (results_in(place.runs / mine.found["run"] / "rungs" / "base"),))
     limits = [limit for limit in search.limits if bounds_cost(limit, base)]
     claims = len(search.rungs.train) * max(1, len(rivals) + len(limits))
     points = []
@@ -243,8 +241,3 @@ def verdict_on(question: _Question) -> str:
                 log.warning("%s is left out of the comparison at %s: %s", rival.name, rung.name, error)
     return hopeless(mine.point(rung, place, tracker), points, base, rung.what, limits,
                     Terms(search.rungs.alpha / claims, search.tolerance))
-
-
-def _results(folder: Path) -> dict[str, SuiteResult]:
-    names = [read_json(file, "suite")["suite"] for file in sorted(folder.glob("*.json"))]
-    return {name: read_results(folder, name) for name in names}

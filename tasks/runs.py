@@ -69,11 +69,10 @@ class Recorded(NamedTuple):
             EvalError: the run has none, because it did not get that far.
         """
         folder = self.folder / "evaluation" / label
-        names = [read_json(file, "suite")["suite"] for file in sorted(folder.glob("*.json"))]
-        if not names:
+        if not (found := results_in(folder, texts=texts)):
             raise EvalError(f"the run {self.name} has no {label} results in {folder}; finish it first: give its "
                             "command again")
-        return {name: read_results(folder, name, texts=texts) for name in names}
+        return found
 
     def beside(self) -> Beside:
         """What was found out beside the results; nothing of a run that is too old to have kept it."""
@@ -83,6 +82,12 @@ class Recorded(NamedTuple):
         kept = read_json(file, "floors", "contaminated")
         floors = {name: Floor(*row)._replace(of=f"the base of {self.name}") for name, row in kept["floors"].items()}
         return Beside(floors, kept["contaminated"])
+
+
+def results_in(folder: Path, *, texts: bool = True) -> dict[str, SuiteResult]:
+    """All results in a folder by suite, see `read_results`; nothing where there are none."""
+    names = [read_json(file, "suite")["suite"] for file in sorted(folder.glob("*.json"))]
+    return {name: read_results(folder, name, texts=texts) for name in names}
 
 
 class Beside(NamedTuple):
