@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 from bench.found import write_found
 from bench.rungs_curves import SHARES, WHAT, simulated
 from eval_suites.front.differences import Difference, difference, dominates
+from eval_suites.front.front import ahead
 from eval_suites.front.points import Objectives, Point, Terms
 from infra.stored import read_earlier
 from sft_core.config.experiment import RungsSection
@@ -83,7 +84,7 @@ class Replay:
         self.study = study
         ends = [trial.end for trial in study.trials]
         self.front = {at for at, one in enumerate(ends)
-                      if not any(_ahead(difference(one, other, study.what)) for other in ends)}
+                      if not any(ahead(difference(one, other, study.what)) for other in ends)}
         self.differs, self.proof = cache(self._differs), cache(self._proof)
 
     def _differs(self, look: int, worse: int, better: int) -> Difference:
@@ -111,11 +112,6 @@ class Replay:
                 1.0 if stop is None else shares[stop][0], sum(shares[look][1] for look in passed) + (stop is None),
                 len(passed), on_front and stop is not None, on_front, stop is not None, 1))
         return found
-
-
-def _ahead(found: Difference) -> bool:
-    gain, saving = found.alignment.estimate, -found.tax.estimate
-    return min(gain, saving) >= 0 and max(gain, saving) > 0
 
 
 def measured(studies: Iterable[Whole]) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def _compared(points: Sequence[Point], what: Objectives, terms: Terms) -> dict[s
     def among(at: int) -> _Among:
         others = [i for i in range(len(points)) if i != at]
         return _Among(
-            not any(_ahead(found[at, i]) for i in others), likely[at],
+            not any(ahead(found[at, i]) for i in others), likely[at],
             {points[i].name: proofs[at, i] for i in others if proofs[at, i] <= terms.alpha < proofs[i, at]},
             tuple(points[i].name for i in others if told[min(at, i), max(at, i)] > terms.alpha))
 
@@ -99,7 +99,7 @@ def in_points(found: Interval) -> Interval:
     return found._replace(estimate=estimate, low=100 * found.low, high=100 * found.high)
 
 
-def _ahead(found: Difference) -> bool:
+def ahead(found: Difference) -> bool:
     """By the estimates, the other dominates."""
     gain, saving = found.alignment.estimate, -found.tax.estimate
     return min(gain, saving) >= 0 and max(gain, saving) > 0
