@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -114,8 +115,13 @@ def _be_a_child(work: Callable[[], int], output: Path, environment: Mapping[str,
         os.dup2(file, 1)
         os.dup2(file, 2)
         adopt(environment)
-        code = work()
-        atexit._run_exitfuncs()
+        if (torch := sys.modules.get("torch")) is not None:
+            torch.set_num_threads(torch.get_num_threads())  # renews its pool before two threads ask for it at once
+        try:
+            code = work()
+        finally:
+            threading._shutdown()  # type: ignore[attr-defined]  # as at the end of any Python: Prefect sends its last lines then
+            atexit._run_exitfuncs()
     finally:
         if (error := sys.exc_info()[1]) is not None:
             traceback.print_exception(error)
