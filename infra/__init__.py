@@ -19,7 +19,9 @@ sweep_view.py       a sweep in Prefect: names and tags of its flow runs, and the
 watching.py         whether Prefect's server is there; our log in the flow run's
 plans.py            what makes a study the same study
 contract.py         what a tracker and a study must do, whatever stands behind them
-tracking.py         the only door to MLflow: runs, metrics, artifacts, tables, registry
+door.py             what MLflow and its stores raise, as our errors
+registry.py         the door to MLflow's registry: versions, aliases, files that are what was registered
+tracking.py         the only door to MLflow: runs, metrics, artifacts, tables
 shared_stages.py    finished stages for other machines, on the MLflow server
 changes.py          which settings a stored study has otherwise
 best.py             the trials of a sweep that no other one beats

@@ -41,6 +41,8 @@ class Registered(NamedTuple):
     run_id: str
     aliases: tuple[str, ...]
     folder: Path | None
+    tags: Mapping[str, str] = {}
+    made_s: float = 0.0
 
 
 class Tracker(Protocol):
@@ -122,15 +124,25 @@ class Tracker(Protocol):
     def set_alias(self, name: str, alias: str, version: str) -> None:
         """Point an alias (`champion`, `candidate`) at a version."""
 
+    def drop_alias(self, name: str, alias: str) -> None:
+        """Take an alias away; nothing where it is not there."""
+
+    def aliases(self, name: str) -> dict[str, str]:
+        """Alias → version of a registered model; nothing where there is no such model."""
+
     def resolve_alias(self, name: str, alias: str) -> Resolved:
         """The version behind an alias and its folder: the store's own, or downloaded once into the workspace.
 
         Raises:
-            TrackingError: unknown model or alias (the message names those there are), or its files have changed.
+            TrackingError: unknown model or alias (the message names those there are), a version that was deleted, or
+                files that have changed (the message names them).
         """
 
-    def registered(self) -> list[Registered]:
-        """All versions of all registered models."""
+    def registered(self, name: str | None = None) -> list[Registered]:
+        """All versions of all registered models, or of this one."""
+
+    def note(self, name: str, version: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a version, replacing older values."""
 
     def forget(self, version: Registered) -> None:
         """Take a version that has no alias out of the registry, with its files where these are on this machine.

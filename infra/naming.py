@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sft_core.errors import ConfigError
@@ -14,6 +15,7 @@ _NOT_A_NAME = re.compile(r"[^\w\-. :/]")
 _NO_PARTS = ("", ".", "..")
 LONGEST_NAME = 240
 """Characters; MLflow takes 250."""
+NAMES_TOLD = 5
 
 
 def name(text: str) -> str:
@@ -47,11 +49,38 @@ def run_page(uri: str, run_id: str) -> str | None:
     return f"{uri.rstrip('/')}/#/runs/{run_id}" if run_id and uri.startswith("http") else None
 
 
-def folder_digest(folder: Path) -> str:
-    """SHA-256 over the names and contents of all files of a folder."""
-    digest = hashlib.sha256()
+def file_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of a folder, by its name below the folder; nothing where the folder is not there."""
+    found = {}
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         with file.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-        digest.update(f"{file.relative_to(folder).as_posix()} {content}\n".encode())
-    return digest.hexdigest()
+            found[file.relative_to(folder).as_posix()] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return found
+
+
+def digest_of(files: Mapping[str, str]) -> str:
+    """SHA-256 over the names and digests of all files of a folder."""
+    return hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in files.items()).encode()).hexdigest()
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 over the names and contents of all files of a folder."""
+    return digest_of(file_digests(folder))
+
+
+def shortened(files: Mapping[str, str]) -> dict[str, str]:
+    """The start of every digest, where only a name is to be found by it: a tag of MLflow holds 100,000 characters."""
+    return {name: digest[:16] for name, digest in files.items()}
+
+
+def differences(recorded: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Every file that is another one than was recorded, that is gone, or that is new; in words."""
+    words = {name: "gone" if name not in now else "new" if name not in recorded else "changed"
+             for name in sorted({*recorded, *now}) if recorded.get(name) != now.get(name)}
+    return [f"{name} ({word})" for name, word in words.items()]
+
+
+def told(names: Sequence[str]) -> str:
+    """The first few of many names, and how many there are."""
+    more = f" and {len(names) - NAMES_TOLD} more" if len(names) > NAMES_TOLD else ""
+    return ", ".join(names[:NAMES_TOLD]) + more

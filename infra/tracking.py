@@ -1,4 +1,4 @@
-"""The only door to MLflow: runs, metrics, artifacts, tables, and the registry.
+"""The only door to MLflow: runs, metrics, artifacts, tables; the registry is `registry.py`.
 
 Everything here can be repeated: a run is found again by its `run_key`, parameters and equal metrics are not logged
 twice, artifacts replace themselves, a model folder of the same content keeps its version. So a stage that was killed
@@ -11,30 +11,23 @@ import hashlib
 import logging
 import platform
 import re
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pandas as pd
-import requests
-from alembic.util import CommandError
 from mlflow import MlflowClient
-from mlflow.artifacts import download_artifacts
 from mlflow.entities import Metric, Param, Run, RunTag
-from mlflow.exceptions import MlflowException
-from sqlalchemy.exc import SQLAlchemyError
 
 from infra import events as event_file
 from infra import naming
-from infra.contract import Keep, Registered, Resolved, TrackedRun, Tracker
-from infra.databases import is_absent, is_sql, try_connection, why_not
+from infra.contract import Keep, TrackedRun, Tracker
+from infra.databases import is_absent, is_sql, try_connection
+from infra.door import FAILURES, door
 from infra.linking import linked, local_folder
 from infra.reach import require_mlflow
+from infra.registry import MlflowRegistry
 from infra.settings import absolute_uri
 from sft_core.errors import TrackingError
 from sft_core.locks import exclusive
@@ -43,7 +36,6 @@ from sft_core.masking import masked
 log = logging.getLogger(__name__)
 
 RUN_KEY = "sft.run_key"
-DIGEST = "sft.digest"
 KIND, TRAINING, GUESSED = "mlflow.experimentKind", "custom_model_development", "_inferred"
 """Tag of an experiment that says which view MLflow opens it in, ours, and how what MLflow guessed ends."""
 LONGEST_PARAM = 500
@@ -51,7 +43,6 @@ LONGEST_PARAM = 500
 PARAMS_PER_CALL = 100
 RETRY_AFTER_S = 30.0
 """After a failure `follow` leaves the server alone for so long: training must not wait for it at every step."""
-_FAILURES = (MlflowException, requests.RequestException, SQLAlchemyError, CommandError, OSError)
 
 
 def open_tracker(uri: str, experiment: str, workspace: Path, *, make: bool = True) -> Tracker:
@@ -77,7 +68,7 @@ def open_tracker(uri: str, experiment: str, workspace: Path, *, make: bool = Tru
     artifacts = (workspace / "mlartifacts" / experiment).absolute().as_uri() if is_sql(uri) else None
     if not make and is_absent(uri):
         return MlflowTracker(uri, "", workspace)
-    with _door(uri, "open the store", make=make), exclusive(workspace / "locks" / "tracker"):
+    with door(uri, "open the store", make=make), exclusive(workspace / "locks" / "tracker"):
         if scheme == "sqlite":
             _make_database(Path(uri.removeprefix("sqlite:///")))
         elif is_sql(uri):
@@ -98,7 +89,7 @@ def _make_database(file: Path) -> None:
     draft.rename(file)
 
 
-class MlflowTracker(Tracker):
+class MlflowTracker(MlflowRegistry):
     """One experiment in one MLflow store; without an id no experiment yet. Made by `open_tracker`."""
 
     def __init__(self, uri: str, experiment_id: str, workspace: Path) -> None:
@@ -108,10 +99,6 @@ class MlflowTracker(Tracker):
         self.experiment_id = experiment_id
         self._retry_at = 0.0
 
-    @cached_property
-    def _client(self) -> MlflowClient:
-        return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)  # which makes a database that is not there
-
     def start_run(self, name: str, run_key: str, params: Mapping[str, object], config_text: str,
                   tags: Mapping[str, str], parent_run_id: str | None = None) -> str:
         digest = hashlib.sha256(config_text.encode()).hexdigest()
@@ -119,7 +106,7 @@ class MlflowTracker(Tracker):
         if parent_run_id:
             wanted["mlflow.parentRunId"] = parent_run_id
         lock = self.workspace / "locks" / f"run-{hashlib.sha256(run_key.encode()).hexdigest()[:16]}"
-        with _door(self.uri, f"start the run {name}"), exclusive(lock):
+        with door(self.uri, f"start the run {name}"), exclusive(lock):
             found = self._of_key(run_key)
             run = found[0] if found else self._client.create_run(self.experiment_id, tags=wanted, run_name=name)
             run_id = str(run.info.run_id)
@@ -138,7 +125,7 @@ class MlflowTracker(Tracker):
             for points, mark in event_file.batches(events, event_file.load_mark(offset_file, run_id)):
                 self._client.log_batch(run_id, metrics=[Metric(naming.name(p.key), *p[1:]) for p in points])
                 event_file.save_mark(offset_file, mark)
-        except (TrackingError, *_FAILURES) as error:
+        except (TrackingError, *FAILURES) as error:
             if not self._retry_at:
                 log.warning("metrics are not sent for now, training goes on and they are kept in %s: %s", events,
                             masked(str(error)))
@@ -149,14 +136,14 @@ class MlflowTracker(Tracker):
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float | None], step: int = 0) -> None:
         now = int(time.time() * 1000)
-        with _door(self.uri, "log metrics"):
+        with door(self.uri, "log metrics"):
             there = self._client.get_run(run_id).data.metrics
             wanted = {naming.name(key): float(value) for key, value in metrics.items() if value is not None}
             new = [(key, value) for key, value in wanted.items() if repr(there.get(key)) != repr(value)]  # nan is nan
             self._client.log_batch(run_id, metrics=[Metric(key, value, now, step) for key, value in new])
 
     def log_artifacts(self, run_id: str, source: Path, path: str = "") -> None:
-        with _door(self.uri, f"save {source}"):
+        with door(self.uri, f"save {source}"):
             if source.is_dir():
                 self._client.log_artifacts(run_id, str(source), path or None)
             else:
@@ -165,7 +152,7 @@ class MlflowTracker(Tracker):
     def log_table(self, run_id: str, file: str, columns: Mapping[str, Sequence[object]]) -> None:
         frame = pd.DataFrame(dict(columns))
         folder, _, _ = file.rpartition("/")
-        with _door(self.uri, f"save the table {file}"):
+        with door(self.uri, f"save the table {file}"):
             there = {entry.path for entry in self._client.list_artifacts(run_id, folder or None)}
             if file in there:  # MLflow's log_table would append to it
                 self._client.log_text(run_id, frame.to_json(orient="split", index=False), file)
@@ -173,17 +160,18 @@ class MlflowTracker(Tracker):
                 self._client.log_table(run_id, data=frame, artifact_file=file)
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        with _door(self.uri, "set tags"):
+        with door(self.uri, "set tags"):
             self._client.log_batch(run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
 
     def finish(self, run_id: str, status: str = "FINISHED") -> None:
-        with _door(self.uri, "finish the run"):
+        with door(self.uri, "finish the run"):
             self._client.set_terminated(run_id, status)
 
     def log_model(self, run_id: str, model_folder: Path, how: Keep) -> None:
-        said = {"folder": str(model_folder.resolve()), "machine": platform.node(),
-                "digest": naming.folder_digest(model_folder)}
-        with _door(self.uri, f"save {model_folder}"):
+        files = naming.file_digests(model_folder)
+        said = {"folder": str(model_folder.resolve()), "machine": platform.node(), "files": files,
+                "digest": naming.digest_of(files)}
+        with door(self.uri, f"save {model_folder}"):
             self._client.log_dict(run_id, said, "model.json")
             place = local_folder(self._client.get_run(run_id).info.artifact_uri)
             if how != "copy" and place is not None and linked(model_folder, place / "model"):
@@ -191,78 +179,8 @@ class MlflowTracker(Tracker):
             if how != "link":
                 self._client.log_artifacts(run_id, str(model_folder), "model")
 
-    def register(self, run_id: str, model_folder: Path, name: str, how: Keep = "auto") -> str:
-        digest = naming.folder_digest(model_folder)
-        with _door(self.uri, f"register {model_folder} as {name}"), exclusive(self.workspace / "locks" / "registry"):
-            if not self._client.search_registered_models(f"name = '{naming.quoted(name)}'"):
-                self._client.create_registered_model(name)
-            for known in self._client.search_model_versions(f"name = '{naming.quoted(name)}' and run_id = '{run_id}'"):
-                if known.tags.get(DIGEST) == digest:
-                    return str(known.version)
-            tags = {DIGEST: digest}
-            model = self._client.create_logged_model(self.experiment_id, "model", run_id, tags, model_type="hf")
-            place = local_folder(model.artifact_location)
-            if how == "copy" or place is None or not linked(model_folder, place):
-                self._client.log_model_artifacts(model.model_id, str(model_folder))
-            self._client.finalize_logged_model(model.model_id, "READY")
-            # Not models:/ID as the source: MLflow would look that up in the process's global store, not in this one.
-            version = self._client.create_model_version(name, model.artifact_location, run_id, tags,
-                                                        model_id=model.model_id)
-        return str(version.version)
-
-    def set_alias(self, name: str, alias: str, version: str) -> None:
-        with _door(self.uri, f"set the alias {alias} of {name}"):
-            self._client.set_registered_model_alias(name, alias, version)
-
-    def resolve_alias(self, name: str, alias: str) -> Resolved:
-        with _door(self.uri, f"read the registered model {name}"):
-            found = self._client.search_registered_models(f"name = '{naming.quoted(name)}'")
-            aliases: dict[str, str] = self._client.get_registered_model(name).aliases if found else {}
-        if alias not in aliases:
-            have = f"its aliases are {sorted(aliases)}" if found else "there is no registered model of that name"
-            raise TrackingError(f"{name}@{alias} is not in the registry of {self.uri}: {have}; make one "
-                                f"with `sft promote RUN --name {name}`")
-        with _door(self.uri, f"download {name}@{alias}"):
-            version = self._client.get_model_version(name, aliases[alias])
-            location = self._client.get_model_version_download_uri(name, version.version)
-            if version.model_id:
-                location = self._client.get_logged_model(version.model_id).artifact_location
-            if (folder := local_folder(str(location))) is None:
-                key = hashlib.sha256(f"{name} {version.version} {location}".encode()).hexdigest()[:16]
-                folder = self.workspace / "registry" / key
-                with exclusive(self.workspace / "locks" / f"registry-{key}"):
-                    self._fetch(str(location), folder)
-            elif naming.folder_digest(folder) != version.tags.get(DIGEST, ""):
-                raise TrackingError(f"the files of {name}@{alias} (version {version.version}) in {folder} are not "
-                                    "those that were registered: something has changed or removed them; register the "
-                                    f"run's model again: `sft promote RUN --name {name} --alias {alias}`")
-        return Resolved(str(version.version), str(version.run_id), folder)
-
-    def registered(self) -> list[Registered]:
-        if is_absent(self.uri):
-            return []
-        found = []
-        with _door(self.uri, "list the registered models"):
-            for model in self._client.search_registered_models():
-                for one in self._client.search_model_versions(f"name = '{naming.quoted(model.name)}'"):
-                    aliases = tuple(alias for alias, version in model.aliases.items() if version == one.version)
-                    location = self._client.get_model_version_download_uri(model.name, one.version)
-                    found.append(Registered(model.name, str(one.version), str(one.run_id), aliases,
-                                            local_folder(location)))
-        return found
-
-    def forget(self, version: Registered) -> None:
-        with _door(self.uri, f"forget {version.name} {version.version}"), \
-                exclusive(self.workspace / "locks" / "registry"):
-            aliases = self._client.get_registered_model(version.name).aliases
-            if version.version in map(str, aliases.values()):
-                raise TrackingError(f"version {version.version} of {version.name} has an alias by now; it stays")
-            self._client.delete_model_version(version.name, version.version)
-            if version.folder is not None:
-                shutil.rmtree(version.folder, ignore_errors=True)
-
     def find_run(self, ref: str) -> TrackedRun:
-        with _door(self.uri, f"look for the run {ref}"):
+        with door(self.uri, f"look for the run {ref}"):
             everywhere = [e.experiment_id for e in self._client.search_experiments()]
             named = self._search(f"attributes.run_name = '{naming.quoted(ref)}'", 1, everywhere)
             is_prefix = re.fullmatch(r"[0-9a-f]{6,32}", ref)
@@ -274,21 +192,21 @@ class MlflowTracker(Tracker):
         raise TrackingError(f"{ref} {what} in {self.uri}; the latest runs: {latest or 'none yet'}")
 
     def runs_of(self, run_key: str) -> list[TrackedRun]:
-        with _door(self.uri, f"look for the run {run_key}"):
+        with door(self.uri, f"look for the run {run_key}"):
             return [_info(run) for run in self._of_key(run_key)]
 
     def recent(self, limit: int, parent_run_id: str | None = None) -> list[TrackedRun]:
         condition = f"tags.`mlflow.parentRunId` = '{parent_run_id}'" if parent_run_id else ""
-        with _door(self.uri, "list the runs"):
+        with door(self.uri, "list the runs"):
             return [_info(run) for run in self._search(condition, limit)]
 
     def download(self, run_id: str, artifact_path: str, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
-        with _door(self.uri, f"download {artifact_path} of run {run_id}"):
+        with door(self.uri, f"download {artifact_path} of run {run_id}"):
             return Path(self._client.download_artifacts(run_id, artifact_path, str(folder)))
 
     def artifacts(self, run_id: str) -> frozenset[str]:
-        with _door(self.uri, f"list the artifacts of run {run_id}"):
+        with door(self.uri, f"list the artifacts of run {run_id}"):
             return frozenset(entry.path for entry in self._client.list_artifacts(run_id))
 
     def _of_key(self, run_key: str) -> list[Run]:
@@ -309,26 +227,6 @@ class MlflowTracker(Tracker):
         new = [Param(key, text) for key, text in wanted.items() if key not in there]
         for start in range(0, len(new), PARAMS_PER_CALL):
             self._client.log_batch(run.info.run_id, params=new[start:start + PARAMS_PER_CALL])
-
-    def _fetch(self, location: str, folder: Path) -> None:
-        if folder.is_dir():
-            return
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            place = download_artifacts(artifact_uri=location, dst_path=scratch, tracking_uri=self.uri)
-            Path(place).rename(folder)
-
-
-@contextmanager
-def _door(uri: str, doing: str, *, make: bool = False) -> Iterator[None]:
-    """Turns what MLflow and its store raise into a TrackingError that says what was being done and where."""
-    if not make and is_absent(uri):
-        raise TrackingError(f"could not {doing}: nothing was recorded in {uri} yet; `sft run CONFIG` records a run")
-    try:
-        yield
-    except _FAILURES as error:
-        raise TrackingError(f"MLflow at {uri} could not {doing}: {why_not(error)[:600]}; finished stages are kept on "
-                            "disk: when it is well again, repeat the command") from error
 
 
 def _experiment_id(client: MlflowClient, name: str, artifacts: str | None, *, make: bool) -> str:

@@ -16,6 +16,7 @@ from uuid import uuid4
 import pytest
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
+from sqlalchemy import create_engine, text
 
 from infra import naming
 from infra.contract import Tracker
@@ -160,11 +161,11 @@ def test_tables_and_folders_replace_themselves(tracker: Tracker, tmp_path: Path)
     run_id = start(tracker)
     source = tmp_path / "report"
     (source / "deep").mkdir(parents=True)
-    for text in ("old", "new"):
-        (source / "deep" / "a.txt").write_text(text)
+    for said in ("old", "new"):
+        (source / "deep" / "a.txt").write_text(said)
         tracker.log_artifacts(run_id, source, "report")
         tracker.log_artifacts(run_id, source / "deep" / "a.txt")
-        tracker.log_table(run_id, "eval/items.json", {"item": ["a", "b"], "score": [1.0, None], "why": [text, "ä"]})
+        tracker.log_table(run_id, "eval/items.json", {"item": ["a", "b"], "score": [1.0, None], "why": [said, "ä"]})
     assert (tracker.download(run_id, "report", tmp_path / "d") / "deep" / "a.txt").read_text() == "new"
     assert tracker.download(run_id, "a.txt", tmp_path / "d").read_text() == "new"
     table = json.loads(tracker.download(run_id, "eval/items.json", tmp_path / "d").read_text())
@@ -197,6 +198,37 @@ def test_model_folders_versions_and_aliases(tracker: Tracker, tmp_path: Path) ->
         tracker.resolve_alias(name, "candidate")
     with pytest.raises(TrackingError, match="there is no registered model of that name"):
         tracker.resolve_alias("nosuch", "champion")
+    tracker.note(name, "2", {"why": "because"})
+    versions = {one.version: one for one in tracker.registered(name)}
+    assert (versions["2"].aliases, versions["2"].tags["why"], versions["1"].aliases) == (("champion",), "because", ())
+    tracker.drop_alias(name, "champion")
+    assert (tracker.aliases(name), tracker.aliases("nosuch"), tracker.registered("nosuch")) == ({}, {}, [])
+    (new.folder / "sub" / "config.json").write_text("written over")
+    (new.folder / "model.safetensors").unlink()
+    tracker.set_alias(name, "champion", "2")
+    with pytest.raises(TrackingError, match=r"model.safetensors \(gone\), sub/config.json \(changed\); restore"):
+        tracker.resolve_alias(name, "champion")
+
+
+def test_every_registered_model_is_seen_not_the_first_hundred_alone(tmp_path: Path) -> None:
+    """`sft clean` did not see the aliases of the others, and would have removed what they name."""
+    client = MlflowClient(uri := f"sqlite:///{tmp_path}/mlflow.db")
+    tracker = open_tracker(uri, "e", tmp_path)
+    run_id = start(tracker)
+    for number in range(101):
+        client.create_registered_model(f"m{number:03}")
+    client.create_model_version("m100", "file:///nowhere", run_id)
+    assert [one.name for one in tracker.registered()] == ["m100"]
+
+
+def test_an_alias_of_a_version_that_is_gone_is_said(tmp_path: Path) -> None:
+    tracker = open_tracker(uri := f"sqlite:///{tmp_path}/mlflow.db", "e", tmp_path)
+    version = tracker.register(start(tracker), model_of(tmp_path / "model"), "m")
+    tracker.set_alias("m", "champion", version)
+    with create_engine(uri).begin() as database:  # MLflow itself takes the aliases of what it deletes along
+        database.execute(text("update registered_model_aliases set version = 7"))
+    with pytest.raises(TrackingError, match="m@champion points at version 7, which was deleted in the registry"):
+        tracker.resolve_alias("m", "champion")
 
 
 def model_of(folder: Path) -> Path:
@@ -231,6 +263,9 @@ def test_a_model_is_stored_once_where_the_store_is_a_folder(tmp_path: Path,
     (found / "model.safetensors").write_bytes(b"written over")
     with pytest.raises(TrackingError, match="not those that were registered: something has changed"):
         tracker.resolve_alias(name, "champion")
+    shutil.rmtree(folder, ignore_errors=True)
+    assert tracker.register(run_id, model_of(folder), name) == "1"  # the run, made again
+    assert (tracker.resolve_alias(name, "champion").folder / "model.safetensors").read_bytes() == b"weights" * 1000
 
 
 def test_a_copy_is_one_where_it_is_asked_for_or_nothing_else_can_be(tmp_path: Path, mlflow_url: str) -> None:
