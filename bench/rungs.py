@@ -5,19 +5,20 @@
 Whole studies, each trial of which went through all looks, are replayed: trials come one after the other, and at each
 look a trial is compared with all that were there before, as `tasks/rungs.py` does.
 
-`simulated`: studies of 16 trials whose learning curves cross (`bench/rungs_curves.py`), with 200 and 800 items a suite.
+`simulated`: studies of 16 trials whose learning curves cross (`bench/rungs_curves.py`), with 200 and 800 items a suite;
+also under a limit on the tax, which is then proved broken at a look, or is not.
 `real`: a recorded study, made with `search.rungs.end: false`, of a workspace.
 
 `saved_by_rungs_pct`: of the cost of all trials without looks, what ended trials save less what looks cost, where a
 whole evaluation costs a tenth, or three tenths, of a whole training. `false_stops_pct`: trials of the final front (by
-the estimates, on all items) that were ended, of all trials of final fronts.
+the estimates, on all items, and within the limit) that were ended, of all trials of final fronts.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -26,9 +27,11 @@ from typing import Any, NamedTuple
 from bench.found import write_found
 from bench.rungs_curves import SHARES, WHAT, simulated
 from eval_suites.front.differences import Difference, difference, dominates
+from eval_suites.front.early import exceeds
 from eval_suites.front.front import ahead
 from eval_suites.front.points import Objectives, Point, Terms
 from infra.stored import read_earlier
+from sft_core.config.constraints import Constraint, constraint
 from sft_core.config.experiment import RungsSection
 from tasks.runs import results_in
 
@@ -36,6 +39,7 @@ EVALUATIONS, LOOK = (0.1, 0.3), 0.02
 """Cost of a whole evaluation, and of a look beside training and evaluation (a process, a saved model), in trainings."""
 ALPHAS, TOLERANCES = (0.01, 0.05, 0.2), (1.0, 3.0, 5.0, 10.0)
 DEFAULT, TOLERANCE = RungsSection(), Terms().tolerance
+LIMIT = constraint("tax <= 5")
 
 
 class Seen(NamedTuple):
@@ -49,6 +53,7 @@ class Whole(NamedTuple):
     """A study in which every trial went to its end."""
 
     trials: tuple[Seen, ...]
+    base: Point
     what: Objectives
     shares: tuple[tuple[float, float], ...]  # of training and of items at each look
 
@@ -78,14 +83,16 @@ class Tally(NamedTuple):
 
 
 class Replay:
-    """One study; each comparison is made once."""
+    """One study, with a limit on the tax or without; each comparison is made once."""
 
-    def __init__(self, study: Whole) -> None:
-        self.study = study
-        ends = [trial.end for trial in study.trials]
-        self.front = {at for at, one in enumerate(ends)
+    def __init__(self, study: Whole, limit: Constraint | None = None) -> None:
+        self.study, self.limit = study, limit
+        kept = [at for at, one in enumerate(study.trials) if limit is None or limit.excess({}, {
+            "tax": 100 * difference(study.base, one.end, study.what).tax.estimate}) <= 0]
+        ends = [study.trials[at].end for at in kept]
+        self.front = {at for at, one in zip(kept, ends, strict=True)
                       if not any(ahead(difference(one, other, study.what)) for other in ends)}
-        self.differs, self.proof = cache(self._differs), cache(self._proof)
+        self.differs, self.proof, self.beyond = cache(self._differs), cache(self._proof), cache(self._beyond)
 
     def _differs(self, look: int, worse: int, better: int) -> Difference:
         trials = self.study.trials
@@ -93,6 +100,11 @@ class Replay:
 
     def _proof(self, look: int, worse: int, better: int, tolerance: float) -> float:
         return dominates(self.differs(look, worse, better), Terms(tolerance=tolerance))
+
+    def _beyond(self, look: int, at: int) -> float:
+        if self.limit is None:
+            return 1.0
+        return exceeds(self.study.trials[at].looks[look], self.study.base, self.study.what, self.limit)
 
     def tally(self, alpha: float, tolerance: float, looks: Sequence[int]) -> Tally:
         """The study with these of its looks."""
@@ -104,7 +116,8 @@ class Replay:
                 reached[look].append(at)
                 passed.append(look)
                 least = min((self.proof(look, at, one, tolerance) for one in rivals), default=1.0)
-                if at >= DEFAULT.min_trials and least <= alpha / (len(looks) * max(1, len(rivals))):
+                claims = len(looks) * max(1, len(rivals) + (self.limit is not None))
+                if at >= DEFAULT.min_trials and min(least, self.beyond(look, at)) <= alpha / claims:
                     stop = look
                     break
             shares, on_front = self.study.shares, at in self.front
@@ -118,14 +131,31 @@ def measured(studies: Iterable[Whole]) -> dict[str, Any]:
     """All settings over all studies."""
     found: dict[str, Tally] = {}
     for study in studies:
-        replay = Replay(study)
+        plain, limited = Replay(study), Replay(study, LIMIT)
         for subset in _subsets(study.shares):
-            for alpha, tolerance in ((a, t) for a in ALPHAS for t in TOLERANCES
-                                     if a == DEFAULT.alpha or t == TOLERANCE):
-                name = (f"alpha {alpha:g}, tolerance {tolerance:g}, looks at "
-                        + " and ".join("{:.0%} ({:.0%} of the items)".format(*study.shares[look]) for look in subset))
+            where = " and ".join("{:.0%} ({:.0%} of the items)".format(*study.shares[look]) for look in subset)
+            tried = [(plain, alpha, tolerance) for alpha in ALPHAS for tolerance in TOLERANCES
+                     if alpha == DEFAULT.alpha or tolerance == TOLERANCE]
+            for replay, alpha, tolerance in [*tried, (limited, DEFAULT.alpha, TOLERANCE)]:
+                under = f", {replay.limit.text}" if replay.limit else ""
+                name = f"alpha {alpha:g}, tolerance {tolerance:g}{under}, looks at {where}"
                 found[name] = found.get(name, Tally()).plus(replay.tally(alpha, tolerance, subset))
     return {name: tally.plain() for name, tally in found.items()}
+
+
+def by_default(studies: int, items: int) -> dict[str, dict[str, float]]:
+    """Simulated studies with the default look, without a limit and with one."""
+    found = {"no limit": Tally(), LIMIT.text: Tally()}
+    for study in _simulated(studies, items):
+        look = study.shares.index((DEFAULT.train[0], DEFAULT.items[0]))
+        for name, limit in (("no limit", None), (LIMIT.text, LIMIT)):
+            found[name] = found[name].plus(Replay(study, limit).tally(DEFAULT.alpha, TOLERANCE, (look,)))
+    return {name: tally.plain() for name, tally in found.items()}
+
+
+def _simulated(studies: int, items: int) -> Iterator[Whole]:
+    for base, trials in simulated(studies, items):
+        yield Whole(tuple(Seen(tuple(looks), end) for *looks, end in trials), base, WHAT, SHARES)
 
 
 def _subsets(shares: Sequence[tuple[float, float]]) -> list[tuple[int, ...]]:
@@ -146,7 +176,8 @@ def recorded(home: Path, name: str) -> Whole:
     assert set(looks) == set(folders), f"{runs[0]} has the looks {folders}"
     trials = tuple(Seen(tuple(_point(run / "rungs" / look) for look in looks), _point(run / "evaluation" / "tuned"))
                    for run in runs)
-    return Whole(trials, Objectives(tuple(search["alignment"]), tuple(search["capability"])), shares)
+    what = Objectives(tuple(search["alignment"]), tuple(search["capability"]))
+    return Whole(trials, _point(runs[0] / "evaluation" / "base"), what, shares)
 
 
 def _search(home: Path, name: str) -> dict[str, Any]:
@@ -178,9 +209,7 @@ def main() -> None:
     if given.study:
         found["real"] = measured([recorded(Path(given.study[0]).resolve(), given.study[1])])
     for items in (200, 800):
-        found[f"simulated, {given.studies} studies, {items} items"] = measured(
-            Whole(tuple(Seen(tuple(looks), end) for *looks, end in trials), WHAT, SHARES)
-            for trials in simulated(given.studies, items))
+        found[f"simulated, {given.studies} studies, {items} items"] = measured(_simulated(given.studies, items))
         write_found(given.json, found)
     print(json.dumps(found, indent=2))
 

@@ -28,8 +28,8 @@ MODEL, MOMENT = 0.5, 0.3
 """Spread of the chance of a model at an item, and of a moment, where the difficulty of items has 1."""
 
 
-def simulated(studies: int, items: int) -> Iterator[list[list[Point]]]:
-    """Studies as lists of trials, each as its results at the looks and at the end, on so many items a suite."""
+def simulated(studies: int, items: int) -> Iterator[tuple[Point, list[list[Point]]]]:
+    """Studies as the base and the trials, each as its results at the looks and at the end, on so many items a suite."""
     for seed in range(studies):
         yield _study(np.random.default_rng(seed), items)
 
@@ -45,7 +45,7 @@ def curves(rng: np.random.Generator, share: Floats) -> tuple[Floats, Floats]:
     return 0.05 + (best - 0.05) * rise - fall, tax + bump
 
 
-def _study(rng: np.random.Generator, items: int) -> list[list[Point]]:
+def _study(rng: np.random.Generator, items: int) -> tuple[Point, list[list[Point]]]:
     hard = {suite: rng.normal(size=items) for suite in WHAT.suites}
     order = {suite: rng.permutation(items) for suite in WHAT.suites}
     share = np.array([*(train for train, _ in SHARES), 1.0])
@@ -54,18 +54,24 @@ def _study(rng: np.random.Generator, items: int) -> list[list[Point]]:
     for number in range(TRIALS):
         alignment, tax = curves(rng, share)
         right = {"form": np.clip(alignment, 0.01, 0.99), "facts": np.clip(BASE - tax, 0.01, 0.99)}
-        own = {suite: rng.normal(scale=MODEL, size=items) for suite in WHAT.suites}
-        spread = np.sqrt(1 + MODEL**2 + MOMENT**2)
-        points = []
-        for at, part in enumerate(asked):
-            found = {}
-            for suite in WHAT.suites:
-                noise = own[suite] + rng.normal(scale=MOMENT, size=items)
-                scores = hard[suite] + noise < spread * ndtri(right[suite][at])
-                found[suite] = _result(suite, order[suite][: round(part * items)], scores)
-            points.append(Point(str(number), (found,)))
-        trials.append(points)
-    return trials
+        own = _own(rng, items)
+        trials.append([Point(str(number), ({suite: _answers(rng, suite, hard[suite] + own[suite], right[suite][at],
+                                                            order[suite][: round(part * items)])
+                                            for suite in WHAT.suites},)) for at, part in enumerate(asked)])
+    own = _own(rng, items)
+    knows = {"form": 0.05, "facts": BASE}
+    return Point("base", ({suite: _answers(rng, suite, hard[suite] + own[suite], knows[suite], order[suite])
+                           for suite in WHAT.suites},)), trials
+
+
+def _own(rng: np.random.Generator, items: int) -> dict[str, Floats]:
+    return {suite: rng.normal(scale=MODEL, size=items) for suite in WHAT.suites}
+
+
+def _answers(rng: np.random.Generator, suite: str, hard: Floats, right: float, chosen: Floats) -> SuiteResult:
+    """Of a model that is right at this share of all items."""
+    spread = np.sqrt(1 + MODEL**2 + MOMENT**2)
+    return _result(suite, chosen, hard + rng.normal(scale=MOMENT, size=len(hard)) < spread * ndtri(right))
 
 
 def _result(suite: str, chosen: Floats, scores: Floats) -> SuiteResult:

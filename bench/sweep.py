@@ -7,6 +7,7 @@
 empty workspace with the shared stages made before; wall clock from the first trial's start to the last one's end.
 `trials_per_hour_vs_scripts`: a whole sweep by two workers from an empty workspace against the same trials as scripts,
 two at a time, see `bench/sweep_scripts.py`.
+`saved_by_rungs_pct`, `false_stops_pct`: simulated studies replayed with the default look, see `bench/rungs.py`.
 `simulated`: many workers and trials that take no time on a real PostgreSQL, see `bench/sweep_many.py`.
 """
 
@@ -30,6 +31,7 @@ from typing import Any, NamedTuple
 
 from bench.found import write_found
 from bench.postgres import NoPostgres
+from bench.rungs import by_default
 from bench.sweep_many import many
 from bench.sweep_scripts import scripts
 from eval_suites.results import read_results
@@ -44,10 +46,13 @@ class Size(NamedTuple):
     trials: int  # by one worker and by two
     again: int  # trials whose stages are found
     simulated: tuple[int, int]  # trials, workers
+    replayed: int  # studies
 
 
-FULL = Size(8, 5, (2000, 64))
-QUICK = Size(2, 2, (60, 4))
+FULL = Size(8, 5, (2000, 64), 20)
+QUICK = Size(2, 2, (60, 4), 2)
+ITEMS = 800
+"""Of each suite of a replayed study."""
 
 
 class Took(NamedTuple):
@@ -127,13 +132,17 @@ def measure(size: Size) -> dict[str, Any]:
         print(json.dumps(both), flush=True)
         beside = against_scripts(Path(scratch) / "scripts", size.trials)
         print(json.dumps(beside), flush=True)
+    looks = by_default(size.replayed, ITEMS)
+    print(json.dumps(looks), flush=True)
     try:
         simulated: Mapping[str, Any] = many(*size.simulated)
     except NoPostgres as error:
         simulated = {"not_run": str(error)}
     return {"trial_overhead_s": alone["trial_overhead_s"], "two_workers_speedup": both["two_workers_speedup"],
             "trials_per_hour_vs_scripts": beside["trials_per_hour_vs_scripts"],
-            "details": {"overhead": alone, "speedup": both, "scripts": beside, "simulated": simulated,
+            "saved_by_rungs_pct": looks["no limit"]["saved_by_rungs_pct, evaluation 0.3"],
+            "false_stops_pct": looks["no limit"]["false_stops_pct"],
+            "details": {"overhead": alone, "speedup": both, "scripts": beside, "rungs": looks, "simulated": simulated,
                         "setup": setup()}}
 
 

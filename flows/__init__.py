@@ -5,6 +5,7 @@ around.py      what every flow does around its work
 logs.py        what libraries log of a flow, in our words
 experiment.py  the flow sft-experiment
 sweep.py       the flow sft-sweep
+pool.py        the flow sft-trial: a worker of a sweep for work pools
 rung.py        the flow sft-rung: a look at a trial under way
 trial.py       what the process of one trial does
 worker.py      a worker of a sweep

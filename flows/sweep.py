@@ -22,7 +22,7 @@ from infra.open_runs import running
 from infra.settings import read_settings
 from infra.study import open_study
 from infra.sweep_plots import Shown, write_sweep_plots
-from infra.watching import only_to_prefect, reported
+from infra.watching import only_to_prefect
 from sft_core.config.experiment import ExperimentConfig, SearchSection
 from sft_core.config.file import LoadedConfig, flatten, load
 from sft_core.config.followups import as_searched
@@ -36,7 +36,7 @@ from sft_core.errors import (
     TrackingError,
     TrainingError,
 )
-from sft_core.stopping import sleep, stop_on_signals
+from sft_core.stopping import sleep
 from tasks.causes import common_cause
 from tasks.crew import Crew
 from tasks.earlier import beginnings
@@ -106,27 +106,6 @@ def sft_sweep(config: str = "flows/configs/sweep.yaml", trials: int | None = Non
             with Crew(search.study, search.storage, many, folder) as crew:
                 found = _worked_off(study, crew, loaded.config, place, tracker)
             return _report(study, found, tracker, parent, place)
-
-
-@flow(name="sft-trial", flow_run_name="{study} worker", **orchestrator.HOOKS)
-def sft_trial(study: str = "sft-sweep", trials: int = 1, storage: str | None = None) -> None:
-    """Run trials of a sweep that was begun, as one more worker: for work pools, whose workers are machines.
-
-    Args:
-        study: name of the sweep (`search.study`).
-        trials: how many at most; none where all are over or under way.
-        storage: Optuna storage URL; by default SFT_STUDY_STORAGE, or the workspace.
-    """
-    place = workspace()
-    folder = place.root / "sweeps" / study
-    folder.mkdir(parents=True, exist_ok=True)
-    with stop_on_signals(), orchestrator.noted(place.root), reported(), \
-            Crew(study, storage, 1, folder, trials) as crew:
-        orchestrator.show(lambda: sweep_view.tag(study, "worker"))
-        while crew.at_work():
-            sleep(LOOK_S)
-        if said := crew.last_words():
-            raise OrchestrationError(f"the trial did not end well: {said}")
 
 
 def _search(config: ExperimentConfig, path: Path) -> SearchSection:
@@ -265,12 +244,17 @@ def _report(study: Study, ended: Found, tracker: Tracker, parent: str, place: Wo
     said = pareto.Said(f"Trials of {study.plan.name}", says, note(found))
     plots = [pareto.write_picture(drawn, AXES, folder), pareto.write_page(drawn, AXES, table, said, folder)] \
         if drawn else []
+    if found and found.reached:
+        plots.append(pareto.write_attainment(drawn, found.reached, AXES, folder))
     plots += write_sweep_plots(rows, Shown(study.plan.name, study.plan.space, AXES,
                                            importances(rows, study.plan.space), of_base(found)), folder)
     for file in [*plots, kept.write(folder, found, rows)]:
         tracker.log_artifacts(parent, file, "pareto")
     if table:
-        tracker.log_table(parent, "trials.json", {column: [row[column] for row in table] for column in table[0]})
+        failed = {str(row.number): row.notes.get("why", "") for row in rows if row.state == "FAIL"}
+        columns = {column: [row[column] for row in table] for column in table[0]}
+        why = [failed.get(name.split()[0], "") for name in columns["trial"]]
+        tracker.log_table(parent, "trials.json", columns | {"why": why})
     tracker.log_metrics(parent, {"trials": float(len(rows)), **_best(study, rows), **summed(drawn, found)})
     tracker.set_tags(parent, {"sft.proposed": proposal.sentence if proposal else says, "sft.says": says})
     tracker.finish(parent)

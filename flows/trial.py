@@ -17,7 +17,7 @@ def main(order: Order, rung: Rung | None = None) -> int:
     """Run the experiment of a trial as a flow run, write its summary as JSON, and return the exit code; with a rung a
     look at the trial instead, on its way there.
 
-    Prefect shows study and number as the flow run's name and tags.
+    Prefect shows study, number and what follows the trial as the flow run's name and tags.
     """
     try:
         with stop_on_signals():
@@ -29,8 +29,9 @@ def main(order: Order, rung: Rung | None = None) -> int:
             from infra.orchestrator import outcome
             from infra.sweep_view import trial_tags, trial_title
 
-            title, parent = trial_title(order.study, order.number), order.parent_run_id or None
-            with tags(*trial_tags(order.study, order.number, "rung" if rung else "trial")):
+            (study, number, suffix), parent = order.known, order.parent_run_id or None
+            title, kind = trial_title(study, number) + suffix, "follow-up" if suffix else "rung" if rung else "trial"
+            with tags(*trial_tags(study, number, kind)):
                 if rung:
                     look = sft_rung.with_options(flow_run_name=f"{title} at {rung.name}")
                     summary = outcome(look, str(order.config), rung, parent)

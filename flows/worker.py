@@ -24,7 +24,7 @@ from infra.stored import read_aim
 from infra.study import open_study
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.file import load, trial_config
-from sft_core.config.followups import FollowUp, as_searched, followed
+from sft_core.config.followups import FollowUp, as_searched, followed, suffix
 from sft_core.errors import ConfigError, OrchestrationError
 from sft_core.stopping import sleep
 from tasks.apart import Call, apart
@@ -35,7 +35,7 @@ from tasks.listing import note_sweep
 from tasks.mirror import mirrored
 from tasks.rungs import Climber, climb
 from tasks.stages import Workspace
-from tasks.trial import NO_MEMORY, Place, TrialOutcome, plan_of, run_trial
+from tasks.trial import NO_MEMORY, Known, Place, TrialOutcome, plan_of, run_trial
 from tasks.versions import differing, found_here
 
 log = logging.getLogger("sft")
@@ -102,7 +102,8 @@ def _follow(study: Study, config: ExperimentConfig, place: Place, storage: str |
             one, rows = FollowUp(**trial.params), {row.number: row for row in study.trials()}  # type: ignore[arg-type]
             chosen = followed(config, rows[one.trial].params, one)
             together(chosen, later, there)
-            return run_trial(trial.number, chosen, there, one_trial.main, later.renew)
+            known = Known(study.plan.name, one.trial, suffix(one, config))
+            return run_trial(trial.number, chosen, there, one_trial.main, later.renew, known)
 
         return _work(later, there, most, outcome)
 

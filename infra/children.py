@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from infra.settings import adopt
 
+GRACE_S = 60.0  # a trial that is told to stop saves a checkpoint first
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: a forked child must not load anything
 

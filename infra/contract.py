@@ -178,6 +178,8 @@ POINT = "point"
 """The note of a trial whose values lie outside the space: they are known, and no sampler learns from them."""
 OTHER_VERSIONS = "other_versions"
 """The note of a trial that was run with other versions than its sweep began with: what differs, in words."""
+ERROR = "sft.error"
+"""The tag of a run that did not come to its end: why, in words."""
 ENDED = "ended"
 """The note of a trial that was ended before its end: where and why, in words."""
 NOTHING: Mapping[str, float] = MappingProxyType({})

@@ -17,6 +17,9 @@ from infra.contract import ENDED, FROM, OTHER_VERSIONS, POINT, TrialRow
 
 GREY, BLUE, RED = "#999999", "#0072b2", "#d55e00"
 FADED = "dominated, or beyond a limit"
+DASHES = ("-", "--", ":")
+Reached = Mapping[str, Sequence[tuple[float, float]]]
+"""Sureness in percent → what the front reaches with it: first objective, rising, and the second."""
 MARKERS = {"base": "s", "default": "D"}
 SYMBOLS = {"base": "square", "default": "diamond"}
 
@@ -94,6 +97,30 @@ def write_picture(dots: Sequence[Dot], labels: Mapping[str, str], folder: Path) 
     return file
 
 
+def write_attainment(dots: Sequence[Dot], reached: Reached, labels: Mapping[str, str], folder: Path) -> Path:
+    """Draw what the front reaches, and how surely, as `attainment.png`.
+
+    Args:
+        dots, labels, folder: as for `write_picture`.
+        reached: surfaces from the surest to the least sure one.
+    """
+    file = folder / "attainment.png"
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.subplots()
+    for (level, surface), dash in zip(reached.items(), DASHES, strict=True):
+        axes.step(*zip(*surface, strict=True), where="pre", color=BLUE, linestyle=dash, linewidth=1.2,
+                  label=_surely(level))
+    axes.scatter([dot.x.value for dot in dots], [dot.y.value for dot in dots], color=GREY, s=14, label="points")
+    for dot in dots:
+        axes.annotate(dot.name, (dot.x.value, dot.y.value), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    axes.set_xlabel(f"at least this {labels['alignment']}")
+    axes.set_ylabel(f"at most this {labels['tax']}")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(file, dpi=150)
+    return file
+
+
 def write_page(dots: Sequence[Dot], labels: Mapping[str, str], rows: Sequence[Mapping[str, str]], said: Said,
                folder: Path) -> Path:
     """The same to look around in, with the table, as `front.html`, which needs no other file and no network.
@@ -115,6 +142,10 @@ def _template() -> jinja2.Template:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     made = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return made.get_template("front.html.jinja")
+
+
+def _surely(level: str) -> str:
+    return f"reached, {level} % sure"
 
 
 def _joined(dots: Sequence[Dot]) -> list[Dot]:

@@ -23,12 +23,12 @@ AT_ONCE = 200
 
 
 def trial_title(study: str, number: int) -> str:
-    """Name of the flow run of a trial."""
+    """Name of the flow run of a trial; of what follows one, before its suffix."""
     return f"{study} t{number:03d}"
 
 
 def trial_tags(study: str, number: int, kind: str = "trial") -> tuple[str, ...]:
-    """Tags of the flow run of a trial, or of a look at one on its way (`rung`)."""
+    """Tags of the flow run of a trial, of a look at one on its way (`rung`), or of what follows it (`follow-up`)."""
     return _of_study(study), f"trial:{number}", f"kind:{kind}"
 
 

@@ -22,7 +22,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 
 from infra import events as event_file
 from infra import naming
-from infra.contract import Keep, TrackedRun, Tracker
+from infra.contract import ERROR, Keep, TrackedRun, Tracker
 from infra.databases import is_absent, is_sql, try_connection
 from infra.door import FAILURES, door
 from infra.linking import linked, local_folder
@@ -112,7 +112,7 @@ class MlflowTracker(MlflowRegistry):
             run_id = str(run.info.run_id)
             if found:
                 self._client.update_run(run_id, status="RUNNING", name=name)
-                self.set_tags(run_id, wanted)
+                self.set_tags(run_id, wanted | dict.fromkeys({ERROR} & run.data.tags.keys(), ""))  # it goes on
             self._log_params(run, params)
             self._client.log_text(run_id, config_text, "config.yaml")
         return run_id

@@ -8,10 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from infra.children import end_all, end_with_parent, last_line
+from infra.children import GRACE_S, end_all, end_with_parent, last_line
 from infra.orchestrator import api_url
 from infra.settings import child_environment, threads_environment
-from tasks.trial import GRACE_S
 
 REPLACED = 5
 """How many killed workers are replaced: what kills them, such as a lack of memory, may do so for ever."""

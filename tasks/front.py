@@ -132,7 +132,8 @@ def of_base(found: Front | None) -> float | None:
 
 
 class Kept(NamedTuple):
-    """What a sweep's `front.json` says: which point is proposed (empty: none), the last word on it, and all points."""
+    """What a sweep's `front.json` says: which point is proposed (empty: none), the last word on it, all points, and
+    what they reach together."""
 
     study: str
     proposed: str
@@ -146,7 +147,7 @@ class Kept(NamedTuple):
         without = [{"name": str(row.number), "state": row.state, "values": dict(row.params), "measured": row.values}
                    for row in rows if str(row.number) not in {point["name"] for point in points}]
         write_json(file, {**self._asdict(), **(found.terms._asdict() if found else {}), "points": points,
-                          "others": without})
+                          "others": without, "reached": found.reached if found else {}})
         return file
 
 

@@ -28,7 +28,7 @@ from tasks.experiment import Experiment
 from tasks.listing import ENDED
 from tasks.runs import results_in
 from tasks.stages import Done, Workspace
-from tasks.trial import Order, Place, TrialOutcome, answered
+from tasks.trial import Known, Order, Place, TrialOutcome, answered
 
 log = logging.getLogger("sft")
 Results = Mapping[str, SuiteResult]
@@ -136,7 +136,7 @@ def climb(trial: Trial, config: ExperimentConfig, by: Climber) -> TrialOutcome |
     assert config.search is not None, "the sweep checks that"
     for rung in rungs_of(config.search):
         name = f"trial-{trial.number:03d}.rung-{100 * rung.train:g}"
-        found = answered(name, trial.number, config, by.place, partial(by.look, rung=rung), by.study.renew)
+        found = answered(name, _known(trial, by), config, by.place, partial(by.look, rung=rung), by.study.renew)
         if isinstance(found, TrialOutcome):
             return found
         if not found["paused"]:  # trained to its end by somebody already
@@ -162,11 +162,15 @@ def _verdict(trial: Trial, found: Mapping[str, Any], config: ExperimentConfig, r
                    if row.number != trial.number and rung.key in row.notes)
     question = _Question(_Seen("this trial", found), rivals, rung, search, by.workspace, by.tracker)
     name = f"trial-{trial.number:03d}.rung-{100 * rung.train:g}.verdict"
-    said = answered(name, trial.number, config, by.place, partial(_decide, question), by.study.renew)
+    said = answered(name, _known(trial, by), config, by.place, partial(_decide, question), by.study.renew)
     if isinstance(said, TrialOutcome):
         log.warning("trial %d goes on, as it could not be compared at %s: %s", trial.number, rung.name, said.why)
         return ""
     return str(said["why"])
+
+
+def _known(trial: Trial, by: Climber) -> Known:
+    return Known(by.place.folder.name, trial.number)
 
 
 # In a process that compares

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from infra.children import Forked, killed_for_memory, last_line
+from infra.children import GRACE_S, Forked, killed_for_memory, last_line
 from infra.contract import NOTHING
 from infra.plans import Dimension, Plan, Value
 from sft_core.config.conditions import ordered, point_of
@@ -21,7 +21,6 @@ from sft_core.stopping import POLL_S, sleep
 from tasks.plan import FORECAST
 from tasks.stages import Workspace
 
-GRACE_S = 60.0  # a trial that is told to stop saves a checkpoint first
 NO_MEMORY = "ran out of memory"
 """How the reason of such a trial begins."""
 SHORT = ("MemoryError", "OutOfMemoryError", "can't allocate memory", "no memory left")
@@ -44,6 +43,16 @@ class TrialOutcome(NamedTuple):
     """Where and why it was ended early."""
 
 
+class Known(NamedTuple):
+    """As what people find the flow run of a trial, or of one that follows it."""
+
+    study: str
+    number: int
+    """Of the trial."""
+    suffix: str = ""
+    """Says what follows the trial, see `sft_core.config.followups.suffix`."""
+
+
 class Order(NamedTuple):
     """What the process of a trial is to do."""
 
@@ -52,8 +61,7 @@ class Order(NamedTuple):
     """Gets the summary of the run."""
     parent_run_id: str
     """MLflow run of the sweep."""
-    study: str
-    number: int
+    known: Known
     searched: Mapping[str, Value]
     """Searched field → the trial's value."""
 
@@ -99,7 +107,7 @@ def sweep_key(plan: Plan) -> str:
 
 
 def run_trial(number: int, config: ExperimentConfig, place: Place, run: Callable[[Order], int],
-              renew: Callable[[], None]) -> TrialOutcome:
+              renew: Callable[[], None], known: Known | None = None) -> TrialOutcome:
     """Run one experiment in its own process: all its memory goes back, and one that dies takes nothing with it.
 
     Its answer stays in the sweep's folder; its log is `trial-NNN.log`.
@@ -110,13 +118,15 @@ def run_trial(number: int, config: ExperimentConfig, place: Place, run: Callable
         place: where, and on which device.
         run: the work of the process; returns its exit code.
         renew: called while it runs.
+        known: by default as this trial.
     """
     assert config.search is not None, "the sweep checks that"
-    found = answered(f"trial-{number:03d}", number, config, place, run, renew)
+    known = known or Known(place.folder.name, number)
+    found = answered(f"trial-{number:03d}", known, config, place, run, renew)
     return found if isinstance(found, TrialOutcome) else found_in(found, config.search)
 
 
-def answered(name: str, number: int, config: ExperimentConfig, place: Place,
+def answered(name: str, known: Known, config: ExperimentConfig, place: Place,
              run: Callable[[Order], int], renew: Callable[[], None]) -> dict[str, Any] | TrialOutcome:
     """The answer of a process of a trial, or a failure; files and log are called `name`."""
     assert config.search is not None, "the sweep checks that"
@@ -126,8 +136,7 @@ def answered(name: str, number: int, config: ExperimentConfig, place: Place,
     answer.unlink(missing_ok=True)
     output = place.folder / f"{name}.log"
     killed = killed_for_memory()
-    order = Order(settings, answer, place.parent_run_id, place.folder.name, number,
-                  point_of(config.search.space, config))
+    order = Order(settings, answer, place.parent_run_id, known, point_of(config.search.space, config))
     code = waited_for(Forked(functools.partial(run, order), output, place.environment), renew)
     if code or not answer.exists():
         dead = code == -signal.SIGKILL

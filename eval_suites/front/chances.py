@@ -42,8 +42,17 @@ class _Sums(NamedTuple):
     weight: Floats  # Σ weight [clusters, columns]
 
 
-def chances(points: Sequence[Point], what: Objectives, draws: int = DRAWS, seed: int = 0) -> list[float]:
+def chances(both: Floats) -> list[float]:
     """Per point, the probability that no other one has at least its alignment with at most its tax, and differs.
+
+    Args:
+        both: see `drawn`.
+    """
+    return [float(1 - _beaten(both, at).mean()) for at in range(both.shape[1])]
+
+
+def drawn(points: Sequence[Point], what: Objectives, draws: int = DRAWS, seed: int = 0) -> Floats:
+    """Draws of the true mean alignment and capability of all points, in shares [draws, points, 2].
 
     Each is measured by the items that it has a score for. Only of few points could all have a score for the same ones.
 
@@ -56,9 +65,8 @@ def chances(points: Sequence[Point], what: Objectives, draws: int = DRAWS, seed:
     both = np.stack([np.mean([means[suite] for suite in names], axis=0)
                      for names in (what.alignment, what.capability)], axis=-1)
     near = _near(both)
-    likely = both - both[:, near].mean(axis=1, keepdims=True)
-    likely[:, near] = _pulled(both[:, near], rng)
-    return [float(1 - _beaten(likely, at).mean()) for at in range(len(points))]
+    both[:, near] = both[:, near].mean(axis=1, keepdims=True) + _pulled(both[:, near], rng)
+    return both
 
 
 def _near(both: Floats) -> NDArray[np.bool_]:

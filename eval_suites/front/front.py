@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from eval_suites.front.chances import chances
+from eval_suites.front.attainment import Surface, attained
+from eval_suites.front.chances import chances, drawn
 from eval_suites.front.differences import Difference, alignment_of, difference, differs, dominates
 from eval_suites.front.points import Objectives, Point, Role, Terms
-from eval_suites.statistics.intervals import Interval, holm
+from eval_suites.statistics.intervals import Floats, Interval, holm
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,12 @@ class Placed:
 
 @dataclass(frozen=True)
 class Front:
-    """All points, in the order given."""
+    """All points, in the order given, and what they reach together, see `attained`; nothing where no point is the base.
+    """
 
     points: tuple[Placed, ...]
     terms: Terms
+    reached: Mapping[str, Surface] = field(default_factory=dict)
 
 
 class _Among(NamedTuple):
@@ -59,15 +62,26 @@ def front(points: Sequence[Point], what: Objectives, terms: Terms) -> Front:
     Raises:
         EvalError: a point has no score in a suite, or points were not asked the same in the same way.
     """
-    among = _compared([point for point in points if point.feasible], what, terms)
+    feasible = [point for point in points if point.feasible]
     base = next((point for point in points if point.role == "base"), None)
+    likely = drawn(feasible, what) if feasible else None
+    among = _compared(feasible, likely, what, terms)
     return Front(tuple(
         Placed(point.name, point.role, point.feasible, in_points(alignment_of(point, what).interval(terms.alpha)),
                _tax(base, point, what, terms.alpha), *among.get(point.name, _Among(False, 0.0, {}, ())))
-        for point in points), terms)
+        for point in points), terms, {} if base is None else _reached(feasible, likely, base, what))
 
 
-def _compared(points: Sequence[Point], what: Objectives, terms: Terms) -> dict[str, _Among]:
+def _reached(feasible: Sequence[Point], likely: Floats | None, base: Point, what: Objectives) -> Mapping[str, Surface]:
+    if likely is None:
+        return {}
+    if base in feasible:
+        return attained(likely, feasible.index(base), range(len(feasible)))
+    return attained(drawn([base, *feasible], what), 0, range(1, 1 + len(feasible)))
+
+
+def _compared(points: Sequence[Point], likely: Floats | None, what: Objectives, terms: Terms) -> dict[str, _Among]:
+    on_front = [] if likely is None else chances(likely)
     pairs = list(itertools.combinations(range(len(points)), 2))
     found = {(i, j): difference(points[i], points[j], what) for i, j in pairs}
     open_pairs = {pair for pair in pairs if _open(found[pair], terms.alpha)}  # their p-values are not needed
@@ -75,12 +89,11 @@ def _compared(points: Sequence[Point], what: Objectives, terms: Terms) -> dict[s
     found |= {(j, i): one.backwards for (i, j), one in found.items()}
     proofs = dict(zip(found, holm([1.0 if {pair, pair[::-1]} & open_pairs else dominates(one, terms)
                                    for pair, one in found.items()]), strict=True))
-    likely = chances(points, what) if points else []
 
     def among(at: int) -> _Among:
         others = [i for i in range(len(points)) if i != at]
         return _Among(
-            not any(ahead(found[at, i]) for i in others), likely[at],
+            not any(ahead(found[at, i]) for i in others), on_front[at],
             {points[i].name: proofs[at, i] for i in others if proofs[at, i] <= terms.alpha < proofs[i, at]},
             tuple(points[i].name for i in others if told[min(at, i), max(at, i)] > terms.alpha))
 

@@ -56,7 +56,16 @@ def test_a_replay_counts_what_is_paid_for_and_who_is_lost(point: Callable[..., P
     """The fifth trial falls behind and catches up; the sixth does not."""
     good, behind = point("good", HIGH, HIGH), point("behind", HALF, HIGH)
     trials = [*[Seen((good,), good)] * 4, Seen((behind,), good), Seen((behind,), behind)]
-    study = Replay(Whole(tuple(trials), WHAT, ((0.25, 0.5),)))
+    study = Replay(Whole(tuple(trials), point("base", LOW, HIGH), WHAT, ((0.25, 0.5),)))
     found = study.tally(0.05, 5.0, (0,))
     assert found == Tally(trained=4.5, evaluated=4 + 6 * 0.5, looks=6, false=1, front=5, ended=2, trials=6)
     assert found.plain()["false_stops_pct"] == 20.0
+
+
+def test_a_replay_under_a_limit_ends_who_is_beyond_it_and_counts_only_who_keeps_it(point: Callable[..., Point]) -> None:
+    """The fifth trial is beyond it at the look and at the end, the sixth only at the look."""
+    good, dear = point("good", HALF, HIGH), point("dear", HIGH, HALF)
+    trials = [*[Seen((good,), good)] * 4, Seen((dear,), dear), Seen((dear,), good)]
+    whole = Whole(tuple(trials), point("base", LOW, HIGH), WHAT, ((0.25, 0.5),))
+    assert Replay(whole).tally(0.05, 1.0, (0,))[3:] == (0, 6, 0, 6)
+    assert Replay(whole, constraint("tax <= 5")).tally(0.05, 1.0, (0,))[3:] == (1, 5, 2, 6)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bench import front as bench
-from eval_suites.front.chances import chances
+from eval_suites.front.chances import chances, drawn
 from eval_suites.front.choice import Limits, choose, prove
 from eval_suites.front.differences import alignment_of, difference, differs, dominated
 from eval_suites.front.front import front
@@ -42,6 +42,10 @@ def point(make_result: Make) -> Callable[..., Point]:
                                   for suite, rows in scores.items()} for at in range(seeds)))
 
     return make
+
+
+def likely(points: Sequence[Point], what: Objectives, draws: int = 2000) -> list[float]:
+    return chances(drawn(points, what, draws))
 
 
 def ends(found: Interval) -> tuple[float, float]:
@@ -105,7 +109,7 @@ def test_a_point_without_a_score_says_what_to_do(point: Callable[..., Point]) ->
             difference(one, point("broken", format=LOW, facts=[lost] * 400), WHAT)
     few, same = (point(format=[lost] * 10 + HIGH[10:], facts=LOW) for lost in (math.inf, None))
     assert difference(one, few, WHAT).alignment.interval(0.05) == difference(one, same, WHAT).alignment.interval(0.05)
-    assert chances([one, few], WHAT) == chances([one, same], WHAT) == [0.0, 1.0]
+    assert likely([one, few], WHAT) == likely([one, same], WHAT) == [0.0, 1.0]
 
 
 def test_what_does_not_hold_with_the_missing_items_against_it_is_not_claimed(point: Callable[..., Point]) -> None:
@@ -148,11 +152,11 @@ def test_missing_items_are_no_chance_that_several_suites_even_out(point: Callabl
 
 def test_chances_are_of_the_same_draw_for_all(point: Callable[..., Point]) -> None:
     best, worst = point("best", format=HIGH, facts=HIGH), point("worst", format=LOW, facts=LOW)
-    assert chances([best, best, worst], WHAT) == [1.0, 1.0, 0.0], "identical results do not beat each other"
+    assert likely([best, best, worst], WHAT) == [1.0, 1.0, 0.0], "identical results do not beat each other"
     trade = point("trade", format=LOW, facts=[1.0] * 400)
-    assert chances([best, trade], WHAT) == [1.0, 1.0]
+    assert likely([best, trade], WHAT) == [1.0, 1.0]
     even = [[1.0, 0.0] * 200, LOW]  # swaps every answer: the same mean, and pairs that tell nothing
-    toss = chances([point(str(at), format=row, facts=HIGH) for at, row in enumerate(even)], WHAT)
+    toss = likely([point(str(at), format=row, facts=HIGH) for at, row in enumerate(even)], WHAT)
     assert toss == pytest.approx([0.5, 0.5], abs=0.05)
     assert sum(toss) == pytest.approx(1.0)
 
@@ -164,29 +168,29 @@ def test_many_points_that_each_lack_a_few_items_are_told_by_the_others(point: Ca
     def lossy(row: Sequence[float]) -> list[float | None]:
         return [None if lost else score for score, lost in zip(row, rng.random(len(row)) < 0.15, strict=True)]
 
-    found = chances([point(format=lossy(row), facts=HIGH) for row in (HIGH, *[LOW] * 39)], WHAT, draws=200)
+    found = likely([point(format=lossy(row), facts=HIGH) for row in (HIGH, *[LOW] * 39)], WHAT, draws=200)
     assert found == pytest.approx([1.0, *[0.0] * 39], abs=0.02)
     more, few = [1.0] * 220 + [0.0] * 180, [None] * 40 + LOW[40:]
-    toss, same = (chances([point(format=more, facts=HIGH), point(format=row, facts=HIGH)], WHAT)[0]
+    toss, same = (likely([point(format=more, facts=HIGH), point(format=row, facts=HIGH)], WHAT)[0]
                   for row in (LOW, few))
     assert same == pytest.approx(toss, abs=0.05)
     seeds = point(format=[[None if n % 10 == at else 1.0 for n in range(400)] for at in range(3)], facts=[HIGH] * 3)
-    assert chances([seeds, point(format=LOW, facts=HIGH)], WHAT) == [1.0, 0.0]
+    assert likely([seeds, point(format=LOW, facts=HIGH)], WHAT) == [1.0, 0.0]
     assert alignment_of(seeds, WHAT).estimate == 1.0, "all have a score, and seven in ten items under every seed"
 
 
 def test_few_clusters_and_seeds_that_differ_leave_more_open(point: Callable[..., Point]) -> None:
     one, other = (point(format=row, facts=[1.0] * 100) for row in ([1.0] * 55 + [0.0] * 45, [1.0, 0.0] * 50))
-    items = chances([one, other], WHAT)[0]
+    items = likely([one, other], WHAT)[0]
     seeds = point(format=[[1.0] * 85 + [0.0] * 15, [1.0] * 25 + [0.0] * 75], facts=[[1.0] * 100] * 2)
-    assert chances([seeds, other], WHAT)[0] < items - 0.05
+    assert likely([seeds, other], WHAT)[0] < items - 0.05
 
     def by_tens(row: Point) -> Point:
         facts = row.results[0]["format"]
         kept = tuple(i._replace(cluster=str(n // 25)) for n, i in enumerate(facts.items))
         return replace(row, results=({**row.results[0], "format": replace(facts, items=kept)},))
 
-    few = chances([by_tens(one), by_tens(other)], WHAT)[0]
+    few = likely([by_tens(one), by_tens(other)], WHAT)[0]
     assert 0.5 < few < items
 
 
@@ -200,7 +204,7 @@ def test_chance_does_not_hide_that_points_lie_on_a_curve(diverged: bool) -> None
         truth = bench.curve(rng)
         if diverged:
             truth = bench.Truth(np.append(truth.alignment, 0.02), np.append(truth.kept, 0.1))
-        found = chances(bench.drawn(truth, bench.KINDS["binary"], rng, 300), bench.WHAT, draws=500)
+        found = likely(bench.drawn(truth, bench.KINDS["binary"], rng, 300), bench.WHAT, draws=500)
         told += [(chance, truth.on_front(at)) for at, chance in enumerate(found[:bench.POINTS])]
         assert found[bench.POINTS:] == [0.0] * diverged
     assert np.mean([(chance - on) ** 2 for chance, on in told]) < 0.22

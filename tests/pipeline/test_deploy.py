@@ -148,7 +148,7 @@ def test_the_deployments_of_the_platform(settings: Settings) -> None:
     for name, entrypoint in (
         ("sft-experiment", "flows/experiment.py:sft_experiment"),
         ("sft-sweep", "flows/sweep.py:sft_sweep"),
-        ("sft-trial", "flows/sweep.py:sft_trial"),
+        ("sft-trial", "flows/pool.py:sft_trial"),
         ("sft-nightly", "flows/nightly.py:sft_nightly"),
     ):
         made = ask(settings, f"deployments/name/{name}/{name}")

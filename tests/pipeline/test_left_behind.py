@@ -66,6 +66,7 @@ def test_next_run_closes_what_a_killed_one_had_open_and_nothing_of_a_live_one(
     wait_for(lambda: len(list(home.glob("alive/*.json"))) == 4)
     client = MlflowClient(tracking_uri=f"sqlite:///{home}/mlflow.db")
     assert client.get_run(dead["mlflow"]).info.status == "KILLED"
+    assert client.get_run(dead["mlflow"]).data.tags["sft.error"] == "its process was killed"
     assert client.get_run(live["mlflow"]).info.status == "RUNNING"
     assert flow_state(prefect_api, live["prefect"]) == "RUNNING"
 

@@ -36,7 +36,7 @@ class Looked:
         self.runs, self.found = runs, found
 
     def __call__(self, order: Order, rung: Rung) -> int:
-        number = order.number
+        number = order.known.number
         refusal, mmlu, loss = self.found[number]
         run = self.runs / f"r{number}"
         write_json(run / "run.json", {"name": run.name})

@@ -65,6 +65,7 @@ def check_prefect(api: str) -> None:
         if name == "two t000":  # what was killed may have trained the last one to its end
             assert any(re.match(r"trained for \d+ steps: loss .* on held-out examples", line) for line in lines)
     assert {run["name"] for run in runs("sweep")} == {"two"}
+    assert {run["name"].partition("-")[2] for run in runs("follow-up")} == {"a050", "confirm"}
     (page,) = found("artifacts", {"artifacts": {"key": {"any_": ["trials"]}}})
     assert f"/runs/flow-run/{last['id']}) | complete | alignment " in page["data"]
 
@@ -291,7 +292,8 @@ def test_killed_sweep_continues_and_ends_with_its_pareto_table(
     assert " confirmed on " in done.stdout
     front = json.loads((home / "sweeps" / "two" / "front.json").read_text())
     assert {one["name"] for one in front["points"]} > {"base"}
-    assert {"pareto.png", "front.html"} <= {p.name for p in (home / "sweeps" / "two").iterdir()}
+    assert set(front["reached"]) == {"95", "50", "5"}
+    assert {"pareto.png", "attainment.png", "front.html"} <= {p.name for p in (home / "sweeps" / "two").iterdir()}
     answers = [json.loads(p.read_text()) for p in (home / "sweeps" / "two").glob("*.answer.json")]
     assert len(answers) >= 2
 

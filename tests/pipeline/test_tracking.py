@@ -20,10 +20,11 @@ from sqlalchemy import create_engine, text
 
 from infra import naming
 from infra.contract import Tracker
+from infra.open_runs import running
 from infra.servers import Service, free_port, start_mlflow
 from infra.settings import MLFLOW_BLOCK, TELEMETRY_OFF
 from infra.tracking import MlflowTracker, open_tracker
-from sft_core.errors import TrackingError
+from sft_core.errors import EvalError, Interrupted, SftError, TrackingError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -80,6 +81,22 @@ def test_a_closed_run_is_opened_again(tracker: Tracker, status: str) -> None:
     assert tracker.find_run(run_id).status == status
     assert start(tracker) == run_id
     assert tracker.find_run(run_id).status == "RUNNING"
+
+
+@pytest.mark.parametrize(("error", "status", "said"), [
+    (EvalError("no score at https://me:s3cr3t@host\n" + 200 * "x y "), "FAILED",
+     "EvalError: no score at https://me:***@host x y x y"),
+    (Interrupted("stopped by SIGTERM; the state is saved"), "KILLED", "Interrupted: stopped by SIGTERM; the state is")])
+def test_a_run_that_fails_says_why_until_it_goes_on(tracker: Tracker, error: SftError, status: str, said: str) -> None:
+    run_id = start(tracker)
+    with pytest.raises(type(error)), running(tracker, run_id):
+        raise error
+    run = tracker.find_run(run_id)
+    assert run.status == status
+    assert run.tags["sft.error"].startswith(said)
+    assert len(run.tags["sft.error"]) <= 500
+    assert start(tracker) == run_id
+    assert tracker.find_run(run_id).tags["sft.error"] == ""
 
 
 def test_many_parameters_with_awkward_names(tracker: Tracker) -> None:
