@@ -3,8 +3,9 @@
     python -m bench.sweep [--json FILE] [--quick]
 
 `trial_overhead_s`: a trial whose stages are all found, from the worker's fork to its answer, median of several.
-`two_workers_speedup`: the same short trials on the tiny world by one worker and by two, one thread each, each from an
-empty workspace with the shared stages made before; wall clock from the first trial's start to the last one's end.
+`two_workers_speedup`: short trials on the tiny world by one worker and by two, one thread each, each from an empty
+workspace with the shared stages made before; wall clock from the first trial's start to the last one's end. They are
+of one length: how long the last one is waited for, where they are not, is chance and no cost of a worker.
 `trials_per_hour_vs_scripts`: a whole sweep by two workers from an empty workspace against the same trials as scripts,
 two at a time, see `bench/sweep_scripts.py`.
 `saved_by_rungs_pct`, `false_stops_pct`: simulated studies replayed with the default look, see `bench/rungs.py`.
@@ -38,6 +39,8 @@ from eval_suites.results import read_results
 
 ROOT = Path(__file__).resolve().parent.parent
 SWEEP = "flows/configs/sweep.yaml"
+ALIKE = ("search.points=[]", "search.space={train.optim.lr: {low: 3.0e-4, high: 3.0e-3, log: true}, "
+         "train.replay.lambda: {low: 0.0, high: 1.0}, train.kl.beta: {low: 0.1, high: 1.0}}", "train.kl.beta=0.5")
 
 
 class Size(NamedTuple):
@@ -103,7 +106,7 @@ def speedup(home: Path, trials: int) -> dict[str, Any]:
     for workers in (1, 2):
         alone = home.with_name(f"{home.name}-{workers}")
         shutil.copytree(home, alone, symlinks=True)
-        took[workers] = sweep(alone, "speed", trials, workers, "seed=1")
+        took[workers] = sweep(alone, "speed", trials, workers, "seed=1", *ALIKE)
     return {"two_workers_speedup": took[1].at_work / took[2].at_work,
             **{f"workers_{workers}": {"at_work_s": one.at_work, "whole_command_s": one.whole,
                                       "trial_s": statistics.median(end - start for start, end in one.trials)}

@@ -98,12 +98,12 @@ def sft_sweep(config: str = "flows/configs/sweep.yaml", trials: int | None = Non
             for name, rows in earlier.taken.items():
                 study.take_over(name, rows)
             study.begin(trials or search.trials, loaded.text, parent, here, earlier.points)
-            if left := study.remaining():
-                _tell_plan(loaded.config, search, place, (left, workers))
-                if search.rungs:
-                    log.info("%s", told(search.rungs))
+            left = study.remaining()
             many = workers if wanted(loaded.config) else min(workers, left)
             with Crew(search.study, search.storage, many, folder) as crew:
+                crew.at_work()  # they import for some seconds
+                if left:
+                    _tell_plan(loaded.config, search, place, (left, workers))
                 found = _worked_off(study, crew, loaded.config, place, tracker)
             return _report(study, found, tracker, parent, place)
 
@@ -131,6 +131,8 @@ def _tell_plan(config: ExperimentConfig, search: SearchSection, place: Workspace
         tell_plan(config, prepared, place, of="plan of a trial")
         for line in plan_sweep(config, search, prepared, place, size).lines():
             log.info("%s", line)
+        if search.rungs:
+            log.info("%s", told(search.rungs))
     except (DataError, TemplateError, ModelError, EvalError, TrainingError) as error:
         log.warning("no plan of a trial without its own values: %s", error)
 
