@@ -17,6 +17,7 @@ cli_evaluation.py its commands eval, compare, suites and parity
 cli_workspace.py its commands plan, runs and clean
 cli_judging.py its commands judge and human
 cli_model.py   its command model import
+cli_nights.py  its commands nightly and nights
 judging.py     open-ended answers judged: judge, human export, human import
 doctor.py      pre-flight
 plan.py        what a run will do and cost

@@ -18,6 +18,7 @@ from flows.cli_begin import out_file, out_folder
 from flows.cli_evaluation import add_evaluation
 from flows.cli_judging import add_judging
 from flows.cli_model import add_model
+from flows.cli_nights import add_nights
 from flows.cli_workspace import add_workspace
 from flows.logs import tame, told_of
 from infra.output import keep_writing
@@ -187,18 +188,6 @@ def promote(
 
 
 @app.command()
-def nightly(
-    name: Annotated[str, typer.Option(help="Registered model")] = "sft",
-    margin: Annotated[float, typer.Option(min=0.0, help="Points a suite may fall without being a regression")] = 0.0,
-) -> None:
-    """Re-evaluate the champion now, as the nightly deployment does; fails on a proved regression."""
-    ensure_prefect(begin())
-    from flows.nightly import run_nightly
-
-    run_nightly(name, margin)
-
-
-@app.command()
 def deploy(
     pool: Annotated[str, typer.Option(help="Prefect work pool; made when missing (type process)")] = "sft",
     cron: Annotated[str, typer.Option(help="Schedule of sft-nightly, in UTC")] = "30 2 * * *",
@@ -284,6 +273,7 @@ def tiny_build(
 add_evaluation(app, begin)
 add_judging(app, begin)
 add_model(app, begin)
+add_nights(app, begin, functools.partial(begin, make=False))
 add_workspace(app, begin, functools.partial(begin, make=False))
 
 

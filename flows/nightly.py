@@ -1,40 +1,46 @@
-"""The flow `sft-nightly`: the champion is evaluated again and compared with its stored results, item by item."""
+"""The flow `sft-nightly`: champion, candidates and base are asked again and held against the stored results."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from prefect import flow
 from prefect.artifacts import create_table_artifact
+from prefect.runtime import flow_run
 
 from flows import console
 from flows.around import around
 from flows.experiment import connect, look, workspace
-from infra import orchestrator
+from infra import alerts, orchestrator
 from infra.contract import Tracker
-from infra.naming import check_alias
-from sft_core.config.evaluate import GateSection
+from infra.naming import check_alias, run_page
 from sft_core.errors import EvalError, RegressionFound
 from sft_core.names import check_name
-from tasks.evaluate import evaluate, folder_subject
-from tasks.mirror import mirrored
-from tasks.needs import check_needs, evaluation_lacks
+from tasks.night import guarded, night
+from tasks.nights import RED, Found, concluded, metrics, past, rows
 from tasks.runs import find
 from tasks.stages import Workspace
-from tasks.verdict import not_measured, reach_verdict, regressions
 
 
 def run_nightly(name: str, margin: float) -> None:
-    """`sft nightly`: run the flow now and show its table.
+    """`sft nightly`: run the flow now and say in a line what it found, with its table where that is something.
 
     Raises:
-        RegressionFound: a suite is proved worse than stored.
-        EvalError: none is, and one could not be measured, so that nothing is known of it.
+        RegressionFound: a suite is proved worse than stored, the environment did not do it, and nobody was told yet.
+        EvalError: something was not measured two nights in a row.
     """
     summary = orchestrator.outcome(sft_nightly, name=name, margin=margin)
-    console.table(summary["title"], summary["rows"])
-    console.lines("no proved regression")
+    if summary["outcome"] != "quiet":
+        console.table(summary["title"], summary["rows"])
+    console.lines(f"{summary['title']}: {summary['sentence']}")
+
+
+def run_nights(name: str, last: int) -> None:
+    """`sft nights`: the table of the last nights of a registered model."""
+    found = past(name, look(), last)
+    console.table(f"Nights of {name}", [one.row for one in found])
+    if not found:
+        console.lines(f"no night of {name} was recorded yet; `sft nightly --name {name}` makes one now")
 
 
 def run_promotion(reference: str, name: str | None, alias: str) -> None:
@@ -53,16 +59,16 @@ def run_promotion(reference: str, name: str | None, alias: str) -> None:
 
 @flow(name="sft-nightly", flow_run_name="{name}@{alias}", **orchestrator.HOOKS)
 def sft_nightly(name: str = "sft", alias: str = "champion", margin: float = 0.0) -> dict[str, Any]:
-    """Re-evaluate a registered model under its stored protocol; fail on a proved regression.
+    """Ask a registered model, its candidates and their base again; fail on a proved regression that nobody was told of.
 
     Args:
         name: registered model.
-        alias: which version.
+        alias: which version; candidates are asked beside it.
         margin: points that a suite may fall, and false refusals may rise, without being a regression.
     """
     place = workspace()
     with around(place.root, connect) as tracker:
-        return _compared(Champion(name, alias), margin, place, tracker)
+        return _compared(Champion(name, alias), margin, str(flow_run.id), (place, tracker))
 
 
 class Champion(NamedTuple):
@@ -72,29 +78,40 @@ class Champion(NamedTuple):
     alias: str
 
 
-def _compared(asked: Champion, margin: float, place: Workspace, tracker: Tracker) -> dict[str, Any]:
+def _compared(asked: Champion, margin: float, occasion: str, at: tuple[Workspace, Tracker]) -> dict[str, Any]:
+    """A night of its own for every occasion; one that was killed goes on where it was."""
+    place, tracker = at
     name, alias = asked
-    champion = tracker.resolve_alias(name, alias)
-    stored = find(champion.run_id, place, tracker)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    config = stored.config().config
-    place = mirrored(place, config.data.mirror)
-    check_needs(evaluation_lacks(config.eval, place))
-    before = stored.results("tuned")
-    after = evaluate(folder_subject("champion", champion.folder, config.model), config.eval, place, occasion=now)
-    verdict = reach_verdict(before, after, GateSection(max_tax=margin, max_false_refusals=margin))
-    title = f"{name}@{alias} (version {champion.version}, run {stored.name}): stored against {now}"
-    found, missing = regressions(verdict), not_measured(verdict, before)
-    run_id = tracker.start_run(f"nightly-{name}", f"nightly-{name}-{now}", {"model": name, "version": champion.version},
-                               title, {"sft.kind": "nightly", "sft.regressions": "; ".join(found) or "none",
-                                       "sft.not_measured": "; ".join(missing) or "none"})
-    tracker.log_metrics(run_id, {key: value for suite, one in after.items() for key, value in (
-        (f"{suite}/score", one.score), (f"{suite}/scored", one.tally.scored), (f"{suite}/asked", one.n))})
-    tracker.finish(run_id, "FAILED" if found or missing else "FINISHED")
-    rows = verdict.rows()
-    orchestrator.show(lambda: create_table_artifact(rows, "nightly", title))
-    if found:
-        raise RegressionFound(f"{title}: " + "; ".join([*found, *missing]))
-    if missing:
-        raise EvalError(f"{title}: no proved regression, but " + "; ".join(missing))
-    return {"title": title, "rows": rows, "mlflow_run_id": run_id}
+    nights = night(guarded(name, alias, place, tracker), margin, occasion, place)
+    key = f"nightly-{name}-{occasion}"
+    mine = {run.run_id for run in tracker.runs_of(key)}
+    before = next((one for one in past(name, tracker) if one.run.run_id not in mine), None)
+    found = concluded(nights, margin, before)
+    number = before.number + 1 if before else 1
+    title = f"{name}, night {number}"
+    run_id = tracker.start_run(f"nightly-{name}-{number}", key, {
+        "model": name, "margin": margin, **{one.guarded.alias: one.guarded.model.version for one in nights}}, title,
+        found.tags(name, number))
+    tracker.log_metrics(run_id, metrics(nights))
+    tracker.finish(run_id, "FAILED" if found.outcome in RED else "FINISHED")
+    shown = rows(nights)
+    orchestrator.show(lambda: create_table_artifact(shown, "nightly", f"{title}: {found.sentence}"))
+    _tell(name, found, title, run_page(tracker.shown, run_id))
+    return {"title": title, "outcome": found.outcome, "sentence": found.sentence, "rows": shown,
+            "mlflow_run_id": run_id}
+
+
+def _tell(name: str, found: Found, title: str, page: str | None) -> None:
+    """Prefect hears of every night that is not quiet, people of a red one.
+
+    Raises:
+        RegressionFound, EvalError: the night is red.
+    """
+    sentence = f"{title}: {found.sentence}"
+    told = {"model": name, "outcome": found.outcome, "sentence": sentence, "mlflow": page,
+            "prefect": flow_run.ui_url}
+    if found.outcome != "quiet":
+        alerts.emit(name, found.outcome, told)
+    if found.outcome in RED:
+        alerts.post(told)
+        raise (RegressionFound if found.outcome == "regression" else EvalError)(sentence)

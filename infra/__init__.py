@@ -34,6 +34,7 @@ study.py            the only door to Optuna: any number of workers ask and tell
 importances.py      what the objectives of a sweep hang on
 sweep_plots.py      a sweep as history, importances and parallel coordinates
 pareto.py           a sweep as picture, page and table
+alerts.py           a red night told: a Prefect event, a webhook, an automation
 dashboard.py        optuna-dashboard on a sweep, as long as somebody looks
 servers.py          local Prefect, MLflow and model servers and workers as process groups
 prefect_plugin.py   bare names for `prefect deployment run`

@@ -45,6 +45,9 @@ class Registered(NamedTuple):
     made_s: float = 0.0
 
 
+NOTHING_ASKED: Mapping[str, str] = MappingProxyType({})
+
+
 class Tracker(Protocol):
     """One experiment in a tracking store.
 
@@ -161,8 +164,8 @@ class Tracker(Protocol):
     def runs_of(self, run_key: str) -> list[TrackedRun]:
         """The runs of this key, the latest first: several where machines opened it at the same time."""
 
-    def recent(self, limit: int, parent_run_id: str | None = None) -> list[TrackedRun]:
-        """The latest runs first; with a parent, the trials of that sweep."""
+    def recent(self, limit: int, tags: Mapping[str, str] = NOTHING_ASKED) -> list[TrackedRun]:
+        """The latest runs first, of those that have these tags."""
 
     def download(self, run_id: str, artifact_path: str, folder: Path) -> Path:
         """Copy an artifact (file or folder) of a run into `folder` and return where it lies."""

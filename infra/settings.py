@@ -125,6 +125,12 @@ def server_key(environ: Mapping[str, str] = os.environ) -> str | None:
     return environ.get("OPENAI_API_KEY", "").strip() or None
 
 
+def nightly_webhook(environ: Mapping[str, str] = os.environ) -> str | None:
+    """Where a red night is told (SFT_NIGHTLY_WEBHOOK); None where nobody is to be. Whoever knows such an address may
+    post there, so it is shown and kept nowhere."""
+    return environ.get("SFT_NIGHTLY_WEBHOOK", "").strip() or None
+
+
 def secret(name: str | None, environ: Mapping[str, str] = os.environ) -> str | None:
     """The value of an environment variable that a configuration names (`key_env`); None where it names none.
 

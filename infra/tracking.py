@@ -22,7 +22,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 
 from infra import events as event_file
 from infra import naming
-from infra.contract import ERROR, Keep, TrackedRun, Tracker
+from infra.contract import ERROR, NOTHING_ASKED, Keep, TrackedRun, Tracker
 from infra.databases import is_absent, is_sql, try_connection
 from infra.door import FAILURES, door
 from infra.linking import linked, local_folder
@@ -195,8 +195,8 @@ class MlflowTracker(MlflowRegistry):
         with door(self.uri, f"look for the run {run_key}"):
             return [_info(run) for run in self._of_key(run_key)]
 
-    def recent(self, limit: int, parent_run_id: str | None = None) -> list[TrackedRun]:
-        condition = f"tags.`mlflow.parentRunId` = '{parent_run_id}'" if parent_run_id else ""
+    def recent(self, limit: int, tags: Mapping[str, str] = NOTHING_ASKED) -> list[TrackedRun]:
+        condition = " and ".join(f"tags.`{key}` = '{naming.quoted(value)}'" for key, value in tags.items())
         with door(self.uri, "list the runs"):
             return [_info(run) for run in self._search(condition, limit)]
 

@@ -14,13 +14,15 @@ evaluate.py    the stage evaluate, of base, tuned model or anything else
 train.py       the stage train
 interpolate.py the stage interpolate
 judge.py       open-ended answers judged by an LLM or by people
-verdict.py     base results × tuned results → verdict, regressions, flips
+verdict.py     base results × tuned results → verdict, flips
 experiment.py  one run: its folder and its place in the tracker
 record.py      the stage record
 runs.py        recorded runs, found again
+night.py       one night of a registered model: champion, candidates and base against their stored results
+nights.py      the nights that were recorded: what is known already, and their course
 listing.py     the runs of a workspace: done, under way, stopped
 clean.py       what takes room, who needs it, and what may go
-versions.py    what a worker of a sweep computes with, against what the sweep began with
+versions.py    what a machine computes with, against what a sweep began with or results were measured with
 earlier.py     what a sweep takes from earlier ones
 causes.py      why trials failed, without what is each one's own
 trial.py       one trial of a sweep in its own process

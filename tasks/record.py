@@ -21,6 +21,7 @@ from tasks.experiment import Experiment
 from tasks.runs import Beside, write_beside
 from tasks.stages import Done
 from tasks.verdict import Compared, compared, write_report
+from tasks.versions import environment
 
 CANDIDATE = "candidate"
 NOT_IN_NAMES = re.compile(r"[^\w.\- ]")
@@ -43,7 +44,8 @@ def record(
             write_results(run.folder / "evaluation" / label, result)
     write_beside(run.folder, Beside(
         {one.suite: one.floor for one in verdict.suites if one.floor},
-        None if run.config.data.decontaminate == "off" else prepared.result["contaminated"]))
+        None if run.config.data.decontaminate == "off" else prepared.result["contaminated"],
+        environment(run.config.model)))
     found = compared(verdict, results["base"], results["tuned"])
     write_report(run.folder, f"{run.name}: tuned against base", found)
     summary = _summary(run, prepared, trained, found)

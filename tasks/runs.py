@@ -81,7 +81,7 @@ class Recorded(NamedTuple):
             return Beside({}, None)
         kept = read_json(file, "floors", "contaminated")
         floors = {name: Floor(*row)._replace(of=f"the base of {self.name}") for name, row in kept["floors"].items()}
-        return Beside(floors, kept["contaminated"])
+        return Beside(floors, kept["contaminated"], kept.get("versions", {}))
 
 
 def results_in(folder: Path, *, texts: bool = True) -> dict[str, SuiteResult]:
@@ -94,17 +94,19 @@ class Beside(NamedTuple):
     """What a run found out beside its results, for comparisons with other runs.
 
     `floors`: suite → how far its base differs from itself. `contaminated`: suite → ids of items in its training data,
-    None where none was looked for.
+    None where none was looked for. `versions`: what the models were asked with, empty where that is not known.
     """
 
     floors: Mapping[str, Floor]
     contaminated: Mapping[str, Sequence[str]] | None
+    versions: Mapping[str, str] = {}
 
 
 def write_beside(folder: Path, found: Beside) -> None:
     """Write it into a run folder."""
     write_json(folder / "evaluation" / "beside.json", {
-        "floors": {name: list(floor) for name, floor in found.floors.items()}, "contaminated": found.contaminated})
+        "floors": {name: list(floor) for name, floor in found.floors.items()}, "contaminated": found.contaminated,
+        "versions": dict(found.versions)})
 
 
 def joined(one: Beside, two: Beside) -> Beside:

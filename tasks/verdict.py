@@ -21,7 +21,7 @@ from sft_core.stage import fingerprint, write_json, write_text
 from tasks.stages import Workspace, once, version
 
 __all__ = ["Compared", "Flip", "Floor", "Names", "Report", "Results", "SuiteResult", "compared", "foresee", "keep",
-           "listed", "not_measured", "reach_verdict", "reason", "regressions", "with_variants", "word_diff",
+           "listed", "reach_verdict", "reason", "with_variants", "word_diff",
            "write_page", "write_report"]
 Results = Mapping[str, SuiteResult]
 log = logging.getLogger("sft")
@@ -108,28 +108,6 @@ def write_report(folder: Path, title: str, found: Compared) -> None:
     write_page(folder / "report.html", title, found)
     write_json(folder / "verdict.json", found.verdict.to_dict())
     (folder / "tax.png").write_bytes(forest_png(found.verdict))
-
-
-def regressions(verdict: Verdict) -> list[str]:
-    """Every suite that is proved worse, or to refuse more that should be answered, each with its numbers; `points` of a
-    capability suite are its tax."""
-    found = []
-    for one in verdict.suites:
-        if one.outcome == "worse":
-            loss = one.points if one.kind == "capability" else -(one.points or 0.0)
-            low, high = (one.low, one.high) if one.kind == "capability" else (-one.high, -one.low)
-            found.append(f"{one.suite} lost {loss:.1f} points ({low:.1f} to {high:.1f}) over {one.pairs} items")
-        if one.refuses_more and one.false_refusals:
-            rise = one.false_refusals.rise
-            found.append(f"false refusals on {one.suite} rose by {rise.points:.1f} points ({rise.low:.1f} to "
-                         f"{rise.high:.1f}) over {rise.pairs} requests")
-    return found
-
-
-def not_measured(verdict: Verdict, stored: Results) -> list[str]:
-    """Every suite that has a stored score and was not measured against it, with its counts and the reason."""
-    return [f"{one.suite} {one.said}" + "".join(f"; {note}" for note in one.notes) for one in verdict.suites
-            if one.outcome == "not_measured" and stored[one.suite].score is not None]
 
 
 def listed(results: Mapping[str, SuiteResult]) -> list[dict[str, object]]:

@@ -1,10 +1,12 @@
-"""What a worker of a sweep computes with, against what the sweep began with: code, libraries, base model and data."""
+"""What a machine computes with: against what a sweep began with, and against what stored results were measured with."""
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
+from sft_core.config.data import ModelSection
 from sft_core.config.experiment import ExperimentConfig, SearchSection
 from sft_core.errors import ConfigError
 from sft_core.stage import fingerprint
@@ -13,6 +15,8 @@ from tasks.prepare import replay_sources
 
 LIBRARIES = ("torch", "transformers", "peft", "optuna", "lm_eval")
 STAGES = ("prepare", "train", "evaluate")
+ASKING = ("torch", "transformers", "tokenizers", "peft", "lm_eval", "vllm")
+"""What scores may hang on beside the model: torch with the build of its kernels."""
 ABSENT = "none"
 
 
@@ -35,9 +39,37 @@ def found_here(config: ExperimentConfig, place: stages.Workspace) -> dict[str, s
             "the training data": fingerprint(data)}
 
 
+def environment(model: ModelSection) -> dict[str, str]:
+    """Name → version of what a model is asked with on this machine: libraries, the code that asks, and the hardware,
+    where that is not a server's."""
+    import torch
+
+    from eval_suites.backends.remote import is_endpoint
+    from sft_core.model.load import resolve_device
+
+    found = {name: _version(name) for name in ASKING} | {"python": platform.python_version(),
+                                                          "the code that asks": stages.version("evaluate")}
+    if is_endpoint(model.path):
+        return found
+    if resolve_device(model).type != "cuda":
+        return found | {"hardware": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"}
+    gpus = sorted({torch.cuda.get_device_name(at) for at in range(torch.cuda.device_count())})
+    return found | {"hardware": ", ".join(gpus), "cuda": str(torch.version.cuda)}
+
+
+def changes(stored: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """What is another one now, e.g. `torch 2.12.0 → 2.13.0`; nothing where it is not known what there was."""
+    both = {name: (stored.get(name, ABSENT), now.get(name, ABSENT)) for name in sorted(stored.keys() | now.keys())}
+    return [f"{name} {was} → {new}" for name, (was, new) in both.items() if stored and was != new]
+
+
 def _release(library: str) -> str:
+    return _version(library).partition("+")[0]
+
+
+def _version(library: str) -> str:
     try:
-        return version(library).partition("+")[0]
+        return version(library)
     except PackageNotFoundError:
         return ABSENT
 

@@ -10,5 +10,6 @@ rough.py       clusters and weights of which an interval cannot be relied on
 hidden.py      texts that lose much where none of those asked did
 sequential.py  alpha spending over looks: when a suite may stop
 verdict.py     the comparison
+night.py       a night against the stored results, the base beside it
 flips.py       items whose score changed, side by side
 """

@@ -37,13 +37,14 @@ from eval_suites.judge.talk import judge_at
 from eval_suites.results import SuiteResult, tally, write_results
 from eval_suites.statistics.robustness import drops
 from eval_suites.suites.suite import suite
+from eval_suites.verdict.night import weigh
 from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EndpointSection, EvalSection, GateSection, JudgeSection
 from sft_core.errors import EvalError
 from sft_core.model.load import load_model
 from tasks.record import _metrics
 from tasks.show import check_measured, remarks
-from tasks.verdict import compared, listed, not_measured, reach_verdict, regressions, write_page
+from tasks.verdict import compared, listed, reach_verdict, write_page
 from tests.evals.conftest import JINJA
 
 FORM = ChatFormat(JINJA, ("<|im_end|>",))
@@ -378,9 +379,9 @@ class TestErrors:
         one, = verdict.suites
         assert (verdict.gate, one.outcome, one.points, one.tuned) == ("undecided", "not_measured", None, None)
         assert "not measured: 2 of 10 items have a score on both sides" in verdict.reason
-        assert regressions(verdict) == [], "a nightly tells of no regression"
-        said, = not_measured(verdict, {found.suite: whole})
-        assert PATHS[name].why in said
+        night, = weigh({found.suite: whole}, {found.suite: found}, ({}, {}), gate)
+        assert night.state == "not_measured", "a nightly tells of no regression"
+        assert PATHS[name].why in night.said
         write_page(tmp_path / "page.html", "x", compared(verdict, {found.suite: whole}, {found.suite: found}))
         assert "not measured: 2 of 10" in (tmp_path / "page.html").read_text()
 

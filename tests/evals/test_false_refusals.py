@@ -13,11 +13,11 @@ from eval_suites.asking.expected import expected
 from eval_suites.report.tables import report
 from eval_suites.results import SuiteResult
 from eval_suites.suites.suite import suite
+from eval_suites.verdict.night import weigh
 from eval_suites.verdict.power import Terms, foreseen, promised_refusals, seen
 from eval_suites.verdict.sequential import certain
 from eval_suites.verdict.verdict import Verdict, compare
 from sft_core.config.evaluate import EvalSection, GateSection
-from tasks.verdict import regressions
 
 Make = Callable[..., SuiteResult]
 GATE = GateSection(max_tax=2.0)
@@ -54,7 +54,11 @@ def test_false_refusals_are_guarded_whatever_the_score_gains(make_result: Make) 
     assert few.gate == "undecided"
     assert re.search(r"not proved to be at most 10 points more, about \d+ more of such requests", few.reason)
     assert judged(make_result([1.0] * 400), make_result([1.0] * 400)).suites[0].false_refusals is None
-    assert [said.split(" by ")[0] for said in regressions(verdict)] == ["false refusals on requests rose"]
+    night, = weigh({"requests": base}, {"requests": shy}, ({"requests": base}, {"requests": base}), gate)
+    assert night.state == "regression"
+    assert "its false refusals rose by 43.0" in night.said
+    both, = weigh({"requests": base}, {"requests": shy}, ({"requests": base}, {"requests": shy}), gate)
+    assert both.state == "drift"
 
 
 def test_answers_that_ran_into_the_limit_are_told_with_the_refusals_among_them(make_result: Make) -> None:

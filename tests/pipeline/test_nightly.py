@@ -1,22 +1,34 @@
-"""Promotion and the nightly: the champion is re-evaluated; a proved regression fails with its reason."""
+"""Promotion and the nights of what was promoted: the model's own loss wakes somebody once, and nothing else does."""
 
 import json
+import re
+import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-from unittest.mock import MagicMock
+from typing import Any, NamedTuple
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from eval_suites.results import ItemResult, SuiteResult
+from eval_suites.results import ItemResult, SuiteResult, write_results
 from flows import nightly
-from sft_core.errors import EvalError, RegressionFound
+from infra.contract import Tracker
+from infra.tracking import open_tracker
+from sft_core.errors import EvalError, ModelError, RegressionFound, TrackingError
+from sft_core.tiny.paths import BASE_FOLDER
+from tasks import night as asking
+from tasks.evaluate import BASE, Subject
+from tasks.nights import past
+from tasks.runs import Beside, write_beside
 from tasks.stages import Workspace
 
 Sft = Callable[..., subprocess.CompletedProcess[str]]
+Scores = Sequence[float | None]
 
 
 def test_nightly_passes_and_fails_on_a_proved_regression(sft: Sft, config: Path, home: Path) -> None:
@@ -33,51 +45,153 @@ def test_nightly_passes_and_fails_on_a_proved_regression(sft: Sft, config: Path,
 
     same = sft("nightly", "--name", "guarded")
     assert same.returncode == 0, same.stderr[-3000:]
-    assert "no proved regression" in same.stdout
+    assert same.stdout == ("guarded, night 1: no proved regression of champion (version 1): 0 of 120 scores changed on "
+                           "2 suites\n")
 
     # Make the stored results better than what the model can do: every item was right once.
     file = run / "evaluation" / "tuned" / "tiny_refusal.parquet"
     table = pq.read_table(file)
     perfect = pa.array([1.0] * len(table))
     pq.write_table(table.set_column(table.schema.get_field_index("score"), "score", perfect), file)
-    nightly = sft("nightly", "--name", "guarded", "--margin", "5")
+    red = sft("nightly", "--name", "guarded", "--margin", "5")
     scores = json.loads((run / "verdict.json").read_text())["suites"]
-    assert nightly.returncode == 1, scores
-    assert "RegressionFound" in nightly.stderr
-    assert "tiny_refusal lost" in nightly.stderr
+    assert red.returncode == 1, scores
+    assert "RegressionFound" in red.stderr
+    assert re.search(r"guarded, night 2: champion \(version 1\): tiny_refusal lost .* the base 0.0: the model's own",
+                     red.stderr), red.stderr
+    table = sft("nights", "--name", "guarded").stdout
+    assert table.index("regression") < table.index("quiet")
 
 
-def night(scores: list[float | None], stored: list[float | None], monkeypatch: pytest.MonkeyPatch, place: Path) -> Any:
-    """A night that ends with these scores, and the tracker that was told."""
-    def result(values: list[float | None]) -> dict[str, SuiteResult]:
-        return {"facts": SuiteResult("facts", "capability", {"v": 1}, tuple(
-            ItemResult("facts", "q", str(i), str(i), value, {}, "", "", "", "no answer: ConnectError", "")
-            for i, value in enumerate(values)), 0.0)}
-
-    tracker = MagicMock()
-    for name in ("find", "mirrored", "check_needs", "evaluation_lacks", "folder_subject", "orchestrator"):
-        monkeypatch.setattr(nightly, name, MagicMock())
-    monkeypatch.setattr(nightly, "evaluate", lambda *_, **__: result(scores))
-    nightly.find.return_value.results.return_value = result(stored)
-    monkeypatch.setattr(nightly, "reach_verdict", nightly.reach_verdict.fn)
-    return tracker, lambda: nightly._compared(nightly.Champion("sft", "champion"), 5.0, Workspace(place, None), tracker)
+RIGHT: Scores = [1.0] * 200
+FELL: Scores = [0.0] * 30 + [1.0] * 170
+GONE: Scores = [None] * 200
 
 
-def test_a_night_that_measures_nothing_is_no_regression_and_no_pass(
-        monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """It compared the twelve items that were answered, or said that no item was scored, and passed."""
-    tracker, run = night([0.0] * 12 + [None] * 52, [1.0] * 64, monkeypatch, tmp_path)
-    with pytest.raises(EvalError, match="no proved regression, but facts not measured: 12 of 64 items have a score on "
-                                        "both sides.*52 items of tuned without a score, most often.*ConnectError"
-                       ) as caught:
-        run()
+def result(scores: Scores, version: int = 1) -> dict[str, SuiteResult]:
+    return {"facts": SuiteResult("facts", "capability", {"v": version}, tuple(
+        ItemResult("facts", "q", str(i), str(i), score, {}, "", "", "", "no answer: ConnectError", "")
+        for i, score in enumerate(scores)), 0.0)}
+
+
+class Nights(NamedTuple):
+    """A registered model with stored results, and what its models will answer tonight, by their label."""
+
+    name: str
+    run: Path
+    place: Workspace
+    tracker: Tracker
+    tonight: dict[str, Any]
+
+    def __call__(self, champion: Scores = RIGHT, base: Any = RIGHT, occasion: str = "") -> dict[str, Any]:
+        self.tonight.update(champion=champion, base=base)
+        return nightly._compared(nightly.Champion(self.name, "champion"), 5.0, occasion or uuid4().hex,
+                                 (self.place, self.tracker))
+
+
+@pytest.fixture
+def nights(mlflow_url: str, prefect_api: str, tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch
+           ) -> Iterator[Nights]:
+    """The files, the run and the registry are real; the answers of nights are what each test makes of them."""
+    place = Workspace(tmp_path / "home", None)
+    tracker = open_tracker(mlflow_url, f"e-{uuid4().hex}", place.root)
+    folder, tonight = place.runs / "guarded-1", dict[str, Any]()
+    run_id = tracker.start_run("guarded-1", uuid4().hex, {}, "", {})
+    for label in ("tuned", BASE):
+        write_results(folder / "evaluation" / label, result(RIGHT)["facts"])
+    shutil.copy(config, folder / "config.yaml")
+    shutil.copytree(BASE_FOLDER, folder / "model")
+    (folder / "run.json").write_text(json.dumps({"mlflow_run_id": run_id}))
+    (folder / "summary.json").write_text("{}")
+    name = f"m-{uuid4().hex}"
+    tracker.set_alias(name, "champion", tracker.register(run_id, folder / "model", name))
+
+    def evaluate(subject: Subject, *_: object, **__: object) -> dict[str, SuiteResult]:
+        answer = tonight[subject.label]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer if isinstance(answer, dict) else result(answer)
+
+    monkeypatch.setattr(asking, "evaluate", evaluate)
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        yield Nights(name, folder, place, tracker, tonight)
+
+
+def test_a_regression_is_told_once_and_then_named_as_still_there(nights: Nights) -> None:
+    assert nights()["outcome"] == "quiet"
+    with pytest.raises(RegressionFound, match=r"night 2: champion \(version 1\): facts lost 15.0 points .* over 200 "
+                                              r"items, the base 0.0: the model's own part is 15.0"):
+        nights(FELL)
+    again = nights(FELL)
+    assert again["outcome"] == "still"
+    assert "still: champion (version 1): facts lost 15.0" in again["sentence"]
+    assert nights(GONE)["outcome"] == "still", "not measured is no recovery"
+    assert nights()["outcome"] == "quiet"
+    with pytest.raises(RegressionFound, match="night 6"):
+        nights(FELL, occasion="killed while it recorded")
+    with pytest.raises(RegressionFound, match="night 6"):
+        nights(FELL, occasion="killed while it recorded")
+    told = past(nights.name, nights.tracker)
+    assert [(one.number, one.outcome) for one in told] == [
+        (6, "regression"), (5, "quiet"), (4, "still"), (3, "still"), (2, "regression"), (1, "quiet")]
+    assert [one.run.status for one in told][:2] == ["FAILED", "FINISHED"]
+    measured = told[0].run.metrics
+    assert measured["champion/facts/flip_rate"] == 0.15
+    assert measured["champion/facts/coverage"] == 1.0
+    assert measured["champion/facts/score"] < measured["champion/facts/limit_low"]
+
+
+def test_what_the_base_lost_too_is_the_environment(nights: Nights) -> None:
+    write_beside(nights.run, Beside({}, None, {"torch": "2.0.0"}))
+    found = nights(FELL, FELL)
+    assert found["outcome"] == "drift"
+    assert "environment drift: champion (version 1): facts lost 15.0" in found["sentence"]
+    assert "torch 2.0.0 → " in found["sentence"]
+    assert nights(FELL, ModelError("the base is gone"))["outcome"] == "drift", "the libraries are others"
+
+
+def test_what_is_not_measured_is_no_regression_and_fails_the_second_night(nights: Nights) -> None:
+    first = nights([0.0] * 12 + [None] * 188)
+    assert first["outcome"] == "not_measured"
+    assert re.search("facts not measured: 12 of 200 items have a score on both sides.*188 items of tuned without a "
+                     "score, most often.*ConnectError", first["sentence"])
+    with pytest.raises(EvalError, match="two nights in a row champion .* facts not measured") as caught:
+        nights(GONE)
     assert not isinstance(caught.value, RegressionFound)
-    assert tracker.finish.call_args.args[1] == "FAILED"
-    assert tracker.log_metrics.call_args.args[1] == {"facts/score": None, "facts/scored": 12, "facts/asked": 64}
-    assert tracker.start_run.call_args.args[4]["sft.regressions"] == "none"
+    assert nights()["outcome"] == "quiet"
+    assert nights(base=ModelError("the model gone/base is not there"))["outcome"] == "not_measured"
+    with pytest.raises(EvalError, match="two nights in a row champion .* the base on facts not measured: .*gone/base"):
+        nights(base=OSError("the model gone/base is not there"))
 
 
-def test_a_suite_that_was_never_measured_fails_no_night(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_other_files_or_another_protocol_are_not_measured(nights: Nights) -> None:
+    other = {"facts": replace(result(FELL)["facts"], model="other")}
+    assert "the base on facts not measured: its files are not those" in nights(base=other)["sentence"]
+    found = nights(result(FELL, version=2))  # type: ignore[arg-type]
+    assert found["outcome"] == "not_measured"
+    assert "protocols differ in v: 1 against 2" in found["sentence"]
+    assert "or run and promote again" in found["sentence"]
+    with pytest.raises(TrackingError, match="there is no registered model of that name"):
+        nights._replace(name="nobody")()
+
+
+def test_candidates_are_guarded_beside_the_champion(nights: Nights) -> None:
+    """The very same files under another run are another version."""
+    folder = nights.place.runs / "guarded-2"
+    shutil.copytree(nights.run, folder)
+    run_id = nights.tracker.start_run("guarded-2", uuid4().hex, {}, "", {})
+    (folder / "run.json").write_text(json.dumps({"mlflow_run_id": run_id}))
+    version = nights.tracker.register(run_id, folder / "model", nights.name)
+    nights.tracker.set_alias(nights.name, "candidate", version)
+    nights.tonight["candidate"] = FELL
+    with pytest.raises(RegressionFound, match=r"night 1: candidate \(version 2\): facts lost 15.0"):
+        nights()
+    nights.tracker.set_alias(nights.name, "champion", version)
+    assert nights(FELL)["outcome"] == "still", "the version is known to be worse, whatever it is called"
+
+
+def test_a_suite_that_was_never_measured_fails_no_night(nights: Nights) -> None:
     """Answers that wait for a judge."""
-    _, run = night([None] * 8, [None] * 8, monkeypatch, tmp_path)
-    assert run()["rows"][0]["outcome"].startswith("not measured")
+    for label in ("tuned", BASE):
+        write_results(nights.run / "evaluation" / label, result(GONE)["facts"])
+    assert [nights(GONE, GONE)["outcome"] for _ in range(2)] == ["quiet", "quiet"]

@@ -340,7 +340,7 @@ def test_runs_are_found_by_id_prefix_and_name(tracker: Tracker) -> None:
 def test_trials_are_nested_in_their_sweep(tracker: Tracker) -> None:
     sweep = start(tracker, "sweep", "sweep")
     trials = {start(tracker, f"t{n}", f"t{n}", parent=sweep) for n in range(3)}
-    assert {run.run_id for run in tracker.recent(10, parent_run_id=sweep)} == trials
+    assert {run.run_id for run in tracker.recent(10, {"mlflow.parentRunId": sweep})} == trials
     assert len(tracker.recent(2)) == 2
 
 

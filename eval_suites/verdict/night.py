@@ -1,0 +1,196 @@
+"""One night of a model against its stored results, item by item, with its base as a canary.
+
+The items are the same and the files are checked, so what changes is the model's own, or the environment's: libraries,
+kernels, hardware. The base tells which: its files never change. What the model lost less what the base lost on the same
+items is the model's own change (difference in differences: Card and Krueger 1994, AER 84:772). A `regression` is a loss
+proved beyond the margin whose own part is proved beyond the margin, too; else, and where the base is proved to have
+moved, it is `drift`.
+
+A year of nights errs rarely because each night has its share of one error to spend, and so has each claim of a night:
+Bonferroni's inequality, which needs no independence (all nights share their stored results). The expected number of
+false alarms of a year is at most `FALSE_ALARMS`, over all models, suites and false refusals. Every suite is judged as a
+tax is, whatever its kind: it may fall by the margin. bench/nights.py simulates it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from eval_suites.results import SuiteResult, enough
+from eval_suites.statistics.evidence import paired
+from eval_suites.statistics.floor import Floor
+from eval_suites.statistics.intervals import Evidence
+from eval_suites.statistics.pairing import both_asked
+from eval_suites.verdict.outcome import FalseRefusals, Part, SuiteVerdict
+from eval_suites.verdict.verdict import compare
+from sft_core.config.evaluate import GateSection
+from sft_core.errors import EvalError
+
+NIGHTS = 365
+FALSE_ALARMS = 0.5
+"""Expected number in a year of nights, at most."""
+State = Literal["quiet", "drift", "regression", "not_measured"]
+Results = Mapping[str, SuiteResult]
+
+
+@dataclass(frozen=True)
+class SuiteNight:
+    """One suite. `change`: the model against its stored results, `canary`: the base against its own, None where it has
+    none to compare; points of both are losses. `own`: the model's loss less the base's."""
+
+    suite: str
+    state: State
+    change: SuiteVerdict
+    canary: SuiteVerdict | None
+    own: Part | None
+
+    @property
+    def flip_rate(self) -> float | None:
+        """Share of the items with a score on both sides whose score changed."""
+        return (self.change.lost + self.change.gained) / self.change.pairs if self.change.pairs else None
+
+    @property
+    def coverage(self) -> float:
+        """Share of the items asked that have a score tonight."""
+        return self.change.scored_tuned / self.change.asked if self.change.asked else 0.0
+
+    @property
+    def said(self) -> str:
+        """What was found, in words; empty of a quiet suite."""
+        return "" if self.state == "quiet" else _told(self)
+
+    def recovered(self, margin: float) -> bool:
+        """Measured, and by its estimates within the margin again."""
+        rise = self.change.false_refusals.rise.points if self.change.false_refusals else 0.0
+        return self.change.points is not None and max(self.change.points, rise or 0.0) <= margin
+
+
+def level(models: int, refusing: int) -> float:
+    """Two-sided level at which each claim of a night is read, so that all nights keep to `FALSE_ALARMS`.
+
+    Args:
+        models: how many are guarded; each makes one claim for all its suites (Holm), at half the level to its side.
+        refusing: suites with requests that should be answered; each makes one claim more, for every model.
+    """
+    return 2 * FALSE_ALARMS / (NIGHTS * models * (1 + refusing))
+
+
+def refusing(stored: Results) -> int:
+    """How many suites hold requests that should be answered."""
+    return sum(any(item.should_refuse is False for item in one.items) for one in stored.values())
+
+
+def incomparable(stored: Results, tonight: Results) -> dict[str, str]:
+    """Suites that cannot be compared, and why: another protocol, or other words. Those of one side alone are left out:
+    answers that a judge has graded are not graded again."""
+    found = {}
+    for name in stored.keys() & tonight.keys():
+        try:
+            both_asked(stored[name], tonight[name])
+        except EvalError as error:
+            found[name] = str(error)
+    return found
+
+
+def weigh(stored: Results, tonight: Results, canary: tuple[Results, Results], gate: GateSection, *,
+          elsewhere: bool = False, floors: Mapping[str, Floor] | None = None) -> list[SuiteNight]:
+    """Every suite that both nights can be compared on.
+
+    Args:
+        stored, tonight: the model's results by suite.
+        canary: the base's, stored and of tonight; suites are missing where it could not be asked.
+        gate: `alpha` is the night's `level`, `max_tax` and `max_false_refusals` the margin.
+        elsewhere: libraries or hardware are others now: a loss without a canary is then laid to them.
+        floors: how far the base differs from itself, as the run found it.
+    """
+    change, moved = _taxes(stored, tonight, gate, floors), _taxes(*canary, gate, floors)
+    found = []
+    for name, one in change.items():
+        base, own = moved.get(name), None
+        if base is not None and base.outcome == "not_measured":
+            base = None
+        if base is not None and one.outcome != "not_measured":
+            own = _part(_own(stored[name], tonight[name], canary[0][name], canary[1][name]), gate.alpha / len(change))
+        found.append(SuiteNight(name, _state(one, base, own, gate, elsewhere=elsewhere), one, base, own))
+    return found
+
+
+def _taxes(stored: Results, tonight: Results, gate: GateSection, floors: Mapping[str, Floor] | None
+           ) -> dict[str, SuiteVerdict]:
+    """Losses of the suites that can be compared, whatever their kind."""
+    names = sorted((stored.keys() & tonight.keys()) - incomparable(stored, tonight).keys())
+    sides = [{name: replace(side[name], kind="capability") for name in names} for side in (stored, tonight)]
+    return {one.suite: one for one in compare(sides[0], sides[1], gate, floors=floors).suites}
+
+
+def _own(stored: SuiteResult, tonight: SuiteResult, base_stored: SuiteResult, base_tonight: SuiteResult
+         ) -> Evidence | None:
+    """Evidence of the model's loss less the base's, over the items that all four have a score of.
+
+    Half of it is a difference of two means of scores, so what holds of paired scores holds of it. Where the base did
+    not move, it is the model's loss, which has exact limits.
+    """
+    others = [{item.item_id: item.score for item in one.items} for one in (tonight, base_stored, base_tonight)]
+    rows = [(item.score, after, before, now, item.cluster, item.weight) for item in stored.items
+            for after, before, now in [[side.get(item.item_id) for side in others]]
+            if None not in (item.score, after, before, now)]
+    least = max(stored.min_scored, tonight.min_scored)
+    if not rows or not enough(len(rows), min(stored.n, tonight.n), least):
+        return None
+    was, now, base_was, base_now, clusters, weights = (list(column) for column in zip(*rows, strict=True))
+    if base_was == base_now:
+        return paired(now, was, clusters, weights, stored.scale)
+    halves = [[(one + two) / 2 for one, two in zip(*both, strict=True)] for both in ((now, base_was), (was, base_now))]
+    half = paired(halves[0], halves[1], clusters, weights, stored.scale)
+    assert half is not None  # there are rows
+    return half._replace(estimate=2 * half.estimate, bounds=lambda alpha, grow: tuple(
+        2 * end for end in half.bounds(alpha, grow)))  # type: ignore[arg-type, return-value]
+
+
+def _part(evidence: Evidence | None, alpha: float) -> Part | None:
+    if evidence is None:
+        return None
+    low, high = evidence.bounds(alpha, 1.0)
+    return Part(100 * evidence.estimate, 100 * low, 100 * high, evidence.items)
+
+
+def _state(change: SuiteVerdict, base: SuiteVerdict | None, own: Part | None, gate: GateSection, *, elsewhere: bool
+           ) -> State:
+    if change.outcome == "not_measured":
+        return "not_measured"
+    lost, refuses = change.outcome == "worse", change.refuses_more
+    if base is None:
+        return "quiet" if not (lost or refuses) else "drift" if elsewhere else "regression"
+    if lost and own is not None and own.low > gate.max_tax:
+        return "regression"
+    if refuses and _own_refusals(change.false_refusals, base.false_refusals) > gate.max_false_refusals:
+        return "regression"
+    moved = base.outcome == "worse" or base.high < -base.margin or base.refuses_more
+    return "drift" if lost or refuses or moved else "quiet"
+
+
+def _own_refusals(change: FalseRefusals | None, base: FalseRefusals | None) -> float:
+    """Least points by which false refusals rose, less what the base's rose by."""
+    risen = base.rise.points if base is not None else 0.0
+    return change.rise.low - max(risen or 0.0, 0.0) if change is not None else 0.0
+
+
+def _lost(one: SuiteVerdict) -> str:
+    """E.g. `lost 4.0 points (1.2 to 7.0) over 250 items`; false refusals beside it where they are what is proved."""
+    points = f"lost {one.points:.1f} points ({one.low:.1f} to {one.high:.1f}) over {one.pairs} items"
+    if one.refuses_more and one.false_refusals:
+        rise = one.false_refusals.rise
+        points += f", its false refusals rose by {rise.points:.1f} ({rise.low:.1f} to {rise.high:.1f})"
+    return points
+
+
+def _told(one: SuiteNight) -> str:
+    if one.state == "not_measured":
+        return f"{one.suite} {one.change.said}" + "".join(f"; {note}" for note in one.change.notes)
+    said = f"{one.suite} {_lost(one.change)}"
+    if one.canary is None:
+        return f"{said}; the base was not measured, so the environment may have done it"
+    own = "is not measured" if one.own is None else f"is {one.own.points:.1f} ({one.own.low:.1f} to {one.own.high:.1f})"
+    return f"{said}, the base {one.canary.points:.1f}: the model's own part {own}"

@@ -1,0 +1,147 @@
+"""The nights of a registered model in the tracker: what they found, what is known already, and how they went on.
+
+A regression is told once and then named as still there, until the suite is measured and back within the margin, or
+another version is guarded. Nights are counted, not dated: a clock that was put back changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Literal, NamedTuple
+
+from eval_suites.verdict.night import NIGHTS
+from infra.contract import TrackedRun, Tracker
+from tasks.night import Night
+
+Outcome = Literal["quiet", "drift", "still", "not_measured", "regression", "blind"]
+RED: tuple[Outcome, ...] = ("regression", "blind")
+"""A regression that nobody has been told of, and something that was not measured two nights in a row."""
+LONGEST = 4000
+"""Characters of a sentence in a tag; MLflow takes 8000 bytes."""
+
+
+class Past(NamedTuple):
+    """A night that was recorded. `known`: regressions that were told, `missing`: what was not measured, as
+    `Night.key`."""
+
+    number: int
+    run: TrackedRun
+    outcome: str
+    sentence: str
+    known: frozenset[str]
+    missing: frozenset[str]
+
+    @property
+    def row(self) -> dict[str, str]:
+        """For a table."""
+        date = datetime.fromtimestamp(self.run.started_s, UTC).strftime("%Y-%m-%d %H:%M")
+        return {"night": str(self.number), "date (UTC)": date, "outcome": self.outcome, "said": self.sentence}
+
+
+class Found(NamedTuple):
+    """What a night comes to."""
+
+    outcome: Outcome
+    sentence: str
+    known: frozenset[str]
+    missing: frozenset[str]
+
+    def tags(self, name: str, number: int) -> dict[str, str]:
+        """What the MLflow run of this night is found and read again by."""
+        return {"sft.kind": "nightly", "sft.model": name, "sft.night": str(number), "sft.outcome": self.outcome,
+                "sft.sentence": self.sentence[:LONGEST], "sft.known": json.dumps(sorted(self.known)),
+                "sft.missing": json.dumps(sorted(self.missing))}
+
+
+def past(name: str, tracker: Tracker, limit: int = NIGHTS) -> list[Past]:
+    """The nights of a registered model, the latest first.
+
+    Raises:
+        TrackingError: the tracker cannot be asked.
+    """
+    runs = tracker.recent(limit, {"sft.kind": "nightly", "sft.model": name})
+    found = [Past(int(run.tags["sft.night"]), run, run.tags["sft.outcome"], run.tags["sft.sentence"],
+                  frozenset(json.loads(run.tags["sft.known"])), frozenset(json.loads(run.tags["sft.missing"])))
+             for run in runs]
+    return sorted(found, key=lambda one: -one.number)
+
+
+def concluded(nights: Sequence[Night], margin: float, before: Past | None) -> Found:
+    """The outcome of a night and its sentence, with what the night before knew."""
+    knew, missed = (before.known, before.missing) if before else (frozenset[str](), frozenset[str]())
+    worse = {one.key(suite.suite): f"{one.who}: {suite.said}" for one in nights for suite in one.suites
+             if suite.state == "regression"}
+    there = {one.key(suite.suite): suite for one in nights for suite in one.suites}
+    versions = tuple(f"{one.guarded.model.version}/" for one in nights)
+    still = {key for key in knew if key.startswith(versions) and not (
+        key in there and key not in worse and there[key].recovered(margin))}
+    missing = {one.key(what): f"{one.who}: {why}" for one in nights for what, why in one.missing.items()}
+    parts: dict[Outcome, list[str]] = {
+        "regression": [said for key, said in worse.items() if key not in knew],
+        "blind": [f"two nights in a row {said}" for key, said in missing.items() if key in missed],
+        "still": sorted(f"still: {worse.get(key) or f'{key}, as was told'}" for key in still),
+        "drift": [f"environment drift: {one.who}: {suite.said}" for one in nights for suite in one.suites
+                  if suite.state == "drift"],
+        "not_measured": [said for key, said in missing.items() if key not in missed],
+    }
+    changed = sorted({said for one in nights for said in one.changed})
+    told = [said for group in parts.values() for said in group]
+    if told and changed:
+        told.append(f"changed since the stored results: {', '.join(changed)}")
+    outcome: Outcome = next((kind for kind, group in parts.items() if group), "quiet")
+    return Found(outcome, "; ".join(told) or _quiet(nights, changed), frozenset(still | worse.keys()),
+                 frozenset(missing))
+
+
+def _quiet(nights: Sequence[Night], changed: Sequence[str]) -> str:
+    suites = [suite for one in nights for suite in one.suites]
+    flipped = sum(suite.change.lost + suite.change.gained for suite in suites)
+    items = sum(suite.change.pairs for suite in suites)
+    said = (f"no proved regression of {', '.join(one.who for one in nights)}: {flipped} of {items} scores changed on "
+            f"{len(suites)} suites")
+    return said + (f"; changed since the stored results: {', '.join(changed)}" if changed else "")
+
+
+def metrics(nights: Sequence[Night]) -> dict[str, float | None]:
+    """Per alias and suite: tonight's score with its interval, losses, flip rate, coverage, and the limits that a score
+    must leave to be proved changed (control limits of this night)."""
+    values: dict[str, float | None] = {}
+    for one in nights:
+        for suite in one.suites:
+            at, change = f"{one.guarded.alias}/{suite.suite}", suite.change
+            score, low, high = one.score.get(suite.suite, (None, None, None))
+            values |= {f"{at}/score": score, f"{at}/score_low": low, f"{at}/score_high": high,
+                       f"{at}/flip_rate": suite.flip_rate, f"{at}/coverage": suite.coverage,
+                       f"{at}/loss": change.points}
+            if change.points is not None and change.base is not None:
+                values |= {f"{at}/loss_low": change.low, f"{at}/loss_high": change.high, f"{at}/stored": change.base,
+                           f"{at}/limit_low": change.base - (change.margin + change.points - change.low) / 100,
+                           f"{at}/limit_high": change.base + (change.high - change.points) / 100}
+            if suite.canary is not None:
+                values[f"{at}/base_loss"] = suite.canary.points
+            if suite.own is not None:
+                values |= {f"{at}/own_loss": suite.own.points, f"{at}/own_low": suite.own.low}
+    return values
+
+
+def rows(nights: Sequence[Night]) -> list[dict[str, str]]:
+    """A line per model and suite: what changed, of the model and of the base, with flip rate and coverage."""
+    lines = []
+    for one in nights:
+        for suite in one.suites:
+            change, own = suite.change, suite.own
+            flips, canary = suite.flip_rate, suite.canary
+            lines.append({
+                "model": one.who, "suite": suite.suite, "state": suite.state.replace("_", " "),
+                "loss": _span(change.points, change.low, change.high),
+                "of the base": _span(canary.points, canary.low, canary.high) if canary else "–",
+                "own part": _span(own.points, own.low, own.high) if own else "–",
+                "flipped": "–" if flips is None else f"{100 * flips:.1f} %", "scored": f"{100 * suite.coverage:.0f} %",
+                "items": str(change.pairs)})
+    return lines
+
+
+def _span(points: float | None, low: float, high: float) -> str:
+    return "–" if points is None else f"{points:+.1f} ({low:+.1f} to {high:+.1f})"

@@ -1,0 +1,82 @@
+"""A night against the stored results: the model's own loss told from the environment's, and how seldom a year errs."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from eval_suites.results import SuiteResult
+from eval_suites.verdict.night import FALSE_ALARMS, NIGHTS, SuiteNight, incomparable, level, weigh
+from sft_core.config.evaluate import GateSection
+
+Scores = Sequence[float | None]
+Make = Callable[..., SuiteResult]
+GATE = GateSection(alpha=level(1, 0), max_tax=2.0, max_false_refusals=2.0)
+RIGHT = [1.0] * 200
+
+
+def lost(items: int, first: int = 0) -> list[float | None]:
+    """So many of 200 right answers are wrong now."""
+    return [0.0 if first <= at < first + items else 1.0 for at in range(200)]
+
+
+@pytest.fixture
+def weighed(make_result: Make) -> Callable[..., SuiteNight]:
+    """One suite on one night; everything was right when it was stored."""
+
+    def weigh_it(tuned: Scores, base: Scores | None, *, elsewhere: bool = False) -> SuiteNight:
+        stored, base_tonight = {"facts": make_result(RIGHT)}, {} if base is None else {"facts": make_result(base)}
+        found, = weigh(stored, {"facts": make_result(tuned)}, (stored, base_tonight), GATE, elsewhere=elsewhere)
+        return found
+
+    return weigh_it
+
+
+@pytest.mark.parametrize(("tuned", "base", "state"), [
+    (lost(0), lost(0), "quiet"), (lost(3), lost(0), "quiet"),  # three of 200 are no proof
+    (lost(30), lost(0), "regression"), (lost(30), lost(2, first=100), "regression"),  # the base moved by its noise
+    (lost(30), lost(30), "drift"), (lost(30), lost(30, first=100), "drift"),  # both fell, on the same items or others
+    (lost(0), lost(30), "drift"), (lost(60), lost(20), "regression"),  # beyond what the base lost
+    ([None] * 100 + RIGHT[:100], lost(0), "not_measured"),
+    (lost(30), None, "regression"),
+])
+def test_who_moved(weighed: Callable[..., SuiteNight], tuned: Scores, base: Scores | None, state: str) -> None:
+    found = weighed(tuned, base)
+    assert found.state == state
+    assert bool(found.said) == (state != "quiet")
+
+
+def test_the_sentence_says_by_how_much(weighed: Callable[..., SuiteNight]) -> None:
+    both = weighed(lost(60), lost(20))
+    assert both.own is not None
+    assert both.own.points == pytest.approx(20.0)
+    assert both.own.low < 20.0 < both.own.high
+    assert "facts lost 30.0 points" in both.said
+    assert "over 200 items, the base 10.0: the model's own part is 20.0" in both.said
+    assert (both.flip_rate, both.coverage) == (0.3, 1.0)
+    alone = weighed(lost(30), None, elsewhere=True)
+    assert alone.state == "drift", "without a canary, other libraries are taken for the cause"
+    assert "the base was not measured, so the environment may have done it" in alone.said
+    assert not both.recovered(2.0)
+    assert weighed(lost(3), lost(0)).recovered(2.0)
+
+
+def test_alignment_suites_may_fall_by_the_margin_too(make_result: Make) -> None:
+    """A verdict claims any proved fall of a win; a night only one beyond its margin."""
+    stored = {"facts": make_result(RIGHT, kind="alignment")}
+    gate = GATE.model_copy(update={"max_tax": 30.0})
+    for allowed, state in ((gate, "quiet"), (GATE, "regression")):
+        found, = weigh(stored, {"facts": make_result(lost(30), kind="alignment")}, (stored, stored), allowed)
+        assert found.state == state
+
+
+def test_another_protocol_is_named_and_spoils_no_other_suite(make_result: Make) -> None:
+    stored = {"a": make_result(RIGHT, "a"), "b": make_result(RIGHT, "b"), "a:graded": make_result(RIGHT, "a:graded")}
+    tonight = {"a": make_result(RIGHT, "a", protocol={"engine": "transformers 9"}), "b": make_result(RIGHT, "b")}
+    assert [one.suite for one in weigh(stored, tonight, ({}, {}), GATE)] == ["b"]
+    assert "their protocols differ in engine" in incomparable(stored, tonight)["a"]
+
+
+def test_a_year_of_nights_keeps_to_its_number() -> None:
+    """The chance of all claims of a night, each at half its level, times the nights."""
+    for models, refusing in ((1, 0), (3, 2)):
+        assert NIGHTS * models * (1 + refusing) * level(models, refusing) / 2 == pytest.approx(FALSE_ALARMS)
