@@ -2,7 +2,8 @@
 
     python -m bench.sweep [--json FILE] [--quick]
 
-`trial_overhead_s`: a trial whose stages are all found, from the worker's fork to its answer, median of several.
+`trial_overhead_s`: a trial whose stages are all found, from the worker's fork to its answer, median of several;
+`deployment_overhead_s`: the same as a run of a work pool, see `bench/sweep_deployed.py`.
 `two_workers_speedup`: short trials on the tiny world by one worker and by two, one thread each, each from an empty
 workspace with the shared stages made before; wall clock from the first trial's start to the last one's end. They are
 of one length: how long the last one is waited for, where they are not, is chance and no cost of a worker.
@@ -33,6 +34,7 @@ from typing import Any, NamedTuple
 from bench.found import write_found
 from bench.postgres import NoPostgres
 from bench.rungs import by_default
+from bench.sweep_deployed import deployed
 from bench.sweep_many import many
 from bench.sweep_scripts import scripts
 from eval_suites.results import read_results
@@ -131,6 +133,8 @@ def measure(size: Size) -> dict[str, Any]:
         home = Path(scratch) / "home"
         alone = overhead(home, size.again)
         print(json.dumps(alone), flush=True)
+        pooled = deployed(home, SWEEP, size.again, "search.confirm=0")
+        print(json.dumps(pooled), flush=True)
         both = speedup(home, size.trials)
         print(json.dumps(both), flush=True)
         beside = against_scripts(Path(scratch) / "scripts", size.trials)
@@ -141,11 +145,12 @@ def measure(size: Size) -> dict[str, Any]:
         simulated: Mapping[str, Any] = many(*size.simulated)
     except NoPostgres as error:
         simulated = {"not_run": str(error)}
-    return {"trial_overhead_s": alone["trial_overhead_s"], "two_workers_speedup": both["two_workers_speedup"],
+    return {"trial_overhead_s": alone["trial_overhead_s"],
+            "deployment_overhead_s": pooled["deployment_overhead_s"], "two_workers_speedup": both["two_workers_speedup"],
             "trials_per_hour_vs_scripts": beside["trials_per_hour_vs_scripts"],
             "saved_by_rungs_pct": looks["no limit"]["saved_by_rungs_pct, evaluation 0.3"],
             "false_stops_pct": looks["no limit"]["false_stops_pct"],
-            "details": {"overhead": alone, "speedup": both, "scripts": beside, "rungs": looks, "simulated": simulated,
+            "details": {"overhead": alone, "deployed": pooled, "speedup": both, "scripts": beside, "rungs": looks, "simulated": simulated,
                         "setup": setup()}}
 
 

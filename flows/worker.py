@@ -68,7 +68,8 @@ def work(name: str, settings: Settings, storage: str | None = None, trials: int 
             log.warning("this machine has other versions than the sweep %s, which is noted with its trials: %s", name,
                         other)
         study.join()
-        if not environment:  # with a GPU some of them begin to use CUDA, which does not survive a fork
+        # One trial imports what it needs. With a GPU some of them begin to use CUDA, which does not survive a fork.
+        if trials != 1 and not environment:
             for module in HEAVY:
                 importlib.import_module(module)
         at = Place(folder, aim.parent, environment, other, here, place if elsewhere else None)

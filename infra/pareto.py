@@ -6,14 +6,16 @@ import html
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jinja2
-import plotly.graph_objects as go
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from infra.contract import ENDED, FROM, OTHER_VERSIONS, POINT, TrialRow
+
+if TYPE_CHECKING:  # a worker that draws nothing has no use for half a second of imports
+    import plotly.graph_objects as go
+    from matplotlib.figure import Figure
 
 GREY, BLUE, RED = "#999999", "#0072b2", "#d55e00"
 FADED = "dominated, or beyond a limit"
@@ -104,6 +106,8 @@ def write_attainment(dots: Sequence[Dot], reached: Reached, labels: Mapping[str,
         dots, labels, folder: as for `write_picture`.
         reached: surfaces from the surest to the least sure one.
     """
+    from matplotlib.figure import Figure
+
     file = folder / "attainment.png"
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
@@ -154,6 +158,8 @@ def _joined(dots: Sequence[Dot]) -> list[Dot]:
 
 
 def _picture(dots: Sequence[Dot], front: Sequence[Dot], titles: Sequence[str]) -> Figure:
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
     for label, colour, alpha, some in _groups(dots):
@@ -189,6 +195,8 @@ def _group(dot: Dot) -> str:
 
 
 def _page(dots: Sequence[Dot], front: Sequence[Dot], titles: Sequence[str]) -> go.Figure:
+    import plotly.graph_objects as go
+
     def bars(spreads: Sequence[Spread]) -> dict[str, Any]:
         below, above = _errors(spreads)
         return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 0.8, "width": 0}
