@@ -146,12 +146,13 @@ def measure(size: Size) -> dict[str, Any]:
     except NoPostgres as error:
         simulated = {"not_run": str(error)}
     return {"trial_overhead_s": alone["trial_overhead_s"],
-            "deployment_overhead_s": pooled["deployment_overhead_s"], "two_workers_speedup": both["two_workers_speedup"],
+            "deployment_overhead_s": pooled["deployment_overhead_s"],
+            "two_workers_speedup": both["two_workers_speedup"],
             "trials_per_hour_vs_scripts": beside["trials_per_hour_vs_scripts"],
             "saved_by_rungs_pct": looks["no limit"]["saved_by_rungs_pct, evaluation 0.3"],
             "false_stops_pct": looks["no limit"]["false_stops_pct"],
-            "details": {"overhead": alone, "deployed": pooled, "speedup": both, "scripts": beside, "rungs": looks, "simulated": simulated,
-                        "setup": setup()}}
+            "details": {"overhead": alone, "deployed": pooled, "speedup": both, "scripts": beside, "rungs": looks,
+                        "simulated": simulated, "setup": setup()}}
 
 
 def setup() -> Mapping[str, object]:

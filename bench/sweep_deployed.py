@@ -1,7 +1,7 @@
 """What a trial costs as a run of a work pool, beside the trial: part of `bench/sweep.py`.
 
 A real Prefect server, a real worker of a process pool and the deployment `sft-trial`. A run counts from the moment in
-which the worker has taken it to its end: the time until the worker asks again (PREFECT_WORKER_QUERY_SECONDS) is left out.
+which the worker has taken it to its end; the time until the worker asks again is left out.
 """
 
 from __future__ import annotations
