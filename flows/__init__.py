@@ -9,13 +9,16 @@ pool.py        the flow sft-trial: a worker of a sweep for work pools
 rung.py        the flow sft-rung: a look at a trial under way
 trial.py       what the process of one trial does
 worker.py      a worker of a sweep
-nightly.py     the flow sft-nightly, and promotion
+nightly.py     the flow sft-nightly
+promotion.py   promote, rollback
+registry.py    models, lineage
 evaluation.py  eval, compare, suites, data show
 checking.py    a configuration, and all that it needs, looked at before anything starts
 cli_begin.py   what its commands do first
 cli_evaluation.py its commands eval, compare, suites and parity
 cli_workspace.py its commands plan, runs and clean
 cli_judging.py its commands judge and human
+cli_registry.py its commands promote, rollback, models and lineage
 cli_model.py   its command model import
 cli_nights.py  its commands nightly and nights
 judging.py     open-ended answers judged: judge, human export, human import

@@ -19,6 +19,7 @@ from flows.cli_evaluation import add_evaluation
 from flows.cli_judging import add_judging
 from flows.cli_model import add_model
 from flows.cli_nights import add_nights
+from flows.cli_registry import add_registry
 from flows.cli_workspace import add_workspace
 from flows.logs import tame, told_of
 from infra.output import keep_writing
@@ -174,20 +175,6 @@ def sweep_worker(
 
 
 @app.command()
-def promote(
-    run_ref: Annotated[str, typer.Argument(metavar="RUN", help="Run name or MLflow run id")],
-    name: Annotated[str | None, typer.Option(help="Registered model; default: the run's tracking.registered_model, "
-                                                  "else sft")] = None,
-    alias: Annotated[str, typer.Option(help="Alias to move to this run's model")] = "champion",
-) -> None:
-    """Register a run's model in MLflow and make it the champion that `sft nightly` guards."""
-    begin()
-    from flows.nightly import run_promotion
-
-    run_promotion(run_ref, name, alias)
-
-
-@app.command()
 def deploy(
     pool: Annotated[str, typer.Option(help="Prefect work pool; made when missing (type process)")] = "sft",
     cron: Annotated[str, typer.Option(help="Schedule of sft-nightly, in UTC")] = "30 2 * * *",
@@ -274,6 +261,7 @@ add_evaluation(app, begin)
 add_judging(app, begin)
 add_model(app, begin)
 add_nights(app, begin, functools.partial(begin, make=False))
+add_registry(app, begin, functools.partial(begin, make=False))
 add_workspace(app, begin, functools.partial(begin, make=False))
 
 

@@ -129,7 +129,7 @@ def experiment(loaded: LoadedConfig, place: Workspace, tracker: Tracker, parent_
         looked = None if config.data.decontaminate == "off" else prepared.result["contaminated"]
         verdict = reach_verdict(base, tuned, config.gate, contaminated=looked, floors=floor,
                         checks=(found.check(),) if found else ())
-        return record(run, prepared, trained, {"base": base, "tuned": tuned}, verdict)
+        return record(run, prepared, trained, {"base": base, "tuned": tuned}, verdict, place)
 
 
 def show(summary: dict[str, Any], config: ExperimentConfig) -> None:

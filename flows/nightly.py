@@ -13,12 +13,10 @@ from flows.around import around
 from flows.experiment import connect, look, workspace
 from infra import alerts, orchestrator
 from infra.contract import Tracker
-from infra.naming import check_alias, run_page
+from infra.naming import run_page
 from sft_core.errors import EvalError, RegressionFound
-from sft_core.names import check_name
 from tasks.night import guarded, night
 from tasks.nights import RED, Found, concluded, metrics, past, rows
-from tasks.runs import find
 from tasks.stages import Workspace
 
 
@@ -41,20 +39,6 @@ def run_nights(name: str, last: int) -> None:
     console.table(f"Nights of {name}", [one.row for one in found])
     if not found:
         console.lines(f"no night of {name} was recorded yet; `sft nightly --name {name}` makes one now")
-
-
-def run_promotion(reference: str, name: str | None, alias: str) -> None:
-    """`sft promote`: register a run's model and point the alias at it."""
-    if name is not None:
-        check_name("--name", name)
-    check_alias(alias)
-    tracker = look()
-    run = find(reference, workspace(), tracker)
-    tracking = run.config().config.tracking
-    name = name or tracking.registered_model or "sft"
-    version = tracker.register(run.run_id, run.model(), name, tracking.store_models)
-    tracker.set_alias(name, alias, version)
-    console.lines(f"{run.name}: registered as version {version} of {name}, alias {alias}")
 
 
 @flow(name="sft-nightly", flow_run_name="{name}@{alias}", **orchestrator.HOOKS)

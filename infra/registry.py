@@ -32,7 +32,6 @@ class MlflowRegistry(Tracker):
 
     uri: str
     workspace: Path
-    experiment_id: str
 
     @cached_property
     def _client(self) -> MlflowClient:
@@ -49,7 +48,8 @@ class MlflowRegistry(Tracker):
                     self._restore(known, model_folder, how)
                     return str(known.version)
             tags = {DIGEST: digest}
-            model = self._client.create_logged_model(self.experiment_id, "model", run_id, tags, model_type="hf")
+            experiment = self._client.get_run(run_id).info.experiment_id
+            model = self._client.create_logged_model(experiment, "model", run_id, tags, model_type="hf")
             self._put(model.model_id, local_folder(model.artifact_location), model_folder, how)
             self._client.finalize_logged_model(model.model_id, "READY")
             # Not models:/ID as the source: MLflow would look that up in the process's global store, not in this one.

@@ -23,7 +23,9 @@ What a user has set always wins; the block below only fills gaps. Why each line 
 
 from __future__ import annotations
 
+import getpass
 import os
+import platform
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -143,6 +145,15 @@ def secret(name: str | None, environ: Mapping[str, str] = os.environ) -> str | N
     if not value:
         raise ConfigError(f"key_env names the environment variable {name}, which is not set; set it to the API key")
     return value
+
+
+def person() -> str:
+    """Who is at work: the user of this process and the machine."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without an entry among the system's
+        user = f"user {os.getuid()}"
+    return f"{user}@{platform.node()}"
 
 
 def absolute_uri(uri: str | None) -> str | None:

@@ -16,7 +16,10 @@ interpolate.py the stage interpolate
 judge.py       open-ended answers judged by an LLM or by people
 verdict.py     base results × tuned results → verdict, flips
 experiment.py  one run: its folder and its place in the tracker
+lineage.py     what a model came out of, with every hash, written and looked at again
 record.py      the stage record
+promotion.py   which model of the registry is the champion, since when, by whom and why
+catalog.py     registered models for a person, and the run behind one
 runs.py        recorded runs, found again
 night.py       one night of a registered model: champion, candidates and base against their stored results
 nights.py      the nights that were recorded: what is known already, and their course

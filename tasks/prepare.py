@@ -67,6 +67,11 @@ def _wanted(config: ExperimentConfig, place: Workspace) -> Sequence[EvalItem]:
                       scratch=place.scratch, data_path=data_path)
 
 
+def sources_of(config: ExperimentConfig) -> list[tuple[SourceSection, str]]:
+    """Every source that is read, and what for: `train` or `replay`."""
+    return [*((one, "train") for one in config.data.sources), *((one, "replay") for one in replay_sources(config))]
+
+
 @stage_task("prepare")
 def prepare(config: ExperimentConfig, place: Workspace) -> Done:
     """Prepare the training data of an experiment, or find it prepared.
@@ -75,6 +80,7 @@ def prepare(config: ExperimentConfig, place: Workspace) -> Done:
         DataError, TemplateError, ModelError, EvalError: an input is missing or cannot be used.
     """
     from sft_core.data.prepare import prepare as prepare_data
+    from sft_core.data.sources import name_of, source_files
     from sft_core.model.load import load_tokenizer, locate
 
     def make(out: Path) -> dict[str, object]:
@@ -84,6 +90,8 @@ def prepare(config: ExperimentConfig, place: Workspace) -> Done:
             replay=replay_sources(config), eval_items=items, seed=config.seed, mirror=place.mirror, out=out,
         )
         found = read_json(out / "contaminated.json")
-        return {"ledger": ledger.to_dict(), "rows": ledger.table(), "contaminated": found}
+        return {"ledger": ledger.to_dict(), "rows": ledger.table(), "contaminated": found,
+                "sources": [{"name": name_of(source), "use": use, "path": source.path, "files": source_files(
+                    source, scratch=place.scratch, mirror=place.mirror)} for source, use in sources_of(config)]}
 
     return once(prepared_stage(config, place), make)

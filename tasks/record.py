@@ -18,8 +18,9 @@ from infra.orchestrator import stage_task
 from sft_core.names import file_name
 from sft_core.stage import write_json
 from tasks.experiment import Experiment
+from tasks.lineage import enrol, write_lineage
 from tasks.runs import Beside, write_beside
-from tasks.stages import Done
+from tasks.stages import Done, Workspace
 from tasks.verdict import Compared, compared, write_report
 from tasks.versions import environment
 
@@ -32,7 +33,8 @@ SIDED = ("score", "answer", "why")
 
 @stage_task("record")
 def record(
-    run: Experiment, prepared: Done, trained: Done, results: Mapping[str, Mapping[str, SuiteResult]], verdict: Verdict
+    run: Experiment, prepared: Done, trained: Done, results: Mapping[str, Mapping[str, SuiteResult]], verdict: Verdict,
+    place: Workspace,
 ) -> dict[str, Any]:
     """Write the run folder, then show it in MLflow and Prefect; returns the run's summary.
 
@@ -52,8 +54,12 @@ def record(
     write_json(run.folder / "ledger.json", prepared.result["ledger"])
     write_json(run.folder / "training.json", trained.result)
     _link(run.folder / "model", trained.folder / "model")
+    lineage = write_lineage(run, prepared, trained, place)
     write_json(run.folder / "summary.json", summary)
     _track(run, trained, results, verdict)
+    _offer(run, trained, lineage)
+    run.tracker.set_tags(run.run_id, {"sft.gate": verdict.gate, "sft.reason": verdict.reason})
+    run.tracker.finish(run.run_id)
     _show(run, summary)
     return summary
 
@@ -87,20 +93,23 @@ def _track(run: Experiment, trained: Done, results: Mapping[str, Mapping[str, Su
     tracker, run_id = run.tracker, run.run_id
     run.tracker.follow(run_id, trained.folder / "events.jsonl", run.folder / "followed.json", last=True)
     tracker.log_metrics(run_id, _metrics(results, verdict))
-    for name in ("report.html", "tax.png", "verdict.json", "ledger.json", "training.json", "summary.json"):
+    for name in ("report.html", "tax.png", "verdict.json", "ledger.json", "training.json", "lineage.json",
+                 "summary.json"):
         tracker.log_artifacts(run_id, run.folder / name)
     tracker.log_artifacts(run_id, run.folder / "evaluation", "evaluation")
     tracker.log_artifacts(run_id, trained.folder / "events.jsonl")
     for suite, result in results["tuned"].items():
         tracker.log_table(run_id, f"items/{file_name(suite)}.json",
                           side_by_side(results["base"][suite], result))
-    tracking = run.config.tracking
-    tracker.log_model(run_id, trained.folder / "model", tracking.store_models)
-    if tracking.registered_model:
-        version = tracker.register(run_id, trained.folder / "model", tracking.registered_model, tracking.store_models)
-        tracker.set_alias(tracking.registered_model, CANDIDATE, version)
-    tracker.set_tags(run_id, {"sft.gate": verdict.gate, "sft.reason": verdict.reason})
-    tracker.finish(run_id)
+    tracker.log_model(run_id, trained.folder / "model", run.config.tracking.store_models)
+
+
+def _offer(run: Experiment, trained: Done, lineage: Mapping[str, Any]) -> None:
+    """The model as candidate of the registered model that the configuration names."""
+    if name := run.config.tracking.registered_model:
+        version = enrol(run.tracker, run.run_id, trained.folder / "model", name, run.config.tracking.store_models,
+                        lineage)
+        run.tracker.set_alias(name, CANDIDATE, version)
 
 
 def _metrics(results: Mapping[str, Mapping[str, SuiteResult]], verdict: Verdict) -> dict[str, float | None]:

@@ -20,7 +20,8 @@ from tasks.stages import Workspace
 
 RUN_ID = re.compile("[0-9a-f]{6,32}")
 RESULTS = frozenset({"config.yaml", "evaluation"})
-WHOLE = RESULTS | {"model"}
+RECORD = RESULTS | {"lineage.json", "verdict.json"}
+WHOLE = RECORD | {"model"}
 """Parts of a run that can be fetched."""
 
 

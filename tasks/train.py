@@ -21,6 +21,7 @@ from tasks.evaluate import suite_stamp
 from tasks.pace import training_pace, whereabouts
 from tasks.prepare import replay_sources
 from tasks.stages import Done, Workspace, once, version
+from tasks.versions import made_with
 
 if TYPE_CHECKING:
     from sft_core.train.finish import Until
@@ -88,7 +89,7 @@ def _trained(config: ExperimentConfig, prepared: Done, place: Workspace, follow:
     report = engine(inputs, config.train, trained_stage(config, prepared, place).resume(), on_events=follow,
                     sync_every_s=config.tracking.sync_every_s, until=until)
     _tell_losses(told := json.loads(json.dumps(asdict(report), default=str)))
-    return {**told, "pace": training_pace(config, where)}
+    return {**told, "pace": training_pace(config, where), "made_with": made_with()}
 
 
 def _tell_losses(report: Mapping[str, Any]) -> None:

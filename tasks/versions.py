@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import platform
+import subprocess
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
 
 from sft_core.config.data import ModelSection
 from sft_core.config.experiment import ExperimentConfig, SearchSection
 from sft_core.errors import ConfigError
 from sft_core.stage import fingerprint
+from sft_core.versions import ROOT
 from tasks import stages
 from tasks.prepare import replay_sources
 
@@ -61,6 +65,28 @@ def changes(stored: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """What is another one now, e.g. `torch 2.12.0 → 2.13.0`; nothing where it is not known what there was."""
     both = {name: (stored.get(name, ABSENT), now.get(name, ABSENT)) for name in sorted(stored.keys() | now.keys())}
     return [f"{name} {was} → {new}" for name, (was, new) in both.items() if stored and was != new]
+
+
+def made_with() -> dict[str, Any]:
+    """What computes here: the commit of the checkout and whether its files are those of the commit, both None where the
+    code lies in no checkout of its own; the code of every stage; Python and libraries."""
+    commit, clean = _commit()
+    return {"commit": commit, "clean": clean, "code": {one: stages.version(one) for one in stages.CODE},
+            "libraries": {"python": platform.python_version(), **{name: _release(name) for name in LIBRARIES}}}
+
+
+def _commit() -> tuple[str | None, bool | None]:
+    try:
+        where, commit = _git("rev-parse", "--show-toplevel", "HEAD").splitlines()
+        if Path(where).resolve() != ROOT.resolve():
+            return None, None  # the checkout of something else that this is installed in
+        return commit, not _git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+
+
+def _git(*asked: str) -> str:
+    return subprocess.run(["git", "-C", str(ROOT), *asked], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _release(library: str) -> str:

@@ -23,6 +23,7 @@ from sft_core.data.localhub import Absent, knock, named_by_content, why_absent
 from sft_core.data.readers import READERS, kind_of, read_file, reader_of
 from sft_core.data.splits import by_split, named_otherwise
 from sft_core.errors import DataError
+from sft_core.stage import file_digest
 from sft_core.stopping import check
 
 log = logging.getLogger("sft")
@@ -125,6 +126,19 @@ def source_digest(source: SourceSection, *, scratch: Path, mirror: Path | None) 
                 check()
                 digest.update(block)
     return digest.hexdigest()
+
+
+def source_files(source: SourceSection, *, scratch: Path, mirror: Path | None) -> dict[str, str]:
+    """SHA-256 of every file of a source by its name within the source; of a hub data set that of its rows.
+
+    Raises:
+        DataError: see `resolve`.
+    """
+    found = resolve(source, scratch=scratch, mirror=mirror)
+    if isinstance(found, Hub):
+        return {f"{found.shown}[{source.split}]": source_digest(source, scratch=scratch, mirror=mirror)}
+    folder = Path(os.path.commonpath([file.parent for file in found]))
+    return {file.relative_to(folder).as_posix(): file_digest(file) for file in found}
 
 
 def _read(source: SourceSection, found: list[Path] | Hub) -> Iterator[Row | Rejected]:

@@ -39,7 +39,7 @@ def test_nightly_passes_and_fails_on_a_proved_regression(sft: Sft, config: Path,
     assert sft("run", config, "--set", "eval.limit=20", "--set", "train.epochs=0.2", "--set",
                "tracking.registered_model=guarded").returncode == 0
     (run,) = home.glob("runs/*")
-    promoted = sft("promote", run.name)
+    promoted = sft("promote", run.name, "--override", "--reason", "a test", "--by", "Ada")  # of 20 items none can pass
     assert promoted.returncode == 0, promoted.stderr[-2000:]
     assert "of guarded, alias champion" in promoted.stdout  # the model that its candidates are versions of
 
@@ -61,6 +61,11 @@ def test_nightly_passes_and_fails_on_a_proved_regression(sft: Sft, config: Path,
                      red.stderr), red.stderr
     table = sft("nights", "--name", "guarded").stdout
     assert table.index("regression") < table.index("quiet")
+    lineage = sft("lineage", "guarded", "--verify", "--json")
+    looked = {one["part"]: one["state"] for one in json.loads(lineage.stdout)["verified"]}
+    assert lineage.returncode == 1
+    assert {part for part, state in looked.items() if state != "ok"} == {"evaluation"}
+    assert set(looked) > {"source tiny:sft", "source tiny:replay", "prepared data", "model", "code", "libraries"}
 
 
 RIGHT: Scores = [1.0] * 200

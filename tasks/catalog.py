@@ -1,0 +1,90 @@
+"""Registered models for a person: every version with its run, verdict and what was done to its aliases."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from infra.contract import Tracker
+from sft_core.errors import TrackingError
+from tasks.promotion import CHAMPION, Step, history, run_of
+from tasks.runs import RECORD, Recorded, find
+from tasks.stages import Workspace
+
+GONE = "deleted in MLflow"
+
+
+class Listed(NamedTuple):
+    """One version. `alignment` and `tax` are points by suite, as the run's verdict has them."""
+
+    model: str
+    version: str
+    aliases: tuple[str, ...]
+    run: str
+    run_id: str
+    gate: str
+    alignment: dict[str, float]
+    tax: dict[str, float]
+    made_s: float
+    digest: str
+    steps: tuple[Step, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**self._asdict(), "steps": [step._asdict() for step in self.steps]}
+
+    def row(self) -> dict[str, object]:
+        """For a table."""
+        last = self.steps[-1] if self.steps else None
+        return {"model": self.model, "version": self.version, "aliases": ", ".join(sorted(self.aliases)),
+                "run": self.run, "gate": self.gate, "alignment": _points(self.alignment), "tax": _points(self.tax),
+                "registered": datetime.fromtimestamp(self.made_s).isoformat(" ", "minutes"),
+                "last moved": f"{last.at} by {last.by}" if last else ""}
+
+
+def listed_models(name: str | None, tracker: Tracker) -> list[Listed]:
+    """All versions of all registered models, or of one, the latest first."""
+    found = []
+    for one in tracker.registered(name):
+        run = run_of(one.run_id, tracker)
+        metrics = run.metrics if run else {}
+        found.append(Listed(
+            one.name, one.version, one.aliases, run.name if run else GONE, one.run_id,
+            run.tags.get("sft.gate", "none") if run else "", _of("win/", metrics), _of("tax/", metrics), one.made_s,
+            one.tags.get("sft.digest", ""), tuple(history([one]))))
+    return sorted(found, key=lambda one: (one.model, -int(one.version)))
+
+
+def named_run(reference: str, place: Workspace, tracker: Tracker) -> tuple[Recorded, list[Listed]]:
+    """The run behind NAME (its champion, else its latest version), NAME@ALIAS, NAME/VERSION, each also with `models:/`
+    in front, or behind a run's own name or id; and the registered versions of that run. Its model is not fetched.
+
+    Raises:
+        TrackingError: there is no such version, or no such run.
+    """
+    text = reference.removeprefix("models:/")
+    name, at, alias = text.partition("@")
+    name, slash, number = (name, "", "") if at else text.partition("/")
+    versions = {one.version: one for one in tracker.registered(name)}
+    if versions or at or slash:
+        aliases = tracker.aliases(name)
+        version = number or aliases.get(alias or CHAMPION, "" if at else max(versions, key=int, default=""))
+        if version not in versions:
+            there = ", ".join(f"{name}/{one}" for one in versions) or "nothing of that name"
+            raise TrackingError(f"{reference} is not in the registry of {tracker.shown}; there is {there}, with the "
+                                f"aliases {', '.join(sorted(aliases)) or 'none'}; `sft models` lists all")
+        text = versions[version].run_id
+    try:
+        run = find(text, place, tracker, RECORD)
+    except TrackingError as error:
+        raise TrackingError(f"there is no registered model {reference}, and {error}" if text == reference else
+                            f"the run of {reference} is not to be had: {error}") from error
+    return run, [one for one in listed_models(None, tracker) if one.run_id == run.run_id]
+
+
+def _of(prefix: str, metrics: dict[str, float]) -> dict[str, float]:
+    return {key.removeprefix(prefix): value for key, value in sorted(metrics.items()) if key.startswith(prefix)}
+
+
+def _points(found: dict[str, float]) -> str:
+    return ", ".join(f"{suite} {value:+.1f}" for suite, value in found.items())
