@@ -21,6 +21,7 @@ cli_judging.py its commands judge and human
 cli_registry.py its commands promote, rollback, models and lineage
 cli_model.py   its command model import
 cli_nights.py  its commands nightly and nights
+cli_platform.py its commands up, down and status
 judging.py     open-ended answers judged: judge, human export, human import
 doctor.py      pre-flight
 plan.py        what a run will do and cost

@@ -19,6 +19,7 @@ from flows.cli_evaluation import add_evaluation
 from flows.cli_judging import add_judging
 from flows.cli_model import add_model
 from flows.cli_nights import add_nights
+from flows.cli_platform import add_platform
 from flows.cli_registry import add_registry
 from flows.cli_workspace import add_workspace
 from flows.logs import tame, told_of
@@ -90,12 +91,12 @@ Overrides = Annotated[
 ]
 
 
-def begin(*, make: bool = True) -> Settings:
+def begin(*, make: bool = True, flows: bool = True) -> Settings:
     """Read the settings, prepare the environment, set up output and logging. First thing in every command; without
-    `make` in those that only look at a workspace."""
+    `make` in those that only look at a workspace, without `flows` in those that run none."""
     atexit.register(gc.freeze)  # nothing is collected on the way out: with torch and lm-eval loaded that takes 2 s
     settings = read_settings()
-    prepare_environment(settings, make=make)
+    prepare_environment(settings, make=make, flows=flows)
     keep_writing()
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False, log_time_format="%H:%M:%S")
     log = logging.getLogger("sft")
@@ -263,6 +264,7 @@ add_model(app, begin)
 add_nights(app, begin, functools.partial(begin, make=False))
 add_registry(app, begin, functools.partial(begin, make=False))
 add_workspace(app, begin, functools.partial(begin, make=False))
+add_platform(app, functools.partial(begin, flows=False), functools.partial(begin, make=False, flows=False))
 
 
 def main() -> None:

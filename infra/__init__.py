@@ -2,6 +2,7 @@
 
 bootstrap.py        makes the virtual environment of `make demo` and `make test`
 real_model.py       fetches the model and the text of `make real`
+daemons.py          processes that outlive the command that started them
 settings.py         the only reader of environment variables; the environment of every process
 disk.py             a full or read-only disk in one sentence
 databases.py        drivers and connections of SQL databases
@@ -39,4 +40,6 @@ dashboard.py        optuna-dashboard on a sweep, as long as somebody looks
 servers.py          local Prefect, MLflow and model servers and workers as process groups
 prefect_plugin.py   bare names for `prefect deployment run`
 deploy.py           registers the deployments of prefect.yaml
+platform.py         up and down: servers, worker and deployments of a workspace
+standing.py         how they stand
 """

@@ -50,9 +50,9 @@ def deploy(settings: Settings, *, pool: str, cron: str, source: Path = DEPLOYMEN
     check_name("--pool", pool)
     _check_cron(cron)
     require_prefect(settings)
-    made = _make_pool(settings.prefect_api_url, pool)
+    made = make_pool(settings.prefect_api_url, pool)
     plan = filled(yaml.safe_load(source.read_text(encoding="utf-8")), settings, pool, cron, root)
-    file = settings.workspace / "deployments.yaml"
+    file = _file_of(settings)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
     _prefect_deploy(file, settings, root)
@@ -66,6 +66,29 @@ def deploy(settings: Settings, *, pool: str, cron: str, source: Path = DEPLOYMEN
           for name in secret_names(settings)),
         f"run       prefect deployment run {names[0]}/{names[0]}   (in {root}: {names[0]} will do)",
     ]
+
+
+def names() -> list[str]:
+    """Of the platform's deployments."""
+    return [each["name"] for each in yaml.safe_load(DEPLOYMENTS.read_text(encoding="utf-8"))["deployments"]]
+
+
+def is_current(settings: Settings, pool: str, cron: str) -> bool:
+    """Whether what was deployed last from this workspace is what would be deployed now."""
+    plan = filled(yaml.safe_load(DEPLOYMENTS.read_text(encoding="utf-8")), settings, pool, cron, ROOT)
+    file = _file_of(settings)
+    return file.exists() and file.read_text(encoding="utf-8") == yaml.safe_dump(plan, sort_keys=False)
+
+
+def last_cron(settings: Settings) -> str | None:
+    """The schedule that was deployed last from this workspace; None where none was."""
+    file = _file_of(settings)
+    plan = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {"deployments": []}
+    return next((str(one["cron"]) for each in plan["deployments"] for one in each.get("schedules", [])), None)
+
+
+def _file_of(settings: Settings) -> Path:
+    return settings.workspace / "deployments.yaml"
 
 
 def _check_cron(cron: str) -> None:
@@ -101,7 +124,8 @@ def secret_names(settings: Settings) -> list[str]:
     return [name for name, value in job_environment(settings).items() if has_secret(value)]
 
 
-def _make_pool(api_url: str, pool: str) -> bool:
+def make_pool(api_url: str, pool: str) -> bool:
+    """Make a work pool of type process where it is missing; whether it was."""
     with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
         try:
             client.read_work_pool(pool)

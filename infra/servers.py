@@ -13,11 +13,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 from infra.children import end_with_parent
 from infra.reach import require_prefect, why_unreachable
@@ -29,16 +30,41 @@ from sft_core.stopping import sleep
 START_TIMEOUT_S = 120.0
 """A first start makes the database's tables: 11 to 15 s on a quiet machine, several times that on a busy one."""
 STOP_TIMEOUT_S = 10.0
+LOG_BYTES = 20_000_000
+"""A longer log of a lasting server is put aside when it starts again, in place of the one before."""
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Command(NamedTuple):
+    """How a service is started. `environment` is what it has besides this process's."""
+
+    name: str
+    url: str
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+    folder: Path
+    """Where it works and its log is."""
+    health: str = "/health"
 
 
 @dataclass(frozen=True)
 class Service:
     """A started process, the leader of its own process group."""
 
-    name: str
-    url: str
+    command: Command
     process: subprocess.Popen[bytes]
     log: Path
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return self.command.url
 
     def stop(self, kill: bool = False) -> None:
         """End the whole process group: SIGTERM, then SIGKILL for what is left (`kill`: SIGKILL at once)."""
@@ -50,41 +76,68 @@ class Service:
         self.process.wait()
 
 
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def mlflow_server(folder: Path, port: int, store: str | None = None, artifacts: str | None = None) -> Command:
+    """An MLflow server on 127.0.0.1: one worker, no job runner (0.5 GB).
 
-
-def start_mlflow(folder: Path, port: int) -> Service:
-    """An MLflow server on 127.0.0.1 with SQLite and artifacts in `folder`: one worker, no job runner (0.5 GB).
-
-    Raises:
-        OrchestrationError: it does not answer in time; the message ends with the end of its log.
+    Args:
+        folder: where it works.
+        port: where it listens.
+        store: database; None: SQLite in `folder`.
+        artifacts: a folder that clients of this machine write into themselves, so that models are stored once; None:
+            the server keeps them in `folder`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{folder.absolute() / 'mlflow.db'}",
-        "--artifacts-destination", str(folder.absolute() / "artifacts"),
-    ]
-    service = _start("mlflow", f"http://127.0.0.1:{port}", command, {**TELEMETRY_OFF, **MLFLOW_BLOCK}, folder)
-    return _healthy(service, "/health")
+    arguments = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    here = folder.absolute()
+    environment = {
+        **TELEMETRY_OFF, **MLFLOW_BLOCK, "MLFLOW_BACKEND_STORE_URI": store or f"sqlite:///{here / 'mlflow.db'}",
+        **({"MLFLOW_DEFAULT_ARTIFACT_ROOT": artifacts} if artifacts
+           else {"MLFLOW_ARTIFACTS_DESTINATION": str(here / "artifacts")}),
+    }
+    return Command("mlflow", f"http://127.0.0.1:{port}", arguments, environment, folder)
 
 
-def start_prefect(home: Path, port: int) -> Service:
-    """A Prefect server on 127.0.0.1 with SQLite in `home` (its PREFECT_HOME); `url` ends with /api.
-
-    Raises:
-        OrchestrationError: it does not answer in time; the message ends with the end of its log.
-    """
+def prefect_server(home: Path, port: int) -> Command:
+    """A Prefect server on 127.0.0.1 with SQLite in `home` (its PREFECT_HOME); `url` ends with /api."""
     home.mkdir(parents=True, exist_ok=True)
     # Its log is a file: what prepare_environment silences for the sake of the terminal may stand there.
     environment = {**TELEMETRY_OFF, "PREFECT_HOME": str(home.absolute()), "PREFECT_SERVER_LOGGING_LEVEL": "WARNING"}
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    service = _start("prefect", f"http://127.0.0.1:{port}/api", command, environment, home)
-    return _healthy(service, "/health")
+    arguments = ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    return Command("prefect", f"http://127.0.0.1:{port}/api", arguments, environment, home)
+
+
+def worker(pool: str, folder: Path, environment: Mapping[str, str], limit: int = 1, name: str | None = None) -> Command:
+    """A worker of a process pool that takes at most `limit` runs at a time.
+
+    Args:
+        pool: name of the work pool.
+        folder: where its log goes.
+        environment: at least PREFECT_API_URL (see `settings.job_environment`).
+        limit: runs at a time.
+        name: what the server calls it; None: Prefect makes one up.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    arguments = ["-m", "prefect", "worker", "start", "--pool", pool, "--limit", str(limit)]
+    return Command("worker", environment.get("PREFECT_API_URL", ""), arguments + (["--name", name] if name else []),
+                   environment, folder)
+
+
+def start_mlflow(folder: Path, port: int) -> Service:
+    """An MLflow server on 127.0.0.1 with SQLite and artifacts in `folder`.
+
+    Raises:
+        OrchestrationError: it does not answer in time; the message ends with the end of its log.
+    """
+    return healthy(start(mlflow_server(folder, port)))
+
+
+def start_prefect(home: Path, port: int) -> Service:
+    """A Prefect server on 127.0.0.1 with SQLite in `home`.
+
+    Raises:
+        OrchestrationError: it does not answer in time; the message ends with the end of its log.
+    """
+    return healthy(start(prefect_server(home, port)))
 
 
 def start_serving(model: Path, port: int, *, device: str, dtype: str, folder: Path) -> Service:
@@ -103,12 +156,12 @@ def start_serving(model: Path, port: int, *, device: str, dtype: str, folder: Pa
         raise OrchestrationError("transformers' server needs the package openai; install it with "
                                  "`pip install 'sft-platform[serve]'`, or name a running server")
     folder.mkdir(parents=True, exist_ok=True)
-    command = [
-        sys.executable, "-m", "transformers.cli.transformers", "serve", str(model.absolute()), "--host", "127.0.0.1",
+    arguments = [
+        "-m", "transformers.cli.transformers", "serve", str(model.absolute()), "--host", "127.0.0.1",
         "--port", str(port), "--device", device, "--dtype", dtype,
     ]
     environment = {**TELEMETRY_OFF, "HF_HUB_OFFLINE": "1"}
-    return _healthy(_start("serving", f"http://127.0.0.1:{port}", command, environment, folder), "/health")
+    return healthy(start(Command("serving", f"http://127.0.0.1:{port}", arguments, environment, folder)))
 
 
 def ensure_prefect(settings: Settings) -> None:
@@ -132,40 +185,53 @@ def ensure_prefect(settings: Settings) -> None:
     use_prefect(service.url)
 
 
-def start_worker(pool: str, folder: Path, environment: Mapping[str, str], limit: int = 1) -> Service:
-    """A worker of a process pool that takes at most `limit` runs at a time.
-
-    Args:
-        pool: name of the work pool.
-        folder: where its log goes.
-        environment: at least PREFECT_API_URL (see `settings.job_environment`).
-        limit: runs at a time.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--limit", str(limit)]
-    return _start("worker", environment.get("PREFECT_API_URL", ""), command, environment, folder)
+def start_worker(pool: str, folder: Path, environment: Mapping[str, str]) -> Service:
+    """A worker of a process pool that takes one run at a time; see `worker`."""
+    return start(worker(pool, folder, environment))
 
 
-def _start(name: str, url: str, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> Service:
-    log = folder / f"{name}.log"
+def start(command: Command, *, lasting: bool = False) -> Service:
+    """Start a service; it ends with this process, unless it is a lasting one."""
+    log = command.folder / f"{command.name}.log"
+    if lasting and log.exists() and log.stat().st_size > LOG_BYTES:
+        log.replace(log.with_suffix(".log.1"))
     with log.open("ab") as output:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=folder,
-            env=child_environment(environment), start_new_session=True, preexec_fn=end_with_parent(),
+            [sys.executable, *command.arguments], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+            cwd=command.folder, env=child_environment(command.environment), start_new_session=True,
+            preexec_fn=None if lasting else end_with_parent(),
         )
-    return Service(name, url, process, log)
+    return Service(command, process, log)
 
 
-def _healthy(service: Service, path: str) -> Service:
+def healthy(service: Service) -> Service:
+    """Wait until a service answers.
+
+    Raises:
+        OrchestrationError: it does not in time; it is ended, and the message ends with the end of its log.
+    """
+    try:
+        wait_for(service.command, service.log, lambda: service.process.poll() is None)
+    except OrchestrationError:
+        service.stop(kill=True)
+        raise
+    return service
+
+
+def wait_for(command: Command, log: Path, lives: Callable[[], bool]) -> None:
+    """Wait until a service answers, as long as it lives.
+
+    Raises:
+        OrchestrationError: it does not in time; the message ends with the end of its log.
+    """
     deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline and service.process.poll() is None:
-        if why_unreachable(service.url + path) is None:
-            return service
+    while time.monotonic() < deadline and lives():
+        if why_unreachable(command.url + command.health) is None:
+            return
         sleep(0.2)
-    service.stop(kill=True)
-    tail = "\n".join(service.log.read_text(errors="replace").splitlines()[-15:])
-    raise OrchestrationError(f"the {service.name} server did not come up at {service.url} within {START_TIMEOUT_S:.0f} "
-                             f"s; the end of {service.log}:\n{tail}")
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+    raise OrchestrationError(f"the {command.name} server did not come up at {command.url} within "
+                             f"{START_TIMEOUT_S:.0f} s; the end of {log}:\n{tail}")
 
 
 def _signal(group: int, number: int) -> None:

@@ -3,7 +3,8 @@
 `flows/cli.py` calls `prepare_environment(read_settings())` before anything imports Prefect or MLflow: both read
 their environment at import. So this file imports neither, nor anything that does.
 
-What a user has set always wins; the block below only fills gaps. Why each line is there:
+What a user has set always wins, then come the servers of `sft up` in the workspace, as long as they live; the block
+below only fills gaps. Why each line is there:
 
 * Telemetry off in Prefect (SDK and server), MLflow and the Hugging Face libraries. MLflow ignores `DO_NOT_TRACK=1`,
   so the value is `true`.
@@ -32,6 +33,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from infra.daemons import read_state
 from infra.disk import check_writable
 from sft_core.errors import ConfigError
 
@@ -77,9 +79,10 @@ class Settings:
     mirror: Path | None
     """Folder that maps hub ids to local copies of the same shape (SFT_MIRROR)."""
     mlflow_uri: str
-    """Tracking URI (MLFLOW_TRACKING_URI); by default SQLite in the workspace."""
+    """Tracking URI (MLFLOW_TRACKING_URI); by default the server of `sft up`, or SQLite in the workspace."""
     prefect_api_url: str | None
-    """Prefect's API (PREFECT_API_URL or the user's active profile); None: a temporary server per process."""
+    """Prefect's API (PREFECT_API_URL, the user's active profile, or the server of `sft up`); None: a temporary server
+    per process."""
     prefect_home: Path
     """Prefect's state folder (PREFECT_HOME); by default inside the workspace."""
     study_storage: str | None = None
@@ -111,15 +114,22 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         raise ConfigError(f"SFT_SHARE={share} is no place for finished stages; set it to mlflow (the artifacts of the "
                           "MLflow server), or unset it")
     home = given("PREFECT_HOME")
+    up = {name: daemon.url for name, daemon in read_state(workspace).living().items()}
     return Settings(
         workspace=workspace,
         mirror=mirror,
-        mlflow_uri=absolute_uri(given("MLFLOW_TRACKING_URI")) or f"sqlite:///{workspace / 'mlflow.db'}",
-        prefect_api_url=given("PREFECT_API_URL") or _profile_api_url(Path(home or "~/.prefect").expanduser()),
+        mlflow_uri=absolute_uri(given("MLFLOW_TRACKING_URI")) or up.get("mlflow") or own_store(workspace),
+        prefect_api_url=given("PREFECT_API_URL") or _profile_api_url(Path(home or "~/.prefect").expanduser())
+        or up.get("prefect"),
         prefect_home=Path(home).expanduser().absolute() if home else workspace / "prefect",
         study_storage=absolute_uri(given("SFT_STUDY_STORAGE")),
         share=share is not None,
     )
+
+
+def own_store(workspace: Path) -> str:
+    """Where MLflow keeps everything that no setting puts elsewhere."""
+    return f"sqlite:///{workspace / 'mlflow.db'}"
 
 
 def server_key(environ: Mapping[str, str] = os.environ) -> str | None:
@@ -185,11 +195,18 @@ def job_environment(settings: Settings) -> dict[str, str]:
     return block
 
 
-def prepare_environment(settings: Settings, *, make: bool = True) -> None:
+def shell_environment(settings: Settings) -> dict[str, str]:
+    """For a shell: the commands `prefect` and `mlflow` use the same servers, and take bare names of deployments."""
+    return {**job_environment(settings), "PREFECT_PLUGINS_ENABLED": "true"}
+
+
+def prepare_environment(settings: Settings, *, make: bool = True, flows: bool = True) -> None:
     """Fill the gaps in this process's environment. To be called before Prefect and MLflow are imported.
 
     Args:
         make: make the workspace, and look whether it can be written; off for commands that only look.
+        flows: whether flows may run here, with a temporary server where none is configured; off for a process whose
+            environment lasting servers inherit.
 
     Raises:
         ConfigError: the workspace cannot be made.
@@ -197,7 +214,7 @@ def prepare_environment(settings: Settings, *, make: bool = True) -> None:
     """
     if make:
         _make_workspace(settings.workspace)
-    temporary = {} if settings.prefect_api_url else PREFECT_TEMPORARY_SERVER
+    temporary = PREFECT_TEMPORARY_SERVER if flows and not settings.prefect_api_url else {}
     bars = {} if sys.stderr.isatty() else NO_BARS
     for name, value in {**job_environment(settings), **temporary, **bars}.items():
         if not os.environ.get(name, "").strip():

@@ -1,0 +1,95 @@
+"""The commands `sft up`, `sft down` and `sft status`: the servers of a workspace."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from infra.settings import Settings
+
+if TYPE_CHECKING:
+    from infra.standing import Part
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
+
+
+def add_platform(app: typer.Typer, begin: Callable[[], Settings], look: Callable[[], Settings]) -> None:
+    """Give `app` the commands.
+
+    Args:
+        app: the command line.
+        begin: reads the settings and makes the workspace, for a process that starts lasting servers.
+        look: reads the settings, for one that only looks.
+    """
+
+    @app.command()
+    def up(
+        prefect_port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port of Prefect; default: as last "
+                                                                               "time, 4200, or a free one")] = None,
+        mlflow_port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port of MLflow; default: as last time, "
+                                                                              "5000, or a free one")] = None,
+        shell: Annotated[bool, typer.Option("--shell", help="Print what a shell needs for `prefect` and `mlflow`: "
+                                                            "eval \"$(sft up --shell)\"")] = False,
+        as_json: AsJson = False,
+    ) -> None:
+        """Start Prefect, MLflow and a worker for this workspace, register the deployments, return when all is well.
+
+        They outlive this command; `sft run`, `sweep` and `nightly` in this workspace use them by themselves. Said
+        again, after a crash or a reboot, too, it starts what does not run. `sft down` ends them.
+        """
+        settings = begin()
+        from infra.platform import Wanted
+        from infra.platform import up as bring_up
+
+        parts = bring_up(settings, Wanted(prefect_port, mlflow_port))
+        if shell:
+            _exports()
+        _show(parts, as_json, shell)
+
+    @app.command()
+    def down(as_json: AsJson = False) -> None:
+        """End what `sft up` has started, the worker first; a run that it has saves a checkpoint. Nothing is lost."""
+        settings = look()
+        from infra.platform import down as take_down
+
+        ended = take_down(settings)
+        print(json.dumps({"ended": ended}) if as_json else f"ended: {', '.join(ended) or 'nothing ran'}")
+
+    @app.command()
+    def status(as_json: AsJson = False) -> None:
+        """Say what of the platform runs, since when and where, and what does not. Exit code 1 unless all is well."""
+        settings = look()
+        from infra.platform import status as standing
+
+        parts = standing(settings.workspace)
+        _show(parts, as_json, False)
+        if not all(part.well for part in parts):
+            raise typer.Exit(1)
+
+
+def _show(parts: Sequence[Part], as_json: bool, aside: bool) -> None:
+    well = all(part.well for part in parts)
+    if as_json:
+        text = json.dumps({"well": well, "parts": [part._asdict() for part in parts]}, indent=2)
+    else:
+        lines = []
+        for part in parts:
+            lines.append(f"{part.name:<12}{'ok  ' if part.well else 'DOWN'}  {part.says}")
+            lines += [f"{'':<12}      {key} {value}" for key, value in
+                      (("at", part.url.removesuffix("/api")), ("since", part.since[:19]), ("log", part.log)) if value]
+        if well:
+            lines.append('shell       eval "$(sft up --shell)"; then `prefect deployment run sft-sweep` in any folder')
+        text = "\n".join(lines)
+    print(text, file=sys.stderr if aside else sys.stdout)
+
+
+def _exports() -> None:
+    from infra.settings import read_settings, shell_environment
+
+    for name, value in shell_environment(read_settings()).items():
+        print(f"export {name}={shlex.quote(value)}")

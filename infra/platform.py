@@ -1,0 +1,187 @@
+"""`sft up` and `sft down`: Prefect, MLflow and a worker as processes that outlive the command, and the deployments.
+
+Everything is in the workspace: `platform/state.json` says what was started, and a process counts as ours only while the
+kernel knows it under the same number and start. So a second `up`, one after a crash and one after a reboot are the same
+command: what lives is left alone, what does not is started again on its old port.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+from infra import standing
+from infra.daemons import FOLDER, Daemon, State, end, identity_of, read_state, write_state
+from infra.servers import Command, free_port, mlflow_server, prefect_server, start, wait_for, worker
+from infra.settings import Settings, job_environment, own_store
+from infra.standing import POOL, SERVERS, WORKER, Part
+from sft_core.errors import OrchestrationError
+from sft_core.locks import exclusive
+from sft_core.stopping import sleep
+
+log = logging.getLogger("sft")
+PORTS = {"prefect": 4200, "mlflow": 5000}
+"""Where their documentation has them; taken when free."""
+CRON = "30 2 * * *"
+WELL_WITHIN_S = 90.0
+GRACE_S = 150.0
+"""A run that is told to end saves a checkpoint; its trials have two minutes for that."""
+
+
+class Wanted(NamedTuple):
+    """What a call of `up` asks for; None: as last time, else the usual port where it is free, else any."""
+
+    prefect_port: int | None = None
+    mlflow_port: int | None = None
+
+
+def up(settings: Settings, wanted: Wanted) -> list[Part]:
+    """Start what does not run, and return when all is well.
+
+    Raises:
+        ConfigError: other servers are configured.
+        OrchestrationError: a port is taken, or a part does not come up; with the end of its log.
+    """
+    folder = settings.workspace / FOLDER
+    folder.mkdir(exist_ok=True)
+    with exclusive(folder / "lock"):
+        state = read_state(settings.workspace)
+        _refuse_others(settings, state)
+        reached = _servers(settings, wanted, state)
+        from infra.deploy import make_pool
+
+        make_pool(reached.prefect_api_url or "", POOL)
+        command = worker(POOL, folder, job_environment(reached), name=WORKER)
+        _running(settings.workspace, read_state(settings.workspace), command)
+        _deploy(reached)
+        return _well(settings.workspace)
+
+
+def down(settings: Settings) -> list[str]:
+    """End what runs, the worker first and with time for a run to save; returns the names of what was ended."""
+    if not (settings.workspace / FOLDER).is_dir():
+        return []
+    with exclusive(settings.workspace / FOLDER / "lock"):
+        state = read_state(settings.workspace)
+        with standing.no_new_runs(state):
+            ended = ["worker"] if "worker" in state.daemons and end(state.daemons["worker"], GRACE_S) else []
+        ended += [name for name in reversed(SERVERS) if name in state.daemons and end(state.daemons[name], GRACE_S)]
+        write_state(settings.workspace, state._replace(daemons={}))
+        return ended
+
+
+def status(workspace: Path) -> list[Part]:
+    """How the platform of a workspace stands."""
+    from infra.deploy import names
+
+    return standing.standing(read_state(workspace), names())
+
+
+def _refuse_others(settings: Settings, state: State) -> None:
+    ours = {_url(name, port) for name, port in state.ports.items()}
+    for variable, value in (("PREFECT_API_URL (or the active profile of Prefect)", settings.prefect_api_url),
+                            ("MLFLOW_TRACKING_URI", settings.mlflow_uri)):
+        if value and value.rstrip("/") not in ours | {own_store(settings.workspace)}:
+            raise OrchestrationError(f"{variable} names {value}, which is not of `sft up`; unset it to have "
+                                     "servers in this workspace, or use that one with `sft deploy`")
+
+
+def _url(name: str, port: int) -> str:
+    return f"http://127.0.0.1:{port}" + ("/api" if name == "prefect" else "")
+
+
+def _servers(settings: Settings, wanted: Wanted, state: State) -> Settings:
+    """Both servers, started together; returns the settings of whoever uses them."""
+    folder, store = settings.workspace / FOLDER, own_store(settings.workspace)
+    asked = {"prefect": wanted.prefect_port, "mlflow": wanted.mlflow_port}
+    with ExitStack() as locks:
+        # Commands that run alone make the tables of the same databases.
+        locks.enter_context(exclusive(settings.prefect_home / "start.lock"))
+        locks.enter_context(exclusive(settings.workspace / "locks" / "tracker"))
+        commands = {}
+        for name in SERVERS:
+            port = _port(name, asked[name], state)
+            command = prefect_server(settings.prefect_home, port)._replace(folder=folder) if name == "prefect" else \
+                mlflow_server(folder, port, store, (settings.workspace / "mlartifacts").as_uri())
+            commands[name] = command
+            state = _running(settings.workspace, state._replace(ports={**state.ports, name: port}), command)
+        import infra.deploy  # noqa: F401  (Prefect's client takes seconds to load, and the servers longer to start)
+
+        for name, command in commands.items():
+            daemon = state.daemons[name]
+            wait_for(command, Path(daemon.log), partial(_lives, daemon))
+    return replace(settings, prefect_api_url=commands["prefect"].url, mlflow_uri=commands["mlflow"].url)
+
+
+def _port(name: str, asked: int | None, state: State) -> int:
+    before = state.ports.get(name)
+    if name in state.living():
+        if asked not in (None, before):
+            raise OrchestrationError(f"{name} runs on port {before}; say `sft down` first to have it on {asked}")
+        assert before is not None, "it was written together with it"
+        return before
+    if asked is not None:
+        if not _is_free(asked):
+            raise OrchestrationError(f"port {asked} of 127.0.0.1 is taken; give --{name}-port another one, or leave it "
+                                     "out to have one that is free")
+        return asked
+    return next((port for port in (before, PORTS[name]) if port and _is_free(port)), None) or free_port()
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that are over do not matter
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def _running(workspace: Path, state: State, command: Command) -> State:
+    """The state with this service in it, which is started where it does not live, and written at once."""
+    if command.name in state.living():
+        return state
+    since = datetime.now(UTC).isoformat()
+    service = start(command, lasting=True)
+    log.info("%s starts: %s, log %s", command.name, command.url, service.log)
+    package = "mlflow" if command.name == "mlflow" else "prefect"
+    daemon = Daemon(service.process.pid, identity_of(service.process.pid) or "", since, command.url,
+                    str(service.log), version(package))
+    new = state._replace(daemons={**state.daemons, command.name: daemon})
+    write_state(workspace, new)
+    return new
+
+
+def _lives(daemon: Daemon) -> bool:
+    return daemon.lives
+
+
+def _deploy(settings: Settings) -> None:
+    from infra.deploy import deploy, is_current, last_cron, names
+
+    cron = last_cron(settings) or CRON
+    there = standing.registered(settings.prefect_api_url or "", read_state(settings.workspace))
+    if not (is_current(settings, POOL, cron) and there.issuperset(names())):
+        log.info("deployments are registered")
+        deploy(settings, pool=POOL, cron=cron)
+
+
+def _well(workspace: Path) -> list[Part]:
+    deadline = time.monotonic() + WELL_WITHIN_S
+    while True:
+        parts = status(workspace)
+        if all(part.well for part in parts):
+            return parts
+        if time.monotonic() > deadline:
+            raise OrchestrationError("the platform did not become well: " + "; ".join(
+                f"{part.name} {part.says}" + (f" ({part.log})" if part.log else "") for part in parts if not part.well))
+        sleep(0.3)

@@ -1,0 +1,159 @@
+"""Processes that outlive the command: only our own are ended, in order and with time; what a state file may be."""
+
+import os
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from infra.daemons import Daemon, State, end, file_of, identity_of, read_state, write_state
+from infra.platform import Wanted, down, up
+from infra.servers import free_port
+from infra.settings import Settings, read_settings
+from infra.standing import standing
+from sft_core.errors import OrchestrationError
+
+PARENT = """
+import os, signal, subprocess, sys, time
+from pathlib import Path
+def left(name): Path(name).write_text(str(time.monotonic())); sys.exit()
+child = len(sys.argv) > 1
+if not child:
+    process = subprocess.Popen([sys.executable, sys.argv[0], "child"], start_new_session=True)
+signal.signal(signal.SIGTERM, lambda *_: left("child" if child else "parent"))
+Path("draft-child" if child else "draft").write_text(str(os.getpid()))
+Path("draft-child" if child else "draft").rename("ready-child" if child else "ready")
+while True:
+    time.sleep(0.02)
+    child or process.poll()
+"""
+Launch = Callable[..., Daemon]
+
+
+def of(process: subprocess.Popen[bytes], url: str = "http://127.0.0.1:1") -> Daemon:
+    return Daemon(process.pid, identity_of(process.pid) or "", "2026-11-29T12:00:00+00:00", url, "log", "1.0")
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Launch]:
+    """Starts a process, by default a sleeper; all are killed at the end."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def begin(*arguments: str, url: str = "http://127.0.0.1:1") -> Daemon:
+        command = [sys.executable, *arguments] if arguments else ["sleep", "60"]
+        running.append(subprocess.Popen(command, cwd=tmp_path, start_new_session=True))
+        return of(running[-1], url)
+
+    yield begin
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+def test_another_process_of_the_same_number_is_none_of_ours(launch: Launch) -> None:
+    ours = launch()
+    other = ours._replace(identity=identity_of(os.getpid()) or "")
+    assert ours.lives
+    assert not other.lives
+    assert not end(other, 1.0)
+    assert ours.lives
+    assert end(ours, 1.0)
+    assert identity_of(ours.pid) is None  # a zombie: nobody has waited for it yet
+    assert not end(ours, 1.0)
+
+
+def test_what_it_has_started_ends_before_it(launch: Launch, tmp_path: Path) -> None:
+    (tmp_path / "parent.py").write_text(PARENT)
+    parent = launch("parent.py")
+    while not (tmp_path / "ready-child").exists() or not (tmp_path / "ready").exists():
+        time.sleep(0.02)
+    assert end(parent, 5.0)
+    assert float((tmp_path / "child").read_text()) < float((tmp_path / "parent").read_text())
+
+
+def test_what_takes_too_long_is_killed(launch: Launch, tmp_path: Path) -> None:
+    (tmp_path / "deaf.py").write_text(PARENT.replace("lambda *_: left(\"child\" if child else \"parent\")",
+                                                     "signal.SIG_IGN if child else signal.SIG_DFL"))
+    parent = launch("deaf.py")
+    while not (tmp_path / "ready-child").exists() or not (tmp_path / "ready").exists():
+        time.sleep(0.02)
+    assert end(parent, 0.3)
+    assert not parent.lives
+    assert identity_of(int((tmp_path / "ready-child").read_text())) is None
+
+
+def test_the_state_is_its_owners_alone_and_whole(tmp_path: Path) -> None:
+    file_of(tmp_path).parent.mkdir()
+    state = State({"prefect": of_this()}, {"prefect": 4200}, database="postgresql://me:s3cr3t@host/db")
+    write_state(tmp_path, state)
+    write_state(tmp_path, state)
+    assert stat.S_IMODE(file_of(tmp_path).stat().st_mode) == 0o600
+    assert read_state(tmp_path) == state
+    for damaged in ("", "[]", '{"daemons": {"x": {}}}', '{"daemons": 1}'):
+        file_of(tmp_path).write_text(damaged)
+        with pytest.raises(OrchestrationError, match="state.json is damaged .* remove the file, and say"):
+            read_state(tmp_path)
+
+
+def of_this() -> Daemon:
+    return Daemon(os.getpid(), identity_of(os.getpid()) or "", "2026-11-29T12:00:00+00:00", "http://127.0.0.1:7/api",
+                  "log", "1.0")
+
+
+def test_settings_use_what_lives_and_the_user_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # without a profile of Prefect
+    file_of(tmp_path).parent.mkdir()
+    lives = of_this()
+    write_state(tmp_path, State({"prefect": lives, "mlflow": lives._replace(url="http://127.0.0.1:8")}))
+    found = read_settings({"SFT_HOME": str(tmp_path)})
+    assert (found.prefect_api_url, found.mlflow_uri) == ("http://127.0.0.1:7/api", "http://127.0.0.1:8")
+    given = {"SFT_HOME": str(tmp_path), "PREFECT_API_URL": "http://mine/api", "MLFLOW_TRACKING_URI": "http://mine"}
+    assert read_settings(given).prefect_api_url == "http://mine/api"
+    assert read_settings(given).mlflow_uri == "http://mine"
+    rebooted = lives._replace(identity=lives.identity.replace(lives.identity[:8], "00000000"))
+    write_state(tmp_path, State({"prefect": rebooted, "mlflow": rebooted}))
+    alone = read_settings({"SFT_HOME": str(tmp_path)})
+    assert (alone.prefect_api_url, alone.mlflow_uri) == (None, f"sqlite:///{tmp_path}/mlflow.db")
+
+
+def settings(tmp_path: Path) -> Settings:
+    return Settings(tmp_path, None, f"sqlite:///{tmp_path / 'mlflow.db'}", None, tmp_path / "prefect")
+
+
+def test_a_port_that_is_taken_or_another_than_last_time(tmp_path: Path, launch: Launch) -> None:
+    taken = free_port()
+    launch("-m", "http.server", str(taken), "--bind", "127.0.0.1")
+    while subprocess.run([sys.executable, "-c", f"import socket; socket.create_connection(('127.0.0.1', {taken}))"],
+                         stderr=subprocess.DEVNULL).returncode:
+        pass
+    with pytest.raises(OrchestrationError, match=f"port {taken} of 127.0.0.1 is taken; give --prefect-port another"):
+        up(settings(tmp_path), Wanted(prefect_port=taken))
+    assert not read_state(tmp_path).daemons
+    write_state(tmp_path, State({"prefect": of_this()}, {"prefect": 7}))
+    with pytest.raises(OrchestrationError, match="prefect runs on port 7; say `sft down` first to have it on 4200"):
+        up(settings(tmp_path), Wanted(prefect_port=4200))
+
+
+@pytest.mark.parametrize("other", [{"prefect_api_url": "http://other/api"}, {"mlflow_uri": "http://me:s3cr3t@other"}])
+def test_other_servers_that_are_configured_are_left_alone(tmp_path: Path, other: dict[str, str]) -> None:
+    with pytest.raises(OrchestrationError, match=r"names http://.*other.*, which is not of `sft up`; unset it") as told:
+        up(replace(settings(tmp_path), **other), Wanted())
+    assert "s3cr3t" not in str(told.value)
+
+
+def test_a_server_that_does_not_answer_is_told_within_seconds(tmp_path: Path, launch: Launch) -> None:
+    hung = launch(url=f"http://127.0.0.1:{free_port()}")
+    prefect, mlflow, worker, deployments = standing(State({"prefect": hung}), ["sft-nightly"])
+    assert "does not answer (connection refused" in prefect.says
+    assert "does not run; `sft up` starts it" in mlflow.says
+    assert not any(part.well for part in (prefect, mlflow, worker, deployments))
+
+
+def test_down_where_nothing_was_up(tmp_path: Path) -> None:
+    assert down(settings(tmp_path)) == []
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,116 @@
+"""`sft up`, `status`, `down` with real servers: two at once, a fresh shell, a crash, a run under way at the end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from infra.daemons import identity_of, read_state
+
+ROOT = Path(__file__).resolve().parents[2]
+Sft = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("platform")
+
+
+@pytest.fixture(scope="module")
+def environment(place: Path) -> dict[str, str]:
+    """Of a fresh shell: nothing is set but the workspace, and nobody has a profile of Prefect."""
+    kept = {name: os.environ[name] for name in ("LANG", "LC_ALL", "TMPDIR") if name in os.environ}
+    return kept | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "HOME": str(place),
+                   "SFT_HOME": str(place / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def shell(place: Path, environment: dict[str, str]) -> Sft:
+    def run(line: str, cwd: Path = place) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["bash", "-c", line], cwd=cwd, env=environment, capture_output=True, text=True,
+                              timeout=240)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def platform(place: Path, environment: dict[str, str], shell: Sft) -> Iterator[list[str]]:
+    """What two `sft up` at the same time have printed."""
+    command = [sys.executable, "-m", "flows.cli", "up", "--json"]
+    both = [subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE) for _ in range(2)]
+    try:
+        said = [process.communicate(timeout=240) for process in both]
+        assert [process.returncode for process in both] == [0, 0], said
+        yield [out for out, _ in said]
+    finally:
+        shell("sft down")
+        for daemon in read_state(place / "home").living().values():
+            os.killpg(daemon.pid, signal.SIGKILL)
+
+
+def test_two_at_once_bring_up_one_platform(platform: list[str], place: Path) -> None:
+    first, second = map(json.loads, platform)
+    assert first == second
+    assert first["well"]
+    assert [part["name"] for part in first["parts"]] == ["prefect", "mlflow", "worker", "deployments"]
+    assert "next night" in first["parts"][3]["says"]
+    log = (place / "home" / "platform" / "worker.log").read_text()
+    assert log.count("started!") == 1
+    for daemon in read_state(place / "home").living().values():
+        assert os.getsid(daemon.pid) == daemon.pid  # of no terminal and no command
+
+
+def test_in_the_folder_of_the_code_nothing_has_to_be_set(platform: list[str], shell: Sft) -> None:
+    done = shell("prefect deployment inspect sft-sweep", cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "flows/sweep.py:sft_sweep" in done.stdout
+
+
+def test_what_has_died_is_started_again_where_it_was(platform: list[str], shell: Sft, place: Path) -> None:
+    before = read_state(place / "home").daemons
+    os.killpg(before["mlflow"].pid, signal.SIGKILL)
+    broken = shell("sft status")
+    assert broken.returncode == 1
+    assert "mlflow      DOWN  does not run; `sft up` starts it" in broken.stdout
+    assert shell("sft up").returncode == 0
+    after = read_state(place / "home").daemons
+    assert after["mlflow"].url == before["mlflow"].url
+    assert after["mlflow"].pid != before["mlflow"].pid
+    assert after["prefect"] == before["prefect"]
+    assert after["worker"] == before["worker"]
+    assert shell("sft status").returncode == 0
+    elsewhere = shell("sft up --mlflow-port 1")
+    assert elsewhere.returncode == 1
+    assert "say `sft down` first to have it on 1" in elsewhere.stderr
+
+
+def test_a_run_by_its_bare_name_from_any_folder_is_saved_by_down(
+    platform: list[str], shell: Sft, place: Path, config: Path
+) -> None:
+    """In a fresh shell; the worker takes it, it records on the MLflow of `sft up`, and `sft down` lets it save."""
+    done = shell(f'eval "$(sft up --shell)" && prefect deployment run sft-experiment -p config={config} '
+                 "-p 'overrides=[\"train.epochs=30\"]'")
+    assert done.returncode == 0, done.stdout + done.stderr
+    before, stages = read_state(place / "home").daemons, place / "home" / "stages" / "train"
+    deadline = time.monotonic() + 90
+    while not list(stages.glob("*/out/events.jsonl")):
+        assert time.monotonic() < deadline, Path(before["worker"].log).read_text()
+        time.sleep(0.1)
+    found = requests.get(f"{before['mlflow'].url}/api/2.0/mlflow/experiments/get-by-name",
+                         params={"experiment_name": "tests"}, timeout=9).json()
+    assert found["experiment"]["artifact_location"].startswith((place / "home" / "mlartifacts").as_uri())
+    assert shell("sft down").stdout.strip() == "ended: worker, mlflow, prefect"
+    assert not any(identity_of(daemon.pid) for daemon in before.values())
+    assert list(stages.glob("*/out/checkpoints/*"))
+    with pytest.raises(requests.ConnectionError):
+        requests.get(before["prefect"].url, timeout=3)
+    assert shell("sft status").returncode == 1
+    assert shell("sft down").stdout.strip() == "ended: nothing ran"
