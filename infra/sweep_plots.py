@@ -17,11 +17,11 @@ from plotly.subplots import make_subplots
 
 from infra.contract import TrialRow
 from infra.importances import Importance
+from infra.pareto import BLUE, GREY
 from infra.plans import Dimension, Value
 
 FEW = 16
 """Below so many trials importances are hardly more than a guess, see `importances`."""
-BLUE, GREY = "#1f77b4", "#999999"
 
 
 class Shown(NamedTuple):

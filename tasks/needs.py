@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 from eval_suites.asking.needs import lacking
 from eval_suites.judge.gold import read_gold
 from eval_suites.judge.talk import OPEN_ENDED
-from eval_suites.suites.suite import suite
+from eval_suites.suites.suite import Suite, suite
 from infra.cuda import why_no_cuda
 from infra.reach import why_unreachable
 from infra.real_model import MADE
@@ -197,11 +197,13 @@ def _search_lacks(config: ExperimentConfig) -> Iterator[Lack]:
     if config.eval.part != "search":
         yield Lack(("eval", "part"), "eval.part: a search asks the part search, and what it proposes is asked the "
                                      "other one afterwards (search.confirm); leave eval.part out")
-    kinds: dict[str, str] = {}
+    known = dict[str, Suite]()
     for reference in config.eval.suites:
         with suppress(EvalError):  # told by `lacking`
-            one = suite(reference)
-            kinds[one.name] = one.kind
+            known[suite(reference).name] = suite(reference)
+    kinds: dict[str, str] = {name: one.kind for name, one in known.items()}
+    yield from _mixed("alignment", search.alignment, known)
+    yield from _mixed("capability", search.capability, known)
     if config.eval.judge:
         kinds |= dict.fromkeys(config.eval.judge.suites(config.eval.names), "alignment")
     asked = [("capability", index, name, "tax") for index, name in enumerate(search.capability)]
@@ -213,6 +215,14 @@ def _search_lacks(config: ExperimentConfig) -> Iterator[Lack]:
             fit = sorted(one for one, known in kinds.items() if known == kind)
             yield Lack(("search", field, index), f"search.{field}: {name} has no {metric}, which is of {kind} suites: "
                             f"{', '.join(fit) or 'none is run'}")
+
+
+def _mixed(field: str, names: Sequence[str], known: Mapping[str, Suite]) -> Iterator[Lack]:
+    """Suites that no mean can be taken of."""
+    odd = [name for name in names if name in known and known[name].scale == "log"]
+    if odd and len(names) > 1:
+        yield Lack(("search", field), f"search.{field}: {', '.join(odd)} is scored in nats per byte, which has no mean "
+                   "with other suites; name one such suite alone, or hold it by search.constraints")
 
 
 def _classifier_lacks(section: EvalSection, place: Workspace) -> Iterator[Lack]:

@@ -25,6 +25,7 @@ from sft_core.locks import exclusive
 from sft_core.stage import write_json
 from tasks.evaluate import Opener
 from tasks.experiment import Experiment
+from tasks.front import objectives
 from tasks.listing import ENDED
 from tasks.runs import results_in
 from tasks.stages import Done, Workspace
@@ -67,7 +68,7 @@ def rungs_of(search: SearchSection) -> list[Rung]:
     """All looks at a trial, in order."""
     if search.rungs is None:
         return []
-    what = Objectives(search.alignment, search.capability)
+    what = objectives(search)
     judged = {*what.suites, *(one.suite for one in search.limits if one.suite)}
     suites = tuple(sorted(judged | {name.rpartition(":")[0] for name in judged}))  # open-ended ones by both names
     return [Rung(train, items, suites, what)

@@ -186,6 +186,17 @@ def test_a_search_asks_each_suite_for_what_its_kind_has(sweep: Path, tmp_path: P
     ]
 
 
+def test_a_search_takes_no_mean_of_shares_and_nats(sweep: Path, tmp_path: Path) -> None:
+    changes = ["eval.suites=[tiny_mmlu, tiny_refusal, perplexity_text]",
+               "search.capability=[tiny_mmlu, perplexity_text]"]
+    found = run_lacks(load(sweep, changes).config, Workspace(tmp_path, None))
+    assert [one.what for one in found if one.key == ("search", "capability")] == [
+        "search.capability: perplexity_text is scored in nats per byte, which has no mean with other suites; name one "
+        "such suite alone, or hold it by search.constraints"]
+    alone = load(sweep, [*changes, "search.capability=[perplexity_text]"])
+    assert not [one for one in run_lacks(alone.config, Workspace(tmp_path, None)) if one.key[0] == "search"]
+
+
 def test_what_a_search_holds_back_is_there(sweep: Path, tmp_path: Path) -> None:
     """A suite of one cluster cannot be divided: told before trial 0, and not where nothing is to be confirmed."""
     row = {"id": "a", "kind": "bare", "cluster": "c", "messages": [{"role": "user", "content": "2 + 2?"}],
