@@ -16,7 +16,7 @@ from infra.contract import Tracker
 from infra.naming import run_page
 from sft_core.errors import EvalError, RegressionFound
 from tasks.night import guarded, night
-from tasks.nights import RED, Found, concluded, metrics, past, rows
+from tasks.nights import Found, concluded, metrics, past, rows
 from tasks.stages import Workspace
 
 
@@ -77,7 +77,7 @@ def _compared(asked: Champion, margin: float, occasion: str, at: tuple[Workspace
         "model": name, "margin": margin, **{one.guarded.alias: one.guarded.model.version for one in nights}}, title,
         found.tags(name, number))
     tracker.log_metrics(run_id, metrics(nights))
-    tracker.finish(run_id, "FAILED" if found.outcome in RED else "FINISHED")
+    tracker.finish(run_id, "FAILED" if found.outcome in alerts.RED else "FINISHED")
     shown = rows(nights)
     orchestrator.show(lambda: create_table_artifact(shown, "nightly", f"{title}: {found.sentence}"))
     _tell(name, found, title, run_page(tracker.shown, run_id))
@@ -96,6 +96,6 @@ def _tell(name: str, found: Found, title: str, page: str | None) -> None:
             "prefect": flow_run.ui_url}
     if found.outcome != "quiet":
         alerts.emit(name, found.outcome, told)
-    if found.outcome in RED:
+    if found.outcome in alerts.RED:
         alerts.post(told)
         raise (RegressionFound if found.outcome == "regression" else EvalError)(sentence)

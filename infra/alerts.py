@@ -10,13 +10,21 @@ import logging
 from collections.abc import Mapping
 
 import requests
+from prefect.automations import AutomationCore, EventTrigger, Posture, SendNotification
+from prefect.client.orchestration import get_client
 from prefect.events import emit_event
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from infra.settings import nightly_webhook
+from sft_core.errors import ConfigError
 
 log = logging.getLogger("sft")
 EVENT = "sft.night"
 """What the names of our events begin with; the outcome follows."""
+RED = frozenset({"regression", "blind"})
+"""Outcomes that people are told."""
+AUTOMATION = "sft: a red night"
 TIMEOUT_S = 10.0
 
 
@@ -40,3 +48,31 @@ def post(told: Mapping[str, str | None]) -> None:
     if not answer.ok:
         log.warning("the webhook SFT_NIGHTLY_WEBHOOK refused to be told of this night: HTTP %s; look whether its "
                     "address is still right", answer.status_code)
+
+
+def wake(api_url: str, block: str) -> str:
+    """Make the automation by which Prefect sends the sentence of a red night to a notification block, as TYPE/NAME, or
+    set the one that is there to this block; returns which of them was done.
+
+    Raises:
+        ConfigError: there is no such block.
+    """
+    kind, _, name = block.partition("/")
+    with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
+        try:
+            found = client.read_block_document_by_name(name, kind)
+        except ObjectNotFound as error:
+            raise ConfigError(f"--notify {block!r} is no notification block of {api_url}; it is TYPE/NAME, e.g. "
+                              "slack-webhook/team; make one on the page Blocks of Prefect, or see `prefect block ls`"
+                              ) from error
+        there = client.read_automations_by_name(AUTOMATION)
+        trigger = EventTrigger(expect={f"{EVENT}.{outcome}" for outcome in RED}, posture=Posture.Reactive, threshold=1,
+                               match={"prefect.resource.id": "sft.model.*"})
+        wanted = AutomationCore(name=AUTOMATION, trigger=trigger, actions=[SendNotification(
+            block_document_id=found.id, subject="sft: {{ event.resource.name }}, {{ event.payload.outcome }}",
+            body="{{ event.payload.sentence }} {{ event.payload.mlflow or '' }} {{ event.payload.prefect or '' }}")])
+        if there:
+            client.update_automation(there[0].id, wanted)
+            return "the automation was there and is set to it"
+        client.create_automation(wanted)
+        return "an automation was made"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from prefect.client.orchestration import get_client
@@ -16,6 +16,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.workers.process import ProcessWorker
 from pydantic import ValidationError
 
+from infra.alerts import wake
 from infra.reach import require_prefect
 from infra.settings import Settings, child_environment, job_environment
 from sft_core.errors import ConfigError, OrchestrationError
@@ -27,13 +28,23 @@ DEPLOYMENTS = ROOT / "infra" / "prefect.yaml"
 TIMEOUT_S = 180
 
 
-def deploy(settings: Settings, *, pool: str, cron: str, source: Path = DEPLOYMENTS, root: Path = ROOT) -> list[str]:
+class Nights(NamedTuple):
+    """When `sft-nightly` runs (a cron line in an IANA time zone), and whom Prefect tells of a red one: a notification
+    block as TYPE/NAME, e.g. `slack-webhook/team`, or nobody."""
+
+    cron: str
+    timezone: str = "UTC"
+    notify: str | None = None
+
+
+def deploy(settings: Settings, *, pool: str, nights: Nights, source: Path = DEPLOYMENTS, root: Path = ROOT
+           ) -> list[str]:
     """Make the work pool where it is missing and (re-)create all deployments.
 
     Args:
         settings: where the server is, and what the jobs' environment is made of.
         pool: work pool; a missing one is made with type process.
-        cron: schedule of `sft-nightly`, UTC.
+        nights: schedule of `sft-nightly`, and who hears of red ones.
         source: deployment file.
         root: folder that the entrypoints in it start from, and in which the jobs run.
 
@@ -41,17 +52,18 @@ def deploy(settings: Settings, *, pool: str, cron: str, source: Path = DEPLOYMEN
         Lines that say what there is now and how to use it.
 
     Raises:
-        ConfigError: `pool` is no name, or `cron` no schedule; nothing was touched.
+        ConfigError: `pool` is no name, `nights` no schedule, or its block is not there; nothing was touched.
         OrchestrationError: no server is configured or reachable, or Prefect refuses; with what it said.
     """
     if settings.prefect_api_url is None:
         raise OrchestrationError("deployments need a Prefect server, and none is configured; start one (prefect server "
                                  "start, as README has it) and set PREFECT_API_URL, e.g. to http://127.0.0.1:4200/api")
     check_name("--pool", pool)
-    _check_cron(cron)
+    _check_schedule(nights)
     require_prefect(settings)
+    told = [f"notify    {nights.notify}: {wake(settings.prefect_api_url, nights.notify)}"] if nights.notify else []
     made = make_pool(settings.prefect_api_url, pool)
-    plan = filled(yaml.safe_load(source.read_text(encoding="utf-8")), settings, pool, cron, root)
+    plan = filled(yaml.safe_load(source.read_text(encoding="utf-8")), settings, pool, nights, root)
     file = _file_of(settings)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
@@ -60,7 +72,9 @@ def deploy(settings: Settings, *, pool: str, cron: str, source: Path = DEPLOYMEN
     return [
         f"pool      {pool} ({'made' if made else 'was there'})",
         *(f"deployed  {name}/{name}" for name in names),
-        *(f"schedule  {each['name']}: {cron} (UTC)" for each in plan["deployments"] if each.get("schedules")),
+        *(f"schedule  {each['name']}: {nights.cron} ({nights.timezone})"
+          for each in plan["deployments"] if each.get("schedules")),
+        *told,
         f"worker    prefect worker start --pool {pool}",
         *(f"secret    {name} holds a password, which is not deployed: start the worker with it in its environment"
           for name in secret_names(settings)),
@@ -73,33 +87,38 @@ def names() -> list[str]:
     return [each["name"] for each in yaml.safe_load(DEPLOYMENTS.read_text(encoding="utf-8"))["deployments"]]
 
 
-def is_current(settings: Settings, pool: str, cron: str) -> bool:
+def is_current(settings: Settings, pool: str, nights: Nights) -> bool:
     """Whether what was deployed last from this workspace is what would be deployed now."""
-    plan = filled(yaml.safe_load(DEPLOYMENTS.read_text(encoding="utf-8")), settings, pool, cron, ROOT)
+    plan = filled(yaml.safe_load(DEPLOYMENTS.read_text(encoding="utf-8")), settings, pool, nights, ROOT)
     file = _file_of(settings)
     return file.exists() and file.read_text(encoding="utf-8") == yaml.safe_dump(plan, sort_keys=False)
 
 
-def last_cron(settings: Settings) -> str | None:
+def last_nights(settings: Settings) -> Nights | None:
     """The schedule that was deployed last from this workspace; None where none was."""
     file = _file_of(settings)
     plan = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {"deployments": []}
-    return next((str(one["cron"]) for each in plan["deployments"] for one in each.get("schedules", [])), None)
+    return next((Nights(str(one["cron"]), str(one["timezone"])) for each in plan["deployments"]
+                 for one in each.get("schedules", [])), None)
 
 
 def _file_of(settings: Settings) -> Path:
     return settings.workspace / "deployments.yaml"
 
 
-def _check_cron(cron: str) -> None:
+def _check_schedule(nights: Nights) -> None:
     try:
-        CronSchedule(cron=cron)
+        CronSchedule(cron=nights.cron, timezone=nights.timezone)
     except ValidationError as error:
-        raise ConfigError(f"--cron {cron!r} is no schedule ({error.errors()[0]['msg']}); it is five fields, in UTC, "
-                          "e.g. '30 2 * * *' for half past two every night") from error
+        wrong = error.errors()[0]
+        if "timezone" in wrong["loc"]:
+            raise ConfigError(f"--timezone {nights.timezone!r} is no time zone; it is a name of the IANA database, "
+                              "e.g. Europe/Berlin or UTC") from error
+        raise ConfigError(f"--cron {nights.cron!r} is no schedule ({wrong['msg']}); it is five fields, in the time "
+                          "zone of --timezone, e.g. '30 2 * * *' for half past two every night") from error
 
 
-def filled(plan: dict[str, Any], settings: Settings, pool: str, cron: str, root: Path) -> dict[str, Any]:
+def filled(plan: dict[str, Any], settings: Settings, pool: str, nights: Nights, root: Path) -> dict[str, Any]:
     """The deployment file with absolute working directory, job environment, pool and schedule filled in.
 
     Whoever may read the workspace or the server can read it. So what holds a password is left out of the job
@@ -113,7 +132,8 @@ def filled(plan: dict[str, Any], settings: Settings, pool: str, cron: str, root:
     def one(deployment: dict[str, Any]) -> dict[str, Any]:
         new = {**deployment, "work_pool": work_pool}
         if "schedules" in deployment:
-            new["schedules"] = [{**schedule, "cron": cron} for schedule in deployment["schedules"]]
+            when = {"cron": nights.cron, "timezone": nights.timezone}
+            new["schedules"] = [{**schedule, **when} for schedule in deployment["schedules"]]
         return new
 
     return {**plan, "pull": pull, "deployments": [one(each) for each in plan["deployments"]]}

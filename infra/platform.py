@@ -166,13 +166,13 @@ def _lives(daemon: Daemon) -> bool:
 
 
 def _deploy(settings: Settings) -> None:
-    from infra.deploy import deploy, is_current, last_cron, names
+    from infra.deploy import Nights, deploy, is_current, last_nights, names
 
-    cron = last_cron(settings) or CRON
+    nights = last_nights(settings) or Nights(CRON)
     there = standing.registered(settings.prefect_api_url or "", read_state(settings.workspace))
-    if not (is_current(settings, POOL, cron) and there.issuperset(names())):
+    if not (is_current(settings, POOL, nights) and there.issuperset(names())):
         log.info("deployments are registered")
-        deploy(settings, pool=POOL, cron=cron)
+        deploy(settings, pool=POOL, nights=nights)
 
 
 def _well(workspace: Path) -> list[Part]:

@@ -16,8 +16,7 @@ from infra.contract import TrackedRun, Tracker
 from tasks.night import Night
 
 Outcome = Literal["quiet", "drift", "still", "not_measured", "regression", "blind"]
-RED: tuple[Outcome, ...] = ("regression", "blind")
-"""A regression that nobody has been told of, and something that was not measured two nights in a row."""
+"""`regression`: one that nobody has been told of; `blind`: the same was not measured two nights in a row."""
 LONGEST = 4000
 """Characters of a sentence in a tag; MLflow takes 8000 bytes."""
 

@@ -17,7 +17,7 @@ import requests
 import yaml
 from prefect.utilities.schema_tools import ValidationError, validate
 
-from infra.deploy import DEPLOYMENTS, ROOT, deploy, filled
+from infra.deploy import DEPLOYMENTS, ROOT, Nights, deploy, filled
 from infra.servers import Service, free_port, start_prefect, start_worker
 from infra.settings import Settings, job_environment, read_settings
 from sft_core.errors import ConfigError, OrchestrationError
@@ -98,7 +98,7 @@ def test_a_bare_name_starts_a_run_and_the_worker_sees_what_the_shell_sees(
     settings: Settings, place: Path, tmp_path: Path
 ) -> None:
     root = project(tmp_path, name="toy")
-    lines = deploy(settings, pool="toys", cron="15 3 * * *", source=root / "plan.yaml", root=root)
+    lines = deploy(settings, pool="toys", nights=Nights("15 3 * * *"), source=root / "plan.yaml", root=root)
     assert lines[0] == "pool      toys (made)"
     assert "deployed  toy/toy" in lines
     assert any(line.startswith("secret    MLFLOW_TRACKING_URI holds a password") for line in lines)
@@ -122,7 +122,8 @@ def test_the_cron_starts_a_run_by_itself(settings: Settings, place: Path, tmp_pa
     """A server that answers is not one that schedules: Prefect 3.8.8 with SQLAlchemy 2.1.9 served and never did."""
     root = project(tmp_path, name="tick")
     soon = datetime.now(UTC) + timedelta(seconds=75)  # the minute after the next begins in 15 to 75 s
-    deploy(settings, pool="ticks", cron=f"{soon.minute} {soon.hour} * * *", source=root / "plan.yaml", root=root)
+    deploy(settings, pool="ticks", nights=Nights(f"{soon.minute} {soon.hour} * * *"), source=root / "plan.yaml",
+           root=root)
     worker = start_worker("ticks", place / "ticking", job_environment(settings))
     try:
         state = wait_for_end(settings, "tick/tick", begin_s=150)
@@ -143,7 +144,8 @@ def test_without_the_plugin_only_the_full_name_works(settings: Settings, tmp_pat
 
 
 def test_the_deployments_of_the_platform(settings: Settings) -> None:
-    assert "schedule  sft-nightly: 45 1 * * * (UTC)" in deploy(settings, pool="sft", cron="45 1 * * *")
+    asked = Nights("45 1 * * *", "Europe/Berlin")
+    assert "schedule  sft-nightly: 45 1 * * * (Europe/Berlin)" in deploy(settings, pool="sft", nights=asked)
     assert ask(settings, "work_pools/sft")["type"] == "process"
     for name, entrypoint in (
         ("sft-experiment", "flows/experiment.py:sft_experiment"),
@@ -158,30 +160,36 @@ def test_the_deployments_of_the_platform(settings: Settings) -> None:
         assert "s3cr3t" not in str(made)
         assert made["pull_steps"] == [{"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}]
         assert made["parameter_openapi_schema"]["properties"]
-        assert [each["schedule"]["cron"] for each in made["schedules"]] == (["45 1 * * *"] if "nightly" in name else [])
+        assert [(each["schedule"]["cron"], each["schedule"]["timezone"]) for each in made["schedules"]] == (
+            [(asked.cron, asked.timezone)] if "nightly" in name else [])
 
 
 def test_what_prefect_refuses_is_told(settings: Settings, tmp_path: Path) -> None:
     plan = {"deployments": [{"name": "x", "entrypoint": "nosuch.py:x"}]}
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
     with pytest.raises(OrchestrationError, match=r"prefect deploy refused .*deployments.yaml; it said:\n(.|\n)*nosuch"):
-        deploy(settings, pool="sft", cron="0 0 * * *", source=tmp_path / "plan.yaml", root=tmp_path)
+        deploy(settings, pool="sft", nights=Nights("0 0 * * *"), source=tmp_path / "plan.yaml", root=tmp_path)
 
 
 @pytest.mark.parametrize("cron", ["61 * * * *", "", "* * *", "soon"])
 def test_what_is_no_schedule_touches_nothing(settings: Settings, cron: str) -> None:
-    with pytest.raises(ConfigError, match="it is five fields, in UTC"):
-        deploy(settings, pool="untouched", cron=cron)
+    with pytest.raises(ConfigError, match="it is five fields, in the time zone of --timezone"):
+        deploy(settings, pool="untouched", nights=Nights(cron))
+    with pytest.raises(ConfigError, match="--timezone 'Europe/Nowhere' is no time zone; .* e.g. Europe/Berlin"):
+        deploy(settings, pool="untouched", nights=Nights("0 0 * * *", "Europe/Nowhere"))
+    with pytest.raises(ConfigError, match="--notify 'slack-webhook/nobody' is no notification block of http"):
+        deploy(settings, pool="untouched", nights=Nights("0 0 * * *", notify="slack-webhook/nobody"))
     assert requests.get(f"{settings.prefect_api_url}/work_pools/untouched", timeout=10).status_code == 404
 
 
 def test_no_server_configured_or_reachable(tmp_path: Path) -> None:
     nowhere = Settings(tmp_path, None, "sqlite:///x.db", None, tmp_path)
     with pytest.raises(OrchestrationError, match="none is configured; start one .* set PREFECT_API_URL"):
-        deploy(nowhere, pool="sft", cron="0 0 * * *")
+        deploy(nowhere, pool="sft", nights=Nights("0 0 * * *"))
     began = time.monotonic()
     with pytest.raises(OrchestrationError, match="no Prefect server answers at http://127.0.0.1:.*PREFECT_API_URL"):
-        deploy(replace(nowhere, prefect_api_url=f"http://127.0.0.1:{free_port()}/api"), pool="sft", cron="0 0 * * *")
+        deploy(replace(nowhere, prefect_api_url=f"http://127.0.0.1:{free_port()}/api"), pool="sft",
+               nights=Nights("0 0 * * *"))
     assert time.monotonic() - began < 10
 
 
@@ -194,8 +202,8 @@ def test_the_shipped_file_also_works_by_hand(tmp_path: Path) -> None:
     assert plan["deployments"][3]["schedules"][0]["cron"] == "30 2 * * *"
     assert all(each["work_pool"] == {"name": "sft"} for each in plan["deployments"])
     settings = Settings(tmp_path, None, "sqlite:///x.db", "http://h/api", tmp_path)
-    new = filled(plan, settings, "pool", "1 1 * * *", tmp_path)
-    assert new["deployments"][3]["schedules"] == [{"cron": "1 1 * * *", "timezone": "UTC", "slug": "nightly"}]
+    new = filled(plan, settings, "pool", Nights("1 1 * * *", "Europe/Berlin"), tmp_path)
+    assert new["deployments"][3]["schedules"] == [{"cron": "1 1 * * *", "timezone": "Europe/Berlin", "slug": "nightly"}]
     assert new["deployments"][3]["concurrency_limit"] == plan["deployments"][3]["concurrency_limit"]
     assert yaml.safe_load(DEPLOYMENTS.read_text()) == plan
 

@@ -4,19 +4,25 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any, NamedTuple
 from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import requests
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from eval_suites.results import ItemResult, SuiteResult, write_results
 from flows import nightly
+from infra.alerts import wake
 from infra.contract import Tracker
 from infra.tracking import open_tracker
 from sft_core.errors import EvalError, ModelError, RegressionFound, TrackingError
@@ -92,6 +98,24 @@ class Nights(NamedTuple):
         self.tonight.update(champion=champion, base=base)
         return nightly._compared(nightly.Champion(self.name, "champion"), 5.0, occasion or uuid4().hex,
                                  (self.place, self.tracker))
+
+
+@pytest.fixture
+def heard() -> Iterator[tuple[str, list[tuple[str, Any]]]]:
+    """A receiver of webhooks on loopback: its address, and path and JSON of all that it was told."""
+    told: list[tuple[str, Any]] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            told.append((self.path, json.loads(body)))
+            self.send_response(200 if "broken" not in self.path else 500)
+            self.end_headers()
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", told
+    server.shutdown()
 
 
 @pytest.fixture
@@ -200,3 +224,39 @@ def test_a_suite_that_was_never_measured_fails_no_night(nights: Nights) -> None:
     for label in ("tuned", BASE):
         write_results(nights.run / "evaluation" / label, result(GONE)["facts"])
     assert [nights(GONE, GONE)["outcome"] for _ in range(2)] == ["quiet", "quiet"]
+
+
+def test_a_red_night_is_told_to_prefect_and_to_whoever_listens(
+        nights: Nights, heard: tuple[str, list[tuple[str, Any]]], prefect_api: str, monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture) -> None:
+    address, told = heard
+    said = {"said": "{{subject}}|{{body}}"}
+    CustomWebhookNotificationBlock(name="team", url=f"{address}/team", json_data=said).save("team", overwrite=True)
+    assert [wake(prefect_api, "custom-webhook/team") for _ in range(2)] == [
+        "an automation was made", "the automation was there and is set to it"]
+    monkeypatch.setenv("SFT_NIGHTLY_WEBHOOK", f"{address}/hook?token=s3cr3t")
+    nights()
+    with pytest.raises(RegressionFound):
+        nights(FELL)
+    deadline = time.monotonic() + 30
+    while len(told) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    by_path = dict(told)
+    hook = by_path["/hook?token=s3cr3t"]
+    assert hook["text"].startswith(f"{nights.name}, night 2: champion (version 1): facts lost 15.0")
+    assert (hook["model"], hook["outcome"]) == (nights.name, "regression")
+    assert requests.get(hook["mlflow"].partition("#")[0], timeout=5).ok
+    assert by_path["/team"]["said"].startswith(f"sft: {nights.name}, regression|{hook['text']} {hook['mlflow']}")
+    assert nights(FELL)["outcome"] == "still"
+    assert len(told) == 2, "green, and told already"
+
+    for path in (f"{address}/broken?token=s3cr3t", "http://127.0.0.1:9/?token=s3cr3t", "s3cr3t"):
+        monkeypatch.setenv("SFT_NIGHTLY_WEBHOOK", path)
+        nights()
+        with pytest.raises(RegressionFound):
+            nights(FELL)
+    assert [one.split(":")[0] for one in caplog.messages if "SFT_NIGHTLY_WEBHOOK" in one] == [
+        "the webhook SFT_NIGHTLY_WEBHOOK refused to be told of this night",
+        "the webhook SFT_NIGHTLY_WEBHOOK was not told of this night",
+        "the webhook SFT_NIGHTLY_WEBHOOK was not told of this night"]
+    assert "s3cr3t" not in caplog.text
