@@ -56,7 +56,8 @@ def connect(tracking: TrackingSection | None = None, *, make: bool = True) -> Tr
     from infra.tracking import open_tracker  # brings MLflow, a second that only some commands need
 
     settings, section = read_settings(), tracking or TrackingSection()
-    return open_tracker(section.uri or settings.mlflow_uri, section.experiment, settings.workspace, make=make)
+    return open_tracker(section.uri or settings.mlflow_uri, section.experiment, settings.workspace, make=make,
+                        artifacts=settings.artifacts)
 
 
 def look() -> Tracker:

@@ -53,6 +53,8 @@ class State(NamedTuple):
     host: str = "127.0.0.1"
     database: str | None = None
     """URL of the PostgreSQL that everything is kept in, with its password: the file is its owner's alone."""
+    artifacts: str | None = None
+    """Where MLflow's artifacts are, where that is not the workspace."""
     environment: Mapping[str, str] = {}
     """Variables that clients of these servers need: user and password, where they ask for one."""
 

@@ -15,11 +15,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 from infra import standing
 from infra.daemons import FOLDER, Daemon, State, end, identity_of, read_state, write_state
+from infra.postgres import databases, make_databases
 from infra.servers import Command, free_port, mlflow_server, prefect_server, start, wait_for, worker
 from infra.settings import Settings, job_environment, own_store
 from infra.standing import POOL, SERVERS, WORKER, Part
@@ -55,6 +57,8 @@ def up(settings: Settings, wanted: Wanted) -> list[Part]:
     with exclusive(folder / "lock"):
         state = read_state(settings.workspace)
         _refuse_others(settings, state)
+        if settings.database:
+            make_databases(settings.database)
         reached = _servers(settings, wanted, state)
         from infra.deploy import make_pool
 
@@ -74,7 +78,7 @@ def down(settings: Settings) -> list[str]:
         with standing.no_new_runs(state):
             ended = ["worker"] if "worker" in state.daemons and end(state.daemons["worker"], GRACE_S) else []
         ended += [name for name in reversed(SERVERS) if name in state.daemons and end(state.daemons[name], GRACE_S)]
-        write_state(settings.workspace, state._replace(daemons={}))
+        write_state(settings.workspace, state._replace(daemons={}, database=None, artifacts=None))
         return ended
 
 
@@ -89,9 +93,15 @@ def _refuse_others(settings: Settings, state: State) -> None:
     ours = {_url(name, port) for name, port in state.ports.items()}
     for variable, value in (("PREFECT_API_URL (or the active profile of Prefect)", settings.prefect_api_url),
                             ("MLFLOW_TRACKING_URI", settings.mlflow_uri)):
-        if value and value.rstrip("/") not in ours | {own_store(settings.workspace)}:
+        if value and value.rstrip("/") not in ours | {own_store(settings.workspace, settings.database)}:
             raise OrchestrationError(f"{variable} names {value}, which is not of `sft up`; unset it to have "
                                      "servers in this workspace, or use that one with `sft deploy`")
+    if state.living() and settings.database != state.database:
+        raise OrchestrationError(f"the servers that run keep everything in {state.database or 'the workspace'}; say "
+                                 f"`sft down` first to have it in {settings.database or 'the workspace'}")
+    if (settings.artifacts or "").startswith("s3:") and find_spec("boto3") is None:
+        raise OrchestrationError("SFT_ARTIFACTS names a bucket, which needs the package boto3; install it with "
+                                 "`pip install 'sft-platform[s3]'`, or name a folder")
 
 
 def _url(name: str, port: int) -> str:
@@ -100,7 +110,6 @@ def _url(name: str, port: int) -> str:
 
 def _servers(settings: Settings, wanted: Wanted, state: State) -> Settings:
     """Both servers, started together; returns the settings of whoever uses them."""
-    folder, store = settings.workspace / FOLDER, own_store(settings.workspace)
     asked = {"prefect": wanted.prefect_port, "mlflow": wanted.mlflow_port}
     with ExitStack() as locks:
         # Commands that run alone make the tables of the same databases.
@@ -109,16 +118,25 @@ def _servers(settings: Settings, wanted: Wanted, state: State) -> Settings:
         commands = {}
         for name in SERVERS:
             port = _port(name, asked[name], state)
-            command = prefect_server(settings.prefect_home, port)._replace(folder=folder) if name == "prefect" else \
-                mlflow_server(folder, port, store, (settings.workspace / "mlartifacts").as_uri())
-            commands[name] = command
-            state = _running(settings.workspace, state._replace(ports={**state.ports, name: port}), command)
+            commands[name] = command = _command(name, port, settings)
+            state = state._replace(ports={**state.ports, name: port}, database=settings.database,
+                                   artifacts=settings.artifacts)
+            state = _running(settings.workspace, state, command)
         import infra.deploy  # noqa: F401  (Prefect's client takes seconds to load, and the servers longer to start)
 
         for name, command in commands.items():
             daemon = state.daemons[name]
             wait_for(command, Path(daemon.log), partial(_lives, daemon))
     return replace(settings, prefect_api_url=commands["prefect"].url, mlflow_uri=commands["mlflow"].url)
+
+
+def _command(name: str, port: int, settings: Settings) -> Command:
+    folder = settings.workspace / FOLDER
+    if name == "prefect":
+        database = databases(settings.database).prefect if settings.database else None
+        return prefect_server(settings.prefect_home, port, database)._replace(folder=folder)
+    store = own_store(settings.workspace, settings.database)
+    return mlflow_server(folder, port, store, settings.artifacts or (settings.workspace / "mlartifacts").as_uri())
 
 
 def _port(name: str, asked: int | None, state: State) -> int:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from infra.children import end_with_parent
+from infra.postgres import databases, make_databases
 from infra.reach import require_prefect, why_unreachable
 from infra.settings import MLFLOW_BLOCK, TELEMETRY_OFF, Settings, child_environment, use_prefect
 from sft_core.errors import OrchestrationError
@@ -83,25 +84,33 @@ def mlflow_server(folder: Path, port: int, store: str | None = None, artifacts: 
         folder: where it works.
         port: where it listens.
         store: database; None: SQLite in `folder`.
-        artifacts: a folder that clients of this machine write into themselves, so that models are stored once; None:
-            the server keeps them in `folder`.
+        artifacts: a folder (file://) that clients of this machine write into themselves, so that models are stored
+            once, or a bucket (s3://) that the server keeps them in; None: it does so in `folder`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     arguments = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     here = folder.absolute()
     environment = {
         **TELEMETRY_OFF, **MLFLOW_BLOCK, "MLFLOW_BACKEND_STORE_URI": store or f"sqlite:///{here / 'mlflow.db'}",
-        **({"MLFLOW_DEFAULT_ARTIFACT_ROOT": artifacts} if artifacts
-           else {"MLFLOW_ARTIFACTS_DESTINATION": str(here / "artifacts")}),
+        **({"MLFLOW_DEFAULT_ARTIFACT_ROOT": artifacts} if artifacts and artifacts.startswith("file:")
+           else {"MLFLOW_ARTIFACTS_DESTINATION": artifacts or str(here / "artifacts")}),
     }
     return Command("mlflow", f"http://127.0.0.1:{port}", arguments, environment, folder)
 
 
-def prefect_server(home: Path, port: int) -> Command:
-    """A Prefect server on 127.0.0.1 with SQLite in `home` (its PREFECT_HOME); `url` ends with /api."""
+def prefect_server(home: Path, port: int, database: str | None = None) -> Command:
+    """A Prefect server on 127.0.0.1 with `home` as its PREFECT_HOME; `url` ends with /api.
+
+    Args:
+        home: its folder.
+        port: where it listens.
+        database: its database; None: SQLite in `home`.
+    """
     home.mkdir(parents=True, exist_ok=True)
     # Its log is a file: what prepare_environment silences for the sake of the terminal may stand there.
     environment = {**TELEMETRY_OFF, "PREFECT_HOME": str(home.absolute()), "PREFECT_SERVER_LOGGING_LEVEL": "WARNING"}
+    if database:  # in the environment and not among the arguments, which everybody on this machine can read
+        environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database
     arguments = ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     return Command("prefect", f"http://127.0.0.1:{port}/api", arguments, environment, home)
 
@@ -131,13 +140,13 @@ def start_mlflow(folder: Path, port: int) -> Service:
     return healthy(start(mlflow_server(folder, port)))
 
 
-def start_prefect(home: Path, port: int) -> Service:
-    """A Prefect server on 127.0.0.1 with SQLite in `home`.
+def start_prefect(home: Path, port: int, database: str | None = None) -> Service:
+    """A Prefect server on 127.0.0.1 with a database, or SQLite in `home`.
 
     Raises:
         OrchestrationError: it does not answer in time; the message ends with the end of its log.
     """
-    return healthy(start(prefect_server(home, port)))
+    return healthy(start(prefect_server(home, port, database)))
 
 
 def start_serving(model: Path, port: int, *, device: str, dtype: str, folder: Path) -> Service:
@@ -180,7 +189,10 @@ def ensure_prefect(settings: Settings) -> None:
         return
     assert "prefect" not in sys.modules, "it has its settings already, and would start another server by itself"
     with exclusive(settings.prefect_home / "start.lock"):
-        service = start_prefect(settings.prefect_home, free_port())
+        if settings.database:
+            make_databases(settings.database)
+        database = databases(settings.database).prefect if settings.database else None
+        service = start_prefect(settings.prefect_home, free_port(), database)
     atexit.register(service.stop)  # before Prefect registers its own exit handlers: it runs after them
     use_prefect(service.url)
 

@@ -35,7 +35,9 @@ from pathlib import Path
 
 from infra.daemons import read_state
 from infra.disk import check_writable
+from infra.postgres import databases
 from sft_core.errors import ConfigError
+from sft_core.masking import has_secret
 
 TELEMETRY_OFF = {
     "DO_NOT_TRACK": "true",
@@ -86,7 +88,12 @@ class Settings:
     prefect_home: Path
     """Prefect's state folder (PREFECT_HOME); by default inside the workspace."""
     study_storage: str | None = None
-    """Optuna storage URL of sweeps that name none (SFT_STUDY_STORAGE); None: a journal in the workspace."""
+    """Optuna storage URL of sweeps that name none (SFT_STUDY_STORAGE, or of SFT_DATABASE_URL); None: a journal in the
+    workspace."""
+    database: str | None = None
+    """PostgreSQL in which Prefect, MLflow and studies are kept, a database each (SFT_DATABASE_URL)."""
+    artifacts: str | None = None
+    """Folder (as file:// URI) or bucket of MLflow's artifacts (SFT_ARTIFACTS); None: `mlartifacts` in the workspace."""
     share: bool = False
     """Finished stages that all trials of a sweep have in common are kept on the MLflow server, for machines that have
     no workspace in common (SFT_SHARE=mlflow)."""
@@ -96,7 +103,8 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     """Read the environment once. Empty variables count as unset.
 
     Raises:
-        ConfigError: SFT_MIRROR is not a folder, SFT_HOME is a file, or SFT_SHARE is not known.
+        ConfigError: SFT_MIRROR is not a folder, SFT_HOME is a file, or SFT_SHARE, SFT_DATABASE_URL or SFT_ARTIFACTS
+            is nothing that is known.
     """
 
     def given(name: str) -> str | None:
@@ -114,22 +122,36 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         raise ConfigError(f"SFT_SHARE={share} is no place for finished stages; set it to mlflow (the artifacts of the "
                           "MLflow server), or unset it")
     home = given("PREFECT_HOME")
-    up = {name: daemon.url for name, daemon in read_state(workspace).living().items()}
+    state = read_state(workspace)
+    up = {name: daemon.url for name, daemon in state.living().items()}
+    database = given("SFT_DATABASE_URL") or state.database  # also after a reboot: only `sft down` forgets it
     return Settings(
         workspace=workspace,
         mirror=mirror,
-        mlflow_uri=absolute_uri(given("MLFLOW_TRACKING_URI")) or up.get("mlflow") or own_store(workspace),
+        mlflow_uri=absolute_uri(given("MLFLOW_TRACKING_URI")) or up.get("mlflow")
+        or own_store(workspace, database),
         prefect_api_url=given("PREFECT_API_URL") or _profile_api_url(Path(home or "~/.prefect").expanduser())
         or up.get("prefect"),
         prefect_home=Path(home).expanduser().absolute() if home else workspace / "prefect",
-        study_storage=absolute_uri(given("SFT_STUDY_STORAGE")),
+        study_storage=absolute_uri(given("SFT_STUDY_STORAGE")) or (databases(database).studies if database else None),
+        database=database,
+        artifacts=_place_of_artifacts(given("SFT_ARTIFACTS")) or state.artifacts,
         share=share is not None,
     )
 
 
-def own_store(workspace: Path) -> str:
-    """Where MLflow keeps everything that no setting puts elsewhere."""
-    return f"sqlite:///{workspace / 'mlflow.db'}"
+def own_store(workspace: Path, database: str | None) -> str:
+    """The database of MLflow: in PostgreSQL, or SQLite in the workspace."""
+    return databases(database).mlflow if database else f"sqlite:///{workspace / 'mlflow.db'}"
+
+
+def _place_of_artifacts(text: str | None) -> str | None:
+    if text is None or text.startswith("s3://"):
+        return text
+    if "://" in text:
+        raise ConfigError(f"SFT_ARTIFACTS={text} is no place for artifacts; set it to a folder or s3://bucket/prefix, "
+                          "or unset it to use the workspace")
+    return Path(text).expanduser().absolute().as_uri()
 
 
 def server_key(environ: Mapping[str, str] = os.environ) -> str | None:
@@ -190,14 +212,20 @@ def job_environment(settings: Settings) -> dict[str, str]:
         block["SFT_MIRROR"] = str(settings.mirror)
     if settings.study_storage:
         block["SFT_STUDY_STORAGE"] = settings.study_storage
+    if settings.artifacts:
+        block["SFT_ARTIFACTS"] = settings.artifacts.removeprefix("file://")
     if settings.share:
         block["SFT_SHARE"] = "mlflow"
     return block
 
 
 def shell_environment(settings: Settings) -> dict[str, str]:
-    """For a shell: the commands `prefect` and `mlflow` use the same servers, and take bare names of deployments."""
-    return {**job_environment(settings), "PREFECT_PLUGINS_ENABLED": "true"}
+    """For a shell: the commands `prefect` and `mlflow` use the same servers, and take bare names of deployments.
+
+    Without passwords: what goes through a terminal may be seen, and `sft` itself finds them where it needs them.
+    """
+    block = {**job_environment(settings), "PREFECT_PLUGINS_ENABLED": "true"}
+    return {name: value for name, value in block.items() if not has_secret(value)}
 
 
 def prepare_environment(settings: Settings, *, make: bool = True, flows: bool = True) -> None:

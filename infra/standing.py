@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import requests
 
@@ -92,7 +93,8 @@ def _server(name: str, daemon: Daemon | None, state: State) -> Part:
     here = version(name)
     answer = _asked("GET", daemon.url + _VERSION[name], state)
     runs = answer.text.strip().strip('"') if answer.ok else daemon.version
-    says = f"{runs}" if runs == here else f"is {runs}, and {here} is installed; `sft down`, `sft up`"
+    kept = f", on PostgreSQL at {urlsplit(state.database).hostname}" if state.database else ""
+    says = f"{runs}{kept}" if runs == here else f"is {runs}, and {here} is installed; `sft down`, `sft up`"
     return Part(name, runs == here, says, daemon.url, daemon.since, daemon.log)
 
 

@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pandas as pd
 from mlflow import MlflowClient
@@ -45,7 +45,8 @@ RETRY_AFTER_S = 30.0
 """After a failure `follow` leaves the server alone for so long: training must not wait for it at every step."""
 
 
-def open_tracker(uri: str, experiment: str, workspace: Path, *, make: bool = True) -> Tracker:
+def open_tracker(uri: str, experiment: str, workspace: Path, *, make: bool = True, artifacts: str | None = None
+                 ) -> Tracker:
     """Connect, and make the database and the experiment where they are missing.
 
     Args:
@@ -53,6 +54,7 @@ def open_tracker(uri: str, experiment: str, workspace: Path, *, make: bool = Tru
         experiment: MLflow experiment.
         workspace: folder for locks, downloaded models, and with a database for artifacts.
         make: off for a look at what was recorded: nothing is made, and where there is no store nothing is found.
+        artifacts: where those of a database are, as a URI; None: `mlartifacts` in the workspace.
 
     Raises:
         ConfigError: a driver is missing. TrackingError: within seconds, the server or the store cannot be used.
@@ -65,7 +67,8 @@ def open_tracker(uri: str, experiment: str, workspace: Path, *, make: bool = Tru
                             f"sqlite:///{workspace / 'mlflow.db'} or the http:// address of an MLflow server")
     require_mlflow(uri)
     # MLflow's own default for a database is ./mlruns, wherever that is.
-    artifacts = (workspace / "mlartifacts" / experiment).absolute().as_uri() if is_sql(uri) else None
+    kept = (workspace / "mlartifacts").absolute().as_uri() if artifacts is None else artifacts.rstrip("/")
+    place = f"{kept}/{quote(experiment)}" if is_sql(uri) else None
     if not make and is_absent(uri):
         return MlflowTracker(uri, "", workspace)
     with door(uri, "open the store", make=make), exclusive(workspace / "locks" / "tracker"):
@@ -75,7 +78,7 @@ def open_tracker(uri: str, experiment: str, workspace: Path, *, make: bool = Tru
             try_connection(uri)
         # Under the lock, because several processes that meet an empty database all make its tables and all fail.
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        return MlflowTracker(uri, _experiment_id(client, experiment, artifacts, make=make), workspace)
+        return MlflowTracker(uri, _experiment_id(client, experiment, place, make=make), workspace)
 
 
 def _make_database(file: Path) -> None:

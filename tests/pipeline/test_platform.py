@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -11,8 +12,11 @@ from pathlib import Path
 
 import pytest
 import requests
+from sqlalchemy import create_engine, make_url, text
 
-from infra.daemons import identity_of, read_state
+from infra.daemons import file_of, identity_of, read_state
+from infra.postgres import databases
+from infra.settings import read_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 Sft = Callable[..., subprocess.CompletedProcess[str]]
@@ -114,3 +118,33 @@ def test_a_run_by_its_bare_name_from_any_folder_is_saved_by_down(
         requests.get(before["prefect"].url, timeout=3)
     assert shell("sft status").returncode == 1
     assert shell("sft down").stdout.strip() == "ended: nothing ran"
+
+
+def test_all_of_it_on_postgresql_and_its_password_nowhere(
+    platform: list[str], shell: Sft, place: Path, postgres_url: str
+) -> None:
+    """After `sft down`, everything is kept in the one database that is named, and the next commands know it unsaid."""
+    shell("sft down")
+    home = place / "home"
+    logs = {file: file.stat().st_size for file in (home / "platform").glob("*.log")}
+    url = postgres_url.replace("+psycopg", "")
+    done = shell(f"SFT_DATABASE_URL={url} SFT_ARTIFACTS={place}/artifacts sft up")
+    assert done.returncode == 0, done.stderr
+    for program, table in (("prefect", "flow_run"), ("mlflow", "experiments")):
+        with create_engine(f"{postgres_url}_{program}").connect() as connection:
+            assert connection.execute(text(f"select count(*) from {table}")).scalar() is not None
+    secret = (make_url(url).password or "").partition("/")[0]
+    running = [file.read_bytes() for file in Path("/proc").glob("[0-9]*/cmdline") if file.exists()]
+    said = [done.stdout, done.stderr, shell("sft status --json").stdout, shell("sft up --shell").stdout,
+            (home / "deployments.yaml").read_text(), *(file.read_text()[size:] for file, size in logs.items())]
+    assert secret.encode() not in b"".join(running)
+    assert secret not in "".join(said)
+    assert stat.S_IMODE(file_of(home).stat().st_mode) == 0o600
+    assert read_settings({"SFT_HOME": str(home), "HOME": str(place)}).study_storage == databases(url).studies
+    assert shell("sft up").returncode == 0  # without the variables
+    refused = shell(f"SFT_DATABASE_URL={url}2 sft up")
+    assert refused.returncode == 1
+    assert "say `sft down` first" in refused.stderr
+    assert secret not in refused.stderr
+    shell("sft down")
+    assert read_settings({"SFT_HOME": str(home), "HOME": str(place)}).database is None
