@@ -27,6 +27,7 @@ doctor.py      pre-flight
 plan.py        what a run will do and cost
 runs.py        the runs of this workspace
 clean.py       what takes room in the workspace
+reconcile.py   what trackers show agrees with the workspace
 parity.py      the parity certificate
 story.py       the story of the tiny world
 console.py     tables on the terminal

@@ -1,5 +1,5 @@
-"""The commands `sft plan`, `sft runs`, `sft clean` and `sft dashboard`: what a run will do and cost, which runs there
-are, what takes room, how a sweep goes."""
+"""The commands `sft plan`, `sft runs`, `sft clean`, `sft reconcile` and `sft dashboard`: what a run will do and cost,
+which runs there are, what takes room, whether all agrees, how a sweep goes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 
 from flows.cli_begin import after
+from infra.alive import noted
+from infra.servers import ensure_prefect
 from infra.settings import read_settings
 from sft_core.errors import ConfigError
 
@@ -57,6 +59,26 @@ def clean(
     run_clean(Rules(checkpoints, caches, age, keep_best), yes=yes, as_json=as_json)
 
 
+def reconcile(
+    dry: Annotated[bool, typer.Option("--dry-run", help="Say what disagrees, and change nothing")] = False,
+    record: Annotated[bool, typer.Option("--record", help="Record anew finished runs that MLflow does not have whole; "
+                                                          "nothing is computed again")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
+) -> None:
+    """Make Prefect and MLflow agree with the workspace after kills, lost servers and restored databases.
+
+    Closes what dead processes left running and sends metrics that MLflow lacks. May be repeated, also beside runs.
+    """
+    settings = read_settings()
+    if not settings.workspace.is_dir():
+        raise ConfigError(f"there is no workspace {settings.workspace} yet; SFT_HOME names another one")
+    if record or any(note.kind == "prefect" for note in noted(settings.workspace)):
+        ensure_prefect(settings)
+    from flows.reconcile import run_reconcile
+
+    run_reconcile(dry=dry, record=record, as_json=as_json)
+
+
 def runs(
     last: Annotated[int, typer.Option("--last", "-n", min=1, help="How many, the latest first")] = 20,
     sweep: Annotated[str | None, typer.Option(metavar="STUDY", help="Trials of this sweep alone")] = None,
@@ -86,5 +108,6 @@ def dashboard(
 def add_workspace(app: typer.Typer, begin: Callable[[], object], look: Callable[[], object]) -> None:
     """Give `app` the commands; `begin` is the first thing that each of them does, `look` of those that only look."""
     for name, command, first in (("plan", plan, begin), ("runs", runs, look), ("clean", clean, look),
+                                 ("reconcile", reconcile, look),
                                  ("dashboard", dashboard, look)):
         app.command(name=name)(after(first, command))

@@ -83,6 +83,15 @@ def _read(handle: IO[str]) -> Note | None:
         return None
 
 
+def noted(workspace: Path) -> list[Note]:
+    """All notes that stand, of the living and the dead."""
+    found = []
+    for path in (workspace / FOLDER).glob("*.json"):
+        with suppress(FileNotFoundError), path.open(encoding="utf-8") as handle:
+            found.append(_read(handle))
+    return [note for note in found if note is not None]
+
+
 def bury(workspace: Path, close: Callable[[Note], bool]) -> None:
     """Call `close` for every note of a dead process and remove those for which it returns True.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol
 
+from infra.events import Standing
 from infra.plans import Plan, Value
 
 Keep = Literal["auto", "link", "copy"]
@@ -163,6 +164,9 @@ class Tracker(Protocol):
 
     def runs_of(self, run_key: str) -> list[TrackedRun]:
         """The runs of this key, the latest first: several where machines opened it at the same time."""
+
+    def standings(self, run_ids: Sequence[str]) -> dict[str, Standing]:
+        """How these runs of any experiment stand; those that are not in the store are left out."""
 
     def recent(self, limit: int, tags: Mapping[str, str] = NOTHING_ASKED) -> list[TrackedRun]:
         """The latest runs first, of those that have these tags."""

@@ -34,6 +34,13 @@ class Point(NamedTuple):
     step: int
 
 
+class Standing(NamedTuple):
+    """How far one run has come in the store; `steps`: the last step of every metric, by the store's names."""
+
+    status: str
+    steps: Mapping[str, int]
+
+
 @dataclass(frozen=True)
 class Mark:
     """How far a file was sent to one run."""

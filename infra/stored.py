@@ -11,6 +11,7 @@ import optuna
 from infra.best import best
 from infra.contract import Aim, TrialRow
 from infra.databases import check_driver
+from infra.leases import FileLeases
 from infra.study_rows import row_of
 from infra.study_storage import door, storage_at
 from sft_core.errors import ConfigError
@@ -49,6 +50,17 @@ def read_aim(name: str, workspace: Path, storage: str | None = None) -> Aim:
     """What the sweep of that name is about; arguments and errors as for `read_earlier`."""
     with door(f"read the sweep {name}"):
         return aim_of(_stored(name, workspace, storage))
+
+
+def lost_trials(name: str, workspace: Path) -> list[int]:
+    """The trials of a sweep in the workspace whose workers are gone: whoever asks for a trial next queues them again.
+
+    Raises:
+        ConfigError: there is no such sweep in the workspace, or it has not begun.
+    """
+    live = FileLeases(workspace / "studies" / f"{name}.leases").live()
+    running = [row.number for row in read_earlier(name, workspace).rows if row.state == "RUNNING"]
+    return [number for number in running if number not in live]
 
 
 def _stored(name: str, workspace: Path, storage: str | None) -> optuna.Study:

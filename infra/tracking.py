@@ -41,6 +41,7 @@ KIND, TRAINING, GUESSED = "mlflow.experimentKind", "custom_model_development", "
 LONGEST_PARAM = 500
 """Longer values are in the config artifact only; MLflow would cut them silently at 6000."""
 PARAMS_PER_CALL = 100
+RUNS_PER_CALL = 200
 RETRY_AFTER_S = 30.0
 """After a failure `follow` leaves the server alone for so long: training must not wait for it at every step."""
 
@@ -197,6 +198,17 @@ class MlflowTracker(MlflowRegistry):
     def runs_of(self, run_key: str) -> list[TrackedRun]:
         with door(self.uri, f"look for the run {run_key}"):
             return [_info(run) for run in self._of_key(run_key)]
+
+    def standings(self, run_ids: Sequence[str]) -> dict[str, event_file.Standing]:
+        found: dict[str, event_file.Standing] = {}
+        with door(self.uri, "look at the runs"):
+            everywhere = [e.experiment_id for e in self._client.search_experiments()]
+            for first in range(0, len(run_ids), RUNS_PER_CALL):
+                asked = ", ".join(f"'{one}'" for one in run_ids[first:first + RUNS_PER_CALL])
+                for run in self._search(f"attributes.run_id IN ({asked})", RUNS_PER_CALL, everywhere):
+                    steps = {one.key: one.step for one in run.data.to_proto().metrics}
+                    found[run.info.run_id] = event_file.Standing(run.info.status, steps)
+        return found
 
     def recent(self, limit: int, tags: Mapping[str, str] = NOTHING_ASKED) -> list[TrackedRun]:
         condition = " and ".join(f"tags.`{key}` = '{naming.quoted(value)}'" for key, value in tags.items())

@@ -24,6 +24,7 @@ runs.py        recorded runs, found again
 night.py       one night of a registered model: champion, candidates and base against their stored results
 nights.py      the nights that were recorded: what is known already, and their course
 listing.py     the runs of a workspace: done, under way, stopped
+reconcile.py   what trackers show, made to agree with the folders
 clean.py       what takes room, who needs it, and what may go
 versions.py    what a machine computes with, against what a sweep began with or results were measured with
 earlier.py     what a sweep takes from earlier ones

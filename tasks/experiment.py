@@ -18,6 +18,8 @@ from sft_core.stage import fingerprint, write_json, write_text
 from tasks.stages import CODE, Done, Workspace, version
 
 log = logging.getLogger("sft")
+FOLLOWED = "followed.json"
+"""In the folder of a run: how much of its events the tracker has."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,12 @@ class Experiment:
 
     def follow(self, events: Path) -> None:
         """Send the training events written so far to the tracker; a tracker that is down costs nothing."""
-        self.tracker.follow(self.run_id, events, self.folder / "followed.json")
+        self.tracker.follow(self.run_id, events, self.folder / FOLLOWED)
+
+
+def run_key(config: ExperimentConfig, prepared: str, parent_run_id: str | None) -> str:
+    """What makes a run the same run: configuration, data by the fingerprint of its stage, code, and its sweep."""
+    return fingerprint(config, prepared, {one: version(one) for one in CODE}, parent_run_id)
 
 
 @contextmanager
@@ -51,7 +58,7 @@ def open_experiment(
         Interrupted: a signal asked to stop the wait.
     """
     config = loaded.config
-    key = fingerprint(config, prepared.fingerprint, {one: version(one) for one in CODE}, parent_run_id)
+    key = run_key(config, prepared.fingerprint, parent_run_id)
     folder = place.runs / f"{config.name}-{key[:8]}"
     with exclusive(folder / "lock"):
         write_text(folder / "config.yaml", loaded.text)

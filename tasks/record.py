@@ -17,7 +17,7 @@ from infra.naming import run_page
 from infra.orchestrator import stage_task
 from sft_core.names import file_name
 from sft_core.stage import write_json
-from tasks.experiment import Experiment
+from tasks.experiment import FOLLOWED, Experiment
 from tasks.lineage import enrol, write_lineage
 from tasks.runs import Beside, write_beside
 from tasks.stages import Done, Workspace
@@ -91,7 +91,7 @@ def _link(link: Path, target: Path) -> None:
 
 def _track(run: Experiment, trained: Done, results: Mapping[str, Mapping[str, SuiteResult]], verdict: Verdict) -> None:
     tracker, run_id = run.tracker, run.run_id
-    run.tracker.follow(run_id, trained.folder / "events.jsonl", run.folder / "followed.json", last=True)
+    run.tracker.follow(run_id, trained.folder / "events.jsonl", run.folder / FOLLOWED, last=True)
     tracker.log_metrics(run_id, _metrics(results, verdict))
     for name in ("report.html", "tax.png", "verdict.json", "ledger.json", "training.json", "lineage.json",
                  "summary.json"):

@@ -1,0 +1,120 @@
+"""`sft reconcile`: what MLflow lacks of the workspace is found and mended once, and what is under way is left alone."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from infra.alive import FOLDER, Note
+from infra.contract import Tracker
+from infra.open_runs import close_run
+from infra.tracking import open_tracker
+from sft_core.locks import exclusive
+from sft_core.stage import write_json
+from tasks.experiment import FOLLOWED
+from tasks.reconcile import Finding, Reconciling, notes, runs
+from tasks.stages import Workspace
+
+Sft = Callable[..., subprocess.CompletedProcess[str]]
+STEPS = 10
+
+
+@pytest.fixture
+def tracker(tmp_path: Path) -> Tracker:
+    return open_tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", "tests", tmp_path)
+
+
+def a_run(tracker: Tracker, name: str, *, sent: int = STEPS, status: str = "FINISHED", done: bool = True) -> Path:
+    """A run folder as training and recording leave it, of whose steps MLflow has so many."""
+    folder, out = tracker.workspace / "runs" / name, tracker.workspace / "stages" / "train" / name / "out"
+    (out / "model").mkdir(parents=True)
+    folder.mkdir(parents=True)
+    run_id = tracker.start_run(name, name, {}, "", {})
+    write_json(folder / "run.json", {"name": name, "mlflow_run_id": run_id, "mlflow_uri": tracker.shown, "key": name,
+                                     "parent_run_id": None})
+    lines = [json.dumps({"event": "step", "step": step, "time": 1e9 + step, "loss": 1 / step})
+             for step in range(1, STEPS + 1)]
+    (out / "events.jsonl").write_text("\n".join(lines[:sent]) + "\n")
+    assert tracker.follow(run_id, out / "events.jsonl", folder / FOLLOWED)
+    (out / "events.jsonl").write_text("\n".join(lines) + "\n")
+    if done:
+        (folder / "model").symlink_to(out / "model")
+        write_json(folder / "summary.json", {})
+    if status != "RUNNING":
+        tracker.finish(run_id, status)
+    return folder
+
+
+def run_id(folder: Path) -> str:
+    return str(json.loads((folder / "run.json").read_text())["mlflow_run_id"])
+
+
+def look(tracker: Tracker, *, dry: bool = False) -> list[Finding]:
+    asked = Reconciling(Workspace(tracker.workspace, None), tracker, dry)
+    return [*notes(asked, lambda note: close_run(tracker, note)), *runs(asked)]
+
+
+def test_what_mlflow_lacks_is_mended_and_only_once(tracker: Tracker, tmp_path: Path) -> None:
+    client = MlflowClient(tracking_uri=tracker.uri)
+    a_run(tracker, "whole")
+    late = a_run(tracker, "late", sent=6)
+    restored = a_run(tracker, "restored")
+    client.delete_run(run_id(a_run(tracker, "deleted")))
+    a_run(tracker, "torn", status="KILLED")
+    left = a_run(tracker, "left", status="RUNNING", done=False)
+    noted = a_run(tracker, "noted", status="RUNNING", done=False)
+    busy = a_run(tracker, "busy", status="RUNNING", done=False)
+    (tmp_path / FOLDER).mkdir()
+    write_json(tmp_path / FOLDER / "dead.json", Note("mlflow", run_id(noted), tracker.shown)._asdict())
+    # A database that was restored has less than the mark says was sent.
+    mark = json.loads((restored / FOLLOWED).read_text())
+    write_json(restored / FOLLOWED, {**mark, "steps": {"train/loss": STEPS, "train/other": STEPS}})
+    events = restored.joinpath("model").resolve().parent / "events.jsonl"
+    events.write_text("".join(json.dumps({**json.loads(line), "other": 1.0}) + "\n"
+                              for line in events.read_text().splitlines()))
+
+    def points(folder: Path, name: str = "train/loss") -> int:
+        return len(client.get_metric_history(run_id(folder), name))
+
+    with exclusive(busy / "lock"):
+        foreseen = look(tracker, dry=True)
+        assert points(late) == 6, "nothing is changed by a look"
+        assert client.get_run(run_id(left)).info.status == "RUNNING"
+        found = look(tracker)
+        assert client.get_run(run_id(busy)).info.status == "RUNNING"
+    assert [one.what for one in foreseen] == [one.what for one in found]
+    said = {one.what: one.did for one in found}
+    assert said.pop(f"the mlflow run {run_id(noted)} of a process that is gone") == "closed"
+    assert said.pop("run late") == "sent 4 points that MLflow lacked"
+    assert said.pop("run restored") == f"sent {STEPS} points that MLflow lacked"
+    assert said.pop("run left") == "ended as KILLED: it was RUNNING in MLflow without a process"
+    assert said.pop("run torn").startswith("is done, and KILLED in MLflow")
+    assert said.pop("run deleted").startswith(f"is not in {tracker.shown}")
+    assert not said
+    assert (points(late), points(restored), points(restored, "train/other")) == (STEPS, STEPS, STEPS)
+    assert {client.get_run(run_id(one)).info.status for one in (left, noted)} == {"KILLED"}
+    assert {one.what for one in look(tracker) if not one.todo} == {"run busy"}, "its process is gone now"
+    assert {one.what for one in look(tracker)} == {"run torn", "run deleted"}
+
+
+@pytest.mark.chaos
+def test_a_finished_run_is_recorded_anew_without_computing(sft: Sft, config: Path, home: Path) -> None:
+    assert sft("run", config).returncode == 0
+    (folder,) = home.glob("runs/*")
+    marks = {mark: mark.stat().st_ctime_ns for mark in home.glob("stages/*/*/out")}
+    (home / "mlflow.db").unlink()
+    done = sft("reconcile", "--record", "--json")
+    assert done.returncode == 0, done.stderr[-3000:]
+    (one,) = json.loads(done.stdout[done.stdout.index("{"):])["found"]
+    assert (one["what"], one["did"]) == (f"run {folder.name}", "recorded anew")
+    client = MlflowClient(tracking_uri=f"sqlite:///{home}/mlflow.db")
+    assert client.get_run(run_id(folder)).info.status == "FINISHED"
+    steps = [json.loads(line)["step"] for line in (folder / "model").resolve().with_name("events.jsonl").read_text()
+             .splitlines() if json.loads(line)["event"] == "step"]
+    assert [one.step for one in client.get_metric_history(run_id(folder), "train/loss")] == steps
+    assert {mark: mark.stat().st_ctime_ns for mark in home.glob("stages/*/*/out")} == marks
+    agreed = sft("reconcile")
+    assert "agree" in agreed.stdout
