@@ -16,7 +16,7 @@ from infra.contract import Tracker
 from infra.naming import run_page
 from sft_core.errors import EvalError, RegressionFound
 from tasks.night import guarded, night
-from tasks.nights import Found, concluded, metrics, past, rows
+from tasks.nights import Found, concluded, metrics, past, rows, trend
 from tasks.stages import Workspace
 
 
@@ -77,6 +77,8 @@ def _compared(asked: Champion, margin: float, occasion: str, at: tuple[Workspace
         "model": name, "margin": margin, **{one.guarded.alias: one.guarded.model.version for one in nights}}, title,
         found.tags(name, number))
     tracker.log_metrics(run_id, metrics(nights))
+    for file in trend(name, alias, tracker, place.scratch / "nights" / name):
+        tracker.log_artifacts(run_id, file)
     tracker.finish(run_id, "FAILED" if found.outcome in alerts.RED else "FINISHED")
     shown = rows(nights)
     orchestrator.show(lambda: create_table_artifact(shown, "nightly", f"{title}: {found.sentence}"))

@@ -37,6 +37,7 @@ importances.py      what the objectives of a sweep hang on
 sweep_plots.py      a sweep as history, importances and parallel coordinates
 pareto.py           a sweep as picture, page and table
 alerts.py           a red night told: a Prefect event, a webhook, an automation
+trend.py            the scores of the nights with their control limits, as picture and page
 dashboard.py        optuna-dashboard on a sweep, as long as somebody looks
 servers.py          local Prefect, MLflow and model servers and workers as process groups
 prefect_plugin.py   bare names for `prefect deployment run`

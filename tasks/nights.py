@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from eval_suites.verdict.night import NIGHTS
 from infra.contract import TrackedRun, Tracker
+from infra.trend import NAMES, Point, write_trend
 from tasks.night import Night
 
 Outcome = Literal["quiet", "drift", "still", "not_measured", "regression", "blind"]
@@ -123,6 +125,28 @@ def metrics(nights: Sequence[Night]) -> dict[str, float | None]:
             if suite.own is not None:
                 values |= {f"{at}/own_loss": suite.own.points, f"{at}/own_low": suite.own.low}
     return values
+
+
+def trend(name: str, alias: str, tracker: Tracker, folder: Path) -> list[Path]:
+    """Draw the nights of an alias so far, a panel for each suite of the last one.
+
+    Raises:
+        TrackingError: the tracker cannot be asked.
+    """
+    course = past(name, tracker)[::-1]
+    ending = f"/{NAMES[0]}"
+    suites = [key.removeprefix(f"{alias}/").removesuffix(ending) for key in (course[-1].run.metrics if course else ())
+              if key.startswith(f"{alias}/") and key.endswith(ending)]
+    points = {suite: [point for one in course if (point := _point(one, f"{alias}/{suite}"))]
+              for suite in sorted(suites)}
+    return write_trend(f"{name}@{alias}, {len(course)} nights", points, [one.row for one in course[::-1]], folder)
+
+
+def _point(one: Past, at: str) -> Point | None:
+    """None of a night on which the suite was not measured."""
+    known = one.run.metrics
+    names = [f"{at}/{what}" for what in NAMES]
+    return Point(one.number, *(known[name] for name in names)) if set(names) <= known.keys() else None
 
 
 def rows(nights: Sequence[Night]) -> list[dict[str, str]]:

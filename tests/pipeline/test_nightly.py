@@ -168,6 +168,10 @@ def test_a_regression_is_told_once_and_then_named_as_still_there(nights: Nights)
     assert measured["champion/facts/flip_rate"] == 0.15
     assert measured["champion/facts/coverage"] == 1.0
     assert measured["champion/facts/score"] < measured["champion/facts/limit_low"]
+    page = nights.tracker.download(told[0].run.run_id, "trend.html", nights.place.scratch).read_text()
+    assert page.count("<tr><td>") == 6
+    assert "facts" in page[page.index("<svg"):]
+    assert nights.tracker.download(told[0].run.run_id, "trend.png", nights.place.scratch).stat().st_size > 5000
 
 
 def test_what_the_base_lost_too_is_the_environment(nights: Nights) -> None:

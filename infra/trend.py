@@ -1,0 +1,88 @@
+"""The scores of the nights with their control limits: a picture, and a page with the picture and the nights in words.
+
+After Shewhart 1931, with the limits of each night's own comparison: a score below the band is proved to have fallen by
+more than the margin. The page holds its picture as SVG, not the megabytes of a script: there is one every night.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:  # half a second of imports, for those who draw
+    from matplotlib.figure import Figure
+
+GREY, BLUE, RED = "#999999", "#0072b2", "#d55e00"
+NAMES = ("score", "score_low", "score_high", "limit_low", "limit_high", "stored")
+
+
+class Point(NamedTuple):
+    """One suite on one night: the score with its 95 % interval, the limits, and the stored score."""
+
+    night: int
+    score: float
+    low: float
+    high: float
+    limit_low: float
+    limit_high: float
+    stored: float
+
+    @property
+    def out(self) -> bool:
+        """Outside the limits."""
+        return not self.limit_low <= self.score <= self.limit_high
+
+
+def write_trend(title: str, suites: Mapping[str, Sequence[Point]], rows: Sequence[Mapping[str, str]], folder: Path
+                ) -> list[Path]:
+    """Draw `trend.png` and `trend.html`; returns the files, none where no night has a score.
+
+    Args:
+        title: of both.
+        suites: suite → its nights, the earliest first.
+        rows: the nights in words, as a table.
+        folder: gets the files.
+    """
+    drawn = {suite: points for suite, points in suites.items() if points}
+    if not drawn:
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    figure, picture = _picture(title, drawn), io.StringIO()
+    figure.savefig(folder / "trend.png", dpi=120)
+    figure.savefig(picture, format="svg")
+    svg = picture.getvalue()
+    head = "".join(f"<th>{escape(name)}</th>" for name in rows[0]) if rows else ""
+    body = "".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in row.values()) + "</tr>" for row in rows)
+    page = folder / "trend.html"
+    page.write_text(
+        f'<!doctype html><meta charset="utf-8"><title>{escape(title)}</title><style>body{{font:14px sans-serif}}'
+        f"td,th{{text-align:left;padding:2px 8px;vertical-align:top}}</style>{svg[svg.index('<svg'):]}"
+        f"<table><tr>{head}</tr>{body}</table>", encoding="utf-8")
+    return [folder / "trend.png", page]
+
+
+def _picture(title: str, suites: Mapping[str, Sequence[Point]]) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 1.0 + 2.0 * len(suites)), layout="constrained")
+    for axes, (suite, points) in zip(figure.subplots(len(suites), 1, squeeze=False, sharex=True)[:, 0], suites.items(),
+                                     strict=True):
+        nights, scores = [one.night for one in points], [one.score for one in points]
+        axes.fill_between(nights, [one.limit_low for one in points], [one.limit_high for one in points], color=GREY,
+                          alpha=0.25, label="limits", step="mid")
+        axes.step(nights, [one.stored for one in points], where="mid", color=GREY, linestyle="--", label="stored")
+        errors = [[one.score - one.low for one in points], [one.high - one.score for one in points]]
+        axes.errorbar(nights, scores, yerr=errors, color=BLUE, marker="o", markersize=3, linewidth=1, elinewidth=0.5,
+                      label="score, 95 %")
+        out = [one for one in points if one.out]
+        axes.scatter([one.night for one in out], [one.score for one in out], color=RED, zorder=3)
+        axes.set_title(suite, loc="left", fontsize=9)
+        axes.grid(alpha=0.3)
+    axes.set_xlabel("night")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=3, fontsize=8)
+    figure.suptitle(title, x=0.02, ha="left", fontsize=10)
+    return figure
