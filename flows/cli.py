@@ -24,10 +24,15 @@ from flows.cli_registry import add_registry
 from flows.cli_workspace import add_workspace
 from flows.logs import tame, told_of
 from infra.output import keep_writing
-from infra.servers import ensure_prefect
+from infra.servers import begin_prefect, ensure_prefect
 from infra.settings import Settings, prepare_environment, read_settings
+from sft_core.config.file import LoadedConfig, examine
 from sft_core.errors import ConfigError
 from sft_core.stopping import stop_on_signals
+
+SELDOM = 50_000, 20, 100
+"""How many objects are made before Python looks for cycles among them. At its default of 700 a fifth of the time of a
+run beside its work went into that: libraries make millions of objects that stay."""
 
 
 class Shell(typer.core.TyperGroup):
@@ -106,6 +111,13 @@ def begin(*, make: bool = True, flows: bool = True) -> Settings:
     return settings
 
 
+def check(config: Path, overrides: list[str] | None, settings: Settings) -> LoadedConfig:
+    """The configuration, looked at with all that it needs (`flows/checking.py`, which brings what it looks with)."""
+    from flows.checking import checked
+
+    return checked(config, overrides or [], settings)
+
+
 @app.command()
 def run(config: ConfigFile, overrides: Overrides = None) -> None:
     """Run one experiment: prepare, base evaluation, train, evaluate, verdict, record.
@@ -113,12 +125,13 @@ def run(config: ConfigFile, overrides: Overrides = None) -> None:
     Give the same command again to continue a stopped run; nothing finished is redone.
     """
     settings = begin()
-    from flows.checking import checked
+    if examine(config, overrides or []).problems:
+        check(config, overrides, settings)
+    prefect = begin_prefect(settings)  # on its way while this process looks and imports: together that takes as long
+    loaded = check(config, overrides, settings)
+    from flows.experiment import ahead, run_experiment
 
-    checked(config, overrides or [], settings)  # what is wrong there is said before a server is started
-    ensure_prefect(settings)
-    from flows.experiment import run_experiment
-
+    prefect(ahead(loaded.config))
     run_experiment(config, overrides or [])
 
 
@@ -147,9 +160,7 @@ def sweep(
     More workers join at any time, from this or another machine, by `sft sweep-worker STUDY`.
     """
     settings = begin()
-    from flows.checking import checked
-
-    if checked(config, overrides or [], settings).config.search is None:
+    if check(config, overrides, settings).config.search is None:
         raise ConfigError(f"{config} has no search section; flows/configs/sweep.yaml shows one")
     ensure_prefect(settings)
     from flows.sweep import run_sweep
@@ -273,6 +284,7 @@ add_platform(app, functools.partial(begin, flows=False), functools.partial(begin
 
 def main() -> None:
     """Entry point of the console script."""
+    gc.set_threshold(*SELDOM)
     app()
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,19 @@ def connect(tracking: TrackingSection | None = None, *, make: bool = True) -> Tr
 def look() -> Tracker:
     """The tracker for commands that only look: they make neither a store nor an experiment."""
     return connect(make=False)
+
+
+AHEAD = ("sft_core.data.prepare", "sft_core.train.outlook", "eval_suites.asking.run", "sft_core.train.engine",
+         "eval_suites.report.plot")
+"""Modules that bring the libraries of a run's stages, in the order of their use."""
+
+
+def ahead(config: ExperimentConfig) -> Iterator[None]:
+    """What a run does and imports anyway, a step at a time, for the while that its Prefect server takes to start."""
+    connect(config.tracking)
+    for module in AHEAD:
+        yield
+        import_module(module)
 
 
 def run_experiment(path: Path, overrides: list[str]) -> None:

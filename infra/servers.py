@@ -13,8 +13,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -174,6 +174,11 @@ def start_serving(model: Path, port: int, *, device: str, dtype: str, folder: Pa
 
 
 def ensure_prefect(settings: Settings) -> None:
+    """A Prefect server for the flows of this process, see `begin_prefect`; it answers when this returns."""
+    begin_prefect(settings)(())
+
+
+def begin_prefect(settings: Settings) -> Callable[[Iterable[object]], None]:
     """A Prefect server for the flows of this process: the configured one, else a temporary one that ends with it.
 
     To be called before Prefect is imported. Prefect would start a temporary server by itself, but in our process
@@ -181,20 +186,34 @@ def ensure_prefect(settings: Settings) -> None:
     interruption and ends with a traceback. Ours is out of the terminal's reach, and two that start in one workspace
     do not meet in the migrations of its database.
 
+    Returns:
+        What waits until the server answers, to be called before the first flow. Other work that is to be done goes on
+        meanwhile, as steps of an iterator: the server takes 3 s, and 9 s where it makes its tables.
+
     Raises:
-        OrchestrationError: the configured server does not answer, or the temporary one does not start.
+        OrchestrationError: the configured server does not answer; of the wait: the temporary one does not start.
     """
     if settings.prefect_api_url:
         require_prefect(settings)
-        return
+        return lambda steps: None
     assert "prefect" not in sys.modules, "it has its settings already, and would start another server by itself"
-    with exclusive(settings.prefect_home / "start.lock"):
-        if settings.database:
-            make_databases(settings.database)
-        database = databases(settings.database).prefect if settings.database else None
-        service = start_prefect(settings.prefect_home, free_port(), database)
+    starting = ExitStack()
+    starting.enter_context(exclusive(settings.prefect_home / "start.lock"))
+    if settings.database:
+        make_databases(settings.database)
+    database = databases(settings.database).prefect if settings.database else None
+    service = start(prefect_server(settings.prefect_home, free_port(), database))
     atexit.register(service.stop)  # before Prefect registers its own exit handlers: it runs after them
     use_prefect(service.url)
+
+    def wait(steps: Iterable[object]) -> None:
+        with starting:
+            for _ in steps:
+                if why_unreachable(f"{service.url}/health") is None:
+                    return
+            healthy(service)
+
+    return wait
 
 
 def start_worker(pool: str, folder: Path, environment: Mapping[str, str]) -> Service:

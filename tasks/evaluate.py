@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -296,11 +297,13 @@ def floors(subject: Subject, results: Mapping[str, SuiteResult], section: EvalSe
         if missing:
             log.info("A/A floor of %s: %d items each asked again of %s", subject.label, section.floor_items,
                      ", ".join(missing))
+            began = time.monotonic()
             found = floors_of(Asked(subject.model, section, _form(subject), place.mirror),
                               {name: results[name] for name in missing}, processes_of(subject.model, section))
+            each_s = round((time.monotonic() - began) / len(missing), 3)
             for name, stage in missing.items():
                 stage.fresh()
-                stage.finish({"floor": list(found[name])})
+                stage.finish({"floor": list(found[name])}, each_s)
     kept = {name: stage.result() for name, stage in stages.items()}
     return {name: Floor(*result["floor"]) for name, result in kept.items() if result is not None}
 
