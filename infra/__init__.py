@@ -6,6 +6,7 @@ daemons.py          processes that outlive the command that started them
 postgres.py         one PostgreSQL for everything: its three databases
 settings.py         the only reader of environment variables; the environment of every process
 disk.py             a full or read-only disk in one sentence
+layout.py           whether a folder can hold a workspace of this version
 databases.py        drivers and connections of SQL databases
 reach.py            whether a configured server answers, within seconds
 cuda.py             whether there is a GPU, without torch

@@ -35,6 +35,7 @@ from pathlib import Path
 
 from infra.daemons import read_state
 from infra.disk import check_writable
+from infra.layout import check_layout
 from infra.postgres import databases
 from sft_core.errors import ConfigError
 from sft_core.masking import has_secret
@@ -237,11 +238,13 @@ def prepare_environment(settings: Settings, *, make: bool = True, flows: bool = 
             environment lasting servers inherit.
 
     Raises:
-        ConfigError: the workspace cannot be made.
-        DiskError: it cannot be written.
+        ConfigError: the workspace cannot be made, or a newer version of the platform made it.
+        DiskError: it cannot be written, or takes no locks.
     """
     if make:
         _make_workspace(settings.workspace)
+    if settings.workspace.is_dir():
+        check_layout(settings.workspace, make=make)
     temporary = PREFECT_TEMPORARY_SERVER if flows and not settings.prefect_api_url else {}
     bars = {} if sys.stderr.isatty() else NO_BARS
     for name, value in {**job_environment(settings), **temporary, **bars}.items():

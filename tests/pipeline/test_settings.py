@@ -1,6 +1,7 @@
 """Settings: one reader of the environment, absolute paths, what the user set wins, unreachable servers said quickly."""
 
 import ast
+import errno
 import os
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from infra import settings as module
 from infra.reach import require_prefect, why_unreachable
 from infra.servers import free_port
 from infra.settings import Settings, job_environment, prepare_environment, read_settings
-from sft_core.errors import ConfigError, OrchestrationError
+from sft_core.errors import ConfigError, DiskError, OrchestrationError
 
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = "http://127.0.0.1:9/api"
@@ -110,6 +111,34 @@ def test_unwritable_workspace(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot make the workspace .*set SFT_HOME"):
         prepare_environment(read_settings({"SFT_HOME": "file/inside"}))
+
+
+@pytest.mark.usefixtures("home")
+def test_a_workspace_of_a_newer_version_or_without_locks_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = read_settings({"SFT_HOME": str(tmp_path / "made")})
+    for make in (False, True):
+        prepare_environment(settings, make=make)
+        assert (tmp_path / "made").exists() == make, "a look makes nothing"
+    note = tmp_path / "made" / "layout"
+    assert note.read_text() == "1\n"
+    note.write_text("2\n")
+    for make in (False, True):
+        with pytest.raises(ConfigError, match="a newer version .*layout 2, this one knows 1.*; install that version"):
+            prepare_environment(settings, make=make)
+    note.write_text("torn {")
+    with pytest.raises(ConfigError, match="does not hold the number of a layout any more; remove it"):
+        prepare_environment(settings)
+    note.write_text("")  # another process is about to write it
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")  # what a network folder says that is mounted without
+
+    prepare_environment(settings)
+    monkeypatch.setattr("infra.layout.fcntl.flock", refused)
+    with pytest.raises(DiskError, match="takes no file locks .No locks available.*point SFT_HOME at a local disk"):
+        prepare_environment(settings)
 
 
 @pytest.mark.usefixtures("home")
