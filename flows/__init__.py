@@ -12,13 +12,14 @@ worker.py      a worker of a sweep
 nightly.py     the flow sft-nightly
 promotion.py   promote, rollback
 registry.py    models, lineage
+bisect.py      which difference between two runs accounts for a loss
 evaluation.py  eval, compare, suites, data show
 checking.py    a configuration, and all that it needs, looked at before anything starts
 cli_begin.py   what its commands do first
 cli_evaluation.py its commands eval, compare, suites and parity
 cli_workspace.py its commands plan, runs and clean
 cli_judging.py its commands judge and human
-cli_registry.py its commands promote, rollback, models and lineage
+cli_registry.py its commands promote, rollback, models, lineage and bisect
 cli_model.py   its command model import
 cli_nights.py  its commands nightly and nights
 cli_platform.py its commands up, down and status

@@ -1,5 +1,5 @@
-"""The commands `sft promote`, `sft rollback`, `sft models` and `sft lineage`: the registry, and what its models came
-out of."""
+"""The commands `sft promote`, `sft rollback`, `sft models`, `sft lineage` and `sft bisect`: the registry, what its
+models came out of, and which part of that made one worse."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from flows.cli_begin import after
+from infra.servers import ensure_prefect
+from infra.settings import read_settings
 
 By = Annotated[str | None, typer.Option(help="Who does this; default: user and machine")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
@@ -71,7 +73,23 @@ def lineage(
         raise typer.Exit(1)
 
 
+def bisect(
+    run_a: Annotated[str, typer.Argument(metavar="RUN_A", help="The run that was better")],
+    run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="The run that has lost")],
+    suite: Annotated[str | None, typer.Option(help="What it has lost on; default: where it has lost most")] = None,
+) -> None:
+    """Find which difference between two runs accounts for a proved loss of B: A is run again with parts of B, sources
+    and fields, until the fewest are found that do it. Code and libraries are what is left where none do.
+
+    Every such run is tracked, with the tag `sft.bisect`; what is equal is not computed again.
+    """
+    ensure_prefect(read_settings())
+    from flows.bisect import run_bisect
+
+    run_bisect(run_a, run_b, suite)
+
+
 def add_registry(app: typer.Typer, begin: Callable[[], object], look: Callable[[], object]) -> None:
     """Give `app` the commands; `begin` is the first thing that each of them does, `look` of those that only look."""
-    for command, first in ((promote, begin), (rollback, begin), (models, look), (lineage, look)):
+    for command, first in ((promote, begin), (rollback, begin), (models, look), (lineage, look), (bisect, begin)):
         app.command()(after(first, command))

@@ -19,6 +19,7 @@ experiment.py  one run: its folder and its place in the tracker
 lineage.py     what a model came out of, with every hash, written and looked at again
 record.py      the stage record
 promotion.py   which model of the registry is the champion, since when, by whom and why
+bisect.py      differences between two runs, and the fewest that account for a loss
 catalog.py     registered models for a person, and the run behind one
 runs.py        recorded runs, found again
 night.py       one night of a registered model: champion, candidates and base against their stored results
