@@ -33,6 +33,10 @@ def add_platform(app: typer.Typer, begin: Callable[[], Settings], look: Callable
                                                                                "time, 4200, or a free one")] = None,
         mlflow_port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port of MLflow; default: as last time, "
                                                                               "5000, or a free one")] = None,
+        host: Annotated[str | None, typer.Option(help="Where the servers listen, default 127.0.0.1; others than this "
+                                                      "machine need authentication: see docs/PLATFORM.md")] = None,
+        allowed_hosts: Annotated[str | None, typer.Option(metavar="A,B", help="With --host: further names under which "
+                                                          "the servers may be asked")] = None,
         shell: Annotated[bool, typer.Option("--shell", help="Print what a shell needs for `prefect` and `mlflow`: "
                                                             "eval \"$(sft up --shell)\"")] = False,
         as_json: AsJson = False,
@@ -46,7 +50,7 @@ def add_platform(app: typer.Typer, begin: Callable[[], Settings], look: Callable
         from infra.platform import Wanted
         from infra.platform import up as bring_up
 
-        parts = bring_up(settings, Wanted(prefect_port, mlflow_port))
+        parts = bring_up(settings, Wanted(prefect_port, mlflow_port, host, allowed_hosts))
         if shell:
             _exports()
         _show(parts, as_json, shell)

@@ -43,6 +43,7 @@ dashboard.py        optuna-dashboard on a sweep, as long as somebody looks
 servers.py          local Prefect, MLflow and model servers and workers as process groups
 prefect_plugin.py   bare names for `prefect deployment run`
 deploy.py           registers the deployments of prefect.yaml
+listening.py        servers that others may reach, with authentication
 platform.py         up and down: servers, worker and deployments of a workspace
 standing.py         how they stand
 """

@@ -51,6 +51,9 @@ class State(NamedTuple):
     ports: Mapping[str, int] = {}
     """Last ports of the servers, which they get again."""
     host: str = "127.0.0.1"
+    """Where the servers listen."""
+    allowed: tuple[str, ...] = ()
+    """Further names under which others may ask for them."""
     database: str | None = None
     """URL of the PostgreSQL that everything is kept in, with its password: the file is its owner's alone."""
     artifacts: str | None = None
@@ -86,7 +89,8 @@ def read_state(workspace: Path) -> State:
     file = file_of(workspace)
     try:
         said: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return State(**{**said, "daemons": {name: Daemon(**one) for name, one in said["daemons"].items()}})
+        daemons = {name: Daemon(**one) for name, one in said["daemons"].items()}
+        return State(**{**said, "daemons": daemons, "allowed": tuple(said["allowed"])})
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return State()
     except (ValueError, TypeError, KeyError, AttributeError) as error:

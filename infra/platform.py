@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from infra import standing
 from infra.daemons import FOLDER, Daemon, State, end, identity_of, read_state, write_state
+from infra.listening import LOOPBACK, Listening, check, guarded
 from infra.postgres import databases, make_databases
 from infra.servers import Command, free_port, mlflow_server, prefect_server, start, wait_for, worker
 from infra.settings import Settings, job_environment, own_store
@@ -43,6 +44,9 @@ class Wanted(NamedTuple):
 
     prefect_port: int | None = None
     mlflow_port: int | None = None
+    host: str | None = None
+    allowed_hosts: str | None = None
+    """Separated by commas."""
 
 
 def up(settings: Settings, wanted: Wanted) -> list[Part]:
@@ -57,13 +61,16 @@ def up(settings: Settings, wanted: Wanted) -> list[Part]:
     with exclusive(folder / "lock"):
         state = read_state(settings.workspace)
         _refuse_others(settings, state)
+        listening = _listening(wanted, state)
+        check(listening, settings.credentials)
         if settings.database:
             make_databases(settings.database)
-        reached = _servers(settings, wanted, state)
+        reached = _servers(settings, wanted, listening, state)
         from infra.deploy import make_pool
 
         make_pool(reached.prefect_api_url or "", POOL)
-        command = worker(POOL, folder, job_environment(reached), name=WORKER)
+        environment = {**job_environment(reached), **settings.credentials}
+        command = worker(POOL, folder, environment, name=WORKER)
         _running(settings.workspace, read_state(settings.workspace), command)
         _deploy(reached)
         return _well(settings.workspace)
@@ -78,7 +85,7 @@ def down(settings: Settings) -> list[str]:
         with standing.no_new_runs(state):
             ended = ["worker"] if "worker" in state.daemons and end(state.daemons["worker"], GRACE_S) else []
         ended += [name for name in reversed(SERVERS) if name in state.daemons and end(state.daemons[name], GRACE_S)]
-        write_state(settings.workspace, state._replace(daemons={}, database=None, artifacts=None))
+        write_state(settings.workspace, State(ports=state.ports, host=state.host))
         return ended
 
 
@@ -90,7 +97,7 @@ def status(workspace: Path) -> list[Part]:
 
 
 def _refuse_others(settings: Settings, state: State) -> None:
-    ours = {_url(name, port) for name, port in state.ports.items()}
+    ours = {_url(name, port, state) for name, port in state.ports.items()}
     for variable, value in (("PREFECT_API_URL (or the active profile of Prefect)", settings.prefect_api_url),
                             ("MLFLOW_TRACKING_URI", settings.mlflow_uri)):
         if value and value.rstrip("/") not in ours | {own_store(settings.workspace, settings.database)}:
@@ -104,11 +111,25 @@ def _refuse_others(settings: Settings, state: State) -> None:
                                  "`pip install 'sft-platform[s3]'`, or name a folder")
 
 
-def _url(name: str, port: int) -> str:
-    return f"http://127.0.0.1:{port}" + ("/api" if name == "prefect" else "")
+def _url(name: str, port: int, state: State) -> str:
+    return f"http://{Listening(state.host).client}:{port}" + ("/api" if name == "prefect" else "")
 
 
-def _servers(settings: Settings, wanted: Wanted, state: State) -> Settings:
+def _listening(wanted: Wanted, state: State) -> Listening:
+    """As asked for, else as last time.
+
+    Raises:
+        OrchestrationError: servers run that listen elsewhere.
+    """
+    allowed = state.allowed if wanted.allowed_hosts is None else tuple(wanted.allowed_hosts.split(","))
+    new = Listening(wanted.host or (state.host if state.daemons else LOOPBACK), allowed)
+    if state.living() and new != Listening(state.host, state.allowed):
+        raise OrchestrationError(f"the servers listen on {state.host} under {', '.join(state.allowed) or 'no names'}; "
+                                 "say `sft down` first to change that")
+    return new
+
+
+def _servers(settings: Settings, wanted: Wanted, listening: Listening, state: State) -> Settings:
     """Both servers, started together; returns the settings of whoever uses them."""
     asked = {"prefect": wanted.prefect_port, "mlflow": wanted.mlflow_port}
     with ExitStack() as locks:
@@ -118,9 +139,11 @@ def _servers(settings: Settings, wanted: Wanted, state: State) -> Settings:
         commands = {}
         for name in SERVERS:
             port = _port(name, asked[name], state)
-            commands[name] = command = _command(name, port, settings)
-            state = state._replace(ports={**state.ports, name: port}, database=settings.database,
-                                   artifacts=settings.artifacts)
+            commands[name] = command = guarded(_command(name, port, settings), listening, settings.credentials)
+            state = state._replace(
+                ports={**state.ports, name: port}, host=listening.host, allowed=listening.allowed,
+                database=settings.database, artifacts=settings.artifacts,
+                environment={} if listening.is_local else settings.credentials)
             state = _running(settings.workspace, state, command)
         import infra.deploy  # noqa: F401  (Prefect's client takes seconds to load, and the servers longer to start)
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 SETTING = "SFT_DATABASE_URL"
 EXAMPLE = "postgresql://user:password@host:5432/sft"
+LONGEST_NAME = 63 - len("_prefect")
+NOT_ALLOWED = "42501"
+"""What PostgreSQL says to a user that may make no databases (SQLSTATE)."""
 
 
 class Databases(NamedTuple):
@@ -40,6 +43,9 @@ def databases(url: str) -> Databases:
         raise ConfigError(f"{SETTING}={url} does not name a PostgreSQL; give e.g. {EXAMPLE}, or unset it to use the "
                           "workspace")
     name = parts.path.strip("/") or "sft"
+    if len(name) > LONGEST_NAME:
+        raise ConfigError(f"{SETTING}: the name {name} has {len(name)} characters, and PostgreSQL would cut those "
+                          f"of the three databases; choose one of at most {LONGEST_NAME}")
     for_asyncpg = urlencode([("ssl" if key == "sslmode" else key, value) for key, value in parse_qsl(parts.query)])
 
     def of(program: str, driver: str, query: str) -> str:
@@ -94,7 +100,9 @@ def _make(server: URL, names: list[str]) -> list[str]:
         if name not in there:
             try:
                 _order(server, f'create database "{name.replace(chr(34), chr(34) * 2)}"')
-            except ProgrammingError:
+            except ProgrammingError as error:
+                if getattr(error.orig, "sqlstate", None) != NOT_ALLOWED:
+                    raise
                 missing.append(name)
     return missing
 

@@ -30,7 +30,7 @@ import platform
 import sys
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from infra.daemons import read_state
@@ -95,6 +95,8 @@ class Settings:
     """PostgreSQL in which Prefect, MLflow and studies are kept, a database each (SFT_DATABASE_URL)."""
     artifacts: str | None = None
     """Folder (as file:// URI) or bucket of MLflow's artifacts (SFT_ARTIFACTS); None: `mlartifacts` in the workspace."""
+    credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Variables by which clients of Prefect and MLflow say who they are, where the servers of `sft up` ask for it."""
     share: bool = False
     """Finished stages that all trials of a sweep have in common are kept on the MLflow server, for machines that have
     no workspace in common (SFT_SHARE=mlflow)."""
@@ -137,6 +139,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         study_storage=absolute_uri(given("SFT_STUDY_STORAGE")) or (databases(database).studies if database else None),
         database=database,
         artifacts=_place_of_artifacts(given("SFT_ARTIFACTS")) or state.artifacts,
+        credentials={**state.environment, **_credentials(environ)},
         share=share is not None,
     )
 
@@ -144,6 +147,13 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
 def own_store(workspace: Path, database: str | None) -> str:
     """The database of MLflow: in PostgreSQL, or SQLite in the workspace."""
     return databases(database).mlflow if database else f"sqlite:///{workspace / 'mlflow.db'}"
+
+
+def _credentials(environ: Mapping[str, str]) -> dict[str, str]:
+    said = {"PREFECT_API_AUTH_STRING": environ.get("PREFECT_API_AUTH_STRING") or
+            environ.get("PREFECT_SERVER_API_AUTH_STRING"),
+            **{name: environ.get(name) for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")}}
+    return {name: value for name, value in said.items() if value}
 
 
 def _place_of_artifacts(text: str | None) -> str | None:
@@ -247,7 +257,7 @@ def prepare_environment(settings: Settings, *, make: bool = True, flows: bool = 
         check_layout(settings.workspace, make=make)
     temporary = PREFECT_TEMPORARY_SERVER if flows and not settings.prefect_api_url else {}
     bars = {} if sys.stderr.isatty() else NO_BARS
-    for name, value in {**job_environment(settings), **temporary, **bars}.items():
+    for name, value in {**job_environment(settings), **settings.credentials, **temporary, **bars}.items():
         if not os.environ.get(name, "").strip():
             os.environ[name] = value
 

@@ -138,7 +138,13 @@ def _found(url: str, body: dict[str, Any], state: State) -> list[dict[str, Any]]
 
 
 def _asked(method: str, url: str, state: State, body: dict[str, Any] | None = None) -> requests.Response:
-    return requests.request(method, url, json=body, timeout=(TIMEOUT_S, 3 * TIMEOUT_S))
+    who = None
+    if (said := state.environment) and "/api/" in url:
+        user, _, password = said["PREFECT_API_AUTH_STRING"].partition(":")
+        who = (user, password)
+    elif said:
+        who = (said["MLFLOW_TRACKING_USERNAME"], said["MLFLOW_TRACKING_PASSWORD"])
+    return requests.request(method, url, json=body, timeout=(TIMEOUT_S, 3 * TIMEOUT_S), auth=who)
 
 
 def _time(text: str) -> datetime:

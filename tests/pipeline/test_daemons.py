@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from infra.daemons import Daemon, State, end, file_of, identity_of, read_state, write_state
+from infra.listening import Listening, check, guarded
 from infra.platform import Wanted, down, up
-from infra.servers import free_port
+from infra.servers import free_port, mlflow_server
 from infra.settings import Settings, read_settings
 from infra.standing import standing
-from sft_core.errors import OrchestrationError
+from sft_core.errors import ConfigError, OrchestrationError
 
 PARENT = """
 import os, signal, subprocess, sys, time
@@ -157,3 +158,30 @@ def test_a_server_that_does_not_answer_is_told_within_seconds(tmp_path: Path, la
 def test_down_where_nothing_was_up(tmp_path: Path) -> None:
     assert down(settings(tmp_path)) == []
     assert not list(tmp_path.iterdir())
+
+
+def test_who_lets_others_in_needs_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"PREFECT_API_AUTH_STRING": "me:s3cr3t-of-all", "MLFLOW_TRACKING_USERNAME": "me",
+             "MLFLOW_TRACKING_PASSWORD": "s3cr3t-of-all"}
+    for local in ("127.0.0.1", "127.8.8.8", "localhost", "::1"):
+        check(Listening(local), {})
+    for missing in known:
+        with pytest.raises(ConfigError, match="needs authentication; set .*, or leave --host out"):
+            check(Listening("10.0.0.7"), {**known, missing: ""})
+        if missing != "MLFLOW_TRACKING_USERNAME":
+            with pytest.raises(ConfigError, match="need 12 characters or more"):
+                check(Listening("0.0.0.0"), {**known, missing: "me:short"})
+    monkeypatch.setattr("infra.listening.find_spec", lambda name: None)
+    with pytest.raises(OrchestrationError, match=r"pip install 'sft-platform\[auth\]'"):
+        check(Listening("gpu1.example"), known)
+
+
+def test_others_may_ask_under_allowed_names_alone(tmp_path: Path) -> None:
+    known = {"PREFECT_API_AUTH_STRING": "me:x", "MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_TRACKING_PASSWORD": "x"}
+    command = guarded(mlflow_server(tmp_path, 5000), Listening("0.0.0.0", ("lab.example",)), known)
+    assert command.url == "http://127.0.0.1:5000"
+    assert command.arguments[4] == "0.0.0.0"
+    assert "lab.example,lab.example:*,localhost" in command.environment["MLFLOW_SERVER_ALLOWED_HOSTS"]
+    assert "https://lab.example:5000" in command.environment["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"].split(",")
+    assert "*" not in command.environment["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"]
+    assert guarded(mlflow_server(tmp_path, 5000), Listening(), {}) == mlflow_server(tmp_path, 5000)

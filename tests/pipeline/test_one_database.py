@@ -32,6 +32,11 @@ def test_each_program_has_its_own_with_its_own_driver(tmp_path: Path) -> None:
     assert (chosen.mlflow_uri, chosen.study_storage) == ("http://h", "sqlite:////x.db")
 
 
+def test_a_name_that_would_be_cut() -> None:
+    with pytest.raises(ConfigError, match="has 56 characters, .* choose one of at most 55"):
+        databases("postgresql://host/" + "x" * 56)
+
+
 @pytest.mark.parametrize("url", ["mysql://me:s3cr3t@h/db", "sft", "postgresql:///db", "postgresql://me:s3cr3t@h:x/db"])
 def test_what_names_no_postgresql(url: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="SFT_DATABASE_URL.* give e.g. postgresql://user:") as told:
@@ -59,7 +64,7 @@ def test_what_is_missing_is_made_once(postgres_url: str) -> None:
 ])
 def test_a_refusal_is_one_sentence(postgres_url: str, changes: dict[str, str], said: str) -> None:
     with pytest.raises(OrchestrationError, match=said) as told:
-        make_databases(plain(postgres_url, **changes))
+        make_databases(plain(postgres_url, database="x", **changes))
     assert "wr0ng" not in str(told.value)
     assert "\n" not in str(told.value)
 

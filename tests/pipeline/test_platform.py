@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -120,16 +121,29 @@ def test_a_run_by_its_bare_name_from_any_folder_is_saved_by_down(
     assert shell("sft down").stdout.strip() == "ended: nothing ran"
 
 
-def test_all_of_it_on_postgresql_and_its_password_nowhere(
+def test_on_postgresql_and_for_other_machines(
     platform: list[str], shell: Sft, place: Path, postgres_url: str
 ) -> None:
-    """After `sft down`, everything is kept in the one database that is named, and the next commands know it unsaid."""
+    """Everything is kept in the one database that is named, and the next commands know it unsaid. Others than this
+    machine get in with a password alone. No password stands where others can read it."""
     shell("sft down")
     home = place / "home"
     logs = {file: file.stat().st_size for file in (home / "platform").glob("*.log")}
     url = postgres_url.replace("+psycopg", "")
-    done = shell(f"SFT_DATABASE_URL={url} SFT_ARTIFACTS={place}/artifacts sft up")
+    us = "PREFECT_SERVER_API_AUTH_STRING=team:s3cr3t-of-all MLFLOW_TRACKING_USERNAME=team " \
+        "MLFLOW_TRACKING_PASSWORD=s3cr3t-of-all"
+    bare = shell("sft up --host 0.0.0.0")
+    assert bare.returncode == 2
+    assert "needs authentication; set PREFECT_SERVER_API_AUTH_STRING=user:password, MLFLOW_TRACK" in bare.stderr
+    done = shell(f"{us} SFT_DATABASE_URL={url} SFT_ARTIFACTS={place}/artifacts sft up --host 0.0.0.0")
     assert done.returncode == 0, done.stderr
+    servers = {name: daemon.url for name, daemon in read_state(home).daemons.items()}
+    for address in (f"{servers['prefect']}/deployments/count", f"{servers['mlflow']}/version"):
+        asked = partial(requests.get if address.endswith("version") else requests.post, address, timeout=9)
+        assert asked().status_code == 401
+        assert asked(auth=("team", "s3cr3t-of-all")).status_code == 200
+    evil = requests.get(servers["mlflow"], headers={"Host": "evil.example"}, auth=("team", "s3cr3t-of-all"), timeout=9)
+    assert evil.status_code == 403
     for program, table in (("prefect", "flow_run"), ("mlflow", "experiments")):
         with create_engine(f"{postgres_url}_{program}").connect() as connection:
             assert connection.execute(text(f"select count(*) from {table}")).scalar() is not None
@@ -139,6 +153,7 @@ def test_all_of_it_on_postgresql_and_its_password_nowhere(
             (home / "deployments.yaml").read_text(), *(file.read_text()[size:] for file, size in logs.items())]
     assert secret.encode() not in b"".join(running)
     assert secret not in "".join(said)
+    assert "s3cr3t-of-all" not in "".join(said)
     assert stat.S_IMODE(file_of(home).stat().st_mode) == 0o600
     assert read_settings({"SFT_HOME": str(home), "HOME": str(place)}).study_storage == databases(url).studies
     assert shell("sft up").returncode == 0  # without the variables
