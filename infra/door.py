@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,6 +24,15 @@ def door(uri: str, doing: str, *, make: bool = False) -> Iterator[None]:
         raise TrackingError(f"could not {doing}: nothing was recorded in {uri} yet; `sft run CONFIG` records a run")
     try:
         yield
-    except FAILURES as error:
+    except ImportError as error:
+        raise TrackingError(f"MLflow at {uri} could not {doing}: its artifacts need the package {error.name}, which is "
+                            "not here; `pip install 'sft-platform[s3]'` brings what buckets need") from error
+    except (*FAILURES, *_of_buckets()) as error:
         raise TrackingError(f"MLflow at {uri} could not {doing}: {why_not(error)[:600]}; finished stages are kept on "
                             "disk: when it is well again, repeat the command") from error
+
+
+def _of_buckets() -> tuple[type[Exception], ...]:
+    """What buckets raise, where MLflow has loaded their package."""
+    client, core = sys.modules.get("boto3.exceptions"), sys.modules.get("botocore.exceptions")
+    return (*((client.Boto3Error,) if client else ()), *((core.BotoCoreError, core.ClientError) if core else ()))
