@@ -9,6 +9,8 @@ MLflow server that are up. `rerun_cached_s`: the same command again, where every
 through the event file and the follower of training. `metrics_5000_lost`: how many of the 5,000 points are not there.
 `reconcile_1000_runs_s`: `sft reconcile` in a workspace of 1,000 recorded runs, of which a tenth lacks points in MLflow
 and another tenth is open without a process; then once more, where all agrees (`reconcile_again_s`).
+`up_s`: `sft up` in an empty workspace, until all is well; `up_again_s`: the same after `sft down`; `up_running_s`: the
+same where all runs.
 Nothing else should run on the machine; of several rounds the median counts.
 """
 
@@ -154,6 +156,21 @@ def reconcile() -> dict[str, list[float]]:
         return {"reconcile_1000_runs_s": [sft(home, "reconcile")], "reconcile_again_s": [sft(home, "reconcile")]}
 
 
+def up() -> dict[str, list[float]]:
+    """A platform from nothing, again after it was ended, and where it runs."""
+    found: dict[str, list[float]] = {"up_s": [], "up_again_s": [], "up_running_s": []}
+    for _ in range(ROUNDS):
+        with workspace() as home:
+            try:
+                found["up_s"].append(sft(home, "up"))
+                found["up_running_s"].append(sft(home, "up"))
+                sft(home, "down")
+                found["up_again_s"].append(sft(home, "up"))
+            finally:
+                sft(home, "down")
+    return found
+
+
 def _a_run(tracker: Tracker, home: Path, number: int) -> None:
     """A recorded run of 20 steps with 5 metrics each; every tenth was sent half, the one after it is still open."""
     name = f"run-{number}"
@@ -178,6 +195,7 @@ def _a_run(tracker: Tracker, home: Path, number: int) -> None:
 MEASURES: Mapping[str, Callable[[], dict[str, list[float]]]] = {
     "run_overhead_s": run_alone, "rerun_cached_s": run_alone, "run_overhead_served_s": run_served,
     "metrics_5000_overhead_pct": metrics, "reconcile_1000_runs_s": reconcile,
+    "up_s": up,
 }
 """What each key is measured by; one measure may find several."""
 

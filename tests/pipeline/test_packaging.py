@@ -1,0 +1,94 @@
+"""Compose file, Dockerfile and systemd unit: what they name is there, and says what the code understands."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from infra.postgres import databases
+from infra.settings import read_settings
+
+ROOT = Path(__file__).resolve().parents[2]
+INFRA = ROOT / "infra"
+REQUIRED = re.compile(r"\$\{POSTGRES_PASSWORD:\?is not set\}")
+TEXT = REQUIRED.sub("s3cr3t", (INFRA / "compose.yaml").read_text(encoding="utf-8"))
+SERVICES: dict[str, Any] = yaml.safe_load(TEXT)["services"]
+DATABASES = databases("postgresql://postgres:s3cr3t@postgres:5432/sft")
+
+
+def test_every_service_has_its_parts() -> None:
+    volumes = yaml.safe_load(TEXT)["volumes"]
+    for name, service in SERVICES.items():
+        if "build" in service:
+            assert (INFRA / service["build"]["context"] / service["build"]["dockerfile"]).exists()
+        assert service["image"]
+        assert set(service.get("depends_on", {})) <= SERVICES.keys()
+        for other, one in service.get("depends_on", {}).items():
+            healthy = one["condition"] == "service_healthy"
+            assert "healthcheck" in SERVICES[other] if healthy else SERVICES[other]["restart"] == "no", name
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            assert (INFRA / source).exists() if source.startswith(".") else source in volumes
+        for port in service.get("ports", []):
+            assert port.startswith("127.0.0.1:")
+
+
+def test_no_password_is_written_and_all_is_asked_for() -> None:
+    text = (INFRA / "compose.yaml").read_text(encoding="utf-8")
+    assert len(re.findall(r"\$\{", text)) == len(REQUIRED.findall(text)) == 4
+    assert not any("s3cr3t" in str(service.get("command")) for service in SERVICES.values())
+
+
+def test_commands_are_known_with_their_options() -> None:
+    from mlflow.cli import server
+
+    options = {name for parameter in server.params if isinstance(parameter, click.Option) for name in parameter.opts}
+    assert {one for one in SERVICES["mlflow"]["command"] if one.startswith("--")} <= options
+    programs = {service["command"][0] for service in SERVICES.values() if "command" in service}
+    assert programs == {"prefect", "mlflow", "sft"}
+    assert all(Path(sys.executable).with_name(program).exists() for program in programs)
+    assert SERVICES["worker"]["command"] == ["prefect", "worker", "start", "--pool", "sft", "--limit", "1"]
+
+
+def test_all_parts_meet_in_the_same_places() -> None:
+    found = read_settings(SERVICES["worker"]["environment"])
+    assert (found.prefect_api_url, found.mlflow_uri) == ("http://prefect:4200/api", "http://mlflow:5000")
+    assert found.study_storage == DATABASES.studies
+    assert SERVICES["prefect"]["environment"]["PREFECT_SERVER_DATABASE_CONNECTION_URL"] == DATABASES.prefect
+    assert SERVICES["mlflow"]["environment"]["MLFLOW_BACKEND_STORE_URI"] == DATABASES.mlflow
+    made = re.findall(r"create database (\w+);", (INFRA / "compose.sql").read_text(encoding="utf-8"))
+    assert [url.rpartition("/")[2] for url in DATABASES] == made
+    assert SERVICES["worker-gpu"]["environment"] == SERVICES["worker"]["environment"]
+
+
+def test_the_image_has_what_it_copies_and_installs() -> None:
+    text = (INFRA / "Dockerfile").read_text(encoding="utf-8")
+    assert re.findall(r"^ARG (\w+)", text, re.MULTILINE) == ["BASE", "PIP_EXTRA_INDEX_URL"]
+    assert "-c constraints.txt -e '.[postgres,auth]'" in text
+    assert (ROOT / "constraints.txt").exists()
+    base = SERVICES["worker-gpu"]["build"]["args"]["BASE"]
+    assert f"BASE={base}" in text
+
+
+def test_the_unit_starts_and_stops_the_platform(tmp_path: Path) -> None:
+    text = (INFRA / "sft-platform.service").read_text(encoding="utf-8")
+    unit = ConfigParser(interpolation=None, strict=False)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read_string(text)
+    assert unit["Service"]["ExecStart"].endswith("/.venv/bin/sft up")
+    assert unit["Service"]["ExecStop"].endswith("/.venv/bin/sft down")
+    assert int(unit["Service"]["TimeoutStopSec"]) > 150  # what a run gets to save
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("no systemd here")
+    (tmp_path / "sft-platform.service").write_text(text.replace("%h/sft-platform/.venv/bin/sft", sys.executable))
+    done = subprocess.run(["systemd-analyze", "verify", "--user", "--man=no", str(tmp_path / "sft-platform.service")],
+                          capture_output=True, text=True, env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)})
+    assert (done.returncode, done.stderr) == (0, "")
