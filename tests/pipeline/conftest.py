@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -62,8 +62,10 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def environment(home: Path, api: str) -> dict[str, str]:
-    """The environment of a run in a workspace of its own."""
-    return os.environ | {"SFT_HOME": str(home), "PREFECT_API_URL": api, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    """The environment of a run in a workspace of its own, which writes down what it reaches for outside (`alone`)."""
+    return os.environ | {"SFT_HOME": str(home), "PREFECT_API_URL": api, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
+                         "PYTHONPATH": str(Path(__file__).parent / "reached"),
+                         "SFT_TEST_REACHED": str(home.with_name("reached"))}
 
 
 @pytest.fixture
@@ -98,12 +100,34 @@ def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
-@pytest.fixture
-def sft(home: Path, prefect_api: str) -> Sft:
-    """The real command in its own process."""
+@pytest.fixture(scope="session")
+def no_network() -> tuple[str, ...]:
+    """Starts a command where there is no interface but loopback (Linux, with namespaces of its own)."""
+    up = ("import fcntl, os, socket, struct, sys\n"
+          "fcntl.ioctl(socket.socket(), 0x8914, struct.pack('16sh22x', b'lo', 0x41))\n"  # SIOCSIFFLAGS: up, running
+          "os.execv(sys.argv[1], sys.argv[1:])")
+    within = ("unshare", "--map-root-user", "--net", sys.executable, "-c", up)
+    try:
+        subprocess.run([*within, "/bin/true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no namespace without network can be made here: {error}")
+    return within
 
-    def run(*arguments: object, **extra: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "flows.cli", *map(str, arguments)]
+
+@pytest.fixture
+def alone(home: Path) -> Iterator[None]:
+    """No command of the test may connect to another machine, or look one up: offline means that nothing is tried."""
+    yield
+    reached = home.with_name("reached")
+    assert not reached.exists(), reached.read_text()
+
+
+@pytest.fixture
+def sft(home: Path, prefect_api: str, alone: None) -> Sft:
+    """The real command in its own process, `within` another that starts it."""
+
+    def run(*arguments: object, within: Sequence[str] = (), **extra: str) -> subprocess.CompletedProcess[str]:
+        command = [*within, sys.executable, "-m", "flows.cli", *map(str, arguments)]
         return subprocess.run(command, cwd=ROOT, env=environment(home, prefect_api) | extra, capture_output=True,
                               text=True, timeout=300)
 
@@ -111,7 +135,7 @@ def sft(home: Path, prefect_api: str) -> Sft:
 
 
 @pytest.fixture
-def start(home: Path, prefect_api: str) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def start(home: Path, prefect_api: str, alone: None) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """The real command, not waited for; killed with its children at the end of the test."""
     running: list[subprocess.Popen[str]] = []
 
