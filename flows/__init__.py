@@ -2,6 +2,7 @@
 
 cli.py         the command `sft`
 around.py      what every flow does around its work
+forms.py       what people give a flow on Prefect's page
 logs.py        what libraries log of a flow, in our words
 experiment.py  the flow sft-experiment
 sweep.py       the flow sft-sweep

@@ -10,7 +10,7 @@ from typing import Any
 from prefect import flow
 from prefect.runtime import flow_run
 
-from flows import console
+from flows import console, forms
 from flows.around import around
 from infra.contract import Tracker
 from infra.orchestrator import HOOKS, outcome
@@ -93,7 +93,7 @@ def named_after(what: Callable[[ExperimentConfig], str]) -> str:
     """Name of the flow run that is beginning; of a configuration that cannot be read the file's, and the run fails."""
     given = flow_run.parameters
     try:
-        return what(load(Path(given["config"]), given["overrides"] or []).config)
+        return what(forms.loaded(given["config"], given["overrides"]).config)
     except SftError:
         return str(given["config"])
 
@@ -104,18 +104,18 @@ def _title() -> str:
 
 @flow(name="sft-experiment", flow_run_name=_title, **HOOKS)
 def sft_experiment(
-    config: str = "flows/configs/demo.yaml", overrides: list[str] | None = None, parent_run_id: str | None = None,
+    config: forms.Configuration = "demo", overrides: forms.Overrides = None, parent_run_id: str | None = None,
     searched: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One experiment, from configuration to recorded verdict.
 
     Args:
-        config: YAML file.
-        overrides: `section.field=value`, as with `--set`.
-        parent_run_id: MLflow run of the sweep that this is a trial of.
+        config: name of a shipped configuration, or path of a YAML file.
+        overrides: fields that are set otherwise, e.g. {"train.epochs": 2}, or lines `train.epochs=2` as with `--set`.
+        parent_run_id: MLflow run of the sweep that this is a trial of; left empty by people.
         searched: what the sweep has set for this trial, by field; it stands in `config`, and here for people.
     """
-    loaded = load(Path(config), overrides or [])
+    loaded = forms.loaded(config, overrides)
     place = workspace(loaded.config)
     with around(place.root, lambda: connect(loaded.config.tracking)) as tracker:
         if searched:

@@ -8,7 +8,7 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 from prefect.runtime import flow_run
 
-from flows import console
+from flows import console, forms
 from flows.around import around
 from flows.experiment import connect, look, workspace
 from infra import alerts, orchestrator
@@ -42,7 +42,7 @@ def run_nights(name: str, last: int) -> None:
 
 
 @flow(name="sft-nightly", flow_run_name="{name}@{alias}", **orchestrator.HOOKS)
-def sft_nightly(name: str = "sft", alias: str = "champion", margin: float = 0.0) -> dict[str, Any]:
+def sft_nightly(name: str = "sft", alias: str = "champion", margin: forms.Points = 0.0) -> dict[str, Any]:
     """Ask a registered model, its candidates and their base again; fail on a proved regression that nobody was told of.
 
     Args:

@@ -4,7 +4,10 @@ Prefect imports this file in a process of its own for every run, and the worker 
 that the worker alone needs.
 """
 
+from typing import Annotated
+
 from prefect import flow
+from pydantic import Field
 
 from infra.orchestrator import HOOKS, noted, show
 from infra.settings import read_settings
@@ -18,7 +21,7 @@ LOOK_S = 0.2
 
 
 @flow(name="sft-trial", flow_run_name="{study} worker", **HOOKS)
-def sft_trial(study: str = "sft-sweep", trials: int = 1, storage: str | None = None) -> None:
+def sft_trial(study: str = "sft-sweep", trials: Annotated[int, Field(ge=1)] = 1, storage: str | None = None) -> None:
     """Run trials of a sweep that was begun, as one more worker: for work pools, whose workers are machines.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from flows import console
+from flows import console, forms
 from flows.around import around
 from flows.experiment import connect, named_after, workspace
 from flows.worker import give_up
@@ -69,17 +69,17 @@ def _title() -> str:
 
 
 @flow(name="sft-sweep", flow_run_name=_title, **orchestrator.HOOKS)
-def sft_sweep(config: str = "flows/configs/sweep.yaml", trials: int | None = None,
-              overrides: list[str] | None = None, workers: int = 1) -> dict[str, Any]:
+def sft_sweep(config: forms.Configuration = "sweep", trials: forms.Count | None = None,
+              overrides: forms.Overrides = None, workers: forms.Count = 1) -> dict[str, Any]:
     """Search the space of a configuration: alignment up, tax down. A stopped sweep continues.
 
     Args:
-        config: YAML file with a `search` section.
+        config: name of a shipped configuration, or path of a YAML file, with a `search` section.
         trials: number of trials in the study at the end; by default `search.trials`.
-        overrides: `section.field=value`, as with `--set`.
+        overrides: fields that are set otherwise, e.g. {"search.study": "mine"}, or lines as with `--set`.
         workers: how many trials this machine runs at the same time; others join by `sft sweep-worker STUDY`.
     """
-    given = load(Path(config), overrides or [])
+    given = forms.loaded(config, overrides)
     check_needs(run_lacks(given.config, workspace(given.config)))
     loaded = given._replace(config=as_searched(given.config))
     search, place = _search(loaded.config, Path(config)), workspace(loaded.config)

@@ -1,0 +1,45 @@
+"""What people give a flow on Prefect's page: a configuration by name or path, fields by name, numbers within bounds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, WithJsonSchema
+
+from sft_core.config.file import LoadedConfig, load
+
+CONFIGS = Path(__file__).parent / "configs"
+SHIPPED = sorted(file.stem for file in CONFIGS.glob("*.yaml"))
+
+Configuration = Annotated[str, WithJsonSchema({"anyOf": [
+    {"type": "string", "title": "shipped", "enum": SHIPPED}, {"type": "string", "title": "path of a YAML file"}]})]
+"""The name of a shipped configuration, or the path of any."""
+Overrides = Annotated[dict[str, Any] | list[str] | None, WithJsonSchema({"anyOf": [
+    {"type": "object", "title": "fields", "additionalProperties": True},
+    {"type": "array", "title": "lines", "items": {"type": "string"}}, {"type": "null", "title": "none"}]})]
+"""Fields that are set otherwise: `{"train.epochs": 2}`, or lines `train.epochs=2` as with `--set`."""
+Count = Annotated[int, Field(ge=1)]
+Points = Annotated[float, Field(ge=0.0, le=100.0)]
+
+
+def path_of(configuration: str) -> Path:
+    """The file that is meant: of a shipped name its own, else the path."""
+    return CONFIGS / f"{configuration}.yaml" if configuration in SHIPPED else Path(configuration)
+
+
+def lines_of(overrides: dict[str, Any] | list[str] | None) -> list[str]:
+    """As `--set` has them; values as JSON, which is YAML."""
+    if isinstance(overrides, dict):
+        return [f"{field}={json.dumps(value, ensure_ascii=False)}" for field, value in overrides.items()]
+    return overrides or []
+
+
+def loaded(configuration: str, overrides: dict[str, Any] | list[str] | None) -> LoadedConfig:
+    """The configuration as a flow was given it.
+
+    Raises:
+        ConfigError: with every problem found.
+    """
+    return load(path_of(configuration), lines_of(overrides))
