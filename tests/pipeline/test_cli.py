@@ -131,6 +131,13 @@ Circle()
 """
 
 
+def test_a_configuration_that_is_wrong_by_itself_starts_no_server(sft: Sft, home: Path) -> None:
+    done = sft("run", DEMO, "--set", "train.nosuch=1", PREFECT_API_URL="")
+    assert done.returncode == 2, done.stderr
+    assert "nosuch" in done.stderr
+    assert not (home / "prefect").exists()
+
+
 def test_nothing_is_collected_on_the_way_out(home: Path) -> None:
     """With torch and lm-eval loaded that takes two seconds of every command, after all is said."""
     done = subprocess.run([sys.executable, "-c", CYCLE], cwd=ROOT, env=os.environ | {"SFT_HOME": str(home)},
