@@ -154,6 +154,9 @@ def test_a_promotion_keeps_the_old_champion_and_a_rollback_goes_back_once(place:
     assert [(step.what, step.version, step.alias) for step in history(tracker.registered("m"))] == [
         ("promoted", "1", "champion"), ("promoted", "1", "staging"), ("promoted", "2", "champion"),
         ("promoted", "3", "champion"), ("rolled back", "2", "champion"), ("promoted", "3", "champion")]
+    tracker.set_alias("m", "champion", "1")  # by hand, on MLflow's page
+    assert promote(c, "m", "champion", ADA, tracker)[0].before == "1"
+    assert len(history(tracker.registered("m"))) == 7, "a step of its own"
 
 
 def test_whoever_is_killed_leaves_a_champion_and_the_same_command_finishes(place: Workspace, tracker: Tracker) -> None:
