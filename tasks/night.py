@@ -88,6 +88,7 @@ def night(all_guarded: Sequence[Guarded], margin: float, occasion: str, place: W
     Raises:
         EvalError: a run has no stored results. ConfigError: its configuration cannot be read.
     """
+    place = place._replace(elsewhere=None)  # a night's answers are of no use to other machines
     stored = [one.run.results("tuned") for one in all_guarded]
     gate = GateSection(alpha=level(len(stored), max(map(refusing, stored))), max_tax=margin, max_false_refusals=margin)
     return [_night(one, before, gate, occasion, place) for one, before in zip(all_guarded, stored, strict=True)]

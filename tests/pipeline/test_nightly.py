@@ -10,7 +10,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from uuid import uuid4
 
 import pyarrow as pa
@@ -24,6 +24,7 @@ from eval_suites.results import ItemResult, SuiteResult, write_results
 from flows import nightly
 from infra.alerts import wake
 from infra.contract import Tracker
+from infra.shared_stages import SharedStages
 from infra.tracking import open_tracker
 from sft_core.errors import EvalError, ModelError, RegressionFound, TrackingError
 from sft_core.tiny.paths import BASE_FOLDER
@@ -122,7 +123,7 @@ def heard() -> Iterator[tuple[str, list[tuple[str, Any]]]]:
 def nights(mlflow_url: str, prefect_api: str, tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch
            ) -> Iterator[Nights]:
     """The files, the run and the registry are real; the answers of nights are what each test makes of them."""
-    place = Workspace(tmp_path / "home", None)
+    place = Workspace(tmp_path / "home", None, cast(SharedStages, "a server"))
     tracker = open_tracker(mlflow_url, f"e-{uuid4().hex}", place.root)
     folder, tonight = place.runs / "guarded-1", dict[str, Any]()
     run_id = tracker.start_run("guarded-1", uuid4().hex, {}, "", {})
@@ -135,7 +136,8 @@ def nights(mlflow_url: str, prefect_api: str, tmp_path: Path, config: Path, monk
     name = f"m-{uuid4().hex}"
     tracker.set_alias(name, "champion", tracker.register(run_id, folder / "model", name))
 
-    def evaluate(subject: Subject, *_: object, **__: object) -> dict[str, SuiteResult]:
+    def evaluate(subject: Subject, _: object, place: Workspace, **__: object) -> dict[str, SuiteResult]:
+        assert place.elsewhere is None, "a night's answers are sent to no other machine"
         answer = tonight[subject.label]
         if isinstance(answer, Exception):
             raise answer
