@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import logging
 import queue
 from collections.abc import Callable, Iterator
@@ -87,6 +88,8 @@ def outcome(flow: Flow[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
                 at_end.enter_context(temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}))
         return returned[0]
 
+    # Prefect would look the names of its annotations up here and not where the flow stands.
+    body.__signature__ = inspect.signature(flow.fn, eval_str=True)  # type: ignore[attr-defined]
     followed = copy.copy(flow)
     followed.fn = body
     try:
