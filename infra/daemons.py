@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sft_core.errors import OrchestrationError
+from sft_core.errors import ConfigError
 
 FOLDER = "platform"
 POLL_S = 0.1
@@ -84,7 +84,7 @@ def read_state(workspace: Path) -> State:
     """What was written last; an empty state where nothing was, or where it is somebody else's to read.
 
     Raises:
-        OrchestrationError: the file is damaged.
+        ConfigError: the file is damaged.
     """
     file = file_of(workspace)
     try:
@@ -94,8 +94,8 @@ def read_state(workspace: Path) -> State:
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return State()
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise OrchestrationError(f"{file} is damaged ({error}); end what `ps` shows of `prefect` and `mlflow` in this "
-                                 "workspace, remove the file, and say `sft up` again") from error
+        raise ConfigError(f"{file} is damaged ({error}); end what `ps` shows of `prefect` and `mlflow` in this "
+                          "workspace, remove the file, and say `sft up` again") from error
 
 
 def write_state(workspace: Path, state: State) -> None:

@@ -198,7 +198,11 @@ def _running(workspace: Path, state: State, command: Command) -> State:
     daemon = Daemon(service.process.pid, identity_of(service.process.pid) or "", since, command.url,
                     str(service.log), version(package))
     new = state._replace(daemons={**state.daemons, command.name: daemon})
-    write_state(workspace, new)
+    try:
+        write_state(workspace, new)
+    except OSError:  # what nobody knows of, nobody could end
+        service.stop(kill=True)
+        raise
     return new
 
 

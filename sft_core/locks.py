@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 from weakref import WeakSet
@@ -47,8 +47,8 @@ def try_exclusive(path: Path) -> IO[str] | None:
         handle.close()
         return None
     handle.truncate(0)
-    handle.write(str(os.getpid()))
-    handle.flush()
+    with suppress(OSError):  # for people; on a full disk the lock holds as well, and `sft down` has to work there
+        os.write(handle.fileno(), str(os.getpid()).encode())
     return handle
 
 

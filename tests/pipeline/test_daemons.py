@@ -1,5 +1,6 @@
 """Processes that outlive the command: only our own are ended, in order and with time; what a state file may be."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from infra.daemons import Daemon, State, end, file_of, identity_of, read_state, write_state
 from infra.listening import Listening, check, guarded
 from infra.platform import Wanted, down, up
-from infra.servers import free_port, mlflow_server
+from infra.servers import Command, Service, free_port, mlflow_server, start
 from infra.settings import Settings, read_settings
 from infra.standing import standing
 from sft_core.errors import ConfigError, OrchestrationError
@@ -97,7 +98,7 @@ def test_the_state_is_its_owners_alone_and_whole(tmp_path: Path) -> None:
     assert read_state(tmp_path) == state
     for damaged in ("", "[]", '{"daemons": {"x": {}}}', '{"daemons": 1}'):
         file_of(tmp_path).write_text(damaged)
-        with pytest.raises(OrchestrationError, match="state.json is damaged .* remove the file, and say"):
+        with pytest.raises(ConfigError, match="state.json is damaged .* remove the file, and say"):
             read_state(tmp_path)
 
 
@@ -185,3 +186,30 @@ def test_others_may_ask_under_allowed_names_alone(tmp_path: Path) -> None:
     assert "https://lab.example:5000" in command.environment["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"].split(",")
     assert "*" not in command.environment["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"]
     assert guarded(mlflow_server(tmp_path, 5000), Listening(), {}) == mlflow_server(tmp_path, 5000)
+
+
+def test_a_full_disk_leaves_no_process_that_nobody_knows_of(
+    tmp_path: Path, launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    started: list[Service] = []
+
+    def noted(command: Command, *, lasting: bool) -> Service:
+        started.append(start(command._replace(arguments=["-c", "import time; time.sleep(60)"]), lasting=lasting))
+        return started[-1]
+
+    monkeypatch.setattr("infra.platform.start", noted)
+    monkeypatch.setattr("infra.platform.write_state", full)
+    with pytest.raises(OSError, match="No space left"):
+        up(settings(tmp_path), Wanted())
+    assert [service.process.poll() for service in started] == [-9]
+    monkeypatch.undo()
+    lives = launch()
+    write_state(tmp_path, State({"mlflow": lives}))
+    monkeypatch.setattr("infra.platform.write_state", full)
+    monkeypatch.setattr("os.write", full)  # the lock is taken also where its holder cannot be noted
+    with pytest.raises(OSError, match="No space left"):
+        down(settings(tmp_path))
+    assert not lives.lives
