@@ -9,7 +9,6 @@ from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import yaml
 
@@ -50,7 +49,7 @@ def test_no_password_is_written_and_all_is_asked_for() -> None:
 def test_commands_are_known_with_their_options() -> None:
     from mlflow.cli import server
 
-    options = {name for parameter in server.params if isinstance(parameter, click.Option) for name in parameter.opts}
+    options = {name for parameter in server.params if parameter.param_type_name == "option" for name in parameter.opts}
     assert {one for one in SERVICES["mlflow"]["command"] if one.startswith("--")} <= options
     programs = {service["command"][0] for service in SERVICES.values() if "command" in service}
     assert programs == {"prefect", "mlflow", "sft"}
