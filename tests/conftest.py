@@ -73,6 +73,16 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(autouse=True)
+def _environment_as_it_was() -> Iterator[None]:
+    """The commands that later tests start would have what a test, or a library in it, leaves there."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
 def _log_as_it_was() -> Iterator[None]:
     """Commands set the log up; a test of one in this process would take it from those that look at records later."""
     log = logging.getLogger("sft")

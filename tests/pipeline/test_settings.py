@@ -117,6 +117,7 @@ def test_unwritable_workspace(tmp_path: Path) -> None:
 def test_a_workspace_of_a_newer_version_or_without_locks_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(os, "environ", {})
     settings = read_settings({"SFT_HOME": str(tmp_path / "made")})
     for make in (False, True):
         prepare_environment(settings, make=make)
