@@ -125,8 +125,8 @@ def run(config: ConfigFile, overrides: Overrides = None) -> None:
     Give the same command again to continue a stopped run; nothing finished is redone.
     """
     settings = begin()
-    if examine(config, overrides or []).problems:
-        check(config, overrides, settings)
+    if examine(config, overrides or []).problems or not settings.mlflow_uri.startswith(("sqlite:", "http")):
+        check(config, overrides, settings)  # which may refuse it, and a driver that is missing: then nothing starts
     prefect = begin_prefect(settings)  # on its way while this process looks and imports: together that takes as long
     loaded = check(config, overrides, settings)
     from flows.experiment import ahead, run_experiment
