@@ -125,10 +125,12 @@ def run(config: ConfigFile, overrides: Overrides = None) -> None:
     Give the same command again to continue a stopped run; nothing finished is redone.
     """
     settings = begin()
-    if examine(config, overrides or []).problems or not settings.mlflow_uri.startswith(("sqlite:", "http")):
-        check(config, overrides, settings)  # which may refuse it, and a driver that is missing: then nothing starts
+    found = examine(config, overrides or [])
+    store = (found.config and found.config.tracking.uri) or settings.mlflow_uri
+    first = bool(found.problems) or not store.startswith(("sqlite:", "http"))  # a driver may be missing: start nothing
+    loaded = check(config, overrides, settings) if first else None
     prefect = begin_prefect(settings)  # on its way while this process looks and imports: together that takes as long
-    loaded = check(config, overrides, settings)
+    loaded = loaded or check(config, overrides, settings)
     from flows.experiment import ahead, run_experiment
 
     prefect(ahead(loaded.config))

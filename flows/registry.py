@@ -57,5 +57,3 @@ def show_lineage(reference: str, *, verify: bool, as_json: bool) -> bool:
     if verify:
         console.table("Looked at again", [one._asdict() for one in looked])
     return any(one.state == CHANGED for one in looked)
-
-

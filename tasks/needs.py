@@ -200,8 +200,9 @@ def _search_lacks(config: ExperimentConfig) -> Iterator[Lack]:
     known = dict[str, Suite]()
     for reference in config.eval.suites:
         with suppress(EvalError):  # told by `lacking`
-            known[suite(reference).name] = suite(reference)
-    kinds: dict[str, str] = {name: one.kind for name, one in known.items()}
+            one = suite(reference)
+            known[one.name] = one
+    kinds: dict[str, str] = {name: each.kind for name, each in known.items()}
     yield from _mixed("alignment", search.alignment, known)
     yield from _mixed("capability", search.capability, known)
     if config.eval.judge:

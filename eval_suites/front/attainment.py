@@ -36,5 +36,5 @@ def attained(both: Floats, base: int, of: Sequence[int], levels: Sequence[float]
     steps = np.linspace(alignment.min(), alignment.max(), STEPS)
     least = np.sort([np.where(alignment >= step, tax, np.inf).min(axis=1) for step in steps], axis=1)
     return {f"{100 * level:g}": tuple(
-        (float(step), float(row[math.ceil(level * len(both)) - 1])) for step, row in zip(steps, least, strict=True)
-        if np.isfinite(row[math.ceil(level * len(both)) - 1])) for level in levels}
+        (float(step), float(at)) for step, at in zip(steps, least[:, math.ceil(level * len(both)) - 1], strict=True)
+        if np.isfinite(at)) for level in levels}

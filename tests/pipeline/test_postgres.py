@@ -77,6 +77,7 @@ main()
     ("command", "environment"),
     [
         (["run", "flows/configs/demo.yaml"], {"MLFLOW_TRACKING_URI": "postgresql+psycopg://me:pw@h/db"}),
+        (["run", "flows/configs/demo.yaml", "--set", "tracking.uri=postgresql+psycopg://me@h/db"], {}),
         (["sweep", "flows/configs/sweep.yaml"], {"SFT_STUDY_STORAGE": "postgresql+psycopg2://me:pw@h/db"}),
         (["config", "check", "flows/configs/sweep.yaml", "--set", "search.storage=postgresql://me@h/db"], {}),
     ],
