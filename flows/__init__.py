@@ -18,7 +18,7 @@ evaluation.py  eval, compare, suites, data show
 checking.py    a configuration, and all that it needs, looked at before anything starts
 cli_begin.py   what its commands do first
 cli_evaluation.py its commands eval, compare, suites and parity
-cli_workspace.py its commands plan, runs and clean
+cli_workspace.py its commands plan, runs, join, clean, reconcile and dashboard
 cli_judging.py its commands judge and human
 cli_registry.py its commands promote, rollback, models, lineage and bisect
 cli_model.py   its command model import

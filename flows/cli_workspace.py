@@ -1,5 +1,5 @@
-"""The commands `sft plan`, `sft runs`, `sft clean`, `sft reconcile` and `sft dashboard`: what a run will do and cost,
-which runs there are, what takes room, whether all agrees, how a sweep goes."""
+"""The commands `sft plan`, `sft runs`, `sft join`, `sft clean`, `sft reconcile` and `sft dashboard`: what a run will do
+and cost, which runs there are, another machine for them, what takes room, whether all agrees, how a sweep goes."""
 
 from __future__ import annotations
 
@@ -90,6 +90,19 @@ def runs(
     show_runs(read_settings(), last, sweep, as_json=as_json)
 
 
+def join() -> None:
+    """Let this machine take part in the runs of this workspace that ask for it (train.machines), until Ctrl-C.
+
+    SFT_HOME is a folder that all machines see under the same path. Runs and results stay with the machine that began.
+    """
+    from tasks.join import join as take_part
+    from tasks.stages import Workspace
+
+    settings = read_settings()
+    print(f"ready for runs in {settings.workspace}, until Ctrl-C", flush=True)
+    take_part(Workspace(settings.workspace, settings.mirror))
+
+
 def dashboard(
     study: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="Name of a sweep; default: all of a database, "
                                                                      "or the only one of the workspace")] = None,
@@ -108,6 +121,5 @@ def dashboard(
 def add_workspace(app: typer.Typer, begin: Callable[[], object], look: Callable[[], object]) -> None:
     """Give `app` the commands; `begin` is the first thing that each of them does, `look` of those that only look."""
     for name, command, first in (("plan", plan, begin), ("runs", runs, look), ("clean", clean, look),
-                                 ("reconcile", reconcile, look),
-                                 ("dashboard", dashboard, look)):
+                                 ("join", join, begin), ("reconcile", reconcile, look), ("dashboard", dashboard, look)):
         app.command(name=name)(after(first, command))

@@ -45,7 +45,8 @@ def workspace(config: ExperimentConfig | None = None) -> Workspace:
     """
     settings = read_settings()
     elsewhere = shared_stages(settings, config.tracking.uri if config else None)
-    return mirrored(Workspace(settings.workspace, settings.mirror, elsewhere), config.data.mirror if config else None)
+    here = Workspace(settings.workspace, settings.mirror, elsewhere, settings.address)
+    return mirrored(here, config.data.mirror if config else None)
 
 
 def connect(tracking: TrackingSection | None = None, *, make: bool = True) -> Tracker:

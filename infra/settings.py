@@ -97,6 +97,8 @@ class Settings:
     """Folder (as file:// URI) or bucket of MLflow's artifacts (SFT_ARTIFACTS); None: `mlartifacts` in the workspace."""
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Variables by which clients of Prefect and MLflow say who they are, where the servers of `sft up` ask for it."""
+    address: str | None = None
+    """Under which other machines that train with this one reach it (SFT_ADDRESS)."""
     share: bool = False
     """Finished stages that all trials of a sweep have in common are kept on the MLflow server, for machines that have
     no workspace in common (SFT_SHARE=mlflow)."""
@@ -140,6 +142,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         database=database,
         artifacts=_place_of_artifacts(given("SFT_ARTIFACTS")) or state.artifacts,
         credentials={**state.environment, **_credentials(environ)},
+        address=given("SFT_ADDRESS"),
         share=share is not None,
     )
 

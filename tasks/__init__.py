@@ -12,6 +12,7 @@ apart.py       calls in processes of their own
 measure.py     evaluation in this process, or in one for each GPU
 evaluate.py    the stage evaluate, of base, tuned model or anything else
 train.py       the stage train
+join.py        a further machine for it
 interpolate.py the stage interpolate
 judge.py       open-ended answers judged by an LLM or by people
 verdict.py     base results × tuned results → verdict, flips

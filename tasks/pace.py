@@ -88,7 +88,7 @@ def training_pace(config: ExperimentConfig, where: Whereabouts) -> dict[str, obj
     """What the speed of a training run hangs on; runs of an equal one went about as fast."""
     train = config.train
     return {"base": where.base[:16], "precision": where.precision, "machine": machine(where.device),
-            "method": train.method, "engine": train.engine, "processes": train.processes, "compile": train.compile,
+            "method": train.method, "engine": train.engine, "processes": train.all_processes, "compile": train.compile,
             "recompute": train.gradient_checkpointing, "kl": train.kl.beta > 0 and train.kl.reference,
             "max_tokens": config.data.max_tokens, "pack": config.data.pack}
 

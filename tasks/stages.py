@@ -25,6 +25,8 @@ class Workspace(NamedTuple):
     mirror: Path | None
     elsewhere: SharedStages | None = None
     """Where other machines keep finished stages, and look for ours."""
+    address: str | None = None
+    """Of this machine for others that train with it; None: of the interface by which it reaches others."""
 
     @property
     def stages(self) -> StageStore:

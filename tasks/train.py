@@ -170,4 +170,5 @@ def inputs_of(config: ExperimentConfig, prepared: Done, place: Workspace) -> Tra
 
     weights = {name_of(source): source.weight for source in (*config.data.sources, *replay_sources(config))}
     return TrainInputs(prepared=prepared.folder, model=config.model, max_tokens=config.data.max_tokens,
-                       pack=config.data.pack, seed=config.seed, mirror=place.mirror, weights=weights)
+                       pack=config.data.pack, seed=config.seed, mirror=place.mirror, weights=weights,
+                       address=place.address)

@@ -127,7 +127,7 @@ TRL_TRAINS = frozenset({"engine", "method", "epochs", "rows_per_step", "micro_ro
 
 
 NO_WEIGHT = {"checkpoint_every_s", "keep_checkpoints", "micro_rows", "micro_tokens", "compile",
-             "gradient_checkpointing", "processes", "shard"}
+             "gradient_checkpointing", "processes", "machines", "shard"}
 """Fields of TrainSection that change no weight beyond rounding: how often a run is saved, how its steps are cut into
 forward passes and dealt out to processes."""
 
@@ -186,10 +186,18 @@ class TrainSection(Section):
     compile: bool = False
     """Compile the decoder's layers with torch.compile: some minutes at the start, faster steps."""
     processes: Positive = 1
-    """Processes that share every step, one per GPU (of this machine). The result does not depend on it."""
+    """Processes that share every step, one per GPU (of each machine). The result does not depend on it."""
+    machines: Positive = 1
+    """Machines that share every step, with so many processes each. This one waits until `sft join` was said on the
+    others, with the same workspace (SFT_HOME) on a disk that all of them see."""
     shard: Literal["none", "fsdp"] = "none"
     """With several processes. `none`: each holds the whole model (DDP); `fsdp`: weights, gradients and moments are
     shared out and a layer's weights gathered while it runs (FSDP2): less memory, more traffic."""
+
+    @property
+    def all_processes(self) -> int:
+        """Processes that share every step, of all machines."""
+        return self.processes * self.machines
 
     @property
     def wants_replay(self) -> bool:
@@ -210,14 +218,14 @@ class TrainSection(Section):
         if self.stopping.metric not in ("validation_loss", *self.probe.names):
             raise ValueError(f"stopping.metric {self.stopping.metric} is not measured; allowed are validation_loss and "
                              f"the suites under probe.suites ({', '.join(self.probe.names) or 'none'})")
-        if self.probe.suites and self.processes > 1:
-            raise ValueError("probe.suites needs processes: 1; watch the validation loss instead")
+        if self.probe.suites and self.all_processes > 1:
+            raise ValueError("probe.suites needs processes: 1 and machines: 1; watch the validation loss instead")
         if self.optim.name == "muon" and self.method != "full":
             raise ValueError("optim.name: muon needs method: full; it makes the updates of whole matrices orthogonal, "
                              "and the factors of an adapter are none; use optim.name: adamw, or method: full")
         if self.lora.quantize != "none" and self.method != "lora":
             raise ValueError("lora.quantize needs method: lora; weights of 4 bits cannot be trained themselves")
-        if self.shard == "fsdp" and self.processes == 1:
+        if self.shard == "fsdp" and self.all_processes == 1:
             raise ValueError("shard: fsdp shares the model out among processes; set processes: 2 or more, or leave "
                              "shard: none")
         if self.shard == "fsdp" and self.lora.quantize != "none":

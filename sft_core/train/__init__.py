@@ -29,6 +29,7 @@ interpolate.py a model on the way from base to trained
 finish.py      the end of a run, for both engines: checks, saving, report
 trainer.py     the loop: steps, events, checkpoints, resume
 launch.py      the loop by several processes, started by torchrun
+machines.py    further machines that take part in it
 engine.py      what an engine must do, and which one a run takes
 trl_bridge.py  a course as TRL takes it
 trl_engine.py  the same loop by TRL, the second engine

@@ -30,14 +30,14 @@ def engine_of(section: TrainSection, probe: Probe | None = None) -> Engine:
     """TRL where it is asked for, else the own loop, in this process or in several.
 
     Args:
-        section: `engine` and `processes` decide.
+        section: `engine`, `processes` and `machines` decide.
         probe: run after every validation, by the own loop in one process alone; the configuration refuses it elsewhere.
     """
     if section.engine == "trl":
         from sft_core.train.trl_engine import train as by_trl
 
         return by_trl
-    if section.processes > 1:
+    if section.all_processes > 1:
         from sft_core.train.launch import launch
 
         return launch

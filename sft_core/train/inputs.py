@@ -32,6 +32,7 @@ class TrainInputs:
     mirror: Path | None = None
     weights: Mapping[str, float] = field(default_factory=dict)  # SourceSection.weight by source name
     kept: Mapping[str, Path] = field(default_factory=dict)  # `train`, `replay` → folder written by reference.keep
+    address: str | None = None  # of this machine for others that train with it; None: of the interface towards them
 
 
 @dataclass(frozen=True)

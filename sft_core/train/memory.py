@@ -118,7 +118,7 @@ def forecast(shape: Architecture, section: TrainSection, work: Pass, place: Plac
     Args:
         kept_positions: trained positions of the data that `kl.reference: cache` keeps the base for.
     """
-    shared = section.processes if section.shard == "fsdp" else 1
+    shared = section.all_processes if section.shard == "fsdp" else 1
     weights = _weights(shape, section, place) // shared
     narrow = section.weights == "bfloat16"
     gradients = (FLOAT * shape.trained - 2 * narrow * min(shape.low, shape.trained)) // shared

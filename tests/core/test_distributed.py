@@ -39,6 +39,7 @@ from sft_core.model.attention import layers_of
 from sft_core.train import launch, saving, step, workbench
 from sft_core.train.finish import TrainReport, Until
 from sft_core.train.inputs import TrainInputs
+from sft_core.train.machines import Meeting
 from sft_core.train.trainer import train
 from tasks.stages import Done, Workspace
 from tasks.train import train as train_task
@@ -421,9 +422,9 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The commands of children that are not started: this process does what torchrun's first one would do."""
     commands: list[list[str]] = []
 
-    def child(command: list[str], *others: Any) -> Any:
-        commands.append(command)
-        return SimpleNamespace(pid=os.getppid(), returncode=launch.main([command[-1]]))
+    def child(meeting: Meeting, *others: Any) -> Any:
+        commands.append(list(meeting.command))
+        return SimpleNamespace(pid=os.getppid(), returncode=launch.main([meeting.command[-1]]))
 
     monkeypatch.setattr(launch, "_follow", child)
     return commands
