@@ -42,6 +42,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+LEASES = "prefect.server.concurrency.lease_storage.filesystem"
+"""In its PREFECT_HOME. In memory, where Prefect has them by default, they would be lost with the server; the place of a
+night that died before then stays taken for ever."""
+
+
 class Command(NamedTuple):
     """How a service is started. `environment` is what it has besides this process's."""
 
@@ -108,7 +113,8 @@ def prefect_server(home: Path, port: int, database: str | None = None) -> Comman
     """
     home.mkdir(parents=True, exist_ok=True)
     # Its log is a file: what prepare_environment silences for the sake of the terminal may stand there.
-    environment = {**TELEMETRY_OFF, "PREFECT_HOME": str(home.absolute()), "PREFECT_SERVER_LOGGING_LEVEL": "WARNING"}
+    environment = {**TELEMETRY_OFF, "PREFECT_HOME": str(home.absolute()), "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+                   "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES}
     if database:  # in the environment and not among the arguments, which everybody on this machine can read
         environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database
     arguments = ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]

@@ -146,20 +146,21 @@ def test_without_the_plugin_only_the_full_name_works(settings: Settings, tmp_pat
     assert "Invalid deployment name" in done.stdout + done.stderr
 
 
-def check_a_night_beside_another_is_skipped(settings: Settings) -> None:
+def check_a_night_beside_another_is_skipped(settings: Settings, home: Path) -> None:
     """And a dead one frees its place, here as its worker does it. Without a worker the server does, by lease: 5 minutes
-    at most."""
+    at most. The lease is on the disk, as one that went with the server left the place taken for ever."""
     with temporary_settings({PREFECT_API_URL: settings.prefect_api_url}), get_client(sync_client=True) as client:
         night = client.read_deployment_by_name("sft-nightly/sft-nightly")
         first, second, third = (client.create_flow_run_from_deployment(night.id).id for _ in range(3))
         assert client.set_flow_run_state(first, Pending()).state.is_pending()
+        assert list((home / "concurrency_leases").glob("*-*.json"))
         skipped = client.set_flow_run_state(second, Pending()).state
         assert (skipped.type, skipped.message) == ("CANCELLED", "Deployment concurrency limit reached.")
         client.set_flow_run_state(first, Crashed(), force=True)
         assert client.set_flow_run_state(third, Pending()).state.is_pending()
 
 
-def test_the_deployments_of_the_platform(settings: Settings) -> None:
+def test_the_deployments_of_the_platform(settings: Settings, place: Path) -> None:
     asked = Nights("45 1 * * *", "Europe/Berlin")
     assert "schedule  sft-nightly: 45 1 * * * (Europe/Berlin)" in deploy(settings, pool="sft", nights=asked)
     assert ask(settings, "work_pools/sft")["type"] == "process"
@@ -178,7 +179,7 @@ def test_the_deployments_of_the_platform(settings: Settings) -> None:
         assert made["parameter_openapi_schema"]["properties"]
         assert [(each["schedule"]["cron"], each["schedule"]["timezone"]) for each in made["schedules"]] == (
             [(asked.cron, asked.timezone)] if "nightly" in name else [])
-    check_a_night_beside_another_is_skipped(settings)
+    check_a_night_beside_another_is_skipped(settings, place / "server")
 
 
 def test_what_prefect_refuses_is_told(settings: Settings, tmp_path: Path) -> None:
