@@ -5,6 +5,8 @@ around.py      what every flow does around its work
 forms.py       what people give a flow on Prefect's page
 logs.py        what libraries log of a flow, in our words
 experiment.py  the flow sft-experiment
+settled.py     an experiment that is whole, told again
+place.py       the workspace and the tracker of a command
 sweep.py       the flow sft-sweep
 pool.py        the flow sft-trial: a worker of a sweep for work pools
 rung.py        the flow sft-rung: a look at a trial under way

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flows import console
-from flows.experiment import connect, sft_experiment, workspace
+from flows.experiment import sft_experiment
+from flows.place import connect, workspace
 from infra.contract import Tracker
 from infra.orchestrator import outcome
 from sft_core.config.experiment import ExperimentConfig

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from flows import console
-from flows.experiment import look, workspace
+from flows.place import look, workspace
 from sft_core.errors import ConfigError
 from tasks.clean import Rules, Thing, at_work, chosen, remove, things
 

@@ -126,6 +126,11 @@ def run(config: ConfigFile, overrides: Overrides = None) -> None:
     """
     settings = begin()
     found = examine(config, overrides or [])
+    if found.config and not found.problems:
+        from flows.settled import told_again
+
+        if told_again(found.config):
+            return
     store = (found.config and found.config.tracking.uri) or settings.mlflow_uri
     first = bool(found.problems) or not store.startswith(("sqlite:", "http"))  # a driver may be missing: start nothing
     loaded = check(config, overrides, settings) if first else None

@@ -11,6 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sft_core.config.experiment import ExperimentConfig
+from sft_core.errors import GateFailed
+
 if TYPE_CHECKING:  # it brings Prefect and SciPy, which take seconds
     from tasks.verdict import Flip, Names, Report
 
@@ -130,3 +133,22 @@ def side_by_side(flip: Flip, names: Names) -> None:
 def where_to_look(uri: str) -> str:
     """The command, or the address, that shows the tracked runs."""
     return f"mlflow ui --backend-store-uri {uri}" if "://" not in uri or uri.startswith("sqlite") else uri
+
+
+def experiment(summary: dict[str, Any], config: ExperimentConfig) -> None:
+    """Print the ledger, the verdict and where to look next.
+
+    Raises:
+        GateFailed: `gate.enforce` is on and the gate did not pass.
+    """
+    ledger("Data", summary["ledger"])
+    table("Verdict: tuned against base", summary["verdict_rows"])
+    for part in summary["beside"]:
+        table(part["title"], part["rows"])
+    gate(summary["gate"]["outcome"], summary["gate"]["reason"])
+    lines("", f"model    {summary['model']} ({saved(summary['saved'])})",
+                  f"run      {summary['run']}  ({summary['folder']})",
+                  f"report   {summary['folder']}/report.html",
+                  f"compare  {where_to_look(summary['mlflow_uri'])}")
+    if config.gate.enforce and summary["gate"]["outcome"] != "pass":
+        raise GateFailed(f"{summary['gate']['outcome']}: {summary['gate']['reason']}")

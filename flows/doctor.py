@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows import console
-from flows.experiment import workspace
+from flows.place import workspace
 from sft_core.config.file import load
 from tasks.doctor import examine
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flows import console
-from flows.experiment import look, workspace
+from flows.place import look, workspace
 from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EvalSection, GateSection
 from sft_core.config.file import load

@@ -12,60 +12,28 @@ from prefect.runtime import flow_run
 
 from flows import console, forms
 from flows.around import around
+from flows.place import connect, workspace
 from infra.contract import Tracker
 from infra.orchestrator import HOOKS, outcome
-from infra.settings import read_settings
-from infra.shared_stages import shared_stages
 from infra.sweep_view import shown
 from infra.watching import only_to_prefect
-from sft_core.config.experiment import ExperimentConfig, TrackingSection
+from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.file import LoadedConfig, load
-from sft_core.errors import GateFailed, SftError
+from sft_core.errors import SftError
 from tasks.evaluate import base_subject, evaluate, floors, tuned_subject
 from tasks.experiment import open_experiment
 from tasks.interpolate import interpolate
 from tasks.judge import judged
 from tasks.measure import Against
-from tasks.mirror import mirrored
 from tasks.needs import check_needs, run_lacks
 from tasks.parity import certificate
 from tasks.plan import tell_plan
 from tasks.prepare import prepare
 from tasks.record import record
+from tasks.settled import asked, settle
 from tasks.stages import Workspace
 from tasks.train import train
 from tasks.verdict import foresee, reach_verdict
-
-
-def workspace(config: ExperimentConfig | None = None) -> Workspace:
-    """The workspace that the settings name, with the configuration's mirror in front.
-
-    Raises:
-        ConfigError: `data.mirror` names a folder that is not there, or there is no server to share stages on.
-    """
-    settings = read_settings()
-    elsewhere = shared_stages(settings, config.tracking.uri if config else None)
-    here = Workspace(settings.workspace, settings.mirror, elsewhere, settings.address)
-    return mirrored(here, config.data.mirror if config else None)
-
-
-def connect(tracking: TrackingSection | None = None, *, make: bool = True) -> Tracker:
-    """Open the tracker that the configuration, the environment or the workspace names; without `make` for a look.
-
-    Raises:
-        TrackingError: it cannot be reached.
-    """
-    from infra.tracking import open_tracker  # brings MLflow, a second that only some commands need
-
-    settings, section = read_settings(), tracking or TrackingSection()
-    return open_tracker(section.uri or settings.mlflow_uri, section.experiment, settings.workspace, make=make,
-                        artifacts=settings.artifacts)
-
-
-def look() -> Tracker:
-    """The tracker for commands that only look: they make neither a store nor an experiment."""
-    return connect(make=False)
-
 
 AHEAD = ("sft_core.data.prepare", "sft_core.train.outlook", "eval_suites.asking.run", "sft_core.train.engine",
          "eval_suites.report.plot")
@@ -87,7 +55,7 @@ def run_experiment(path: Path, overrides: list[str]) -> None:
         GateFailed: `gate.enforce` is on and the gate did not pass.
     """
     loaded = load(path, overrides)
-    show(outcome(sft_experiment, str(path), overrides), loaded.config)
+    console.experiment(outcome(sft_experiment, str(path), overrides), loaded.config)
 
 
 def named_after(what: Callable[[ExperimentConfig], str]) -> str:
@@ -131,6 +99,7 @@ def experiment(loaded: LoadedConfig, place: Workspace, tracker: Tracker, parent_
     """The stages of one experiment; returns the summary that is also in the run folder."""
     config = loaded.config
     check_needs(run_lacks(config, place))
+    began = None if parent_run_id else asked(config, place)
     prepared = prepare(config, place)
     with open_experiment(loaded, prepared, place, tracker, parent_run_id) as run:
         tell_plan(config, prepared, place)
@@ -145,23 +114,7 @@ def experiment(loaded: LoadedConfig, place: Workspace, tracker: Tracker, parent_
         looked = None if config.data.decontaminate == "off" else prepared.result["contaminated"]
         verdict = reach_verdict(base, tuned, config.gate, contaminated=looked, floors=floor,
                         checks=(found.check(),) if found else ())
-        return record(run, prepared, trained, {"base": base, "tuned": tuned}, verdict, place)
-
-
-def show(summary: dict[str, Any], config: ExperimentConfig) -> None:
-    """Print the ledger, the verdict and where to look next.
-
-    Raises:
-        GateFailed: `gate.enforce` is on and the gate did not pass.
-    """
-    console.ledger("Data", summary["ledger"])
-    console.table("Verdict: tuned against base", summary["verdict_rows"])
-    for part in summary["beside"]:
-        console.table(part["title"], part["rows"])
-    console.gate(summary["gate"]["outcome"], summary["gate"]["reason"])
-    console.lines("", f"model    {summary['model']} ({console.saved(summary['saved'])})",
-                  f"run      {summary['run']}  ({summary['folder']})",
-                  f"report   {summary['folder']}/report.html",
-                  f"compare  {console.where_to_look(summary['mlflow_uri'])}")
-    if config.gate.enforce and summary["gate"]["outcome"] != "pass":
-        raise GateFailed(f"{summary['gate']['outcome']}: {summary['gate']['reason']}")
+        summary = record(run, prepared, trained, {"base": base, "tuned": tuned}, verdict, place)
+        if began:
+            settle(run.folder, began, place)
+        return summary

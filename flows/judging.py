@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from flows import console
-from flows.experiment import look, workspace
+from flows.place import look, workspace
 from sft_core.config.evaluate import JudgeSection
 from sft_core.errors import EvalError
 from tasks.judge import export_sheets, folder_of, import_labels, judge_all, kept_at, results_at, write_judged

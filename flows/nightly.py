@@ -10,7 +10,7 @@ from prefect.runtime import flow_run
 
 from flows import console, forms
 from flows.around import around
-from flows.experiment import connect, look, workspace
+from flows.place import connect, look, workspace
 from infra import alerts, orchestrator
 from infra.contract import Tracker
 from infra.naming import run_page

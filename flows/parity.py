@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from flows import console
-from flows.experiment import look, workspace
+from flows.place import look, workspace
 from sft_core.config.data import ModelSection
 from tasks.mirror import asked_mirror
 from tasks.parity import Serving, certificate_of, keep

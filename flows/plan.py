@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flows import console
 from flows.checking import checked
-from flows.experiment import workspace
+from flows.place import workspace
 from infra.settings import read_settings
 from sft_core.config.followups import as_searched
 from tasks.needs import path_lacks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flows import console
-from flows.experiment import look, workspace
+from flows.place import look, workspace
 from infra.naming import check_alias
 from infra.settings import person
 from sft_core.errors import ConfigError

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 from flows import console
-from flows.experiment import connect, look, sft_experiment, workspace
+from flows.experiment import sft_experiment
+from flows.place import connect, look, workspace
 from infra.open_runs import close_run
 from infra.orchestrator import KIND, close_flow_run, outcome
 from sft_core.errors import SftError

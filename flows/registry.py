@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from flows import console
-from flows.experiment import look, workspace
+from flows.place import look, workspace
 from sft_core.errors import ConfigError
 from tasks.catalog import listed_models, named_run
 from tasks.lineage import CHANGED, Looked, chain, look_again, read_lineage

@@ -6,7 +6,7 @@ from typing import Any
 from prefect import flow
 
 from flows.around import around
-from flows.experiment import connect, workspace
+from flows.place import connect, workspace
 from infra.contract import Tracker
 from infra.orchestrator import HOOKS
 from infra.watching import only_to_prefect

@@ -9,7 +9,8 @@ from prefect import flow
 
 from flows import console
 from flows.around import around
-from flows.experiment import connect, experiment, workspace
+from flows.experiment import experiment
+from flows.place import connect, workspace
 from infra.contract import Tracker
 from infra.orchestrator import HOOKS, outcome
 from sft_core.config.experiment import TrackingSection

@@ -13,7 +13,8 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows import console, forms
 from flows.around import around
-from flows.experiment import connect, named_after, workspace
+from flows.experiment import named_after
+from flows.place import connect, workspace
 from flows.worker import give_up
 from infra import orchestrator, pareto, sweep_view
 from infra.contract import ENDED, FROM, OTHER_VERSIONS, Study, Tracker, TrialRow

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from flows import trial as one_trial
-from flows.experiment import connect
+from flows.place import connect
 from infra.contract import ENDED, OTHER_VERSIONS, Aim, Study, Trial, TrialRow
 from infra.cuda import a_gpu_alone
 from infra.settings import Settings

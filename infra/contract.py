@@ -10,6 +10,8 @@ from typing import Literal, NamedTuple, Protocol
 from infra.events import Standing
 from infra.plans import Plan, Value
 
+CANDIDATE = "candidate"
+"""Alias of the model that a run has offered last."""
 Keep = Literal["auto", "link", "copy"]
 """How a model folder is stored, see `tracking.store_models`."""
 

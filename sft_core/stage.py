@@ -15,7 +15,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,9 +115,9 @@ def whole_folder(folder: Path, writing: Callable[[Path], AbstractContextManager[
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write JSON atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
+def write_json(path: Path, value: object, *, as_it_is: bool = False) -> None:
+    """Write JSON atomically, keys sorted; `as_it_is`: in their order, as of rows that are shown as a table."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=not as_it_is) + "\n")
 
 
 def read_json(path: Path, *wanted: str) -> Any:
@@ -142,10 +142,13 @@ def read_json(path: Path, *wanted: str) -> Any:
 
 
 def use(place: Path) -> None:
-    """Hold the finished stage that this folder lies in, or leads into, until this process ends; elsewhere nothing."""
+    """Hold the finished stage that this place lies in, or leads into, until this process ends, and note that it was
+    used just now; elsewhere nothing."""
     for folder in place.resolve().parents:
         if (folder / DONE).is_file():
             share(folder / USED)
+            with suppress(FileNotFoundError):  # it was removed before the lock was ours
+                os.utime(folder / DONE)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ shared.py      a stage that another machine may have made, or may need
 mirror.py      local folders that stand for the hub
 pace.py        how fast earlier runs of a model went on this machine, and how fast a new one will
 needs.py       what a run needs besides its configuration
+inputs.py      what a run reads, and whether any of it has changed
 prepare.py     the stage prepare
 plan.py        what a run will do, take and find out, before it starts
 sweep_plan.py  how long a sweep will take
@@ -19,6 +20,7 @@ verdict.py     base results × tuned results → verdict, flips
 experiment.py  one run: its folder and its place in the tracker
 lineage.py     what a model came out of, with every hash, written and looked at again
 record.py      the stage record
+settled.py     runs that are whole, told so without a look at their stages
 promotion.py   which model of the registry is the champion, since when, by whom and why
 bisect.py      differences between two runs, and the fewest that account for a loss
 catalog.py     registered models for a person, and the run behind one

@@ -15,7 +15,8 @@ from sft_core.config.experiment import ExperimentConfig
 from sft_core.stage import fingerprint
 from sft_core.stopping import sleep, stop_on_signals
 from tasks.evaluate import base_subject, evaluate, floors
-from tasks.prepare import prepare, replay_sources
+from tasks.inputs import replay_sources
+from tasks.prepare import prepare
 from tasks.stages import Workspace
 from tasks.train import referenced
 from tasks.trial import Place, waited_for

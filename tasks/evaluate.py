@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from eval_suites.backends.endpoint import Endpoint
 from eval_suites.lm_door.data import outside
 from eval_suites.results import SuiteResult, read_results, write_results
-from eval_suites.scorers.custom import scorer_version
 from eval_suites.statistics.floor import Floor
-from eval_suites.suites.suite import Suite, named_suites, suite
+from eval_suites.suites.suite import named_suites, suite
 from infra.contract import Tracker
 from infra.orchestrator import stage_task
 from infra.settings import secret, server_key
@@ -25,6 +24,7 @@ from sft_core.config.evaluate import EvalSection, suite_name
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.errors import ConfigError
 from sft_core.stage import Stage, fingerprint, read_json, use, write_json
+from tasks.inputs import suite_stamp
 from tasks.measure import Against, Asked, floors_of, measured, processes_of
 from tasks.pace import evaluation_pace
 from tasks.runs import run_named
@@ -232,12 +232,6 @@ def _stages(subject: Subject, section: EvalSection, place: Workspace, occasion: 
             template if chosen.through_template else None))
         for name, chosen in named_suites(section.suites).items()
     }
-
-
-def suite_stamp(chosen: Suite, section: EvalSection, mirror: Path | None) -> tuple[object, ...]:
-    """Moves with all that a suite asks, and with its own scoring function."""
-    scored = scorer_version(chosen.scorer, chosen.folder) if chosen.scorer else None
-    return chosen.asked(), outside(chosen, section, mirror), scored
 
 
 def _form(subject: Subject) -> ChatForm | None:

@@ -15,6 +15,7 @@ from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.file import LoadedConfig, flatten
 from sft_core.locks import exclusive
 from sft_core.stage import fingerprint, write_json, write_text
+from tasks.settled import SETTLED
 from tasks.stages import CODE, Done, Workspace, version
 
 log = logging.getLogger("sft")
@@ -61,6 +62,7 @@ def open_experiment(
     key = run_key(config, prepared.fingerprint, parent_run_id)
     folder = place.runs / f"{config.name}-{key[:8]}"
     with exclusive(folder / "lock"):
+        (folder / SETTLED).unlink(missing_ok=True)
         write_text(folder / "config.yaml", loaded.text)
         tags = {"sft.kind": "experiment", "sft.name": config.name}
         run_id = tracker.start_run(folder.name, key, flatten(config), loaded.text, tags, parent_run_id)

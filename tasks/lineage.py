@@ -13,7 +13,7 @@ from sft_core.config.experiment import ExperimentConfig
 from sft_core.errors import DataError, ModelError, TrackingError
 from sft_core.stage import file_digest, fingerprint, read_json, write_json
 from tasks.experiment import Experiment
-from tasks.prepare import sources_of
+from tasks.inputs import sources_of
 from tasks.runs import Recorded
 from tasks.stages import Done, Workspace
 from tasks.versions import made_with

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from eval_suites.results import SuiteResult
 from eval_suites.statistics.pairing import mean_score
 from eval_suites.verdict.night import SuiteNight, incomparable, level, refusing, weigh
-from infra.contract import Resolved, Tracker
+from infra.contract import CANDIDATE, Resolved, Tracker
 from sft_core.config.evaluate import GateSection
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.errors import Interrupted, SftError
@@ -16,7 +16,6 @@ from sft_core.stage import fingerprint, write_json
 from tasks.evaluate import BASE, Subject, evaluate, folder_subject
 from tasks.mirror import mirrored
 from tasks.needs import check_needs, evaluation_lacks
-from tasks.record import CANDIDATE
 from tasks.runs import Recorded, find
 from tasks.stages import Workspace
 from tasks.versions import changes, environment

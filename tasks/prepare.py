@@ -9,21 +9,16 @@ from eval_suites.asking.questions import eval_items
 from eval_suites.lm_door.data import outside
 from eval_suites.suites.suite import named_suites
 from infra.orchestrator import stage_task
-from sft_core.config.data import SourceSection
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.data.curate.decontaminate import EvalItem
 from sft_core.stage import Stage, fingerprint, read_json
+from tasks.inputs import replay_sources, sources_of
 from tasks.stages import Done, Workspace, once, version
 
 NO_EXAMPLE = {"pack", "sources", "mirror"}
 """Fields of the data section that change no example: sources and what the mirror holds count by their content."""
 NOT_PREPARED = {"streaming", "weight"}
 """Fields of a source that change how it is fetched or trained, not what is prepared."""
-
-
-def replay_sources(config: ExperimentConfig) -> tuple[SourceSection, ...]:
-    """The replay sources when λ or β asks for them, otherwise none: an unused source does not change the data."""
-    return config.train.replay.sources if config.train.wants_replay else ()
 
 
 def prepared_stage(config: ExperimentConfig, place: Workspace) -> Stage:
@@ -65,11 +60,6 @@ def _wanted(config: ExperimentConfig, place: Workspace) -> Sequence[EvalItem]:
     data_path = Path(config.eval.data_path) if config.eval.data_path else None
     return eval_items(config.eval.suites, mirror=place.mirror, include_path=config.eval.include_path,
                       scratch=place.scratch, data_path=data_path)
-
-
-def sources_of(config: ExperimentConfig) -> list[tuple[SourceSection, str]]:
-    """Every source that is read, and what for: `train` or `replay`."""
-    return [*((one, "train") for one in config.data.sources), *((one, "replay") for one in replay_sources(config))]
 
 
 @stage_task("prepare")

@@ -13,6 +13,7 @@ from eval_suites.report.readings import readings
 from eval_suites.results import SuiteResult, write_results
 from eval_suites.verdict.verdict import Verdict
 from infra import orchestrator
+from infra.contract import CANDIDATE
 from infra.naming import run_page
 from infra.orchestrator import stage_task
 from sft_core.names import file_name
@@ -24,7 +25,6 @@ from tasks.stages import Done, Workspace
 from tasks.verdict import Compared, compared, write_report
 from tasks.versions import environment
 
-CANDIDATE = "candidate"
 NOT_IN_NAMES = re.compile(r"[^\w.\- ]")
 """What MLflow takes in no name of a metric."""
 SHARED = ("item_id", "task", "prompt", "target", "ids")
@@ -55,7 +55,7 @@ def record(
     write_json(run.folder / "training.json", trained.result)
     _link(run.folder / "model", trained.folder / "model")
     lineage = write_lineage(run, prepared, trained, place)
-    write_json(run.folder / "summary.json", summary)
+    write_json(run.folder / "summary.json", summary, as_it_is=True)
     _track(run, trained, results, verdict)
     _offer(run, trained, lineage)
     run.tracker.set_tags(run.run_id, {"sft.gate": verdict.gate, "sft.reason": verdict.reason})

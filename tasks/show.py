@@ -18,7 +18,7 @@ from sft_core.config.experiment import ExperimentConfig
 from sft_core.conversation import Origin, Row
 from sft_core.errors import ConfigError, DataError, EvalError
 from sft_core.stage import read_json, write_text
-from tasks.prepare import replay_sources
+from tasks.inputs import replay_sources
 from tasks.stages import Done, Workspace
 
 STYLE = """body{font:15px/1.5 system-ui;margin:2em auto;max-width:60em;color:#222}

@@ -17,9 +17,8 @@ from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.train import NO_WEIGHT
 from sft_core.data.sources import name_of
 from sft_core.stage import Stage, fingerprint
-from tasks.evaluate import suite_stamp
+from tasks.inputs import replay_sources, suite_stamp
 from tasks.pace import training_pace, whereabouts
-from tasks.prepare import replay_sources
 from tasks.stages import Done, Workspace, once, version
 from tasks.versions import made_with
 

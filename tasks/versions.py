@@ -15,7 +15,7 @@ from sft_core.errors import ConfigError
 from sft_core.stage import fingerprint
 from sft_core.versions import ROOT
 from tasks import stages
-from tasks.prepare import replay_sources
+from tasks.inputs import replay_sources
 
 LIBRARIES = ("torch", "transformers", "peft", "optuna", "lm_eval")
 STAGES = ("prepare", "train", "evaluate")

@@ -1,20 +1,22 @@
-"""Adapters around a base model. Apart from `models`: peft takes seconds to import, and evaluation needs none of it."""
+"""Adapters around a base model. peft takes seconds to import, which runs without adapters do without."""
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from sft_core.config.train import LoraSection
 from sft_core.errors import ModelError
 from sft_core.model.held import AsFloat32
 from sft_core.model.load import first_line
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 def apply_lora(model: Any, section: LoraSection, seed: int, grown: Sequence[str] = (),
@@ -29,6 +31,8 @@ def apply_lora(model: Any, section: LoraSection, seed: int, grown: Sequence[str]
     Raises:
         ModelError: a target or a module to save does not exist or is idle, or adapters would lie on tied weights.
     """
+    from peft import LoraConfig, get_peft_model
+
     _check_modules(model, section)
     _check_idle(model, section, idle)
     targets = section.target_modules if isinstance(section.target_modules, str) else list(section.target_modules)
@@ -53,6 +57,16 @@ def apply_lora(model: Any, section: LoraSection, seed: int, grown: Sequence[str]
     return wrapped
 
 
+def adapters_of(model: nn.Module) -> list[Any]:
+    """The modules that peft has put around others: adapters, and copies of modules that are trained in full."""
+    if "peft" not in sys.modules:  # nobody can have wrapped anything
+        return []
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    return [m for m in model.modules() if isinstance(m, BaseTunerLayer | AuxiliaryTrainingWrapper)]
+
+
 def new_token_modules(model: Any) -> tuple[str, ...]:
     """Names of the embedding and, where it is not the same weights, the head: what new tokens need to be trained."""
     wanted = {id(model.get_input_embeddings())}
@@ -71,6 +85,8 @@ def _tied_names(model: Any) -> tuple[str, ...]:
 
 def _check_ties(wrapped: Any, tied: Sequence[str]) -> None:
     """One weight cannot take two updates: of the lookup, and of the product with its transpose."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     both = wrapped.get_input_embeddings(), wrapped.get_output_embeddings()
     if tied and (any(isinstance(m, BaseTunerLayer) for m in both) or both[0].weight is not both[1].weight):
         raise ModelError(

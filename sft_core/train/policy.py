@@ -14,8 +14,6 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import cpu_offload
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from sft_core.config.data import ModelSection
@@ -34,7 +32,7 @@ from sft_core.model.attention import (
 from sft_core.model.folder import held_dtype
 from sft_core.model.held import HALVES, narrow
 from sft_core.model.load import LoadedModel, compute_dtype, resolve_device
-from sft_core.model.lora import apply_lora, new_token_modules
+from sft_core.model.lora import adapters_of, apply_lora, new_token_modules
 from sft_core.model.parts import hollow, shortened
 from sft_core.model.proof import Rows, attending, choose_backend, evaluating
 from sft_core.model.reach import alike, freeze, idle_modules, unreached
@@ -70,7 +68,7 @@ class Policy(nn.Module):
         self.kept_as_is = kept_as_is
         self.model, self.backend = model, backend
         self.dtype = dtype
-        self._adapters = [m for m in model.modules() if isinstance(m, BaseTunerLayer | AuxiliaryTrainingWrapper)]
+        self._adapters = adapters_of(model)
         self.reference: nn.Module | None = None
         self._offload = reference == "offload"
         if reference in ("copy", "offload") and not self._adapters:

@@ -81,8 +81,16 @@ def test_whole_way_is_recorded_and_not_redone(sft: Sft, config: Path, home: Path
     before = done_marks(home)
     assert {stage: len(marks) for stage, marks in before.items()} == {
         "evaluate": 4, "floors": 2, "power": 1, "prepare": 1, "train": 1}
+    told = sft("run", config)
+    assert told.returncode == 0, told.stderr[-3000:]
+    assert "found whole" in told.stderr
+    assert "Flow run" not in told.stderr
+    assert told.stdout == done.stdout
+    (run_file.parent / "settled.json").unlink()
     again = sft("run", config)
     assert again.returncode == 0, again.stderr[-3000:]
+    assert again.stdout == done.stdout
+    assert (run_file.parent / "settled.json").exists()
     assert done_marks(home) == before
     assert len(client.search_runs([tracked.info.experiment_id])) == 1
     assert len(client.get_metric_history(run["mlflow_run_id"], "train/loss")) == len(steps)

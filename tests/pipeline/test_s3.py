@@ -11,8 +11,9 @@ import yaml
 from mlflow import MlflowClient
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.experiment import connect, sft_experiment, workspace
+from flows.experiment import sft_experiment
 from flows.nightly import sft_nightly
+from flows.place import connect, workspace
 from flows.promotion import run_promotion
 from infra.orchestrator import outcome
 from infra.servers import Command, free_port, healthy, mlflow_server, start

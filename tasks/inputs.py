@@ -1,0 +1,99 @@
+"""What a run reads: sources, suites, the base, and whether any of it has changed, told without torch and Prefect."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed
+from pathlib import Path
+
+from eval_suites.lm_door.data import outside
+from eval_suites.scorers.custom import scorer_version
+from eval_suites.suites.suite import Suite, named_suites
+from infra.cuda import why_no_cuda
+from infra.settings import listed_gpus
+from sft_core.config.data import SourceSection
+from sft_core.config.evaluate import EvalSection
+from sft_core.config.experiment import ExperimentConfig
+from sft_core.errors import SftError
+from sft_core.model.where import files_of, local_folder
+from sft_core.stage import fingerprint
+from sft_core.versions import ROOT, digest
+from tasks.stages import Workspace
+
+PACKAGES = ("flows", "tasks", "sft_core", "eval_suites", "infra")
+LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "datasets", "lm_eval", "scipy", "matplotlib", "mlflow")
+
+
+def replay_sources(config: ExperimentConfig) -> tuple[SourceSection, ...]:
+    """The replay sources when λ or β asks for them, otherwise none: an unused source does not change the data."""
+    return config.train.replay.sources if config.train.wants_replay else ()
+
+
+def sources_of(config: ExperimentConfig) -> list[tuple[SourceSection, str]]:
+    """Every source that is read, and what for: `train` or `replay`."""
+    return [*((one, "train") for one in config.data.sources), *((one, "replay") for one in replay_sources(config))]
+
+
+def suite_stamp(chosen: Suite, section: EvalSection, mirror: Path | None) -> tuple[object, ...]:
+    """Moves with all that a suite asks, and with its own scoring function."""
+    scored = scorer_version(chosen.scorer, chosen.folder) if chosen.scorer else None
+    return chosen.asked(), outside(chosen, section, mirror), scored
+
+
+def signature(config: ExperimentConfig, place: Workspace) -> str | None:
+    """Equal as long as a run of this configuration would find all that it made before: 16 hex digits over the
+    configuration, all code, libraries, the machine and what the run reads. Files count by place, size and times of
+    change, and are not read, so that a base of 100 GB takes no time; what was only touched looks changed.
+
+    Returns: None where files cannot tell: something is on the hub, or somebody else is asked.
+    """
+    alone = config.eval.judge is None and config.eval.refusal_scorer == "rules"
+    try:
+        files = _files(config, place) if alone else None
+        if files is None:
+            return None
+        suites = [suite_stamp(one, config.eval, place.mirror)
+                  for names in (config.eval.suites, config.train.probe.suites) for one in named_suites(names).values()]
+    except SftError:  # told by whoever looks for what a run lacks
+        return None
+    code = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*")
+                  if file.is_file() and "__pycache__" not in file.parts)
+    return fingerprint(config, str(place.root.resolve()), str(place.mirror), digest(code), suites,
+                       [_installed(name) for name in LIBRARIES], platform.node(), why_no_cuda(), listed_gpus(),
+                       [_known(file) for file in files])
+
+
+def _files(config: ExperimentConfig, place: Workspace) -> list[Path] | None:
+    """Base, sources and template; None where one of them is not a file of this machine."""
+    from sft_core.data.sources import Hub, resolve
+
+    base = local_folder(config.model, place.mirror)
+    if base is None:
+        return None
+    found = [*files_of(base), *([Path(config.template.path)] if config.template.path else [])]
+    for source, _ in sources_of(config):
+        if source.path.startswith("tiny:"):  # written by code
+            continue
+        files = resolve(source, scratch=place.scratch, mirror=place.mirror)
+        if not isinstance(files, Hub):
+            found += files
+        elif files.local:
+            found += sorted(file for file in Path(files.place).rglob("*") if file.is_file())
+        else:
+            return None
+    return found
+
+
+def _known(file: Path) -> Iterable[object]:
+    """Moves with every write to a file: nobody can set the time at which its inode changed."""
+    stat = file.stat()
+    return str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+
+
+def _installed(library: str) -> str | None:
+    try:
+        return installed(library)
+    except PackageNotFoundError:
+        return None
