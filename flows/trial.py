@@ -10,7 +10,7 @@ from flows.logs import told_of
 from infra.servers import ensure_prefect
 from sft_core.stopping import stop_on_signals
 from tasks.rungs import Rung
-from tasks.trial import Order
+from tasks.trial import FAILED_OUTSIDE, OUTSIDE, Order
 
 
 def main(order: Order, rung: Rung | None = None) -> int:
@@ -43,6 +43,6 @@ def main(order: Order, rung: Rung | None = None) -> int:
         if told is None:
             raise
         print(f"{type(told).__name__}: {told}", file=sys.stderr)
-        return told.exit_code
+        return FAILED_OUTSIDE if isinstance(told, OUTSIDE) else told.exit_code
     order.answer.write_text(json.dumps(summary), encoding="utf-8")
     return 0

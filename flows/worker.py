@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import time
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
@@ -40,6 +41,8 @@ from tasks.versions import differing, found_here
 
 log = logging.getLogger("sft")
 WAIT_S = 2.0
+PAUSES_S = 2.0, 10.0, 50.0
+"""After which a trial is tried again whose disk, MLflow or Prefect failed it."""
 HEAVY = ("flows.experiment", "infra.tracking", "mlflow.store.tracking.sqlalchemy_store", "eval_suites.asking.run",
          "eval_suites.report.plot", "sft_core.model.load", "sft_core.train.engine", "transformers", "peft")
 """What a trial imports sooner or later."""
@@ -50,7 +53,8 @@ def work(name: str, settings: Settings, storage: str | None = None, trials: int 
 
     Raises:
         ConfigError: there is no such sweep, or this machine has other versions than it (`search.other_versions`).
-        OrchestrationError: too many trials failed one after the other, no GPU is free, or the storage is lost.
+        OrchestrationError: too many trials failed one after the other, no GPU is free, or the storage, the disk, MLflow
+            or Prefect is lost.
     """
     storage = storage or settings.study_storage
     aim = read_aim(name, settings.workspace, storage)
@@ -126,11 +130,31 @@ def _work(study: Study, place: Place, most: int | None, outcome: Callable[[Trial
             continue
         log.info("trial %d: %s", trial.number, place.folder / f"trial-{trial.number:03d}.log")
         waiting = False
-        found = outcome(trial)
+        found = _found(study, trial, outcome)
         done += _told(study, trial.number, found, place)
         if found.values is None:
             give_up(study, give_up_after)
     return done
+
+
+def _found(study: Study, trial: Trial, outcome: Callable[[Trial], TrialOutcome]) -> TrialOutcome:
+    """What a trial found; one that what is around it failed is tried again for a while, and then given back.
+
+    Raises:
+        OrchestrationError: it could not be run; its values have lost nothing.
+    """
+    for pause_s in PAUSES_S:
+        if not (found := outcome(trial)).outside:
+            return found
+        log.warning("trial %d could not be run, and is tried again in %.0f s: %s", trial.number, pause_s, found.why)
+        until = time.monotonic() + pause_s
+        while time.monotonic() < until:
+            study.renew()
+            sleep(min(WAIT_S, pause_s))
+    if (found := outcome(trial)).outside:
+        raise OrchestrationError(f"trial {trial.number} could not be run and is given back: {found.why}; mend that and "
+                                 "give the same command again: the sweep continues")
+    return found
 
 
 def _told(study: Study, number: int, found: TrialOutcome, place: Place) -> bool:

@@ -16,6 +16,7 @@ from sft_core.config.conditions import ordered, point_of
 from sft_core.config.experiment import ExperimentConfig, SearchSection
 from sft_core.config.file import override
 from sft_core.config.search import ends, is_whole
+from sft_core.errors import DiskError, Interrupted, OrchestrationError, TrackingError
 from sft_core.stage import fingerprint, read_json
 from sft_core.stopping import POLL_S, sleep
 from tasks.plan import FORECAST
@@ -23,6 +24,10 @@ from tasks.stages import Workspace
 
 NO_MEMORY = "ran out of memory"
 """How the reason of such a trial begins."""
+OUTSIDE = DiskError, TrackingError, OrchestrationError, Interrupted
+"""Errors of what a trial needs around it; its values may do well."""
+FAILED_OUTSIDE = 75
+"""What its process ends with then (EX_TEMPFAIL)."""
 SHORT = ("MemoryError", "OutOfMemoryError", "can't allocate memory", "no memory left")
 """What Python, torch on CUDA and on the CPU, and `sft_core/train/shortage.py` say then."""
 
@@ -41,6 +46,8 @@ class TrialOutcome(NamedTuple):
     """Its process was killed from outside, and not for want of memory: its values may do well."""
     ended: str = ""
     """Where and why it was ended early."""
+    outside: bool = False
+    """What it needs around it failed, see `OUTSIDE`."""
 
 
 class Known(NamedTuple):
@@ -141,7 +148,8 @@ def answered(name: str, known: Known, config: ExperimentConfig, place: Place,
     if code or not answer.exists():
         dead = code == -signal.SIGKILL
         short = dead and killed_for_memory() > killed
-        return TrialOutcome(None, _why(code, output, short), "", killed=dead and not short)
+        return TrialOutcome(None, _why(code, output, short), "", killed=dead and not short,
+                            outside=code == FAILED_OUTSIDE)
     return dict(read_json(answer))
 
 

@@ -19,6 +19,7 @@ import requests
 import yaml
 from mlflow import MlflowClient
 
+from flows import trial as one_trial
 from flows.sweep import AXES, _check_any, _record
 from flows.worker import work
 from infra.contract import Study, Tracker, TrialRow
@@ -26,9 +27,10 @@ from infra.pareto import table
 from infra.settings import read_settings
 from infra.stored import AIM
 from infra.study import open_study
+from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.file import load
 from sft_core.config.followups import as_searched
-from sft_core.errors import ConfigError, OrchestrationError, TrackingError
+from sft_core.errors import ConfigError, DiskError, OrchestrationError, TrackingError
 from tasks.earlier import Beginnings, beginnings
 from tasks.stages import Workspace
 from tasks.trial import Order, Place, TrialOutcome, plan_of, run_trial
@@ -168,6 +170,37 @@ def test_a_trial_without_memory_fails_with_its_forecast_and_once(
     short = killed()
     assert short.why.startswith("ran out of memory: its forecast was not made yet; ")
     assert not short.killed
+
+
+def test_what_fails_a_trial_from_outside_costs_no_trial(
+    sweep: Path, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A full disk, and MLflow or Prefect that were away, failed one trial after the other for ever."""
+    study, goes_on = begun(sweep, home, 2), home / "goes on"
+
+    def ends(order: Order) -> int:
+        sys.stdout = sys.stderr = os.fdopen(1, "w")  # not what pytest reads
+        monkeypatch.setattr("flows.trial.begin", mock.Mock(side_effect=DiskError("full")))
+        return one_trial.main(order)
+
+    def outcome(number: int, config: ExperimentConfig, place: Place, *_: object) -> TrialOutcome:
+        if goes_on.exists():
+            return TrialOutcome({"alignment": 6.0, "tax": 0.0}, "", "r1")
+        return run_trial(number, config, place, ends, study.renew)
+
+    monkeypatch.setenv("SFT_HOME", str(home))
+    monkeypatch.setattr("flows.worker.run_trial", outcome)
+    monkeypatch.setattr("flows.worker.PAUSES_S", (0.01, 0.01))
+    with pytest.raises(OrchestrationError, match=r"trial 0 could not be run and is given back: .* 75: DiskError: full; "
+                                                 ".* mend that and give the same command again"):
+        work("two", read_settings())
+    assert caplog.text.count("trial 0 could not be run, and is tried again in") == 2
+    assert study.failed_in_a_row() == []
+    goes_on.touch()
+    assert work("two", read_settings()) == 2
+    first, *others = study.trials()
+    assert (first.state, [row.state for row in others]) == ("FAIL", ["COMPLETE"] * 2)
+    assert others[0].params == first.params
 
 
 def test_values_that_were_tried_are_not_paid_for_again(
