@@ -9,6 +9,7 @@ from flows.experiment import sft_experiment
 from flows.place import connect, look, workspace
 from infra.open_runs import close_run
 from infra.orchestrator import KIND, close_flow_run, outcome
+from infra.settings import read_settings
 from sft_core.errors import SftError
 from tasks.reconcile import Again, Finding, Reconciling, notes, runs, to_record, trials
 
@@ -18,7 +19,7 @@ def run_reconcile(*, dry: bool, record: bool, as_json: bool) -> None:
     tracker = look() if dry else connect()
     asked = Reconciling(workspace(), tracker, dry)
     found = notes(asked, lambda note: close_flow_run(note) if note.kind == KIND else close_run(tracker, note))
-    found += [*runs(asked), *trials(asked)]
+    found += [*runs(asked), *trials(asked, read_settings().study_storage)]
     if record and not dry:
         again, cannot = to_record(asked, found)
         found = [one for one in found if one.kind != "run"] + cannot + [_recorded(one) for one in again]

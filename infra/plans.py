@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Value = float | int | str | bool | None
 
@@ -61,3 +61,8 @@ class Plan:
         limits = {"constraints": list(self.constraints)} if self.constraints else {}
         plain = {"space": space, "objectives": list(self.objectives.items()), "context": self.context, **limits}
         return dict(json.loads(json.dumps(plain)))
+
+
+def space_of(identity: Mapping[str, Any]) -> dict[str, Dimension]:
+    """The space of a plan that only its identity is left of."""
+    return {name: Dimension(**said) for name, said in identity["space"].items()}

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import optuna
+from optuna.storages import BaseStorage
 
 from infra.best import best
 from infra.contract import Aim, TrialRow
 from infra.databases import check_driver
-from infra.leases import FileLeases
-from infra.study_rows import row_of
-from infra.study_storage import door, storage_at
+from infra.plans import space_of
+from infra.study_rows import give_back_lost, lost_trials, row_of
+from infra.study_storage import door, leases_at, storage_at
 from sft_core.errors import ConfigError
 
 PLAN, AIM = "sft.plan", "sft.aim"
@@ -39,7 +40,7 @@ def read_earlier(name: str, workspace: Path, storage: str | None = None) -> Earl
         OrchestrationError: the storage cannot be reached.
     """
     with door(f"read the sweep {name}"):
-        study = _stored(name, workspace, storage)
+        study, _ = _stored(name, workspace, storage)
         plan: dict[str, Any] = study.user_attrs[PLAN]
         objectives = dict(plan["objectives"])
         rows = [row_of(trial, list(objectives)) for trial in study.get_trials(deepcopy=False)]
@@ -49,21 +50,42 @@ def read_earlier(name: str, workspace: Path, storage: str | None = None) -> Earl
 def read_aim(name: str, workspace: Path, storage: str | None = None) -> Aim:
     """What the sweep of that name is about; arguments and errors as for `read_earlier`."""
     with door(f"read the sweep {name}"):
-        return aim_of(_stored(name, workspace, storage))
+        return aim_of(_stored(name, workspace, storage)[0])
 
 
-def lost_trials(name: str, workspace: Path) -> list[int]:
-    """The trials of a sweep in the workspace whose workers are gone: whoever asks for a trial next queues them again.
+class Looked(NamedTuple):
+    """A sweep that was looked after."""
+
+    lost: list[int]
+    """Trials whose workers were gone."""
+    rows: list[TrialRow]
+
+
+def look_after(name: str, workspace: Path, storage: str | None, *, mend: bool) -> Looked:
+    """Give back the trials of a sweep whose workers are gone, as whoever asks for a trial next does, and read all.
+
+    Args:
+        name, workspace, storage: as for `open_study`.
+        mend: False: find them, and change nothing.
 
     Raises:
-        ConfigError: there is no such sweep in the workspace, or it has not begun.
+        ConfigError: there is no such sweep in this storage.
+        OrchestrationError: the storage cannot be reached.
     """
-    live = FileLeases(workspace / "studies" / f"{name}.leases").live()
-    running = [row.number for row in read_earlier(name, workspace).rows if row.state == "RUNNING"]
-    return [number for number in running if number not in live]
+    with door(f"look after the sweep {name}"):
+        study, kept = _stored(name, workspace, storage)
+        if PLAN not in study.user_attrs:
+            raise _not_begun(study)
+        plan: dict[str, Any] = study.user_attrs[PLAN]
+        leases = leases_at(kept, name, workspace / "studies")
+        with leases.alone():
+            lost = give_back_lost(study, leases, space_of(plan)) if mend else [
+                one.number for one in lost_trials(study, leases)]
+            rows = [row_of(one, list(dict(plan["objectives"]))) for one in study.get_trials(deepcopy=False)]
+        return Looked(lost, rows)
 
 
-def _stored(name: str, workspace: Path, storage: str | None) -> optuna.Study:
+def _stored(name: str, workspace: Path, storage: str | None) -> tuple[optuna.Study, BaseStorage]:
     journal = workspace / "studies" / f"{name}.log"
     place = storage or str(journal)
     if storage is None and not journal.exists():
@@ -74,12 +96,16 @@ def _stored(name: str, workspace: Path, storage: str | None) -> optuna.Study:
     names = optuna.get_all_study_names(kept)
     if name not in names:
         raise _no_sweep(name, place, names)
-    return optuna.load_study(study_name=name, storage=kept)
+    return optuna.load_study(study_name=name, storage=kept), kept
 
 
 def _no_sweep(name: str, place: str, there: Sequence[str]) -> ConfigError:
     return ConfigError(f"there is no sweep {name} in {place}; there are {', '.join(there) or 'none'}; begin one with "
                        "`sft sweep CONFIG`, and name its storage with --storage or SFT_STUDY_STORAGE")
+
+
+def _not_begun(study: optuna.Study) -> ConfigError:
+    return ConfigError(f"the sweep {study.study_name} has not begun; begin it with `sft sweep CONFIG`")
 
 
 def aim_of(study: optuna.Study) -> Aim:
@@ -89,5 +115,5 @@ def aim_of(study: optuna.Study) -> Aim:
         ConfigError: nobody has said.
     """
     if (said := study.user_attrs.get(AIM)) is None:
-        raise ConfigError(f"the sweep {study.study_name} has not begun; begin it with `sft sweep CONFIG`")
+        raise _not_begun(study)
     return Aim(**said)

@@ -16,32 +16,32 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 import optuna
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from infra.best import best
 from infra.changes import changed
 from infra.contract import ENDED, NOTHING, POINT, Aim, Study, Trial, TrialRow
 from infra.databases import check_driver, try_connection
-from infra.leases import LEASE_S, FileLeases, Leases, SqlLeases
+from infra.leases import LEASE_S, Leases
 from infra.plans import Plan, Value
 from infra.samplers import draw, queued, sampler
 from infra.stored import AIM, PLAN, aim_of
 from infra.study_rows import (
     ROOT,
     end,
+    give_back,
+    give_back_lost,
     is_taken,
     over_since,
-    requeue,
     row_of,
     taken_over,
-    tell,
     told,
     uncounted,
     values_of,
     waiting,
 )
-from infra.study_storage import AtWork, door, is_for_many, patiently, storage_at
+from infra.study_storage import AtWork, door, is_for_many, leases_at, patiently, storage_at
 from sft_core.errors import ConfigError, Interrupted, OrchestrationError
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -123,11 +123,8 @@ class OptunaStudy(Study):
 
     def _ask(self) -> Trial | None:
         with self._leases.alone():
-            trials, live = self._all(), self._leases.live()
-            if lost := [one for one in trials if one.state == TrialState.RUNNING and one.number not in live]:
-                for one in lost:
-                    self._give_back(one, lost=True)
-                trials = self._all()
+            give_back_lost(self._study, self._leases, self.plan.space)
+            trials = self._all()
             begun = sum(one.state != TrialState.WAITING and not is_taken(one) for one in trials)
             if begun - len(uncounted(trials)) >= aim_of(self._study).trials:
                 return None
@@ -142,12 +139,6 @@ class OptunaStudy(Study):
         self._asked[trial.number] = trial
         same = tuple(self._row(one) for one in trials if one.number < trial.number and values_of(one) == values)
         return Trial(trial.number, values, int(trial.user_attrs.get(ROOT, trial.number)), same)
-
-    def _give_back(self, trial: FrozenTrial, *, lost: bool) -> None:
-        """In an order that may be cut off anywhere: what is still RUNNING comes by here again."""
-        requeue(self._study, self.plan.space, trial, lost=lost)
-        self._leases.drop(trial.number)  # from here on whoever had it comes late
-        tell(self._study, trial, TrialState.FAIL)
 
     def tell(self, number: int, values: Mapping[str, float] | None, notes: Mapping[str, str] | None = None,
              excess: Mapping[str, float] = NOTHING) -> bool:
@@ -225,7 +216,7 @@ class OptunaStudy(Study):
                 with door("give trials back"), self._leases.alone():
                     for trial in self._all(TrialState.RUNNING):
                         if trial.number in self._asked and self._leases.is_mine(trial.number):
-                            self._give_back(trial, lost=False)
+                            give_back(self._study, self._leases, self.plan.space, trial, lost=False)
         self._asked.clear()
         self._leases.close()
         if self._joined:
@@ -307,9 +298,7 @@ def open_study(plan: Plan, workspace: Path, storage: str | None = None, lease_s:
 
     def opened() -> Study:
         kept = storage_at(storage, place)
-        leases: Leases = FileLeases(folder / f"{plan.name}.leases")
-        if isinstance(kept, RDBStorage) and is_for_many(storage):
-            leases = SqlLeases(kept.engine, plan.name, lease_s)
+        leases = leases_at(kept, plan.name, folder, lease_s)
         with leases.alone():
             study = _opened(kept, plan)
             differs = changed(study.user_attrs[PLAN], plan.identity())

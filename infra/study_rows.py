@@ -15,6 +15,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from infra.contract import ENDED, FROM, OTHER_VERSIONS, POINT, TrialRow
+from infra.leases import Leases
 from infra.plans import Dimension, Plan, Value
 from infra.samplers import distribution, holds
 
@@ -65,6 +66,31 @@ def requeue(study: optuna.Study, space: Mapping[str, Dimension], trial: FrozenTr
         root = trial.user_attrs.get(ROOT, trial.number)
         study.add_trial(waiting(space, values, {RETRY: retries, RETRY_OF: trial.number, ROOT: root}))
         log.info("trial %d has lost its worker; its values are tried again", trial.number)
+
+
+def give_back(study: optuna.Study, leases: Leases, space: Mapping[str, Dimension], trial: FrozenTrial, *, lost: bool
+              ) -> None:
+    """Take a trial from whoever had it, and have its values tried again; inside `alone`.
+
+    In an order that may be cut off anywhere: what is still RUNNING comes by here again.
+    """
+    requeue(study, space, trial, lost=lost)
+    leases.drop(trial.number)  # from here on whoever had it comes late
+    tell(study, trial, TrialState.FAIL)
+
+
+def give_back_lost(study: optuna.Study, leases: Leases, space: Mapping[str, Dimension]) -> list[int]:
+    """The trials whose workers are gone, given back; inside `alone`."""
+    lost = lost_trials(study, leases)
+    for trial in lost:
+        give_back(study, leases, space, trial, lost=True)
+    return [trial.number for trial in lost]
+
+
+def lost_trials(study: optuna.Study, leases: Leases) -> list[FrozenTrial]:
+    """Those that nobody works on any more, although nobody has told them; inside `alone`."""
+    live = leases.live()
+    return [one for one in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if one.number not in live]
 
 
 def end(study: optuna.Study, trial: optuna.Trial, values: Sequence[float] | None) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy import create_engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from infra.databases import CONNECTIONS, why_not
-from infra.leases import alone_in
+from infra.leases import LEASE_S, FileLeases, Leases, SqlLeases, alone_in
 from sft_core.errors import ConfigError, OrchestrationError
 from sft_core.locks import locked
 from sft_core.stopping import sleep
@@ -62,6 +62,13 @@ def _tables(url: str, connections: Mapping[str, object]) -> RDBStorage:
 def is_for_many(url: str | None) -> bool:
     """Whether several workers can share it: a journal file those of one machine, PostgreSQL those of all."""
     return url is None or make_url(url).get_backend_name() == "postgresql"
+
+
+def leases_at(kept: BaseStorage, study: str, folder: Path, lease_s: float = LEASE_S) -> Leases:
+    """Who works on which trial of a study: in the storage where that is PostgreSQL, else in `folder`."""
+    if isinstance(kept, RDBStorage) and kept.engine.dialect.name == "postgresql":
+        return SqlLeases(kept.engine, study, lease_s)
+    return FileLeases(folder / f"{study}.leases")
 
 
 class AtWork(NamedTuple):

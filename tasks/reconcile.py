@@ -6,19 +6,19 @@ what is under way is left alone, a run is looked at under its own lock, and a po
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from infra import naming
 from infra.alive import Note, bury, noted
-from infra.contract import Tracker
+from infra.contract import Tracker, TrialRow
 from infra.events import Mark, Standing, batches, load_mark, save_mark
-from infra.stored import lost_trials
+from infra.stored import look_after
 from sft_core.config.file import load
-from sft_core.errors import ConfigError, DamagedFile, SftError
+from sft_core.errors import ConfigError, DamagedFile, OrchestrationError, SftError
 from sft_core.locks import try_exclusive
+from sft_core.masking import masked
 from sft_core.stage import read_json
 from tasks.experiment import FOLLOWED, run_key
 from tasks.prepare import prepared_stage
@@ -117,13 +117,41 @@ def _missing(folder: Path, run_id: str, standing: Standing) -> tuple[int, Mark] 
     return (points, mark) if points else None
 
 
-def trials(asked: Reconciling) -> Iterator[Finding]:
-    """Trials of sweeps in this workspace whose workers are gone."""
-    for journal in sorted((asked.place.root / "studies").glob("*.log")):
-        with suppress(ConfigError):  # it has not begun
-            for number in lost_trials(journal.stem, asked.place.root):
-                yield Finding("trial", f"trial {number} of {journal.stem}", "its worker is gone; sft sweep-worker "
-                              f"{journal.stem} takes it up", True)
+def trials(asked: Reconciling, storage: str | None) -> Iterator[Finding]:
+    """Trials of the sweeps of this workspace, in its journals and in a storage, against their workers and MLflow.
+
+    Args:
+        storage: of sweeps that are in a database; None: there is none.
+    """
+    root = asked.place.root
+    kept: list[tuple[str, str | None]] = [(one.stem, None) for one in sorted((root / "studies").glob("*.log"))]
+    if storage:
+        kept += [(one.name, storage) for one in sorted((root / "sweeps").glob("*/"))]
+    for name, where in kept:
+        try:
+            looked = look_after(name, root, where, mend=not asked.dry)
+        except ConfigError:  # it has not begun, or is in the other place
+            continue
+        except OrchestrationError as error:
+            yield Finding("trial", f"the sweeps in {masked(where or name)}", f"could not be looked at: {error}", True)
+            return
+        for number in looked.lost:
+            yield Finding("trial", f"trial {number} of {name}", asked.did(
+                "queued again, as its worker is gone") + f"; sft sweep-worker {name} takes it up")
+        yield from _recorded(asked, name, looked.rows)
+
+
+def _recorded(asked: Reconciling, name: str, rows: Sequence[TrialRow]) -> Iterator[Finding]:
+    """Complete trials of other machines that MLflow does not have whole; those of this one are found as its runs."""
+    told = {row.number: row.notes["run_id"] for row in rows if row.values and row.notes.get("run_id")
+            and not (asked.place.runs / row.notes.get("run", "")).is_dir()}
+    there = asked.tracker.standings(sorted(set(told.values())))
+    for number, run_id in told.items():
+        status = there[run_id].status if run_id in there else "not there"
+        if status != "FINISHED":
+            yield Finding("trial", f"trial {number} of {name}", f"is complete, and its run {run_id} is {status} in "
+                          f"{asked.tracker.shown}; sft reconcile --record on the machine that ran it records it anew",
+                          todo=True)
 
 
 class Again(NamedTuple):

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +12,13 @@ from mlflow import MlflowClient
 from infra.alive import FOLDER, Note
 from infra.contract import Tracker
 from infra.open_runs import close_run
+from infra.plans import Dimension, Plan
+from infra.study import open_study
 from infra.tracking import open_tracker
 from sft_core.locks import exclusive
 from sft_core.stage import write_json
 from tasks.experiment import FOLLOWED
-from tasks.reconcile import Finding, Reconciling, notes, runs
+from tasks.reconcile import Finding, Reconciling, notes, runs, trials
 from tasks.stages import Workspace
 
 Sft = Callable[..., subprocess.CompletedProcess[str]]
@@ -98,6 +101,44 @@ def test_what_mlflow_lacks_is_mended_and_only_once(tracker: Tracker, tmp_path: P
     assert {client.get_run(run_id(one)).info.status for one in (left, noted)} == {"KILLED"}
     assert {one.what for one in look(tracker) if not one.todo} == {"run busy"}, "its process is gone now"
     assert {one.what for one in look(tracker)} == {"run torn", "run deleted"}
+
+
+@pytest.mark.parametrize("where", ["journal", "postgres"])
+def test_trials_that_nobody_works_on_are_queued_again_and_what_mlflow_lacks_of_others_is_named(
+    tracker: Tracker, tmp_path: Path, where: str, request: pytest.FixtureRequest
+) -> None:
+    url = None if where == "journal" else request.getfixturevalue("postgres_url")
+    plan = Plan("s", {"lr": Dimension(1e-5, 1e-2, log=True)}, {"tax": "minimize"}, "", "random", 0)
+    study = open_study(plan, tmp_path, url, lease_s=0.5)
+    study.join()
+    study.begin(4)
+    (tmp_path / "sweeps" / "s").mkdir(parents=True)
+    whole = tracker.start_run("whole", "whole", {}, "", {})
+    tracker.finish(whole)
+    for run_id in (whole, "gone"):
+        assert (asked := study.ask())
+        study.tell(asked.number, {"tax": 1.0}, {"run": "elsewhere", "run_id": run_id})
+    assert (lost := study.ask())
+    if url is None:
+        (tmp_path / "studies" / "s.leases" / "2.trial").unlink()  # as the kernel frees the lock of a killed worker
+    else:
+        time.sleep(0.6)  # longer than the lease
+
+    def found(*, dry: bool) -> list[tuple[str, str]]:
+        return [(one.what, one.did) for one in trials(Reconciling(Workspace(tmp_path, None), tracker, dry), url)]
+
+    open_one = ("trial 1 of s", f"is complete, and its run gone is not there in {tracker.shown}; sft reconcile "
+                "--record on the machine that ran it records it anew")
+    again = "queued again, as its worker is gone; sft sweep-worker s takes it up"
+    assert found(dry=True) == [("trial 2 of s", f"would be {again}"), open_one]
+    assert [row.state for row in study.trials()] == ["COMPLETE", "COMPLETE", "RUNNING"]
+    assert found(dry=False) == [("trial 2 of s", again), open_one]
+    assert [row.state for row in study.trials()] == ["COMPLETE", "COMPLETE", "FAIL"]
+    other = open_study(plan, tmp_path, url)
+    other.join()
+    assert (taken := other.ask())
+    assert (taken.params, taken.root) == (lost.params, lost.number)
+    assert found(dry=False) == [open_one], "what has a worker is left alone"
 
 
 @pytest.mark.chaos
