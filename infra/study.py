@@ -126,12 +126,13 @@ class OptunaStudy(Study):
             give_back_lost(self._study, self._leases, self.plan.space)
             trials = self._all()
             begun = sum(one.state != TrialState.WAITING and not is_taken(one) for one in trials)
-            if begun - len(uncounted(trials)) >= aim_of(self._study).trials:
+            begun -= len(uncounted(trials))
+            if begun >= aim_of(self._study).trials:
                 return None
             if self.plan.only_queued and all(trial.state != TrialState.WAITING for trial in trials):
                 return None
             # The sampler's random numbers hang on how many were begun: workers that begin together, and a sweep that
-            # continues, do not propose the same points.
+            # continues, do not propose the same points, and those that lost their workers change none of the others.
             self._study.sampler = sampler(self.plan, self.plan.seed + 1000 * begun)
             trial = self._study.ask()
             values = trial.user_attrs[POINT] if POINT in trial.user_attrs else draw(trial, self.plan.space)

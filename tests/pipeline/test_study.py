@@ -265,6 +265,21 @@ def test_a_worker_that_leaves_gives_its_trial_back_and_that_is_no_failure_of_the
     assert other.remaining() == 2
 
 
+def test_lost_workers_change_none_of_the_later_proposals(tmp_path: Path) -> None:
+    """A sweep that was killed now and then tried other values than an undisturbed one."""
+    wanted = run(drive(tmp_path / "calm", trials=4), 4)
+    tried = []
+    for _ in wanted:
+        for lost in (True, False):
+            study = drive(tmp_path / "disturbed", trials=4)
+            trial = ask(study)
+            if not lost:
+                study.tell(trial.number, {"alignment": 1.0, "tax": 0.0})
+                tried.append(trial.params)
+            study.close()
+    assert tried == wanted
+
+
 def test_readers_do_not_work(tmp_path: Path) -> None:
     study = drive(tmp_path)
     reader = open_study(PLAN, tmp_path)
