@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
+from sqlalchemy import create_engine, text
 
 from infra.servers import free_port
 
@@ -63,3 +68,26 @@ def as_user() -> list[str]:
     except KeyError:
         raise NoPostgres("PostgreSQL does not run as root, and there is no user postgres") from None
     return ["runuser", "-u", "postgres", "--"]
+
+
+def restart(url: str, away_s: float) -> None:
+    """Kill all of a server on this machine at once, and start it again after a while.
+
+    Args:
+        url: of one of its databases.
+        away_s: how long it is away.
+    """
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        data = Path(str(connection.scalar(text("show data_directory"))))
+    engine.dispose()
+    command = shlex.split((data / "postmaster.opts").read_text(encoding="utf-8"))
+    server = psutil.Process(int((data / "postmaster.pid").read_text(encoding="utf-8").split()[0]))
+    everything = [server, *server.children()]
+    for process in everything:
+        with suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(everything)
+    time.sleep(away_s)
+    subprocess.Popen([*as_user(), *command], cwd=data.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                     start_new_session=True)

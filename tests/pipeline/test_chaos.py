@@ -1,25 +1,21 @@
 """The plug is pulled anywhere, and the same command again ends where an undisturbed one ends.
 
-Seeds are printed; SFT_CHAOS_SEED is the first of them. Kills that are in every test run, or that end in another way,
-are in the tests of their kind: a run killed in training (test_experiment.py, test_left_behind.py), SIGTERM at any
-moment (test_stopping.py), trials and workers (test_study.py, test_study_storages.py, test_two_hosts.py), servers for
-good (test_lost_server.py, test_tracking.py), PostgreSQL (test_study_storages.py), full disks (test_disk.py).
+Seeds are printed; SFT_CHAOS_SEED is the first of them, SFT_CHAOS_KILLS how many kills the long form makes of runs and
+of sweeps each. What befalls is in `bench/chaos.py`. Kills that end in another way are in the tests of their kind:
+SIGTERM at any moment (test_stopping.py), servers that are not replaced (test_lost_server.py, test_tracking.py), two
+machines (test_two_hosts.py), what is said of a full disk (test_disk.py).
 """
 
 import hashlib
+import itertools
 import json
 import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -27,15 +23,14 @@ from mlflow import MlflowClient
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter
 
-from infra.servers import Service, free_port, start_mlflow, start_prefect
+from bench.chaos import World, hand, is_kill
+from infra.contract import TrialRow
+from infra.postgres import Databases, databases, make_databases
 from infra.stored import read_earlier
 from sft_core.locks import is_held
 
-ROOT = Path(__file__).resolve().parents[2]
-KILLS = 60, 40
-"""Of runs, and of sweeps."""
-TRIES = 12
-"""How often the same command is given where nothing disturbs it any more; one has to do."""
+KILLS = int(os.environ.get("SFT_CHAOS_KILLS", 50))
+SEED = int(os.environ.get("SFT_CHAOS_SEED", 20261129))
 OPEN = {"RUNNING", "PENDING", "CANCELLING"}
 
 
@@ -44,169 +39,7 @@ class End(NamedTuple):
 
     weights: frozenset[str]
     points: Counter[tuple[str, int, float]]  # of training, by name, step and value
-    trials: Counter[str]  # values of complete trials of a sweep
-
-
-class World:
-    """A workspace with servers of its own, and the command that is disturbed in it."""
-
-    def __init__(self, folder: Path, rng: random.Random, *arguments: object) -> None:
-        self.folder, self.rng, self.arguments = folder, rng, list(map(str, arguments))
-        self.home, self.kills = folder / "home", Counter[str]()
-        self.prefect = start_prefect(folder / "prefect", free_port())
-        self.mlflow = start_mlflow(folder / "mlflow", free_port())
-        self.process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return os.environ | {
-            "SFT_HOME": str(self.home), "PREFECT_API_URL": self.prefect.url, "MLFLOW_TRACKING_URI": self.mlflow.url,
-            "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-
-    def command(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """In a session of its own, with what it says in a file."""
-        with (self.folder / "said.log").open("ab") as said:
-            return subprocess.Popen([sys.executable, "-m", "flows.cli", *arguments], cwd=ROOT, env=self.environment,
-                                    stdout=said, stderr=said, stdin=subprocess.DEVNULL, start_new_session=True)
-
-    def begin(self) -> None:
-        self.process = self.command(*self.arguments)
-
-    def ended(self) -> bool:
-        """Whether the command came to its end; where it ended without having done its work, it is given again."""
-        assert self.process is not None
-        code = self.process.poll()
-        if code:
-            self.begin()
-        return code == 0
-
-    def finish(self) -> None:
-        """The same command again, undisturbed, until it has done its work."""
-        for _ in range(TRIES):
-            assert self.process is not None
-            if self.process.wait(600) == 0:
-                return
-            self.begin()
-        raise AssertionError((self.folder / "said.log").read_text()[-4000:])
-
-    def mine(self) -> list[int]:
-        """Processes of the workspace, those of its servers aside."""
-        found, mark = [], f"SFT_HOME={self.home}".encode()
-        for entry in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):
-                if mark in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
-        return found
-
-    def close(self) -> None:
-        for pid in self.mine():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self.prefect.stop(kill=True)
-        self.mlflow.stop(kill=True)
-
-
-def kill_command(world: World) -> None:
-    """Training runs in the command's own process; its children end with it."""
-    assert world.process is not None
-    world.process.kill()
-
-
-def kill_any(world: World) -> None:
-    """Whatever works in the workspace: the command, a worker, a trial."""
-    if there := world.mine():
-        with suppress(ProcessLookupError):
-            os.kill(world.rng.choice(there), signal.SIGKILL)
-
-
-def pause(world: World) -> None:
-    """The clock jumps for the processes of the workspace."""
-    there = world.mine()
-    for number, wait in ((signal.SIGSTOP, world.rng.uniform(1.0, 4.0)), (signal.SIGCONT, 0.0)):
-        for pid in there:
-            with suppress(ProcessLookupError):
-                os.kill(pid, number)
-        time.sleep(wait)
-
-
-def again(service: Service, start: Callable[[Path, int], Service], away_s: float) -> Service:
-    """The service killed and, after a while, on the same port with the same database."""
-    service.stop(kill=True)
-    time.sleep(away_s)
-    port = urlsplit(service.url).port
-    assert port
-    return start(service.log.parent, port)
-
-
-def kill_prefect(world: World) -> None:
-    world.prefect = again(world.prefect, start_prefect, world.rng.uniform(0.0, 3.0))
-
-
-def kill_mlflow(world: World) -> None:
-    world.mlflow = again(world.mlflow, start_mlflow, world.rng.uniform(0.0, 3.0))
-
-
-def mlflow_away_for_a_minute(world: World) -> None:
-    world.mlflow = again(world.mlflow, start_mlflow, 60.0)
-
-
-def twice(world: World) -> None:
-    """The same command a second time, beside the first."""
-    world.command(*world.arguments)
-
-
-USUAL = (kill_command, kill_command, kill_any, kill_any, pause, kill_prefect, kill_mlflow, twice)
-
-
-def disturbed(world: World, kills: int, span_s: float, befalls: tuple[Callable[[World], None], ...]) -> None:
-    """Let so many things befall the command, at random moments of its time; then let it come to its end."""
-    world.begin()
-    for _ in range(kills):
-        time.sleep(world.rng.uniform(0.0, span_s))
-        if world.ended():
-            break
-        befall = world.rng.choice(befalls)
-        befall(world)
-        world.kills[befall.__name__] += 1
-    world.finish()
-    deadline = time.monotonic() + 60
-    while world.mine() and time.monotonic() < deadline:  # the second command, and what ends with its parent
-        time.sleep(0.1)
-
-
-def end_of(world: World) -> tuple[End, dict[str, int]]:
-    """What stands at the end, and what should not stand there."""
-    reconciled = world.command("reconcile", "--json")
-    assert reconciled.wait(300) == 0
-    client = MlflowClient(tracking_uri=world.mlflow.url)
-    runs = client.search_runs([e.experiment_id for e in client.search_experiments()], max_results=1000)
-    points: Counter[tuple[str, int, float]] = Counter()
-    for run in runs:
-        for key in run.data.metrics:
-            if key.startswith(("train/", "validation/")) and not key.endswith(("_s", "per_s", "seconds")):
-                points.update((key, one.step, one.value) for one in client.get_metric_history(run.info.run_id, key))
-    keys = Counter(run.data.tags.get("sft.run_key", run.info.run_id) for run in runs)
-    with SyncPrefectClient(world.prefect.url) as prefect:
-        flows = prefect.read_flow_runs(flow_run_filter=FlowRunFilter(), limit=200)
-    trials = complete_trials(world.home)
-    wrong = {
-        "zombies": sum(run.info.status == "RUNNING" for run in runs) + sum(
-            one.state is not None and one.state.type.value in OPEN for one in flows),
-        "doubled": sum(count - 1 for count in keys.values()), "orphans": len(world.mine()),
-        "held": sum(is_held(lock) for lock in world.home.rglob("lock")),
-        "notes": len(list(world.home.glob("alive/*.json"))),
-    }
-    weights = frozenset(hashlib.sha256(file.read_bytes()).hexdigest()
-                        for file in world.home.glob("stages/train/*/out/model/model.safetensors"))
-    return End(weights, points, trials), wrong
-
-
-def complete_trials(home: Path) -> Counter[str]:
-    found: Counter[str] = Counter()
-    for journal in (home / "studies").glob("*.log"):
-        rows = read_earlier(journal.stem, home).rows
-        found.update(json.dumps(row.params, sort_keys=True) for row in rows if row.state == "COMPLETE")
-    return found
+    trials: Counter[str]  # values and objectives of complete trials of a sweep
 
 
 class Tally(NamedTuple):
@@ -221,73 +54,158 @@ class Tally(NamedTuple):
     trials_doubled: int
 
 
+NOTHING = Tally(0, 0, 0, 0, 0, 0, 0)
+
+def disturbed(world: World, seed: int, span_s: float) -> list[str]:
+    """Let a hand of misfortunes befall the command, at random moments of its time, and let it end after that."""
+    dealt, chance = hand(seed, world), random.Random(seed)
+    for befall in dealt:
+        world.keep_up()
+        time.sleep(chance.uniform(0.0, span_s))
+        befall(world)
+    world.keep_up()
+    world.finish()
+    return [befall.__name__ for befall in dealt]
+
+
+def points_of(client: MlflowClient, run_ids: list[str]) -> Counter[tuple[str, int, float]]:
+    points: Counter[tuple[str, int, float]] = Counter()
+    for run_id in run_ids:
+        for key in client.get_run(run_id).data.metrics:
+            if key.startswith(("train/", "validation/")) and not key.endswith(("_s", "per_s", "seconds")):
+                points.update((key, one.step, one.value) for one in client.get_metric_history(run_id, key))
+    return points
+
+
+def rows_of(world: World) -> list[TrialRow]:
+    if world.arguments[0] != "sweep":
+        return []
+    return read_earlier("two", world.home, world.databases.studies if world.databases else None).rows
+
+
+def end_of(world: World) -> tuple[End, Counter[str]]:
+    """What stands at the end, and what should not stand there."""
+    said = world.answer("reconcile", "--json")
+    found = json.loads(said[said.index("{\n"):])["found"]
+    client = MlflowClient(tracking_uri=world.mlflow.url)
+    runs = client.search_runs([one.experiment_id for one in client.search_experiments()], max_results=1000)
+    with SyncPrefectClient(world.prefect.url) as prefect:
+        flows = prefect.read_flow_runs(flow_run_filter=FlowRunFilter(), limit=200)
+    keys = Counter(run.data.tags.get("sft.run_key", run.info.run_id) for run in runs)
+    of_lost = {str(path) for path in world.home.glob("alive/*.json") if world.gone and '"prefect"' in path.read_text()}
+    odd = Counter({
+        "runs open": sum(run.info.status == "RUNNING" for run in runs),
+        "flows open": sum(one.state is not None and one.state.type.value in OPEN for one in flows),
+        "doubled": sum(count - 1 for count in keys.values()), "orphans": len(world.mine()),
+        "held": sum(is_held(lock) for lock in world.home.rglob("lock")),
+        "notes": len({str(path) for path in world.home.glob("alive/*.json")} - of_lost),
+        "to do": sum(one["todo"] and not (world.gone and "the prefect run" in one["what"]) for one in found),
+    })
+    weights = frozenset(hashlib.sha256(file.read_bytes()).hexdigest()
+                        for file in world.home.glob("stages/train/*/out/model/model.safetensors"))
+    trials = Counter(json.dumps([row.params, row.values], sort_keys=True) for row in rows_of(world) if row.values)
+    return End(weights, points_of(client, [run.info.run_id for run in runs]), trials), odd
+
+
+def difference(wanted: End, found: End, odd: Counter[str], kills: int) -> Tally:
+    return Tally(kills, mismatches=(found.weights != wanted.weights) + (found.points - wanted.points).total()
+                 + odd["to do"], metrics_lost=(wanted.points - found.points).total(),
+                 zombies=odd["runs open"] + odd["flows open"] + odd["notes"] + odd["held"], orphans=odd["orphans"],
+                 trials_lost=(wanted.trials - found.trials).total(),
+                 trials_doubled=(found.trials - wanted.trials).total() + odd["doubled"])
+
+
 @pytest.fixture
-def world(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., World]]:
-    made: list[World] = []
+def fresh(request: pytest.FixtureRequest) -> Callable[[str], Databases]:
+    """Databases of a world of this name."""
+    url: str = request.getfixturevalue("postgres_url")
 
-    def make(name: str, seed: int, *arguments: object) -> World:
-        (folder := tmp_path / name).mkdir()
-        made.append(World(folder, random.Random(seed), *arguments))
-        return made[-1]
+    def named(name: str) -> Databases:
+        given = f"{url.rpartition('/')[0]}/{name}"
+        make_databases(given)
+        return databases(given)
 
-    yield make
-    for one in made:
-        one.close()
+    return named
 
 
-def ordeal(world: Callable[..., World], arguments: tuple[object, ...], kills: int, each: int,
-           befalls: tuple[Callable[[World], None], ...]) -> tuple[Tally, list[str]]:
+class Ordeal:
     """An undisturbed world, and disturbed ones until so many kills have befallen them."""
-    calm = world("calm", 0, *arguments)
-    began = time.monotonic()
-    calm.begin()
-    calm.finish()
-    span_s = time.monotonic() - began
-    wanted, odd = end_of(calm)
-    assert not any(odd.values()), odd
-    assert wanted.weights
-    assert wanted.points
-    calm.close()
+
+    def __init__(self, folder: Path, arguments: tuple[object, ...], fresh: Callable[[str], Databases]) -> None:
+        self.folder, self.arguments, self.fresh = folder, arguments, fresh
+        self.told: list[str] = []
+
+    def calm(self) -> tuple[End, float]:
+        """What is to be there, and how long it takes."""
+        world = World(self.folder / "calm", 0, self.arguments)
+        try:
+            began = time.monotonic()
+            world.begin()
+            world.finish()
+            span_s = time.monotonic() - began
+            wanted, odd = end_of(world)
+        finally:
+            world.close()
+        assert not odd.total(), odd
+        assert wanted.weights
+        assert wanted.points
+        return wanted, span_s
+
+    def round(self, seed: int, wanted: End, span_s: float) -> Tally:
+        """One disturbed world."""
+        name = f"seed{seed}"
+        world = World(self.folder / name, seed, self.arguments, self.fresh(name) if seed % 2 else None)
+        try:
+            befallen = disturbed(world, seed, span_s)
+            found, odd = end_of(world)
+            tally = difference(wanted, found, odd, sum(map(is_kill, befallen)))
+            if tally._replace(kills=0) != NOTHING:
+                self.told += [*map(str, rows_of(world)), world.said.read_text(errors="replace")[-9000:]]
+        finally:
+            world.close()
+        self.told.insert(0, f"seed {seed}, {'PostgreSQL' if world.databases else 'SQLite'}: {', '.join(befallen)}: "
+                         f"{dict(tally._asdict())} {dict(+odd)}")
+        return tally
+
+
+def check(ordeal: Ordeal, kills: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rounds until so many kills have been made; what befell is printed, with a line of JSON at the end."""
+    wanted, calm_s = ordeal.calm()
     sums: Counter[str] = Counter()
-    told: list[str] = []
-    while sums["kills"] < kills:
-        seed = int(os.environ.get("SFT_CHAOS_SEED", 20261129)) + sums["rounds"]
-        one = world(f"seed-{seed}", seed, *arguments)
-        disturbed(one, min(each, kills - sums["kills"]), span_s / 2, befalls)
-        found, wrong = end_of(one)
-        lost, trials_lost = wanted.points - found.points, wanted.trials - found.trials
-        twice_told = found.trials - wanted.trials
-        told.append(f"seed {seed}: {dict(one.kills)} {wrong} {sum(lost.values())} points lost")
-        print(told[-1], flush=True)
-        sums.update(rounds=1, kills=one.kills.total(),
-                    mismatches=(found.weights != wanted.weights) + (found.points - wanted.points).total(),
-                    metrics_lost=lost.total(), zombies=wrong["zombies"] + wrong["notes"] + wrong["held"],
-                    orphans=wrong["orphans"], trials_lost=trials_lost.total(),
-                    trials_doubled=twice_told.total() + wrong["doubled"])
-        one.close()
-    return Tally(*(sums[field] for field in Tally._fields)), told
-
-
-def check(tally: Tally, told: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in itertools.count(SEED):
+        sums.update(ordeal.round(seed, wanted, calm_s / 5)._asdict())
+        with capsys.disabled():
+            print("", *ordeal.told, sep="\n", flush=True)
+        ordeal.told.clear()
+        if sums["kills"] >= kills:
+            break
+    tally = Tally(*(sums[field] for field in Tally._fields))
     with capsys.disabled():
-        print("", *told, json.dumps(tally._asdict()), sep="\n")
-    assert tally._replace(kills=0) == Tally(0, 0, 0, 0, 0, 0, 0), told
+        print(json.dumps(tally._asdict()), flush=True)
+    assert tally._replace(kills=0) == NOTHING
 
 
 @pytest.mark.chaos
 def test_a_run_that_is_killed_anywhere_ends_where_it_would_have_ended(
-    world: Callable[..., World], config: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, config: Path, fresh: Callable[[str], Databases], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = ("run", config, "--set", "eval.limit=3", "--set", "eval.parity=off")
-    check(*ordeal(world, run, KILLS[0], 6, (*USUAL, *USUAL, *USUAL, mlflow_away_for_a_minute)), capsys)
+    check(Ordeal(tmp_path, run, fresh), KILLS, capsys)
 
 
 @pytest.mark.chaos
 def test_a_sweep_of_four_workers_that_is_killed_anywhere_ends_where_it_would_have_ended(
-    world: Callable[..., World], sweep: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, sweep: Path, fresh: Callable[[str], Databases], capsys: pytest.CaptureFixture[str]
 ) -> None:
     data: dict[str, Any] = yaml.safe_load(sweep.read_text())
-    data["search"]["trials"] = 8
+    data["search"]["trials"] = 6
     sweep.write_text(yaml.safe_dump(data, sort_keys=False))
-    command, befalls = ("sweep", sweep, "--workers", 4), (*USUAL, kill_any, kill_any, kill_any)
-    check(*ordeal(world, command, KILLS[1], 10, befalls), capsys)
+    check(Ordeal(tmp_path, ("sweep", sweep, "--workers", 4), fresh), KILLS, capsys)
+
+
+def test_a_sweep_whose_plug_is_pulled_a_dozen_times(
+    tmp_path: Path, sweep: Path, fresh: Callable[[str], Databases], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The short form of both: one round, in PostgreSQL."""
+    ordeal = Ordeal(tmp_path, ("sweep", sweep, "--workers", 2), fresh)
+    check(ordeal, 10, capsys)

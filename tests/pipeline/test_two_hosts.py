@@ -2,7 +2,6 @@
 
 import os
 import random
-import shlex
 import signal
 import subprocess
 import sys
@@ -12,9 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import create_engine, text
 
-from bench.postgres import as_user
+from bench.postgres import restart
 from infra.contract import Study
 from infra.shared_stages import EXPERIMENT
 from infra.study import open_study
@@ -80,20 +79,6 @@ def start(tmp_path: Path, prefect_api: str, mlflow_url: str, postgres_url: str) 
         process.wait()
 
 
-def restart(database: Engine) -> None:
-    """The server dies at once, and is away for longer than a lease."""
-    with database.connect() as connection:
-        data = Path(str(connection.scalar(text("show data_directory"))))
-    database.dispose()
-    command = shlex.split((data / "postmaster.opts").read_text())
-    server = psutil.Process(int((data / "postmaster.pid").read_text().split()[0]))
-    server.send_signal(signal.SIGQUIT)
-    server.wait(30)
-    time.sleep(AWAY_S)
-    subprocess.Popen([*as_user(), *command], cwd=data.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                     start_new_session=True)
-
-
 def check(study: Study) -> None:
     rows = study.trials()
     again = {int(row.notes["retry_of"]) for row in rows if "retry_of" in row.notes}
@@ -134,7 +119,8 @@ def test_nothing_is_lost_doubled_or_failed_whatever_dies(
                                         "pg_backend_pid() and backend_type = 'client backend'"))
         elif not stopped and done:
             stopped = True
-            restart(admin)
+            admin.dispose()
+            restart(postgres_url, AWAY_S)
     check(study)
     assert stopped
     assert min(deaths.values()) > 0, deaths
