@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -62,7 +61,7 @@ def signature(config: ExperimentConfig, place: Workspace) -> str | None:
                   if file.is_file() and "__pycache__" not in file.parts)
     return fingerprint(config, str(place.root.resolve()), str(place.mirror), digest(code), suites,
                        [_installed(name) for name in LIBRARIES], platform.node(), why_no_cuda(), listed_gpus(),
-                       [_known(file) for file in files])
+                       [known(file) for file in files])
 
 
 def _files(config: ExperimentConfig, place: Workspace) -> list[Path] | None:
@@ -86,10 +85,10 @@ def _files(config: ExperimentConfig, place: Workspace) -> list[Path] | None:
     return found
 
 
-def _known(file: Path) -> Iterable[object]:
+def known(file: Path) -> list[object]:
     """Moves with every write to a file: nobody can set the time at which its inode changed."""
     stat = file.stat()
-    return str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+    return [str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 def _installed(library: str) -> str | None:

@@ -15,7 +15,7 @@ from infra.contract import CANDIDATE, Tracker
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.errors import DamagedFile, TrackingError
 from sft_core.stage import read_json, use, write_json
-from tasks.inputs import signature
+from tasks.inputs import known, signature
 from tasks.stages import Workspace
 
 SETTLED = "settled.json"
@@ -37,7 +37,7 @@ def asked(config: ExperimentConfig, place: Workspace) -> Asked:
 def settle(run: Path, began: Asked, place: Workspace) -> None:
     """Note in the folder of a run that it is whole, recorded and closed, unless something has changed meanwhile."""
     if began.stamp is not None and began.stamp == asked(began.config, place).stamp:
-        write_json(run / SETTLED, {"signature": began.stamp})
+        write_json(run / SETTLED, {"signature": began.stamp, "model": _model(run)})
 
 
 def settled(config: ExperimentConfig, place: Workspace, connect: Callable[[], Tracker]) -> dict[str, Any] | None:
@@ -54,20 +54,24 @@ def settled(config: ExperimentConfig, place: Workspace, connect: Callable[[], Tr
         return None
     for note in notes:
         try:
-            if read_json(note, "signature")["signature"] == stamp:
+            noted = read_json(note, "signature", "model")
+            if noted["signature"] == stamp and noted["model"] == _model(note.parent):
                 return _whole(note.parent, config.tracking.registered_model, connect)
-        except (DamagedFile, FileNotFoundError, TrackingError):  # told by the run itself
+        except (DamagedFile, OSError, TrackingError):  # told by the run itself
             continue
     return None
 
 
+def _model(run: Path) -> list[list[object]]:
+    """The files of a run's model as they are now."""
+    return [known(file) for file in sorted((run / "model").iterdir())]
+
+
 def _whole(run: Path, offered: str | None, connect: Callable[[], Tracker]) -> dict[str, Any] | None:
-    """The summary of a run whose model is there, and which the store has finished, as the candidate where it is offered
-    as a registered model: another run may be that by now."""
+    """The summary of a run that the store has as finished, and its model as the candidate where it is offered as one:
+    another run's may be that by now."""
     summary: dict[str, Any] = read_json(run / "summary.json", "mlflow_run_id", "mlflow_uri")
     use(run / "model" / "config.json")
-    if not (run / "model" / "config.json").is_file():
-        return None
     tracker, run_id = connect(), summary["mlflow_run_id"]
     if tracker.shown != summary["mlflow_uri"] or tracker.find_run(run_id).status != "FINISHED":
         return None

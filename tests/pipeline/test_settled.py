@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,7 +47,8 @@ class Made:
             "tracking": {"registered_model": "m"}}
         self.run = self.place.runs / "one-1"
         (self.run / "model").mkdir(parents=True)
-        (self.run / "model" / "config.json").touch()
+        for name in ("config.json", "model.safetensors"):
+            (self.run / "model" / name).write_text("ab")
         (self.run / "summary.json").write_text(json.dumps({"run": "one-1", "mlflow_run_id": "r", "mlflow_uri": "u"}))
         self.status, self.uri, self.version = "FINISHED", "u", Registered("m", "1", "r", ("candidate",), None)
         settle(self.run, asked(self.config, self.place), self.place)
@@ -92,7 +94,9 @@ CHANGES: dict[str, Callable[[Made, pytest.MonkeyPatch], object]] = {
     "a library": lambda _, patch: patch.setattr(tasks.inputs, "installed", lambda name: "0"),
     "code": lambda _, patch: patch.setattr(tasks.inputs, "digest", lambda files: "another"),
     "a GPU": lambda _, patch: patch.setattr(tasks.inputs, "why_no_cuda", lambda: None),
-    "the model": lambda made, _: (made.run / "model" / "config.json").unlink(),
+    "the model": lambda made, _: shutil.rmtree(made.run / "model"),
+    "a weight of the model": lambda made, _: rewritten(made.run / "model" / "model.safetensors"),
+    "a file of the model": lambda made, _: (made.run / "model" / "config.json").unlink(),
     "the summary": lambda made, _: (made.run / "summary.json").write_text("{"),
     "the store": lambda made, _: setattr(made, "uri", "v"),
     "its run": lambda made, _: setattr(made, "status", "RUNNING"),
