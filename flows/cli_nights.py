@@ -17,6 +17,8 @@ Name = Annotated[str, typer.Option(help="Registered model")]
 def nightly(
     name: Name = "sft",
     margin: Annotated[float, typer.Option(min=0.0, help="Points a suite may fall without being a regression")] = 0.0,
+    rebase: Annotated[bool, typer.Option("--rebase", help="Store the results as those that later nights are held "
+                                                          "against: after an upgrade")] = False,
 ) -> None:
     """Ask champion, candidates and base again now, as the nightly deployment does; a quiet night is one line.
 
@@ -24,7 +26,7 @@ def nightly(
     """
     from flows.nightly import run_nightly
 
-    run_nightly(name, margin)
+    run_nightly(name, margin, rebase=rebase)
 
 
 def nights(

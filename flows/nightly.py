@@ -15,19 +15,19 @@ from infra import alerts, orchestrator
 from infra.contract import Tracker
 from infra.naming import run_page
 from sft_core.errors import EvalError, RegressionFound
-from tasks.night import guarded, night
-from tasks.nights import Found, concluded, metrics, past, rows, trend
+from tasks.night import ANEW, guarded, keep_anew, night
+from tasks.nights import Found, concluded, forget, metrics, past, place_of, renewed, rows, trend
 from tasks.stages import Workspace
 
 
-def run_nightly(name: str, margin: float) -> None:
+def run_nightly(name: str, margin: float, *, rebase: bool) -> None:
     """`sft nightly`: run the flow now and say in a line what it found, with its table where that is something.
 
     Raises:
         RegressionFound: a suite is proved worse than stored, the environment did not do it, and nobody was told yet.
         EvalError: something was not measured two nights in a row.
     """
-    summary = orchestrator.outcome(sft_nightly, name=name, margin=margin)
+    summary = orchestrator.outcome(sft_nightly, name=name, margin=margin, rebase=rebase)
     if summary["outcome"] != "quiet":
         console.table(summary["title"], summary["rows"])
     console.lines(f"{summary['title']}: {summary['sentence']}")
@@ -42,44 +42,52 @@ def run_nights(name: str, last: int) -> None:
 
 
 @flow(name="sft-nightly", flow_run_name="{name}@{alias}", **orchestrator.HOOKS)
-def sft_nightly(name: str = "sft", alias: str = "champion", margin: forms.Points = 0.0) -> dict[str, Any]:
+def sft_nightly(name: str = "sft", alias: str = "champion", margin: forms.Points = 0.0, rebase: bool = False
+                ) -> dict[str, Any]:
     """Ask a registered model, its candidates and their base again; fail on a proved regression that nobody was told of.
 
     Args:
         name: registered model.
         alias: which version; candidates are asked beside it.
         margin: points that a suite may fall, and false refusals may rise, without being a regression.
+        rebase: store tonight's results as those that later nights are held against, e.g. after an upgrade.
     """
     place = workspace()
     with around(place.root, connect) as tracker:
-        return _compared(Champion(name, alias), margin, str(flow_run.id), (place, tracker))
+        return _compared(Champion(name, alias, rebase), margin, str(flow_run.id), (place, tracker))
 
 
 class Champion(NamedTuple):
-    """A registered model and which of its versions."""
+    """A registered model, which of its versions, and whether it is measured anew."""
 
     name: str
     alias: str
+    rebase: bool = False
 
 
 def _compared(asked: Champion, margin: float, occasion: str, at: tuple[Workspace, Tracker]) -> dict[str, Any]:
     """A night of its own for every occasion; one that was killed goes on where it was."""
     place, tracker = at
-    name, alias = asked
-    nights = night(guarded(name, alias, place, tracker), margin, occasion, place)
+    name, alias, rebase = asked
+    own = place_of(place, name, occasion)
+    nights = night(guarded(name, alias, place, tracker), margin, occasion, own)
+    anew = {one.guarded.model.version: keep_anew(one, own.scratch) for one in nights} if rebase else {}
     key = f"nightly-{name}-{occasion}"
     mine = {run.run_id for run in tracker.runs_of(key)}
     before = next((one for one in past(name, tracker) if one.run.run_id not in mine), None)
-    found = concluded(nights, margin, before)
+    found = renewed(nights) if rebase else concluded(nights, margin, before)
     number = before.number + 1 if before else 1
     title = f"{name}, night {number}"
     run_id = tracker.start_run(f"nightly-{name}-{number}", key, {
         "model": name, "margin": margin, **{one.guarded.alias: one.guarded.model.version for one in nights}}, title,
-        found.tags(name, number))
+        found.tags(name, number) | dict.fromkeys((ANEW + version for version in anew), "yes"))
+    for version, folder in anew.items():
+        tracker.log_artifacts(run_id, folder, version)
     tracker.log_metrics(run_id, metrics(nights))
     for file in trend(name, alias, tracker, place.scratch / "nights" / name):
         tracker.log_artifacts(run_id, file)
     tracker.finish(run_id, "FAILED" if found.outcome in alerts.RED else "FINISHED")
+    forget(place, name)
     shown = rows(nights)
     orchestrator.show(lambda: create_table_artifact(shown, "nightly", f"{title}: {found.sentence}"))
     _tell(name, found, title, run_page(tracker.shown, run_id))

@@ -7,6 +7,7 @@ another version is guarded. Nights are counted, not dated: a clock that was put 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,9 +17,13 @@ from eval_suites.verdict.night import NIGHTS
 from infra.contract import TrackedRun, Tracker
 from infra.trend import NAMES, Point, write_trend
 from tasks.night import Night
+from tasks.stages import Workspace
 
-Outcome = Literal["quiet", "drift", "still", "not_measured", "regression", "blind"]
-"""`regression`: one that nobody has been told of; `blind`: the same was not measured two nights in a row."""
+Outcome = Literal["quiet", "drift", "still", "not_measured", "regression", "blind", "anew"]
+"""`regression`: one that nobody has been told of; `blind`: the same was not measured two nights in a row. `anew`:
+its results are stored for later nights."""
+KEPT = 14
+"""Nights whose answers stay."""
 LONGEST = 4000
 """Characters of a sentence in a tag; MLflow takes 8000 bytes."""
 
@@ -94,6 +99,28 @@ def concluded(nights: Sequence[Night], margin: float, before: Past | None) -> Fo
     outcome: Outcome = next((kind for kind, group in parts.items() if group), "quiet")
     return Found(outcome, "; ".join(told) or _quiet(nights, changed), frozenset(still | worse.keys()),
                  frozenset(missing))
+
+
+def renewed(nights: Sequence[Night]) -> Found:
+    """What a night comes to whose results later ones are held against, and what had moved until then."""
+    moved = [f"{one.who}: {suite.said}" for one in nights for suite in one.suites]
+    changed = sorted({said for one in nights for said in one.changed})
+    said = [f"{', '.join(one.who for one in nights)} measured anew, and later nights are held against this one", *moved]
+    if changed:
+        said.append(f"changed since: {', '.join(changed)}")
+    return Found("anew", "; ".join(said), frozenset(), frozenset())
+
+
+def place_of(place: Workspace, name: str, occasion: str) -> Workspace:
+    """Where a night of this model keeps its answers: it may be killed, or somebody may want to look."""
+    return place._replace(root=place.root / "nights" / name / occasion)
+
+
+def forget(place: Workspace, name: str) -> None:
+    """Remove the answers of all but the last nights; what they came to is in the tracker."""
+    folders = sorted((place.root / "nights" / name).glob("*"), key=lambda one: one.stat().st_mtime)
+    for folder in folders[:-KEPT]:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _quiet(nights: Sequence[Night], changed: Sequence[str]) -> str:

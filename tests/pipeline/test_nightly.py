@@ -1,6 +1,7 @@
 """Promotion and the nights of what was promoted: the model's own loss wakes somebody once, and nothing else does."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -30,7 +31,7 @@ from sft_core.errors import EvalError, ModelError, RegressionFound, TrackingErro
 from sft_core.tiny.paths import BASE_FOLDER
 from tasks import night as asking
 from tasks.evaluate import BASE, Subject
-from tasks.nights import past
+from tasks.nights import past, place_of
 from tasks.runs import Beside, write_beside
 from tasks.stages import Workspace
 
@@ -95,9 +96,10 @@ class Nights(NamedTuple):
     tracker: Tracker
     tonight: dict[str, Any]
 
-    def __call__(self, champion: Scores = RIGHT, base: Any = RIGHT, occasion: str = "") -> dict[str, Any]:
+    def __call__(self, champion: Any = RIGHT, base: Any = RIGHT, occasion: str = "", *, rebase: bool = False
+                 ) -> dict[str, Any]:
         self.tonight.update(champion=champion, base=base)
-        return nightly._compared(nightly.Champion(self.name, "champion"), 5.0, occasion or uuid4().hex,
+        return nightly._compared(nightly.Champion(self.name, "champion", rebase), 5.0, occasion or uuid4().hex,
                                  (self.place, self.tracker))
 
 
@@ -176,6 +178,40 @@ def test_a_regression_is_told_once_and_then_named_as_still_there(nights: Nights)
     assert page.count("<tr><td>") == 6
     assert "facts" in page[page.index("<svg"):]
     assert nights.tracker.download(told[0].run.run_id, "trend.png", nights.place.scratch).stat().st_size > 5000
+
+
+def test_after_an_upgrade_a_night_measures_anew_and_later_ones_are_held_against_it(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else every night would be blind from then on. The run's own results stay."""
+    new, half = result(FELL, version=2), result([*FELL[:100], *GONE[:100]], version=2)
+    assert "facts not measured: " in (first := nights(new, result(RIGHT, version=2)))["sentence"]
+    assert "after an upgrade, `sft nightly --rebase` measures it anew" in first["sentence"]
+    with pytest.raises(EvalError, match="cannot be measured anew, and what is stored stays: facts of tuned has 100 "
+                                        "scores, 200 before"):
+        nights(half, result(RIGHT, version=2), rebase=True)
+    with pytest.raises(EvalError, match="facts of base has 0 scores, 200 before: the base on .*: gone"):
+        nights(new, ModelError("gone"), rebase=True)
+    found = nights(new, result(RIGHT, version=2), rebase=True)
+    assert found["outcome"] == "anew"
+    assert "champion (version 1) measured anew, and later nights are held against this one" in found["sentence"]
+    shutil.rmtree(nights.place.scratch)  # another machine
+    assert nights(new, result(RIGHT, version=2))["outcome"] == "quiet"
+    with pytest.raises(RegressionFound, match="facts lost 15.0 points"):
+        nights(result([0.0] * 60 + [1.0] * 140, version=2), result(RIGHT, version=2))
+    assert [one.outcome for one in past(nights.name, nights.tracker)] == ["regression", "quiet", "anew", "not_measured"]
+    assert nights.run.joinpath("evaluation", "tuned", "facts.json").is_file()
+
+
+def test_the_answers_of_the_last_nights_stay(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A year of them must not fill the disk."""
+    monkeypatch.setattr("tasks.nights.KEPT", 2)
+    place = nights.place
+    for at, occasion in enumerate(("one", "two", "three"), 1):
+        os.utime(place_of(place, nights.name, occasion).scratch.parent, (at, at))
+    assert place_of(place, nights.name, "four").scratch.is_dir()
+    nights(occasion="four")
+    assert {file.name for file in (place.root / "nights" / nights.name).iterdir()} == {"three", "four"}
 
 
 def test_what_the_base_lost_too_is_the_environment(nights: Nights) -> None:
