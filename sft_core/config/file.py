@@ -13,9 +13,9 @@ from pydantic import BaseModel, ValidationError
 
 from sft_core.config.conditions import active, look_in, needed, settings, troubles
 from sft_core.config.experiment import ExperimentConfig, Range, Value
-from sft_core.config.reading import Key, Parsed, number, parse
+from sft_core.config.reading import Key, Parsed, parse, value_of
 from sft_core.config.search import LONGEST_TRIAL, idle, no_number, trial_name, tried
-from sft_core.config.telling import Cause, Lack, causes, places, told
+from sft_core.config.telling import Cause, Lack, causes, places, takes_text, told
 from sft_core.errors import ConfigError
 
 Made = TypeVar("Made", bound=BaseModel)
@@ -295,7 +295,8 @@ def _override(data: dict[str, Any], text: str) -> Key:
     dotted, equals, value = text.partition("=")
     if not equals or not dotted:
         raise ConfigError(f"--set {text!r} is not of the form section.field=value, e.g. --set train.optim.lr=1e-3")
-    return _assign(data, dotted.strip(), number(parse(value, f"--set {text}").data))
+    dotted = dotted.strip()
+    return _assign(data, dotted, value_of(value, f"--set {text}", takes_text(dotted)))
 
 
 def _assign(data: dict[str, Any], dotted: str, value: object) -> Key:

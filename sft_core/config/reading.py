@@ -59,6 +59,23 @@ def number(value: object) -> object:
     return value
 
 
+def value_of(text: str, name: str, as_text: bool) -> object:
+    """The value that somebody typed for one field. Quoted it is text; see `number` else.
+
+    Args:
+        name: what messages call the text.
+        as_text: the field takes text alone, so that `007`, `1e10` and `off` are what was typed.
+
+    Raises:
+        ConfigError: it is no YAML, or holds a key twice.
+    """
+    value = parse(text, name).data
+    node = yaml.compose(text, Loader=TextKeys)
+    if not isinstance(node, yaml.ScalarNode) or node.style is not None or value is None:
+        return value
+    return node.value if as_text else number(value)
+
+
 def _at(error: yaml.YAMLError, name: str) -> str:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     return name if mark is None else f"{name}:{mark.line + 1}"

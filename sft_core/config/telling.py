@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from types import UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -65,6 +66,26 @@ def told(cause: Cause, known: Mapping[Key, str]) -> str:
         fields = [(*section, *word.split(".")) for word in named for section in sections]
     place = next((known[key] for key in (*fields, *sections) if key in known), "")
     return f"{place}: {cause.said}" if place else cause.said
+
+
+def takes_text(dotted: str) -> bool:
+    """Whether a field, by its dotted name, takes texts and nothing else; so does an entry of a list of them."""
+    *above, last = (int(part) if part.isdigit() else part for part in dotted.split("."))
+    if isinstance(last, int) and above:
+        last = above.pop()
+    model = _model_at(tuple(above))
+    field = next((f for name, f in model.model_fields.items() if last in (name, f.alias)), None) if model else None
+    return field is not None and _texts(field.annotation)
+
+
+def _texts(annotation: Any) -> bool:
+    """Every value of the type is a text, or none."""
+    inner = [one for one in get_args(annotation) if one not in (type(None), ...)]
+    if get_origin(annotation) is Literal:
+        return all(isinstance(one, str) for one in inner)
+    if get_origin(annotation) is Annotated:
+        return _texts(inner[0])
+    return annotation is str or get_origin(annotation) in (Union, UnionType, tuple) and all(map(_texts, inner))
 
 
 def _said(key: Key, details: Sequence[ErrorDetails]) -> list[str]:

@@ -1,6 +1,7 @@
 """Configuration files: all problems at once, with lines and nearest names; typed overrides; frozen sections."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -47,6 +48,22 @@ def test_minimal_file_loads_and_keeps_its_text(file: Path) -> None:
     loaded = load(file)
     assert loaded.config.train.optim.lr == 0.001
     assert loaded.text == MINIMAL
+
+
+@pytest.mark.parametrize(("override", "value"), [
+    ("name=007", "007"), ('name="007"', "007"), ("name=1e3", "1e3"), ("name=on", "on"),
+    ("name=2026-11-29", "2026-11-29"),
+    ("model.revision=1234567", "1234567"), ("model.revision=12e5", "12e5"), ("model.revision=null", None),
+    ("data.sources.0.subset=007", "007"), ("data.decontaminate=off", "off"), ("data.sources.0.name=0x10", "0x10"),
+    ('template.kwargs.level="007"', "007"), ("template.kwargs.level=007", 7), ("template.kwargs.level=1e-3", 0.001),
+    ("train.optim.lr=1e-3", 0.001), ("seed=007", 7)])
+def test_a_text_stays_the_text_that_was_typed(file: Path, override: str, value: object) -> None:
+    """Commits, dates and numbers with zeros in front are names like others; `on` and `off` are words."""
+    found: Any = load(file, [override]).config
+    for part in override.partition("=")[0].split("."):
+        found = found[int(part)] if part.isdigit() else found[part] if isinstance(found, dict) else getattr(found, part)
+    assert found == value
+    assert type(found) is type(value)
 
 
 def test_all_problems_are_told_at_once_with_their_lines(file: Path) -> None:
