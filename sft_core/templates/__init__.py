@@ -1,6 +1,7 @@
 """Chat templates: what becomes of a conversation, and which of its characters are trained.
 
 *.jinja       the built-in templates, by name
+bounds.py     what a template may take: time, memory, length
 messages.py   turns as the messages that a Jinja template walks over
 thoughts.py   <think> … </think> and its kin
 given.py      variables and the date that a template is given, written into it

@@ -14,6 +14,8 @@ import jinja2.nodes
 from pydantic import JsonValue
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
+from sft_core.templates.bounds import understood
+
 DIRECTIVES = (*(f"-{one}" for one in "dmHIMSjeklyUWV"), *"aAbBcCdDeFgGhHIjklmMpPrRSTuUVwWxXyYzZ", "n", "t", "%")
 """Of strftime, as glibc has them."""
 USUAL = {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "bos_token", "eos_token",
@@ -29,11 +31,13 @@ def variables_of(jinja: str) -> set[str]:
     """
     environment = _compile_jinja_template("").environment
     tree = environment.parse(jinja)
+    with understood():
+        undeclared = jinja2.meta.find_undeclared_variables(tree)
     # What it sets in every branch counts as undeclared too; what it has a default for, it asks about first.
     own = {name.name for name in tree.find_all(jinja2.nodes.Name) if name.ctx == "store"}
     asked = {one.node.name for one in tree.find_all((jinja2.nodes.Test, jinja2.nodes.Filter))
              if one.name in ("defined", "undefined", "default", "d") and isinstance(one.node, jinja2.nodes.Name)}
-    return jinja2.meta.find_undeclared_variables(tree) - (own - asked) - USUAL - set(environment.globals)
+    return undeclared - (own - asked) - USUAL - set(environment.globals)
 
 
 def with_defaults(jinja: str, given: Mapping[str, JsonValue]) -> str:
