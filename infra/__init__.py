@@ -41,6 +41,7 @@ alerts.py           a red night told: a Prefect event, a webhook, an automation
 trend.py            the scores of the nights with their control limits, as picture and page
 dashboard.py        optuna-dashboard on a sweep, as long as somebody looks
 servers.py          local Prefect, MLflow and model servers and workers as process groups
+prefect_door.py     Prefect's server, deaf to other web sites and names
 prefect_plugin.py   bare names for `prefect deployment run`
 deploy.py           registers the deployments of prefect.yaml
 listening.py        servers that others may reach, with authentication

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sft_core.errors import ConfigError
+from sft_core.masking import masked
 
 FOLDER = "platform"
 POLL_S = 0.1
@@ -60,6 +61,11 @@ class State(NamedTuple):
     """Where MLflow's artifacts are, where that is not the workspace."""
     environment: Mapping[str, str] = {}
     """Variables that clients of these servers need: user and password, where they ask for one."""
+
+    def __repr__(self) -> str:
+        """Without passwords."""
+        shown = {**self._asdict(), "environment": sorted(self.environment)}
+        return masked(f"State({shown})")
 
     def living(self) -> dict[str, Daemon]:
         """Those that still run, by name."""

@@ -76,6 +76,7 @@ def guarded(command: Command, listening: Listening, credentials: Mapping[str, st
     origins = ",".join(f"{scheme}://{host}{port}" for host in (*listening.allowed, listening.client)
                        for scheme in ("http", "https") for port in ("", f":{parts.port}"))
     if command.name == "prefect":
+        arguments[arguments.index("localhost")] = ",".join(("localhost", *listening.allowed, listening.client))
         block = {"PREFECT_SERVER_API_AUTH_STRING": credentials["PREFECT_API_AUTH_STRING"],
                  "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": origins, "PREFECT_UI_API_URL": "/api"}
     else:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from sft_core.errors import ConfigError, OrchestrationError
+from sft_core.masking import masked
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -26,6 +27,10 @@ class Databases(NamedTuple):
     prefect: str
     mlflow: str
     studies: str
+
+    def __repr__(self) -> str:
+        """Without the password."""
+        return masked(f"Databases({', '.join(self)})")
 
 
 def databases(url: str) -> Databases:

@@ -58,6 +58,10 @@ class Command(NamedTuple):
     """Where it works and its log is."""
     health: str = "/health"
 
+    def __repr__(self) -> str:
+        """Without what it has in its environment, where passwords are."""
+        return f"Command({self.name} at {self.url}: {' '.join(self.arguments)})"
+
 
 @dataclass(frozen=True)
 class Service:
@@ -117,7 +121,7 @@ def prefect_server(home: Path, port: int, database: str | None = None) -> Comman
                    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES}
     if database:  # in the environment and not among the arguments, which everybody on this machine can read
         environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database
-    arguments = ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    arguments = ["-m", "infra.prefect_door", "localhost", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     return Command("prefect", f"http://127.0.0.1:{port}/api", arguments, environment, home)
 
 

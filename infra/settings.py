@@ -30,7 +30,7 @@ import platform
 import sys
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from infra.daemons import read_state
@@ -38,7 +38,7 @@ from infra.disk import check_writable
 from infra.layout import check_layout
 from infra.postgres import databases
 from sft_core.errors import ConfigError
-from sft_core.masking import has_secret
+from sft_core.masking import has_secret, masked
 
 TELEMETRY_OFF = {
     "DO_NOT_TRACK": "true",
@@ -73,7 +73,7 @@ TEMPORARY = "SFT_TEMPORARY_PREFECT"
 """Variable that tells processes which this one starts that its Prefect server is no configured one."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Settings:
     """Where this installation keeps and finds things. All paths are absolute, so that a worker and a shell agree."""
 
@@ -102,6 +102,11 @@ class Settings:
     share: bool = False
     """Finished stages that all trials of a sweep have in common are kept on the MLflow server, for machines that have
     no workspace in common (SFT_SHARE=mlflow)."""
+
+    def __repr__(self) -> str:
+        """Without passwords: of databases and servers in their addresses, of clients at all."""
+        shown = {one.name: getattr(self, one.name) for one in fields(self) if one.repr}
+        return masked(f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})")
 
 
 def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:

@@ -73,6 +73,18 @@ def test_two_at_once_bring_up_one_platform(platform: list[str], place: Path) -> 
         assert os.getsid(daemon.pid) == daemon.pid  # of no terminal and no command
 
 
+def test_other_web_sites_and_names_are_refused(platform: list[str], place: Path) -> None:
+    """A page in a browser could make deployments, which run as the user: a request without a content type is sent
+    unasked, and a name that leads to 127.0.0.1 is an origin of its own."""
+    servers = {name: daemon.url for name, daemon in read_state(place / "home").daemons.items()}
+    for address in (f"{servers['prefect']}/flows/", f"{servers['mlflow']}/api/2.0/mlflow/experiments/create"):
+        port = address.split(":")[2].partition("/")[0]
+        for headers, fine in (({"Origin": "http://evil.example"}, False), ({"Host": f"evil.example:{port}"}, False),
+                              ({"Origin": "null"}, False), ({"Origin": f"http://127.0.0.1:{port}"}, True)):
+            asked = requests.post(address, data=b'{"name": "x"}', headers=headers, timeout=9)
+            assert (asked.status_code != 403) is fine, (address, headers, asked.text)
+
+
 def test_in_the_folder_of_the_code_nothing_has_to_be_set(platform: list[str], shell: Sft) -> None:
     done = shell("prefect deployment inspect sft-sweep", cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr

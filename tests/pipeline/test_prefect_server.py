@@ -7,6 +7,9 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from infra.prefect_door import Door
 from infra.reach import why_unreachable
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,6 +63,19 @@ def environment(folder: Path) -> dict[str, str]:
     """A user who has configured nothing."""
     outside = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "SFT_"))}
     return outside | {"SFT_HOME": str(folder / "w"), "HOME": str(folder / "home"), "PYTHONPATH": str(ROOT)}
+
+
+@pytest.mark.parametrize(("host", "origin", "fine"), [
+    ("127.0.0.1:4200", None, True), ("LOCALHOST:4200", None, True), ("[::1]:4200", None, True),
+    ("10.1.2.3", None, True),
+    ("gpu1.example:4200", None, True), ("gpu2.example:4200", None, False), ("gpu1.example.evil", None, False),
+    ("", None, False), ("127.0.0.1.evil.example", None, False), ("localhost@evil.example", None, False),
+    ("localhost:4200", "http://localhost:4200", True), ("10.1.2.3:80", "http://10.1.2.3:80", True),
+    ("127.0.0.1:4200", "http://localhost:4200", True), ("127.0.0.1:4200", "http://localhost:8888", False),
+    ("127.0.0.1:4200", "https://evil.example", False), ("127.0.0.1:4200", "null", False)])
+def test_who_is_let_in(host: str, origin: str | None, fine: bool) -> None:
+    headers = {"host": host} | ({"origin": origin} if origin else {})
+    assert (Door(None, ["gpu1.example"]).refusal(headers) is None) is fine  # type: ignore[arg-type]
 
 
 def test_server_application_can_be_made() -> None:

@@ -10,7 +10,11 @@ import pytest
 import requests
 import yaml
 
-from infra.servers import free_port, start_mlflow
+from infra import listening
+from infra.daemons import State
+from infra.postgres import databases
+from infra.servers import free_port, prefect_server, start_mlflow
+from infra.settings import read_settings
 from sft_core.config.evaluate import EndpointSection
 from sft_core.errors import ConfigError, SftError
 from sft_core.masking import has_secret, masked
@@ -172,3 +176,18 @@ def test_a_key_that_a_server_sends_back_is_not_shown_in_part() -> None:
 
 def test_errors_hide_what_they_are_made_of() -> None:
     assert SECRET not in str(ConfigError(f"--set tracking.uri=http://me:{SECRET}@h is wrong"))
+
+
+def test_no_repr_holds_one() -> None:
+    """What is in a traceback with its values, in a log, or printed by whoever looks for a fault."""
+    url = f"postgresql://me:{SECRET}@host/sft"
+    settings = read_settings({"SFT_HOME": "/nowhere", "SFT_DATABASE_URL": url, "MLFLOW_TRACKING_PASSWORD": SECRET,
+                              "PREFECT_API_URL": f"http://me:{SECRET}@host/api",
+                              "PREFECT_API_AUTH_STRING": f"me:{SECRET}"})
+    assert settings.database == url
+    command = listening.guarded(prefect_server(Path("/tmp"), 4200, databases(url).prefect),
+                                listening.Listening("0.0.0.0"), settings.credentials)
+    assert SECRET in str(dict(command.environment))
+    for one in (settings, databases(url), command, State(database=url, environment=settings.credentials)):
+        assert SECRET not in f"{one!r} {one} {one!s}"
+        assert "host" in repr(one) or "prefect" in repr(one)
