@@ -5,7 +5,7 @@ BIN := .venv/bin
 # (measured: 14 times slower). The tests run two processes already.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help demo test real chaos story lint coverage bench constraints clean setup setup-dev setup-real
+.PHONY: help demo test real chaos story lint coverage bench constraints lock clean setup setup-dev setup-real
 
 help:
 	@echo "make demo      install, then run the main job on the embedded tiny world (2 to 5 minutes)"
@@ -61,6 +61,14 @@ constraints: setup-dev
 	@sed -n '/^#/p' constraints.txt > constraints.new
 	@$(BIN)/pip freeze --exclude-editable | sed 's/+cpu//' >> constraints.new
 	@mv constraints.new constraints.txt
+
+# uv has a venv of its own: it is no part of the project, and `make constraints` lists what is in the project's.
+lock:
+	@$(PYTHON) -m venv .lock
+	@.lock/bin/pip install --quiet uv
+	.lock/bin/uv pip compile pyproject.toml --extra postgres --extra auth --extra s3 -c constraints.txt --generate-hashes \
+	  --no-strip-extras --universal --python-version 3.11 --no-annotate --no-header --no-config --quiet -o infra/requirements.lock
+	@rm -rf .lock
 
 clean:
 	rm -rf .sft .pytest_cache .mypy_cache .ruff_cache .hypothesis

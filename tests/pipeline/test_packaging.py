@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,8 @@ def test_commands_are_known_with_their_options() -> None:
     options = {name for parameter in server.params if parameter.param_type_name == "option" for name in parameter.opts}
     assert {one for one in SERVICES["mlflow"]["command"] if one.startswith("--")} <= options
     programs = {service["command"][0] for service in SERVICES.values() if "command" in service}
-    assert programs == {"prefect", "mlflow", "sft"}
+    assert programs == {"prefect", "mlflow", "sft", "python"}
+    assert SERVICES["prefect"]["command"][:5] == ["python", "-m", "infra.prefect_door", "prefect", "server"]
     assert all(Path(sys.executable).with_name(program).exists() for program in programs)
     assert SERVICES["worker"]["command"] == ["prefect", "worker", "start", "--pool", "sft", "--limit", "1"]
 
@@ -70,11 +72,35 @@ def test_all_parts_meet_in_the_same_places() -> None:
 
 def test_the_image_has_what_it_copies_and_installs() -> None:
     text = (INFRA / "Dockerfile").read_text(encoding="utf-8")
-    assert re.findall(r"^ARG (\w+)", text, re.MULTILINE) == ["BASE", "PIP_EXTRA_INDEX_URL"]
-    assert "-c constraints.txt -e '.[postgres,auth]'" in text
-    assert (ROOT / "constraints.txt").exists()
+    assert re.findall(r"^ARG (\w+)", text, re.MULTILINE) == ["BASE"]
+    installs = re.findall(r"pip install (.+?) \\?\n", text)
+    assert [line.removeprefix("--no-cache-dir ") for line in installs] == [
+        "--require-hashes -r infra/requirements.lock", "--no-deps --no-build-isolation -e ."]
     base = SERVICES["worker-gpu"]["build"]["args"]["BASE"]
     assert f"BASE={base}" in text
+
+
+def plain(name: str) -> str:
+    """A package's name as indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_the_image_installs_files_of_known_hashes_alone() -> None:
+    """Of the versions that the tests run with, and of everything that the project needs."""
+    text = (INFRA / "requirements.lock").read_text(encoding="utf-8")
+    locked: dict[str, str] = {}
+    for entry in text.replace("\\\n", " ").splitlines():
+        found = re.fullmatch(r"([a-z0-9-]+)(?:\[[a-z0-9, -]+\])?==(\S+)(?: ; [^#]+?)?(?: +--hash=sha256:[0-9a-f]{64})+",
+                             entry)
+        assert found, f"{entry[:90]}: not a version with hashes"
+        locked[found[1]] = found[2]
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split("\n") if "==" in line)
+    pinned = {plain(name): version for name, version in pins.items()}
+    assert {name: version for name, version in locked.items() if pinned.get(name, version) != version} == {}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    declared = [*project["dependencies"], *extras["postgres"], *extras["auth"], *extras["s3"], "setuptools"]
+    assert {plain(re.split(r"[^\w.-]", one)[0]) for one in declared} <= locked.keys()
 
 
 def test_the_unit_starts_and_stops_the_platform(tmp_path: Path) -> None:
