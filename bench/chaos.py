@@ -259,6 +259,7 @@ def put_clock_back(world: World) -> None:
 
 KILLS: tuple[Misfortune, ...] = (kill_command, kill_worker, kill_trial, kill_prefect, kill_mlflow)
 """What befalls a command in every round."""
+CLOCKS: tuple[Misfortune, ...] = (put_clock_back, put_clock_forward)
 DATABASE: tuple[Misfortune, ...] = (kill_postgres, drop_connections)
 """Where the servers and the studies are in PostgreSQL."""
 RARE: tuple[Misfortune, ...] = (fill_disk, put_clock_back, kill_prefect_for_good, pause, put_clock_forward, twice,
@@ -266,15 +267,24 @@ RARE: tuple[Misfortune, ...] = (fill_disk, put_clock_back, kill_prefect_for_good
 """Of these two befall it in each round, by turns."""
 
 
-def hand(seed: int, world: World) -> list[Misfortune]:
-    """What befalls a command in the round of this seed, in order; those that cannot be had here are left out."""
+SHORT: tuple[Misfortune, ...] = (
+    put_clock_forward, kill_command, kill_postgres, kill_trial, drop_connections, kill_mlflow, put_clock_back,
+    kill_trial, drop_connections, kill_postgres, kill_worker, fill_disk, drop_connections, kill_trial)
+"""What takes little time: ten kills in every test run."""
+
+
+def hand(seed: int, database: bool) -> tuple[Misfortune, ...]:
+    """What befalls a command in the round of this seed, in order."""
     rare = [RARE[(2 * seed + turn) % len(RARE)] for turn in range(2)]
-    dealt = [*KILLS, *KILLS[:3], *(DATABASE if world.databases else ()), *rare]
-    able = [one for one in dealt if (one is not fill_disk or world.has_disk)
-            and (one not in (put_clock_back, put_clock_forward) or world.has_clock)]
-    return random.Random(seed).sample(able, len(able))
+    dealt = [*KILLS, *KILLS[:3], *(DATABASE if database else ()), *rare]
+    return tuple(random.Random(seed).sample(dealt, len(dealt)))
 
 
-def is_kill(misfortune: str) -> bool:
-    """Whether a misfortune of this name ends processes."""
-    return misfortune.startswith(("kill_", "drop_"))
+def can_befall(one: Misfortune, world: World) -> bool:
+    """Whether it can be had on this machine."""
+    return (one is not fill_disk or world.has_disk) and (one not in CLOCKS or world.has_clock)
+
+
+def is_kill(one: Misfortune) -> bool:
+    """Whether it ends processes or connections."""
+    return one in (*KILLS, *DATABASE, kill_prefect_for_good, kill_mlflow_for_a_minute)

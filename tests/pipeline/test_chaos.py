@@ -10,10 +10,9 @@ import hashlib
 import itertools
 import json
 import os
-import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,11 +22,19 @@ from mlflow import MlflowClient
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter
 
-from bench.chaos import World, hand, is_kill
+from bench.chaos import SHORT, Misfortune, World, can_befall, hand, is_kill
 from infra.contract import TrialRow
+from infra.events import Mark, batches
 from infra.postgres import Databases, databases, make_databases
 from infra.stored import read_earlier
+from infra.study import open_study
+from sft_core.config.file import load, trial_config
+from sft_core.config.followups import as_searched
 from sft_core.locks import is_held
+from tasks.prepare import prepare
+from tasks.stages import Workspace
+from tasks.train import train
+from tasks.trial import plan_of
 
 KILLS = int(os.environ.get("SFT_CHAOS_KILLS", 50))
 SEED = int(os.environ.get("SFT_CHAOS_SEED", 20261129))
@@ -39,7 +46,8 @@ class End(NamedTuple):
 
     weights: frozenset[str]
     points: Counter[tuple[str, int, float]]  # of training, by name, step and value
-    trials: Counter[str]  # values and objectives of complete trials of a sweep
+    trials: Counter[str]  # values of complete trials of a sweep
+    found: frozenset[str] = frozenset()  # their objectives
 
 
 class Tally(NamedTuple):
@@ -56,23 +64,31 @@ class Tally(NamedTuple):
 
 NOTHING = Tally(0, 0, 0, 0, 0, 0, 0)
 
-def disturbed(world: World, seed: int, span_s: float) -> list[str]:
-    """Let a hand of misfortunes befall the command, at random moments of its time, and let it end after that."""
-    dealt, chance = hand(seed, world), random.Random(seed)
+def disturbed(world: World, dealt: Sequence[Misfortune], span_s: float) -> None:
+    """Let these befall the command one after the other, at random moments, and let it end after that."""
     for befall in dealt:
         world.keep_up()
-        time.sleep(chance.uniform(0.0, span_s))
+        time.sleep(world.rng.uniform(0.0, span_s))
         befall(world)
     world.keep_up()
     world.finish()
-    return [befall.__name__ for befall in dealt]
+
+
+def is_result(metric: str) -> bool:
+    """Of training, and not of how fast it was."""
+    return metric.startswith(("train/", "validation/")) and not metric.endswith(("_s", "per_s", "seconds"))
+
+
+def weights_in(home: Path) -> frozenset[str]:
+    return frozenset(hashlib.sha256(file.read_bytes()).hexdigest()
+                     for file in home.glob("stages/train/*/out/model/model.safetensors"))
 
 
 def points_of(client: MlflowClient, run_ids: list[str]) -> Counter[tuple[str, int, float]]:
     points: Counter[tuple[str, int, float]] = Counter()
     for run_id in run_ids:
         for key in client.get_run(run_id).data.metrics:
-            if key.startswith(("train/", "validation/")) and not key.endswith(("_s", "per_s", "seconds")):
+            if is_result(key):
                 points.update((key, one.step, one.value) for one in client.get_metric_history(run_id, key))
     return points
 
@@ -101,15 +117,16 @@ def end_of(world: World) -> tuple[End, Counter[str]]:
         "notes": len({str(path) for path in world.home.glob("alive/*.json")} - of_lost),
         "to do": sum(one["todo"] and not (world.gone and "the prefect run" in one["what"]) for one in found),
     })
-    weights = frozenset(hashlib.sha256(file.read_bytes()).hexdigest()
-                        for file in world.home.glob("stages/train/*/out/model/model.safetensors"))
-    trials = Counter(json.dumps([row.params, row.values], sort_keys=True) for row in rows_of(world) if row.values)
-    return End(weights, points_of(client, [run.info.run_id for run in runs]), trials), odd
+    complete = [row for row in rows_of(world) if row.values]
+    trials = Counter(json.dumps(row.params, sort_keys=True) for row in complete)
+    objectives = frozenset(json.dumps([row.params, row.values], sort_keys=True) for row in complete)
+    return End(weights_in(world.home), points_of(client, [run.info.run_id for run in runs]), trials, objectives), odd
 
 
 def difference(wanted: End, found: End, odd: Counter[str], kills: int) -> Tally:
-    return Tally(kills, mismatches=(found.weights != wanted.weights) + (found.points - wanted.points).total()
-                 + odd["to do"], metrics_lost=(wanted.points - found.points).total(),
+    otherwise = (found.weights != wanted.weights) + bool(wanted.found) * len(wanted.found ^ found.found)
+    return Tally(kills, mismatches=otherwise + (found.points - wanted.points).total() + odd["to do"],
+                 metrics_lost=(wanted.points - found.points).total(),
                  zombies=odd["runs open"] + odd["flows open"] + odd["notes"] + odd["held"], orphans=odd["orphans"],
                  trials_lost=(wanted.trials - found.trials).total(),
                  trials_doubled=(found.trials - wanted.trials).total() + odd["doubled"])
@@ -133,7 +150,6 @@ class Ordeal:
 
     def __init__(self, folder: Path, arguments: tuple[object, ...], fresh: Callable[[str], Databases]) -> None:
         self.folder, self.arguments, self.fresh = folder, arguments, fresh
-        self.told: list[str] = []
 
     def calm(self) -> tuple[End, float]:
         """What is to be there, and how long it takes."""
@@ -151,32 +167,57 @@ class Ordeal:
         assert wanted.points
         return wanted, span_s
 
-    def round(self, seed: int, wanted: End, span_s: float) -> Tally:
-        """One disturbed world."""
-        name = f"seed{seed}"
-        world = World(self.folder / name, seed, self.arguments, self.fresh(name) if seed % 2 else None)
+    def rounds(self) -> Iterator[tuple[Tally, list[str]]]:
+        """One after the other, without end."""
+        wanted, calm_s = self.calm()
+        for seed in itertools.count(SEED):
+            yield self.round(seed, wanted, calm_s / 5)
+
+    def round(self, seed: int, wanted: End, span_s: float, dealt: Sequence[Misfortune] = ()
+              ) -> tuple[Tally, list[str]]:
+        """One disturbed world; what befalls it is dealt by the seed, unless it is given."""
+        name, database = f"seed{seed}", bool(dealt) or seed % 2 == 1
+        world = World(self.folder / name, seed, self.arguments, self.fresh(name) if database else None)
         try:
-            befallen = disturbed(world, seed, span_s)
+            befalls = [one for one in dealt or hand(seed, database) if can_befall(one, world)]
+            disturbed(world, befalls, span_s)
             found, odd = end_of(world)
-            tally = difference(wanted, found, odd, sum(map(is_kill, befallen)))
+            tally = difference(wanted, found, odd, sum(map(is_kill, befalls)))
+            befallen = ", ".join(one.__name__ for one in befalls)
+            told = [f"seed {seed}, {'PostgreSQL' if database else 'SQLite'}: {befallen}: {tally} {dict(+odd)}"]
             if tally._replace(kills=0) != NOTHING:
-                self.told += [*map(str, rows_of(world)), world.said.read_text(errors="replace")[-9000:]]
+                told += [*map(str, rows_of(world)), world.said.read_text(errors="replace")[-9000:]]
         finally:
             world.close()
-        self.told.insert(0, f"seed {seed}, {'PostgreSQL' if world.databases else 'SQLite'}: {', '.join(befallen)}: "
-                         f"{dict(tally._asdict())} {dict(+odd)}")
-        return tally
+        return tally, told
 
 
-def check(ordeal: Ordeal, kills: int, capsys: pytest.CaptureFixture[str]) -> None:
+def trained_here(sweep: Path, home: Path) -> End:
+    """What the sweep is to leave, without its objectives: proposed and trained in this process, which nobody kills."""
+    config = as_searched(load(sweep).config)
+    assert config.search
+    place, study = Workspace(home, None), open_study(plan_of(config, config.search), home)
+    study.join()
+    study.begin(config.search.trials)
+    trials, points = Counter[str](), Counter[tuple[str, int, float]]()
+    while (trial := study.ask()) is not None:
+        trials[json.dumps(trial.params, sort_keys=True)] += 1
+        chosen = trial_config(config, trial.root, trial.params)
+        trained = train.fn(chosen, prepare.fn(chosen, place), place, lambda _: None)
+        study.tell(trial.number, {"alignment": 0.0, "tax": 0.0})
+        for batch, _ in batches(trained.folder / "events.jsonl", Mark("")):
+            points.update((one.key, one.step, one.value) for one in batch if is_result(one.key))
+    study.close()
+    return End(weights_in(home), points, trials)
+
+
+def check(rounds: Iterable[tuple[Tally, list[str]]], kills: int, capsys: pytest.CaptureFixture[str]) -> None:
     """Rounds until so many kills have been made; what befell is printed, with a line of JSON at the end."""
-    wanted, calm_s = ordeal.calm()
     sums: Counter[str] = Counter()
-    for seed in itertools.count(SEED):
-        sums.update(ordeal.round(seed, wanted, calm_s / 5)._asdict())
+    for found, told in rounds:
+        sums.update(found._asdict())
         with capsys.disabled():
-            print("", *ordeal.told, sep="\n", flush=True)
-        ordeal.told.clear()
+            print("", *told, sep="\n", flush=True)
         if sums["kills"] >= kills:
             break
     tally = Tally(*(sums[field] for field in Tally._fields))
@@ -190,7 +231,7 @@ def test_a_run_that_is_killed_anywhere_ends_where_it_would_have_ended(
     tmp_path: Path, config: Path, fresh: Callable[[str], Databases], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = ("run", config, "--set", "eval.limit=3", "--set", "eval.parity=off")
-    check(Ordeal(tmp_path, run, fresh), KILLS, capsys)
+    check(Ordeal(tmp_path, run, fresh).rounds(), KILLS, capsys)
 
 
 @pytest.mark.chaos
@@ -200,12 +241,12 @@ def test_a_sweep_of_four_workers_that_is_killed_anywhere_ends_where_it_would_hav
     data: dict[str, Any] = yaml.safe_load(sweep.read_text())
     data["search"]["trials"] = 6
     sweep.write_text(yaml.safe_dump(data, sort_keys=False))
-    check(Ordeal(tmp_path, ("sweep", sweep, "--workers", 4), fresh), KILLS, capsys)
+    check(Ordeal(tmp_path, ("sweep", sweep, "--workers", 4), fresh).rounds(), KILLS, capsys)
 
 
 def test_a_sweep_whose_plug_is_pulled_a_dozen_times(
     tmp_path: Path, sweep: Path, fresh: Callable[[str], Databases], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The short form of both: one round, in PostgreSQL."""
-    ordeal = Ordeal(tmp_path, ("sweep", sweep, "--workers", 2), fresh)
-    check(ordeal, 10, capsys)
+    """The short form of both."""
+    ordeal, wanted = Ordeal(tmp_path, ("sweep", sweep), fresh), trained_here(sweep, tmp_path / "calm")
+    check([ordeal.round(SEED, wanted, 4.0, SHORT)], 10, capsys)
