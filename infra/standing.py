@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -103,7 +103,10 @@ def _worker(api: str, daemon: Daemon | None, state: State) -> Part:
         return Part("worker", False, NOT_RUNNING)
     known = _found(f"{api}/work_pools/{POOL}/workers/filter", {}, state)
     seen = next((one for one in known if one["name"] == WORKER), None)
-    if seen is None or _time(seen["last_heartbeat_time"]) < _time(daemon.since):
+    began = _time(daemon.since)
+    if began > datetime.now(UTC):  # the clock was put back since then: what is heard now looks older than its start
+        began = datetime.min.replace(tzinfo=UTC)
+    if seen is None or _time(seen["last_heartbeat_time"]) < began:
         says, well = "has not asked for work yet; if that lasts, look at its log", False
     elif seen["status"] != "ONLINE":
         says, well = f"was heard of at {seen['last_heartbeat_time']} last; `sft down`, `sft up`", False

@@ -139,10 +139,13 @@ class MlflowTracker(MlflowRegistry):
         return True
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float | None], step: int = 0) -> None:
-        now = int(time.time() * 1000)
         with door(self.uri, "log metrics"):
-            there = self._client.get_run(run_id).data.metrics
+            data = self._client.get_run(run_id).data
+            there = data.metrics
+            # Of two values of a step MLflow shows the later one; the clock may have been put back between them.
             wanted = {naming.name(key): float(value) for key, value in metrics.items() if value is not None}
+            before = [one.timestamp for one in data.to_proto().metrics if one.key in wanted]
+            now = max([int(time.time() * 1000), *(one + 1 for one in before)])
             new = [(key, value) for key, value in wanted.items() if repr(there.get(key)) != repr(value)]  # nan is nan
             self._client.log_batch(run_id, metrics=[Metric(key, value, now, step) for key, value in new])
 

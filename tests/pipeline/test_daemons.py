@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from infra.listening import Listening, check, guarded
 from infra.platform import Wanted, down, up
 from infra.servers import Command, Service, free_port, mlflow_server, start
 from infra.settings import Settings, read_settings
-from infra.standing import standing
+from infra.standing import WORKER, _worker, standing
 from sft_core.errors import ConfigError, OrchestrationError
 
 PARENT = """
@@ -154,6 +155,18 @@ def test_a_server_that_does_not_answer_is_told_within_seconds(tmp_path: Path, la
     assert "does not answer (connection refused" in prefect.says
     assert "does not run; `sft up` starts it" in mlflow.says
     assert not any(part.well for part in (prefect, mlflow, worker, deployments))
+
+
+@pytest.mark.parametrize(("started", "heard", "well"), [(-60, -1, True), (-60, -120, False), (3600, -1, True)])
+def test_a_worker_is_heard_also_after_the_clock_was_put_back(
+    started: int, heard: int, well: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had to be started before it was heard, and `sft up` failed until the clock had come there again."""
+    now = datetime.now(UTC)
+    monkeypatch.setattr("infra.standing._found", lambda *_: [
+        {"name": WORKER, "status": "ONLINE", "last_heartbeat_time": (now + timedelta(seconds=heard)).isoformat()}])
+    daemon = Daemon(1, "", (now + timedelta(seconds=started)).isoformat(), "", "log", "1.0")
+    assert _worker("", daemon, State()).well == well
 
 
 def test_down_where_nothing_was_up(tmp_path: Path) -> None:

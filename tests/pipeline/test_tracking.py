@@ -151,6 +151,16 @@ def test_the_same_events_can_go_to_another_run(tracker: Tracker, tmp_path: Path)
         assert len(history(tracker, run_id, "train/loss")) == 2000
 
 
+def test_a_clock_that_was_put_back_hides_no_later_value(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow shows the value with the latest time, which was the earlier one."""
+    run_id = start(tracker)
+    tracker.log_metrics(run_id, {"tuned/a": 1.0})
+    now = time.time()
+    monkeypatch.setattr("infra.tracking.time.time", lambda: now - 3600)
+    tracker.log_metrics(run_id, {"tuned/a": 2.0})
+    assert tracker.find_run(run_id).metrics == {"tuned/a": 2.0}
+
+
 def test_final_metrics_are_not_doubled_and_missing_is_not_zero(tracker: Tracker) -> None:
     run_id = start(tracker)
     for score in (0.5, 0.5, 0.75):
