@@ -41,7 +41,7 @@ real: setup-real
 
 chaos: setup-dev
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal -m chaos --ignore tests/pipeline/test_chaos.py
-	$(ONE_THREAD) $(BIN)/python -m pytest -m chaos tests/pipeline/test_chaos.py
+	$(ONE_THREAD) $(BIN)/python -m pytest -m chaos -o faulthandler_timeout=0 tests/pipeline/test_chaos.py
 
 story: setup
 	$(ONE_THREAD) $(BIN)/sft story

@@ -147,8 +147,8 @@ def is_gone(pid: int) -> bool:
         return True
 
 
-@pytest.mark.parametrize("number", [
-    signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.chaos)])
+@pytest.mark.chaos
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_trial_ends_with_its_sweep(start: Start, sweep: Path, home: Path, number: signal.Signals) -> None:
     process = start("sweep", sweep, "--set", "train.epochs=200", PREFECT_API_URL="")  # its server dies with it
     wait_for(lambda: training(home))

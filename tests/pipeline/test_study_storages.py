@@ -278,9 +278,10 @@ while study.remaining():
 """
 
 
-@pytest.mark.parametrize(("trials", "deaths"), [(8, 2), pytest.param(30, 6, marks=pytest.mark.chaos)])
-def test_killed_workers_lose_and_double_nothing(postgres_url: str, tmp_path: Path, trials: int, deaths: int) -> None:
+@pytest.mark.chaos
+def test_killed_workers_lose_and_double_nothing(postgres_url: str, tmp_path: Path) -> None:
     """Three workspaces; every second a worker and all connections to the database die."""
+    trials, deaths = 30, 6
     plan = Plan("s", {"lr": Dimension(1e-5, 1e-2, log=True)}, {"alignment": "maximize", "tax": "minimize"}, "",
                 "random", 0)
     study = open_study(plan, tmp_path / "look", postgres_url)
