@@ -179,12 +179,15 @@ class Ordeal:
         name, database = f"seed{seed}", bool(dealt) or seed % 2 == 1
         world = World(self.folder / name, seed, self.arguments, self.fresh(name) if database else None)
         try:
-            befalls = [one for one in dealt or hand(seed, database) if can_befall(one, world)]
+            dealt = dealt or hand(seed, database)
+            befalls = [one for one in dealt if can_befall(one, world)]
+            left_out = [one.__name__ for one in dealt if one not in befalls]
             disturbed(world, befalls, span_s)
             found, odd = end_of(world)
             tally = difference(wanted, found, odd, sum(map(is_kill, befalls)))
             befallen = ", ".join(one.__name__ for one in befalls)
-            told = [f"seed {seed}, {'PostgreSQL' if database else 'SQLite'}: {befallen}: {tally} {dict(+odd)}"]
+            told = [f"seed {seed}, {'PostgreSQL' if database else 'SQLite'}: {befallen}: {tally} {dict(+odd)}",
+                    *(f"{name} cannot be had here: no right to mount, or no C compiler" for name in left_out)]
             if tally._replace(kills=0) != NOTHING:
                 told += [*map(str, rows_of(world)), world.said.read_text(errors="replace")[-9000:]]
         finally:
