@@ -11,7 +11,7 @@ import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.schedules import CronSchedule
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.workers.process import ProcessWorker
 from pydantic import ValidationError
@@ -145,7 +145,11 @@ def secret_names(settings: Settings) -> list[str]:
 
 
 def make_pool(api_url: str, pool: str) -> bool:
-    """Make a work pool of type process where it is missing; whether it was."""
+    """Make a work pool of type process where it is missing; whether it was.
+
+    Raises:
+        OrchestrationError: the server refuses.
+    """
     with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
         try:
             client.read_work_pool(pool)
@@ -154,6 +158,10 @@ def make_pool(api_url: str, pool: str) -> bool:
             template = ProcessWorker.get_default_base_job_template()
             client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=template))
             return True
+        except PrefectHTTPStatusError as error:
+            raise OrchestrationError(f"the Prefect server at {api_url} does not tell of the work pool {pool}: "
+                                     f"{str(error).splitlines()[0]}; correct PREFECT_API_URL, or look at its log"
+                                     ) from error
 
 
 def _prefect_deploy(file: Path, settings: Settings, root: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 import requests
 
 from infra.databases import check_driver, is_sql
@@ -45,10 +47,24 @@ def require_prefect(settings: Settings) -> None:
     """Check the Prefect server where one is configured; without one each process starts its own.
 
     Raises:
-        OrchestrationError: nobody answers, within 6 s.
+        OrchestrationError: nobody answers, within 6 s, or a server of another major version.
     """
     url = settings.prefect_api_url
     if url and (reason := why_unreachable(f"{url.rstrip('/')}/health")):
         raise OrchestrationError(f"no Prefect server answers at {url} ({reason}); start it (prefect server start), "
                                  "correct PREFECT_API_URL, or unset it (and `prefect config unset PREFECT_API_URL`) to "
                                  "run with a temporary server")
+    if url and (found := _version_at(f"{url.rstrip('/')}/admin/version")) and (
+            found.partition(".")[0] != (ours := version("prefect")).partition(".")[0]):
+        raise OrchestrationError(f"the Prefect server at {url} is of version {found}, and {ours} is installed here, "
+                                 "which it does not understand; correct PREFECT_API_URL, or bring one of them to the "
+                                 "version of the other")
+
+
+def _version_at(url: str) -> str | None:
+    """The version that a server tells; None where it tells none, or asks first who we are."""
+    try:
+        answer = requests.get(url, timeout=(TIMEOUT_S, TIMEOUT_S))
+        return str(answer.json()) if answer.ok else None
+    except requests.RequestException:
+        return None

@@ -8,8 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -176,6 +179,26 @@ def test_unreachable_prefect_is_an_error_within_seconds(hung_server: str) -> Non
         with pytest.raises(OrchestrationError, match=f"{url}.*PREFECT_API_URL.*unset"):
             require_prefect(replace(settings, prefect_api_url=url))
         assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(("answer", "said"), [(b'"2.20.1"', "is of version 2.20.1, and 3"), (b'"3.0.0"', None),
+                                              (b"<html>", None)])
+def test_a_prefect_server_of_another_version_is_named(answer: bytes, said: str | None, tmp_path: Path) -> None:
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *args: object) -> None:
+            """Nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Other) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        settings = Settings(tmp_path, None, "", f"http://127.0.0.1:{server.server_port}/api", tmp_path)
+        with pytest.raises(OrchestrationError, match=said) if said else nullcontext():
+            require_prefect(settings)
+        server.shutdown()
 
 
 def test_reasons() -> None:
