@@ -67,7 +67,7 @@ lock:
 	@$(PYTHON) -m venv .lock
 	@.lock/bin/pip install --quiet uv
 	.lock/bin/uv pip compile pyproject.toml --extra postgres --extra auth --extra s3 -c constraints.txt --generate-hashes \
-	  --no-strip-extras --universal --python-version 3.11 --no-annotate --no-header --no-config --quiet -o infra/requirements.lock
+	  --universal --python-version 3.11 --no-annotate --no-header --no-config --quiet -o infra/requirements.lock
 	@rm -rf .lock
 
 clean:
