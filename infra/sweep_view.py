@@ -17,6 +17,7 @@ from prefect.utilities.urls import url_for
 
 from infra.contract import ENDED, TrialRow
 from infra.naming import run_page
+from sft_core.masking import masked
 
 AT_ONCE = 200
 """Flow runs in one answer of Prefect's server."""
@@ -55,7 +56,8 @@ def trials_page(study: str, rows: Sequence[TrialRow], tracking: str) -> str:
         cells = (_link(f"t{row.number:03d}", url_for("flow-run", run.id) if run else None), row.state.lower(), found,
                  shown(row.params), _link(tracked[:8], run_page(tracking, tracked)))
         lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
-    return "\n".join((f"All flow runs of this sweep have the tag `{_of_study(study)}`.", "", *lines))
+    page = "\n".join((f"All flow runs of this sweep have the tag `{_of_study(study)}`.", "", *lines))
+    return masked(page)  # Prefect makes links of the address of its API, with a password that is in it
 
 
 def shown(values: Mapping[str, object]) -> str:
