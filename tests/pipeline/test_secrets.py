@@ -3,6 +3,7 @@
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -100,6 +101,44 @@ def leaks(*folders: Path) -> list[str]:
     return [str(file) for file in files if SECRET.encode() in file.read_bytes()]
 
 
+def told_by(prefect: str) -> Iterator[tuple[str, str]]:
+    """All that Prefect's API tells, by what it tells it of."""
+    for what in ("flow_runs", "task_runs", "logs", "artifacts", "deployments", "work_pools", "block_documents",
+                 "variables", "automations", "concurrency_limits", "v2/concurrency_limits"):
+        for offset in range(0, 10_000, 100):
+            answer = requests.post(f"{prefect}/{what}/filter", json={"limit": 100, "offset": offset}, timeout=30)
+            answer.raise_for_status()
+            if not answer.json():
+                break
+            yield what, answer.text
+    for event in (answer := requests.post(f"{prefect}/events/filter", json={"limit": 50}, timeout=30).json())["events"]:
+        yield "events", str(event)
+    assert answer["total"]
+
+
+@contextmanager
+def processes_watched(home: Path) -> Iterator[list[bytes]]:
+    """Command lines in which the secret stands meanwhile, of all processes of a workspace."""
+    found: list[bytes] = []
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.05):
+            for process in Path("/proc").glob("[0-9]*"):
+                with suppress(OSError):
+                    line = (process / "cmdline").read_bytes()
+                    if SECRET.encode() in line and str(home).encode() in (process / "environ").read_bytes():
+                        found.append(line)
+
+    watching = threading.Thread(target=look)
+    watching.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        watching.join()
+
+
 def test_servers_with_passwords(sft: Sft, config: Path, home: Path, mlflow: str, prefect: str, tmp_path: Path) -> None:
     """It stood in run.json, summary.json, the artifacts, deployments.yaml and on the terminal."""
     data = yaml.safe_load(config.read_text())
@@ -109,22 +148,29 @@ def test_servers_with_passwords(sft: Sft, config: Path, home: Path, mlflow: str,
     config.write_text(yaml.safe_dump(data))
     storage = f"sqlite:///{tmp_path}/study.db?password={SECRET}"
     env = {"MLFLOW_TRACKING_URI": mlflow, "PREFECT_API_URL": prefect, "SFT_STUDY_STORAGE": storage}
-    swept = sft("sweep", config, **env)
-    assert swept.returncode == 0, swept.stderr
-    deployed = sft("deploy", **env)
+    keys = {"HF_TOKEN": f"hf_{SECRET}", "AWS_SECRET_ACCESS_KEY": SECRET, "OPENAI_API_KEY": f"sk-{SECRET}",
+            "SFT_NIGHTLY_WEBHOOK": f"http://127.0.0.1:9/{SECRET}", "PREFECT_API_AUTH_STRING": f"me:{SECRET}",
+            "MLFLOW_TRACKING_PASSWORD": SECRET, "MLFLOW_TRACKING_USERNAME": "me"}
+    with processes_watched(home) as shown:
+        swept = sft("sweep", config, **env, **keys)
+        assert swept.returncode == 0, swept.stderr
+        deployed = sft("deploy", **env, **keys)
+    assert not shown
     assert deployed.returncode == 0, deployed.stderr
     for name in env:
         assert f"secret    {name} holds a password" in deployed.stdout
     nowhere = {name: value.replace("127.0.0.1:", "127.0.0.1:1") for name, value in env.items()}
-    failed = [sft("compare", "nosuch", "none", **env), sft("run", config, **env | {"MLFLOW_TRACKING_URI": nowhere[
-        "MLFLOW_TRACKING_URI"]}), sft("run", config, **nowhere)]
+    untracked = env | {"MLFLOW_TRACKING_URI": nowhere["MLFLOW_TRACKING_URI"]}
+    failed = [sft("compare", "nosuch", "none", **env), sft("run", config, **keys | untracked),
+              sft("run", config, **keys | nowhere)]
     assert all(done.returncode == 1 for done in failed)
     said = "".join(done.stdout + done.stderr for done in (swept, deployed, *failed))
     assert "me:***@127.0.0.1" in said
     assert SECRET not in said
     assert not leaks(home, tmp_path / "mlflow")
-    for deployment in requests.post(f"{prefect}/deployments/filter", json={}, timeout=10).json():
-        assert SECRET not in str(deployment)
+    told = list(told_by(prefect))
+    assert {"flow_runs", "logs", "artifacts", "deployments", "work_pools", "events"} <= {what for what, _ in told}
+    assert not [(what, text[max(0, (at := text.find(SECRET)) - 200):at]) for what, text in told if SECRET in text]
 
 
 @pytest.mark.parametrize("setting", ["tracking.uri", "search.storage", "eval.judge.endpoint.url"])
