@@ -7,14 +7,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import boto3
 import pytest
 import yaml
 from sqlalchemy import create_engine, text
 
 from bench.postgres import NoPostgres
 from bench.postgres import postgres as real_postgres
-from infra.servers import Service, free_port, start_mlflow, start_prefect
+from infra.servers import Command, Service, free_port, healthy, start_mlflow, start_prefect
+from infra.servers import start as start_service
 from infra.settings import MLFLOW_BLOCK, TELEMETRY_OFF
 
 POSTGRES_PASSWORD = "s3cr3t/Pa55"  # with a character that a URL has to quote
@@ -152,6 +155,27 @@ def start(home: Path, prefect_api: str, alone: None) -> Iterator[Callable[..., s
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+class S3(NamedTuple):
+    """An empty bucket `models` of a real S3-speaking server, and the variables by which others reach it."""
+
+    environment: dict[str, str]
+    bucket: Any
+
+
+@pytest.fixture
+def s3(tmp_path: Path) -> Iterator[S3]:
+    url, keys = f"http://127.0.0.1:{(port := free_port())}", {
+        "AWS_ACCESS_KEY_ID": "one", "AWS_SECRET_ACCESS_KEY": "two", "AWS_DEFAULT_REGION": "us-east-1"}
+    server = start_service(Command("s3", url, ["-m", "moto.server", "-p", str(port)], keys, tmp_path, "/moto-api/"))
+    try:
+        healthy(server)
+        bucket = boto3.resource("s3", endpoint_url=url, aws_access_key_id="one", aws_secret_access_key="two",
+                                region_name="us-east-1").create_bucket(Bucket="models")
+        yield S3({**keys, "MLFLOW_S3_ENDPOINT_URL": url}, bucket)
+    finally:
+        server.stop(kill=True)
 
 
 @pytest.fixture(scope="session")

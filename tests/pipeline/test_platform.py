@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -133,11 +134,12 @@ def test_a_run_by_its_bare_name_from_any_folder_is_saved_by_down(
     assert shell("sft down").stdout.strip() == "ended: nothing ran"
 
 
-def test_on_postgresql_and_for_other_machines(
-    platform: list[str], shell: Sft, place: Path, postgres_url: str
+def test_on_postgresql_and_a_bucket_and_for_other_machines(
+    platform: list[str], shell: Sft, place: Path, postgres_url: str, s3: Any, sweep: Path
 ) -> None:
-    """Everything is kept in the one database that is named, and the next commands know it unsaid. Others than this
-    machine get in with a password alone. No password stands where others can read it."""
+    """Everything is kept in the one database and the bucket that are named, also what a sweep of the worker's finds,
+    and the next commands know it unsaid. Others than this machine get in with a password alone. No password stands
+    where others can read it."""
     shell("sft down")
     home = place / "home"
     logs = {file: file.stat().st_size for file in (home / "platform").glob("*.log")}
@@ -147,7 +149,8 @@ def test_on_postgresql_and_for_other_machines(
     bare = shell("sft up --host 0.0.0.0")
     assert bare.returncode == 2
     assert "needs authentication; set PREFECT_SERVER_API_AUTH_STRING=user:password, MLFLOW_TRACK" in bare.stderr
-    done = shell(f"{us} SFT_DATABASE_URL={url} SFT_ARTIFACTS={place}/artifacts sft up --host 0.0.0.0")
+    keys = " ".join(f"{name}={value}" for name, value in s3.environment.items())
+    done = shell(f"{us} {keys} SFT_DATABASE_URL={url} SFT_ARTIFACTS=s3://models/team sft up --host 0.0.0.0")
     assert done.returncode == 0, done.stderr
     servers = {name: daemon.url for name, daemon in read_state(home).daemons.items()}
     for address in (f"{servers['prefect']}/deployments/count", f"{servers['mlflow']}/version"):
@@ -156,9 +159,20 @@ def test_on_postgresql_and_for_other_machines(
         assert asked(auth=("team", "s3cr3t-of-all")).status_code == 200
     evil = requests.get(servers["mlflow"], headers={"Host": "evil.example"}, auth=("team", "s3cr3t-of-all"), timeout=9)
     assert evil.status_code == 403
-    for program, table in (("prefect", "flow_run"), ("mlflow", "experiments")):
+    ran = shell(f'eval "$(sft up --shell)" && PREFECT_API_AUTH_STRING=team:s3cr3t-of-all prefect deployment run '
+                f"sft-sweep --watch --watch-interval 1 -p config={sweep} -p trials=1")
+    assert ran.returncode == 0, (ran.stdout + ran.stderr, (home / "platform" / "worker.log").read_text()[-3000:])
+    found = dict[str, list[str]]()
+    for program, query in (("prefect", "select name from flow_run where state_type = 'COMPLETED'"),
+                           ("mlflow", "select name from runs where status = 'FINISHED'"),
+                           ("studies", "select state::text from trials")):
         with create_engine(f"{postgres_url}_{program}").connect() as connection:
-            assert connection.execute(text(f"select count(*) from {table}")).scalar() is not None
+            found[program] = list(connection.execute(text(query)).scalars())
+    assert "two" in found["prefect"], found
+    assert found["studies"] == ["PRUNED"], "the first trial is of given values, and keeps its own as a note"
+    assert "two" in found["mlflow"], found
+    kept = [one.key for one in s3.bucket.objects.all()]
+    assert [key for key in kept if key.startswith("team/") and key.endswith("tuned/tiny_mmlu.parquet")]
     secret = (make_url(url).password or "").partition("/")[0]
     running = [file.read_bytes() for file in Path("/proc").glob("[0-9]*/cmdline") if file.exists()]
     said = [done.stdout, done.stderr, shell("sft status --json").stdout, shell("sft up --shell").stdout,

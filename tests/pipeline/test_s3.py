@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 import yaml
 from mlflow import MlflowClient
@@ -16,7 +15,7 @@ from flows.nightly import sft_nightly
 from flows.place import connect, workspace
 from flows.promotion import run_promotion
 from infra.orchestrator import outcome
-from infra.servers import Command, free_port, healthy, mlflow_server, start
+from infra.servers import free_port, healthy, mlflow_server, start
 from infra.settings import read_settings
 from infra.tracking import open_tracker
 from sft_core.config.file import load
@@ -28,22 +27,16 @@ KEYS = {"AWS_ACCESS_KEY_ID": "one", "AWS_SECRET_ACCESS_KEY": "two", "AWS_DEFAULT
 
 
 @pytest.fixture
-def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def bucket(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """An empty bucket, behind an MLflow server that MLFLOW_TRACKING_URI names; this process has no key to it."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    url = f"http://127.0.0.1:{(port := free_port())}"
-    server = start(Command("s3", url, ["-m", "moto.server", "-p", str(port)], KEYS, tmp_path, "/moto-api/"))
-    mlflow = start((command := mlflow_server(tmp_path / "mlflow", free_port(), artifacts="s3://models/team"))._replace(
-        environment={**command.environment, **KEYS, "MLFLOW_S3_ENDPOINT_URL": url}))
+    command = mlflow_server(tmp_path / "mlflow", free_port(), artifacts="s3://models/team")
+    mlflow = start(command._replace(environment={**command.environment, **s3.environment}))
     try:
-        healthy(server)
-        found = boto3.resource("s3", endpoint_url=url, aws_access_key_id="one", aws_secret_access_key="two",
-                               region_name="us-east-1").create_bucket(Bucket="models")
         monkeypatch.setenv("MLFLOW_TRACKING_URI", healthy(mlflow).url)
-        yield found
+        yield s3.bucket
     finally:
         mlflow.stop(kill=True)
-        server.stop(kill=True)
 
 
 def test_a_team_keeps_its_models_in_a_bucket(bucket: Any, config: Path, tmp_path: Path, prefect_api: str,
