@@ -147,8 +147,8 @@ def experiment(summary: dict[str, Any], config: ExperimentConfig) -> None:
         table(part["title"], part["rows"])
     gate(summary["gate"]["outcome"], summary["gate"]["reason"])
     lines("", f"model    {summary['model']} ({saved(summary['saved'])})",
-                  f"run      {summary['run']}  ({summary['folder']})",
-                  f"report   {summary['folder']}/report.html",
-                  f"compare  {where_to_look(summary['mlflow_uri'])}")
+          f"run      {summary['run']}  ({summary['folder']})",
+          f"report   {summary['folder']}/report.html",
+          f"compare  {where_to_look(summary['mlflow_uri'])}")
     if config.gate.enforce and summary["gate"]["outcome"] != "pass":
         raise GateFailed(f"{summary['gate']['outcome']}: {summary['gate']['reason']}")

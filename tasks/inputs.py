@@ -53,15 +53,16 @@ def signature(config: ExperimentConfig, place: Workspace) -> str | None:
         files = _files(config, place) if alone else None
         if files is None:
             return None
+        stamps = [known(file) for file in files]
         suites = [suite_stamp(one, config.eval, place.mirror)
                   for names in (config.eval.suites, config.train.probe.suites) for one in named_suites(names).values()]
-    except SftError:  # told by whoever looks for what a run lacks
+    except (SftError, OSError):  # told by whoever looks for what a run lacks
         return None
     code = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*")
                   if file.is_file() and "__pycache__" not in file.parts)
     return fingerprint(config, str(place.root.resolve()), str(place.mirror), digest(code), suites,
                        [_installed(name) for name in LIBRARIES], platform.node(), why_no_cuda(), listed_gpus(),
-                       [known(file) for file in files])
+                       stamps)
 
 
 def _files(config: ExperimentConfig, place: Workspace) -> list[Path] | None:

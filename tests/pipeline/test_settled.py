@@ -87,6 +87,7 @@ CHANGES: dict[str, Callable[[Made, pytest.MonkeyPatch], object]] = {
     "a source": lambda made, _: rewritten(made.source),
     "a weight of the base": lambda made, _: rewritten(made.base / "model.safetensors"),
     "the template": lambda made, _: rewritten(made.template),
+    "a template that is gone": lambda made, _: made.template.unlink(),
     "an item of a suite": lambda made, _: (made.suite / "items.jsonl").write_text(
         '{"id": "a", "prompt": "1 + 2?", "expect": {"number": 3}}\n'),
     "how a suite is scored": lambda made, _: (made.suite / "score.py").write_text(
