@@ -15,11 +15,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 from infra import standing
+from infra.bucket import check_bucket
 from infra.daemons import FOLDER, Daemon, State, end, identity_of, read_state, write_state
 from infra.listening import LOOPBACK, Listening, check, guarded
 from infra.postgres import databases, make_databases
@@ -106,9 +106,8 @@ def _refuse_others(settings: Settings, state: State) -> None:
     if state.living() and settings.database != state.database:
         raise OrchestrationError(f"the servers that run keep everything in {state.database or 'the workspace'}; say "
                                  f"`sft down` first to have it in {settings.database or 'the workspace'}")
-    if (settings.artifacts or "").startswith("s3:") and find_spec("boto3") is None:
-        raise OrchestrationError("SFT_ARTIFACTS names a bucket, which needs the package boto3; install it with "
-                                 "`pip install 'sft-platform[s3]'`, or name a folder")
+    if settings.artifacts and settings.artifacts.startswith("s3:") and "mlflow" not in state.living():
+        check_bucket(settings.artifacts)
 
 
 def _url(name: str, port: int, state: State) -> str:

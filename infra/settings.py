@@ -173,6 +173,11 @@ def _place_of_artifacts(text: str | None) -> str | None:
     return Path(text).expanduser().absolute().as_uri()
 
 
+def bucket_endpoint(environ: Mapping[str, str] = os.environ) -> str | None:
+    """The server of the bucket of SFT_ARTIFACTS, from MLFLOW_S3_ENDPOINT_URL, where MLflow looks; None: Amazon's."""
+    return environ.get("MLFLOW_S3_ENDPOINT_URL", "").strip() or None
+
+
 def server_key(environ: Mapping[str, str] = os.environ) -> str | None:
     """The API key of a model behind a server, from OPENAI_API_KEY, where its own clients look; None without one."""
     return environ.get("OPENAI_API_KEY", "").strip() or None

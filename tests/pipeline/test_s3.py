@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from flows.experiment import sft_experiment
 from flows.nightly import sft_nightly
 from flows.place import connect, workspace
 from flows.promotion import run_promotion
+from infra.bucket import check_bucket
 from infra.orchestrator import outcome
 from infra.servers import free_port, healthy, mlflow_server, start
 from infra.settings import read_settings
 from infra.tracking import open_tracker
 from sft_core.config.file import load
-from sft_core.errors import TrackingError
+from sft_core.errors import OrchestrationError, TrackingError
 from tasks.prepare import prepare
 from tasks.promotion import Asked
 
@@ -81,3 +83,18 @@ def test_a_bucket_that_takes_nothing_is_told(tmp_path: Path, monkeypatch: pytest
             tracker.start_run("a", "a", {}, "text", {})
     with pytest.raises(TrackingError, match="could not start the run a: .*Could not connect to the endpoint"):
         tracker.start_run("a", "a", {}, "text", {})
+
+
+@pytest.mark.parametrize(("place", "without", "said"), [
+    ("s3://models/team", (), ""), ("s3://model/team", (), "Not Found"),
+    ("s3://models/team", ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "Unable to locate credentials"),
+])
+def test_a_bucket_is_looked_at_before_servers_start(place: str, without: tuple[str, ...], said: str, s3: Any,
+                                                    tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`sft up` remembers it and not its keys: in another shell MLflow came up, and failed with the first artifact."""
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, "" if name in without else value)
+    with pytest.raises(OrchestrationError, match=f"{said}.*needs its keys") if said else nullcontext():
+        check_bucket(place)
