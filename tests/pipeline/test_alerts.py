@@ -10,6 +10,7 @@ from typing import cast
 
 import pytest
 from prefect.blocks.notifications import SlackWebhook
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from infra.alerts import AUTOMATION, emit, wake
@@ -45,14 +46,23 @@ def mailbox() -> Iterator[Mailbox]:
         server.shutdown()
 
 
-def test_a_red_night_is_mailed_and_others_are_not(prefect_api: str, mailbox: Mailbox) -> None:
+@pytest.fixture
+def api(prefect_api: str) -> Iterator[str]:
+    """The server, which has no automation of ours afterwards."""
+    yield prefect_api
+    with SyncPrefectClient(prefect_api) as client:
+        for one in client.read_automations_by_name(AUTOMATION):
+            client.delete_automation(one.id)
+
+
+def test_a_red_night_is_mailed_and_others_are_not(api: str, mailbox: Mailbox) -> None:
     """Prefect's block for Slack takes any address of Apprise's, and mail is one; Slack's own can only be posted to
     Slack."""
     port, taken = mailbox
-    with temporary_settings({PREFECT_API_URL: prefect_api}):
+    with temporary_settings({PREFECT_API_URL: api}):
         address = f"mailto://127.0.0.1:{port}?from=sft@example.org&to=team@example.org&mode=insecure"
         SlackWebhook(url=address).save("mail", overwrite=True)
-        assert "automation" in wake(prefect_api, "slack-webhook/mail"), AUTOMATION
+        assert "automation" in wake(api, "slack-webhook/mail"), AUTOMATION
         for outcome in ("drift", "blind"):
             emit("m", outcome, {"outcome": outcome, "sentence": f"m, night 2: <b>{outcome}</b> & so on", "mlflow": None,
                                 "prefect": "http://p"})

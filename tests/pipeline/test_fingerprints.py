@@ -52,8 +52,8 @@ HARMLESS: dict[str, dict[str, tuple[str, ...]]] = {
                 "train.optim", "train.lora", "train.kl", "train.replay.lambda", "train.replay.tokens_per_step",
                 "train.checkpoint_every_s", "train.keep_checkpoints", "train.validate_every_steps", "train.stopping",
                 "train.probe", "train.save_dtype", "train.gradient_checkpointing", "train.compile", "train.processes",
-                "train.shard", "train.interpolate", "model.precision", "data.pack", "data.sources.0.weight",
-                "train.replay.sources.0.weight",
+                "train.machines", "train.shard", "train.interpolate", "model.precision", "data.pack",
+                "data.sources.0.weight", "train.replay.sources.0.weight",
                 *(f"eval.{one}" for one in (
                     "limit", "limits", "share", "held_back", "part", "batch_tokens", "max_new_tokens", "backend",
                     "looks", "floor_items", "refusal_scorer", "refusal_labels", "parity"))),
@@ -63,7 +63,7 @@ HARMLESS: dict[str, dict[str, tuple[str, ...]]] = {
     "train": _NEVER | {
         ROWS: (*_PREPARES, *(f"train.replay.sources.0.{one}" for one in _READ)), LATER: ("eval", "train.interpolate"),
         ROUNDING: ("model.attention", "train.micro_rows", "train.micro_tokens", "train.gradient_checkpointing",
-                   "train.compile", "train.processes", "train.shard"),
+                   "train.compile", "train.processes", "train.machines", "train.shard"),
         "when a run is saved": ("train.checkpoint_every_s", "train.keep_checkpoints")},
     "reference": _NEVER | {
         ROWS: (*_PREPARES, "data.sources.0.weight"), LATER: ("eval",),
@@ -72,7 +72,8 @@ HARMLESS: dict[str, dict[str, tuple[str, ...]]] = {
             f"train.{one}" for one in ("engine", "method", "epochs", "rows_per_step", "tokens_per_step", "micro_rows",
                                        "micro_tokens", "weights", "average", "label_smoothing", "optim", "replay", "kl",
                                        "checkpoint_every_s", "keep_checkpoints", "validate_every_steps", "stopping",
-                                       "probe", "save_dtype", "gradient_checkpointing", "compile", "processes", "shard",
+                                       "probe", "save_dtype", "gradient_checkpointing", "compile", "processes",
+                                       "machines", "shard",
                                        "lora.rank", "lora.alpha", "lora.dropout", "lora.target_modules",
                                        "interpolate", "lora.modules_to_save", "lora.rslora", "lora.dora"))},
     "evaluate": _NEVER | {

@@ -243,7 +243,7 @@ def test_other_files_or_another_protocol_are_not_measured(nights: Nights) -> Non
     found = nights(result(FELL, version=2))  # type: ignore[arg-type]
     assert found["outcome"] == "not_measured"
     assert "protocols differ in v: 1 against 2" in found["sentence"]
-    assert "or run and promote again" in found["sentence"]
+    assert "after an upgrade, `sft nightly --rebase` measures it anew" in found["sentence"]
     with pytest.raises(TrackingError, match="there is no registered model of that name"):
         nights._replace(name="nobody")()
 

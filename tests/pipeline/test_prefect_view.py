@@ -22,8 +22,9 @@ def logged(api: str, run_id: str) -> list[str]:
     return [line["message"] for line in requests.post(f"{api}/logs/filter", json=asked, timeout=10).json()]
 
 
-def newest(api: str) -> Any:
-    (run,) = requests.post(f"{api}/flow_runs/filter", json={"sort": "START_TIME_DESC", "limit": 1}, timeout=10).json()
+def named(api: str, name: str) -> Any:
+    asked = {"flow_runs": {"name": {"any_": [name]}}}
+    (run,) = requests.post(f"{api}/flow_runs/filter", json=asked, timeout=10).json()
     return run
 
 
@@ -32,8 +33,7 @@ def test_flow_run_has_the_name_of_its_experiment_and_holds_our_log(
 ) -> None:
     done = sft("run", config, "--set", "eval.limit=3", "--set", "name=seen")
     assert done.returncode == 0, done.stderr[-2000:]
-    run = newest(prefect_api)
-    assert run["name"] == "seen"
+    run = named(prefect_api, "seen")
     lines = logged(prefect_api, run["id"])
     assert "evaluating base: tiny_mmlu, tiny_refusal" in lines
     assert any(line.startswith("gate: ") for line in lines)

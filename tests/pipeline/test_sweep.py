@@ -68,7 +68,8 @@ def check_prefect(api: str) -> None:
             assert any(re.match(r"trained for \d+ steps: loss .* on held-out examples", line) for line in lines)
     assert {run["name"] for run in runs("sweep")} == {"two"}
     assert {run["name"].partition("-")[2] for run in runs("follow-up")} == {"a050", "confirm"}
-    (page,) = found("artifacts", {"artifacts": {"key": {"any_": ["trials"]}}})
+    (of,) = runs("sweep")  # its last run, which was not killed
+    (page,) = found("artifacts", {"artifacts": {"key": {"any_": ["trials"]}, "flow_run_id": {"any_": [of["id"]]}}})
     assert f"/runs/flow-run/{last['id']}) | complete | alignment " in page["data"]
 
 
