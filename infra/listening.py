@@ -78,7 +78,7 @@ def guarded(command: Command, listening: Listening, credentials: Mapping[str, st
     if command.name == "prefect":
         arguments[arguments.index("localhost")] = ",".join(("localhost", *listening.allowed, listening.client))
         block = {"PREFECT_SERVER_API_AUTH_STRING": credentials["PREFECT_API_AUTH_STRING"],
-                 "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": origins, "PREFECT_UI_API_URL": "/api"}
+                 "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": origins}
     else:
         arguments += ["--app-name", "basic-auth"]
         block = {"MLFLOW_AUTH_ADMIN_USERNAME": credentials["MLFLOW_TRACKING_USERNAME"],

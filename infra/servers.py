@@ -118,7 +118,8 @@ def prefect_server(home: Path, port: int, database: str | None = None) -> Comman
     home.mkdir(parents=True, exist_ok=True)
     # Its log is a file: what prepare_environment silences for the sake of the terminal may stand there.
     environment = {**TELEMETRY_OFF, "PREFECT_HOME": str(home.absolute()), "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
-                   "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES}
+                   "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES,
+                   "PREFECT_UI_API_URL": "/api"}  # else its pages ask port 4200, whatever port this is
     if database:  # in the environment and not among the arguments, which everybody on this machine can read
         environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database
     arguments = ["-m", "infra.prefect_door", "localhost", "server", "start", "--host", "127.0.0.1", "--port", str(port)]

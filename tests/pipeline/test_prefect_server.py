@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import requests
 
 from infra.prefect_door import Door
 from infra.reach import why_unreachable
@@ -139,3 +140,9 @@ def test_temporary_server_ends_when_its_process_is_killed(tmp_path: Path) -> Non
     process.kill()
     process.communicate()
     assert ends(url)
+
+
+def test_its_pages_ask_the_server_that_they_come_from(prefect_api: str) -> None:
+    """They asked port 4200, and showed that nobody answers there."""
+    settings = requests.get(f"{prefect_api.removesuffix('/api')}/ui-settings", timeout=10).json()
+    assert settings["api_url"] == "/api"
