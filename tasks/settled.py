@@ -15,7 +15,6 @@ from infra.contract import CANDIDATE, Tracker
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.errors import DamagedFile, TrackingError
 from sft_core.stage import read_json, use, write_json
-from tasks.inputs import known, signature
 from tasks.stages import Workspace
 
 SETTLED = "settled.json"
@@ -31,6 +30,8 @@ class Asked(NamedTuple):
 
 def asked(config: ExperimentConfig, place: Workspace) -> Asked:
     """To be called before the run reads anything."""
+    from tasks.inputs import signature  # brings SciPy, which a run imports while its Prefect server starts
+
     return Asked(config, signature(config, place))
 
 
@@ -64,6 +65,8 @@ def settled(config: ExperimentConfig, place: Workspace, connect: Callable[[], Tr
 
 def _model(run: Path) -> list[list[object]]:
     """The files of a run's model as they are now."""
+    from tasks.inputs import known
+
     return [known(file) for file in sorted((run / "model").iterdir())]
 
 
