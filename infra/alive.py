@@ -23,6 +23,7 @@ class Note(NamedTuple):
     """One run that a process has open: `prefect` or `mlflow`, the run's id there, and where that is.
 
     `ended` and `said` are how the run ended, where its process came to know it: a killed one leaves them empty.
+    `key` is what its process called the run while it had none of the server's ids for it.
     """
 
     kind: str
@@ -30,11 +31,12 @@ class Note(NamedTuple):
     where: str
     ended: str = ""
     said: str = ""
+    key: str = ""
 
     @property
     def run(self) -> tuple[str, str, str]:
         """Which run it is, however that ended."""
-        return self.kind, self.run_id, self.where
+        return self.kind, self.run_id or self.key, self.where
 
 
 class Held:

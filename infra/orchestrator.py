@@ -16,31 +16,41 @@ import queue
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, ParamSpec, TypedDict, TypeVar
-from uuid import UUID
+from typing import Any, ParamSpec, TypedDict, TypeVar, cast
+from uuid import UUID, uuid4
 
 import httpx
 from prefect import Flow, Task, get_client
 from prefect.artifacts import create_link_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import FlowRunCreate
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.context import TagsContext
 from prefect.events.worker import EventsWorker
 from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.flow_engine import run_flow
 from prefect.flows import FlowStateHook
 from prefect.logging.handlers import APILogWorker
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.states import Pending, to_state_create
 from prefect.utilities.annotations import quote
+from prefect.utilities.callables import get_call_parameters
 
 from infra.alive import Held, Note
 from infra.naming import run_page
 from infra.reach import why_unreachable
+from infra.settings import read_settings
 from sft_core.errors import OrchestrationError
 from sft_core.masking import masked
 from sft_core.stopping import is_stop
 
 log = logging.getLogger("sft")
 KIND = "prefect"
+OPEN = {StateType.PENDING, StateType.RUNNING, StateType.CANCELLING}
+"""States that only a living process may be in."""
 LOST = (httpx.HTTPError, PrefectException, RuntimeError)
 """What Prefect's client raises where its server does not answer, or not as it should."""
 P = ParamSpec("P")
@@ -93,7 +103,8 @@ def outcome(flow: Flow[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     followed = copy.copy(flow)
     followed.fn = body
     try:
-        return followed(*args, **kwargs)
+        parameters = get_call_parameters(body, args, kwargs)
+        return cast(R, run_flow(followed, _created(followed, parameters), parameters))
     except LOST as lost:
         _forget_messages()
         if raised:
@@ -107,6 +118,26 @@ def outcome(flow: Flow[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         return returned[0]
     finally:
         at_end.close()
+
+
+def _created(flow: Flow[..., Any], parameters: dict[str, Any]) -> FlowRun:
+    """A flow run that this process is about to begin, noted from before there is one.
+
+    It has a key of ours, so that a request whose answer was lost does not make a second one when it is tried again, and
+    a later process finds it.
+    """
+    note = Note(KIND, "", "", key=str(uuid4()))
+    held = Held(read_settings().workspace, note)
+    with get_client(sync_client=True) as client:
+        wanted = FlowRunCreate(
+            flow_id=client.create_flow(flow), flow_version=flow.version, state=to_state_create(Pending()),
+            parameters=flow.serialize_parameters(parameters), tags=list(TagsContext.get().current_tags),
+            idempotency_key=note.key)
+        answer = client.request("POST", "/flow_runs/", json=wanted.model_dump(mode="json", exclude_unset=True))
+    made = FlowRun.model_validate(answer.json())
+    held.change(note._replace(run_id=str(made.id)))
+    _untold[made.id] = held
+    return made
 
 
 def _forget_messages() -> None:
@@ -165,7 +196,8 @@ def noted(workspace: Path) -> Iterator[None]:
     """
     run_id = UUID(flow_run.id)
     note = Note(KIND, str(run_id), "")
-    held = _untold[run_id] = Held(workspace, note)
+    if (held := _untold.get(run_id)) is None:  # begun by a worker of Prefect
+        held = _untold[run_id] = Held(workspace, note)
     ended, said = StateType.COMPLETED, ""
     try:
         yield
@@ -195,6 +227,12 @@ class Hooks(TypedDict):
 HOOKS = Hooks(on_completion=[told], on_failure=[told], on_crashed=[told])
 
 
+def _begun(client: SyncPrefectClient, key: str) -> FlowRun | None:
+    """The flow run of this key; None: its process was killed before the server heard of it."""
+    of_key = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=[key]))
+    return next(iter(client.read_flow_runs(flow_run_filter=of_key)), None)
+
+
 def close_flow_run(note: Note) -> bool:
     """Tell how a dead process's flow run ended; False where the server does not know the run or does not answer.
 
@@ -202,8 +240,8 @@ def close_flow_run(note: Note) -> bool:
     """
     try:
         with get_client(sync_client=True) as client:
-            found = client.read_flow_run(UUID(note.run_id))
-            if found.state is not None and (found.state.is_running() or found.state.is_cancelling()):
+            found = client.read_flow_run(UUID(note.run_id)) if note.run_id else _begun(client, note.key)
+            if found and found.state is not None and found.state.type in OPEN:
                 ended = StateType.CANCELLED if found.state.is_cancelling() else StateType(note.ended or "CRASHED")
                 state: State = State(type=ended, message=note.said or (None if note.ended else "its process is gone"))
                 client.set_flow_run_state(found.id, state, force=True)
@@ -211,6 +249,6 @@ def close_flow_run(note: Note) -> bool:
     except ObjectNotFound:
         return False
     except LOST as lost:
-        log.warning("the flow run %s of an earlier process stays open: %s", note.run_id, lost)
+        log.warning("the flow run %s of an earlier process stays open: %s", note.run_id or note.key, lost)
         return False
     return True

@@ -58,7 +58,7 @@ def notes(asked: Reconciling, close: Callable[[Note], bool]) -> list[Finding]:
 
     def closed(note: Note) -> bool:
         over = not asked.dry and close(note)
-        what = f"the {note.kind} run {note.run_id} of a process that is gone"
+        what = f"the {note.kind} run {note.run_id or note.key} of a process that is gone"
         left = f"stays open, because {note.where or 'Prefect'} does not answer or is not the one that is configured"
         found.append(Finding("process", what, asked.did("closed") if over or asked.dry else left, not over))
         return over
