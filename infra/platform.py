@@ -23,7 +23,7 @@ from infra.bucket import check_bucket
 from infra.daemons import FOLDER, Daemon, State, end, identity_of, read_state, write_state
 from infra.listening import LOOPBACK, Listening, check, guarded
 from infra.postgres import databases, make_databases
-from infra.servers import Command, free_port, mlflow_server, prefect_server, start, wait_for, worker
+from infra.servers import Command, free_port, mlflow_server, prefect_server, reconciling, start, wait_for, worker
 from infra.settings import Settings, job_environment, own_store
 from infra.standing import POOL, SERVERS, WORKER, Part
 from sft_core.errors import OrchestrationError
@@ -60,6 +60,7 @@ def up(settings: Settings, wanted: Wanted) -> list[Part]:
     folder.mkdir(exist_ok=True)
     with exclusive(folder / "lock"):
         state = read_state(settings.workspace)
+        lived = set(SERVERS) <= state.living().keys()
         _refuse_others(settings, state)
         listening = _listening(wanted, state)
         check(listening, settings.credentials)
@@ -72,6 +73,8 @@ def up(settings: Settings, wanted: Wanted) -> list[Part]:
         environment = {**job_environment(reached), **settings.credentials}
         command = worker(POOL, folder, environment, name=WORKER)
         _running(settings.workspace, read_state(settings.workspace), command)
+        if not lived and (settings.workspace / "runs").is_dir():  # what ended with them, or while they were away
+            start(reconciling(folder, environment), lasting=True)
         _deploy(reached)
         return _well(settings.workspace)
 

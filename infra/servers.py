@@ -142,6 +142,16 @@ def worker(pool: str, folder: Path, environment: Mapping[str, str], limit: int =
                    environment, folder)
 
 
+def reconciling(folder: Path, environment: Mapping[str, str]) -> Command:
+    """`sft reconcile`, which ends by itself; what it found is in its log.
+
+    Args:
+        folder: where its log goes.
+        environment: see `settings.job_environment`.
+    """
+    return Command("reconcile", "", ["-m", "flows.cli", "reconcile"], environment, folder)
+
+
 def start_mlflow(folder: Path, port: int) -> Service:
     """An MLflow server on 127.0.0.1 with SQLite and artifacts in `folder`.
 

@@ -247,7 +247,6 @@ def test_a_sweep_of_four_workers_that_is_killed_anywhere_ends_where_it_would_hav
     check(Ordeal(tmp_path, ("sweep", sweep, "--workers", 4), fresh).rounds(), KILLS, capsys)
 
 
-@pytest.mark.chaos  # until the flow run that it finds open is closed by what comes after
 def test_a_sweep_whose_plug_is_pulled_a_dozen_times(
     tmp_path: Path, sweep: Path, fresh: Callable[[str], Databases], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 import requests
+from mlflow import MlflowClient
 from sqlalchemy import create_engine, make_url, text
 
+from infra.alive import Note, alive
 from infra.daemons import file_of, identity_of, read_state
 from infra.postgres import databases
 from infra.settings import read_settings
@@ -93,7 +95,13 @@ def test_in_the_folder_of_the_code_nothing_has_to_be_set(platform: list[str], sh
 
 
 def test_what_has_died_is_started_again_where_it_was(platform: list[str], shell: Sft, place: Path) -> None:
-    before = read_state(place / "home").daemons
+    before, client = read_state(place / "home").daemons, MlflowClient(read_state(place / "home").daemons["mlflow"].url)
+    left = client.create_run("0").info.run_id  # by a process that is gone
+    (place / "home" / "runs").mkdir(exist_ok=True)
+    with alive(place / "home", Note("mlflow", left, before["mlflow"].url)):
+        [note] = (place / "home" / "alive").glob("*.json")
+        said = note.read_text()
+    note.write_text(said)
     os.killpg(before["mlflow"].pid, signal.SIGKILL)
     broken = shell("sft status")
     assert broken.returncode == 1
@@ -105,6 +113,10 @@ def test_what_has_died_is_started_again_where_it_was(platform: list[str], shell:
     assert after["prefect"] == before["prefect"]
     assert after["worker"] == before["worker"]
     assert shell("sft status").returncode == 0
+    deadline = time.monotonic() + 60
+    while client.get_run(left).info.status != "KILLED":  # `sft up` looks whether all agrees, beside
+        assert time.monotonic() < deadline, (place / "home" / "platform" / "reconcile.log").read_text()
+        time.sleep(0.2)
     elsewhere = shell("sft up --mlflow-port 1")
     assert elsewhere.returncode == 1
     assert "say `sft down` first to have it on 1" in elsewhere.stderr
