@@ -34,13 +34,17 @@ def require_mlflow(uri: str) -> None:
 
     Raises:
         ConfigError: the driver is not installed.
-        TrackingError: no server answers, within 6 s.
+        TrackingError: no server answers, within 6 s, or one of another major version.
     """
     if is_sql(uri):
         check_driver("tracking.uri or MLFLOW_TRACKING_URI", uri)
-    elif uri.startswith(("http://", "https://")) and (reason := why_unreachable(f"{uri.rstrip('/')}/health")):
-        raise TrackingError(f"no MLflow server answers at {uri} ({reason}); start it, correct MLFLOW_TRACKING_URI or "
-                            "tracking.uri, or unset both to record into the workspace")
+    elif uri.startswith(("http://", "https://")):
+        if reason := why_unreachable(f"{uri.rstrip('/')}/health"):
+            raise TrackingError(f"no MLflow server answers at {uri} ({reason}); start it, correct MLFLOW_TRACKING_URI "
+                                "or tracking.uri, or unset both to record into the workspace")
+        if other := _other_version("mlflow", f"{uri.rstrip('/')}/version"):
+            raise TrackingError(f"the MLflow server at {uri} {other}; correct MLFLOW_TRACKING_URI or tracking.uri, or "
+                                "bring one of them to the version of the other")
 
 
 def require_prefect(settings: Settings) -> None:
@@ -54,17 +58,23 @@ def require_prefect(settings: Settings) -> None:
         raise OrchestrationError(f"no Prefect server answers at {url} ({reason}); start it (prefect server start), "
                                  "correct PREFECT_API_URL, or unset it (and `prefect config unset PREFECT_API_URL`) to "
                                  "run with a temporary server")
-    if url and (found := _version_at(f"{url.rstrip('/')}/admin/version")) and (
-            found.partition(".")[0] != (ours := version("prefect")).partition(".")[0]):
-        raise OrchestrationError(f"the Prefect server at {url} is of version {found}, and {ours} is installed here, "
-                                 "which it does not understand; correct PREFECT_API_URL, or bring one of them to the "
-                                 "version of the other")
+    if url and (other := _other_version("prefect", f"{url.rstrip('/')}/admin/version")):
+        raise OrchestrationError(f"the Prefect server at {url} {other}; correct PREFECT_API_URL, or bring one of them "
+                                 "to the version of the other")
+
+
+def _other_version(package: str, url: str) -> str | None:
+    """What is wrong where a server tells of another major version than that of the package here; else None."""
+    found, ours = _version_at(url) or "", version(package)
+    if not found[:1].isdigit() or found.partition(".")[0] == ours.partition(".")[0]:
+        return None
+    return f"is of version {found}, and {ours} is installed here, which it does not understand"
 
 
 def _version_at(url: str) -> str | None:
     """The version that a server tells; None where it tells none, or asks first who we are."""
     try:
         answer = requests.get(url, timeout=(TIMEOUT_S, TIMEOUT_S))
-        return str(answer.json()) if answer.ok else None
+        return answer.text.strip().strip('"')[:40] if answer.ok else None
     except requests.RequestException:
         return None

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from eval_suites.lm_door.data import outside
@@ -22,6 +21,8 @@ from sft_core.versions import ROOT, digest
 from tasks.stages import Workspace
 
 PACKAGES = ("flows", "tasks", "sft_core", "eval_suites", "infra")
+ABSENT = "none"
+"""In place of the version of a library that is not installed."""
 LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "datasets", "lm_eval", "scipy", "matplotlib", "mlflow")
 
 
@@ -61,7 +62,7 @@ def signature(config: ExperimentConfig, place: Workspace) -> str | None:
     code = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*")
                   if file.is_file() and "__pycache__" not in file.parts)
     return fingerprint(config, str(place.root.resolve()), str(place.mirror), digest(code), suites,
-                       [_installed(name) for name in LIBRARIES], platform.node(), why_no_cuda(), listed_gpus(),
+                       [installed(name) for name in LIBRARIES], platform.node(), why_no_cuda(), listed_gpus(),
                        stamps)
 
 
@@ -92,8 +93,9 @@ def known(file: Path) -> list[object]:
     return [str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
-def _installed(library: str) -> str | None:
+def installed(library: str) -> str:
+    """Its version on this machine."""
     try:
-        return installed(library)
+        return version(library)
     except PackageNotFoundError:
-        return None
+        return ABSENT

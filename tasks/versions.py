@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import subprocess
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,12 @@ from sft_core.errors import ConfigError
 from sft_core.stage import fingerprint
 from sft_core.versions import ROOT
 from tasks import stages
-from tasks.inputs import replay_sources
+from tasks.inputs import ABSENT, installed, replay_sources
 
 LIBRARIES = ("torch", "transformers", "peft", "optuna", "lm_eval")
 STAGES = ("prepare", "train", "evaluate")
 ASKING = ("torch", "transformers", "tokenizers", "peft", "lm_eval", "vllm")
 """What scores may hang on beside the model: torch with the build of its kernels."""
-ABSENT = "none"
 
 
 def found_here(config: ExperimentConfig, place: stages.Workspace) -> dict[str, str]:
@@ -51,7 +49,7 @@ def environment(model: ModelSection) -> dict[str, str]:
     from eval_suites.backends.remote import is_endpoint
     from sft_core.model.load import resolve_device
 
-    found = {name: _version(name) for name in ASKING} | {"python": platform.python_version(),
+    found = {name: installed(name) for name in ASKING} | {"python": platform.python_version(),
                                                           "the code that asks": stages.version("evaluate")}
     if is_endpoint(model.path):
         return found
@@ -90,14 +88,7 @@ def _git(*asked: str) -> str:
 
 
 def _release(library: str) -> str:
-    return _version(library).partition("+")[0]
-
-
-def _version(library: str) -> str:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return ABSENT
+    return installed(library).partition("+")[0]
 
 
 def differing(sweep: Mapping[str, str], here: Mapping[str, str], search: SearchSection) -> str:

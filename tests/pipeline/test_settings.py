@@ -17,10 +17,10 @@ from threading import Thread
 import pytest
 
 from infra import settings as module
-from infra.reach import require_prefect, why_unreachable
+from infra.reach import require_mlflow, require_prefect, why_unreachable
 from infra.servers import free_port
 from infra.settings import Settings, job_environment, prepare_environment, read_settings
-from sft_core.errors import ConfigError, DiskError, OrchestrationError
+from sft_core.errors import ConfigError, DiskError, OrchestrationError, TrackingError
 
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = "http://127.0.0.1:9/api"
@@ -182,8 +182,8 @@ def test_unreachable_prefect_is_an_error_within_seconds(hung_server: str) -> Non
 
 
 @pytest.mark.parametrize(("answer", "said"), [(b'"2.20.1"', "is of version 2.20.1, and 3"), (b'"3.0.0"', None),
-                                              (b"<html>", None)])
-def test_a_prefect_server_of_another_version_is_named(answer: bytes, said: str | None, tmp_path: Path) -> None:
+                                              (b"2.9.0", "is of version 2.9.0, and 3"), (b"<html>", None)])
+def test_a_server_of_another_version_is_named(answer: bytes, said: str | None, tmp_path: Path) -> None:
     class Other(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
@@ -195,9 +195,11 @@ def test_a_prefect_server_of_another_version_is_named(answer: bytes, said: str |
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Other) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        settings = Settings(tmp_path, None, "", f"http://127.0.0.1:{server.server_port}/api", tmp_path)
+        url = f"http://127.0.0.1:{server.server_port}"
         with pytest.raises(OrchestrationError, match=said) if said else nullcontext():
-            require_prefect(settings)
+            require_prefect(Settings(tmp_path, None, "", f"{url}/api", tmp_path))
+        with pytest.raises(TrackingError, match=said) if said else nullcontext():
+            require_mlflow(url)
         server.shutdown()
 
 
