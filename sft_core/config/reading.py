@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import yaml
 from sft_core.errors import ConfigError
 
 Key = tuple[str | int, ...]
+EXPONENTIAL = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
 class TextKeys(yaml.SafeLoader):
@@ -50,13 +52,9 @@ def parse(text: str, name: str) -> Parsed:
 
 
 def number(value: object) -> object:
-    """YAML 1.1 reads `1e-3` as text; people who type a learning rate mean the number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+    """YAML 1.1 reads `1e-3` as text; people who type a learning rate mean the number. Other text is what it says: `007`
+    can only be text because somebody quoted it."""
+    return float(value) if isinstance(value, str) and EXPONENTIAL.fullmatch(value) else value
 
 
 def value_of(text: str, name: str, as_text: bool) -> object:

@@ -253,6 +253,12 @@ def test_flatten_names_every_set_field(file: Path) -> None:
     assert "search" not in flat
 
 
+@pytest.mark.parametrize(("given", "read"), [("1e-3", 0.001), (".5E+2", 50.0), ("007", "007"), ("inf", "inf"),
+                                             ("1_000", "1_000"), (0.5, 0.5)])
+def test_choices_are_what_was_written(given: object, read: object) -> None:
+    assert Range(choices=(given, "x")).choices == (read, "x")
+
+
 @pytest.mark.parametrize("bad", [{}, {"low": 1}, {"low": 1, "high": 2, "choices": (1,)}, {"low": 2, "high": 1},
                                  {"low": 0, "high": 1, "log": True}])
 def test_range_refuses_what_is_no_range(bad: dict[str, object]) -> None:
