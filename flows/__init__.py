@@ -18,7 +18,7 @@ registry.py    models, lineage
 bisect.py      which difference between two runs accounts for a loss
 evaluation.py  eval, compare, suites, data show
 checking.py    a configuration, and all that it needs, looked at before anything starts
-cli_begin.py   what its commands do first
+cli_begin.py   what its commands do first, the configuration that they are given
 cli_evaluation.py its commands eval, compare, suites and parity
 cli_workspace.py its commands plan, runs, join, clean, reconcile and dashboard
 cli_judging.py its commands judge and human

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from flows.cli_begin import out_file, out_folder
+from flows.cli_begin import ConfigFile, out_file, out_folder
 from flows.cli_evaluation import add_evaluation
 from flows.cli_judging import add_judging
 from flows.cli_model import add_model
@@ -89,7 +89,6 @@ app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 app.add_typer(tiny_app, name="tiny")
 
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, e.g. flows/configs/demo.yaml")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=C", help="Override a field; typed and checked like the file. Repeatable."),

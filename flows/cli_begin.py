@@ -6,9 +6,24 @@ import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from sft_core.errors import ConfigError
+
+
+def _configuration(given: Path) -> Path:
+    if given.exists():
+        return given
+    from flows.forms import path_of
+
+    return path_of(str(given))
+
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", callback=_configuration, help=(
+    "YAML file, or the name of a shipped one: demo, sweep, …"))]
+"""As on Prefect's page."""
 
 
 def after(begin: Callable[[], object], command: Callable[..., None]) -> Callable[..., None]:

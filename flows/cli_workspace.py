@@ -4,12 +4,11 @@ and cost, which runs there are, another machine for them, what takes room, wheth
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows.cli_begin import after
+from flows.cli_begin import ConfigFile, after
 from infra.alive import noted
 from infra.servers import ensure_prefect
 from infra.settings import read_settings
@@ -17,7 +16,7 @@ from sft_core.errors import ConfigError
 
 
 def plan(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, e.g. flows/configs/demo.yaml")],
+    config: ConfigFile,
     rows: Annotated[int | None, typer.Option(min=1, help="Prepare at most so many rows of a source and take the "
                                                          "others to be like them: quick")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Of a sweep; default: search.trials")] = None,

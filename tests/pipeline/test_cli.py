@@ -96,6 +96,11 @@ def test_a_key_that_yaml_takes_for_a_truth_value_is_the_key(sft: Sft, tmp_path: 
     assert "train.kl.off: unknown key; " in done.stderr
 
 
+def test_a_shipped_configuration_goes_by_its_name(sft: Sft) -> None:
+    done = sft("config", "check", "demo")
+    assert done.stdout.strip() == f"{DEMO}: valid"
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
