@@ -45,7 +45,6 @@ from infra.reach import why_unreachable
 from infra.settings import read_settings
 from sft_core.errors import OrchestrationError
 from sft_core.masking import masked
-from sft_core.stopping import is_stop
 
 log = logging.getLogger("sft")
 KIND = "prefect"
@@ -202,7 +201,7 @@ def noted(workspace: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        ended = StateType.CRASHED if is_stop(error) else StateType.FAILED
+        ended = StateType.FAILED if isinstance(error, Exception) else StateType.CRASHED  # as Prefect does
         said = masked(f"{type(error).__name__}: {error}")
         raise
     finally:

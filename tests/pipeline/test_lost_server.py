@@ -124,7 +124,7 @@ def come_back(server: Service) -> Service:
 @pytest.mark.parametrize(("befalls", "end"), [
     pytest.param(go_on, "COMPLETED: ", marks=pytest.mark.chaos),
     pytest.param(break_stages, "FAILED: SftError: cannot make", marks=pytest.mark.chaos),
-    (stop, "CRASHED: Interrupted: "),
+    (stop, "FAILED: Interrupted: "),
 ])
 def test_next_start_tells_a_server_that_came_back_how_the_run_ended(
     start: Start, sft: Sft, config: Path, server: Service, befalls: Befalls, end: str
