@@ -70,9 +70,11 @@ def up(settings: Settings, wanted: Wanted) -> list[Part]:
         from infra.deploy import make_pool
 
         make_pool(reached.prefect_api_url or "", POOL)
+        if "worker" not in (now := read_state(settings.workspace)).living():
+            standing.take_up_again(reached.prefect_api_url or "", now)
         environment = {**job_environment(reached), **settings.credentials}
         command = worker(POOL, folder, environment, name=WORKER)
-        _running(settings.workspace, read_state(settings.workspace), command)
+        _running(settings.workspace, now, command)
         if not lived and (settings.workspace / "runs").is_dir():  # what ended with them, or while they were away
             start(reconciling(folder, environment), lasting=True)
         _deploy(reached)

@@ -5,6 +5,7 @@ A scheduler that works has put the next night on its list; a worker that works t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ import requests
 from infra.daemons import Daemon, State
 from infra.reach import TIMEOUT_S, why_unreachable
 
+log = logging.getLogger("sft")
 POOL = "sft"
 WORKER = "sft-up"
 NIGHTLY = "sft-nightly"
@@ -82,6 +84,21 @@ def _paused(api: str, paused: bool, state: State) -> bool:
         return pool.ok and pool.json()["is_paused"] != paused and _asked("PATCH", url, state, {"is_paused": paused}).ok
     except requests.RequestException:
         return False
+
+
+def take_up_again(api: str, state: State) -> None:
+    """Let the next worker begin the runs that the last one had taken and not begun when it died: nobody else would.
+
+    To be called while no worker of ours lives; where others serve the pool it may be theirs, and is left to them.
+    """
+    known = _found(f"{api}/work_pools/{POOL}/workers/filter", {}, state)
+    if any(one["status"] == "ONLINE" and one["name"] != WORKER for one in known):
+        return
+    taken = {"work_pools": {"name": {"any_": [POOL]}}, "flow_runs": {"state": {"type": {"any_": ["PENDING"]}}}}
+    for run in _found(f"{api}/flow_runs/filter", taken, state):
+        again = {"type": "SCHEDULED", "message": "the worker that took it is gone"}
+        _asked("POST", f"{api}/flow_runs/{run['id']}/set_state", state, {"state": again, "force": True})
+        log.info("the run %s, whose worker is gone, is scheduled again", run["name"])
 
 
 def _server(name: str, daemon: Daemon | None, state: State) -> Part:

@@ -1,10 +1,12 @@
 """What the pipeline tests share: one real Prefect server, and a small experiment on the tiny world."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +20,7 @@ from bench.postgres import NoPostgres
 from bench.postgres import postgres as real_postgres
 from infra.servers import Command, Service, free_port, healthy, start_mlflow, start_prefect
 from infra.servers import start as start_service
-from infra.settings import MLFLOW_BLOCK, TELEMETRY_OFF
+from infra.settings import MLFLOW_BLOCK, NO_BARS, TELEMETRY_OFF
 
 POSTGRES_PASSWORD = "s3cr3t/Pa55"  # with a character that a URL has to quote
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,14 +127,56 @@ def alone(home: Path) -> Iterator[None]:
     assert not reached.exists(), reached.read_text()
 
 
+class Warm:
+    """Runs commands as children of a process that has imported what they import, see `warm/`; one at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.environment = folder, os.environ | TELEMETRY_OFF | NO_BARS | {
+            "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen([sys.executable, "-m", "tests.pipeline.warm"], cwd=ROOT, env=self.environment,
+                                        text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def fits(self, wanted: dict[str, str]) -> bool:
+        """Whether what libraries read when they are imported is the same in an environment."""
+        read = {name for name in wanted | self.environment if not name.startswith(("SFT_", "MLFLOW_", "PREFECT_"))}
+        return all(wanted.get(name) == self.environment.get(name) for name in read - {
+            "PYTHONPATH", "PYTEST_CURRENT_TEST", *TELEMETRY_OFF, *NO_BARS})
+
+    def run(self, arguments: Sequence[str], wanted: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        """As subprocess.run with 300 s."""
+        assert self.process.stdin
+        assert self.process.stdout
+        out, err = self.folder / "out", self.folder / "err"
+        err.write_bytes(b"")
+        order = {"arguments": arguments, "environment": wanted, "out": str(out), "err": str(err)}
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+        late = threading.Timer(300, os.killpg, (int(self.process.stdout.readline()), signal.SIGKILL))
+        late.start()
+        code = int(self.process.stdout.readline())
+        late.cancel()
+        return subprocess.CompletedProcess(arguments, code, out.read_text("utf-8"), err.read_text("utf-8"))
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    """For `sft`: half of the time of a short command is imports."""
+    running = Warm(tmp_path_factory.mktemp("warm"))
+    yield running
+    running.process.kill()
+    running.process.wait()
+
+
 @pytest.fixture
-def sft(home: Path, prefect_api: str, alone: None) -> Sft:
+def sft(home: Path, prefect_api: str, alone: None, warm: Warm) -> Sft:
     """The real command in its own process, `within` another that starts it."""
 
     def run(*arguments: object, within: Sequence[str] = (), **extra: str) -> subprocess.CompletedProcess[str]:
-        command = [*within, sys.executable, "-m", "flows.cli", *map(str, arguments)]
-        return subprocess.run(command, cwd=ROOT, env=environment(home, prefect_api) | extra, capture_output=True,
-                              text=True, timeout=300)
+        said, wanted = [str(one) for one in arguments], environment(home, prefect_api) | extra
+        if not within and warm.fits(wanted):
+            return warm.run(said, wanted)
+        return subprocess.run([*within, sys.executable, "-m", "flows.cli", *said], cwd=ROOT, env=wanted,
+                              capture_output=True, text=True, timeout=300)
 
     return run
 

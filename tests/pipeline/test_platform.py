@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import requests
 from mlflow import MlflowClient
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.states import Pending
 from sqlalchemy import create_engine, make_url, text
 
 from infra.alive import Note, alive
@@ -120,6 +122,22 @@ def test_what_has_died_is_started_again_where_it_was(platform: list[str], shell:
     elsewhere = shell("sft up --mlflow-port 1")
     assert elsewhere.returncode == 1
     assert "say `sft down` first to have it on 1" in elsewhere.stderr
+
+
+def test_a_run_whose_worker_died_before_it_began_is_begun_by_the_next(
+    platform: list[str], shell: Sft, place: Path
+) -> None:
+    daemons = read_state(place / "home").daemons
+    os.killpg(daemons["worker"].pid, signal.SIGKILL)
+    with SyncPrefectClient(daemons["prefect"].url) as client:
+        night = client.read_deployment_by_name("sft-nightly/sft-nightly")
+        taken = client.create_flow_run_from_deployment(night.id, state=Pending()).id
+        assert shell("sft up").returncode == 0
+        deadline = time.monotonic() + 60
+        while not (ended := client.read_flow_run(taken).state) or not ended.is_final():
+            assert time.monotonic() < deadline, ended
+            time.sleep(0.5)
+    assert "sft@champion is not in the registry" in (ended.message or ""), ended
 
 
 def test_a_run_by_its_bare_name_from_any_folder_is_saved_by_down(
