@@ -60,6 +60,20 @@ def code_files(*entries: str, beyond: tuple[str, ...] = (), root: Path = ROOT) -
     return sorted({*code, *(one for folder in {file.parent for file in found} for one in _data(folder))})
 
 
+def imported(source: bytes) -> list[str]:
+    """What a module imports, late imports included; names of relative imports begin with their dots.
+
+    Raises:
+        SyntaxError, ValueError: it is no Python.
+    """
+    return _read(source).imported
+
+
+def is_module(name: str) -> bool:
+    """Whether a dotted name is one of the modules that can be followed."""
+    return _module(name, ROOT) is not None
+
+
 def _module(name: str, root: Path) -> Path | None:
     """The file of a module of ours; None for others' and for a name within a module."""
     if name.split(".")[0] not in COMPUTING:
@@ -108,5 +122,6 @@ def _names(node: ast.AST) -> list[str]:
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     if isinstance(node, ast.ImportFrom):
-        return [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+        whole = "." * node.level + (node.module or "")
+        return [whole, *(f"{whole}{'.' if node.module else ''}{alias.name}" for alias in node.names)]
     return []

@@ -15,5 +15,6 @@ markdown.py  tables, headings, citation markers
 short.py     short answers and letters
 requests.py  refused when they should be, and only then
 custom.py    a function of the suite's own
+followed.py  all modules that such a function hangs on
 registry.py  which kinds there are, and the scorer of a suite
 """

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
+import importlib.util
 import math
 from functools import cache
 from pathlib import Path
@@ -11,6 +11,7 @@ from types import ModuleType
 
 from eval_suites.results import SCORER_ERRORS
 from eval_suites.scorers.base import Score, Scorer
+from eval_suites.scorers.followed import OURS, Followed, follow
 from sft_core.errors import EvalError
 
 
@@ -53,27 +54,42 @@ def _finite(value: object) -> bool:
 
 
 def scorer_version(spec: str, folder: Path | None) -> str:
-    """Hash of the file that holds the function: another scorer is another protocol.
+    """Moves with the file that holds the function and with all that this imports (`followed.py`): another scorer is
+    another protocol.
 
     Raises:
         EvalError: there is no such module.
     """
     file = _module(spec.partition(":")[0], folder).__file__
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else spec
+    return follow(Path(file)).version if file else spec
 
 
 def _module(place: str, folder: Path | None) -> ModuleType:
-    file = (folder or Path.cwd()) / place
+    """As it and what it imports lie there now: a worker that lives on must not score by older ones."""
     try:
-        return _from_file(file, file.read_bytes()) if place.endswith(".py") else importlib.import_module(place)
+        if place.endswith(".py"):
+            file = (folder or Path.cwd()) / place
+            return _from_file(file, (found := follow(file)).version, found)
+        spec = None if place.partition(".")[0] in OURS else importlib.util.find_spec(place)
+        if spec is None or not (spec.origin or "").endswith(".py"):
+            return importlib.import_module(place)
+        return _imported(place, (found := follow(Path(str(spec.origin)))).version, found)
     except (OSError, SyntaxError, *SCORER_ERRORS) as error:
         raise EvalError(f"the scorer's module {place} cannot be imported: {type(error).__name__}: {error}") from error
 
 
 @cache
-def _from_file(file: Path, content: bytes) -> ModuleType:
-    """The file as a module, once for each content: a worker that lives on must not score by an older one."""
+def _from_file(file: Path, _version: str, found: Followed) -> ModuleType:
+    """The file as a module, once for each version."""
+    found.forget()
     module = ModuleType(f"sft_scorer_{file.stem}")
     module.__file__ = str(file)
-    exec(compile(content, str(file), "exec"), module.__dict__)  # the user's own code, as an import would run it
+    exec(compile(file.read_bytes(), str(file), "exec"), module.__dict__)  # the user's own code, as if imported
     return module
+
+
+@cache
+def _imported(place: str, _version: str, found: Followed) -> ModuleType:
+    """A module by its import path, once for each version."""
+    found.forget()
+    return importlib.import_module(place)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from eval_suites.asking import opened as asking
 from eval_suites.asking.expected import expected
 from eval_suites.asking.questions import eval_items
 from eval_suites.backends.generate import Answer
+from eval_suites.scorers import followed
 from eval_suites.scorers.base import Score
 from eval_suites.scorers.custom import scorer_version
 from eval_suites.scorers.registry import SCORERS, score, scorer_for
@@ -173,6 +175,48 @@ def test_a_suite_is_one_yaml_and_at_most_one_function(tmp_path: Path) -> None:
     (tmp_path / "other.py").write_text("def loud(expect, answer):\n    return None\n")
     assert scorer_version("other.py:loud", tmp_path) != before
     assert str(tmp_path) not in chosen.model_copy(update={"name": ""}).model_dump_json(), "a path in the protocol"
+
+
+MODULES = {
+    "shout.py": "import json\nimport near\nfrom eval_suites.scorers.base import Score\n"
+                "def loud(expect, answer):\n    from pack import late\n    return Score(near.SCORE * late.ONE, {})\n",
+    "near.py": "import pydantic\nfrom pack.inner import SCORE\n", "alone.py": "", "pack/__init__.py": "",
+    "pack/inner.py": "from .deep import SCORE\n", "pack/deep.py": "SCORE = 1.0\n", "pack/late.py": "ONE = 1.0\n",
+}
+
+
+@pytest.mark.parametrize("spec", ["shout.py:loud", "pack.scorer:loud"])
+def test_a_scorer_moves_with_every_module_that_it_imports(spec: str, tmp_path: Path,
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, text in {**MODULES, "pack/scorer.py": MODULES["shout.py"]}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    def scored() -> tuple[str, float | None]:
+        return scorer_version(spec, tmp_path), scorer_for(spec, tmp_path)("", {}, "").value
+
+    def rewritten(name: str, text: str) -> None:
+        """At the same time of change, so that Python itself takes what it has compiled."""
+        before = (tmp_path / name).stat()
+        (tmp_path / name).write_text(text)
+        os.utime(tmp_path / name, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    first = scored()
+    assert first == scored()
+    assert first[1] == 1.0
+    rewritten("alone.py", "x = 1\n")
+    assert scored() == first
+    versions = {first[0]}
+    for name, text in (("pack/deep.py", "SCORE = 0.0\n"), ("pack/deep.py", "SCORE = 1.0 \n"),
+                       ("pack/late.py", "ONE = 0.0\n")):
+        rewritten(name, text)
+        version, value = scored()
+        assert value == float("1.0 " in text), "scored by what lies there now"
+        versions.add(version)
+    assert len(versions) == 4
+    monkeypatch.setattr(followed, "_version", lambda name: f"of {name}")
+    assert scored()[0] not in versions, "a library's version"
 
 
 def test_tasks_that_lie_in_one_part_alone_are_told(tmp_path: Path) -> None:
