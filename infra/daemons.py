@@ -7,6 +7,7 @@ stand beside it. `settings.py` reads this file's records, so it imports nothing 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import time
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 from sft_core.errors import ConfigError
 from sft_core.masking import masked
 
+log = logging.getLogger("sft")
 FOLDER = "platform"
 POLL_S = 0.1
 ITSELF_S = 10.0
@@ -115,6 +117,19 @@ def write_state(workspace: Path, state: State) -> None:
         handle.flush()
         os.fsync(handle.fileno())
     draft.replace(file)
+
+
+def forget(workspace: Path, state: State) -> None:
+    """Keep of a platform that was ended where it listened, and no password. Where that cannot be written, as on a full
+    disk, nothing is kept: what has ended is ended, and the ports are free to be others next time."""
+    try:
+        write_state(workspace, State(ports=state.ports, host=state.host))
+    except OSError as error:
+        log.warning("the ports are not kept for the next `sft up`, as %s cannot be written: %s; it may take others",
+                    file_of(workspace), error.strerror)
+        with suppress(OSError):  # nothing can be removed either where it is read only
+            file_of(workspace).with_suffix(".draft").unlink(missing_ok=True)
+            file_of(workspace).unlink(missing_ok=True)
 
 
 def end(daemon: Daemon, grace_s: float) -> bool:

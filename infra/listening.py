@@ -15,7 +15,7 @@ from ipaddress import ip_address
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from infra.servers import Command
+from infra.servers import Command, can_listen
 from sft_core.errors import ConfigError, OrchestrationError
 
 LOOPBACK = "127.0.0.1"
@@ -40,16 +40,21 @@ class Listening(NamedTuple):
             return self.host == "localhost"
 
     @property
+    def address(self) -> str:
+        """Where the servers listen: what only this machine reaches is all the same to them."""
+        return LOOPBACK if self.is_local else self.host
+
+    @property
     def client(self) -> str:
         """The host that a client on this machine asks."""
         return LOOPBACK if self.host in ("0.0.0.0", "::") or self.is_local else self.host
 
 
 def check(listening: Listening, credentials: Mapping[str, str]) -> None:
-    """Refuse to let others in without authentication.
+    """Refuse to let others in without authentication, and to listen where this machine is not.
 
     Raises:
-        ConfigError: a user or a password is missing or too short.
+        ConfigError: a user or a password is missing or too short, or the host is none of this machine.
         OrchestrationError: MLflow's authentication is not installed.
     """
     if listening.is_local:
@@ -57,6 +62,9 @@ def check(listening: Listening, credentials: Mapping[str, str]) -> None:
     if missing := [said for name, said in NEEDED.items() if not credentials.get(name)]:
         raise ConfigError(f"--host {listening.host} lets others than this machine in, so it needs authentication; set "
                           f"{', '.join(missing)}, or leave --host out")
+    if not can_listen(listening.host, 0):
+        raise ConfigError(f"--host {listening.host} is no address of this machine (`ip address` lists them); give one "
+                          "that is, 0.0.0.0 for all of them, or leave --host out")
     secret = credentials["PREFECT_API_AUTH_STRING"].partition(":")[2]
     if min(len(secret), len(credentials["MLFLOW_TRACKING_PASSWORD"])) < SHORTEST:
         raise ConfigError("the passwords in PREFECT_SERVER_API_AUTH_STRING (user:password) and in "

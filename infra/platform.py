@@ -8,7 +8,6 @@ command: what lives is left alone, what does not is started again on its old por
 from __future__ import annotations
 
 import logging
-import socket
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -20,10 +19,20 @@ from typing import NamedTuple
 
 from infra import standing
 from infra.bucket import check_bucket
-from infra.daemons import FOLDER, Daemon, State, end, identity_of, read_state, write_state
+from infra.daemons import FOLDER, Daemon, State, end, forget, identity_of, read_state, write_state
 from infra.listening import LOOPBACK, Listening, check, guarded
 from infra.postgres import databases, make_databases
-from infra.servers import Command, free_port, mlflow_server, prefect_server, reconciling, start, wait_for, worker
+from infra.servers import (
+    Command,
+    can_listen,
+    free_port,
+    mlflow_server,
+    prefect_server,
+    reconciling,
+    start,
+    wait_for,
+    worker,
+)
 from infra.settings import Settings, job_environment, own_store
 from infra.standing import POOL, SERVERS, WORKER, Part
 from sft_core.errors import OrchestrationError
@@ -90,7 +99,7 @@ def down(settings: Settings) -> list[str]:
         with standing.no_new_runs(state):
             ended = ["worker"] if "worker" in state.daemons and end(state.daemons["worker"], GRACE_S) else []
         ended += [name for name in reversed(SERVERS) if name in state.daemons and end(state.daemons[name], GRACE_S)]
-        write_state(settings.workspace, State(ports=state.ports, host=state.host))
+        forget(settings.workspace, state)
         return ended
 
 
@@ -142,7 +151,7 @@ def _servers(settings: Settings, wanted: Wanted, listening: Listening, state: St
         locks.enter_context(exclusive(settings.workspace / "locks" / "tracker"))
         commands = {}
         for name in SERVERS:
-            port = _port(name, asked[name], state)
+            port = _port(name, asked[name], state, listening.address)
             commands[name] = command = guarded(_command(name, port, settings), listening, settings.credentials)
             state = state._replace(
                 ports={**state.ports, name: port}, host=listening.host, allowed=listening.allowed,
@@ -166,7 +175,7 @@ def _command(name: str, port: int, settings: Settings) -> Command:
     return mlflow_server(folder, port, store, settings.artifacts or (settings.workspace / "mlartifacts").as_uri())
 
 
-def _port(name: str, asked: int | None, state: State) -> int:
+def _port(name: str, asked: int | None, state: State, host: str) -> int:
     before = state.ports.get(name)
     if name in state.living():
         if asked not in (None, before):
@@ -174,21 +183,12 @@ def _port(name: str, asked: int | None, state: State) -> int:
         assert before is not None, "it was written together with it"
         return before
     if asked is not None:
-        if not _is_free(asked):
-            raise OrchestrationError(f"port {asked} of 127.0.0.1 is taken; give --{name}-port another one, or leave it "
+        if not can_listen(host, asked):
+            raise OrchestrationError(f"port {asked} of {host} is taken; give --{name}-port another one, or leave it "
                                      "out to have one that is free")
         return asked
-    return next((port for port in (before, PORTS[name]) if port and _is_free(port)), None) or free_port()
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that are over do not matter
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
+    usual = (port for port in (before, PORTS[name]) if port and can_listen(host, port))
+    return next(usual, None) or free_port(host)
 
 
 def _running(workspace: Path, state: State, command: Command) -> State:

@@ -35,10 +35,31 @@ LOG_BYTES = 20_000_000
 """A longer log of a lasting server is put aside when it starts again, in place of the one before."""
 
 
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+def free_port(host: str = "127.0.0.1") -> int:
+    """A TCP port of an address of this machine that nobody listens on now.
+
+    Raises:
+        OSError: this machine has no such address.
+    """
+    return _bound(host, 0)
+
+
+def can_listen(host: str, port: int) -> bool:
+    """Whether this machine has the address, and nobody listens on this port of it; port 0: whether it has it."""
+    try:
+        _bound(host, port)
+    except (OSError, UnicodeError):  # no name of a host at all
+        return False
+    return True
+
+
+def _bound(host: str, port: int) -> int:
+    """The port that a socket gets there; it is given back at once."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        if port:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that are over do not matter
+        probe.bind(address)
         return int(probe.getsockname()[1])
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -15,8 +16,8 @@ import pytest
 
 from infra.daemons import Daemon, State, end, file_of, identity_of, read_state, write_state
 from infra.listening import Listening, check, guarded
-from infra.platform import Wanted, down, up
-from infra.servers import Command, Service, free_port, mlflow_server, start
+from infra.platform import Wanted, _port, down, up
+from infra.servers import Command, Service, can_listen, free_port, mlflow_server, start
 from infra.settings import Settings, read_settings
 from infra.standing import WORKER, _worker, standing
 from sft_core.errors import ConfigError, OrchestrationError
@@ -181,13 +182,36 @@ def test_who_lets_others_in_needs_passwords(monkeypatch: pytest.MonkeyPatch) -> 
         check(Listening(local), {})
     for missing in known:
         with pytest.raises(ConfigError, match="needs authentication; set .*, or leave --host out"):
-            check(Listening("10.0.0.7"), {**known, missing: ""})
+            check(Listening("0.0.0.0"), {**known, missing: ""})
         if missing != "MLFLOW_TRACKING_USERNAME":
             with pytest.raises(ConfigError, match="need 12 characters or more"):
                 check(Listening("0.0.0.0"), {**known, missing: "me:short"})
     monkeypatch.setattr("infra.listening.find_spec", lambda name: None)
     with pytest.raises(OrchestrationError, match=r"pip install 'sft-platform\[auth\]'"):
-        check(Listening("gpu1.example"), known)
+        check(Listening("0.0.0.0"), known)
+
+
+@pytest.mark.parametrize("host", ["192.0.2.7", "x" * 70, "2001:db8::7"])
+def test_a_host_that_is_none_of_this_machine_is_told_before_anything_starts(tmp_path: Path, host: str) -> None:
+    """`sft up` waited, and then told of a port that was in use."""
+    known = {"PREFECT_API_AUTH_STRING": "me:s3cr3t-of-all", "MLFLOW_TRACKING_USERNAME": "me",
+             "MLFLOW_TRACKING_PASSWORD": "s3cr3t-of-all"}
+    with pytest.raises(ConfigError, match=f"--host {host} is no address of this machine"):
+        up(replace(settings(tmp_path), credentials=known), Wanted(host=host))
+    assert not read_state(tmp_path).daemons
+
+
+def test_a_port_is_free_where_the_servers_listen() -> None:
+    """127.0.0.1 was looked at, whatever the host was."""
+    with socket.create_server(("127.0.0.2", 0)) as other:
+        port = other.getsockname()[1]
+        assert can_listen("127.0.0.1", port)
+        assert not can_listen("127.0.0.2", port)
+        assert not can_listen("0.0.0.0", port)
+        with pytest.raises(OrchestrationError, match=f"port {port} of 0.0.0.0 is taken"):
+            _port("prefect", port, State(), Listening("0.0.0.0").address)
+    assert Listening("::1").address == "127.0.0.1"
+    assert can_listen("0.0.0.0", free_port("0.0.0.0"))
 
 
 def test_others_may_ask_under_allowed_names_alone(tmp_path: Path) -> None:
@@ -202,7 +226,7 @@ def test_others_may_ask_under_allowed_names_alone(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_no_process_that_nobody_knows_of(
-    tmp_path: Path, launch: Launch, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, launch: Launch, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -220,9 +244,11 @@ def test_a_full_disk_leaves_no_process_that_nobody_knows_of(
     assert [service.process.poll() for service in started] == [-9]
     monkeypatch.undo()
     lives = launch()
-    write_state(tmp_path, State({"mlflow": lives}))
-    monkeypatch.setattr("infra.platform.write_state", full)
+    write_state(tmp_path, State({"mlflow": lives}, {"mlflow": 5001}, database="postgresql://me:s3cr3t@h/sft"))
+    monkeypatch.setattr("infra.daemons.os.fsync", full)
     monkeypatch.setattr("os.write", full)  # the lock is taken also where its holder cannot be noted
-    with pytest.raises(OSError, match="No space left"):
-        down(settings(tmp_path))
+    assert down(settings(tmp_path)) == ["mlflow"]
     assert not lives.lives
+    assert "the ports are not kept for the next `sft up`" in caplog.text
+    assert read_state(tmp_path) == State()  # the password of a database is in it
+    assert not list(file_of(tmp_path).parent.glob("state*"))
