@@ -16,7 +16,7 @@ from sft_core.config.evaluate import EvalSection
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.errors import SftError
 from sft_core.model.where import files_of, local_folder
-from sft_core.stage import fingerprint
+from sft_core.stage import fingerprint, known
 from sft_core.versions import ROOT, digest
 from tasks.stages import Workspace
 
@@ -85,12 +85,6 @@ def _files(config: ExperimentConfig, place: Workspace) -> list[Path] | None:
         else:
             return None
     return found
-
-
-def known(file: Path) -> list[object]:
-    """Moves with every write to a file: nobody can set the time at which its inode changed."""
-    stat = file.stat()
-    return [str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 def installed(library: str) -> str:

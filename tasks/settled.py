@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from infra.contract import CANDIDATE, Tracker
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.errors import DamagedFile, TrackingError
-from sft_core.stage import read_json, use, write_json
+from sft_core.stage import known, read_json, use, write_json
 from tasks.stages import Workspace
 
 SETTLED = "settled.json"
@@ -65,8 +65,6 @@ def settled(config: ExperimentConfig, place: Workspace, connect: Callable[[], Tr
 
 def _model(run: Path) -> list[list[object]]:
     """The files of a run's model as they are now."""
-    from tasks.inputs import known
-
     return [known(file) for file in sorted((run / "model").iterdir())]
 
 

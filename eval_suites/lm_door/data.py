@@ -9,6 +9,7 @@ import importlib.util
 import re
 from pathlib import Path
 
+from eval_suites.lm_door.own import read_elsewhere
 from eval_suites.suites.items import content_hash
 from eval_suites.suites.suite import Suite, load_suites
 from sft_core.config.evaluate import EvalSection
@@ -31,7 +32,8 @@ def hub_ids(chosen: Suite) -> list[str]:
 
 def outside(chosen: Suite, section: EvalSection, mirror: Path | None) -> str:
     """Moves with all that a suite asks from outside this package: its items, a benchmark's files, lm-eval tasks of
-    one's own, and data sets in the mirror. The hub's own data sets stay as they were read.
+    one's own with what they name elsewhere (`own.py`), and data sets in the mirror. The hub's own data sets stay as
+    they were read.
 
     Raises:
         EvalError: a published benchmark is asked for without `eval.data_path`.
@@ -39,9 +41,10 @@ def outside(chosen: Suite, section: EvalSection, mirror: Path | None) -> str:
     own = content_hash(chosen, Path(section.data_path) if section.data_path else None)
     if chosen.engine != "lm_eval":
         return own
-    folders = [Path(section.include_path)] if section.include_path else []
-    folders += _data_sets(chosen, mirror) if mirror is not None else []
-    return fingerprint(own, [stamp(folder) for folder in folders if folder.is_dir()])
+    mine = [Path(section.include_path)] if section.include_path else []
+    folders = mine + (_data_sets(chosen, mirror) if mirror is not None else [])
+    return fingerprint(own, [stamp(folder) for folder in folders if folder.is_dir()],
+                       [read_elsewhere(folder) for folder in mine])
 
 
 def _data_sets(chosen: Suite, mirror: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import logging
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import lru_cache
 from importlib.metadata import version
@@ -30,6 +30,7 @@ from eval_suites.backends.contract import Backend
 from eval_suites.backends.local import Local
 from eval_suites.lm_door.model import FastModel
 from eval_suites.lm_door.needs import require
+from eval_suites.lm_door.own import forget_code, local_files
 from eval_suites.lm_door.rows import Guard, Told, check_mean, cluster_of, first_metric, question, rows
 from eval_suites.results import ItemResult
 from eval_suites.suites.suite import ROOM, Suite
@@ -98,10 +99,11 @@ class LmDoor:
 
     def __init__(self, chosen: Suite, *, include_path: str | None, mirror: Path | None, scratch: Path) -> None:
         self.suite = chosen
+        if include_path is not None:
+            forget_code(Path(include_path))
         with _quiet():
             manager = _manager(chosen, include_path)
-            if mirror is not None:
-                _redirect(manager.task_index, mirror, scratch)
+            _redirect(manager.task_index, mirror, scratch)
             self._loaded = _load(manager, chosen)
 
     @property
@@ -212,23 +214,45 @@ def _manager(chosen: Suite, include_path: str | None) -> Any:
     return lm_eval.tasks.TaskManager(include_path=folders, include_defaults=True)
 
 
-def _redirect(index: Mapping[str, Any], mirror: Path, scratch: Path) -> None:
-    """Point every task whose data set the mirror holds to a YAML that changes `dataset_path` alone.
+def _redirect(index: Mapping[str, Any], mirror: Path | None, scratch: Path) -> None:
+    """Point every task whose data set the mirror holds, or whose data are files of this machine, to a YAML that changes
+    `dataset_path` or `data_files` alone: `datasets` keeps what it has read by names and times, not by content.
 
     The index entry is changed and not a second folder included, because that would also replace the tags' members.
     """
-    found: dict[str, Path] = {}
+    named: dict[Path, str] = {}
+    links = (scratch / "hub").absolute()
+
+    def link(place: Path) -> str:
+        return named.setdefault(place, str(named_by_content(place, links)))
+
     for name, entry in index.items():
         check()
-        source = (entry.cfg or {}).get("dataset_path")
-        if entry.yaml_path is None or not isinstance(source, str) or not (mirror / source).is_dir():
-            continue
-        if source not in found:
-            found[source] = named_by_content(mirror / source, (scratch / "hub").absolute())
-        override = scratch / "lm_tasks" / f"{name}.yaml"
-        write_text(override, yaml.safe_dump({  # another process may be reading it
-            "include": str(entry.yaml_path), "task": name, "dataset_path": str(found[source])}))
-        entry.yaml_path = override
+        if entry.yaml_path is not None and (changed := _changed(entry.cfg or {}, mirror, link)):
+            override = scratch / "lm_tasks" / f"{name}.yaml"
+            write_text(override, yaml.safe_dump({  # another process may be reading it
+                "include": str(entry.yaml_path), "task": name, **changed}))
+            entry.yaml_path = override
+
+
+def _changed(task: Mapping[str, Any], mirror: Path | None, link: Callable[[Path], str]) -> dict[str, Any]:
+    source, given = task.get("dataset_path"), task.get("dataset_kwargs")
+    if not isinstance(source, str):
+        return {}
+    if mirror is not None and (mirror / source).is_dir():
+        return {"dataset_path": link(mirror / source)}
+    if (folder := Path(source)).is_dir():
+        return {"dataset_path": link(folder)}
+    if not isinstance(given, dict) or not local_files(given.get("data_files")):
+        return {}
+    return {"dataset_kwargs": {**given, "data_files": _linked(given["data_files"], link)}}
+
+
+def _linked(files: Any, link: Callable[[Path], str]) -> Any:
+    if isinstance(files, dict):
+        return {split: _linked(some, link) for split, some in files.items()}
+    return [name for one in (files if isinstance(files, list) else [files])
+            for name in ([link(place) for place in local_files(one)] or [one])]
 
 
 def _load(manager: Any, chosen: Suite) -> Any:

@@ -57,9 +57,18 @@ def follow(entry: Path) -> Followed:
     Raises:
         OSError: the module cannot be read.
     """
-    files, ours, libraries = set[Path](), set[str](), set[str]()
     above = [folder / "__init__.py" for folder in entry.parents]  # which Python runs too
-    ahead = [entry, *takewhile(Path.is_file, above)]
+    return _reached([entry, *takewhile(Path.is_file, above)], entry.parent)
+
+
+def follow_name(name: str, folder: Path) -> Followed:
+    """All that a module reaches which is named by its import path, and lies in a folder or where Python finds it."""
+    found = _files(name, folder / "__init__.py", folder)
+    return Followed((), (), (name.split(".")[0],)) if found is None else _reached(found, folder)
+
+
+def _reached(ahead: list[Path], beside: Path) -> Followed:
+    files, ours, libraries = set[Path](), set[str](), set[str]()
     while ahead:
         file = ahead.pop()
         if file in files:
@@ -70,7 +79,7 @@ def follow(entry: Path) -> Followed:
             if top in OURS:
                 ours |= {name} if is_module(name) else set()
                 continue
-            found = _files(name, file, entry.parent)
+            found = _files(name, file, beside)
             if found is None:
                 libraries.add(top)
             else:

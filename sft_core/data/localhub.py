@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from sft_core.stage import fingerprint
+from sft_core.stage import fingerprint, known
 
 HUB_TIMEOUT_S = 10.0
 """How long the hub may take to say that it is there."""
@@ -77,16 +77,16 @@ def knock(hub_id: str, kind: Kind = "dataset", revision: str | None = None) -> N
 
 
 def stamp(folder: Path) -> str:
-    """Moves with the folder's place and with names, sizes and times of change of its files; reads none of them."""
+    """Moves with the folder's place and with names, sizes, times and inodes of its files; reads none of them."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    told = [(path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return fingerprint(str(folder.resolve()), told)
+    return fingerprint(str(folder.resolve()), [(path.relative_to(folder).as_posix(), known(path)) for path in files])
 
 
-def named_by_content(folder: Path, links: Path) -> Path:
-    """A link to `folder` in `links`, named after it and its `stamp`."""
-    link = links / f"{folder.name}-{stamp(folder)}"
+def named_by_content(place: Path, links: Path) -> Path:
+    """A link to a folder or file in `links`, named after it and what stands for its content."""
+    held = stamp(place) if place.is_dir() else fingerprint(known(place))
+    link = links / f"{place.stem if place.is_file() else place.name}-{held}{place.suffix if place.is_file() else ''}"
     links.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
-        link.symlink_to(folder.resolve(), target_is_directory=True)
+        link.symlink_to(place.resolve(), target_is_directory=place.is_dir())
     return link

@@ -26,7 +26,7 @@ from sft_core.errors import ConfigError, ModelError
 from sft_core.model.folder import Stored, stored_dtype, stored_whole
 from sft_core.model.rotary import kinds_of, turning_point
 from sft_core.model.where import KINDS, check_complete, files_of, local_folder, readable
-from sft_core.stage import file_digest
+from sft_core.stage import file_digest, known
 from sft_core.templates.choose import add_tokens
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, ImportError, StrictDataclassError)
@@ -285,12 +285,11 @@ def _in_4_bits(section: ModelSection) -> dict[str, Any]:
 
 
 def _digest(file: Path) -> str:
-    stat = file.stat()
-    return _digest_once(str(file.resolve()), stat.st_size, stat.st_mtime_ns)
+    return _digest_once(*map(str, known(file)))
 
 
 @lru_cache(maxsize=1024)
-def _digest_once(path: str, size: int, changed_ns: int) -> str:
+def _digest_once(path: str, *_as_it_is: str) -> str:
     return file_digest(Path(path))
 
 

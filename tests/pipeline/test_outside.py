@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,3 +98,52 @@ def test_a_suites_own_scorer_is_another_evaluation_and_the_same_questions(tmp_pa
         return found
 
     assert [score(1.0), score(0.0), score(1.0)] == [1.0, 0.0, 1.0]
+
+
+KINDS = ("test.jsonl", "base", "near.py", "deep/late.py", "folder")
+
+
+@pytest.mark.parametrize("what", KINDS)
+def test_what_a_task_of_ones_own_names_elsewhere_is_part_of_it(what: str, tmp_path: Path,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    """Changed to as many bytes at the same time of change, as by `cp -p`: asked anew, with what lies there now."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    own, beside, folder = tmp_path / "own", tmp_path / "elsewhere", tmp_path / "folder"
+    for one in (own, beside / "deep", folder):
+        one.mkdir(parents=True)
+    files = {"test.jsonl": beside / "test.jsonl", "base": beside / "base", "near.py": beside / "near.py",
+             "deep/late.py": beside / "deep" / "late.py", "folder": folder / "train.jsonl"}
+    (folder / "README.md").write_text(CARD)
+    data = json.dumps({"question": "1 + 1?", "choices": ["2", "0"], "answer": 0}) + "\n"
+    files["test.jsonl"].write_text(data)
+    files["folder"].write_text(data)
+    files["near.py"].write_text("def text(doc):\n    from deep.late import WORD\n    return f'A{WORD}'\n")
+    files["deep/late.py"].write_text("WORD = 'A'\n")
+    base = {key: value for key, value in TASK.items() if key not in ("task", "dataset_path")}
+    files["base"].write_text(yaml.safe_dump({**base, "doc_to_text": "A{{question}}"}))
+    source = {"dataset_path": str(folder)} if what == "folder" else {
+        "dataset_path": "json", "dataset_kwargs": {"data_files": {"train": str(beside / "*.jsonl")}}}
+    text = yaml.safe_dump({"task": "sums", "include": str(files["base"]), **source})
+    if what.endswith(".py"):
+        text += "doc_to_text: !function near.text\n"
+        monkeypatch.syspath_prepend(beside)
+        for module in ("near", "deep", "deep.late"):  # of the case before
+            monkeypatch.delitem(sys.modules, module, raising=False)
+    (own / "sums.yaml").write_text(text)
+    section = EvalSection(suites=("lm:sums",), include_path=str(own))
+    subject, place = Subject("tiny", ModelSection(path="tiny", device="cpu"), None), Workspace(tmp_path / "home", None)
+
+    def asked() -> tuple[str, set[str]]:
+        found = evaluate.fn(subject, section, place)["lm:sums"]
+        return outside(suite("lm:sums"), section, None), {item.asked for item in found.items}
+
+    before = asked()
+    assert asked() == before
+    times = files[what].stat()
+    old, new = {"near.py": ("'A{", "'B{"), "deep/late.py": ("'A'", "'B'"), "base": ("A{{", "B{{")}.get(
+        what, ("1 + 1", "1 - 1"))
+    files[what].write_text(files[what].read_text().replace(old, new))
+    os.utime(files[what], ns=(times.st_atime_ns, times.st_mtime_ns))
+    after = asked()
+    assert after[0] != before[0]
+    assert not after[1] & before[1]
