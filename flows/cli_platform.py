@@ -57,12 +57,14 @@ def add_platform(app: typer.Typer, begin: Callable[[], Settings], look: Callable
 
     @app.command()
     def down(as_json: AsJson = False) -> None:
-        """End what `sft up` has started, the worker first; a run that it has saves a checkpoint. Nothing is lost."""
+        """End what `sft up` has started, the worker first. The run that it has saves; the next `sft up` goes on."""
         settings = look()
         from infra.platform import down as take_down
 
         ended = take_down(settings)
-        print(json.dumps({"ended": ended}) if as_json else f"ended: {', '.join(ended) or 'nothing ran'}")
+        again = f"\nthe next `sft up` goes on with: {', '.join(ended.runs)}" if ended.runs else ""
+        print(json.dumps({"ended": ended.parts, "runs": ended.runs}) if as_json else
+              f"ended: {', '.join(ended.parts) or 'nothing ran'}{again}")
 
     @app.command()
     def status(as_json: AsJson = False) -> None:

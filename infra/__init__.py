@@ -47,5 +47,6 @@ prefect_plugin.py   bare names for `prefect deployment run`
 deploy.py           registers the deployments of prefect.yaml
 listening.py        servers that others may reach, with authentication
 platform.py         up and down: servers, worker and deployments of a workspace
+taken.py            runs whose worker ended, scheduled again
 standing.py         how they stand
 """

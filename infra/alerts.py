@@ -17,6 +17,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from infra.settings import nightly_webhook
+from infra.standing import AUTOMATION
 from sft_core.errors import ConfigError
 
 log = logging.getLogger("sft")
@@ -24,7 +25,6 @@ EVENT = "sft.night"
 """What the names of our events begin with; the outcome follows."""
 RED = frozenset({"regression", "blind"})
 """Outcomes that people are told."""
-AUTOMATION = "sft: a red night"
 TIMEOUT_S = 10.0
 
 

@@ -94,6 +94,16 @@ def noted(workspace: Path) -> list[Note]:
     return [note for note in found if note is not None]
 
 
+def living(workspace: Path) -> set[str]:
+    """The ids of the runs that living processes have open."""
+    ids = set()
+    for path in (workspace / FOLDER).glob("*.json"):
+        with suppress(FileNotFoundError), path.open(encoding="utf-8") as handle:
+            if not locked(handle) and (note := _read(handle)):
+                ids.add(note.run_id)
+    return ids
+
+
 def bury(workspace: Path, close: Callable[[Note], bool]) -> None:
     """Call `close` for every note of a dead process and remove those for which it returns True.
 

@@ -35,6 +35,12 @@ def end_with_parent() -> Callable[[], None]:
     return prepare
 
 
+def heed_parent() -> None:
+    """SIGTERM to this process when its parent is gone (Linux only), for one that others start."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 def end(process: subprocess.Popen[bytes], grace_s: float) -> None:
     """SIGTERM to the leader of a session of its own, time to save, then SIGKILL to all its processes."""
     process.terminate()

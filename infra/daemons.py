@@ -64,9 +64,12 @@ class State(NamedTuple):
     environment: Mapping[str, str] = {}
     """Variables that clients of these servers need: user and password, where they ask for one."""
 
+    webhook: str | None = None
+    """Who is told of red nights; whoever knows such an address may post there."""
+
     def __repr__(self) -> str:
         """Without passwords."""
-        shown = {**self._asdict(), "environment": sorted(self.environment)}
+        shown = {**self._asdict(), "environment": sorted(self.environment), "webhook": bool(self.webhook)}
         return masked(f"State({shown})")
 
     def living(self) -> dict[str, Daemon]:

@@ -40,6 +40,7 @@ from prefect.utilities.annotations import quote
 from prefect.utilities.callables import get_call_parameters
 
 from infra.alive import Held, Note
+from infra.children import heed_parent
 from infra.naming import run_page
 from infra.reach import why_unreachable
 from infra.settings import read_settings
@@ -109,9 +110,7 @@ def outcome(flow: Flow[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         if raised:
             raise raised[0] from None
         if not returned:
-            raise OrchestrationError(f"Prefect was lost before the flow {flow.name} began: {lost}; start the server "
-                                     "again, correct PREFECT_API_URL, or unset it to run with a temporary server"
-                                     ) from lost
+            raise OrchestrationError(f"Prefect was lost before the flow {flow.name} began: {_cure(lost)}") from lost
         log.warning("Prefect could not be told that the flow %s is finished (%s); its server shows it as running until "
                     "the next start in this workspace tells it", flow.name, _brief(lost))
         return returned[0]
@@ -147,6 +146,14 @@ def _forget_messages() -> None:
                 worker._queue.get_nowait()
         if worker._loop is not None and worker._task is not None:
             worker._loop.call_soon_threadsafe(worker._task.cancel)
+
+
+def _cure(lost: Exception) -> str:
+    if isinstance(lost, httpx.HTTPStatusError) and lost.response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
+        return (f"its server at {api_url()} answers with HTTP {lost.response.status_code}; look whether its database "
+                "(SFT_DATABASE_URL, or its disk) is there, and at its log, and give the command again")
+    return (f"{_brief(lost)}; start the server again, correct PREFECT_API_URL, or unset it to run with a temporary "
+            "server")
 
 
 def _brief(error: Exception) -> str:
@@ -197,6 +204,7 @@ def noted(workspace: Path) -> Iterator[None]:
     note = Note(KIND, str(run_id), "")
     if (held := _untold.get(run_id)) is None:  # begun by a worker of Prefect
         held = _untold[run_id] = Held(workspace, note)
+        heed_parent()  # another one may begin what a worker that is gone has left
     ended, said = StateType.COMPLETED, ""
     try:
         yield

@@ -33,8 +33,9 @@ from infra.servers import (
     wait_for,
     worker,
 )
-from infra.settings import Settings, job_environment, own_store
+from infra.settings import Settings, job_environment, nightly_webhook, own_store
 from infra.standing import POOL, SERVERS, WORKER, Part
+from infra.taken import schedule_again, take_up_again, taken
 from sft_core.errors import OrchestrationError
 from sft_core.locks import exclusive
 from sft_core.stopping import sleep
@@ -79,28 +80,41 @@ def up(settings: Settings, wanted: Wanted) -> list[Part]:
         from infra.deploy import make_pool
 
         make_pool(reached.prefect_api_url or "", POOL)
-        if "worker" not in (now := read_state(settings.workspace)).living():
-            standing.take_up_again(reached.prefect_api_url or "", now)
-        environment = {**job_environment(reached), **settings.credentials}
+        state = read_state(settings.workspace)._replace(webhook=nightly_webhook())
+        write_state(settings.workspace, state)
+        if "worker" not in state.living():
+            take_up_again(settings.workspace, state, GRACE_S)
+        # The state says whom nights tell, so that another webhook counts at once, whoever's shell started the worker.
+        environment = {**job_environment(reached), **settings.credentials, "SFT_NIGHTLY_WEBHOOK": ""}
         command = worker(POOL, folder, environment, name=WORKER)
-        _running(settings.workspace, now, command)
+        _running(settings.workspace, state, command)
         if not lived and (settings.workspace / "runs").is_dir():  # what ended with them, or while they were away
             start(reconciling(folder, environment), lasting=True)
         _deploy(reached)
         return _well(settings.workspace)
 
 
-def down(settings: Settings) -> list[str]:
-    """End what runs, the worker first and with time for a run to save; returns the names of what was ended."""
+class Ended(NamedTuple):
+    """What `down` has ended."""
+
+    parts: list[str]
+    runs: list[str]
+    """Names of runs that the next `up` goes on with."""
+
+
+def down(settings: Settings) -> Ended:
+    """End what runs, the worker first and with time for a run to save."""
     if not (settings.workspace / FOLDER).is_dir():
-        return []
+        return Ended([], [])
     with exclusive(settings.workspace / FOLDER / "lock"):
         state = read_state(settings.workspace)
         with standing.no_new_runs(state):
+            open_runs = taken(state) if "worker" in state.living() else []
             ended = ["worker"] if "worker" in state.daemons and end(state.daemons["worker"], GRACE_S) else []
+            again = schedule_again(settings.workspace, state, open_runs)
         ended += [name for name in reversed(SERVERS) if name in state.daemons and end(state.daemons[name], GRACE_S)]
         forget(settings.workspace, state)
-        return ended
+        return Ended(ended, again)
 
 
 def status(workspace: Path) -> list[Part]:

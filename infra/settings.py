@@ -120,7 +120,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     def given(name: str) -> str | None:
         return environ.get(name, "").strip() or None
 
-    workspace = Path(given("SFT_HOME") or ".sft").expanduser().absolute()
+    workspace = _workspace(environ)
     if workspace.exists() and not workspace.is_dir():
         raise ConfigError(f"SFT_HOME={workspace} is not a folder; set it to a folder that can be written, "
                           "or unset it to use ./.sft")
@@ -150,6 +150,10 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         address=given("SFT_ADDRESS"),
         share=share is not None,
     )
+
+
+def _workspace(environ: Mapping[str, str]) -> Path:
+    return Path(environ.get("SFT_HOME", "").strip() or ".sft").expanduser().absolute()
 
 
 def own_store(workspace: Path, database: str | None) -> str:
@@ -184,9 +188,9 @@ def server_key(environ: Mapping[str, str] = os.environ) -> str | None:
 
 
 def nightly_webhook(environ: Mapping[str, str] = os.environ) -> str | None:
-    """Where a red night is told (SFT_NIGHTLY_WEBHOOK); None where nobody is to be. Whoever knows such an address may
-    post there, so it is shown and kept nowhere."""
-    return environ.get("SFT_NIGHTLY_WEBHOOK", "").strip() or None
+    """Where a red night is told: SFT_NIGHTLY_WEBHOOK, else as `sft up` was told; None where nobody is to be. Whoever
+    knows such an address may post there, so it is shown nowhere, and kept in the owner's state file alone."""
+    return environ.get("SFT_NIGHTLY_WEBHOOK", "").strip() or read_state(_workspace(environ)).webhook
 
 
 def secret(name: str | None, environ: Mapping[str, str] = os.environ) -> str | None:

@@ -5,7 +5,6 @@ A scheduler that works has put the next night on its list; a worker that works t
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -18,11 +17,14 @@ import requests
 from infra.daemons import Daemon, State
 from infra.reach import TIMEOUT_S, why_unreachable
 
-log = logging.getLogger("sft")
 POOL = "sft"
 WORKER = "sft-up"
 NIGHTLY = "sft-nightly"
 SERVERS = ("prefect", "mlflow")
+ASKED = ("worker", "deployments", "alerts")
+"""What Prefect's server says of itself and of others."""
+AUTOMATION = "sft: a red night"
+"""The automation that `infra/alerts.py` makes."""
 NOT_RUNNING = "does not run; `sft up` starts it"
 _VERSION = {"prefect": "/admin/version", "mlflow": "/version"}
 
@@ -49,18 +51,20 @@ def standing(state: State, deployments: list[str]) -> list[Part]:
     alive = state.living()
     parts = [_server(name, alive.get(name), state) for name in SERVERS]
     if not parts[0].well:
-        return [*parts, *(Part(name, False, "unknown without Prefect's server") for name in ("worker", "deployments"))]
+        return [*parts, *(Part(name, False, "unknown without Prefect's server") for name in ASKED)]
     prefect, worker = alive["prefect"], alive.get("worker")
     try:
-        return [*parts, _worker(prefect.url, worker, state), _deployments(prefect.url, deployments, state)]
+        return [*parts, _worker(prefect.url, worker, state), _deployments(prefect.url, deployments, state),
+                _alerts(prefect.url, state)]
     except (requests.RequestException, ValueError, KeyError) as error:
-        why = f"Prefect's server does not say ({type(error).__name__}); look at {prefect.log}"
-        return [*parts, *(Part(name, False, why) for name in ("worker", "deployments"))]
+        database = f", and whether PostgreSQL at {urlsplit(state.database).hostname} answers" if state.database else ""
+        why = f"Prefect's server does not say ({type(error).__name__}); look at {prefect.log}{database}"
+        return [*parts, *(Part(name, False, why) for name in ASKED)]
 
 
 def registered(api: str, state: State) -> set[str]:
     """The names of the deployments that a Prefect server has."""
-    return {one["name"] for one in _found(f"{api}/deployments/filter", {"limit": 200}, state)}
+    return {one["name"] for one in found(f"{api}/deployments/filter", {"limit": 200}, state)}
 
 
 @contextmanager
@@ -80,25 +84,10 @@ def _paused(api: str, paused: bool, state: State) -> bool:
     """Pause the pool or let it go on; False where that changes nothing, or the server does not do it."""
     url = f"{api}/work_pools/{POOL}"
     try:
-        pool = _asked("GET", url, state)
-        return pool.ok and pool.json()["is_paused"] != paused and _asked("PATCH", url, state, {"is_paused": paused}).ok
+        pool = asked("GET", url, state)
+        return pool.ok and pool.json()["is_paused"] != paused and asked("PATCH", url, state, {"is_paused": paused}).ok
     except requests.RequestException:
         return False
-
-
-def take_up_again(api: str, state: State) -> None:
-    """Let the next worker begin the runs that the last one had taken and not begun when it died: nobody else would.
-
-    To be called while no worker of ours lives; where others serve the pool it may be theirs, and is left to them.
-    """
-    known = _found(f"{api}/work_pools/{POOL}/workers/filter", {}, state)
-    if any(one["status"] == "ONLINE" and one["name"] != WORKER for one in known):
-        return
-    taken = {"work_pools": {"name": {"any_": [POOL]}}, "flow_runs": {"state": {"type": {"any_": ["PENDING"]}}}}
-    for run in _found(f"{api}/flow_runs/filter", taken, state):
-        again = {"type": "SCHEDULED", "message": "the worker that took it is gone"}
-        _asked("POST", f"{api}/flow_runs/{run['id']}/set_state", state, {"state": again, "force": True})
-        log.info("the run %s, whose worker is gone, is scheduled again", run["name"])
 
 
 def _server(name: str, daemon: Daemon | None, state: State) -> Part:
@@ -108,7 +97,7 @@ def _server(name: str, daemon: Daemon | None, state: State) -> Part:
         says = f"runs (pid {daemon.pid}) and does not answer ({why}); if that lasts: `sft down`, `sft up`"
         return Part(name, False, says, daemon.url, daemon.since, daemon.log)
     here = version(name)
-    answer = _asked("GET", daemon.url + _VERSION[name], state)
+    answer = asked("GET", daemon.url + _VERSION[name], state)
     runs = answer.text.strip().strip('"') if answer.ok else daemon.version
     kept = f", on PostgreSQL at {urlsplit(state.database).hostname}" if state.database else ""
     says = f"{runs}{kept}" if runs == here else f"is {runs}, and {here} is installed; `sft down`, `sft up`"
@@ -118,7 +107,7 @@ def _server(name: str, daemon: Daemon | None, state: State) -> Part:
 def _worker(api: str, daemon: Daemon | None, state: State) -> Part:
     if daemon is None:
         return Part("worker", False, NOT_RUNNING)
-    known = _found(f"{api}/work_pools/{POOL}/workers/filter", {}, state)
+    known = found(f"{api}/work_pools/{POOL}/workers/filter", {}, state)
     seen = next((one for one in known if one["name"] == WORKER), None)
     began = _time(daemon.since)
     if began > datetime.now(UTC):  # the clock was put back since then: what is heard now looks older than its start
@@ -133,13 +122,13 @@ def _worker(api: str, daemon: Daemon | None, state: State) -> Part:
 
 
 def _deployments(api: str, names: list[str], state: State) -> Part:
-    found = {one["name"]: one for one in _found(f"{api}/deployments/filter", {"limit": 200}, state)}
-    if missing := [name for name in names if name not in found]:
+    there = {one["name"]: one for one in found(f"{api}/deployments/filter", {"limit": 200}, state)}
+    if missing := [name for name in names if name not in there]:
         return Part("deployments", False, f"{', '.join(missing)} not registered; `sft up` does it")
-    nightly = found[NIGHTLY]
+    nightly = there[NIGHTLY]
     if nightly["paused"] or not any(one["active"] for one in nightly["schedules"]):
         return Part("deployments", True, f"{', '.join(names)}; the schedule of {NIGHTLY} is paused", api)
-    coming = _found(f"{api}/flow_runs/filter", {
+    coming = found(f"{api}/flow_runs/filter", {
         "deployments": {"id": {"any_": [nightly["id"]]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
         "sort": "EXPECTED_START_TIME_ASC", "limit": 1}, state)
     if not coming:
@@ -148,16 +137,37 @@ def _deployments(api: str, names: list[str], state: State) -> Part:
     return Part("deployments", True, f"{', '.join(names)}; next night {coming[0]['expected_start_time'][:16]} UTC", api)
 
 
-def _found(url: str, body: dict[str, Any], state: State) -> list[dict[str, Any]]:
-    answer = _asked("POST", url, state, body)
+def _alerts(api: str, state: State) -> Part:
+    """A night that nobody hears of guards nothing; that is no fault of a part that runs."""
+    told = [f"the webhook at {urlsplit(state.webhook).hostname}"] if state.webhook else []
+    told += ["a notification block"] * bool(found(f"{api}/automations/filter", {"automations": {
+        "name": {"any_": [AUTOMATION]}}}, state))
+    if told:
+        return Part("alerts", True, f"a red night is told to {' and '.join(told)}")
+    return Part("alerts", True, "NOBODY is told of a red night; `SFT_NIGHTLY_WEBHOOK=URL sft up`, or `sft deploy "
+                                "--notify TYPE/NAME`")
+
+
+def found(url: str, body: dict[str, Any], state: State) -> list[dict[str, Any]]:
+    """What a filter of Prefect's API finds.
+
+    Raises:
+        requests.RequestException: it does not answer, or not well.
+    """
+    answer = asked("POST", url, state, body)
     if answer.status_code == requests.codes.not_found:  # no such pool
         return []
     answer.raise_for_status()
-    found: list[dict[str, Any]] = answer.json()
-    return found
+    listed: list[dict[str, Any]] = answer.json()
+    return listed
 
 
-def _asked(method: str, url: str, state: State, body: dict[str, Any] | None = None) -> requests.Response:
+def asked(method: str, url: str, state: State, body: dict[str, Any] | None = None) -> requests.Response:
+    """The answer of one of our servers, with the password that it wants.
+
+    Raises:
+        requests.RequestException: there is none.
+    """
     who = None
     if (said := state.environment) and "/api/" in url:
         user, _, password = said["PREFECT_API_AUTH_STRING"].partition(":")

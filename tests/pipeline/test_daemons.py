@@ -18,8 +18,8 @@ from infra.daemons import Daemon, State, end, file_of, identity_of, read_state, 
 from infra.listening import Listening, check, guarded
 from infra.platform import Wanted, _port, down, up
 from infra.servers import Command, Service, can_listen, free_port, mlflow_server, start
-from infra.settings import Settings, read_settings
-from infra.standing import WORKER, _worker, standing
+from infra.settings import Settings, nightly_webhook, read_settings
+from infra.standing import WORKER, _alerts, _worker, standing
 from sft_core.errors import ConfigError, OrchestrationError
 
 PARENT = """
@@ -152,10 +152,30 @@ def test_other_servers_that_are_configured_are_left_alone(tmp_path: Path, other:
 
 def test_a_server_that_does_not_answer_is_told_within_seconds(tmp_path: Path, launch: Launch) -> None:
     hung = launch(url=f"http://127.0.0.1:{free_port()}")
-    prefect, mlflow, worker, deployments = standing(State({"prefect": hung}), ["sft-nightly"])
+    prefect, mlflow, worker, deployments, alerts = standing(State({"prefect": hung}), ["sft-nightly"])
     assert "does not answer (connection refused" in prefect.says
     assert "does not run; `sft up` starts it" in mlflow.says
     assert not any(part.well for part in (prefect, mlflow, worker, deployments))
+
+
+def test_nights_tell_whom_up_was_told_unless_they_are_told_otherwise(tmp_path: Path) -> None:
+    state = State(webhook="https://hooks.example/s3cr3t")
+    file_of(tmp_path).parent.mkdir()
+    write_state(tmp_path, state)
+    assert nightly_webhook({"SFT_HOME": str(tmp_path), "SFT_NIGHTLY_WEBHOOK": ""}) == "https://hooks.example/s3cr3t"
+    assert nightly_webhook({"SFT_HOME": str(tmp_path), "SFT_NIGHTLY_WEBHOOK": "http://other"}) == "http://other"
+    assert nightly_webhook({"SFT_HOME": str(tmp_path / "elsewhere")}) is None
+    assert "s3cr3t" not in repr(state)
+
+
+@pytest.mark.parametrize(("webhook", "block", "said"), [
+    (None, False, "NOBODY"), ("https://hooks.example/s3cr3t", False, "told to the webhook at hooks.example"),
+    (None, True, "told to a notification block")])
+def test_status_says_who_is_told_of_a_red_night(webhook: str | None, block: bool, said: str,
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("infra.standing.found", lambda *_: [{}] if block else [])
+    assert said in _alerts("", State(webhook=webhook)).says
+    assert "s3cr3t" not in _alerts("", State(webhook=webhook)).says
 
 
 @pytest.mark.parametrize(("started", "heard", "well"), [(-60, -1, True), (-60, -120, False), (3600, -1, True)])
@@ -164,14 +184,14 @@ def test_a_worker_is_heard_also_after_the_clock_was_put_back(
 ) -> None:
     """It had to be started before it was heard, and `sft up` failed until the clock had come there again."""
     now = datetime.now(UTC)
-    monkeypatch.setattr("infra.standing._found", lambda *_: [
+    monkeypatch.setattr("infra.standing.found", lambda *_: [
         {"name": WORKER, "status": "ONLINE", "last_heartbeat_time": (now + timedelta(seconds=heard)).isoformat()}])
     daemon = Daemon(1, "", (now + timedelta(seconds=started)).isoformat(), "", "log", "1.0")
     assert _worker("", daemon, State()).well == well
 
 
 def test_down_where_nothing_was_up(tmp_path: Path) -> None:
-    assert down(settings(tmp_path)) == []
+    assert down(settings(tmp_path)) == ([], [])
     assert not list(tmp_path.iterdir())
 
 
@@ -247,7 +267,7 @@ def test_a_full_disk_leaves_no_process_that_nobody_knows_of(
     write_state(tmp_path, State({"mlflow": lives}, {"mlflow": 5001}, database="postgresql://me:s3cr3t@h/sft"))
     monkeypatch.setattr("infra.daemons.os.fsync", full)
     monkeypatch.setattr("os.write", full)  # the lock is taken also where its holder cannot be noted
-    assert down(settings(tmp_path)) == ["mlflow"]
+    assert down(settings(tmp_path)).parts == ["mlflow"]
     assert not lives.lives
     assert "the ports are not kept for the next `sft up`" in caplog.text
     assert read_state(tmp_path) == State()  # the password of a database is in it

@@ -8,13 +8,14 @@ from collections import Counter
 from pathlib import Path
 from uuid import uuid4
 
+import httpx
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from infra.alive import bury, noted
-from infra.orchestrator import close_flow_run
+from infra.orchestrator import _cure, close_flow_run
 
 BEGUN = """
 import os, signal, sys
@@ -72,3 +73,12 @@ def test_flow_run_whose_first_answer_was_lost_is_one(home: Path, prefect_api: st
     assert process.stdout == "2\n", process.stderr
     assert states == {"COMPLETED": 1}
     assert not noted(home)
+
+
+def test_a_server_without_its_database_is_told_so() -> None:
+    answer = httpx.Response(500, json={"exception_message": "Internal Server Error"},
+                            request=httpx.Request("POST", "http://127.0.0.1:4200/api/flows/"))
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:4200/api"}):
+        said = _cure(httpx.HTTPStatusError("Server error", request=answer.request, response=answer))
+    assert "answers with HTTP 500; look whether its database" in said
+    assert "start the server again" in _cure(httpx.ConnectError("refused"))

@@ -103,17 +103,28 @@ def test_the_image_installs_files_of_known_hashes_alone() -> None:
     assert {plain(re.split(r"[^\w.-]", one)[0]) for one in declared} <= locked.keys()
 
 
-def test_the_unit_starts_and_stops_the_platform(tmp_path: Path) -> None:
-    text = (INFRA / "sft-platform.service").read_text(encoding="utf-8")
+def unit_of(name: str) -> ConfigParser:
     unit = ConfigParser(interpolation=None, strict=False)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read_string(text)
-    assert unit["Service"]["ExecStart"].endswith("/.venv/bin/sft up")
-    assert unit["Service"]["ExecStop"].endswith("/.venv/bin/sft down")
-    assert int(unit["Service"]["TimeoutStopSec"]) > 150  # what a run gets to save
+    unit.read_string((INFRA / name).read_text(encoding="utf-8"))
+    return unit
+
+
+def test_the_units_start_watch_and_stop_the_platform(tmp_path: Path) -> None:
+    platform, watch = unit_of("sft-platform.service"), unit_of("sft-watch.service")
+    assert platform["Service"]["ExecStart"].endswith("/.venv/bin/sft up")
+    assert platform["Service"]["ExecStop"].endswith("/.venv/bin/sft down")
+    assert int(platform["Service"]["TimeoutStopSec"]) > 150  # what a run gets to save
+    assert watch["Service"]["ExecStart"] == platform["Service"]["ExecStart"]
+    assert watch["Service"]["KillMode"] == "process", "what it starts outlives it"
+    assert watch["Unit"]["Requisite"] == "sft-platform.service", "it brings up nothing that was stopped"
     if shutil.which("systemd-analyze") is None:
         pytest.skip("no systemd here")
-    (tmp_path / "sft-platform.service").write_text(text.replace("%h/sft-platform/.venv/bin/sft", sys.executable))
-    done = subprocess.run(["systemd-analyze", "verify", "--user", "--man=no", str(tmp_path / "sft-platform.service")],
-                          capture_output=True, text=True, env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)})
+    names = ["sft-platform.service", "sft-watch.service", "sft-watch.timer"]
+    for name in names:
+        text = (INFRA / name).read_text(encoding="utf-8")
+        (tmp_path / name).write_text(text.replace("%h/sft-platform/.venv/bin/sft", sys.executable))
+    verify = ["systemd-analyze", "verify", "--user", "--man=no"]
+    done = subprocess.run([*verify, *(str(tmp_path / name) for name in names)], capture_output=True, text=True,
+                          env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)})
     assert (done.returncode, done.stderr) == (0, "")

@@ -16,10 +16,12 @@ import pytest
 import requests
 from mlflow import MlflowClient
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.states import Pending
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.objects import StateType
+from prefect.states import Cancelling, Pending
 from sqlalchemy import create_engine, make_url, text
 
-from infra.alive import Note, alive
+from infra.alive import Note, alive, living
 from infra.daemons import file_of, identity_of, read_state
 from infra.postgres import databases
 from infra.settings import read_settings
@@ -70,8 +72,9 @@ def test_two_at_once_bring_up_one_platform(platform: list[str], place: Path) -> 
     first, second = map(json.loads, platform)
     assert first == second
     assert first["well"]
-    assert [part["name"] for part in first["parts"]] == ["prefect", "mlflow", "worker", "deployments"]
+    assert [part["name"] for part in first["parts"]] == ["prefect", "mlflow", "worker", "deployments", "alerts"]
     assert "next night" in first["parts"][3]["says"]
+    assert "NOBODY is told of a red night" in first["parts"][4]["says"]
     log = (place / "home" / "platform" / "worker.log").read_text()
     assert log.count("started!") == 1
     for daemon in read_state(place / "home").living().values():
@@ -155,13 +158,43 @@ def test_a_run_by_its_bare_name_from_any_folder_is_saved_by_down(
     found = requests.get(f"{before['mlflow'].url}/api/2.0/mlflow/experiments/get-by-name",
                          params={"experiment_name": "tests"}, timeout=9).json()
     assert found["experiment"]["artifact_location"].startswith((place / "home" / "mlartifacts").as_uri())
-    assert shell("sft down").stdout.strip() == "ended: worker, mlflow, prefect"
+    said = shell("sft down").stdout.splitlines()
+    assert said == ["ended: worker, mlflow, prefect", "the next `sft up` goes on with: small"]
     assert not any(identity_of(daemon.pid) for daemon in before.values())
     assert list(stages.glob("*/out/checkpoints/*"))
     with pytest.raises(requests.ConnectionError):
         requests.get(before["prefect"].url, timeout=3)
     assert shell("sft status").returncode == 1
     assert shell("sft down").stdout.strip() == "ended: nothing ran"
+
+
+def test_what_down_has_stopped_goes_on_and_what_lost_its_worker_too(
+    platform: list[str], shell: Sft, place: Path
+) -> None:
+    assert shell("sft up").returncode == 0
+    worker, url = read_state(place / "home").daemons["worker"], read_state(place / "home").daemons["prefect"].url
+    under_way = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING])))
+    with SyncPrefectClient(url) as client:
+        deadline = time.monotonic() + 90
+        while not (found := client.read_flow_runs(flow_run_filter=under_way)):
+            assert time.monotonic() < deadline, Path(worker.log).read_text()[-3000:]
+            time.sleep(0.2)
+        [run], home = found, place / "home"
+        assert run.name == "small"
+        assert run.run_count == 2
+        while str(run.id) not in living(home):
+            time.sleep(0.1)
+        os.kill(worker.pid, signal.SIGKILL)  # alone
+        while str(run.id) in living(home):  # it was told to end, and nobody else begins it meanwhile
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert shell("sft up").returncode == 0
+        while not (found := client.read_flow_runs(flow_run_filter=under_way)):
+            assert time.monotonic() < deadline + 60, client.read_flow_run(run.id).state
+            time.sleep(0.2)
+        assert (found[0].id, found[0].run_count) == (run.id, 3)
+        client.set_flow_run_state(run.id, Cancelling())
+        shell("sft down")
 
 
 def test_on_postgresql_and_a_bucket_and_for_other_machines(

@@ -1,0 +1,91 @@
+"""Runs that the worker of `sft up` had taken when it ended: they are scheduled again, and the next worker goes on with
+them. Prefect itself would leave them Pending or Running for ever, or Failed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import requests
+
+from infra.alive import bury, living
+from infra.daemons import State
+from infra.standing import POOL, WORKER, asked, found
+from sft_core.stopping import sleep
+
+log = logging.getLogger("sft")
+OPEN = ("PENDING", "RUNNING", "CANCELLING")
+STOPPED = "Interrupted:"
+"""Within the message of a run that was told to end."""
+
+
+class Run(NamedTuple):
+    """A flow run, by id and name."""
+
+    run_id: str
+    name: str
+
+
+def taken(state: State) -> list[Run]:
+    """The runs that are open in the pool now; none where the server does not say."""
+    return _runs(state, {"state": {"type": {"any_": list(OPEN)}}})
+
+
+def _runs(state: State, wanted: dict[str, Any]) -> list[Run]:
+    prefect = state.living().get("prefect")
+    if prefect is None:
+        return []
+    body = {"work_pools": {"name": {"any_": [POOL]}}, "flow_runs": wanted}
+    try:
+        return [Run(one["id"], one["name"]) for one in found(f"{prefect.url}/flow_runs/filter", body, state)]
+    except requests.RequestException:
+        return []
+
+
+def schedule_again(workspace: Path, state: State, runs: list[Run]) -> list[str]:
+    """Of these runs, whose processes are gone, those that were not at their end; returns their names.
+
+    One that failed for another reason, or was cancelled, stays so.
+    """
+    gone = {run.run_id for run in runs}
+    bury(workspace, lambda note: note.run_id in gone)  # else a later process would tell their ends
+    return [run.name for run in runs if _again(state.daemons["prefect"].url, run, state)]
+
+
+def _again(api: str, run: Run, state: State) -> bool:
+    try:
+        now = asked("GET", f"{api}/flow_runs/{run.run_id}", state).json()["state"]
+        stopped = now["type"] in ("FAILED", "CRASHED") and STOPPED in (now["message"] or "")
+        if not (stopped or now["type"] in ("PENDING", "RUNNING")):
+            return False
+        again = {"type": "SCHEDULED", "message": "its worker ended before it"}
+        return asked("POST", f"{api}/flow_runs/{run.run_id}/set_state", state, {"state": again, "force": True}).ok
+    except (requests.RequestException, KeyError, TypeError, ValueError):
+        return False
+
+
+def take_up_again(workspace: Path, state: State, within_s: float) -> None:
+    """Schedule what a worker that died had taken. To be called while no worker of ours lives; where others serve the
+    pool it may be theirs, and is left to them.
+
+    Args:
+        workspace: where notes of living processes are.
+        state: the servers.
+        within_s: how long runs that outlived their worker may take to save.
+    """
+    api = state.daemons["prefect"].url
+    known = found(f"{api}/work_pools/{POOL}/workers/filter", {}, state)
+    if any(one["status"] == "ONLINE" and one["name"] != WORKER for one in known):
+        return
+    left = taken(state)
+    if (worker := state.daemons.get("worker")) is not None:  # its runs were told to end when it died
+        left += _runs(state, {"state": {"type": {"any_": ["FAILED"]}}, "end_time": {"after_": worker.since}})
+    until = time.monotonic() + within_s
+    while any(run.run_id in living(workspace) for run in left) and time.monotonic() < until:
+        sleep(0.2)
+    there = living(workspace)
+    for name in schedule_again(workspace, state, [run for run in left if run.run_id not in there]):
+        log.info("the run %s, whose worker is gone, is scheduled again", name)
