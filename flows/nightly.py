@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from prefect import flow
@@ -13,11 +14,25 @@ from flows.around import around
 from flows.place import connect, look, workspace
 from infra import alerts, orchestrator
 from infra.contract import Tracker
+from infra.daemons import read_state
 from infra.naming import run_page
-from sft_core.errors import EvalError, RegressionFound
-from tasks.night import ANEW, guarded, keep_anew, night
-from tasks.nights import Found, concluded, forget, metrics, past, place_of, renewed, rows, trend
+from sft_core.errors import EvalError, RegressionFound, TrackingError
+from tasks.night import ANEW, Night, guarded, keep_anew, night
+from tasks.nights import (
+    Found,
+    Past,
+    concluded,
+    forget,
+    metrics,
+    past,
+    place_of,
+    renewed,
+    rows,
+    trend,
+    unmeasured,
+)
 from tasks.stages import Workspace
+from tasks.untracked import note_night, record_noted
 
 
 def run_nightly(name: str, margin: float, *, rebase: bool) -> None:
@@ -52,9 +67,12 @@ def sft_nightly(name: str = "sft", alias: str = "champion", margin: forms.Points
         margin: points that a suite may fall, and false refusals may rise, without being a regression.
         rebase: store tonight's results as those that later nights are held against, e.g. after an upgrade.
     """
-    place = workspace()
-    with around(place.root, connect) as tracker:
-        return _compared(Champion(name, alias, rebase), margin, str(flow_run.id), (place, tracker))
+    place, occasion = workspace(), str(flow_run.id)
+    try:
+        with around(place.root, connect) as tracker:
+            return _compared(Champion(name, alias, rebase), margin, occasion, (place, tracker))
+    except TrackingError as error:
+        return _untracked(name, str(error), occasion, place)
 
 
 class Champion(NamedTuple):
@@ -70,16 +88,20 @@ def _compared(asked: Champion, margin: float, occasion: str, at: tuple[Workspace
     place, tracker = at
     name, alias, rebase = asked
     own = place_of(place, name, occasion)
+    record_noted(name, place, tracker)
     nights = night(guarded(name, alias, place, tracker), margin, occasion, own)
-    anew = {one.guarded.model.version: keep_anew(one, own.scratch) for one in nights} if rebase else {}
+    anew = {one.guarded.version: keep_anew(one, own.scratch) for one in nights} if rebase else {}
     key = f"nightly-{name}-{occasion}"
     mine = {run.run_id for run in tracker.runs_of(key)}
-    before = next((one for one in past(name, tracker) if one.run.run_id not in mine), None)
-    found = renewed(nights) if rebase else concluded(nights, margin, before)
-    number = before.number + 1 if before else 1
+    before = [one for one in past(name, tracker) if one.run.run_id not in mine]
+    if not nights and not before:
+        return _summary(name, "quiet", f"nothing is guarded yet: there is no {name}@{alias}; make one with "
+                                       f"`sft promote RUN --name {name}`")
+    found = _found(nights, margin, before, asked)
+    number = before[0].number + 1 if before else 1
     title = f"{name}, night {number}"
     run_id = tracker.start_run(f"nightly-{name}-{number}", key, {
-        "model": name, "margin": margin, **{one.guarded.alias: one.guarded.model.version for one in nights}}, title,
+        "model": name, "margin": margin, **{one.guarded.alias: one.guarded.version for one in nights}}, title,
         found.tags(name, number) | dict.fromkeys((ANEW + version for version in anew), "yes"))
     for version, folder in anew.items():
         tracker.log_artifacts(run_id, folder, version)
@@ -91,8 +113,31 @@ def _compared(asked: Champion, margin: float, occasion: str, at: tuple[Workspace
     shown = rows(nights)
     orchestrator.show(lambda: create_table_artifact(shown, "nightly", f"{title}: {found.sentence}"))
     _tell(name, found, title, run_page(tracker.shown, run_id))
-    return {"title": title, "outcome": found.outcome, "sentence": found.sentence, "rows": shown,
-            "mlflow_run_id": run_id}
+    return _summary(title, found.outcome, found.sentence, shown, run_id)
+
+
+def _found(nights: Sequence[Night], margin: float, before: Sequence[Past], asked: Champion) -> Found:
+    if not nights:
+        return unmeasured(f"there is no {asked.name}@{asked.alias} any more; `sft models {asked.name}` shows the "
+                          f"versions there are, `sft promote RUN --name {asked.name}` makes one the champion",
+                          [one.missing for one in before])
+    return renewed(nights) if asked.rebase else concluded(nights, margin, before)
+
+
+def _untracked(name: str, why: str, occasion: str, place: Workspace) -> dict[str, Any]:
+    """A night whose tracker is away is told like any other, and recorded by the next one."""
+    daemon = read_state(place.root).daemons.get("mlflow")
+    if daemon is not None and not daemon.lives:
+        why += "; the MLflow server of `sft up` in this workspace has ended: `sft up` starts it again"
+    found = note_night(why, name, occasion, place)
+    title = f"{name}, a night that is not recorded yet"
+    _tell(name, found, title, None)
+    return _summary(title, found.outcome, found.sentence)
+
+
+def _summary(title: str, outcome: str, sentence: str, shown: Sequence[dict[str, str]] = (), run_id: str | None = None
+             ) -> dict[str, Any]:
+    return {"title": title, "outcome": outcome, "sentence": sentence, "rows": list(shown), "mlflow_run_id": run_id}
 
 
 def _tell(name: str, found: Found, title: str, page: str | None) -> None:

@@ -27,6 +27,7 @@ catalog.py     registered models for a person, and the run behind one
 runs.py        recorded runs, found again
 night.py       one night of a registered model: champion, candidates and base against their stored results
 nights.py      the nights that were recorded: what is known already, and their course
+untracked.py   the nights whose tracker was away: noted, and recorded by the next one
 listing.py     the runs of a workspace: done, under way, stopped
 reconcile.py   what trackers show, made to agree with the folders
 clean.py       what takes room, who needs it, and what may go

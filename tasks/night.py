@@ -9,8 +9,8 @@ from typing import NamedTuple
 from eval_suites.results import SuiteResult, write_results
 from eval_suites.statistics.pairing import mean_score
 from eval_suites.verdict.night import SuiteNight, incomparable, level, refusing, weigh
-from infra.contract import CANDIDATE, Resolved, Tracker
-from sft_core.config.evaluate import GateSection
+from infra.contract import CANDIDATE, Tracker
+from sft_core.config.evaluate import GateSection, suite_name
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.errors import EvalError, Interrupted, SftError
 from sft_core.locks import exclusive
@@ -18,7 +18,7 @@ from sft_core.stage import fingerprint, write_json
 from tasks.evaluate import BASE, Subject, evaluate, folder_subject
 from tasks.mirror import mirrored
 from tasks.needs import check_needs, evaluation_lacks
-from tasks.runs import Recorded, find, write_beside
+from tasks.runs import Beside, Recorded, find, write_beside
 from tasks.stages import Workspace
 from tasks.versions import changes, environment
 
@@ -28,18 +28,31 @@ ANEW = "sft.anew."
 ENOUGH = 0.95
 """Of the scores that were stored, for others to take their place."""
 Results = Mapping[str, SuiteResult]
+CHANGED = ("its files are not those that the stored results are of: something has changed them; put them back, or run "
+           "and promote again")
 ABSENT = (SftError, OSError, RuntimeError)
 """What a server that is away, a file that is gone or a GPU without room raise: nothing is known of the model then."""
 
 
 class Guarded(NamedTuple):
-    """A version that an alias names, the run that it came from, and whose results tonight's are held against: the
+    """A version that an alias names, the configuration of its run, and what tonight's results are held against: the
     run's, or those of the night that measured it anew."""
 
     alias: str
-    model: Resolved
-    run: Recorded
-    stored: Recorded
+    version: str
+    folder: Path
+    config: ExperimentConfig
+    tuned: Results
+    base: Results
+    beside: Beside
+
+
+class Barred(NamedTuple):
+    """A version that cannot be asked, and why."""
+
+    alias: str
+    version: str
+    why: str
 
 
 class Asked(NamedTuple):
@@ -50,41 +63,59 @@ class Asked(NamedTuple):
 
 
 class Night(NamedTuple):
-    """One guarded version on one night. `missing`: suite, or base/suite → why it was not measured. `changed`: what the
-    models are asked with, where it is another one than at the stored evaluation. `score`: suite → tonight's mean with
-    its 95 % interval. `results`: of `tuned` and `base`; `versions`: what they were asked with."""
+    """One guarded version on one night. `missing`: suite, base/suite, or nothing for all of them → why it was not
+    measured. `changed`: what the models are asked with, where it is another one than at the stored evaluation. `score`:
+    suite → tonight's mean with its 95 % interval. `results`: of `tuned` and `base`; `versions`: what they were asked
+    with."""
 
-    guarded: Guarded
-    suites: Sequence[SuiteNight]
-    missing: Mapping[str, str]
-    changed: Sequence[str]
-    score: Mapping[str, tuple[float, float, float]]
-    results: Mapping[str, Results]
-    versions: Mapping[str, str]
+    guarded: Guarded | Barred
+    suites: Sequence[SuiteNight] = ()
+    missing: Mapping[str, str] = {}
+    changed: Sequence[str] = ()
+    score: Mapping[str, tuple[float, float, float]] = {}
+    results: Mapping[str, Results] = {}
+    versions: Mapping[str, str] = {}
 
     @property
     def who(self) -> str:
         """The alias with its version."""
-        return f"{self.guarded.alias} (version {self.guarded.model.version})"
+        return f"{self.guarded.alias} (version {self.guarded.version})"
 
     def key(self, suite: str) -> str:
-        """What this suite of this version is remembered by."""
-        return f"{self.guarded.model.version}/{suite}"
+        """What this suite of this version is remembered by; without one, the version."""
+        return f"{self.guarded.version}/{suite}"
 
 
-def guarded(name: str, alias: str, place: Workspace, tracker: Tracker) -> list[Guarded]:
-    """The version behind the alias, and every candidate that is another one.
+def guarded(name: str, alias: str, place: Workspace, tracker: Tracker) -> list[Guarded | Barred]:
+    """The version behind the alias, and every candidate that is another one; nothing where the alias names none.
 
     Raises:
-        TrackingError: the alias points nowhere, a version's files have changed, or its run is gone.
+        TrackingError: the tracker cannot be asked.
     """
-    champion = tracker.resolve_alias(name, alias)
-    others = sorted({other for one in tracker.registered() if one.name == name and one.version != champion.version
-                     for other in one.aliases if other.startswith(CANDIDATE) and other != alias})
-    found = [(alias, champion), *((other, tracker.resolve_alias(name, other)) for other in others)]
-    runs = [(alias, model, find(model.run_id, place, tracker)) for alias, model in found]
-    return [Guarded(alias, model, run, measured_anew(name, model.version, place, tracker) or run)
-            for alias, model, run in runs]
+    versions = tracker.aliases(name)
+    if alias not in versions:
+        return []
+    others = sorted(other for other, version in versions.items()
+                    if other.startswith(CANDIDATE) and version != versions[alias])
+    return [_guarded(name, one, versions[one], place, tracker) for one in (alias, *others)]
+
+
+def _guarded(name: str, alias: str, version: str, place: Workspace, tracker: Tracker) -> Guarded | Barred:
+    """One that cannot be asked bars no other."""
+    try:
+        model = tracker.resolve_alias(name, alias)
+        run = find(model.run_id, place, tracker)
+        stored = measured_anew(name, version, place, tracker) or run
+        return Guarded(alias, version, model.folder, run.config().config, stored.results("tuned"),
+                       stored.results(BASE), stored.beside())
+    except Interrupted:
+        raise
+    except ABSENT as error:
+        return Barred(alias, version, _brief(error))
+
+
+def _brief(error: BaseException) -> str:
+    return " ".join(str(error).split())[:LONGEST_WHY] or type(error).__name__
 
 
 def measured_anew(name: str, version: str, place: Workspace, tracker: Tracker) -> Recorded | None:
@@ -107,18 +138,21 @@ def keep_anew(one: Night, folder: Path) -> Path:
     Raises:
         EvalError: something was not measured as wholly as before.
     """
-    for label, results in one.results.items():
-        for name, before in one.guarded.stored.results(label).items():
-            scored = _scored(results[name]) if name in results else 0
-            if scored < ENOUGH * _scored(before):
+    stays = f"{one.who} cannot be measured anew, and what is stored stays"
+    kept = one.guarded
+    if isinstance(kept, Barred) or not one.results:
+        raise EvalError(f"{stays}: {one.missing['']}")
+    for label, before in (("tuned", kept.tuned), (BASE, kept.base)):
+        for name, was in before.items():
+            scored = _scored(one.results[label][name]) if name in one.results[label] else 0
+            if scored < ENOUGH * _scored(was):
                 why = "" if scored else f": {one.missing.get(f'{BASE}/{name}' if label == BASE else name, '')}"
-                raise EvalError(f"{one.who} cannot be measured anew, and what is stored stays: {name} of {label} has "
-                                f"{scored} scores, {_scored(before)} before{why}")
-    into = folder / one.guarded.model.version
+                raise EvalError(f"{stays}: {name} of {label} has {scored} scores, {_scored(was)} before{why}")
+    into = folder / kept.version
     for label, results in one.results.items():
         for result in results.values():
             write_results(into / "evaluation" / label, result)
-    write_beside(into, one.guarded.stored.beside()._replace(versions=one.versions))
+    write_beside(into, kept.beside._replace(versions=one.versions))
     return into
 
 
@@ -126,79 +160,91 @@ def _scored(result: SuiteResult) -> int:
     return sum(item.score is not None for item in result.items)
 
 
-def night(all_guarded: Sequence[Guarded], margin: float, occasion: str, place: Workspace) -> list[Night]:
-    """Ask each of them and its base again, and compare.
+def night(all_guarded: Sequence[Guarded | Barred], margin: float, occasion: str, place: Workspace) -> list[Night]:
+    """Ask each of them and its base again, and compare; what cannot be measured keeps no other from being measured.
 
     Args:
         all_guarded: from `guarded`.
         margin: points that a suite may fall, and false refusals may rise.
         occasion: a new value for every night; what a killed night with this value has measured is found again.
         place: the workspace.
-
-    Raises:
-        EvalError: a run has no stored results. ConfigError: its configuration cannot be read.
     """
     place = place._replace(elsewhere=None)  # a night's answers are of no use to other machines
-    stored = [one.stored.results("tuned") for one in all_guarded]
-    gate = GateSection(alpha=level(len(stored), max(map(refusing, stored))), max_tax=margin, max_false_refusals=margin)
-    return [_night(one, before, gate, occasion, place) for one, before in zip(all_guarded, stored, strict=True)]
+    most = max((refusing(one.tuned) for one in all_guarded if isinstance(one, Guarded)), default=0)
+    gate = GateSection(alpha=level(max(len(all_guarded), 1), most), max_tax=margin, max_false_refusals=margin)
+    return [_night(one, gate, occasion, place) for one in all_guarded]
 
 
-def _night(one: Guarded, stored: Results, gate: GateSection, occasion: str, place: Workspace) -> Night:
-    config, beside = one.run.config().config, one.stored.beside()
-    base_stored = one.stored.results(BASE)
-    tuned = _same(stored, _ask(lambda: _tuned(one, config), config, occasion, place))
-    base = _same(base_stored, _ask(lambda: _base(one, config, place), config, occasion, place))
-    changed = changes(beside.versions, versions := environment(config.model))
-    suites = weigh(stored, tuned.results, (base_stored, base.results), gate, elsewhere=bool(changed),
-                   floors=beside.floors)
-    lacking = {f"{BASE}/{name}": f"the base on {why}" for name, why in _missing(base_stored, base, ()).items()}
+def _night(one: Guarded | Barred, gate: GateSection, occasion: str, place: Workspace) -> Night:
+    if isinstance(one, Barred):
+        return Night(one, missing={"": one.why})
+    try:
+        return _measured(one, gate, occasion, place)
+    except Interrupted:
+        raise
+    except ABSENT as error:
+        return Night(one, missing={"": _brief(error)})
+
+
+def _measured(one: Guarded, gate: GateSection, occasion: str, place: Workspace) -> Night:
+    config = one.config
+    tuned = _ask(lambda: _tuned(one), one.tuned, config, occasion, place)
+    base = _ask(lambda: _base(one, place), one.base, config, occasion, place)
+    changed = changes(one.beside.versions, versions := environment(config.model))
+    suites = weigh(one.tuned, tuned.results, (one.base, base.results), gate, elsewhere=bool(changed),
+                   floors=one.beside.floors)
+    lacking = {f"{BASE}/{name}": why for name, why in _missing(one.base, base, ()).items()}
     scores = {name: mean_score(result) for name, result in tuned.results.items()}
-    return Night(one, suites, _missing(stored, tuned, suites) | lacking, changed, {
+    return Night(one, suites, _missing(one.tuned, tuned, suites) | lacking, changed, {
         name: (found.estimate, *found.bounds(0.05, 1.0)) for name, found in scores.items() if found},
         {"tuned": tuned.results, BASE: base.results}, versions)
 
 
-def _ask(of: Callable[[], Subject], config: ExperimentConfig, occasion: str, place: Workspace) -> Asked:
+def _ask(of: Callable[[], Subject], stored: Results, config: ExperimentConfig, occasion: str, place: Workspace
+         ) -> Asked:
+    """Without results where the files are not those whose results are stored: then nothing could be compared."""
     try:
         place = mirrored(place, config.data.mirror)
         check_needs(evaluation_lacks(config.eval, place))
-        return Asked(evaluate(of(), config.eval, place, occasion=occasion))
+        if _others(subject := of(), stored, config, place):
+            return Asked({}, CHANGED)
+        return Asked(evaluate(subject, config.eval, place, occasion=occasion))
     except Interrupted:
         raise
     except ABSENT as error:
-        return Asked({}, " ".join(str(error).split())[:LONGEST_WHY] or type(error).__name__)
+        return Asked({}, _brief(error))
 
 
-def _tuned(one: Guarded, config: ExperimentConfig) -> Subject:
-    return folder_subject(one.alias, one.model.folder, config.model)
+def _others(subject: Subject, stored: Results, config: ExperimentConfig, place: Workspace) -> bool:
+    from eval_suites.asking.respondent import identity_of
+
+    asked = {suite_name(one) for one in config.eval.suites} & stored.keys()
+    return bool({stored[name].model for name in asked} - {identity_of(subject.model, place.mirror)})
 
 
-def _base(one: Guarded, config: ExperimentConfig, place: Workspace) -> Subject:
+def _tuned(one: Guarded) -> Subject:
+    return folder_subject(one.alias, one.folder, one.config.model)
+
+
+def _base(one: Guarded, place: Workspace) -> Subject:
     """The base through the template that its tuned model was saved with, as it was asked when it was stored."""
     from eval_suites.asking.respondent import own_form
 
-    form = own_form(_tuned(one, config).model, place.mirror)
+    form = own_form(_tuned(one).model, place.mirror)
     if form is None:
-        return Subject(BASE, config.model, None)
+        return Subject(BASE, one.config.model, None)
     kept = {"name": "model", "stops": form.stops, "jinja": form.jinja}
     file = place.scratch / f"template-{fingerprint(kept)}.json"
     write_json(file, kept)
-    return Subject(BASE, config.model, file)
-
-
-def _same(stored: Results, tonight: Asked) -> Asked:
-    """Without results where the files that were asked are not those whose results are stored."""
-    other = [name for name, one in tonight.results.items() if name in stored and stored[name].model != one.model]
-    return Asked({}, "its files are not those that the stored results are of: something has changed them; put them "
-                     "back, or run and promote again") if other else tonight
+    return Subject(BASE, one.config.model, file)
 
 
 def _missing(stored: Results, tonight: Asked, suites: Sequence[SuiteNight]) -> dict[str, str]:
     """Suites with a stored score that were not measured against it, and why. Those that a judge graded are no night's.
     """
-    found = {one.suite: one.said for one in suites if one.state == "not_measured"}
-    found |= {name: f"{name} not measured: {why}; after an upgrade, `sft nightly --rebase` measures it anew"
+    found = {one.suite: "; ".join((one.change.said.removeprefix("not measured: "), *one.change.notes))
+             for one in suites if one.state == "not_measured"}
+    found |= {name: f"{why}; after an upgrade, `sft nightly --rebase` measures it anew"
               for name, why in incomparable(stored, tonight.results).items()}
-    found |= {name: f"{name} not measured: {tonight.why}" for name in stored if tonight.why}
+    found |= {name: tonight.why for name in stored if tonight.why}
     return {name: why for name, why in found.items() if stored[name].score is not None}

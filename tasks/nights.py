@@ -20,8 +20,10 @@ from tasks.night import Night
 from tasks.stages import Workspace
 
 Outcome = Literal["quiet", "drift", "still", "not_measured", "regression", "blind", "anew"]
-"""`regression`: one that nobody has been told of; `blind`: the same was not measured two nights in a row. `anew`:
-its results are stored for later nights."""
+"""`regression`: one that nobody has been told of; `blind`: the same was not measured two nights in a row, and nobody
+has been told of that. `still`: of either, somebody has. `anew`: its results are stored for later nights."""
+ALL = ""
+"""What a night has not measured that could not begin: every suite of every version."""
 KEPT = 14
 """Nights whose answers stay."""
 LONGEST = 4000
@@ -30,7 +32,7 @@ LONGEST = 4000
 
 class Past(NamedTuple):
     """A night that was recorded. `known`: regressions that were told, `missing`: what was not measured, as
-    `Night.key`."""
+    `Night.key`, or `ALL`."""
 
     number: int
     run: TrackedRun
@@ -74,31 +76,72 @@ def past(name: str, tracker: Tracker, limit: int = NIGHTS) -> list[Past]:
     return sorted(found, key=lambda one: -one.number)
 
 
-def concluded(nights: Sequence[Night], margin: float, before: Past | None) -> Found:
-    """The outcome of a night and its sentence, with what the night before knew."""
-    knew, missed = (before.known, before.missing) if before else (frozenset[str](), frozenset[str]())
+def concluded(nights: Sequence[Night], margin: float, before: Sequence[Past]) -> Found:
+    """The outcome of a night and its sentence, with what those before it knew, the latest first."""
+    knew = before[0].known if before else frozenset[str]()
     worse = {one.key(suite.suite): f"{one.who}: {suite.said}" for one in nights for suite in one.suites
              if suite.state == "regression"}
     there = {one.key(suite.suite): suite for one in nights for suite in one.suites}
-    versions = tuple(f"{one.guarded.model.version}/" for one in nights)
+    versions = tuple(f"{one.guarded.version}/" for one in nights)
     still = {key for key in knew if key.startswith(versions) and not (
         key in there and key not in worse and there[key].recovered(margin))}
-    missing = {one.key(what): f"{one.who}: {why}" for one in nights for what, why in one.missing.items()}
     parts: dict[Outcome, list[str]] = {
         "regression": [said for key, said in worse.items() if key not in knew],
-        "blind": [f"two nights in a row {said}" for key, said in missing.items() if key in missed],
+        "blind": [],
         "still": sorted(f"still: {worse.get(key) or f'{key}, as was told'}" for key in still),
         "drift": [f"environment drift: {one.who}: {suite.said}" for one in nights for suite in one.suites
                   if suite.state == "drift"],
-        "not_measured": [said for key, said in missing.items() if key not in missed],
+        "not_measured": [],
     }
+    for kind, said in (found for one in nights for found in _unmeasured(one, before)):
+        parts[kind].append(said)
     changed = sorted({said for one in nights for said in one.changed})
     told = [said for group in parts.values() for said in group]
     if told and changed:
         told.append(f"changed since the stored results: {', '.join(changed)}")
     outcome: Outcome = next((kind for kind, group in parts.items() if group), "quiet")
     return Found(outcome, "; ".join(told) or _quiet(nights, changed), frozenset(still | worse.keys()),
-                 frozenset(missing))
+                 frozenset(one.key(what) for one in nights for what in one.missing))
+
+
+def unmeasured(why: str, before: Sequence[frozenset[str]]) -> Found:
+    """What a night comes to that could measure nothing.
+
+    Args:
+        why: in words.
+        before: what each night before it has not measured, the latest first.
+    """
+    kind, row = _standing(ALL, before)
+    return Found(kind, f"{'still: ' * (kind == 'still')}nothing was measured{row}: {why}", frozenset(),
+                 frozenset({ALL}))
+
+
+def _unmeasured(one: Night, before: Sequence[Past]) -> list[tuple[Outcome, str]]:
+    """What was not measured of a version, in words: a sentence for each cause."""
+    causes: dict[tuple[Outcome, str, str, str], list[str]] = {}
+    for what, why in one.missing.items():
+        side, _, suite = what.rpartition("/")
+        kind, row = _standing(one.key(what), [night.missing for night in before])
+        causes.setdefault((kind, row, side, why), []).append(suite)
+    return [(kind, f"{'still: ' * (kind == 'still')}{one.who}: {'the base on ' * bool(side)}"
+                   f"{', '.join(suites)}{' ' * any(suites)}not measured{row}: {why}")
+            for (kind, row, side, why), suites in causes.items()]
+
+
+def _standing(key: str, before: Sequence[frozenset[str]]) -> tuple[Outcome, str]:
+    """Whether something that was not measured is new, to be told, or told: by how many nights in a row it was not."""
+    row = 1
+    for missing in before:
+        if not any(_covers(key, other) or _covers(other, key) for other in missing):
+            break
+        row += 1
+    if row == 1:
+        return "not_measured", ""
+    return "still" if row > 2 and key in before[0] else "blind", f" {row} nights in a row"
+
+
+def _covers(whole: str, part: str) -> bool:
+    return whole in (ALL, part) or (whole.endswith("/") and part.startswith(whole))
 
 
 def renewed(nights: Sequence[Night]) -> Found:
