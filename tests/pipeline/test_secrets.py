@@ -105,8 +105,8 @@ def told_by(prefect: str) -> Iterator[tuple[str, str]]:
     """All that Prefect's API tells, by what it tells it of."""
     for what in ("flow_runs", "task_runs", "logs", "artifacts", "deployments", "work_pools", "block_documents",
                  "variables", "automations", "concurrency_limits", "v2/concurrency_limits"):
-        for offset in range(0, 10_000, 100):
-            answer = requests.post(f"{prefect}/{what}/filter", json={"limit": 100, "offset": offset}, timeout=30)
+        for offset in range(0, 10_000, 200):
+            answer = requests.post(f"{prefect}/{what}/filter", json={"limit": 200, "offset": offset}, timeout=30)
             answer.raise_for_status()
             if not answer.json():
                 break
@@ -123,7 +123,7 @@ def processes_watched(home: Path) -> Iterator[list[bytes]]:
     over = threading.Event()
 
     def look() -> None:
-        while not over.wait(0.05):
+        while not over.wait(0.2):
             for process in Path("/proc").glob("[0-9]*"):
                 with suppress(OSError):
                     line = (process / "cmdline").read_bytes()
