@@ -27,7 +27,7 @@ class Listed(NamedTuple):
     step: int | None  # optimiser steps that the tracker was told of
     trained_s: float | None
     saved_s: float | None  # the model written, read back and measured
-    changed_s: float  # seconds since 1970
+    changed_s: float  # seconds since 1970; whoever only looks takes the lock, which is no change
     model: str  # `there`, `removed` or nothing
     config: Path
     sweep: str  # name of the study that it is a trial of
@@ -57,7 +57,7 @@ def _listed(folder: Path, sweeps: Mapping[str, str]) -> Listed:
     over = "done" if done else "ended early" if (folder / ENDED).exists() else "stopped"
     state = "under way" if is_held(folder / "lock") else over
     steps = _read(folder / "followed.json").get("steps", {})
-    changed = max(file.stat().st_mtime for file in folder.iterdir() if file.exists())
+    changed = max(file.stat().st_mtime for file in folder.iterdir() if file.exists() and file.name != "lock")
     return Listed(folder.name, state, summary["gate"]["outcome"] if done else "", steps.get("train/loss"),
                   summary["seconds"]["training"] if done else None, summary["seconds"].get("saving") if done else None,
                   changed,

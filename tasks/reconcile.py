@@ -21,6 +21,7 @@ from sft_core.locks import try_exclusive
 from sft_core.masking import masked
 from sft_core.stage import read_json
 from tasks.experiment import FOLLOWED, run_key
+from tasks.mirror import mirrored
 from tasks.prepare import prepared_stage
 from tasks.stages import Done, Workspace
 from tasks.train import trained_stage
@@ -185,6 +186,7 @@ def to_record(asked: Reconciling, found: list[Finding]) -> tuple[list[Again], li
 
 def _is_whole(folder: Path, key: str, parent: str | None, place: Workspace) -> bool:
     config = load(folder / "config.yaml").config
+    place = mirrored(place, config.data.mirror)
     prepared = prepared_stage(config, place)
     if (result := prepared.result()) is None or run_key(config, prepared.fingerprint, parent) != key:
         return False

@@ -11,6 +11,8 @@ import yaml
 from sft_core.errors import ConfigError
 
 Key = tuple[str | int, ...]
+MOST_VALUES = 100_000
+"""Keys and values of a text with its aliases written out: a few lines of aliases of aliases come to billions."""
 EXPONENTIAL = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
@@ -37,10 +39,13 @@ def parse(text: str, name: str) -> Parsed:
     """Read a YAML text; `name` is what messages call it.
 
     Raises:
-        ConfigError: it is no YAML, or holds a key twice; with the line.
+        ConfigError: it is no YAML, holds a key twice (with the line), or is too large with its aliases written out.
     """
     try:
         node = yaml.compose(text, Loader=TextKeys)
+        if node is not None and _size(node, {}) > MOST_VALUES:
+            raise ConfigError(f"{name} comes to more than {MOST_VALUES:,} values with its aliases (*name) written out; "
+                              "use fewer aliases of what holds aliases itself")
         data = yaml.load(text, Loader=TextKeys)
         return Parsed(data, dict(_lines(node, (), name)))
     except yaml.YAMLError as error:
@@ -72,6 +77,15 @@ def value_of(text: str, name: str, as_text: bool) -> object:
     if not isinstance(node, yaml.ScalarNode) or node.style is not None or value is None:
         return value
     return node.value if as_text else number(value)
+
+
+def _size(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
+    """Nodes in and below one, those behind an alias as often as it stands there; each is looked at once."""
+    if node not in known:
+        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+        known[node] = 1 + sum(_size(one, known) for part in parts
+                              for one in (part if isinstance(part, tuple) else (part,)))
+    return known[node]
 
 
 def _at(error: yaml.YAMLError, name: str) -> str:

@@ -341,7 +341,9 @@ def test_what_an_override_puts_there_is_told_as_its(file: Path) -> None:
                            "that cannot start any token; indent with spaces"),
     ("a: &a [*a]", "nested too deeply, or an alias in it holds itself"), ("[" * 5000, "nested too deeply"),
     ("name: 2024-13-45", "month must be in 1..12; quote what is meant as text"), ("a: *b", "found undefined alias"),
+    ("\n".join(["a0: &a0 x", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 7))]),
+     "comes to more than 100,000 values with its aliases (*name) written out; use fewer"),
     ("\0", "unacceptable character"), ("\ufeffname: x\r\ndata: 3\r\n", "config.yaml:2: data: Input should be a sect"),
-], ids=range(7))
+], ids=range(8))
 def test_what_is_no_yaml(file: Path, text: str, said: str) -> None:
     assert said in message(file, text)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from mlflow import MlflowClient
 
 from infra.alive import FOLDER, Note
@@ -18,6 +19,7 @@ from infra.tracking import open_tracker
 from sft_core.locks import exclusive
 from sft_core.stage import write_json
 from tasks.experiment import FOLLOWED
+from tasks.listing import listed_runs
 from tasks.reconcile import Finding, Reconciling, notes, runs, trials
 from tasks.stages import Workspace
 
@@ -83,7 +85,9 @@ def test_what_mlflow_lacks_is_mended_and_only_once(tracker: Tracker, tmp_path: P
         return len(client.get_metric_history(run_id(folder), name))
 
     with exclusive(busy / "lock"):
+        listed = listed_runs(Workspace(tmp_path, None))
         foreseen = look(tracker, dry=True)
+        assert listed_runs(Workspace(tmp_path, None)) == listed, "a lock is no change"
         assert points(late) == 6, "nothing is changed by a look"
         assert client.get_run(run_id(left)).info.status == "RUNNING"
         found = look(tracker)
@@ -142,8 +146,17 @@ def test_trials_that_nobody_works_on_are_queued_again_and_what_mlflow_lacks_of_o
 
 
 @pytest.mark.chaos
-def test_a_finished_run_is_recorded_anew_without_computing(sft: Sft, config: Path, home: Path) -> None:
-    assert sft("run", config).returncode == 0
+def test_a_finished_run_is_recorded_anew_without_computing(sft: Sft, config: Path, home: Path, tmp_path: Path) -> None:
+    """Also one whose data its configuration's own mirror has."""
+    (rows := tmp_path / "rows").mkdir()
+    (rows / "README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: rows.jsonl\n---\n")
+    (rows / "rows.jsonl").write_text("".join(
+        json.dumps({"instruction": f"Say {n}.", "output": str(n)}) + "\n" for n in range(60)))
+    asked = yaml.safe_load(config.read_text())
+    asked["data"] |= {"sources": [{"path": "org/rows"}], "mirror": {"org/rows": str(rows)}}
+    config.write_text(yaml.safe_dump(asked))
+    ran = sft("run", config)
+    assert ran.returncode == 0, ran.stderr[-3000:]
     (folder,) = home.glob("runs/*")
     marks = {mark: mark.stat().st_ctime_ns for mark in home.glob("stages/*/*/out")}
     (home / "mlflow.db").unlink()
