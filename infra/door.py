@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from infra.databases import is_absent, why_not
 from sft_core.errors import TrackingError
 
+FAILING = re.compile(r"too many (5\d\d) error responses")
 FAILURES = (MlflowException, requests.RequestException, SQLAlchemyError, CommandError, OSError)
 
 
@@ -28,8 +30,17 @@ def door(uri: str, doing: str, *, make: bool = False) -> Iterator[None]:
         raise TrackingError(f"MLflow at {uri} could not {doing}: its artifacts need the package {error.name}, which is "
                             "not here; `pip install 'sft-platform[s3]'` brings what buckets need") from error
     except (*FAILURES, *_of_buckets()) as error:
-        raise TrackingError(f"MLflow at {uri} could not {doing}: {why_not(error)[:600]}; finished stages are kept on "
+        raise TrackingError(f"MLflow at {uri} could not {doing}: {_why(error)}; finished stages are kept on "
                             "disk: when it is well again, repeat the command") from error
+
+
+def _why(error: Exception) -> str:
+    """Of a server that answers with errors MLflow's client tells how often it has tried, and not what to look at."""
+    said = why_not(error)
+    if failing := FAILING.search(said):
+        return (f"its server answers with HTTP {failing[1]}; look whether its database and its disk are there and have "
+                "room, and at its log")
+    return said[:600]
 
 
 def _of_buckets() -> tuple[type[Exception], ...]:

@@ -16,10 +16,12 @@ from uuid import uuid4
 import pytest
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
+from mlflow.exceptions import MlflowException
 from sqlalchemy import create_engine, text
 
 from infra import naming
 from infra.contract import Tracker
+from infra.door import door
 from infra.open_runs import running
 from infra.servers import Service, free_port, start_mlflow
 from infra.settings import MLFLOW_BLOCK, TELEMETRY_OFF
@@ -235,6 +237,15 @@ def test_model_folders_versions_and_aliases(tracker: Tracker, tmp_path: Path) ->
     tracker.set_alias(name, "champion", "2")
     with pytest.raises(TrackingError, match=r"model.safetensors \(gone\), sub/config.json \(changed\); restore"):
         tracker.resolve_alias(name, "champion")
+
+
+def test_a_server_without_room_in_its_database_is_told_so() -> None:
+    """The client of MLflow tries again and again, and then tells how often."""
+    tired = "Max retries exceeded with url: /api (Caused by ResponseError('too many 503 error responses'))"
+    with pytest.raises(TrackingError, match="HTTP 503; look whether its database and its disk") as told, \
+            door("http://127.0.0.1:5000", "start the run"):
+        raise MlflowException(f"API request failed with exception {tired}")
+    assert "retries" not in str(told.value)
 
 
 def test_every_registered_model_is_seen_not_the_first_hundred_alone(tmp_path: Path) -> None:
