@@ -10,6 +10,7 @@ disk.py             a full or read-only disk in one sentence
 layout.py           whether a folder can hold a workspace of this version
 databases.py        drivers and connections of SQL databases
 reach.py            whether a configured server answers, within seconds
+stores.py           which store an address of MLflow leads to
 cuda.py             whether there is a GPU, without torch
 alive.py            what a process has open, for those after a kill
 children.py         child processes end with their parent

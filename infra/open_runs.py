@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from infra.alive import Note, alive
 from infra.contract import ERROR, Tracker
+from infra.stores import store_of
 from sft_core.errors import TrackingError
 from sft_core.masking import masked
 from sft_core.stopping import is_stop
@@ -25,7 +26,7 @@ def running(tracker: Tracker, run_id: str) -> Iterator[None]:
 
     The error that ended it matters more than a tracker's.
     """
-    with alive(tracker.workspace, Note(KIND, run_id, tracker.shown)):
+    with alive(tracker.workspace, Note(KIND, run_id, store_of(tracker.shown, tracker.workspace))):
         try:
             yield
         except BaseException as error:
@@ -44,17 +45,14 @@ def _brief(error: BaseException) -> str:
 
 def close_run(tracker: Tracker, note: Note) -> bool:
     """End a dead process's run as KILLED; False where it is in another store, or the store refuses."""
-    if note.where != tracker.shown:
-        return False
     try:
-        found = tracker.find_run(note.run_id)
-    except TrackingError:
-        return True  # deleted since then
-    try:
-        if found.status == "RUNNING":
+        there = tracker.standings([note.run_id])
+        if note.run_id not in there:  # deleted since then, or in another store
+            return store_of(note.where, tracker.workspace) == store_of(tracker.shown, tracker.workspace)
+        if there[note.run_id].status == "RUNNING":
             tracker.set_tags(note.run_id, {ERROR: "its process was killed"})
             tracker.finish(note.run_id, "KILLED")
     except TrackingError as refused:
-        log.warning("the run %s of a killed process stays open in the tracker: %s", found.name, refused)
+        log.warning("the run %s of a killed process stays open in the tracker: %s", note.run_id, refused)
         return False
     return True

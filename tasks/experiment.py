@@ -11,6 +11,7 @@ from pathlib import Path
 from infra import orchestrator
 from infra.contract import Tracker
 from infra.open_runs import running
+from infra.stores import store_of
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.file import LoadedConfig, flatten
 from sft_core.locks import exclusive
@@ -66,7 +67,8 @@ def open_experiment(
         write_text(folder / "config.yaml", loaded.text)
         tags = {"sft.kind": "experiment", "sft.name": config.name}
         run_id = tracker.start_run(folder.name, key, flatten(config), loaded.text, tags, parent_run_id)
-        where = {"mlflow_run_id": run_id, "mlflow_uri": tracker.shown, "experiment": config.tracking.experiment}
+        where = {"mlflow_run_id": run_id, "mlflow_uri": tracker.shown,
+                 "mlflow_store": store_of(tracker.shown, place.root), "experiment": config.tracking.experiment}
         write_json(folder / "run.json", {"name": folder.name, "key": key, "parent_run_id": parent_run_id, **where})
         log.info("run %s (MLflow %s)", folder.name, run_id[:8])
         orchestrator.show_run(tracker.shown, run_id)

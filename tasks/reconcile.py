@@ -15,6 +15,7 @@ from infra.alive import Note, bury, noted
 from infra.contract import Tracker, TrialRow
 from infra.events import Mark, Standing, batches, load_mark, save_mark
 from infra.stored import look_after
+from infra.stores import store_of
 from sft_core.config.file import load
 from sft_core.errors import ConfigError, DamagedFile, OrchestrationError, SftError
 from sft_core.locks import try_exclusive
@@ -30,7 +31,7 @@ from tasks.train import trained_stage
 class Finding(NamedTuple):
     """What disagreed, and what was done about it; `todo`: it is for a person, or for `--record`."""
 
-    kind: str  # `process`, `metrics`, `run` or `trial`
+    kind: str  # `process`, `metrics`, `run`, `trial` or `elsewhere`
     what: str
     did: str
     todo: bool = False
@@ -69,16 +70,23 @@ def notes(asked: Reconciling, close: Callable[[Note], bool]) -> list[Finding]:
 
 
 def runs(asked: Reconciling) -> Iterator[Finding]:
-    """The runs of this workspace against what the tracker has of them."""
+    """The runs of this workspace against what the tracker has of them, under whatever address it was when they were
+    recorded: an id of MLflow is nowhere twice."""
     recorded = {file.parent: read_json(file, "mlflow_run_id", "mlflow_uri")
                 for file in sorted(asked.place.runs.glob("*/run.json"))}
-    mine = {folder: run["mlflow_run_id"] for folder, run in recorded.items()
-            if run["mlflow_uri"] == asked.tracker.shown}
-    there = asked.tracker.standings(list(mine.values()))
-    for folder, run_id in mine.items():
-        if (handle := try_exclusive(folder / "lock")) is not None:  # else it is under way
+    there = asked.tracker.standings([run["mlflow_run_id"] for run in recorded.values()])
+    here, elsewhere = store_of(asked.tracker.shown, asked.place.root), dict[str, list[str]]()
+    for folder, run in recorded.items():
+        store = run.get("mlflow_store") or store_of(run["mlflow_uri"], asked.place.root)
+        if run["mlflow_run_id"] not in there and store != here:
+            elsewhere.setdefault(store, []).append(folder.name)
+        elif (handle := try_exclusive(folder / "lock")) is not None:  # else it is under way
             with handle:
-                yield from _run(asked, folder, run_id, there.get(run_id))
+                yield from _run(asked, folder, run["mlflow_run_id"], there.get(run["mlflow_run_id"]))
+    for store, names in elsewhere.items():
+        yield Finding("elsewhere", f"{len(names)} runs recorded elsewhere ({', '.join(names[:3])} …)" if names[3:] else
+                      f"recorded elsewhere ({', '.join(names)})", f"in {store}, and {asked.tracker.shown} has none of "
+                      "them; sft reconcile with MLFLOW_TRACKING_URI set to that store looks there", True)
 
 
 def _run(asked: Reconciling, folder: Path, run_id: str, standing: Standing | None) -> Iterator[Finding]:

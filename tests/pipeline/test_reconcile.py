@@ -12,8 +12,10 @@ from mlflow import MlflowClient
 
 from infra.alive import FOLDER, Note
 from infra.contract import Tracker
+from infra.daemons import State, write_state
 from infra.open_runs import close_run
 from infra.plans import Dimension, Plan
+from infra.stores import store_of
 from infra.study import open_study
 from infra.tracking import open_tracker
 from sft_core.locks import exclusive
@@ -105,6 +107,36 @@ def test_what_mlflow_lacks_is_mended_and_only_once(tracker: Tracker, tmp_path: P
     assert {client.get_run(run_id(one)).info.status for one in (left, noted)} == {"KILLED"}
     assert {one.what for one in look(tracker) if not one.todo} == {"run busy"}, "its process is gone now"
     assert {one.what for one in look(tracker)} == {"run torn", "run deleted"}
+
+
+def test_a_store_is_the_same_under_another_address(tracker: Tracker, tmp_path: Path) -> None:
+    """The servers of `sft up` come and go, with ports of their own; what is in no store that is here is named."""
+    client = MlflowClient(tracking_uri=tracker.uri)
+    (tmp_path / "platform").mkdir()
+    write_state(tmp_path, State(ports={"mlflow": 47057}))
+    there = a_run(tracker, "there", status="RUNNING", done=False)
+    lost, noted, other = (a_run(tracker, name) for name in ("lost", "noted", "other"))
+    for folder, uri, also in ((there, "http://127.0.0.1:5000", {}), (lost, "http://127.0.0.1:47057", {}),
+                              (noted, "http://127.0.0.1:5001", {"mlflow_store": store_of(tracker.shown, tmp_path)}),
+                              (other, "http://127.0.0.1:5002", {})):
+        run = json.loads((folder / "run.json").read_text())
+        write_json(folder / "run.json", {**run, "mlflow_uri": uri, **also})
+    for folder in (lost, noted, other):
+        client.delete_run(run_id(folder))
+    anew = f"is not in {tracker.shown}; sft reconcile --record records it anew"
+    assert {one.what: one.did for one in look(tracker)} == {
+        "run there": "ended as KILLED: it was RUNNING in MLflow without a process", "run lost": anew, "run noted": anew,
+        "recorded elsewhere (other)": f"in http://127.0.0.1:5002, and {tracker.shown} has none of them; sft reconcile "
+                                      "with MLFLOW_TRACKING_URI set to that store looks there"}
+
+
+def test_a_dead_process_is_closed_in_the_store_that_has_its_run(tracker: Tracker, tmp_path: Path) -> None:
+    mine = run_id(a_run(tracker, "mine", status="RUNNING", done=False))
+    own = store_of(tracker.shown, tmp_path)
+    assert close_run(tracker, Note("mlflow", mine, "http://127.0.0.1:5000"))
+    assert MlflowClient(tracking_uri=tracker.uri).get_run(mine).info.status == "KILLED"
+    assert [close_run(tracker, Note("mlflow", "f" * 32, where)) for where in (own, "http://127.0.0.1:5000")] == [
+        True, False]
 
 
 @pytest.mark.parametrize("where", ["journal", "postgres"])
