@@ -4,6 +4,7 @@ bootstrap.py        makes the virtual environment of `make demo` and `make test`
 real_model.py       fetches the model and the text of `make real`
 daemons.py          processes that outlive the command that started them
 bucket.py           the bucket of artifacts, before servers need it
+addresses.py        addresses in settings, as all programs read them
 postgres.py         one PostgreSQL for everything: its three databases
 settings.py         the only reader of environment variables; the environment of every process
 disk.py             a full or read-only disk in one sentence

@@ -9,7 +9,9 @@ from alembic.util import CommandError
 from sqlalchemy import create_engine, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
+from infra.addresses import check_address
 from sft_core.errors import ConfigError
+from sft_core.masking import masked
 
 SQL = ("sqlite", "postgresql", "mysql", "mssql")
 """What MLflow takes as databases; all other tracking URIs are servers."""
@@ -26,10 +28,10 @@ _STATEMENT = re.compile(r"\(raised as a result of [^)]*\) | \[SQL: .*| \(Backgro
 
 
 def why_not(error: Exception) -> str:
-    """What a database, or the migration of its tables, said; in one line."""
+    """What a database, or the migration of its tables, said; in one line, without passwords, as it may be cut."""
     said = _STATEMENT.sub("", " ".join(str(error).split()))
     hint = " (the tables of another program are there: MLflow and studies need a database each)"
-    return said + (hint if isinstance(error, CommandError) else "")
+    return masked(said) + (hint if isinstance(error, CommandError) else "")
 
 
 def is_sql(uri: str) -> bool:
@@ -59,9 +61,10 @@ def check_driver(setting: str, url: str) -> None:
         url: SQLAlchemy's.
 
     Raises:
-        ConfigError: it is no URL, SQLAlchemy knows no such database, or its driver is not installed.
+        ConfigError: it is no URL, its password needs quoting, SQLAlchemy knows no such database, or its driver is not
+            installed.
     """
-    if "://" not in url:
+    if "://" not in check_address(setting, url):
         raise ConfigError(f"{setting} {url!r} is not a URL, e.g. {EXAMPLE}; unset it to use the workspace")
     try:
         parsed = make_url(url)

@@ -157,7 +157,7 @@ def _cure(lost: Exception) -> str:
 
 
 def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    return masked(" ".join(str(error).split()))[:200]
 
 
 def show(*artifacts: Callable[[], object]) -> None:

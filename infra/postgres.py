@@ -43,7 +43,7 @@ def databases(url: str) -> Databases:
         parts = urlsplit(url)
         parts.port  # noqa: B018  (raises where it is no number)
     except ValueError as error:
-        raise ConfigError(f"{SETTING} is no URL ({error}); give e.g. {EXAMPLE}") from error
+        raise ConfigError(f"{SETTING} is no URL, e.g. as its port is no number; give e.g. {EXAMPLE}") from error
     if parts.scheme.partition("+")[0] not in ("postgresql", "postgres") or not parts.hostname:
         raise ConfigError(f"{SETTING}={url} does not name a PostgreSQL; give e.g. {EXAMPLE}, or unset it to use the "
                           "workspace")

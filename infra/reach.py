@@ -24,8 +24,8 @@ def why_unreachable(url: str) -> str | None:
         return f"no answer within {TIMEOUT_S:.0f} s"
     except requests.exceptions.ConnectionError:
         return "connection refused or host unknown"
-    except requests.RequestException as error:
-        return str(error)
+    except (requests.RequestException, ValueError):  # whose words repeat parts of the URL
+        return "this is no address that can be asked"
     return None
 
 

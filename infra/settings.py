@@ -32,7 +32,9 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from infra.addresses import check_address, check_addresses
 from infra.daemons import read_state
 from infra.disk import check_writable
 from infra.layout import check_layout
@@ -113,9 +115,10 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     """Read the environment once. Empty variables count as unset.
 
     Raises:
-        ConfigError: SFT_MIRROR is not a folder, SFT_HOME is a file, or SFT_SHARE, SFT_DATABASE_URL or SFT_ARTIFACTS
-            is nothing that is known.
+        ConfigError: SFT_MIRROR is not a folder, SFT_HOME is a file, SFT_SHARE, SFT_DATABASE_URL or SFT_ARTIFACTS is
+            nothing that is known, or the password of an address needs quoting.
     """
+    check_addresses(environ)
 
     def given(name: str) -> str | None:
         return environ.get(name, "").strip() or None
@@ -170,6 +173,9 @@ def _credentials(environ: Mapping[str, str]) -> dict[str, str]:
 
 def _place_of_artifacts(text: str | None) -> str | None:
     if text is None or text.startswith("s3://"):
+        if text and "@" in urlsplit(text).netloc:
+            raise ConfigError("SFT_ARTIFACTS has something before the name of its bucket, and takes no keys there; "
+                              "write s3://bucket/prefix, and the keys as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
         return text
     if "://" in text:
         raise ConfigError(f"SFT_ARTIFACTS={text} is no place for artifacts; set it to a folder or s3://bucket/prefix, "
@@ -341,4 +347,4 @@ def _profile_api_url(home: Path) -> str | None:
         return None
     active = profiles.get("profiles", {}).get(profiles.get("active", ""), {})
     url = active.get("PREFECT_API_URL")
-    return str(url) if url else None
+    return check_address("PREFECT_API_URL of the active profile", str(url)) if url else None

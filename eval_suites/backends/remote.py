@@ -6,6 +6,7 @@ A model reference `http://host/v1#model-name`. Answers are kept by what was aske
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -54,13 +55,18 @@ def endpoint_of(reference: str) -> EndpointSection:
     Raises:
         EvalError: the name of the model is missing, or there is a password.
     """
-    url, _, name = reference.partition("#")
-    if not name:
+    url, sharp, name = reference.rpartition("#")  # the last one: a password may hold one, too
+    if has_secret(url or reference) or "@" in name and not _is_whole(url):
+        raise EvalError("the address of the server holds a password, and results keep where they come from; give the "
+                        "server's key in OPENAI_API_KEY, and the address as http://host/v1#model-name without one")
+    if not (sharp and name):
         raise EvalError(f"{reference} names no model; write http://host/v1#model-name")
-    if has_secret(url):
-        raise EvalError(f"{url} holds a password, and results keep where they come from; give the server's key in "
-                        "OPENAI_API_KEY")
     return EndpointSection(url=url.rstrip("/"), model=name)
+
+
+def _is_whole(url: str) -> bool:
+    """Whether it has a path behind a host, and a port that is a number: nothing of it goes on behind a #."""
+    return re.match(r"https?://[^/@:]+(:\d+)?/.", url) is not None
 
 
 class Remote:

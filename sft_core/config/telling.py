@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.reading import Key, Parsed
+from sft_core.masking import has_secret
 
 PLAIN = {"tuple_type": "Input should be a list, e.g. [a, b]", "too_short": "Input should have at least one entry",
          "dict_type": "Input should be keys with values, e.g. {a: b}",
@@ -103,7 +104,8 @@ def _said(key: Key, details: Sequence[ErrorDetails]) -> list[str]:
     said = list(dict.fromkeys(PLAIN.get(one["type"], one["msg"].removeprefix("Value error, ")) for one in details))
     wrong = " or ".join([said[0], *(one.removeprefix("Input should be ") for one in said[1:])])
     value = first["input"]
-    given = "" if isinstance(value, dict | list | tuple | BaseModel) else f" (given: {_short(value)})"
+    hidden = isinstance(value, dict | list | tuple | BaseModel) or isinstance(value, str) and has_secret(value)
+    given = "" if hidden else f" (given: {_short(value)})"
     return [f"{dotted}: {wrong}{given}"]
 
 

@@ -10,14 +10,24 @@ from pathlib import Path
 import pytest
 import requests
 import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from sqlalchemy.exc import SQLAlchemyError
 
+from eval_suites.backends.remote import endpoint_of
 from infra import listening
+from infra.bucket import check_bucket
 from infra.daemons import State
-from infra.postgres import databases
+from infra.databases import check_driver, try_connection, why_not
+from infra.door import door
+from infra.postgres import databases, make_databases
+from infra.reach import require_mlflow, require_prefect
 from infra.servers import free_port, prefect_server, start_mlflow
 from infra.settings import read_settings
 from sft_core.config.evaluate import EndpointSection
-from sft_core.errors import ConfigError, SftError
+from sft_core.config.experiment import TrackingSection
+from sft_core.config.file import checked
+from sft_core.errors import ConfigError, SftError, TrackingError
 from sft_core.masking import has_secret, masked
 
 Sft = Callable[..., subprocess.CompletedProcess[str]]
@@ -27,8 +37,10 @@ SECRET = "s3cr3t-Pa55"
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
-        ("http://me:s3cr3t-Pa55@host:5000/x@y", "http://me:***@host:5000/x@y"),
+        ("http://me:s3cr3t-Pa55@host:5000/x@y", "http://me:***@y"),
         ("https://s3cr3t-Pa55@host", "https://***@host"),
+        ("https://s3cr/3t@host", "https://***@host"), ("http://a/b:s3cr3t@host", "http://***@host"),
+        ("http://me:77/s3#cr?3t@x@host:5000/x", "http://me:***@host:5000/x"), ("http:///me:s3@h", "http://***@h"),
         ("http://me:s3@cr3t@host", "http://me:***@host"),
         ("http://:s3cr3t@host", "http://:***@host"),
         ("postgresql+psycopg://me:s3/cr@3t@host:5432/db", "postgresql+psycopg://me:***@host:5432/db"),
@@ -43,8 +55,10 @@ def test_passwords_in_urls_are_hidden(url: str, shown: str) -> None:
     assert str(SftError(f"no answer at {url}")) == f"no answer at {shown}"
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:5000/v1#a@b", "sqlite:////x/mlflow.db", "postgresql://me@host/db",
-                                 "models:/sft@champion", "file:///a:b@c", "databricks://profile", "a@b.c: http://x"])
+@pytest.mark.parametrize("url", ["http://127.0.0.1:5000/v1#a@b", "http://[::1]/#/x:y@z", "http://10.1.2.3/a@b",
+                                 "sqlite:////x/mlflow.db", "postgresql://me@host/db",
+                                 "models:/sft@champion", "file:///a:b@c",
+                                 "databricks://profile", "a@b.c: http://x"])
 def test_urls_without_a_password_stay(url: str) -> None:
     assert masked(url) == url
 
@@ -191,6 +205,102 @@ def test_no_password_of_a_judge_or_a_server_on_the_command_line(sft: Sft, tmp_pa
         assert done.returncode in (1, 2), done.stderr
         assert "holds a password" in done.stderr
         assert SECRET not in done.stdout + done.stderr
+
+
+ADDRESS = {
+    "SFT_DATABASE_URL": "postgresql://me:{}@127.0.0.1:1/sft",
+    "SFT_STUDY_STORAGE": "postgresql+psycopg://me:{}@127.0.0.1:1/studies",
+    "SFT_ARTIFACTS": "s3://KEY:{}@bucket/x",
+    "SFT_NIGHTLY_WEBHOOK": "http://me:{}@127.0.0.1:1/hook",
+    "MLFLOW_TRACKING_URI": "http://me:{}@127.0.0.1:1",
+    "MLFLOW_S3_ENDPOINT_URL": "http://me:{}@127.0.0.1:1",
+    "PREFECT_API_URL": "http://me:{}@127.0.0.1:1/api",
+}
+FIRST, LAST = "Qx7fJ", "Vw9kZ"
+BETWEEN = st.text(st.characters(codec="utf-8", exclude_characters="\0", exclude_categories=["Cs"]), max_size=4) | (
+    st.text("/#?@:[]%' \"\\\t\n", min_size=1, max_size=4))
+
+
+def doors(environ: dict[str, str], folder: Path) -> Iterator[str]:
+    """What each of the doors says of the addresses in an environment."""
+    known = {"SFT_HOME": str(folder / "w"), **environ}
+    try:
+        read = read_settings(known)
+    except SftError as error:
+        yield str(error)
+        return
+    yield repr(read)
+    for attempt in (lambda: require_prefect(read), lambda: require_mlflow(read.mlflow_uri),
+                    lambda: check_driver("search.storage", read.study_storage or ""),
+                    lambda: try_connection(read.study_storage or ""),
+                    lambda: make_databases(read.database or ""), lambda: check_bucket("s3://bucket")):
+        try:
+            attempt()
+        except SftError as error:
+            yield str(error)
+        except SQLAlchemyError as error:
+            yield str(SftError(why_not(error)))
+
+
+@pytest.mark.parametrize("name", sorted(ADDRESS))
+@given(between=BETWEEN, scheme=st.booleans())
+@example(between="/", scheme=True)
+@example(between="@", scheme=True)
+@example(between="#", scheme=True)
+@example(between="\u2100", scheme=True)
+@example(between="\xdf%2F", scheme=True)
+@example(between="", scheme=False)
+@example(between="://", scheme=False)
+@settings(max_examples=20)
+def test_no_door_shows_a_part_of_a_password(
+    name: str, between: str, scheme: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Libraries that are given an address which is not quoted take a part of the password for the host, and say so."""
+    url = ADDRESS[name].format(FIRST + between + LAST)
+    environ = {name: url if scheme else url.partition("://")[2]}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("infra.reach.TIMEOUT_S", 0.5)
+        patched.setattr("infra.settings.os.environ", {"HOME": "/nowhere", **environ})
+        said = "".join(doors(environ, tmp_path_factory.getbasetemp()))
+    assert FIRST not in said
+    assert LAST not in said
+
+
+def test_an_address_that_programs_read_differently_is_refused_early() -> None:
+    for name, address in ADDRESS.items():
+        with pytest.raises(ConfigError, match=f"{name} is no address that can be used: programs would not agree .*%2F"):
+            read_settings({"SFT_HOME": "/nowhere", name: address.format("a/b")})
+    with pytest.raises(ConfigError, match="programs would not agree"):  # as letters they are one host to some
+        read_settings({"SFT_HOME": "/nowhere", "SFT_NIGHTLY_WEBHOOK": "http://me:\u2100@h"})
+    with pytest.raises(ConfigError, match="programs would not agree"):  # the mask ends at a quote
+        read_settings({"SFT_HOME": "/nowhere", "SFT_STUDY_STORAGE": "postgresql://h/db?password=a'b"})
+    assert read_settings({"SFT_DATABASE_URL": "postgresql://me:a%2Fb%40c:d@h/sft"}).database
+    assert read_settings({"MLFLOW_TRACKING_URI": "sqlite:////data/a:b@c/m.db"}).mlflow_uri
+    assert read_settings({"SFT_ARTIFACTS": "/data/a:b@c"}).artifacts
+    assert read_settings({"SFT_STUDY_STORAGE": "postgresql+psycopg://me:s@/studies?host=/run/postgresql"}).study_storage
+    with pytest.raises(ConfigError, match="takes no keys there; write s3://bucket/prefix"):
+        read_settings({"SFT_ARTIFACTS": f"s3://KEY:{SECRET}@bucket/x"})
+
+
+def test_a_password_is_hidden_before_an_error_is_cut() -> None:
+    with pytest.raises(TrackingError) as told, door("http://host", "log"):
+        raise OSError("x" * 580 + f" http://me:{SECRET}{'y' * 100}@host")
+    assert SECRET[:3] not in str(told.value)
+
+
+@given(between=BETWEEN)
+@example(between="#")
+@example(between="77#")
+def test_no_password_of_a_judge_or_a_model_server_is_taken_or_shown(between: str) -> None:
+    url = f"http://me:{FIRST}{between}{LAST}@127.0.0.1:9/v1"
+    for attempt in (lambda: endpoint_of(url), lambda: endpoint_of(f"{url}#m"),
+                    lambda: checked(EndpointSection, url=url, model="m"), lambda: checked(TrackingSection, uri=url),
+                    lambda: endpoint_of(f"http://me:77#{LAST}@127.0.0.1:9/v1")):
+        with pytest.raises(SftError) as told:
+            attempt()
+        assert FIRST not in str(told.value)
+        assert LAST not in str(told.value)
+    assert endpoint_of("http://gpu1:8000/v1#org/model@rev").model == "org/model@rev"
 
 
 class Echo(BaseHTTPRequestHandler):
