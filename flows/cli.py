@@ -102,12 +102,20 @@ def begin(*, make: bool = True, flows: bool = True) -> Settings:
     settings = read_settings()
     prepare_environment(settings, make=make, flows=flows)
     keep_writing()
-    handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False, log_time_format="%H:%M:%S")
     log = logging.getLogger("sft")
-    log.handlers[:] = [handler]
+    log.handlers[:] = [_lines()]
     log.propagate = False
     tame()
     return settings
+
+
+def _lines() -> logging.Handler:
+    """For people at a terminal; else whole lines with a date, for files, `grep` and the journal."""
+    if sys.stderr.isatty():
+        return RichHandler(console=Console(stderr=True), show_path=False, show_level=False, log_time_format="%H:%M:%S")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    return handler
 
 
 def check(config: Path, overrides: list[str] | None, settings: Settings) -> LoadedConfig:
