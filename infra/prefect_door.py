@@ -9,12 +9,14 @@ asking first, and a name that is made to lead to 127.0.0.1 is an origin of its o
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
 
+_PLACE = re.compile(r"(?P<name>[\w.-]+|\[[\da-f:.]+\])(?::(?P<port>\d{1,5}))?", re.ASCII)
+"""A host with its port, in small letters, and nothing else: what parsers of URLs make of more, each its own way."""
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -48,21 +50,22 @@ class Door:
 
     def refusal(self, headers: MutableMapping[str, str]) -> str | None:
         """Why a request with these headers (names in small letters) is refused; None where it is not."""
-        host = urlsplit(f"//{headers.get('host', '')}")
-        if not self._known(host.hostname):
+        host = _PLACE.fullmatch(headers.get("host", "").lower())
+        if host is None or not self._known(host["name"].strip("[]")):
             return "this server is not asked under this host name; `sft up --allowed-hosts` names further ones"
         if (origin := headers.get("origin")) is None:
             return None
-        asking = urlsplit(origin)
-        same = asking.netloc == host.netloc or (asking.hostname or "") in self._names and asking.port == host.port
+        asking = _PLACE.fullmatch(origin.lower().partition("://")[2])
+        same = asking is not None and (
+            asking[0] == host[0] or asking["name"].strip("[]") in self._names and asking["port"] == host["port"])
         return None if same else "requests of other web sites are refused"
 
-    def _known(self, name: str | None) -> bool:
+    def _known(self, name: str) -> bool:
         """A name that was given, or an address: that no one can make lead elsewhere."""
         if name in self._names:
             return True
         try:
-            return bool(ip_address(name or ""))
+            return bool(ip_address(name))
         except ValueError:
             return False
 

@@ -71,6 +71,11 @@ def environment(folder: Path) -> dict[str, str]:
     ("10.1.2.3", None, True),
     ("gpu1.example:4200", None, True), ("gpu2.example:4200", None, False), ("gpu1.example.evil", None, False),
     ("", None, False), ("127.0.0.1.evil.example", None, False), ("localhost@evil.example", None, False),
+    ("evil.example@localhost", None, False), ("localhost/evil", None, False), ("localhost#evil", None, False),
+    ("[::1", None, False), ("[::1]:4200", "http://[::1]:4200", True), ("localhost:99999999", None, False),
+    ("localhost:4200", "http://localhost:99999", False), ("localhost:4200", "http://[::1", False),
+    ("localhost:4200", "http://evil.example@localhost:4200", False), ("localhost:x", None, False),
+    ("localhost:4200", "http://localhost:4200/", False), ("LOCALHOST:4200", "http://LocalHost:4200", True),
     ("localhost:4200", "http://localhost:4200", True), ("10.1.2.3:80", "http://10.1.2.3:80", True),
     ("127.0.0.1:4200", "http://localhost:4200", True), ("127.0.0.1:4200", "http://localhost:8888", False),
     ("127.0.0.1:4200", "https://evil.example", False), ("127.0.0.1:4200", "null", False)])
