@@ -6,6 +6,14 @@ items is the model's own change (difference in differences: Card and Krueger 199
 proved beyond the margin whose own part is proved beyond the margin, too; else, and where the base is proved to have
 moved, it is `drift`.
 
+Scores have a floor, where that difference misleads: an environment that gives 0 for everything takes 70 points of a
+model that had 70 and 5 of a base that had 5 (Athey and Imbens 2006, Econometrica 74:431, of effects on another scale).
+So shares are asked, too: of the right answers that were stored, the base must be proved to have kept a larger share
+than the model. Where that is not proved, as with a base that has hardly any, a loss is `drift` if the base fell, here
+or on another suite, or the environment is known to be another one; if neither, it is the model's. Right answers that
+were lost are counted, not the scores' fall, so that it holds of suites where guessing scores, too: there all that is
+left is guessing again.
+
 A year of nights errs rarely because each night has its share of one error to spend, and so has each claim of a night:
 Bonferroni's inequality, which needs no independence (all nights share their stored results). The expected number of
 false alarms of a year is at most `FALSE_ALARMS`, over all models, suites and false refusals, as long as the environment
@@ -15,15 +23,16 @@ its kind: it may fall by the margin. bench/nights.py simulates it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from eval_suites.results import SuiteResult, enough
 from eval_suites.statistics.evidence import paired
 from eval_suites.statistics.floor import Floor
 from eval_suites.statistics.intervals import Evidence
-from eval_suites.statistics.pairing import both_asked
+from eval_suites.statistics.pairing import both_asked, pair
 from eval_suites.verdict.outcome import FalseRefusals, Part, SuiteVerdict
 from eval_suites.verdict.verdict import compare
 from sft_core.config.evaluate import GateSection
@@ -39,16 +48,29 @@ State = Literal["quiet", "drift", "regression", "not_measured"]
 Results = Mapping[str, SuiteResult]
 
 
+class Kept(NamedTuple):
+    """Share of its stored score that the model has on the same items tonight, and that the base has of its own, None
+    where that is 0. `apart`: the base's is proved to be the larger one. `fell`: the base's loss is proved at `WHOSE`.
+    """
+
+    model: float
+    base: float | None
+    apart: bool
+    fell: bool
+
+
 @dataclass(frozen=True)
 class SuiteNight:
     """One suite. `change`: the model against its stored results, `canary`: the base against its own, None where it has
-    none to compare; points of both are losses. `own`: the model's loss less the base's."""
+    none to compare; points of both are losses. `own`: the model's loss less the base's. `kept`: None where there is no
+    canary, or the scale has no floor."""
 
     suite: str
     state: State
     change: SuiteVerdict
     canary: SuiteVerdict | None
     own: Part | None
+    kept: Kept | None
 
     @property
     def flip_rate(self) -> float | None:
@@ -106,18 +128,22 @@ def weigh(stored: Results, tonight: Results, canary: tuple[Results, Results], ga
         stored, tonight: the model's results by suite.
         canary: the base's, stored and of tonight; suites are missing where it could not be asked.
         gate: `alpha` is the night's `level`, `max_tax` and `max_false_refusals` the margin.
-        elsewhere: libraries or hardware are others now: a loss without a canary is then laid to them.
+        elsewhere: libraries, hardware or the code that asks are others now: a loss that no canary can tell of is then
+            laid to them.
         floors: how far the base differs from itself, as the run found it.
     """
     change, moved = _taxes(stored, tonight, gate, floors), _taxes(*canary, gate, floors)
+    elsewhere |= any(one.outcome == "worse" for one in moved.values())
     found = []
     for name, one in change.items():
-        base, own = moved.get(name), None
+        base, own, kept = moved.get(name), None, None
         if base is not None and base.outcome == "not_measured":
             base = None
         if base is not None and one.outcome != "not_measured":
-            own = _part(_own(stored[name], tonight[name], canary[0][name], canary[1][name]), WHOSE / len(change))
-        found.append(SuiteNight(name, _state(one, base, own, gate, elsewhere=elsewhere), one, base, own))
+            sides = stored[name], tonight[name], canary[0][name], canary[1][name]
+            own, kept = _part(_own(*sides), WHOSE / len(change)), _kept(*sides, WHOSE / len(change))
+        state = _state(one, base, (own, kept), gate, elsewhere=elsewhere)
+        found.append(SuiteNight(name, state, one, base, own, kept))
     return found
 
 
@@ -153,6 +179,42 @@ def _own(stored: SuiteResult, tonight: SuiteResult, base_stored: SuiteResult, ba
         2 * end for end in half.bounds(alpha, grow)))  # type: ignore[arg-type, return-value]
 
 
+def _kept(stored: SuiteResult, tonight: SuiteResult, base_stored: SuiteResult, base_tonight: SuiteResult, alpha: float
+          ) -> Kept | None:
+    """The difference of two shares that were lost, by the limits of each (Zou and Donner 2008, Statistics in Medicine
+    27:1693), as if they were independent; what befalls both alike makes it vary less."""
+    lost = _lost_share(stored, tonight, alpha)
+    if lost is None or stored.scale == "log":
+        return None
+    base = _lost_share(base_stored, base_tonight, alpha)
+    if base is None:
+        return Kept(1.0 - lost.estimate, None, apart=False, fell=False)
+    distance = math.hypot(lost.estimate - lost.low, base.high - base.estimate)
+    pairs = pair(base_stored, base_tonight)
+    fall = paired(pairs.tuned, pairs.base, pairs.clusters, pairs.weights)
+    assert fall is not None  # there are pairs: else nothing was stored
+    return Kept(1.0 - lost.estimate, 1.0 - base.estimate, apart=lost.estimate - base.estimate > distance,
+                fell=fall.bounds(WHOSE, 1.0)[0] > 0.0)
+
+
+class _Share(NamedTuple):
+    estimate: float
+    low: float
+    high: float
+
+
+def _lost_share(stored: SuiteResult, tonight: SuiteResult, alpha: float) -> _Share | None:
+    """How much of the stored score is gone, item by item; what other items gained does not count. None of no score."""
+    pairs = pair(stored, tonight)
+    had = sum(score * weight for score, weight in zip(pairs.base, pairs.weights, strict=True)) / (
+        sum(pairs.weights) or 1.0)
+    left = list(map(min, pairs.base, pairs.tuned))
+    if had <= 0.0 or (gone := paired(left, pairs.base, pairs.clusters, pairs.weights)) is None:
+        return None
+    low, high = gone.bounds(alpha, 1.0)
+    return _Share(gone.estimate / had, max(low, 0.0) / had, min(high / had, 1.0))
+
+
 def _part(evidence: Evidence | None, alpha: float) -> Part | None:
     if evidence is None:
         return None
@@ -160,25 +222,40 @@ def _part(evidence: Evidence | None, alpha: float) -> Part | None:
     return Part(100 * evidence.estimate, 100 * low, 100 * high, evidence.items)
 
 
-def _state(change: SuiteVerdict, base: SuiteVerdict | None, own: Part | None, gate: GateSection, *, elsewhere: bool
-           ) -> State:
+def _state(change: SuiteVerdict, base: SuiteVerdict | None, whose: tuple[Part | None, Kept | None], gate: GateSection,
+           *, elsewhere: bool) -> State:
     if change.outcome == "not_measured":
         return "not_measured"
     lost, refuses = change.outcome == "worse", change.refuses_more
     if base is None:
         return "quiet" if not (lost or refuses) else "drift" if elsewhere else "regression"
-    if lost and own is not None and own.low > gate.max_tax:
+    if lost and _is_own(*whose, gate.max_tax, elsewhere=elsewhere):
         return "regression"
-    if refuses and _own_refusals(change.false_refusals, base.false_refusals) > gate.max_false_refusals:
+    if refuses and _own_refusals(change.false_refusals, base.false_refusals, elsewhere=elsewhere
+                                 ) > gate.max_false_refusals:
         return "regression"
     moved = base.outcome == "worse" or base.high < -base.margin or base.refuses_more
     return "drift" if lost or refuses or moved else "quiet"
 
 
-def _own_refusals(change: FalseRefusals | None, base: FalseRefusals | None) -> float:
-    """Least points by which false refusals rose, less what the base's rose by."""
-    risen = base.rise.points if base is not None else 0.0
-    return change.rise.low - max(risen or 0.0, 0.0) if change is not None else 0.0
+def _is_own(own: Part | None, kept: Kept | None, margin: float, *, elsewhere: bool) -> bool:
+    """Whether a loss is the model's own: by its points, and by its share or as nothing else is suspected."""
+    if own is None or own.low <= margin:
+        return False
+    return kept is None or kept.apart or not (kept.fell or elsewhere)
+
+
+def _own_refusals(change: FalseRefusals | None, base: FalseRefusals | None, *, elsewhere: bool) -> float:
+    """Least points by which false refusals rose, less what the base's rose by: in points, or in its share of what there
+    was left to refuse, if that is more. A base that refused everything says nothing, as if there were none."""
+    if change is None:
+        return 0.0
+    if base is None or base.base is None:
+        return change.rise.low
+    risen, room = max(base.rise.points or 0.0, 0.0), 1.0 - base.base
+    if room <= 0.0:
+        return -math.inf if elsewhere else change.rise.low
+    return change.rise.low - risen * max(1.0, (1.0 - (change.base or 0.0)) / room)
 
 
 def _lost(one: SuiteVerdict) -> str:
@@ -197,4 +274,10 @@ def _told(one: SuiteNight) -> str:
     if one.canary is None:
         return f"{said}; the base was not measured, so the environment may have done it"
     own = "is not measured" if one.own is None else f"is {one.own.points:.1f} ({one.own.low:.1f} to {one.own.high:.1f})"
-    return f"{said}, the base {one.canary.points:.1f}: the model's own part {own}"
+    said = f"{said}, the base {one.canary.points:.1f}: the model's own part {own}"
+    if one.kept is None or one.kept.apart or one.own is None or one.own.low <= 0.0:
+        return said
+    if one.kept.base is None:
+        return f"{said}; the base had nothing to lose here, so the environment may have done it"
+    return (f"{said}; of the score it had it kept {100 * one.kept.model:.0f} %, the base {100 * one.kept.base:.0f} % "
+            "of its own, which is not proved to be more: the environment may have done it")

@@ -1,6 +1,7 @@
 """A night against the stored results: the model's own loss told from the environment's, and how seldom a year errs."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -60,6 +61,64 @@ def test_the_sentence_says_by_how_much(weighed: Callable[..., SuiteNight]) -> No
     assert "the base was not measured, so the environment may have done it" in alone.said
     assert not both.recovered(2.0)
     assert weighed(lost(3), lost(0)).recovered(2.0)
+
+
+def some(right: int, first: int = 0) -> list[float | None]:
+    """So many of 200 answers are right."""
+    return [1.0 if first <= at < first + right else 0.0 for at in range(200)]
+
+
+ZERO = some(0)
+
+
+@pytest.mark.parametrize(("stored", "tonight", "elsewhere", "state"), [
+    ((some(140), some(55)), (ZERO, ZERO), False, "drift"),  # a scorer that gives 0 for everything
+    ((some(140), some(8)), (ZERO, ZERO), False, "drift"),  # whatever little the base had is gone, too
+    ((some(140), some(55)), (ZERO, some(55)), False, "regression"),  # the model alone is broken
+    ((some(140), some(55)), (ZERO, some(55)), True, "regression"),  # and other libraries are no excuse for it
+    ((some(140), some(55)), (some(20), some(47)), False, "regression"),  # both: far more than the base's share
+    ((some(140), some(55)), (some(112), some(44)), False, "drift"),  # a fifth of each
+    ((some(195), ZERO), (ZERO, ZERO), False, "regression"),  # no canary, and nothing known that could have done it
+    ((some(195), ZERO), (ZERO, ZERO), True, "drift"),
+    ((some(195), some(2)), (some(165), some(2)), True, "drift"),  # two right answers that stay prove nothing
+    ((some(195), some(2)), (some(165), some(2)), False, "regression"),
+    ((some(160), some(54)), (some(50), some(48, first=40)), True, "drift"),  # of four choices: guesses are what is left
+])
+def test_a_base_near_its_floor_cannot_lose_as_much(make_result: Make, stored: tuple[Scores, Scores],
+                                                   tonight: tuple[Scores, Scores], elsewhere: bool, state: str) -> None:
+    was, now = ([{"facts": make_result(scores)} for scores in side] for side in (stored, tonight))
+    found, = weigh(was[0], now[0], (was[1], now[1]), GATE, elsewhere=elsewhere)
+    assert found.state == state
+    told = found.kept is not None and not found.kept.apart
+    assert told == ("the environment may have done it" in found.said)
+
+
+def test_a_base_that_fell_on_another_suite_tells_of_this_one(make_result: Make) -> None:
+    stored = {"facts": make_result(some(195), "facts"), "b": make_result(some(140), "b")}
+    base = {"facts": make_result(ZERO, "facts"), "b": make_result(some(140), "b")}
+    gone = {"facts": make_result(ZERO, "facts"), "b": make_result(ZERO, "b")}
+    assert [one.state for one in weigh(stored, gone, (base, gone), GATE)] == ["drift", "drift"]
+    assert [one.state for one in weigh(stored, gone, (base, base), GATE)] == ["regression", "regression"]
+    del base["facts"]
+    assert [one.state for one in weigh(stored, gone, (base, gone), GATE)] == ["drift", "drift"]
+
+
+def test_false_refusals_of_a_base_that_refuses_most_cannot_rise_as_much(make_result: Make) -> None:
+    """Whatever refuses everything raises the model's from 0 and the base's from 90 %."""
+
+    def asked(refused: int) -> dict[str, SuiteResult]:
+        result = make_result([float(at >= refused) for at in range(200)])
+        return {"facts": replace(result, items=tuple(
+            item._replace(target='{"refuse": false}', metrics={"refused": float(at < refused)})
+            for at, item in enumerate(result.items)))}
+
+    gate = GATE.model_copy(update={"max_tax": 100.0})
+    for base, state in ((200, "drift"), (180, "regression")):
+        found, = weigh(asked(0), asked(200), (asked(180), asked(base)), gate)
+        assert found.state == state
+    for elsewhere in (True, False):
+        found, = weigh(asked(0), asked(200), (asked(200), asked(200)), gate, elsewhere=elsewhere)
+        assert found.state == ("drift" if elsewhere else "regression")
 
 
 def test_alignment_suites_may_fall_by_the_margin_too(make_result: Make) -> None:
