@@ -10,8 +10,15 @@ import typer
 from flows.cli_begin import after
 from infra.servers import ensure_prefect
 from infra.settings import Settings
+from sft_core.names import check_name
 
-Name = Annotated[str, typer.Option(help="Registered model")]
+
+def _checked(name: str) -> str:
+    check_name("--name", name)
+    return name
+
+
+Name = Annotated[str, typer.Option(help="Registered model", callback=_checked)]
 
 
 def nightly(

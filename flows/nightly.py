@@ -17,10 +17,12 @@ from infra.contract import Tracker
 from infra.daemons import read_state
 from infra.naming import run_page
 from sft_core.errors import EvalError, RegressionFound, TrackingError
+from sft_core.names import check_name
 from tasks.night import ANEW, Night, guarded, keep_anew, night
 from tasks.nights import (
     Found,
     Past,
+    alone,
     concluded,
     forget,
     metrics,
@@ -66,13 +68,21 @@ def sft_nightly(name: str = "sft", alias: str = "champion", margin: forms.Points
         alias: which version; candidates are asked beside it.
         margin: points that a suite may fall, and false refusals may rise, without being a regression.
         rebase: store tonight's results as those that later nights are held against, e.g. after an upgrade.
+
+    Raises:
+        ConfigError: the name or the alias is none.
     """
+    check_name("name", name)
+    check_name("alias", alias)
     place, occasion = workspace(), str(flow_run.id)
-    try:
-        with around(place.root, connect) as tracker:
-            return _compared(Champion(name, alias, rebase), margin, occasion, (place, tracker))
-    except TrackingError as error:
-        return _untracked(name, str(error), occasion, place)
+    with alone(place, name) as first:
+        if not first:
+            return _summary(name, "skipped", "skipped: another night of it is under way in this workspace")
+        try:
+            with around(place.root, connect) as tracker:
+                return _compared(Champion(name, alias, rebase), margin, occasion, (place, tracker))
+        except TrackingError as error:
+            return _untracked(name, str(error), occasion, place)
 
 
 class Champion(NamedTuple):

@@ -79,6 +79,9 @@ def _picture(title: str, suites: Mapping[str, Sequence[Point]]) -> Figure:
                       label="score, 95 %")
         out = [one for one in points if one.out]
         axes.scatter([one.night for one in out], [one.score for one in out], color=RED, zorder=3)
+        if min(one.score for one in points) >= 0.0:  # a share; minus nats are below
+            low, high = axes.get_ylim()
+            axes.set_ylim(max(low, 0.0), min(high, 1.0))
         axes.set_title(suite, loc="left", fontsize=9)
         axes.grid(alpha=0.3)
     axes.set_xlabel("night")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -16,6 +17,7 @@ from typing import Literal, NamedTuple
 from eval_suites.verdict.night import NIGHTS
 from infra.contract import TrackedRun, Tracker
 from infra.trend import NAMES, Point, write_trend
+from sft_core.locks import try_exclusive
 from tasks.night import Night
 from tasks.stages import Workspace
 
@@ -154,6 +156,14 @@ def renewed(nights: Sequence[Night]) -> Found:
     return Found("anew", "; ".join(said), frozenset(), frozenset())
 
 
+@contextmanager
+def alone(place: Workspace, name: str) -> Iterator[bool]:
+    """Whether no other night of this model is under way in the workspace, and while it lasts none begins."""
+    held = try_exclusive(place.root / "locks" / f"night-{name}")
+    with held or nullcontext():
+        yield held is not None
+
+
 def place_of(place: Workspace, name: str, occasion: str) -> Workspace:
     """Where a night of this model keeps its answers: it may be killed, or somebody may want to look."""
     return place._replace(root=place.root / "nights" / name / occasion)
@@ -187,9 +197,12 @@ def metrics(nights: Sequence[Night]) -> dict[str, float | None]:
                        f"{at}/flip_rate": suite.flip_rate, f"{at}/coverage": suite.coverage,
                        f"{at}/loss": change.points}
             if change.points is not None and change.base is not None:
+                below = change.base - (change.margin + change.points - change.low) / 100
+                above = change.base + (change.high - change.points) / 100
+                if change.scale == "share":
+                    below, above = max(below, 0.0), min(above, 1.0)
                 values |= {f"{at}/loss_low": change.low, f"{at}/loss_high": change.high, f"{at}/stored": change.base,
-                           f"{at}/limit_low": change.base - (change.margin + change.points - change.low) / 100,
-                           f"{at}/limit_high": change.base + (change.high - change.points) / 100}
+                           f"{at}/limit_low": below, f"{at}/limit_high": above}
             if suite.canary is not None:
                 values[f"{at}/base_loss"] = suite.canary.points
             if suite.own is not None:
@@ -198,15 +211,15 @@ def metrics(nights: Sequence[Night]) -> dict[str, float | None]:
 
 
 def trend(name: str, alias: str, tracker: Tracker, folder: Path) -> list[Path]:
-    """Draw the nights of an alias so far, a panel for each suite of the last one.
+    """Draw the nights of an alias so far, a panel for each suite that any of them has measured.
 
     Raises:
         TrackingError: the tracker cannot be asked.
     """
     course = past(name, tracker)[::-1]
     ending = f"/{NAMES[0]}"
-    suites = [key.removeprefix(f"{alias}/").removesuffix(ending) for key in (course[-1].run.metrics if course else ())
-              if key.startswith(f"{alias}/") and key.endswith(ending)]
+    suites = {key.removeprefix(f"{alias}/").removesuffix(ending) for one in course for key in one.run.metrics
+              if key.startswith(f"{alias}/") and key.endswith(ending)}
     points = {suite: [point for one in course if (point := _point(one, f"{alias}/{suite}"))]
               for suite in sorted(suites)}
     return write_trend(f"{name}@{alias}, {len(course)} nights", points, [one.row for one in course[::-1]], folder)

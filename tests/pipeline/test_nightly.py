@@ -35,7 +35,7 @@ from sft_core.errors import EvalError, ModelError, RegressionFound
 from sft_core.tiny.paths import BASE_FOLDER
 from tasks import night as asking
 from tasks.evaluate import BASE, Subject
-from tasks.nights import past, place_of
+from tasks.nights import alone, past, place_of
 from tasks.runs import Beside, write_beside
 from tasks.stages import Workspace
 from tasks.untracked import noted_nights
@@ -67,6 +67,14 @@ def test_nightly_passes_and_fails_on_a_proved_regression(sft: Sft, config: Path,
     table = pq.read_table(file)
     perfect = pa.array([1.0] * len(table))
     pq.write_table(table.set_column(table.schema.get_field_index("score"), "score", perfect), file)
+    with alone(Workspace(home, None), "guarded") as first:
+        assert first
+        assert sft("nightly", "--name", "guarded").stdout == (
+            "guarded: skipped: another night of it is under way in this workspace\n")
+    for name in ("../../x", "<b>x"):
+        refused = sft("nightly", "--name", name)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert f"--name {name!r}: this is no name" in refused.stderr
     red = sft("nightly", "--name", "guarded", "--margin", "5")
     scores = json.loads((run / "verdict.json").read_text())["suites"]
     assert red.returncode == 1, scores
@@ -286,6 +294,9 @@ def test_what_cannot_be_asked_keeps_nothing_else_from_being_measured(nights: Nig
         nights()
     shutil.rmtree(nights.run / "evaluation" / BASE)
     third = nights(UNASKED)
+    last = past(nights.name, nights.tracker)[0].run.run_id
+    page = nights.tracker.download(last, "trend.html", nights.place.scratch).read_text()
+    assert "tiny_mmlu" in page[:page.index("<table>")], "the nights so far are drawn where this one measured nothing"
     assert third["outcome"] == "still"
     assert "champion (version 1): not measured: the run guarded-1 has no base results" in third["sentence"]
     nights.tracker.drop_alias(nights.name, "champion")
