@@ -116,5 +116,5 @@ def experiment(loaded: LoadedConfig, place: Workspace, tracker: Tracker, parent_
                         checks=(found.check(),) if found else ())
         summary = record(run, prepared, trained, {"base": base, "tuned": tuned}, verdict, place)
         if began:
-            settle(run.folder, began, place)
+            settle(run.folder, began, place, tracker)
         return summary

@@ -170,6 +170,9 @@ class Tracker(Protocol):
     def standings(self, run_ids: Sequence[str]) -> dict[str, Standing]:
         """How these runs of any experiment stand; those that are not in the store are left out."""
 
+    def points(self, run_id: str, metric: str) -> int:
+        """How many values of a metric, by our name of it, the store has of a run."""
+
     def recent(self, limit: int, tags: Mapping[str, str] = NOTHING_ASKED) -> list[TrackedRun]:
         """The latest runs first, of those that have these tags."""
 
@@ -344,5 +347,4 @@ class Study(Protocol):
         """All trials that were ever asked for, in order."""
 
     def pareto(self) -> list[TrialRow]:
-        """Complete trials that keep to all constraints and that no other such one beats in every objective, in order of
-        the first objective."""
+        """Complete trials within all constraints that no other such one beats in every objective, by the first one."""

@@ -213,6 +213,10 @@ class MlflowTracker(MlflowRegistry):
                     found[run.info.run_id] = event_file.Standing(run.info.status, steps)
         return found
 
+    def points(self, run_id: str, metric: str) -> int:
+        with door(self.uri, f"look at {metric} of run {run_id}"):
+            return len(self._client.get_metric_history(run_id, naming.name(metric)))
+
     def recent(self, limit: int, tags: Mapping[str, str] = NOTHING_ASKED) -> list[TrackedRun]:
         condition = " and ".join(f"tags.`{key}` = '{naming.quoted(value)}'" for key, value in tags.items())
         with door(self.uri, "list the runs"):

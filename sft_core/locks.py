@@ -71,6 +71,11 @@ def share(path: Path) -> None:
     _SHARED[path] = handle
 
 
+def shared() -> list[Path]:
+    """The lock files that this process holds together with others."""
+    return list(_SHARED)
+
+
 def locked(handle: IO[str], how: int = fcntl.LOCK_EX) -> bool:
     """Lock an open file until it is closed; False where another handle holds it."""
     try:

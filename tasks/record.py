@@ -14,6 +14,7 @@ from eval_suites.results import SuiteResult, write_results
 from eval_suites.verdict.verdict import Verdict
 from infra import orchestrator
 from infra.contract import CANDIDATE
+from infra.events import Mark, batches, load_mark, save_mark
 from infra.naming import run_page
 from infra.orchestrator import stage_task
 from sft_core.names import file_name
@@ -21,6 +22,7 @@ from sft_core.stage import write_json
 from tasks.experiment import FOLLOWED, Experiment
 from tasks.lineage import enrol, write_lineage
 from tasks.runs import Beside, write_beside
+from tasks.settled import SAMPLED
 from tasks.stages import Done, Workspace
 from tasks.verdict import Compared, compared, write_report
 from tasks.versions import environment
@@ -91,6 +93,7 @@ def _link(link: Path, target: Path) -> None:
 
 def _track(run: Experiment, trained: Done, results: Mapping[str, Mapping[str, SuiteResult]], verdict: Verdict) -> None:
     tracker, run_id = run.tracker, run.run_id
+    _send_again(run, trained.folder / "events.jsonl")
     run.tracker.follow(run_id, trained.folder / "events.jsonl", run.folder / FOLLOWED, last=True)
     tracker.log_metrics(run_id, _metrics(results, verdict))
     for name in ("report.html", "tax.png", "verdict.json", "ledger.json", "training.json", "lineage.json",
@@ -102,6 +105,15 @@ def _track(run: Experiment, trained: Done, results: Mapping[str, Mapping[str, Su
         tracker.log_table(run_id, f"items/{file_name(suite)}.json",
                           side_by_side(results["base"][suite], result))
     tracker.log_model(run_id, trained.folder / "model", run.config.tracking.store_models)
+
+
+def _send_again(run: Experiment, events: Path) -> None:
+    """Forget what was sent of the training's metrics, where the store has lost some of it."""
+    mark = load_mark(run.folder / FOLLOWED, run.run_id)
+    told = [point.step for some, _ in batches(events, Mark(run.run_id)) for point in some if point.key == SAMPLED]
+    sent = sum(step <= mark.steps.get(SAMPLED, -1) for step in told)
+    if run.tracker.points(run.run_id, SAMPLED) < sent:
+        save_mark(run.folder / FOLLOWED, Mark(run.run_id))
 
 
 def _offer(run: Experiment, trained: Done, lineage: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """`sft reconcile`: what MLflow lacks of the workspace is found and mended once, and what is under way is left alone."""
 
 import json
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
@@ -18,11 +19,13 @@ from infra.plans import Dimension, Plan
 from infra.stores import store_of
 from infra.study import open_study
 from infra.tracking import open_tracker
+from sft_core.config.file import load
 from sft_core.locks import exclusive
 from sft_core.stage import write_json
-from tasks.experiment import FOLLOWED
+from tasks.experiment import FOLLOWED, Experiment
 from tasks.listing import listed_runs
 from tasks.reconcile import Finding, Reconciling, notes, runs, trials
+from tasks.record import _send_again
 from tasks.stages import Workspace
 
 Sft = Callable[..., subprocess.CompletedProcess[str]]
@@ -128,6 +131,27 @@ def test_a_store_is_the_same_under_another_address(tracker: Tracker, tmp_path: P
         "run there": "ended as KILLED: it was RUNNING in MLflow without a process", "run lost": anew, "run noted": anew,
         "recorded elsewhere (other)": f"in http://127.0.0.1:5002, and {tracker.shown} has none of them; sft reconcile "
                                       "with MLFLOW_TRACKING_URI set to that store looks there"}
+
+
+def test_points_that_the_store_has_lost_are_sent_when_the_run_is_recorded_again(
+    tracker: Tracker, tmp_path: Path, config: Path
+) -> None:
+    folder = a_run(tracker, "one")
+    events = folder.joinpath("model").resolve().parent / "events.jsonl"
+    run = Experiment(load(config).config, folder, tracker, run_id(folder))
+
+    def recorded() -> int:
+        _send_again(run, events)
+        before = (folder / FOLLOWED).stat()
+        assert tracker.follow(run.run_id, events, folder / FOLLOWED, last=True)
+        assert ((folder / FOLLOWED).stat() == before) is (lost == 0), "only what is lost"
+        return tracker.points(run.run_id, "train/loss")
+
+    lost = 0
+    assert recorded() == STEPS
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        lost = database.execute("delete from metrics where step > 4").rowcount
+    assert recorded() == STEPS
 
 
 def test_a_dead_process_is_closed_in_the_store_that_has_its_run(tracker: Tracker, tmp_path: Path) -> None:

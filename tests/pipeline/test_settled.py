@@ -13,6 +13,7 @@ import pytest
 import tasks.inputs
 from infra.contract import Registered, Tracker
 from sft_core.config.experiment import ExperimentConfig
+from sft_core.errors import TrackingError
 from sft_core.tiny.paths import BASE_FOLDER
 from tasks.settled import asked, settle, settled
 from tasks.stages import Workspace
@@ -50,17 +51,36 @@ class Made:
         for name in ("config.json", "model.safetensors"):
             (self.run / "model" / name).write_text("ab")
         (self.run / "summary.json").write_text(json.dumps({"run": "one-1", "mlflow_run_id": "r", "mlflow_uri": "u"}))
-        self.status, self.uri, self.version = "FINISHED", "u", Registered("m", "1", "r", ("candidate",), None)
-        settle(self.run, asked(self.config, self.place), self.place)
+        (self.run / "evaluation").mkdir()
+        for name in ("report.html", "verdict.json", "lineage.json", "evaluation/own.json", "lock", "followed.json"):
+            (self.run / name).write_text("ab")
+        self.stages = [self.place.stages.open(name, "f") for name in ("prepare", "evaluate")]
+        for stage in self.stages:
+            (stage.fresh() / "rows.parquet").write_text("ab")
+            (stage.work / "checkpoints").mkdir()
+            (stage.work / "checkpoints" / "state").write_text("ab")
+            stage.finish({})
+        self.store: dict[str, Any] = {"status": "FINISHED", "metrics": {"tax": 1.0}, "points": 5,
+                                      "artifacts": frozenset({"report.html", "model"})}
+        self.uri, self.version = "u", Registered("m", "1", "r", ("candidate",), None)
+        settle(self.run, asked(self.config, self.place), self.place, self.tracker())
 
     @property
     def config(self) -> ExperimentConfig:
         return ExperimentConfig.model_validate(self.asked)
 
+    def tracker(self) -> Tracker:
+        def find_run(_: str) -> SimpleNamespace:
+            if not self.store:
+                raise TrackingError("no run")
+            return SimpleNamespace(status=self.store["status"], metrics=self.store["metrics"])
+
+        return cast(Tracker, SimpleNamespace(
+            shown=self.uri, find_run=find_run, registered=lambda _: [self.version],
+            points=lambda *_: self.store["points"], artifacts=lambda _: self.store["artifacts"]))
+
     def found(self) -> dict[str, Any] | None:
-        tracker = SimpleNamespace(shown=self.uri, find_run=lambda _: SimpleNamespace(status=self.status),
-                                  registered=lambda _: [self.version])
-        return settled(self.config, self.place, lambda: cast(Tracker, tracker))
+        return settled(self.config, self.place, self.tracker)
 
 
 @pytest.fixture
@@ -73,6 +93,13 @@ def test_what_is_whole_is_told_again(made: Made) -> None:
     assert found
     assert found["run"] == "one-1"
     assert made.found() == found
+    made.uri = "v"
+    assert made.found() == {**found, "mlflow_uri": "v"}, "the same store at another port"
+    shutil.rmtree(made.stages[1].work / "checkpoints")
+    made.stages[0].touch()
+    for name in ("lock", "followed.json"):
+        (made.run / name).write_text("b")
+    assert made.found(), "that is no result"
 
 
 def rewritten(file: Path) -> None:
@@ -99,8 +126,19 @@ CHANGES: dict[str, Callable[[Made, pytest.MonkeyPatch], object]] = {
     "a weight of the model": lambda made, _: rewritten(made.run / "model" / "model.safetensors"),
     "a file of the model": lambda made, _: (made.run / "model" / "config.json").unlink(),
     "the summary": lambda made, _: (made.run / "summary.json").write_text("{"),
-    "the store": lambda made, _: setattr(made, "uri", "v"),
-    "its run": lambda made, _: setattr(made, "status", "RUNNING"),
+    "a link of the model": lambda made, _: (made.run / "model").rename(made.run / "moved"),
+    "an edited summary": lambda made, _: rewritten(made.run / "summary.json"),
+    "the report": lambda made, _: (made.run / "report.html").unlink(),
+    "the verdict": lambda made, _: (made.run / "verdict.json").unlink(),
+    "results": lambda made, _: shutil.rmtree(made.run / "evaluation"),
+    "a stage": lambda made, _: shutil.rmtree(made.stages[1].folder),
+    "a file of a stage": lambda made, _: rewritten(made.stages[0].work / "rows.parquet"),
+    "a mark of a stage": lambda made, _: (made.stages[0].folder / "done.json").write_text("{}"),
+    "the store": lambda made, _: made.store.clear(),
+    "its run": lambda made, _: made.store.update(status="RUNNING"),
+    "metrics": lambda made, _: made.store.update(metrics={}),
+    "points of metrics": lambda made, _: made.store.update(points=0),
+    "artifacts": lambda made, _: made.store.update(artifacts=frozenset()),
     "the candidate": lambda made, _: setattr(made, "version", made.version._replace(run_id="s")),
     "a judge": lambda made, _: made.asked["eval"].update(refusal_scorer="judge", judge={
         "endpoint": {"url": "http://127.0.0.1:1/v1", "model": "j"}}),
@@ -119,5 +157,5 @@ def test_what_changed_during_the_run_is_not_noted(made: Made) -> None:
     began = asked(made.config, made.place)
     (note := made.run / "settled.json").unlink()
     rewritten(made.source)
-    settle(made.run, began, made.place)
+    settle(made.run, began, made.place, made.tracker())
     assert not note.exists()
