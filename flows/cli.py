@@ -203,17 +203,19 @@ def sweep_worker(
 @app.command()
 def deploy(
     pool: Annotated[str, typer.Option(help="Prefect work pool; made when missing (type process)")] = "sft",
-    cron: Annotated[str, typer.Option(help="Schedule of sft-nightly: five fields")] = "30 2 * * *",
-    timezone: Annotated[str, typer.Option(help="Time zone of the schedule, e.g. Europe/Berlin")] = "UTC",
+    cron: Annotated[str | None, typer.Option(help="Schedule of sft-nightly: five fields; default: as deployed last "
+                                                  "from this workspace, else 30 2 * * *")] = None,
+    timezone: Annotated[str | None, typer.Option(help="Time zone of the schedule, e.g. Europe/Berlin; default: as "
+                                                      "deployed last from this workspace, else UTC")] = None,
     notify: Annotated[str | None, typer.Option(metavar="TYPE/NAME", help="Notification block of Prefect that hears of "
                                                                        "red nights, e.g. slack-webhook/team")] = None,
 ) -> None:
     """Register sft-experiment, sft-sweep, sft-trial and sft-nightly with the Prefect server at PREFECT_API_URL."""
     settings = begin()
-    from infra.deploy import Nights
     from infra.deploy import deploy as register
+    from infra.deploy import nights_of
 
-    for line in register(settings, pool=pool, nights=Nights(cron, timezone, notify)):
+    for line in register(settings, pool=pool, nights=nights_of(settings, cron, timezone, notify)):
         print(line)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from prefect._vendor.croniter.croniter import CroniterBadDateError, croniter
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.schedules import CronSchedule
@@ -28,11 +30,16 @@ DEPLOYMENTS = ROOT / "infra" / "prefect.yaml"
 TIMEOUT_S = 180
 
 
+FIELDS = 5
+RARELY_DAYS = 100
+"""Prefect plans no run that is further away, so that nobody could see whether it will come."""
+
+
 class Nights(NamedTuple):
     """When `sft-nightly` runs (a cron line in an IANA time zone), and whom Prefect tells of a red one: a notification
-    block as TYPE/NAME, e.g. `slack-webhook/team`, or nobody."""
+    block as TYPE/NAME, e.g. `slack-webhook/team`, or whoever it tells already."""
 
-    cron: str
+    cron: str = "30 2 * * *"
     timezone: str = "UTC"
     notify: str | None = None
 
@@ -66,8 +73,10 @@ def deploy(settings: Settings, *, pool: str, nights: Nights, source: Path = DEPL
     plan = filled(yaml.safe_load(source.read_text(encoding="utf-8")), settings, pool, nights, root)
     file = _file_of(settings)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
-    _prefect_deploy(file, settings, root)
+    draft = file.with_name(f"draft-{file.name}")  # what was refused is not what was deployed last
+    draft.write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
+    _prefect_deploy(draft, settings, root)
+    draft.replace(file)
     names = [each["name"] for each in plan["deployments"]]
     return [
         f"pool      {pool} ({'made' if made else 'was there'})",
@@ -94,12 +103,14 @@ def is_current(settings: Settings, pool: str, nights: Nights) -> bool:
     return file.exists() and file.read_text(encoding="utf-8") == yaml.safe_dump(plan, sort_keys=False)
 
 
-def last_nights(settings: Settings) -> Nights | None:
-    """The schedule that was deployed last from this workspace; None where none was."""
+def nights_of(settings: Settings, cron: str | None = None, timezone: str | None = None, notify: str | None = None
+              ) -> Nights:
+    """What is asked for; the rest as it was deployed last from this workspace, else half past two, UTC."""
     file = _file_of(settings)
     plan = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {"deployments": []}
-    return next((Nights(str(one["cron"]), str(one["timezone"])) for each in plan["deployments"]
-                 for one in each.get("schedules", [])), None)
+    last = next((Nights(str(one["cron"]), str(one["timezone"])) for each in plan["deployments"]
+                 for one in each.get("schedules", [])), Nights())
+    return Nights(last.cron if cron is None else cron, last.timezone if timezone is None else timezone, notify)
 
 
 def _file_of(settings: Settings) -> Path:
@@ -109,13 +120,29 @@ def _file_of(settings: Settings) -> Path:
 def _check_schedule(nights: Nights) -> None:
     try:
         CronSchedule(cron=nights.cron, timezone=nights.timezone)
+        why = _no_nights(nights.cron)
     except ValidationError as error:
         wrong = error.errors()[0]
         if "timezone" in wrong["loc"]:
             raise ConfigError(f"--timezone {nights.timezone!r} is no time zone; it is a name of the IANA database, "
                               "e.g. Europe/Berlin or UTC") from error
-        raise ConfigError(f"--cron {nights.cron!r} is no schedule ({wrong['msg']}); it is five fields, in the time "
-                          "zone of --timezone, e.g. '30 2 * * *' for half past two every night") from error
+        why = wrong["msg"]
+    if why:
+        raise ConfigError(f"--cron {nights.cron!r} is no schedule ({why}); it is five fields, in the time "
+                          "zone of --timezone, e.g. '30 2 * * *' for half past two every night")
+
+
+def _no_nights(cron: str) -> str | None:
+    """Why a cron line that Prefect takes brings no nights; None where it does. Its scheduler waits for ever then."""
+    if (fields := len(cron.split())) != FIELDS:
+        return f"its fields are {fields}" if fields > 1 else "nicknames are not taken"
+    now = datetime.now()
+    try:
+        waits = [croniter(cron, day).get_next(datetime) - day  # type: ignore[no-untyped-call]
+                 for day in (now + timedelta(days=days) for days in range(0, 366, 5))]
+    except CroniterBadDateError:
+        return "there is no such day"
+    return f"more than {RARELY_DAYS} days pass without a night" if max(waits).days >= RARELY_DAYS else None
 
 
 def filled(plan: dict[str, Any], settings: Settings, pool: str, nights: Nights, root: Path) -> dict[str, Any]:

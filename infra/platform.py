@@ -43,7 +43,6 @@ from sft_core.stopping import sleep
 log = logging.getLogger("sft")
 PORTS = {"prefect": 4200, "mlflow": 5000}
 """Where their documentation has them; taken when free."""
-CRON = "30 2 * * *"
 WELL_WITHIN_S = 90.0
 GRACE_S = 150.0
 """A run that is told to end saves a checkpoint; its trials have two minutes for that."""
@@ -229,9 +228,9 @@ def _lives(daemon: Daemon) -> bool:
 
 
 def _deploy(settings: Settings) -> None:
-    from infra.deploy import Nights, deploy, is_current, last_nights, names
+    from infra.deploy import deploy, is_current, names, nights_of
 
-    nights = last_nights(settings) or Nights(CRON)
+    nights = nights_of(settings)
     there = standing.registered(settings.prefect_api_url or "", read_state(settings.workspace))
     if not (is_current(settings, POOL, nights) and there.issuperset(names())):
         log.info("deployments are registered")

@@ -19,8 +19,10 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Crashed, Pending
 from prefect.utilities.schema_tools import ValidationError, validate
+from typer.testing import CliRunner
 
-from infra.deploy import DEPLOYMENTS, ROOT, Nights, deploy, filled
+from flows.cli import app
+from infra.deploy import DEPLOYMENTS, ROOT, Nights, deploy, filled, nights_of
 from infra.servers import Service, free_port, start_prefect, start_worker
 from infra.settings import Settings, job_environment, read_settings
 from sft_core.errors import ConfigError, OrchestrationError
@@ -183,10 +185,44 @@ def test_the_deployments_of_the_platform(settings: Settings, place: Path) -> Non
 
 
 def test_what_prefect_refuses_is_told(settings: Settings, tmp_path: Path) -> None:
-    plan = {"deployments": [{"name": "x", "entrypoint": "nosuch.py:x"}]}
+    plan = {"deployments": [{"name": "x", "entrypoint": "nosuch.py:x", "schedules": [{"cron": "x"}]}]}
+    before = nights_of(settings)
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
     with pytest.raises(OrchestrationError, match=r"prefect deploy refused .*deployments.yaml; it said:\n(.|\n)*nosuch"):
         deploy(settings, pool="sft", nights=Nights("0 0 * * *"), source=tmp_path / "plan.yaml", root=tmp_path)
+    assert nights_of(settings) == before
+
+
+@pytest.mark.parametrize(("cron", "why"), [
+    ("0 0 30 2 *", "there is no such day"), ("* * * * * *", "its fields are 6"), ("@daily", "nicknames are not taken"),
+    ("0 0 29 2 *", "more than 100 days pass without a night"), ("0 0 * 1 *", "more than 100 days pass without a night"),
+    ("0 0 * * 8", ""), ("0 0 1 */3 *", None), ("30 2 * * 1-5", None), ("*/5 * * * *", None)])
+def test_a_schedule_brings_nights(tmp_path: Path, cron: str, why: str | None) -> None:
+    """Prefect took them all, and `sft up` waited for a night on its list."""
+    settings = Settings(tmp_path, None, "sqlite:///x.db", f"http://127.0.0.1:{free_port()}/api", tmp_path)
+    told = "no Prefect server answers" if why is None else f"{re.escape(cron)}' is no schedule .*{why}.*; it is five"
+    with pytest.raises((ConfigError, OrchestrationError), match=told):
+        deploy(settings, pool="x", nights=Nights(cron))
+
+
+def test_what_is_not_asked_for_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`sft deploy --notify …` set the schedule back to half past two, UTC."""
+    settings = Settings(tmp_path, None, "sqlite:///x.db", "http://h/api", tmp_path)
+    asked: list[Nights] = []
+
+    def noted(settings: Settings, *, pool: str, nights: Nights) -> list[str]:
+        asked.append(nights)
+        plan = filled(yaml.safe_load(DEPLOYMENTS.read_text()), settings, pool, nights, tmp_path)
+        (tmp_path / "deployments.yaml").write_text(yaml.safe_dump(plan))
+        return []
+
+    monkeypatch.setattr("flows.cli.begin", lambda: settings)
+    monkeypatch.setattr("infra.deploy.deploy", noted)
+    for options in ([], ["--cron", "41 19 * * *"], ["--notify", "custom-webhook/team"], ["--timezone", "Asia/Tokyo"],
+                    ["--cron", ""]):
+        assert CliRunner().invoke(app, ["deploy", *options]).exit_code == 0
+    assert asked == [Nights(), Nights("41 19 * * *"), Nights("41 19 * * *", "UTC", "custom-webhook/team"),
+                     Nights("41 19 * * *", "Asia/Tokyo"), Nights("", "Asia/Tokyo")]
 
 
 @pytest.mark.parametrize("cron", ["61 * * * *", "", "* * *", "soon"])
