@@ -12,7 +12,7 @@ from eval_suites.verdict.night import SuiteNight, incomparable, level, refusing,
 from infra.contract import CANDIDATE, Tracker
 from sft_core.config.evaluate import GateSection, suite_name
 from sft_core.config.experiment import ExperimentConfig
-from sft_core.errors import EvalError, Interrupted, SftError
+from sft_core.errors import EvalError, Interrupted, SftError, TrackingError
 from sft_core.locks import exclusive
 from sft_core.stage import fingerprint, write_json
 from tasks.evaluate import BASE, Subject, evaluate, folder_subject
@@ -104,7 +104,7 @@ def _guarded(name: str, alias: str, version: str, place: Workspace, tracker: Tra
     """One that cannot be asked bars no other."""
     try:
         model = tracker.resolve_alias(name, alias)
-        run = find(model.run_id, place, tracker)
+        run = _run_of(name, alias, model.run_id, place, tracker)
         stored = measured_anew(name, version, place, tracker) or run
         return Guarded(alias, version, model.folder, run.config().config, stored.results("tuned"),
                        stored.results(BASE), stored.beside())
@@ -112,6 +112,14 @@ def _guarded(name: str, alias: str, version: str, place: Workspace, tracker: Tra
         raise
     except ABSENT as error:
         return Barred(alias, version, _brief(error))
+
+
+def _run_of(name: str, alias: str, run_id: str, place: Workspace, tracker: Tracker) -> Recorded:
+    try:
+        return find(run_id, place, tracker)
+    except TrackingError as error:
+        raise TrackingError(f"its run, with what it scored, cannot be had (`sft promote RUN --name {name} --alias "
+                            f"{alias}` names another one): {error}") from error
 
 
 def _brief(error: BaseException) -> str:
