@@ -44,7 +44,7 @@ def outside(chosen: Suite, section: EvalSection, mirror: Path | None) -> str:
     mine = [Path(section.include_path)] if section.include_path else []
     folders = mine + (_data_sets(chosen, mirror) if mirror is not None else [])
     return fingerprint(own, [stamp(folder) for folder in folders if folder.is_dir()],
-                       [read_elsewhere(folder) for folder in mine])
+                       [read_elsewhere(folder) for folder in mine if folder.is_dir()])
 
 
 def _data_sets(chosen: Suite, mirror: Path) -> list[Path]:
