@@ -7,6 +7,7 @@ import functools
 import gc
 import logging
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -101,6 +102,8 @@ def begin(*, make: bool = True, flows: bool = True) -> Settings:
     atexit.register(gc.freeze)  # nothing is collected on the way out: with torch and lm-eval loaded that takes 2 s
     settings = read_settings()
     prepare_environment(settings, make=make, flows=flows)
+    if not make:  # a workspace that is not there is not made to look at it
+        warnings.filterwarnings("ignore", "Failed to create the Prefect home directory")
     keep_writing()
     log = logging.getLogger("sft")
     log.handlers[:] = [_lines()]

@@ -7,7 +7,7 @@ import json
 from flows import console
 from flows.place import look, workspace
 from sft_core.errors import ConfigError
-from tasks.catalog import listed_models, named_run
+from tasks.catalog import listed_models, named_run, told_steps
 from tasks.lineage import CHANGED, Looked, chain, look_again, read_lineage
 from tasks.mirror import mirrored
 
@@ -27,8 +27,7 @@ def show_models(name: str | None, *, as_json: bool) -> None:
         print(json.dumps([one.plain() for one in found], indent=2, ensure_ascii=False))
         return
     console.table("Registered models", [one.row() for one in found])
-    for one in found:
-        console.lines(*(f"{one.model} {one.version} was {step.told()}" for step in one.steps))
+    console.lines(*told_steps(found))
     if not found:
         console.lines("no model is registered yet; `sft promote RUN` registers a run's model")
 
@@ -43,7 +42,6 @@ def show_lineage(reference: str, *, verify: bool, as_json: bool) -> bool:
     if verify:
         config = run.config().config
         looked = list(look_again(run, lineage, mirrored(place, config.data.mirror)))
-    steps = [(one, step) for one in versions for step in one.steps]
     if as_json:
         print(json.dumps({"run": run.name, "mlflow_run_id": run.run_id, **lineage,
                           "versions": [one.plain() for one in versions],
@@ -51,9 +49,7 @@ def show_lineage(reference: str, *, verify: bool, as_json: bool) -> bool:
                          indent=2, ensure_ascii=False))
         return any(one.state == CHANGED for one in looked)
     console.table(f"{reference}: run {run.name}", chain(lineage))
-    console.lines(*(f"{one.model} {one.version} was {step.told()}" for one, step in steps))
-    if not steps:
-        console.lines("never promoted")
+    console.lines(*(told_steps(versions) or ["never promoted"]))
     if verify:
         console.table("Looked at again", [one._asdict() for one in looked])
     return any(one.state == CHANGED for one in looked)

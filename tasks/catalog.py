@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
+from heapq import merge
 from typing import Any, NamedTuple
 
 from infra.contract import Tracker
@@ -38,8 +40,8 @@ class Listed(NamedTuple):
         last = self.steps[-1] if self.steps else None
         return {"model": self.model, "version": self.version, "aliases": ", ".join(sorted(self.aliases)),
                 "run": self.run, "gate": self.gate, "alignment": _points(self.alignment), "tax": _points(self.tax),
-                "registered": datetime.fromtimestamp(self.made_s).isoformat(" ", "minutes"),
-                "last moved": f"{last.at} by {last.by}" if last else ""}
+                "registered": _local(self.made_s),
+                "last moved": f"{_local(datetime.fromisoformat(last.at).timestamp())} by {last.by}" if last else ""}
 
 
 def listed_models(name: str | None, tracker: Tracker) -> list[Listed]:
@@ -53,6 +55,20 @@ def listed_models(name: str | None, tracker: Tracker) -> list[Listed]:
             run.tags.get("sft.gate", "none") if run else "", _of("win/", metrics), _of("tax/", metrics), one.made_s,
             one.tags.get("sft.digest", ""), tuple(history([one]))))
     return sorted(found, key=lambda one: (one.model, -int(one.version)))
+
+
+def told_steps(versions: Iterable[Listed]) -> list[str]:
+    """What was done to aliases of these versions, a line each: model by model, of each alias in the order of the store,
+    and of several as their clocks say."""
+    steps: dict[tuple[str, str], list[tuple[Step, str]]] = {}
+    for one in versions:
+        for step in one.steps:
+            steps.setdefault((one.model, step.alias), []).append((step, f"{one.model} {one.version} was {step.told()}"))
+    lines = []
+    for model in sorted({model for model, _ in steps}):
+        of = [sorted(done, key=lambda pair: pair[0].key) for (name, _), done in steps.items() if name == model]
+        lines += [line for _, line in merge(*of, key=lambda pair: pair[0].at)]
+    return lines
 
 
 def named_run(reference: str, place: Workspace, tracker: Tracker) -> tuple[Recorded, list[Listed]]:
@@ -80,6 +96,10 @@ def named_run(reference: str, place: Workspace, tracker: Tracker) -> tuple[Recor
         raise TrackingError(f"there is no registered model {reference}, and {error}" if text == reference else
                             f"the run of {reference} is not to be had: {error}") from error
     return run, [one for one in listed_models(None, tracker) if one.run_id == run.run_id]
+
+
+def _local(when_s: float) -> str:
+    return datetime.fromtimestamp(when_s).isoformat(" ", "minutes")
 
 
 def _of(prefix: str, metrics: dict[str, float]) -> dict[str, float]:

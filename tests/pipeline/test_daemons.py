@@ -195,6 +195,17 @@ def test_down_where_nothing_was_up(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_look_at_no_workspace_makes_none_and_nobody_complains(tmp_path: Path) -> None:
+    """Prefect did, twice, that it cannot make its home in it."""
+    known = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "SFT_", "MLFLOW_"))}
+    done = subprocess.run([sys.executable, "-m", "flows.cli", "status"], capture_output=True, text=True, timeout=120,
+                          env=known | {"SFT_HOME": str(tmp_path / "w"), "HOME": str(tmp_path)},
+                          cwd=Path(__file__).resolve().parents[2])
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "prefect     DOWN  does not run; `sft up` starts it" in done.stdout
+    assert not (tmp_path / "w").exists()
+
+
 def test_who_lets_others_in_needs_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {"PREFECT_API_AUTH_STRING": "me:s3cr3t-of-all", "MLFLOW_TRACKING_USERNAME": "me",
              "MLFLOW_TRACKING_PASSWORD": "s3cr3t-of-all"}

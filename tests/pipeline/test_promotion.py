@@ -1,6 +1,7 @@
 """The registry: promotion, rollback and lineage of recorded runs, with kills between any two steps."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,9 +19,9 @@ from sft_core.config.experiment import ExperimentConfig
 from sft_core.errors import ConfigError, GateFailed, TrackingError
 from sft_core.stage import file_digest, write_json
 from tasks import lineage
-from tasks.catalog import named_run
+from tasks.catalog import Listed, named_run, told_steps
 from tasks.experiment import Experiment
-from tasks.promotion import Asked, history, promote, roll_back
+from tasks.promotion import Asked, Step, history, promote, roll_back
 from tasks.runs import Recorded, find
 from tasks.stages import Done, Workspace
 from tasks.versions import made_with
@@ -264,6 +265,22 @@ def test_lineage_tells_what_has_changed_and_what_is_not_here(place: Workspace, t
     assert looked()["code and libraries"] == ("not here", "trained before they were recorded")
 
 
+def test_the_history_is_in_the_order_in_which_it_was_done() -> None:
+    """It went by version, so that a rollback stood before what it went back from."""
+    def step(number: int, alias: str, at: str) -> Step:
+        return Step(f"sft.step.{number:04}.{alias}", "moved", alias, "", None, f"by-{number}-{alias}", "", "pass",
+                    override=False, at=f"2026-11-29T{at}:00+00:00", done=True)
+
+    def listed(version: str, *steps: Step) -> Listed:
+        return Listed("m", version, (), "run", "id", "pass", {}, {}, 0.0, "", steps)
+
+    two = listed("2", step(2, "champion", "11:00"))
+    one = listed("1", step(1, "champion", "10:00"), step(3, "champion", "09:00"), step(1, "beta", "10:30"))
+    assert [re.sub(".* by by-", "", line) for line in told_steps([two, one])] == [
+        "1-champion", "1-beta", "2-champion", "3-champion"]  # the third by a machine whose clock is late
+    assert re.fullmatch(r"2026-11-\d\d \d\d:\d\d by by-2-champion", str(two.row()["last moved"]))
+
+
 def test_the_registry_is_listed(place: Workspace, tracker: Tracker, monkeypatch: pytest.MonkeyPatch,
                                 capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(registry, "look", lambda: tracker)
@@ -285,7 +302,8 @@ def test_the_registry_is_listed(place: Workspace, tracker: Tracker, monkeypatch:
     assert (three["alignment"], three["tax"]) == ({"tiny_refusal": 40.0}, {"tiny_mmlu": 1.5})
     assert (two["run"], two["aliases"], two["steps"][0]["why"]) == ("deleted in MLflow", ["previous"], "b is better")
     registry.show_models("m", as_json=False)
-    assert "tiny_refusal +40.0" in capsys.readouterr().out
+    assert "tiny_refusal +40.0" in (shown := capsys.readouterr().out)
+    assert re.search(r"m 2 was promoted .*\n.*m 3 was promoted ", shown)
     with pytest.raises(ConfigError, match="there is no registered model x; there are m; `sft promote RUN --name x`"):
         registry.show_models("x", as_json=True)
     assert not registry.show_lineage("m", verify=True, as_json=False)
