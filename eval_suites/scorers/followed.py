@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import sysconfig
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache
@@ -22,6 +23,7 @@ from sft_core.versions import COMPUTING, code_version, digest, imported, is_modu
 
 OURS = (*COMPUTING, "infra", "tasks", "flows")
 INSTALLED = {"site-packages", "dist-packages"}
+STANDARD = Path(sysconfig.get_paths()["stdlib"])
 
 
 class Followed(NamedTuple):
@@ -38,9 +40,10 @@ class Followed(NamedTuple):
                            [(name, _version(name)) for name in self.libraries])
 
     def forget(self) -> None:
-        """Let Python read these modules anew when they are imported next: one that lives on has them as they were, and
-        on the disk it takes compiled ones for the source's as long as its size and second of change are the same."""
-        files = {file for file in self.files if not INSTALLED & set(file.parts)}
+        """Let Python read the author's modules anew when they are imported next: a process that lives on has them as
+        they were, and Python takes a compiled file for the source's as long as size and second of change are the same.
+        """
+        files = {file for file in self.files if not INSTALLED & set(file.parts) and STANDARD not in file.parents}
         for name, module in list(sys.modules.items()):
             file = getattr(module, "__dict__", {}).get("__file__")
             if file and Path(file) in files:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -217,6 +218,13 @@ def test_a_scorer_moves_with_every_module_that_it_imports(spec: str, tmp_path: P
     assert len(versions) == 4
     monkeypatch.setattr(followed, "_version", lambda name: f"of {name}")
     assert scored()[0] not in versions, "a library's version"
+
+
+def test_what_is_installed_is_not_loaded_twice(tmp_path: Path) -> None:
+    for spec in ("json:loads", "yaml:safe_load", "eval_suites.scorers.short:nothing"):
+        before = dict(sys.modules)
+        scorer_version(spec, tmp_path)
+        assert {name: sys.modules.get(name) for name in before} == before
 
 
 def test_tasks_that_lie_in_one_part_alone_are_told(tmp_path: Path) -> None:
