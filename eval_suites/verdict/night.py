@@ -9,10 +9,10 @@ moved, it is `drift`.
 Scores have a floor, where that difference misleads: an environment that gives 0 for everything takes 70 points of a
 model that had 70 and 5 of a base that had 5 (Athey and Imbens 2006, Econometrica 74:431, of effects on another scale).
 So shares are asked, too: of the right answers that were stored, the base must be proved to have kept a larger share
-than the model. Where that is not proved, as with a base that has hardly any, a loss is `drift` if the base fell, here
-or on another suite, or the environment is known to be another one; if neither, it is the model's. Right answers that
-were lost are counted, not the scores' fall, so that it holds of suites where guessing scores, too: there all that is
-left is guessing again.
+than the model. Where that is not proved, as with a base that has hardly any, a loss is `drift` if the base fell, here,
+on another suite or over all of them, or the environment is known to be another one; if neither, it is the model's.
+Right answers that were lost are counted, not the scores' fall, so that it holds of suites where guessing scores, too:
+there all that is left is guessing again.
 
 A year of nights errs rarely because each night has its share of one error to spend, and so has each claim of a night:
 Bonferroni's inequality, which needs no independence (all nights share their stored results). The expected number of
@@ -24,8 +24,9 @@ its kind: it may fall by the margin. bench/nights.py simulates it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Literal, NamedTuple
 
 from eval_suites.results import SuiteResult, enough
@@ -133,7 +134,8 @@ def weigh(stored: Results, tonight: Results, canary: tuple[Results, Results], ga
         floors: how far the base differs from itself, as the run found it.
     """
     change, moved = _taxes(stored, tonight, gate, floors), _taxes(*canary, gate, floors)
-    elsewhere |= any(one.outcome == "worse" for one in moved.values())
+    elsewhere |= any(one.outcome == "worse" for one in moved.values()) or _fell(
+        *([side[name] for name, one in moved.items() if one.outcome != "not_measured"] for side in canary))
     found = []
     for name, one in change.items():
         base, own, kept = moved.get(name), None, None
@@ -190,11 +192,18 @@ def _kept(stored: SuiteResult, tonight: SuiteResult, base_stored: SuiteResult, b
     if base is None:
         return Kept(1.0 - lost.estimate, None, apart=False, fell=False)
     distance = math.hypot(lost.estimate - lost.low, base.high - base.estimate)
-    pairs = pair(base_stored, base_tonight)
-    fall = paired(pairs.tuned, pairs.base, pairs.clusters, pairs.weights)
-    assert fall is not None  # there are pairs: else nothing was stored
     return Kept(1.0 - lost.estimate, 1.0 - base.estimate, apart=lost.estimate - base.estimate > distance,
-                fell=fall.bounds(WHOSE, 1.0)[0] > 0.0)
+                fell=_fell([base_stored], [base_tonight]))
+
+
+def _fell(stored: Sequence[SuiteResult], tonight: Sequence[SuiteResult]) -> bool:
+    """Whether a loss over all items of these suites together is proved at `WHOSE`; suites without a floor are left out.
+    """
+    pairs = [pair(was, now) for was, now in zip(stored, tonight, strict=True) if was.scale == "share"]
+    before, after, weights = ([value for one in pairs for value in column(one)] for column in (
+        attrgetter("base"), attrgetter("tuned"), attrgetter("weights")))
+    loss = paired(after, before, [f"{at}/{name}" for at, one in enumerate(pairs) for name in one.clusters], weights)
+    return loss is not None and loss.bounds(WHOSE, 1.0)[0] > 0.0
 
 
 class _Share(NamedTuple):

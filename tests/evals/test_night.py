@@ -103,6 +103,14 @@ def test_a_base_that_fell_on_another_suite_tells_of_this_one(make_result: Make) 
     assert [one.state for one in weigh(stored, gone, (base, gone), GATE)] == ["drift", "drift"]
 
 
+def test_a_base_that_fell_a_little_on_every_suite_tells_of_each(make_result: Make) -> None:
+    """Three of 20 right answers are no proof, 15 of 100 are; the model lost as large a share."""
+    stored, tonight, base, fell = ({name: make_result(some(right), name) for name in "abcde"}
+                                   for right in (140, 110, 20, 17))
+    for now, state in ((fell, "drift"), (base, "regression")):
+        assert {one.state for one in weigh(stored, tonight, (base, now), GATE)} == {state}
+
+
 def test_false_refusals_of_a_base_that_refuses_most_cannot_rise_as_much(make_result: Make) -> None:
     """Whatever refuses everything raises the model's from 0 and the base's from 90 %."""
 
