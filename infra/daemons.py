@@ -81,7 +81,7 @@ def identity_of(pid: int) -> str | None:
     """The boot and the tick in which a process began; None where none of this number runs (a zombie does not)."""
     try:
         said = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        return None if said[0] in "ZX" else f"{_BOOT.read_text().strip()}/{said[19]}"
+        return None if said[0] in "ZX" else f"{_boot()}{said[19]}"
     except OSError:
         return None
 
@@ -158,6 +158,20 @@ def end(daemon: Daemon, grace_s: float) -> bool:
     _tell(itself, signal.SIGTERM)
     _wait(everyone, ITSELF_S)
     return True
+
+
+def end_orphans(daemon: Daemon) -> None:
+    """SIGKILL to what a process that died has left in its group: a server's child goes on listening on its port.
+
+    Where no process of the number is left, nobody else can have made a group of that number since this boot.
+    """
+    if daemon.identity and identity_of(daemon.pid) is None and daemon.identity.startswith(_boot()):
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(daemon.pid, signal.SIGKILL)
+
+
+def _boot() -> str:
+    return f"{_BOOT.read_text().strip()}/"
 
 
 def _tell(processes: Mapping[int, str], number: int) -> None:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from infra import standing
 from infra.bucket import check_bucket
-from infra.daemons import FOLDER, Daemon, State, end, forget, identity_of, read_state, write_state
+from infra.daemons import FOLDER, Daemon, State, end, end_orphans, forget, identity_of, read_state, write_state
 from infra.listening import LOOPBACK, Listening, check, guarded
 from infra.postgres import databases, make_databases
 from infra.servers import (
@@ -69,7 +69,7 @@ def up(settings: Settings, wanted: Wanted) -> list[Part]:
     folder.mkdir(exist_ok=True)
     with exclusive(folder / "lock"):
         state = read_state(settings.workspace)
-        lived = set(SERVERS) <= state.living().keys()
+        before, lived = state, set(SERVERS) <= state.living().keys()
         _refuse_others(settings, state)
         listening = _listening(wanted, state)
         check(listening, settings.credentials)
@@ -81,6 +81,8 @@ def up(settings: Settings, wanted: Wanted) -> list[Part]:
         make_pool(reached.prefect_api_url or "", POOL)
         state = read_state(settings.workspace)._replace(webhook=nightly_webhook())
         write_state(settings.workspace, state)
+        if any(name in before.daemons and before.daemons[name].url != state.daemons[name].url for name in SERVERS):
+            _end_worker(settings.workspace, state)  # it knows the old addresses
         if "worker" not in state.living():
             take_up_again(settings.workspace, state, GRACE_S)
         # The state says whom nights tell, so that another webhook counts at once, whoever's shell started the worker.
@@ -107,13 +109,20 @@ def down(settings: Settings) -> Ended:
         return Ended([], [])
     with exclusive(settings.workspace / FOLDER / "lock"):
         state = read_state(settings.workspace)
-        with standing.no_new_runs(state):
-            open_runs = taken(state) if "worker" in state.living() else []
-            ended = ["worker"] if "worker" in state.daemons and end(state.daemons["worker"], GRACE_S) else []
-            again = schedule_again(settings.workspace, state, open_runs)
+        ended, again = _end_worker(settings.workspace, state)
         ended += [name for name in reversed(SERVERS) if name in state.daemons and end(state.daemons[name], GRACE_S)]
         forget(settings.workspace, state)
         return Ended(ended, again)
+
+
+def _end_worker(workspace: Path, state: State) -> Ended:
+    """Where it lives; a run that it has is scheduled again."""
+    if "worker" not in state.living():
+        return Ended([], [])
+    with standing.no_new_runs(state):
+        open_runs = taken(state)
+        end(state.daemons["worker"], GRACE_S)
+        return Ended(["worker"], schedule_again(workspace, state, open_runs))
 
 
 def status(workspace: Path) -> list[Part]:
@@ -164,6 +173,8 @@ def _servers(settings: Settings, wanted: Wanted, listening: Listening, state: St
         locks.enter_context(exclusive(settings.workspace / "locks" / "tracker"))
         commands = {}
         for name in SERVERS:
+            if name in state.daemons:
+                end_orphans(state.daemons[name])
             port = _port(name, asked[name], state, listening.address)
             commands[name] = command = guarded(_command(name, port, settings), listening, settings.credentials)
             state = state._replace(

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -12,9 +13,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 
-from infra.daemons import Daemon, State, end, file_of, identity_of, read_state, write_state
+from infra.daemons import Daemon, State, end, end_orphans, file_of, identity_of, read_state, write_state
 from infra.listening import Listening, check, guarded
 from infra.platform import Wanted, _port, down, up
 from infra.servers import Command, Service, can_listen, free_port, mlflow_server, start
@@ -69,6 +71,24 @@ def test_another_process_of_the_same_number_is_none_of_ours(launch: Launch) -> N
     assert end(ours, 1.0)
     assert identity_of(ours.pid) is None  # a zombie: nobody has waited for it yet
     assert not end(ours, 1.0)
+
+
+def test_what_a_killed_server_has_left_ends_and_nothing_else(launch: Launch) -> None:
+    server = launch("-c", "import subprocess, time; subprocess.Popen(['sleep', '60']); time.sleep(60)")
+    [child] = psutil.Process(server.pid).children() or [None]
+    deadline = time.monotonic() + 10
+    while child is None and time.monotonic() < deadline:
+        [child] = psutil.Process(server.pid).children() or [None]
+    assert child is not None
+    end_orphans(server)
+    assert server.lives
+    os.kill(server.pid, signal.SIGKILL)
+    while server.lives:
+        time.sleep(0.01)
+    end_orphans(server._replace(identity="another-boot/1"))
+    assert child.is_running()
+    end_orphans(server)
+    assert psutil.wait_procs([child], timeout=10)[0]
 
 
 def test_what_it_has_started_ends_before_it(launch: Launch, tmp_path: Path) -> None:
