@@ -35,9 +35,14 @@ def end_with_parent() -> Callable[[], None]:
     return prepare
 
 
-def heed_parent() -> None:
-    """SIGTERM to this process when its parent is gone (Linux only), for one that others start."""
-    if _LIBC is not None:
+def heed_worker() -> None:
+    """SIGTERM to this process when the worker of Prefect that started it is gone (Linux only). Other parents are left
+    out: for the kernel the end of the thread that started a process is enough."""
+    try:
+        parent = Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
+    except OSError:
+        return
+    if _LIBC is not None and b"\0worker\0start\0" in parent:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

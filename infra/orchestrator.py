@@ -40,7 +40,7 @@ from prefect.utilities.annotations import quote
 from prefect.utilities.callables import get_call_parameters
 
 from infra.alive import Held, Note
-from infra.children import heed_parent
+from infra.children import heed_worker
 from infra.naming import run_page
 from infra.reach import why_unreachable
 from infra.settings import read_settings
@@ -204,7 +204,7 @@ def noted(workspace: Path) -> Iterator[None]:
     note = Note(KIND, str(run_id), "")
     if (held := _untold.get(run_id)) is None:  # begun by a worker of Prefect
         held = _untold[run_id] = Held(workspace, note)
-        heed_parent()  # another one may begin what a worker that is gone has left
+        heed_worker()  # another one may begin what a worker that is gone has left
     ended, said = StateType.COMPLETED, ""
     try:
         yield
