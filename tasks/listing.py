@@ -57,7 +57,7 @@ def _listed(folder: Path, sweeps: Mapping[str, str]) -> Listed:
     over = "done" if done else "ended early" if (folder / ENDED).exists() else "stopped"
     state = "under way" if is_held(folder / "lock") else over
     steps = _read(folder / "followed.json").get("steps", {})
-    changed = max(file.stat().st_mtime for file in folder.iterdir() if file.exists() and file.name != "lock")
+    changed = max(file.lstat().st_mtime for file in folder.iterdir() if file.exists() and file.name != "lock")
     return Listed(folder.name, state, summary["gate"]["outcome"] if done else "", steps.get("train/loss"),
                   summary["seconds"]["training"] if done else None, summary["seconds"].get("saving") if done else None,
                   changed,
