@@ -17,7 +17,8 @@ from infra.standing import POOL, WORKER, asked, found
 from sft_core.stopping import sleep
 
 log = logging.getLogger("sft")
-OPEN = ("PENDING", "RUNNING", "CANCELLING")
+OPEN = ["PENDING", "RUNNING"]
+"""One that is being cancelled is not to go on: a later process tells its end."""
 STOPPED = "Interrupted:"
 """Within the message of a run that was told to end."""
 
@@ -31,7 +32,7 @@ class Run(NamedTuple):
 
 def taken(state: State) -> list[Run]:
     """The runs that are open in the pool now; none where the server does not say."""
-    return _runs(state, {"state": {"type": {"any_": list(OPEN)}}})
+    return _runs(state, {"state": {"type": {"any_": OPEN}}})
 
 
 def _runs(state: State, wanted: dict[str, Any]) -> list[Run]:
@@ -48,18 +49,33 @@ def _runs(state: State, wanted: dict[str, Any]) -> list[Run]:
 def schedule_again(workspace: Path, state: State, runs: list[Run]) -> list[str]:
     """Of these runs, whose processes are gone, those that were not at their end; returns their names.
 
-    One that failed for another reason, or was cancelled, stays so.
+    One that failed for another reason, or was cancelled, stays so; where others serve the pool, one that is open may be
+    theirs.
     """
-    gone = {run.run_id for run in runs}
-    bury(workspace, lambda note: note.run_id in gone)  # else a later process would tell their ends
-    return [run.name for run in runs if _again(state.daemons["prefect"].url, run, state)]
+    if not runs:
+        return []
+    api = state.daemons["prefect"].url
+    wanted = [] if _others(api, state) else OPEN
+    again = [run for run in runs if _again(api, run, state, wanted)]
+    ids = {run.run_id for run in again}
+    bury(workspace, lambda note: note.run_id in ids)  # else a later process would tell their ends
+    return [run.name for run in again]
 
 
-def _again(api: str, run: Run, state: State) -> bool:
+def _others(api: str, state: State) -> bool:
+    """Whether a worker that is not ours serves the pool, or the server does not say."""
+    try:
+        known = found(f"{api}/work_pools/{POOL}/workers/filter", {}, state)
+    except requests.RequestException:
+        return True
+    return any(one["status"] == "ONLINE" and one["name"] != WORKER for one in known)
+
+
+def _again(api: str, run: Run, state: State, wanted: list[str]) -> bool:
     try:
         now = asked("GET", f"{api}/flow_runs/{run.run_id}", state).json()["state"]
         stopped = now["type"] in ("FAILED", "CRASHED") and STOPPED in (now["message"] or "")
-        if not (stopped or now["type"] in ("PENDING", "RUNNING")):
+        if not (stopped or now["type"] in wanted):
             return False
         again = {"type": "SCHEDULED", "message": "its worker ended before it"}
         return asked("POST", f"{api}/flow_runs/{run.run_id}/set_state", state, {"state": again, "force": True}).ok
@@ -76,9 +92,7 @@ def take_up_again(workspace: Path, state: State, within_s: float) -> None:
         state: the servers.
         within_s: how long runs that outlived their worker may take to save.
     """
-    api = state.daemons["prefect"].url
-    known = found(f"{api}/work_pools/{POOL}/workers/filter", {}, state)
-    if any(one["status"] == "ONLINE" and one["name"] != WORKER for one in known):
+    if _others(state.daemons["prefect"].url, state):
         return
     left = taken(state)
     if (worker := state.daemons.get("worker")) is not None:  # its runs were told to end when it died

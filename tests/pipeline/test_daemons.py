@@ -1,6 +1,7 @@
 """Processes that outlive the command: only our own are ended, in order and with time; what a state file may be."""
 
 import errno
+import json
 import os
 import signal
 import socket
@@ -15,13 +16,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+import requests
 
+from infra.alive import Note
 from infra.daemons import Daemon, State, end, end_orphans, file_of, identity_of, read_state, write_state
 from infra.listening import Listening, check, guarded
 from infra.platform import Wanted, _port, down, up
 from infra.servers import Command, Service, can_listen, free_port, mlflow_server, start
 from infra.settings import Settings, nightly_webhook, read_settings
 from infra.standing import WORKER, _alerts, _worker, standing
+from infra.taken import Run, schedule_again
 from sft_core.errors import ConfigError, OrchestrationError
 
 PARENT = """
@@ -303,3 +307,30 @@ def test_a_full_disk_leaves_no_process_that_nobody_knows_of(
     assert "the ports are not kept for the next `sft up`" in caplog.text
     assert read_state(tmp_path) == State()  # the password of a database is in it
     assert not list(file_of(tmp_path).parent.glob("state*"))
+
+
+@pytest.mark.parametrize(("others", "stands", "again"), [
+    (False, "RUNNING", True), (False, "PENDING", True), (True, "RUNNING", False), (True, "FAILED", True),
+    (False, "FAILED", True), (False, "CANCELLING", False), (False, "COMPLETED", False)])
+def test_runs_of_other_workers_and_cancelled_ones_are_not_begun_again(
+    others: bool, stands: str, again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And their notes stay, for whoever tells their ends."""
+    sent: list[str] = []
+
+    def answer(method: str, url: str, *_: object) -> requests.Response:
+        reply = requests.Response()
+        reply.status_code = 200
+        reply._content = json.dumps({"state": {"type": stands, "message": "Interrupted: by SIGTERM"}}).encode()
+        if method == "POST":
+            sent.append(url)
+        return reply
+
+    monkeypatch.setattr("infra.taken.asked", answer)
+    monkeypatch.setattr("infra.taken.found", lambda *_: [{"status": "ONLINE", "name": "theirs"}] if others else [])
+    note = tmp_path / "alive" / "one.json"
+    note.parent.mkdir()
+    note.write_text(json.dumps(Note("prefect", "id", "")._asdict()))
+    assert schedule_again(tmp_path, State({"prefect": of_this()}), [Run("id", "run")]) == ["run"] * again
+    assert bool(sent) == again
+    assert note.exists() != again
