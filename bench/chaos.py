@@ -13,9 +13,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from unittest import mock
 from urllib.parse import urlsplit
 
@@ -46,8 +47,17 @@ class World:
                                             str(self.folder)], capture_output=True).returncode
         self.clock.write_text("0", encoding="utf-8")
         self.has_clock = _compiled(folder / "clock.so")
-        self.prefect, self.mlflow = self.serve(self._prefect(free_port())), self.serve(self._mlflow(free_port()))
         self.process: subprocess.Popen[bytes] | None = None
+        self.stand()
+
+    def stand(self) -> None:
+        """Start the servers."""
+        self.prefect, self.mlflow = self.serve(self._prefect(free_port())), self.serve(self._mlflow(free_port()))
+
+    @property
+    def addresses(self) -> tuple[str, str]:
+        """Of Prefect and of MLflow."""
+        return self.prefect.url, self.mlflow.url
 
     def _prefect(self, port: int) -> Command:
         place = self.folder / f"prefect-{self.gone}"
@@ -58,21 +68,26 @@ class World:
 
     def serve(self, command: Command) -> Service:
         """Start a server on the disk of this world and under its clock."""
-        with mock.patch.dict(os.environ, self._clock()):
+        with mock.patch.dict(os.environ, self.ticking()):
             return healthy(start(command))
 
-    def _clock(self) -> dict[str, str]:
+    def ticking(self) -> dict[str, str]:
+        """Variables of a process that is to live under the clock of this world."""
         if not self.has_clock:
             return {}
         return {"LD_PRELOAD": str(self.said.with_name("clock.so")), "JUMPING_CLOCK": str(self.clock)}
 
     @property
+    def usual(self) -> dict[str, str]:
+        """Variables of every command."""
+        return {"SFT_HOME": str(self.home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+    @property
     def environment(self) -> dict[str, str]:
         """Of the command."""
         studies = {"SFT_STUDY_STORAGE": self.databases.studies} if self.databases else {}
-        return os.environ | {
-            "SFT_HOME": str(self.home), "PREFECT_API_URL": self.prefect.url, "MLFLOW_TRACKING_URI": self.mlflow.url,
-            "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **studies, **self._clock()}
+        reached = {"PREFECT_API_URL": self.prefect.url, "MLFLOW_TRACKING_URI": self.mlflow.url}
+        return {**os.environ, **self.usual, **reached, **studies, **self.ticking()}
 
     def command(self, *arguments: str) -> subprocess.Popen[bytes]:
         """In a session of its own, with what it says in a file."""
@@ -105,8 +120,12 @@ class World:
             self.begin()
         else:
             raise AssertionError(self.said.read_text(errors="replace")[-4000:])
+        self.let_end()
+
+    def let_end(self) -> None:
+        """Wait for what ends by itself: the second command, and what ends with its parent."""
         deadline = time.monotonic() + 60
-        while self.mine() and time.monotonic() < deadline:  # the second command, and what ends with its parent
+        while self.mine() and time.monotonic() < deadline:
             time.sleep(0.1)
 
     def mine(self) -> list[psutil.Process]:
@@ -118,13 +137,15 @@ class World:
                     found.append(one)
         return found
 
-    def close(self) -> None:
-        """End all of it, and leave nothing."""
-        for one in self.mine():
-            with suppress(psutil.Error):
-                one.kill()
+    def kill(self) -> None:
+        """Kill all of it."""
+        kill_all(self.mine())
         self.prefect.stop(kill=True)
         self.mlflow.stop(kill=True)
+
+    def close(self) -> None:
+        """End all of it, and leave nothing."""
+        self.kill()
         if self.has_disk:
             subprocess.run(["umount", "-l", str(self.folder)], check=True)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -138,6 +159,13 @@ class World:
         return self.serve(command(port))
 
 
+def kill_all(processes: Iterable[psutil.Process]) -> None:
+    """Those that still live."""
+    for one in processes:
+        with suppress(psutil.Error):
+            one.kill()
+
+
 def _compiled(library: Path) -> bool:
     """Whether there is a C compiler for the library that lets a clock jump."""
     if (compiler := shutil.which("cc")) is None:
@@ -147,7 +175,8 @@ def _compiled(library: Path) -> bool:
     return True
 
 
-Misfortune = Callable[[World], None]
+Misfortune = Callable[[Any], None]
+"""What befalls a world, or one of its kinds."""
 
 
 def _kill_one(world: World, there: list[psutil.Process]) -> None:
@@ -286,5 +315,5 @@ def can_befall(one: Misfortune, world: World) -> bool:
 
 
 def is_kill(one: Misfortune) -> bool:
-    """Whether it ends processes or connections."""
-    return one in (*KILLS, *DATABASE, kill_prefect_for_good, kill_mlflow_for_a_minute)
+    """Whether it ends processes or connections, as its name tells."""
+    return one.__name__.startswith(("kill_", "drop_", "pull_"))

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil  # type: ignore[import-untyped]
 import requests
 
 from infra.alive import bury, living
@@ -19,8 +21,12 @@ from sft_core.stopping import sleep
 log = logging.getLogger("sft")
 OPEN = ["PENDING", "RUNNING"]
 """One that is being cancelled is not to go on: a later process tells its end."""
-STOPPED = "Interrupted:"
-"""Within the message of a run that was told to end."""
+ENDED = ["FAILED", "CRASHED"]
+STOPPED = ("Interrupted:", "by Python system exit call", "by a termination signal", "due to a SIGTERM signal")
+"""Within the message of a run that was told to end: ours, and those of Prefect for a process that had not come to our
+code; it ends itself when nobody is left to read what it prints, as the worker did."""
+OF_RUN = "PREFECT__FLOW_RUN_ID"
+"""What a worker says in the environment of the process that it starts for a run."""
 
 
 class Run(NamedTuple):
@@ -74,13 +80,23 @@ def _others(api: str, state: State) -> bool:
 def _again(api: str, run: Run, state: State, wanted: list[str]) -> bool:
     try:
         now = asked("GET", f"{api}/flow_runs/{run.run_id}", state).json()["state"]
-        stopped = now["type"] in ("FAILED", "CRASHED") and STOPPED in (now["message"] or "")
+        stopped = now["type"] in ENDED and any(each in (now["message"] or "") for each in STOPPED)
         if not (stopped or now["type"] in wanted):
             return False
         again = {"type": "SCHEDULED", "message": "its worker ended before it"}
         return asked("POST", f"{api}/flow_runs/{run.run_id}/set_state", state, {"state": again, "force": True}).ok
     except (requests.RequestException, KeyError, TypeError, ValueError):
         return False
+
+
+def processes_of(run_ids: set[str]) -> list[psutil.Process]:
+    """What a worker on this machine has started for these runs."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.environ().get(OF_RUN) in run_ids:
+                found.append(process)
+    return found
 
 
 def take_up_again(workspace: Path, state: State, within_s: float) -> None:
@@ -96,7 +112,10 @@ def take_up_again(workspace: Path, state: State, within_s: float) -> None:
         return
     left = taken(state)
     if (worker := state.daemons.get("worker")) is not None:  # its runs were told to end when it died
-        left += _runs(state, {"state": {"type": {"any_": ["FAILED"]}}, "end_time": {"after_": worker.since}})
+        left += _runs(state, {"state": {"type": {"any_": ENDED}}, "end_time": {"after_": worker.since}})
+    for process in processes_of({run.run_id for run in left} - living(workspace)):
+        with suppress(psutil.Error):  # it still loads: nothing to save, and it would begin beside the next worker's
+            process.kill()
     until = time.monotonic() + within_s
     while any(run.run_id in living(workspace) for run in left) and time.monotonic() < until:
         sleep(0.2)

@@ -1,7 +1,7 @@
 """The plug is pulled anywhere, and the same command again ends where an undisturbed one ends.
 
 Seeds are printed; SFT_CHAOS_SEED is the first of them, SFT_CHAOS_KILLS how many kills the long form makes of runs and
-of sweeps each. What befalls is in `bench/chaos.py`. Kills that end in another way are in the tests of their kind:
+of sweeps each, and half as many of runs that a worker has. What befalls is in `bench/chaos*.py`. Kills that end in another way are in the tests of their kind:
 SIGTERM at any moment (test_stopping.py), servers that are not replaced (test_lost_server.py, test_tracking.py), two
 machines (test_two_hosts.py), what is said of a full disk (test_disk.py).
 """
@@ -22,7 +22,9 @@ from mlflow import MlflowClient
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter
 
+from bench import chaos_platform
 from bench.chaos import SHORT, Misfortune, World, can_befall, hand, is_kill
+from bench.chaos_platform import Platform
 from infra.contract import TrialRow
 from infra.events import Mark, batches
 from infra.postgres import Databases, databases, make_databases
@@ -103,9 +105,10 @@ def end_of(world: World) -> tuple[End, Counter[str]]:
     """What stands at the end, and what should not stand there."""
     said = world.answer("reconcile", "--json")
     found = json.loads(said[said.index("{\n"):])["found"]
-    client = MlflowClient(tracking_uri=world.mlflow.url)
+    of_prefect, of_mlflow = world.addresses
+    client = MlflowClient(tracking_uri=of_mlflow)
     runs = client.search_runs([one.experiment_id for one in client.search_experiments()], max_results=1000)
-    with SyncPrefectClient(world.prefect.url) as prefect:
+    with SyncPrefectClient(of_prefect) as prefect:
         flows = prefect.read_flow_runs(flow_run_filter=FlowRunFilter(), limit=200)
     keys = Counter(run.data.tags.get("sft.run_key", run.info.run_id) for run in runs)
     of_lost = {str(path) for path in world.home.glob("alive/*.json") if world.gone and '"prefect"' in path.read_text()}
@@ -148,8 +151,9 @@ def fresh(request: pytest.FixtureRequest) -> Callable[[str], Databases]:
 class Ordeal:
     """An undisturbed world, and disturbed ones until so many kills have befallen them."""
 
-    def __init__(self, folder: Path, arguments: tuple[object, ...], fresh: Callable[[str], Databases]) -> None:
-        self.folder, self.arguments, self.fresh = folder, arguments, fresh
+    def __init__(self, folder: Path, arguments: tuple[object, ...], fresh: Callable[[str], Databases],
+                 kind: type[World] = World, deal: Callable[[int, bool], Sequence[Misfortune]] = hand) -> None:
+        self.folder, self.arguments, self.fresh, self.kind, self.deal = folder, arguments, fresh, kind, deal
 
     def calm(self) -> tuple[End, float]:
         """What is to be there, and how long it takes."""
@@ -177,9 +181,9 @@ class Ordeal:
               ) -> tuple[Tally, list[str]]:
         """One disturbed world; what befalls it is dealt by the seed, unless it is given."""
         name, database = f"seed{seed}", bool(dealt) or seed % 2 == 1
-        world = World(self.folder / name, seed, self.arguments, self.fresh(name) if database else None)
+        world = self.kind(self.folder / name, seed, self.arguments, self.fresh(name) if database else None)
         try:
-            dealt = dealt or hand(seed, database)
+            dealt = dealt or self.deal(seed, database)
             befalls = [one for one in dealt if can_befall(one, world)]
             left_out = [one.__name__ for one in dealt if one not in befalls]
             disturbed(world, befalls, span_s)
@@ -245,6 +249,15 @@ def test_a_sweep_of_four_workers_that_is_killed_anywhere_ends_where_it_would_hav
     data["search"]["trials"] = 6
     sweep.write_text(yaml.safe_dump(data, sort_keys=False))
     check(Ordeal(tmp_path, ("sweep", sweep, "--workers", 4), fresh).rounds(), KILLS, capsys)
+
+
+@pytest.mark.chaos
+def test_a_run_of_the_worker_ends_where_the_command_ends(
+    tmp_path: Path, config: Path, fresh: Callable[[str], Databases], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With `sft up` after each misfortune."""
+    run = ("run", config, "--set", "eval.limit=3", "--set", "eval.parity=off")
+    check(Ordeal(tmp_path, run, fresh, Platform, chaos_platform.hand).rounds(), KILLS // 2, capsys)
 
 
 def test_a_sweep_whose_plug_is_pulled_a_dozen_times(

@@ -1,5 +1,6 @@
 """Processes that outlive the command: only our own are ended, in order and with time; what a state file may be."""
 
+import asyncio
 import errno
 import json
 import os
@@ -17,6 +18,9 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
+from prefect._internal.infrastructure_exit_codes import get_infrastructure_exit_info
+from prefect.exceptions import TerminationSignal
+from prefect.states import exception_to_crashed_state
 
 from infra.alive import Note
 from infra.daemons import Daemon, State, end, end_orphans, file_of, identity_of, read_state, write_state
@@ -25,7 +29,7 @@ from infra.platform import Wanted, _port, down, up
 from infra.servers import Command, Service, can_listen, free_port, mlflow_server, start
 from infra.settings import Settings, nightly_webhook, read_settings
 from infra.standing import WORKER, _alerts, _worker, standing
-from infra.taken import Run, schedule_again
+from infra.taken import STOPPED, Run, schedule_again
 from sft_core.errors import ConfigError, OrchestrationError
 
 PARENT = """
@@ -309,11 +313,25 @@ def test_a_full_disk_leaves_no_process_that_nobody_knows_of(
     assert not list(file_of(tmp_path).parent.glob("state*"))
 
 
-@pytest.mark.parametrize(("others", "stands", "again"), [
-    (False, "RUNNING", True), (False, "PENDING", True), (True, "RUNNING", False), (True, "FAILED", True),
-    (False, "FAILED", True), (False, "CANCELLING", False), (False, "COMPLETED", False)])
+INTERRUPTED = "Interrupted: by SIGTERM"
+
+
+def test_prefect_says_of_what_was_told_to_end_what_we_know() -> None:
+    told = [asyncio.run(exception_to_crashed_state(error)).message for error in (SystemExit(1), TerminationSignal(15))]
+    told.append(get_infrastructure_exit_info(-signal.SIGTERM).explanation)
+    assert all(any(each in (message or "") for each in STOPPED) for message in told), told
+
+
+@pytest.mark.parametrize(("others", "stands", "said", "again"), [
+    (False, "RUNNING", None, True), (False, "PENDING", None, True), (True, "RUNNING", None, False),
+    (True, "FAILED", INTERRUPTED, True), (False, "FAILED", INTERRUPTED, True), (False, "FAILED", "ValueError", False),
+    (False, "CRASHED", "Execution was aborted by Python system exit call.", True),
+    (False, "CRASHED", "Execution was aborted by a termination signal.", True),
+    (False, "CRASHED", "Process exited with status code: -15. Process exited due to a SIGTERM signal.", True),
+    (False, "CRASHED", "Process exited with status code: -9. Process exited due to a SIGKILL signal.", False),
+    (False, "CANCELLING", None, False), (False, "COMPLETED", None, False)])
 def test_runs_of_other_workers_and_cancelled_ones_are_not_begun_again(
-    others: bool, stands: str, again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    others: bool, stands: str, said: str | None, again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And their notes stay, for whoever tells their ends."""
     sent: list[str] = []
@@ -321,7 +339,7 @@ def test_runs_of_other_workers_and_cancelled_ones_are_not_begun_again(
     def answer(method: str, url: str, *_: object) -> requests.Response:
         reply = requests.Response()
         reply.status_code = 200
-        reply._content = json.dumps({"state": {"type": stands, "message": "Interrupted: by SIGTERM"}}).encode()
+        reply._content = json.dumps({"state": {"type": stands, "message": said}}).encode()
         if method == "POST":
             sent.append(url)
         return reply

@@ -18,13 +18,14 @@ from mlflow import MlflowClient
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
 from prefect.client.schemas.objects import StateType
-from prefect.states import Cancelling, Pending
+from prefect.states import Cancelling
 from sqlalchemy import create_engine, make_url, text
 
 from infra.alive import Note, alive, living
 from infra.daemons import file_of, identity_of, read_state
 from infra.postgres import databases
 from infra.settings import read_settings
+from infra.taken import processes_of
 
 ROOT = Path(__file__).resolve().parents[2]
 Sft = Callable[..., subprocess.CompletedProcess[str]]
@@ -130,15 +131,19 @@ def test_what_has_died_is_started_again_where_it_was(platform: list[str], shell:
 def test_a_run_whose_worker_died_before_it_began_is_begun_by_the_next(
     platform: list[str], shell: Sft, place: Path
 ) -> None:
+    """Also where its process still loads, which nobody is told of and which would begin beside the new one."""
     daemons = read_state(place / "home").daemons
-    os.killpg(daemons["worker"].pid, signal.SIGKILL)
     with SyncPrefectClient(daemons["prefect"].url) as client:
         night = client.read_deployment_by_name("sft-nightly/sft-nightly")
-        taken = client.create_flow_run_from_deployment(night.id, state=Pending()).id
+        run_id, deadline = client.create_flow_run_from_deployment(night.id).id, time.monotonic() + 60
+        while not (loading := [one for one in processes_of({str(run_id)}) if "prefect.engine" in one.cmdline()]):
+            assert time.monotonic() < deadline, Path(daemons["worker"].log).read_text()[-3000:]
+            time.sleep(0.05)
+        os.kill(daemons["worker"].pid, signal.SIGKILL)  # alone
         assert shell("sft up").returncode == 0
-        deadline = time.monotonic() + 60
-        while not (ended := client.read_flow_run(taken).state) or not ended.is_final():
-            assert time.monotonic() < deadline, ended
+        assert not loading[0].is_running()
+        while not (ended := client.read_flow_run(run_id).state) or not ended.is_final():
+            assert time.monotonic() < deadline + 60, ended
             time.sleep(0.5)
     assert ended.type == StateType.COMPLETED, ended  # nothing is guarded yet
 
