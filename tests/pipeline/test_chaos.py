@@ -1,9 +1,9 @@
 """The plug is pulled anywhere, and the same command again ends where an undisturbed one ends.
 
 Seeds are printed; SFT_CHAOS_SEED is the first of them, SFT_CHAOS_KILLS how many kills the long form makes of runs and
-of sweeps each, and half as many of runs that a worker has. What befalls is in `bench/chaos*.py`. Kills that end in another way are in the tests of their kind:
-SIGTERM at any moment (test_stopping.py), servers that are not replaced (test_lost_server.py, test_tracking.py), two
-machines (test_two_hosts.py), what is said of a full disk (test_disk.py).
+of sweeps each, and half as many of runs that a worker has. What befalls is in `bench/chaos*.py`. Kills that end in
+another way are in the tests of their kind: SIGTERM at any moment (test_stopping.py), servers that are not replaced
+(test_lost_server.py, test_tracking.py), two machines (test_two_hosts.py), what is said of a full disk (test_disk.py).
 """
 
 import hashlib
