@@ -102,6 +102,7 @@ class MlflowTracker(MlflowRegistry):
         self.workspace = workspace
         self.experiment_id = experiment_id
         self._retry_at = 0.0
+        self._followed = set[str]()
 
     def start_run(self, name: str, run_key: str, params: Mapping[str, object], config_text: str,
                   tags: Mapping[str, str], parent_run_id: str | None = None) -> str:
@@ -126,9 +127,14 @@ class MlflowTracker(MlflowRegistry):
             return False
         try:
             require_mlflow(self.uri)
+            # What was sent and not noted, as its process was killed between, may be in the file with other times now.
+            before = {} if run_id in self._followed else _last_steps(self._client.get_run(run_id))
             for points, mark in event_file.batches(events, event_file.load_mark(offset_file, run_id)):
-                self._client.log_batch(run_id, metrics=[Metric(naming.name(p.key), *p[1:]) for p in points])
+                named = [Metric(naming.name(p.key), *p[1:]) for p in points]
+                if new := [one for one in named if one.step > before.get(one.key, -1)]:
+                    self._client.log_batch(run_id, metrics=new)
                 event_file.save_mark(offset_file, mark)
+            self._followed.add(run_id)
         except (TrackingError, *FAILURES) as error:
             if not self._retry_at:
                 log.warning("metrics are not sent for now, training goes on and they are kept in %s: %s", events,
@@ -209,8 +215,7 @@ class MlflowTracker(MlflowRegistry):
             for first in range(0, len(run_ids), RUNS_PER_CALL):
                 asked = ", ".join(f"'{one}'" for one in run_ids[first:first + RUNS_PER_CALL])
                 for run in self._search(f"attributes.run_id IN ({asked})", RUNS_PER_CALL, everywhere):
-                    steps = {one.key: one.step for one in run.data.to_proto().metrics}
-                    found[run.info.run_id] = event_file.Standing(run.info.status, steps)
+                    found[run.info.run_id] = event_file.Standing(run.info.status, _last_steps(run))
         return found
 
     def points(self, run_id: str, metric: str) -> int:
@@ -262,6 +267,10 @@ def _experiment_id(client: MlflowClient, name: str, artifacts: str | None, *, ma
     if kind.endswith(GUESSED) and client.search_runs([found.experiment_id], f"tags.`{RUN_KEY}` != ''", max_results=1):
         client.set_experiment_tag(found.experiment_id, KIND, TRAINING)  # ours, of before it was set
     return str(found.experiment_id)
+
+
+def _last_steps(run: Run) -> dict[str, int]:
+    return {one.key: one.step for one in run.data.to_proto().metrics}
 
 
 def _info(run: Run) -> TrackedRun:

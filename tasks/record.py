@@ -93,8 +93,7 @@ def _link(link: Path, target: Path) -> None:
 
 def _track(run: Experiment, trained: Done, results: Mapping[str, Mapping[str, SuiteResult]], verdict: Verdict) -> None:
     tracker, run_id = run.tracker, run.run_id
-    _send_again(run, trained.folder / "events.jsonl")
-    run.tracker.follow(run_id, trained.folder / "events.jsonl", run.folder / FOLLOWED, last=True)
+    _send(run, trained.folder / "events.jsonl")
     tracker.log_metrics(run_id, _metrics(results, verdict))
     for name in ("report.html", "tax.png", "verdict.json", "ledger.json", "training.json", "lineage.json",
                  "summary.json"):
@@ -107,13 +106,16 @@ def _track(run: Experiment, trained: Done, results: Mapping[str, Mapping[str, Su
     tracker.log_model(run_id, trained.folder / "model", run.config.tracking.store_models)
 
 
-def _send_again(run: Experiment, events: Path) -> None:
-    """Forget what was sent of the training's metrics, where the store has lost some of it."""
-    mark = load_mark(run.folder / FOLLOWED, run.run_id)
+def _send(run: Experiment, events: Path) -> None:
+    """What the store has not yet of the training's metrics; all of them again where it has lost some."""
+    mark_file = run.folder / FOLLOWED
+    run.tracker.follow(run.run_id, events, mark_file, last=True)
+    mark = load_mark(mark_file, run.run_id)
     told = [point.step for some, _ in batches(events, Mark(run.run_id)) for point in some if point.key == SAMPLED]
     sent = sum(step <= mark.steps.get(SAMPLED, -1) for step in told)
     if run.tracker.points(run.run_id, SAMPLED) < sent:
-        save_mark(run.folder / FOLLOWED, Mark(run.run_id))
+        save_mark(mark_file, Mark(run.run_id))
+        run.tracker.follow(run.run_id, events, mark_file, last=True)
 
 
 def _offer(run: Experiment, trained: Done, lineage: Mapping[str, Any]) -> None:

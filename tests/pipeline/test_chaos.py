@@ -95,6 +95,15 @@ def points_of(client: MlflowClient, run_ids: list[str]) -> Counter[tuple[str, in
     return points
 
 
+def history(world: World) -> Iterator[str]:
+    """Every run of the store with all that it has of the first metric of training, for whoever looks for a fault."""
+    client = MlflowClient(tracking_uri=world.addresses[1])
+    for run in client.search_runs([one.experiment_id for one in client.search_experiments()], max_results=1000):
+        points = client.get_metric_history(run.info.run_id, "train/loss")
+        yield (f"{run.info.run_name} {run.info.run_id} {run.info.status} key {run.data.tags.get('sft.run_key')} of "
+               f"{run.data.tags.get('mlflow.parentRunId')}: {[(one.step, one.timestamp, one.value) for one in points]}")
+
+
 def rows_of(world: World) -> list[TrialRow]:
     if world.arguments[0] != "sweep":
         return []
@@ -193,7 +202,7 @@ class Ordeal:
             told = [f"seed {seed}, {'PostgreSQL' if database else 'SQLite'}: {befallen}: {tally} {dict(+odd)}",
                     *(f"{name} cannot be had here: no right to mount, or no C compiler" for name in left_out)]
             if tally._replace(kills=0) != NOTHING:
-                told += [*map(str, rows_of(world)), world.said.read_text(errors="replace")[-9000:]]
+                told += [*map(str, rows_of(world)), *history(world), world.said.read_text(errors="replace")[-9000:]]
         finally:
             world.close()
         return tally, told

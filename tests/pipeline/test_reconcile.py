@@ -25,7 +25,7 @@ from sft_core.stage import write_json
 from tasks.experiment import FOLLOWED, Experiment
 from tasks.listing import listed_runs
 from tasks.reconcile import Finding, Reconciling, notes, runs, trials
-from tasks.record import _send_again
+from tasks.record import _send
 from tasks.stages import Workspace
 
 Sft = Callable[..., subprocess.CompletedProcess[str]]
@@ -141,7 +141,7 @@ def test_points_that_the_store_has_lost_are_sent_when_the_run_is_recorded_again(
     run = Experiment(load(config).config, folder, tracker, run_id(folder))
 
     def recorded() -> int:
-        _send_again(run, events)
+        _send(run, events)
         before = (folder / FOLLOWED).stat()
         assert tracker.follow(run.run_id, events, folder / FOLLOWED, last=True)
         assert ((folder / FOLLOWED).stat() == before) is (lost == 0), "only what is lost"

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -19,6 +20,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 from sqlalchemy import create_engine, text
 
+from infra import events as event_file
 from infra import naming
 from infra.contract import Tracker
 from infra.door import door
@@ -141,6 +143,25 @@ def test_steps_written_again_after_a_kill_are_sent_once(tracker: Tracker, tmp_pa
     events.write_text(kept + "".join(step(n, float(n), when=1_800_000_000.0) for n in range(5, 61)))
     assert tracker.follow(run_id, events, mark)
     assert history(tracker, run_id, "train/loss") == [(n, float(n)) for n in range(1, 61)]
+
+
+def test_what_came_to_the_store_before_a_kill_could_be_noted_is_not_sent_again(
+    tracker: Tracker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another process trains the lost steps again, at other times, at which they would be other points."""
+    events, mark = tmp_path / "events.jsonl", tmp_path / "mark.json"
+    run_id = start(tracker)
+    events.write_text("".join(step(n, float(n)) for n in range(1, 31)))
+    with patch("infra.events.save_mark", side_effect=OSError("no answer, and then no process")):
+        assert not tracker.follow(run_id, events, mark)
+    assert not mark.exists()
+    events.write_text("".join(step(n, float(n), when=1_800_000_000.0) for n in range(1, 41)))
+    later = MlflowTracker(tracker.uri, tracker.experiment_id, tracker.workspace)
+    assert later.follow(run_id, events, mark)
+    assert history(tracker, run_id, "train/loss") == [(n, float(n)) for n in range(1, 41)]
+    event_file.save_mark(mark, event_file.Mark(run_id))  # what the store lost of it: all is sent again
+    assert later.follow(run_id, events, mark)
+    assert len(history(tracker, run_id, "train/loss")) == 70
 
 
 def test_the_same_events_can_go_to_another_run(tracker: Tracker, tmp_path: Path) -> None:
