@@ -141,9 +141,9 @@ def test_points_that_the_store_has_lost_are_sent_when_the_run_is_recorded_again(
     run = Experiment(load(config).config, folder, tracker, run_id(folder))
 
     def recorded() -> int:
-        _send(run, events)
-        before = (folder / FOLLOWED).stat()
         assert tracker.follow(run.run_id, events, folder / FOLLOWED, last=True)
+        before = (folder / FOLLOWED).stat()
+        _send(run, events)
         assert ((folder / FOLLOWED).stat() == before) is (lost == 0), "only what is lost"
         return tracker.points(run.run_id, "train/loss")
 
