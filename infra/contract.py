@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol
 
 from infra.events import Standing
+from infra.naming import Input
 from infra.plans import Plan, Value
 
 CANDIDATE = "candidate"
@@ -83,7 +84,6 @@ class Tracker(Protocol):
         """Send what is new in an event file; never raises and never blocks for long.
 
         Args:
-            run_id: the run.
             events: `events.jsonl` of training; it need not exist yet.
             offset_file: where this run's place in that file is kept.
             last: try even if the server failed a moment ago.
@@ -102,13 +102,15 @@ class Tracker(Protocol):
         """Save one table that MLflow shows and compares between runs; an earlier one of that name is replaced.
 
         Args:
-            run_id: the run.
             file: artifact path ending in `.json`, e.g. `eval/tiny_gsm8k.json`.
             columns: equally long columns of JSON values.
         """
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags, replacing older values."""
+
+    def describe(self, run_id: str, said: str, files: Sequence[str] = (), inputs: Sequence[Input] = ()) -> None:
+        """Put Markdown and links to artifacts on the run's page, in place of what stood there, and the data it used."""
 
     def finish(self, run_id: str, status: str = "FINISHED") -> None:
         """Close the run as FINISHED, FAILED or KILLED."""
@@ -178,7 +180,6 @@ class Tracker(Protocol):
 
     def download(self, run_id: str, artifact_path: str, folder: Path) -> Path:
         """Copy an artifact (file or folder) of a run into `folder` and return where it lies."""
-
 
     def artifacts(self, run_id: str) -> frozenset[str]:
         """Names of what a run has saved, on the highest level."""
@@ -268,11 +269,7 @@ class Study(Protocol):
         trials as points and `aim.trials` more, which workers wait for."""
 
     def aim(self) -> Aim:
-        """What was said last.
-
-        Raises:
-            ConfigError: nothing yet.
-        """
+        """What was said last; ConfigError where nothing was yet."""
 
     def failed_in_a_row(self) -> list[TrialRow]:
         """The trials that failed since the last one that did not, and since `begin`; the latest last."""

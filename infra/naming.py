@@ -2,20 +2,55 @@
 
 from __future__ import annotations
 
+import getpass
 import hashlib
+import html
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from sft_core.errors import ConfigError
 from sft_core.names import distinct
 
+SHOWN_AS = {"note": "mlflow.note.content", "source": "mlflow.source.name", "kind": "mlflow.source.type",
+            "commit": "mlflow.source.git.commit", "user": "mlflow.user"}
+"""MLflow's own tags: what its page of a run shows under these heads."""
 _NOT_A_NAME = re.compile(r"[^\w\-. :/]")
 _NO_PARTS = ("", ".", "..")
 LONGEST_NAME = 240
 """Characters; MLflow takes 250."""
 NAMES_TOLD = 5
+
+
+class Input(NamedTuple):
+    """Data that a run used."""
+
+    name: str
+    digest: str
+    use: str
+    """`training`, `replay` or `evaluation`."""
+    source: str
+    """Where it was read."""
+    profile: Mapping[str, int]
+    """How much it is, e.g. rows and tokens."""
+
+
+def origin(source: str, commit: str | None) -> dict[str, str]:
+    """Tags of a run that say what started it, of which code and who."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container without a user of this number
+        user = str(os.getuid())
+    said = {"source": source, "kind": "LOCAL", "user": user, "commit": commit}
+    return {SHOWN_AS[head]: text for head, text in said.items() if text}
+
+
+def in_markdown(text: str) -> str:
+    """Text that a page of Markdown shows as it is, on one line and in one cell of a table."""
+    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
 def name(text: str) -> str:

@@ -8,6 +8,7 @@ while it recorded is simply recorded again. `follow` never raises; all else rais
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import platform
 import re
@@ -18,7 +19,7 @@ from urllib.parse import quote, urlsplit
 
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 
 from infra import events as event_file
 from infra import naming
@@ -175,6 +176,17 @@ class MlflowTracker(MlflowRegistry):
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         with door(self.uri, "set tags"):
             self._client.log_batch(run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
+
+    def describe(self, run_id: str, said: str, files: Sequence[str] = (), inputs: Sequence[naming.Input] = ()) -> None:
+        page = f"#/experiments/{self.experiment_id}/runs/{run_id}/artifacts"
+        links = " · ".join(f"[{file}]({page}/{quote(file)})" for file in files)
+        used = [DatasetInput(Dataset(one.name, one.digest, "local", json.dumps({"uri": one.source}),
+                                     profile=json.dumps(dict(one.profile))), [InputTag("mlflow.data.context", one.use)])
+                for one in inputs]
+        with door(self.uri, "describe the run"):
+            self._client.set_tag(run_id, naming.SHOWN_AS["note"], f"{said}\n\n{links}".strip())
+            if used:
+                self._client.log_inputs(run_id, used)
 
     def finish(self, run_id: str, status: str = "FINISHED") -> None:
         with door(self.uri, "finish the run"):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from infra import orchestrator
 from infra.contract import Tracker
+from infra.naming import origin
 from infra.open_runs import running
 from infra.stores import store_of
 from sft_core.config.experiment import ExperimentConfig
@@ -18,6 +19,7 @@ from sft_core.locks import exclusive
 from sft_core.stage import fingerprint, write_json, write_text
 from tasks.settled import SETTLED
 from tasks.stages import CODE, Done, Workspace, version
+from tasks.versions import commit
 
 log = logging.getLogger("sft")
 FOLLOWED = "followed.json"
@@ -43,6 +45,13 @@ class Experiment:
         self.tracker.follow(self.run_id, events, self.folder / FOLLOWED)
 
 
+def sortable(config: ExperimentConfig) -> dict[str, str]:
+    """Tags that are columns in a list of runs: what was trained, and how."""
+    train = config.train
+    return {"sft.model": config.model.path, "sft.method": train.method, "sft.lambda": f"{train.replay.lambda_:g}",
+            "sft.beta": f"{train.kl.beta:g}", "sft.lr": f"{train.optim.lr:g}", "sft.epochs": f"{train.epochs:g}"}
+
+
 def run_key(config: ExperimentConfig, prepared: str, parent_run_id: str | None) -> str:
     """What makes a run the same run: configuration, data by the fingerprint of its stage, code, and its sweep."""
     return fingerprint(config, prepared, {one: version(one) for one in CODE}, parent_run_id)
@@ -65,7 +74,8 @@ def open_experiment(
     with exclusive(folder / "lock"):
         (folder / SETTLED).unlink(missing_ok=True)
         write_text(folder / "config.yaml", loaded.text)
-        tags = {"sft.kind": "experiment", "sft.name": config.name}
+        tags = {"sft.kind": "experiment", "sft.name": config.name, **sortable(config),
+                **origin("sft sweep" if parent_run_id else "sft run", commit()[0])}
         run_id = tracker.start_run(folder.name, key, flatten(config), loaded.text, tags, parent_run_id)
         where = {"mlflow_run_id": run_id, "mlflow_uri": tracker.shown,
                  "mlflow_store": store_of(tracker.shown, place.root), "experiment": config.tracking.experiment}

@@ -21,6 +21,7 @@ from sft_core.names import file_name
 from sft_core.stage import write_json
 from tasks.experiment import FOLLOWED, Experiment
 from tasks.lineage import enrol, write_lineage
+from tasks.run_page import FILES, inputs, note
 from tasks.runs import Beside, write_beside
 from tasks.settled import SAMPLED
 from tasks.stages import Done, Workspace
@@ -60,6 +61,8 @@ def record(
     write_json(run.folder / "summary.json", summary, as_it_is=True)
     _track(run, trained, results, verdict)
     _offer(run, trained, lineage)
+    run.tracker.describe(run.run_id, note(run, prepared, trained, verdict), FILES,
+                         list(inputs(prepared, results["tuned"])))
     run.tracker.set_tags(run.run_id, {"sft.gate": verdict.gate, "sft.reason": verdict.reason})
     run.tracker.finish(run.run_id)
     _show(run, summary)

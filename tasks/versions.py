@@ -66,19 +66,20 @@ def changes(stored: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
 
 def made_with() -> dict[str, Any]:
-    """What computes here: the commit of the checkout and whether its files are those of the commit, both None where the
-    code lies in no checkout of its own; the code of every stage; Python and libraries."""
-    commit, clean = _commit()
-    return {"commit": commit, "clean": clean, "code": {one: stages.version(one) for one in stages.CODE},
+    """What computes here: commit, the code of every stage, Python and libraries."""
+    of, clean = commit()
+    return {"commit": of, "clean": clean, "code": {one: stages.version(one) for one in stages.CODE},
             "libraries": {"python": platform.python_version(), **{name: _release(name) for name in LIBRARIES}}}
 
 
-def _commit() -> tuple[str | None, bool | None]:
+def commit() -> tuple[str | None, bool | None]:
+    """That of the checkout, and whether its files are those of the commit; both None where the code lies in no checkout
+    of its own."""
     try:
-        where, commit = _git("rev-parse", "--show-toplevel", "HEAD").splitlines()
+        where, found = _git("rev-parse", "--show-toplevel", "HEAD").splitlines()
         if Path(where).resolve() != ROOT.resolve():
             return None, None  # the checkout of something else that this is installed in
-        return commit, not _git("status", "--porcelain", "--untracked-files=no")
+        return found, not _git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):
         return None, None
 

@@ -69,6 +69,18 @@ def test_whole_way_is_recorded_and_not_redone(sft: Sft, config: Path, home: Path
     assert {"config.yaml", "verdict.json", "report.html", "tax.png", "ledger.json", "evaluation", "model"} <= artifacts
     assert tracked.data.metrics["floor_same/tiny_refusal"] == 0.0
     assert tracked.data.metrics["mde/tiny_mmlu"] > 0
+    tags = tracked.data.tags
+    assert tags["mlflow.note.content"].startswith(f"**Gate: {tags['sft.gate']}.** ")
+    assert re.search(r"\n\| tiny\\_refusal \| .* \|\n", tags["mlflow.note.content"])
+    page = f"#/experiments/{tracked.info.experiment_id}/runs/{tracked.info.run_id}/artifacts"
+    assert f"[report.html]({page}/report.html) · [config.yaml]({page}/config.yaml)" in tags["mlflow.note.content"]
+    assert (tags["mlflow.source.name"], tags["sft.method"], tags["sft.lambda"]) == ("sft run", "full", "0.5")
+    used = {one.dataset.name: (one.tags[0].value, json.loads(one.dataset.profile))
+            for one in tracked.inputs.dataset_inputs}
+    assert {name: use for name, (use, _) in used.items()} == {
+        "tiny:sft": "training", "tiny:replay": "replay", "tiny_mmlu": "evaluation", "tiny_refusal": "evaluation"}
+    assert used["tiny:sft"][1]["kept"] > 0
+    assert used["tiny_refusal"][1] == {"items": 12}
     table = json.loads(Path(client.download_artifacts(tracked.info.run_id, "items/tiny_refusal.json")).read_text())
     assert {"prompt", "ids", "base_answer", "base_score", "base_why", "tuned_answer"} <= set(table["columns"])
     assert len(table["data"]) == 12
@@ -92,6 +104,7 @@ def test_whole_way_is_recorded_and_not_redone(sft: Sft, config: Path, home: Path
     assert again.stdout == done.stdout
     assert (run_file.parent / "settled.json").exists()
     assert done_marks(home) == before
+    assert len(client.get_run(tracked.info.run_id).inputs.dataset_inputs) == len(used)
     assert len(client.search_runs([tracked.info.experiment_id])) == 1
     assert len(client.get_metric_history(run["mlflow_run_id"], "train/loss")) == len(steps)
 

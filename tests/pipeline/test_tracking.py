@@ -103,6 +103,20 @@ def test_a_run_that_fails_says_why_until_it_goes_on(tracker: Tracker, error: Sft
     assert tracker.find_run(run_id).tags["sft.error"] == ""
 
 
+def test_the_page_of_a_run_says_what_it_is_and_what_it_used(tracker: Tracker) -> None:
+    run_id, used = start(tracker), naming.Input("my data", "d1", "training", "/data/x.jsonl", {"rows": 3})
+    tracker.describe(run_id, "first", ["report.html"], [used])
+    said = naming.in_markdown("<script>x</script> | a_b\n# no [head](http://evil.example) *loud*")
+    assert said == r"&lt;script&gt;x&lt;/script&gt; \| a\_b \# no \[head\](http://evil.example) \*loud\*"
+    tracker.describe(run_id, said, ["a b.html"], [used])
+    run = MlflowClient(tracker.uri).get_run(run_id)
+    page = f"#/experiments/{run.info.experiment_id}/runs/{run_id}/artifacts"
+    assert run.data.tags["mlflow.note.content"] == f"{said}\n\n[a b.html]({page}/a%20b.html)"
+    [one] = run.inputs.dataset_inputs
+    assert (one.dataset.name, one.dataset.digest, one.tags[0].value) == ("my data", "d1", "training")
+    assert json.loads(one.dataset.profile) == {"rows": 3}
+
+
 def test_many_parameters_with_awkward_names(tracker: Tracker) -> None:
     params = {f"eval.suites.{i}": i for i in range(230)} | {"gate.at_least.lm:x,y=z": 0.5, "none": None}
     run = tracker.find_run(tracker.start_run("run", "key", params, "", {}))
