@@ -15,7 +15,7 @@ from flows.place import connect, look, workspace
 from infra import alerts, orchestrator
 from infra.contract import Tracker
 from infra.daemons import read_state
-from infra.naming import run_page
+from infra.naming import in_markdown, origin, run_page
 from sft_core.errors import EvalError, RegressionFound, TrackingError
 from sft_core.names import check_name
 from tasks.night import ANEW, Night, guarded, keep_anew, night
@@ -35,6 +35,7 @@ from tasks.nights import (
 )
 from tasks.stages import Workspace
 from tasks.untracked import note_night, record_noted
+from tasks.versions import commit
 
 
 def run_nightly(name: str, margin: float, *, rebase: bool) -> None:
@@ -112,12 +113,16 @@ def _compared(asked: Champion, margin: float, occasion: str, at: tuple[Workspace
     title = f"{name}, night {number}"
     run_id = tracker.start_run(f"nightly-{name}-{number}", key, {
         "model": name, "margin": margin, **{one.guarded.alias: one.guarded.version for one in nights}}, title,
-        found.tags(name, number) | dict.fromkeys((ANEW + version for version in anew), "yes"))
+        {**found.tags(name, number), **dict.fromkeys((ANEW + version for version in anew), "yes"),
+         **origin("sft nightly", commit()[0])})
     for version, folder in anew.items():
         tracker.log_artifacts(run_id, folder, version)
     tracker.log_metrics(run_id, metrics(nights))
-    for file in trend(name, alias, tracker, place.scratch / "nights" / name):
+    drawn = trend(name, alias, tracker, place.scratch / "nights" / name)
+    for file in drawn:
         tracker.log_artifacts(run_id, file)
+    tracker.describe(run_id, f"**{title}: {found.outcome}.** {in_markdown(found.sentence)}",
+                     [file.name for file in drawn])
     tracker.finish(run_id, "FAILED" if found.outcome in alerts.RED else "FINISHED")
     forget(place, name)
     shown = rows(nights)

@@ -19,6 +19,7 @@ from flows.worker import give_up
 from infra import orchestrator, pareto, sweep_view
 from infra.contract import ENDED, FROM, OTHER_VERSIONS, Study, Tracker, TrialRow
 from infra.importances import importances
+from infra.naming import in_markdown, origin
 from infra.open_runs import running
 from infra.settings import read_settings
 from infra.study import open_study
@@ -50,7 +51,7 @@ from tasks.rungs import told
 from tasks.stages import Workspace
 from tasks.sweep_plan import plan_sweep
 from tasks.trial import plan_of, sweep_key
-from tasks.versions import differing, found_here
+from tasks.versions import commit, differing, found_here
 
 log = logging.getLogger("sft")
 LOOK_S = 1.0
@@ -140,7 +141,8 @@ def _tell_plan(config: ExperimentConfig, search: SearchSection, place: Workspace
 
 def _parent(loaded: LoadedConfig, tracker: Tracker, study: Study) -> str:
     key, params = sweep_key(study.plan), flatten(loaded.config)
-    return tracker.start_run(study.plan.name, key, params, loaded.text, {"sft.kind": "sweep"})
+    return tracker.start_run(study.plan.name, key, params, loaded.text,
+                             {"sft.kind": "sweep", **origin("sft sweep", commit()[0])})
 
 
 def _worked_off(study: Study, crew: Crew, config: ExperimentConfig, place: Workspace, tracker: Tracker) -> Found:
@@ -259,6 +261,8 @@ def _report(study: Study, ended: Found, tracker: Tracker, parent: str, place: Wo
         why = [failed.get(name.split()[0], "") for name in columns["trial"]]
         tracker.log_table(parent, "trials.json", columns | {"why": why})
     tracker.log_metrics(parent, {"trials": float(len(rows)), **_best(study, rows), **summed(drawn, found)})
+    tracker.describe(parent, f"**{in_markdown(said.title)}.** {in_markdown(says)}\n\n{in_markdown(said.note)}",
+                     [*(f"pareto/{file.name}" for file in plots), "trials.json"])
     tracker.set_tags(parent, {"sft.proposed": proposal.sentence if proposal else says, "sft.says": says})
     tracker.finish(parent)
     only_to_prefect(says)

@@ -48,7 +48,7 @@ class Experiment:
 def sortable(config: ExperimentConfig) -> dict[str, str]:
     """Tags that are columns in a list of runs: what was trained, and how."""
     train = config.train
-    return {"sft.model": config.model.path, "sft.method": train.method, "sft.lambda": f"{train.replay.lambda_:g}",
+    return {"sft.base": config.model.path, "sft.method": train.method, "sft.lambda": f"{train.replay.lambda_:g}",
             "sft.beta": f"{train.kl.beta:g}", "sft.lr": f"{train.optim.lr:g}", "sft.epochs": f"{train.epochs:g}"}
 
 

@@ -201,6 +201,9 @@ def test_a_regression_is_told_once_and_then_named_as_still_there(nights: Nights)
     assert measured["champion/tiny_mmlu/flip_rate"] == 0.15
     assert measured["champion/tiny_mmlu/coverage"] == 1.0
     assert measured["champion/tiny_mmlu/score"] < measured["champion/tiny_mmlu/limit_low"]
+    note = told[0].run.tags["mlflow.note.content"]
+    assert note.startswith(f"**{nights.name}, night {told[0].number}: {told[0].run.tags['sft.outcome']}.** "), note
+    assert "[trend.html](#/experiments/" in note
     page = nights.tracker.download(told[0].run.run_id, "trend.html", nights.place.scratch).read_text()
     assert page.count("<tr><td>") == 6
     assert "tiny_mmlu" in page[page.index("<svg"):]
