@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from infra.naming import run_page
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.errors import GateFailed
 
@@ -146,9 +147,10 @@ def experiment(summary: dict[str, Any], config: ExperimentConfig) -> None:
     for part in summary["beside"]:
         table(part["title"], part["rows"])
     gate(summary["gate"]["outcome"], summary["gate"]["reason"])
+    page = run_page(summary["mlflow_uri"], summary["mlflow_run_id"])
     lines("", f"model    {summary['model']} ({saved(summary['saved'])})",
           f"run      {summary['run']}  ({summary['folder']})",
           f"report   {summary['folder']}/report.html",
-          f"compare  {where_to_look(summary['mlflow_uri'])}")
+          f"compare  {page or where_to_look(summary['mlflow_uri'])}")
     if config.gate.enforce and summary["gate"]["outcome"] != "pass":
         raise GateFailed(f"{summary['gate']['outcome']}: {summary['gate']['reason']}")
