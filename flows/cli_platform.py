@@ -86,8 +86,9 @@ def _show(parts: Sequence[Part], as_json: bool, aside: bool) -> None:
         lines = []
         for part in parts:
             lines.append(f"{part.name:<12}{'ok  ' if part.well else 'DOWN'}  {part.says}")
+            since = f"{part.since[:19]} UTC" if part.since else ""
             lines += [f"{'':<12}      {key} {value}" for key, value in
-                      (("at", part.url.removesuffix("/api")), ("since", part.since[:19]), ("log", part.log)) if value]
+                      (("at", part.url.removesuffix("/api")), ("since", since), ("log", part.log)) if value]
         if well:
             lines.append('shell       eval "$(sft up --shell)"; then `prefect deployment run sft-sweep` in any folder')
         text = "\n".join(lines)
@@ -97,5 +98,9 @@ def _show(parts: Sequence[Part], as_json: bool, aside: bool) -> None:
 def _exports() -> None:
     from infra.settings import read_settings, shell_environment
 
-    for name, value in shell_environment(read_settings()).items():
+    settings = read_settings()
+    for name, value in shell_environment(settings).items():
         print(f"export {name}={shlex.quote(value)}")
+    if settings.credentials:
+        print("these servers ask for user and password, which are not printed; set in this shell, too: "
+              f"{', '.join(sorted(settings.credentials))}", file=sys.stderr)

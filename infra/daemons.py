@@ -161,13 +161,26 @@ def end(daemon: Daemon, grace_s: float) -> bool:
 
 
 def end_orphans(daemon: Daemon) -> None:
-    """SIGKILL to what a process that died has left in its group: a server's child goes on listening on its port.
+    """SIGKILL to what a process that died has left in its group, and wait until it is gone: a server's child goes on
+    listening on its port.
 
     Where no process of the number is left, nobody else can have made a group of that number since this boot.
     """
     if daemon.identity and identity_of(daemon.pid) is None and daemon.identity.startswith(_boot()):
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(daemon.pid, signal.SIGKILL)
+        left = _group(daemon.pid)
+        _tell(left, signal.SIGKILL)
+        _wait(left, ITSELF_S)
+
+
+def _group(number: int) -> dict[int, str]:
+    import psutil  # type: ignore[import-untyped]  # every command reads this file, and few end a process
+
+    found = {}
+    for pid in psutil.pids():
+        with suppress(OSError):
+            if os.getpgid(pid) == number and (identity := identity_of(pid)):
+                found[pid] = identity
+    return found
 
 
 def _boot() -> str:
@@ -194,7 +207,7 @@ def _left(processes: Mapping[int, str]) -> list[int]:
 
 
 def _children(pid: int) -> dict[int, str]:
-    import psutil  # type: ignore[import-untyped]  # every command reads this file, and few end a process
+    import psutil
 
     try:
         children = [child.pid for child in psutil.Process(pid).children()]

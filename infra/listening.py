@@ -9,6 +9,7 @@ both: an origin has to be one of the allowed hosts.
 from __future__ import annotations
 
 import secrets
+import socket
 from collections.abc import Mapping
 from importlib.util import find_spec
 from ipaddress import ip_address
@@ -93,7 +94,15 @@ def guarded(command: Command, listening: Listening, credentials: Mapping[str, st
                  "MLFLOW_AUTH_ADMIN_PASSWORD": credentials["MLFLOW_TRACKING_PASSWORD"],
                  "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),
                  "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": origins}
-        if listening.allowed:
-            names = (*listening.allowed, "localhost", LOOPBACK, listening.client)
-            block["MLFLOW_SERVER_ALLOWED_HOSTS"] = ",".join(f"{name}{port}" for name in names for port in ("", ":*"))
+        names = dict.fromkeys((*listening.allowed, "localhost", LOOPBACK, listening.client, *_addresses()))
+        block["MLFLOW_SERVER_ALLOWED_HOSTS"] = ",".join(f"{name}{port}" for name in names for port in ("", ":*"))
     return command._replace(url=url, arguments=arguments, environment={**command.environment, **block})
+
+
+def _addresses() -> list[str]:
+    """Of this machine. MLflow itself knows patterns alone, which `10.evil.example` fits, and no public address."""
+    import psutil  # type: ignore[import-untyped]
+
+    found = [one.address.partition("%")[0] for card in psutil.net_if_addrs().values() for one in card
+             if one.family in (socket.AF_INET, socket.AF_INET6)]
+    return [f"[{one}]" if ":" in one else one for one in found]

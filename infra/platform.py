@@ -35,7 +35,7 @@ from infra.servers import (
 )
 from infra.settings import Settings, job_environment, nightly_webhook, own_store
 from infra.standing import POOL, SERVERS, WORKER, Part
-from infra.taken import schedule_again, take_up_again, taken
+from infra.taken import again_with_servers, schedule_again, take_up_again, taken
 from sft_core.errors import OrchestrationError
 from sft_core.locks import exclusive
 from sft_core.stopping import sleep
@@ -82,9 +82,12 @@ def up(settings: Settings, wanted: Wanted) -> list[Part]:
         state = read_state(settings.workspace)._replace(webhook=nightly_webhook())
         write_state(settings.workspace, state)
         if any(name in before.daemons and before.daemons[name].url != state.daemons[name].url for name in SERVERS):
-            _end_worker(settings.workspace, state)  # it knows the old addresses
+            _end_worker(settings.workspace, state)  # it knows the old addresses, and so do the deployments
+            _deploy(reached)
         if "worker" not in state.living():
             take_up_again(settings.workspace, state, GRACE_S)
+        if not lived:
+            again_with_servers(settings.workspace, before, state)
         # The state says whom nights tell, so that another webhook counts at once, whoever's shell started the worker.
         environment = {**job_environment(reached), **settings.credentials, "SFT_NIGHTLY_WEBHOOK": ""}
         command = worker(POOL, folder, environment, name=WORKER)
@@ -212,7 +215,11 @@ def _port(name: str, asked: int | None, state: State, host: str) -> int:
                                      "out to have one that is free")
         return asked
     usual = (port for port in (before, PORTS[name]) if port and can_listen(host, port))
-    return next(usual, None) or free_port(host)
+    found = next(usual, None) or free_port(host)
+    if before not in (None, found):
+        log.warning("%s is on port %d from now on, as somebody else has %d: addresses that were given out, and shells "
+                    "that said `sft up --shell` before, do not find it; --%s-port moves it", name, found, before, name)
+    return found
 
 
 def _running(workspace: Path, state: State, command: Command) -> State:

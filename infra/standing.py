@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import requests
 
 from infra.daemons import Daemon, State
+from infra.listening import Listening
 from infra.reach import TIMEOUT_S, why_unreachable
 
 POOL = "sft"
@@ -100,7 +101,8 @@ def _server(name: str, daemon: Daemon | None, state: State) -> Part:
     answer = asked("GET", daemon.url + _VERSION[name], state)
     runs = answer.text.strip().strip('"') if answer.ok else daemon.version
     kept = f", on PostgreSQL at {urlsplit(state.database).hostname}" if state.database else ""
-    says = f"{runs}{kept}" if runs == here else f"is {runs}, and {here} is installed; `sft down`, `sft up`"
+    others = "" if Listening(state.host).is_local else f", for other machines, too ({state.host}), by user and password"
+    says = f"{runs}{kept}{others}" if runs == here else f"is {runs}, and {here} is installed; `sft down`, `sft up`"
     return Part(name, runs == here, says, daemon.url, daemon.since, daemon.log)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,17 +53,17 @@ def _runs(state: State, wanted: dict[str, Any]) -> list[Run]:
         return []
 
 
-def schedule_again(workspace: Path, state: State, runs: list[Run]) -> list[str]:
+def schedule_again(workspace: Path, state: State, runs: list[Run], said: Sequence[str] = STOPPED) -> list[str]:
     """Of these runs, whose processes are gone, those that were not at their end; returns their names.
 
-    One that failed for another reason, or was cancelled, stays so; where others serve the pool, one that is open may be
-    theirs.
+    One that failed and said something else, or was cancelled, stays so; where others serve the pool, one that is open
+    may be theirs.
     """
     if not runs:
         return []
     api = state.daemons["prefect"].url
     wanted = [] if _others(api, state) else OPEN
-    again = [run for run in runs if _again(api, run, state, wanted)]
+    again = [run for run in runs if _again(api, run, state, wanted, said)]
     ids = {run.run_id for run in again}
     bury(workspace, lambda note: note.run_id in ids)  # else a later process would tell their ends
     return [run.name for run in again]
@@ -77,13 +78,13 @@ def _others(api: str, state: State) -> bool:
     return any(one["status"] == "ONLINE" and one["name"] != WORKER for one in known)
 
 
-def _again(api: str, run: Run, state: State, wanted: list[str]) -> bool:
+def _again(api: str, run: Run, state: State, wanted: list[str], said: Sequence[str]) -> bool:
     try:
         now = asked("GET", f"{api}/flow_runs/{run.run_id}", state).json()["state"]
-        stopped = now["type"] in ENDED and any(each in (now["message"] or "") for each in STOPPED)
+        stopped = now["type"] in ENDED and any(each in (now["message"] or "") for each in said)
         if not (stopped or now["type"] in wanted):
             return False
-        again = {"type": "SCHEDULED", "message": "its worker ended before it"}
+        again = {"type": "SCHEDULED", "message": "what it needs is there again"}
         return asked("POST", f"{api}/flow_runs/{run.run_id}/set_state", state, {"state": again, "force": True}).ok
     except (requests.RequestException, KeyError, TypeError, ValueError):
         return False
@@ -122,3 +123,20 @@ def take_up_again(workspace: Path, state: State, within_s: float) -> None:
     there = living(workspace)
     for name in schedule_again(workspace, state, [run for run in left if run.run_id not in there]):
         log.info("the run %s, whose worker is gone, is scheduled again", name)
+
+
+def again_with_servers(workspace: Path, before: State, state: State) -> None:
+    """Schedule what failed as the MLflow server of ours was away.
+
+    Args:
+        workspace: where notes of living processes are.
+        before: as all was before the servers that had died were started again.
+        state: as it is now.
+    """
+    was = before.daemons.get("mlflow")
+    if was is None or was.lives:
+        return
+    failed = _runs(state, {"state": {"type": {"any_": ENDED}}, "end_time": {"after_": was.since}})
+    away = (f"no MLflow server answers at {was.url}", f"MLflow at {was.url} could not ")
+    for name in schedule_again(workspace, state, failed, away):
+        log.info("the run %s, which MLflow failed while it was away, is scheduled again", name)

@@ -24,7 +24,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from infra import events as event_file
 from infra import naming
 from infra.contract import ERROR, NOTHING_ASKED, Keep, TrackedRun, Tracker
-from infra.databases import is_absent, is_sql, try_connection
+from infra.databases import is_absent, is_sql, try_connection, why_not
 from infra.door import FAILURES, door
 from infra.linking import linked, local_folder
 from infra.reach import require_mlflow
@@ -139,7 +139,7 @@ class MlflowTracker(MlflowRegistry):
         except (TrackingError, *FAILURES) as error:
             if not self._retry_at:
                 log.warning("metrics are not sent for now, training goes on and they are kept in %s: %s", events,
-                            masked(str(error)))
+                            why_not(error))
             self._retry_at = time.monotonic() + RETRY_AFTER_S
             return False
         self._retry_at = 0.0

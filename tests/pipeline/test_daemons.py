@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
+from mlflow.server.security_utils import is_allowed_host_header
 from prefect._internal.infrastructure_exit_codes import get_infrastructure_exit_info
 from prefect.exceptions import TerminationSignal
 from prefect.states import exception_to_crashed_state
@@ -29,7 +30,7 @@ from infra.platform import Wanted, _port, down, up
 from infra.servers import Command, Service, can_listen, free_port, mlflow_server, start
 from infra.settings import Settings, nightly_webhook, read_settings
 from infra.standing import WORKER, _alerts, _worker, standing
-from infra.taken import STOPPED, Run, schedule_again
+from infra.taken import STOPPED, Run, again_with_servers, schedule_again
 from sft_core.errors import ConfigError, OrchestrationError
 
 PARENT = """
@@ -96,7 +97,7 @@ def test_what_a_killed_server_has_left_ends_and_nothing_else(launch: Launch) -> 
     end_orphans(server._replace(identity="another-boot/1"))
     assert child.is_running()
     end_orphans(server)
-    assert psutil.wait_procs([child], timeout=10)[0]
+    assert identity_of(child.pid) is None, "whoever starts another one finds its port free"
 
 
 def test_what_it_has_started_ends_before_it(launch: Launch, tmp_path: Path) -> None:
@@ -278,6 +279,10 @@ def test_others_may_ask_under_allowed_names_alone(tmp_path: Path) -> None:
     command = guarded(mlflow_server(tmp_path, 5000), Listening("0.0.0.0", ("lab.example",)), known)
     assert command.url == "http://127.0.0.1:5000"
     assert command.arguments[4] == "0.0.0.0"
+    hosts = command.environment["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
+    mine = [one.address for card in psutil.net_if_addrs().values() for one in card if one.family == socket.AF_INET]
+    assert {*mine, *(f"{one}:*" for one in mine)} <= set(hosts)
+    assert not is_allowed_host_header(hosts, "10.evil.example")  # what MLflow alone would take
     assert "lab.example,lab.example:*,localhost" in command.environment["MLFLOW_SERVER_ALLOWED_HOSTS"]
     assert "https://lab.example:5000" in command.environment["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"].split(",")
     assert "*" not in command.environment["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"]
@@ -334,6 +339,36 @@ def test_runs_of_other_workers_and_cancelled_ones_are_not_begun_again(
     others: bool, stands: str, said: str | None, again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And their notes stay, for whoever tells their ends."""
+    sent = prefect_says(stands, said, monkeypatch)
+    monkeypatch.setattr("infra.taken.found", lambda *_: [{"status": "ONLINE", "name": "theirs"}] if others else [])
+    note = tmp_path / "alive" / "one.json"
+    note.parent.mkdir()
+    note.write_text(json.dumps(Note("prefect", "id", "")._asdict()))
+    assert schedule_again(tmp_path, State({"prefect": of_this()}), [Run("id", "run")]) == ["run"] * again
+    assert bool(sent) == again
+    assert note.exists() != again
+
+
+@pytest.mark.parametrize(("said", "dead", "again"), [
+    ("TrackingError: no MLflow server answers at http://127.0.0.1:5000 (connection refused)", True, True),
+    ("TrackingError: MLflow at http://127.0.0.1:5000 could not look at train/loss: its server", True, True),
+    ("TrackingError: no MLflow server answers at http://127.0.0.1:5000 (connection refused)", False, False),
+    ("TrackingError: no MLflow server answers at http://127.0.0.1:5001 (connection refused)", True, False),
+    ("DataError: no row", True, False)])
+def test_what_failed_as_mlflow_was_away_goes_on_when_it_is_started_again(
+    said: str, dead: bool, again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = prefect_says("FAILED", said, monkeypatch)
+    monkeypatch.setattr("infra.taken.found", lambda url, body, _: [] if "workers" in url else [
+        {"id": "id", "name": "run", "asked": body}])
+    was = of_this()._replace(url="http://127.0.0.1:5000")
+    now = State({"prefect": of_this()})
+    again_with_servers(tmp_path, State({"mlflow": was._replace(identity="gone") if dead else was}), now)
+    assert bool(sent) == again
+
+
+def prefect_says(stands: str, said: str | None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every flow run stands so; the addresses of requests that change something are in the list."""
     sent: list[str] = []
 
     def answer(method: str, url: str, *_: object) -> requests.Response:
@@ -345,10 +380,4 @@ def test_runs_of_other_workers_and_cancelled_ones_are_not_begun_again(
         return reply
 
     monkeypatch.setattr("infra.taken.asked", answer)
-    monkeypatch.setattr("infra.taken.found", lambda *_: [{"status": "ONLINE", "name": "theirs"}] if others else [])
-    note = tmp_path / "alive" / "one.json"
-    note.parent.mkdir()
-    note.write_text(json.dumps(Note("prefect", "id", "")._asdict()))
-    assert schedule_again(tmp_path, State({"prefect": of_this()}), [Run("id", "run")]) == ["run"] * again
-    assert bool(sent) == again
-    assert note.exists() != again
+    return sent

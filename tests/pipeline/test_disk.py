@@ -1,5 +1,6 @@
 """A disk that is full or read-only is said in one sentence, and the same command goes on once there is room again."""
 
+import errno
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -9,8 +10,9 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
+from flows.around import in_our_words
 from infra.disk import disk_error
-from sft_core.errors import TrackingError
+from sft_core.errors import DiskError, TrackingError
 
 Sft = Callable[..., subprocess.CompletedProcess[str]]
 Mount = Callable[..., Path]
@@ -113,3 +115,15 @@ def test_what_sqlite_says_of_a_disk(tmp_path: Path, mount: Mount) -> None:
         with pytest.raises(OperationalError) as caught:
             connection.execute(text("insert into t values (zeroblob(1000000))"))
     assert f"no space left in {folder}" in str(disk_error(caught.value, folder))
+
+
+def test_prefect_shows_the_sentence_and_not_what_a_library_said(tmp_path: Path) -> None:
+    full, other = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "x")), ValueError("nothing of a disk")
+    with pytest.raises(DiskError, match=f"there is no space left in {tmp_path}: free some") as told, \
+            in_our_words(tmp_path):
+        raise full
+    assert told.value.__cause__ is full
+    for error in (other, told.value):
+        with pytest.raises(type(error)) as same, in_our_words(tmp_path):
+            raise error
+        assert same.value is error
