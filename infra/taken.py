@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import psutil  # type: ignore[import-untyped]
 import requests
 
-from infra.alive import bury, living
+from infra.alive import bury, living, noted
 from infra.daemons import State
 from infra.standing import POOL, WORKER, asked, found
 from sft_core.stopping import sleep
@@ -114,7 +114,8 @@ def take_up_again(workspace: Path, state: State, within_s: float) -> None:
     left = taken(state)
     if (worker := state.daemons.get("worker")) is not None:  # its runs were told to end when it died
         left += _runs(state, {"state": {"type": {"any_": ENDED}}, "end_time": {"after_": worker.since}})
-    for process in processes_of({run.run_id for run in left} - living(workspace)):
+    begun = {note.run_id for note in noted(workspace)}  # what these have started may be saving
+    for process in processes_of({run.run_id for run in left} - begun):
         with suppress(psutil.Error):  # it still loads: nothing to save, and it would begin beside the next worker's
             process.kill()
     until = time.monotonic() + within_s

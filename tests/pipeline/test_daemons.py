@@ -30,7 +30,7 @@ from infra.platform import Wanted, _port, down, up
 from infra.servers import Command, Service, can_listen, free_port, mlflow_server, start
 from infra.settings import Settings, nightly_webhook, read_settings
 from infra.standing import WORKER, _alerts, _worker, standing
-from infra.taken import STOPPED, Run, again_with_servers, schedule_again
+from infra.taken import OF_RUN, STOPPED, Run, again_with_servers, schedule_again, take_up_again
 from sft_core.errors import ConfigError, OrchestrationError
 
 PARENT = """
@@ -365,6 +365,27 @@ def test_what_failed_as_mlflow_was_away_goes_on_when_it_is_started_again(
     now = State({"prefect": of_this()})
     again_with_servers(tmp_path, State({"mlflow": was._replace(identity="gone") if dead else was}), now)
     assert bool(sent) == again
+
+
+def test_what_a_begun_run_has_left_may_save_and_what_still_loads_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep's workers have its flow run in their environment, too."""
+    prefect_says("RUNNING", None, monkeypatch)
+    monkeypatch.setattr("infra.taken.found", lambda url, *_: [] if "workers" in url else [
+        {"id": "begun", "name": "a"}, {"id": "loads", "name": "b"}])
+    (tmp_path / "alive").mkdir()
+    (tmp_path / "alive" / "one.json").write_text(json.dumps(Note("prefect", "begun", "")._asdict()))
+    there = {name: subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], env={OF_RUN: name})
+             for name in ("begun", "loads", "another")}
+    try:
+        take_up_again(tmp_path, State({"prefect": of_this()}), 0.1)
+        assert there.pop("loads").wait(10) == -signal.SIGKILL
+        assert [one.poll() for one in there.values()] == [None, None]
+    finally:
+        for one in there.values():
+            one.kill()
+            one.wait()
 
 
 def prefect_says(stands: str, said: str | None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
