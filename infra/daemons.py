@@ -183,6 +183,18 @@ def _group(number: int) -> dict[int, str]:
     return found
 
 
+def listens(leader: int, port: int) -> bool:
+    """Whether a process of this one's group listens on a TCP port."""
+    import psutil
+
+    for pid in _group(leader):
+        with suppress(psutil.Error):
+            if any(one.status == psutil.CONN_LISTEN and one.laddr.port == port
+                   for one in psutil.Process(pid).net_connections("tcp")):
+                return True
+    return False
+
+
 def _boot() -> str:
     return f"{_BOOT.read_text().strip()}/"
 

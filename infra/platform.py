@@ -12,7 +12,6 @@ import time
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -176,21 +175,37 @@ def _servers(settings: Settings, wanted: Wanted, listening: Listening, state: St
         locks.enter_context(exclusive(settings.workspace / "locks" / "tracker"))
         commands = {}
         for name in SERVERS:
-            if name in state.daemons:
-                end_orphans(state.daemons[name])
-            port = _port(name, asked[name], state, listening.address)
-            commands[name] = command = guarded(_command(name, port, settings), listening, settings.credentials)
-            state = state._replace(
-                ports={**state.ports, name: port}, host=listening.host, allowed=listening.allowed,
-                database=settings.database, artifacts=settings.artifacts,
-                environment={} if listening.is_local else settings.credentials)
-            state = _running(settings.workspace, state, command)
+            state, commands[name] = _begun(name, asked[name], settings, listening, state)
         import infra.deploy  # noqa: F401  (Prefect's client takes seconds to load, and the servers longer to start)
 
-        for name, command in commands.items():
-            daemon = state.daemons[name]
-            wait_for(command, Path(daemon.log), partial(_lives, daemon))
+        for name in SERVERS:
+            try:
+                _wait_for(commands[name], state.daemons[name])
+            except OrchestrationError:
+                if asked[name] or name in state.living() or can_listen(listening.address, state.ports[name]):
+                    raise
+                # Somebody else, starting at the same time, was the first to take the port that both had found free.
+                state, commands[name] = _begun(name, None, settings, listening, state)
+                _wait_for(commands[name], state.daemons[name])
     return replace(settings, prefect_api_url=commands["prefect"].url, mlflow_uri=commands["mlflow"].url)
+
+
+def _begun(name: str, asked: int | None, settings: Settings, listening: Listening, state: State
+           ) -> tuple[State, Command]:
+    """A server that is there, or begins to start: what is known of all of them now, and how it is started."""
+    if name in state.daemons:
+        end_orphans(state.daemons[name])
+    port = _port(name, asked, state, listening.address)
+    command = guarded(_command(name, port, settings), listening, settings.credentials)
+    state = state._replace(
+        ports={**state.ports, name: port}, host=listening.host, allowed=listening.allowed,
+        database=settings.database, artifacts=settings.artifacts,
+        environment={} if listening.is_local else settings.credentials)
+    return _running(settings.workspace, state, command), command
+
+
+def _wait_for(command: Command, daemon: Daemon) -> None:
+    wait_for(command, Path(daemon.log), lambda: daemon.lives, daemon.pid)
 
 
 def _command(name: str, port: int, settings: Settings) -> Command:
@@ -239,10 +254,6 @@ def _running(workspace: Path, state: State, command: Command) -> State:
         service.stop(kill=True)
         raise
     return new
-
-
-def _lives(daemon: Daemon) -> bool:
-    return daemon.lives
 
 
 def _deploy(settings: Settings) -> None:

@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from infra.children import end_with_parent
+from infra.daemons import listens
 from infra.postgres import databases, make_databases
 from infra.reach import require_prefect, why_unreachable
 from infra.settings import MLFLOW_BLOCK, TELEMETRY_OFF, Settings, child_environment, use_prefect
@@ -284,22 +286,29 @@ def healthy(service: Service) -> Service:
         OrchestrationError: it does not in time; it is ended, and the message ends with the end of its log.
     """
     try:
-        wait_for(service.command, service.log, lambda: service.process.poll() is None)
+        wait_for(service.command, service.log, lambda: service.process.poll() is None, service.process.pid)
     except OrchestrationError:
         service.stop(kill=True)
         raise
     return service
 
 
-def wait_for(command: Command, log: Path, lives: Callable[[], bool]) -> None:
+def wait_for(command: Command, log: Path, lives: Callable[[], bool], leader: int) -> None:
     """Wait until a service answers, as long as it lives.
+
+    Args:
+        command: how it was started.
+        log: what it prints.
+        lives: whether it does.
+        leader: of its process group, which is to be the one that answers: two that start at once may have found the
+            same port free, and the later one would be taken for well until it has noticed.
 
     Raises:
         OrchestrationError: it does not in time; the message ends with the end of its log.
     """
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and lives():
-        if why_unreachable(command.url + command.health) is None:
+        if why_unreachable(command.url + command.health) is None and listens(leader, urlsplit(command.url).port or 0):
             return
         sleep(0.2)
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])

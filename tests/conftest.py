@@ -44,6 +44,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--renew-budget", action="store_true", help="write tests/cuda/budget.json anew")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of `sft up` share one platform, and each goes on from the one before: at the beginning no other process
+    of xdist takes some of them over, as it does with what is left at the end."""
+    items.sort(key=lambda item: item.path.name != "test_platform.py")
+
+
 @pytest.fixture
 def as_nobody() -> Callable[[Path], AbstractContextManager[None]]:
     """Within it this process is a user without rights, who may enter the folders above the given one but owns none."""

@@ -26,7 +26,7 @@ from prefect.states import exception_to_crashed_state
 from infra.alive import Note
 from infra.daemons import Daemon, State, end, end_orphans, file_of, identity_of, read_state, write_state
 from infra.listening import Listening, check, guarded
-from infra.platform import Wanted, _port, down, up
+from infra.platform import Wanted, _port, _servers, down, up
 from infra.servers import Command, Service, can_listen, free_port, mlflow_server, start
 from infra.settings import Settings, nightly_webhook, read_settings
 from infra.standing import WORKER, _alerts, _worker, standing
@@ -272,6 +272,41 @@ def test_a_port_is_free_where_the_servers_listen() -> None:
             _port("prefect", port, State(), Listening("0.0.0.0").address)
     assert Listening("::1").address == "127.0.0.1"
     assert can_listen("0.0.0.0", free_port("0.0.0.0"))
+
+
+SERVER = """
+import http.server, sys
+class Well(http.server.BaseHTTPRequestHandler):
+    def do_GET(self): self.send_response(200); self.end_headers(); self.wfile.write(b"OK")
+    def log_message(self, *_): pass
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Well).serve_forever()
+"""
+
+
+def test_two_that_start_at_once_and_find_the_same_port_free_are_not_taken_for_each_other(
+    tmp_path: Path, launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one answers at the address of the second, whose worker would take the first one's runs."""
+    theirs, ours, answers = free_port(), free_port(), [True]
+    launch("-c", SERVER, str(theirs))
+    while can_listen("127.0.0.1", theirs):
+        time.sleep(0.02)
+    monkeypatch.setattr("infra.platform.PORTS", {"prefect": theirs, "mlflow": ours})
+    monkeypatch.setattr("infra.platform.can_listen", lambda *at: answers.pop() if answers else can_listen(*at))
+    monkeypatch.setattr("infra.platform._command", lambda name, port, _: Command(
+        name, f"http://127.0.0.1:{port}", ["-c", "import time; time.sleep(0.5)\n" + SERVER, str(port)], {}, tmp_path))
+    file_of(tmp_path).parent.mkdir()
+    (tmp_path / "locks").mkdir()
+    try:
+        reached = _servers(replace(settings(tmp_path), prefect_home=tmp_path), Wanted(), Listening(), State())
+        state = read_state(tmp_path)
+        assert str(theirs) not in (reached.prefect_api_url or "")
+        assert state.living().keys() == {"prefect", "mlflow"}
+        assert reached.prefect_api_url == state.daemons["prefect"].url
+        assert reached.mlflow_uri == f"http://127.0.0.1:{ours}"
+    finally:
+        for daemon in read_state(tmp_path).living().values():
+            os.killpg(daemon.pid, signal.SIGKILL)
 
 
 def test_others_may_ask_under_allowed_names_alone(tmp_path: Path) -> None:
