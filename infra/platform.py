@@ -43,6 +43,7 @@ log = logging.getLogger("sft")
 PORTS = {"prefect": 4200, "mlflow": 5000}
 """Where their documentation has them; taken when free."""
 WELL_WITHIN_S = 90.0
+FREE_WITHIN_S = 3.0
 GRACE_S = 150.0
 """A run that is told to end saves a checkpoint; its trials have two minutes for that."""
 
@@ -229,6 +230,10 @@ def _port(name: str, asked: int | None, state: State, host: str) -> int:
             raise OrchestrationError(f"port {asked} of {host} is taken; give --{name}-port another one, or leave it "
                                      "out to have one that is free")
         return asked
+    if before and name in state.daemons:  # what it left is killed; its last thread may still hold the port for a moment
+        until = time.monotonic() + FREE_WITHIN_S
+        while not can_listen(host, before) and time.monotonic() < until:
+            sleep(0.05)
     usual = (port for port in (before, PORTS[name]) if port and can_listen(host, port))
     found = next(usual, None) or free_port(host)
     if before not in (None, found):

@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -272,6 +273,15 @@ def test_a_port_is_free_where_the_servers_listen() -> None:
             _port("prefect", port, State(), Listening("0.0.0.0").address)
     assert Listening("::1").address == "127.0.0.1"
     assert can_listen("0.0.0.0", free_port("0.0.0.0"))
+
+
+def test_the_port_of_a_server_that_died_is_waited_for() -> None:
+    """Its last thread may hold it for a moment."""
+    dead = of_this()._replace(identity="gone")
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+        threading.Timer(0.3, held.close).start()
+        assert _port("mlflow", None, State({"mlflow": dead}, {"mlflow": port}), "127.0.0.1") == port
 
 
 SERVER = """
