@@ -35,7 +35,7 @@ from tasks.nights import (
 )
 from tasks.stages import Workspace
 from tasks.untracked import note_night, record_noted
-from tasks.versions import commit
+from tasks.versions import head
 
 
 def run_nightly(name: str, margin: float, *, rebase: bool) -> None:
@@ -114,7 +114,7 @@ def _compared(asked: Champion, margin: float, occasion: str, at: tuple[Workspace
     run_id = tracker.start_run(f"nightly-{name}-{number}", key, {
         "model": name, "margin": margin, **{one.guarded.alias: one.guarded.version for one in nights}}, title,
         {**found.tags(name, number), **dict.fromkeys((ANEW + version for version in anew), "yes"),
-         **origin("sft nightly", commit()[0])})
+         **origin("sft nightly", head())})
     for version, folder in anew.items():
         tracker.log_artifacts(run_id, folder, version)
     tracker.log_metrics(run_id, metrics(nights))

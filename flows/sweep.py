@@ -51,7 +51,7 @@ from tasks.rungs import told
 from tasks.stages import Workspace
 from tasks.sweep_plan import plan_sweep
 from tasks.trial import plan_of, sweep_key
-from tasks.versions import commit, differing, found_here
+from tasks.versions import differing, found_here, head
 
 log = logging.getLogger("sft")
 LOOK_S = 1.0
@@ -142,7 +142,7 @@ def _tell_plan(config: ExperimentConfig, search: SearchSection, place: Workspace
 def _parent(loaded: LoadedConfig, tracker: Tracker, study: Study) -> str:
     key, params = sweep_key(study.plan), flatten(loaded.config)
     return tracker.start_run(study.plan.name, key, params, loaded.text,
-                             {"sft.kind": "sweep", **origin("sft sweep", commit()[0])})
+                             {"sft.kind": "sweep", **origin("sft sweep", head())})
 
 
 def _worked_off(study: Study, crew: Crew, config: ExperimentConfig, place: Workspace, tracker: Tracker) -> Found:

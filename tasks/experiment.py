@@ -19,7 +19,7 @@ from sft_core.locks import exclusive
 from sft_core.stage import fingerprint, write_json, write_text
 from tasks.settled import SETTLED
 from tasks.stages import CODE, Done, Workspace, version
-from tasks.versions import commit
+from tasks.versions import head
 
 log = logging.getLogger("sft")
 FOLLOWED = "followed.json"
@@ -75,7 +75,7 @@ def open_experiment(
         (folder / SETTLED).unlink(missing_ok=True)
         write_text(folder / "config.yaml", loaded.text)
         tags = {"sft.kind": "experiment", "sft.name": config.name, **sortable(config),
-                **origin("sft sweep" if parent_run_id else "sft run", commit()[0])}
+                **origin("sft sweep" if parent_run_id else "sft run", head())}
         run_id = tracker.start_run(folder.name, key, flatten(config), loaded.text, tags, parent_run_id)
         where = {"mlflow_run_id": run_id, "mlflow_uri": tracker.shown,
                  "mlflow_store": store_of(tracker.shown, place.root), "experiment": config.tracking.experiment}

@@ -66,22 +66,29 @@ def changes(stored: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
 
 def made_with() -> dict[str, Any]:
-    """What computes here: commit, the code of every stage, Python and libraries."""
-    of, clean = commit()
-    return {"commit": of, "clean": clean, "code": {one: stages.version(one) for one in stages.CODE},
+    """What computes here: the commit of the checkout and whether its files are those of the commit, both None where the
+    code lies in no checkout of its own; the code of every stage; Python and libraries."""
+    commit = head()
+    return {"commit": commit, "clean": _clean() if commit else None,
+            "code": {one: stages.version(one) for one in stages.CODE},
             "libraries": {"python": platform.python_version(), **{name: _release(name) for name in LIBRARIES}}}
 
 
-def commit() -> tuple[str | None, bool | None]:
-    """That of the checkout, and whether its files are those of the commit; both None where the code lies in no checkout
-    of its own."""
+def head() -> str | None:
+    """The commit of the checkout; None where the code lies in no checkout of its own."""
     try:
         where, found = _git("rev-parse", "--show-toplevel", "HEAD").splitlines()
-        if Path(where).resolve() != ROOT.resolve():
-            return None, None  # the checkout of something else that this is installed in
-        return found, not _git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):
-        return None, None
+        return None
+    return found if Path(where).resolve() == ROOT.resolve() else None  # else that of what this is installed in
+
+
+def _clean() -> bool | None:
+    """Whether the files of the checkout are those of its commit; None where git does not say."""
+    try:
+        return not _git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def _git(*asked: str) -> str:
