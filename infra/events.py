@@ -18,8 +18,8 @@ from typing import IO, NamedTuple
 
 log = logging.getLogger(__name__)
 
-PREFIX = {"step": "train", "validation": "validation", "probe": "probe", "saved": "saved"}
-"""Which events carry metrics, and the folder that a tracker shows them in."""
+PREFIX = {"step": "train/", "validation": "validation/", "probe": "validation/probe.", "saved": "validation/saved."}
+"""Which events carry metrics, and what stands before their names: the group that a tracker shows them in."""
 NOT_METRICS = {"step", "time"}
 BATCH_POINTS = 900
 """Points that are sent in one call; MLflow takes at most 1000."""
@@ -120,7 +120,7 @@ def _points(line: bytes) -> list[Point]:
         return []
     time_ms = int(float(event.get("time", 0)) * 1000)
     return [
-        Point(f"{prefix}/{key}", float(value), time_ms, int(event["step"]))
+        Point(f"{prefix}{key}", float(value), time_ms, int(event["step"]))
         for key, value in event.items()
         if key not in NOT_METRICS and isinstance(value, int | float) and not isinstance(value, bool)
     ]

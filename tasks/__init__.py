@@ -20,6 +20,7 @@ verdict.py     base results × tuned results → verdict, flips
 experiment.py  one run: its folder and its place in the tracker
 lineage.py     what a model came out of, with every hash, written and looked at again
 record.py      the stage record
+metrics.py     what MLflow shows of a verdict, in groups
 run_page.py    what MLflow shows of a run besides its numbers
 settled.py     runs that are whole, told so without a look at their stages
 promotion.py   which model of the registry is the champion, since when, by whom and why

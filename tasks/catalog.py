@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from infra.contract import Tracker
 from sft_core.errors import TrackingError
+from tasks.metrics import differences
 from tasks.promotion import CHAMPION, Step, history, run_of
 from tasks.runs import RECORD, Recorded, find
 from tasks.stages import Workspace
@@ -52,8 +53,8 @@ def listed_models(name: str | None, tracker: Tracker) -> list[Listed]:
         metrics = run.metrics if run else {}
         found.append(Listed(
             one.name, one.version, one.aliases, run.name if run else GONE, one.run_id,
-            run.tags.get("sft.gate", "none") if run else "", _of("win/", metrics), _of("tax/", metrics), one.made_s,
-            one.tags.get("sft.digest", ""), tuple(history([one]))))
+            run.tags.get("sft.gate", "none") if run else "", differences("win", metrics), differences("tax", metrics),
+            one.made_s, one.tags.get("sft.digest", ""), tuple(history([one]))))
     return sorted(found, key=lambda one: (one.model, -int(one.version)))
 
 
@@ -100,10 +101,6 @@ def named_run(reference: str, place: Workspace, tracker: Tracker) -> tuple[Recor
 
 def _local(when_s: float) -> str:
     return datetime.fromtimestamp(when_s).isoformat(" ", "minutes")
-
-
-def _of(prefix: str, metrics: dict[str, float]) -> dict[str, float]:
-    return {key.removeprefix(prefix): value for key, value in sorted(metrics.items()) if key.startswith(prefix)}
 
 
 def _points(found: dict[str, float]) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from eval_suites.report.readings import readings
 from eval_suites.results import SuiteResult, write_results
 from eval_suites.verdict.verdict import Verdict
 from infra import orchestrator
@@ -21,6 +19,7 @@ from sft_core.names import file_name
 from sft_core.stage import write_json
 from tasks.experiment import FOLLOWED, Experiment
 from tasks.lineage import enrol, write_lineage
+from tasks.metrics import verdict_metrics
 from tasks.run_page import FILES, inputs, note
 from tasks.runs import Beside, write_beside
 from tasks.settled import SAMPLED
@@ -28,8 +27,6 @@ from tasks.stages import Done, Workspace
 from tasks.verdict import Compared, compared, write_report
 from tasks.versions import environment
 
-NOT_IN_NAMES = re.compile(r"[^\w.\- ]")
-"""What MLflow takes in no name of a metric."""
 SHARED = ("item_id", "task", "prompt", "target", "ids")
 SIDED = ("score", "answer", "why")
 
@@ -97,7 +94,7 @@ def _link(link: Path, target: Path) -> None:
 def _track(run: Experiment, trained: Done, results: Mapping[str, Mapping[str, SuiteResult]], verdict: Verdict) -> None:
     tracker, run_id = run.tracker, run.run_id
     _send(run, trained.folder / "events.jsonl")
-    tracker.log_metrics(run_id, _metrics(results, verdict))
+    tracker.log_metrics(run_id, verdict_metrics(results["base"], results["tuned"], verdict))
     for name in ("report.html", "tax.png", "verdict.json", "ledger.json", "training.json", "lineage.json",
                  "summary.json"):
         tracker.log_artifacts(run_id, run.folder / name)
@@ -127,39 +124,6 @@ def _offer(run: Experiment, trained: Done, lineage: Mapping[str, Any]) -> None:
         version = enrol(run.tracker, run.run_id, trained.folder / "model", name, run.config.tracking.store_models,
                         lineage)
         run.tracker.set_alias(name, CANDIDATE, version)
-
-
-def _metrics(results: Mapping[str, Mapping[str, SuiteResult]], verdict: Verdict) -> dict[str, float | None]:
-    """What the report says of every suite and of how many items, by the names that MLflow shows."""
-    found: dict[str, float | None] = {}
-    for one in verdict.suites:
-        kind = "tax" if one.kind == "capability" else "win"
-        found |= {f"base/{one.suite}": one.base, f"tuned/{one.suite}": one.tuned, f"{kind}/{one.suite}": one.points,
-                  f"{kind}_low/{one.suite}": one.low, f"{kind}_high/{one.suite}": one.high,
-                  f"mde/{one.suite}": one.mde, f"margin/{one.suite}": one.margin,
-                  f"base_scored/{one.suite}": one.scored_base, f"tuned_scored/{one.suite}": one.scored_tuned,
-                  f"scored/{one.suite}": one.pairs, f"asked/{one.suite}": one.asked}
-        found |= _readings(results["base"][one.suite], results["tuned"][one.suite], verdict.alpha)
-        if one.false_refusals:
-            found |= {f"base_false_refusals/{one.suite}": one.false_refusals.base,
-                      f"tuned_false_refusals/{one.suite}": one.false_refusals.tuned}
-        if one.floor:
-            found |= {f"floor_same/{one.suite}": one.floor.same, f"floor_batch/{one.suite}": one.floor.batch,
-                      f"floor_worst/{one.suite}": one.floor.worst}
-        if one.uncontaminated:
-            found[f"{kind}_uncontaminated/{one.suite}"] = one.uncontaminated.points
-    return found
-
-
-def _readings(base: SuiteResult, tuned: SuiteResult, alpha: float) -> dict[str, float]:
-    """Readings of whole answers; those by kind of instruction stand in the results."""
-    found: dict[str, float] = {}
-    for one in readings(base, tuned, alpha):
-        if not one.part:
-            name = NOT_IN_NAMES.sub(".", one.name.removesuffix(",none"))
-            found |= {f"{label}_{name}/{one.suite}": value
-                      for label, value in zip(("base", "tuned"), one.value, strict=True)}
-    return found
 
 
 def side_by_side(base: SuiteResult, tuned: SuiteResult) -> dict[str, list[object]]:

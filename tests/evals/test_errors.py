@@ -42,7 +42,7 @@ from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EndpointSection, EvalSection, GateSection, JudgeSection
 from sft_core.errors import EvalError
 from sft_core.model.load import load_model
-from tasks.record import _metrics
+from tasks.metrics import verdict_metrics
 from tasks.show import check_measured, remarks
 from tasks.verdict import compared, listed, reach_verdict, write_page
 from tests.evals.conftest import JINJA
@@ -358,9 +358,8 @@ class TestErrors:
         assert one.points == pytest.approx(0.0, abs=1e-4)
         assert verdict.rows()[0]["items"] == "9 of 10"
         results = {"base": {found.suite: whole}, "tuned": {found.suite: found}}
-        logged = _metrics(results, verdict)
-        assert [logged[f"{key}/{found.suite}"] for key in ("base_scored", "tuned_scored", "scored", "asked")] == [
-            10, 9, 9, 10]
+        logged = verdict_metrics(*results.values(), verdict)
+        assert [value for key, value in logged.items() if key.endswith((f"{found.suite}.scored", ".asked"))] == [9, 10]
         write_page(tmp_path / "page.html", "x", compared(verdict, *results.values()))
         assert "9 of 10" in (tmp_path / "page.html").read_text()
 

@@ -17,7 +17,7 @@ from eval_suites.scorers.base import MILDER, STRICTER
 from eval_suites.scorers.registry import SCORERS, score
 from eval_suites.verdict.verdict import compare
 from sft_core.config.evaluate import GateSection
-from tasks.record import _metrics
+from tasks.metrics import verdict_metrics
 
 CALL = {"name": "f", "arguments": {"a": 1}}
 SCHEMAS = {"f": {"properties": {"a": {"type": "integer"}}}}
@@ -104,19 +104,19 @@ def test_page_and_tracker_show_the_same_means_of_the_same_items(make_result: Any
     tuned = replace(tuned, items=tuple(two._replace(weight=one.weight) for one, two in
                                        zip(base.items, tuned.items, strict=True)))
     verdict = compare({"s": base}, {"s": tuned}, GateSection())
-    told = _metrics({"base": {"s": base}, "tuned": {"s": tuned}}, verdict)
+    told = verdict_metrics({"s": base}, {"s": tuned}, verdict)
     tables = {table.title: table for table in report(verdict, {"s": base}, {"s": tuned}).tables}
     partial, loose, passed = tables["Partial credit and other readings, beside the score that counts"].rows
     for row, name in ((partial, "partial"), (loose, "loose"), (passed, "pass.1")):
-        before, after = told[f"base_{name}/s"], told[f"tuned_{name}/s"]
+        before, after = told[f"score/s.{name}.base"], told[f"score/s.{name}.tuned"]
         assert before is not None
         assert after is not None
         assert row["this reading"] == f"{100 * before:.1f} → {100 * after:.1f}"
-        assert told["base/s"] <= before  # type: ignore[operator]
-        assert told["tuned/s"] <= after  # type: ignore[operator]
+        assert told["score/s.base"] <= before  # type: ignore[operator]
+        assert told["score/s.tuned"] <= after  # type: ignore[operator]
     assert partial["score"] == "90.0 → 95.0"
     assert mean_metric(base.items, "stopped") == 0.9  # as the score is weighed
-    assert base.metrics()[f"{base.items[0].task}/partial"] == pytest.approx(told["base_partial/s"])
+    assert base.metrics()[f"{base.items[0].task}/partial"] == pytest.approx(told["score/s.partial.base"])
     by_kind, = tables["By kind of instruction"].rows
     assert list(by_kind) == ["suite", "instruction", "instructions", "loose"]
     assert [*by_kind.values()][1:3] == ["a:b", "20"]

@@ -48,7 +48,7 @@ def test_a_run_with_a_suite_given_by_its_path(sft: Sft, config: Path, home: Path
     assert read_results(run / "evaluation" / "base", "tiny_mmlu").chance == 0.25, "one over four choices"
     kept = MlflowClient(f"sqlite:///{home / 'mlflow.db'}").get_run(
         json.loads((run / "run.json").read_text())["mlflow_run_id"])
-    assert {"base/my_qa", "tuned/my_qa", "win/my_qa", "win_low/my_qa"} <= set(kept.data.metrics)
+    assert {"score/my_qa.base", "score/my_qa.tuned", "win/my_qa", "win/my_qa.low"} <= set(kept.data.metrics)
     assert str(tmp_path) not in " ".join(kept.data.metrics)
 
     evaluation["suites"].append(write(tmp_path, "another"))

@@ -140,7 +140,7 @@ def test_events_are_followed_line_by_line(tracker: Tracker, tmp_path: Path) -> N
     assert reopened.follow(run_id, events, mark)
     assert history(tracker, run_id, "train/loss") == [(1, 3.0), (2, 2.0), (3, 1.0)]
     metrics = tracker.find_run(run_id).metrics
-    assert metrics.keys() == {"train/loss", "train/tokens", "validation/loss", "saved/loss"}
+    assert metrics.keys() == {"train/loss", "train/tokens", "validation/loss", "validation/saved.loss"}
     assert math.isnan(metrics["validation/loss"])
 
 
