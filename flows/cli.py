@@ -30,6 +30,7 @@ from infra.settings import Settings, prepare_environment, read_settings
 from sft_core.config.file import LoadedConfig, examine
 from sft_core.errors import ConfigError
 from sft_core.stopping import stop_on_signals
+from sft_core.visible import shortened
 
 SELDOM = 50_000, 20, 100
 """How many objects are made before Python looks for cycles among them. At its default of 700 a fifth of the time of a
@@ -58,7 +59,7 @@ class Shell(typer.core.TyperGroup):
 def fail(kind: str, message: str, code: int) -> NoReturn:
     """Print a message on the error stream and leave with `code`."""
     Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]{kind}[/]: ", end="")
-    print(message, file=sys.stderr)
+    print(shortened(message), file=sys.stderr)
     raise typer.Exit(code)
 
 
@@ -276,7 +277,7 @@ def config_check(config: ConfigFile, overrides: Overrides = None) -> None:
     from flows.checking import looked_at
 
     for said in looked_at(config, overrides or [], read_settings()):
-        print(said)
+        print(shortened(said))
     print(f"{config}: valid")
 
 

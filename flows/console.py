@@ -14,6 +14,7 @@ from rich.text import Text
 from infra.naming import run_page
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.errors import GateFailed
+from sft_core.visible import shortened, visible
 
 if TYPE_CHECKING:  # it brings Prefect and SciPy, which take seconds
     from tasks.verdict import Flip, Names, Report
@@ -29,8 +30,8 @@ def table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
     a column for each row, as many side by side as there is room for."""
     if not rows:
         return
-    heads = list(rows[0])
-    cells = [["" if value is None else str(value) for value in row.values()] for row in rows]
+    heads = list(map(visible, rows[0]))
+    cells = [["" if value is None else shortened(str(value)) for value in row.values()] for row in rows]
     if _narrowest([heads, *cells]) <= console.width:
         _print(title, [heads, *cells])
         return
@@ -52,11 +53,11 @@ def _narrowest(lines: Sequence[Sequence[str]]) -> int:
 
 
 def _print(title: str, lines: Sequence[Sequence[str]]) -> None:
-    shown = Table(title=title or None, title_justify="left", title_style="bold")
+    shown = Table(title=Text(visible(title)) if title else None, title_justify="left", title_style="bold")
     for index, head in enumerate(lines[0]):
-        shown.add_column(head, justify="left" if index == 0 else "right", overflow="fold", no_wrap=index == 0)
+        shown.add_column(Text(head), justify="left" if index == 0 else "right", overflow="fold", no_wrap=index == 0)
     for line in lines[1:]:
-        shown.add_row(*line)
+        shown.add_row(*map(Text, line))
     console.print(shown)
 
 
@@ -96,13 +97,13 @@ def saved(stored: Mapping[str, Any]) -> str:
 
 def gate(outcome: str, reason: str) -> None:
     """Print the gate's outcome with its reason in one sentence."""
-    console.print(f"Gate: [{STYLE[outcome]}]{outcome}[/]. {reason}", highlight=False)
+    console.print(Text.assemble("Gate: ", (outcome, STYLE[outcome]), f". {shortened(reason)}"))
 
 
 def lines(*texts: str) -> None:
-    """Print plain lines, without markup."""
+    """Print plain lines, without markup, and so that the terminal obeys nothing in them."""
     for text in texts:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print(shortened(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def report(found: Report) -> None:
@@ -117,12 +118,12 @@ def side_by_side(flip: Flip, names: Names) -> None:
     """Print an item that changed: what was asked, and both answers beside each other with their differences."""
     from tasks.verdict import reason, word_diff
 
-    left, right = (Text.assemble(*((piece.text, "" if piece.same else "bold reverse") for piece in side))
+    left, right = (Text.assemble(*((shortened(piece.text), "" if piece.same else "bold reverse") for piece in side))
                    for side in word_diff(flip.base_answer, flip.tuned_answer))
-    shown = Table(title=Text(f"{'lost' if flip.lost else 'gained'}: {flip.suite} {flip.item_id} ({flip.task})"),
-                  title_justify="left", title_style="bold", expand=True)
+    title = f"{'lost' if flip.lost else 'gained'}: {flip.suite} {flip.item_id} ({flip.task})"
+    shown = Table(title=Text(visible(title)), title_justify="left", title_style="bold", expand=True)
     for name, score in ((names.base, flip.base), (names.tuned, flip.tuned)):
-        shown.add_column(Text(f"{name}: {score:.3g}"), ratio=1, overflow="fold")
+        shown.add_column(Text(visible(f"{name}: {score:.3g}")), ratio=1, overflow="fold")
     shown.add_row(left, right)
     lines(f"prompt: {flip.prompt[-LONGEST_PROMPT:]}", f"target: {flip.target[:LONGEST_PROMPT]}")
     console.print(shown)

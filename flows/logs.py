@@ -9,6 +9,7 @@ from infra.settings import prefect_is_temporary, read_settings
 from sft_core.errors import ConfigError, SftError
 from sft_core.masking import masked
 from sft_core.stopping import stop_asked_by
+from sft_core.visible import shortened
 
 TAMED = ("prefect.engine", "prefect.flow_runs", "prefect.task_runs", "prefect._internal.concurrency",
          "prefect.events.clients", "EventsWorker", "APILogWorker", "mlflow.store.db.utils")
@@ -28,10 +29,11 @@ def told_of(error: BaseException) -> SftError | None:
 
 
 class _Record(logging.LogRecord):
-    """A line of any library's log, Prefect's "View at …" for one, without the passwords of its URLs."""
+    """A line of any library's log, Prefect's "View at …" for one, without the passwords of its URLs, and without what
+    a terminal would obey in what it tells of data."""
 
     def getMessage(self) -> str:
-        return masked(super().getMessage())
+        return shortened(masked(super().getMessage()))
 
 
 def _tell_once(record: logging.LogRecord) -> bool:

@@ -3,6 +3,7 @@
 In the order the data walks; a room imports only from those above it (tests/house):
 
 masking.py       passwords and tokens in URLs, hidden
+visible.py       texts of others, so that no terminal obeys them
 errors.py        what a user may meet
 names.py         what may be called how, and texts as names of files
 conversation.py  the values: Row, Turn, Conversation, Rejected

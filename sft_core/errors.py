@@ -6,18 +6,19 @@
 from __future__ import annotations
 
 from sft_core.masking import masked
+from sft_core.visible import visible
 
 
 class SftError(Exception):
     """Base of every error that the platform raises on purpose; the command line prints it without a traceback.
 
-    Its message holds no password, whatever it was made of.
+    Its message holds no password and nothing that a terminal would obey, whatever it was made of.
     """
 
     exit_code = 1
 
     def __init__(self, message: str) -> None:
-        super().__init__(masked(message))
+        super().__init__(visible(masked(message)))
 
 
 class DamagedFile(SftError, ValueError):

@@ -11,10 +11,10 @@ from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
 from sft_core.templates.render import IGNORE, Example
+from sft_core.visible import visible
 
 Kind = Literal["trained", "context", "special"]
 _STYLES: dict[Kind, str] = {"trained": "bold green", "context": "dim", "special": "cyan"}
-_VISIBLE = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"}  # a terminal would obey them
 
 
 class Piece(NamedTuple):
@@ -96,21 +96,21 @@ def _texts(ids: Sequence[int], runs: Sequence[tuple[Kind, int]], tokenizer: PreT
 
 def to_rich(pieces: Sequence[Piece]) -> Text:
     """For a terminal: trained green, context dim, control tokens cyan."""
-    return Text.assemble(*((piece.text.translate(_VISIBLE), _STYLES[piece.kind]) for piece in pieces))
+    return Text.assemble(*((visible(piece.text), _STYLES[piece.kind]) for piece in pieces))
 
 
 def to_html(pieces: Sequence[Piece]) -> str:
     """For a report: one `<span class="trained|context|special">` per piece inside a `<pre>`; everything is escaped."""
-    spans = "".join(f'<span class="{piece.kind}">{html.escape(piece.text.translate(_VISIBLE))}</span>'
+    spans = "".join(f'<span class="{piece.kind}">{html.escape(visible(piece.text))}</span>'
                     for piece in pieces)
     return f'<pre class="example">{spans}</pre>'
 
 
 def view_to_rich(view: View, tokenizer: PreTrainedTokenizerBase) -> Text:
     """A row for a terminal, with a border over each segment of a packed one."""
-    text = Text.assemble((f"\n{view.head}\n", "bold"))
+    text = Text.assemble((f"\n{visible(view.head)}\n", "bold"))
     for border, segment in zip(view.borders(), view.segments, strict=True):
-        text.append(f"{border}\n" if border else "", "yellow")
+        text.append(f"{visible(border)}\n" if border else "", "yellow")
         text.append_text(to_rich(spans_of(segment.example, tokenizer)))
         text.append("\n" if border else "")
     return text.append(view.padding, "yellow")

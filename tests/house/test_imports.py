@@ -12,14 +12,15 @@ ROOMS = ("sft_core", "eval_suites", "infra", "tasks", "flows")
 MAY_IMPORT = {
     "sft_core": set(),
     "eval_suites": {"sft_core"},
-    "infra": {"sft_core.masking", "sft_core.errors", "sft_core.names", "sft_core.locks", "sft_core.stopping"},
+    "infra": {"sft_core.masking", "sft_core.errors", "sft_core.names", "sft_core.locks", "sft_core.stopping",
+              "sft_core.visible"},
     "tasks": {"sft_core", "eval_suites", "infra"},
     "flows": {"tasks", "infra", "sft_core.config", "sft_core.masking", "sft_core.errors", "sft_core.names",
-              "sft_core.stopping"},
+              "sft_core.stopping", "sft_core.visible"},
 }
 LAYERS = {
-    "sft_core": ("masking", "errors", "names", "conversation", "stopping", "locks", "stage", "versions", "progress",
-                 "config", "tiny", "templates", "data", "model", "train", "doctor"),
+    "sft_core": ("masking", "visible", "errors", "names", "conversation", "stopping", "locks", "stage", "versions",
+                 "progress", "config", "tiny", "templates", "data", "model", "train", "doctor"),
     "eval_suites": ("results", "statistics", "refusal", "scorers", "suites", "backends", "judge", "lm_door", "asking",
                     "verdict", "front", "report", "parity"),
 }
