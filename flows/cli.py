@@ -116,7 +116,9 @@ def begin(*, make: bool = True, flows: bool = True) -> Settings:
 def _lines() -> logging.Handler:
     """For people at a terminal; else whole lines with a date, for files, `grep` and the journal."""
     if sys.stderr.isatty():
-        return RichHandler(console=Console(stderr=True), show_path=False, show_level=False, log_time_format="%H:%M:%S")
+        shown = RichHandler(console=Console(stderr=True), show_path=False, show_level=False, log_time_format="%H:%M:%S")
+        shown.addFilter(lambda record: record.name != "sft.progress")  # a bar shows that
+        return shown
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     return handler

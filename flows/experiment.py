@@ -20,6 +20,7 @@ from infra.watching import only_to_prefect
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.file import LoadedConfig, load
 from sft_core.errors import SftError
+from sft_core.visible import shortened
 from tasks.evaluate import base_subject, evaluate, floors, tuned_subject
 from tasks.experiment import open_experiment
 from tasks.interpolate import interpolate
@@ -33,8 +34,10 @@ from tasks.record import record
 from tasks.settled import asked, settle
 from tasks.stages import Workspace
 from tasks.train import train
-from tasks.verdict import foresee, reach_verdict
+from tasks.verdict import foresee, reach_verdict, told_of
 
+LONGEST_TITLE = 150
+"""Characters of the name of a flow run: what a list of them has room for."""
 AHEAD = ("sft_core.data.prepare", "sft_core.train.outlook", "eval_suites.asking.run", "sft_core.train.engine",
          "eval_suites.report.plot")
 """Modules that bring the libraries of a run's stages, in the order of their use."""
@@ -59,16 +62,18 @@ def run_experiment(path: Path, overrides: list[str]) -> None:
 
 
 def named_after(what: Callable[[ExperimentConfig], str]) -> str:
-    """Name of the flow run that is beginning; of a configuration that cannot be read the file's, and the run fails."""
+    """Name of the flow run that is beginning: what it is, and what was set otherwise than in its file; of a
+    configuration that cannot be read the file's, and the run fails."""
     given = flow_run.parameters
     try:
-        return what(forms.loaded(given["config"], given["overrides"]).config)
+        name = what(forms.loaded(given["config"], given["overrides"]).config)
     except SftError:
-        return str(given["config"])
+        name = str(given["config"])
+    return shortened(" · ".join([name, *forms.changes(given["overrides"])]), LONGEST_TITLE)
 
 
 def _title() -> str:
-    return named_after(lambda config: config.name)
+    return named_after(lambda config: f"{config.name} · {config.train.method}")
 
 
 @flow(name="sft-experiment", flow_run_name=_title, **HOOKS)
@@ -90,7 +95,8 @@ def sft_experiment(
         if searched:
             only_to_prefect(f"searched values: {shown(searched)}")
         summary = experiment(loaded, place, tracker, parent_run_id)
-        only_to_prefect(f"gate: {summary['gate']['outcome']}. {summary['gate']['reason']}",
+        only_to_prefect(*map(told_of, summary["verdict_rows"]),
+                        f"gate: {summary['gate']['outcome']}. {summary['gate']['reason']}",
                         f"run {summary['run']}: {summary['folder']}")
         return summary
 

@@ -20,6 +20,7 @@ Overrides = Annotated[dict[str, Any] | list[str] | None, WithJsonSchema({"anyOf"
     {"type": "object", "title": "fields", "additionalProperties": True},
     {"type": "array", "title": "lines", "items": {"type": "string"}}, {"type": "null", "title": "none"}]})]
 """Fields that are set otherwise: `{"train.epochs": 2}`, or lines `train.epochs=2` as with `--set`."""
+NAMES = ("name", "search.study")
 Count = Annotated[int, Field(ge=1)]
 Points = Annotated[float, Field(ge=0.0, le=100.0)]
 
@@ -34,6 +35,11 @@ def lines_of(overrides: dict[str, Any] | list[str] | None) -> list[str]:
     if isinstance(overrides, dict):
         return [f"{field}={json.dumps(value, ensure_ascii=False)}" for field, value in overrides.items()]
     return overrides or []
+
+
+def changes(overrides: dict[str, Any] | list[str] | None) -> list[str]:
+    """What was set otherwise, for a title that begins with the name."""
+    return [line for line in lines_of(overrides) if line.partition("=")[0].strip() not in NAMES]
 
 
 def loaded(configuration: str, overrides: dict[str, Any] | list[str] | None) -> LoadedConfig:

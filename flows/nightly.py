@@ -59,7 +59,12 @@ def run_nights(name: str, last: int) -> None:
         console.lines(f"no night of {name} was recorded yet; `sft nightly --name {name}` makes one now")
 
 
-@flow(name="sft-nightly", flow_run_name="{name}@{alias}", **orchestrator.HOOKS)
+def _title() -> str:
+    when = flow_run.scheduled_start_time
+    return f"{flow_run.parameters['name']}@{flow_run.parameters['alias']} · night of {when:%Y-%m-%d}"
+
+
+@flow(name="sft-nightly", flow_run_name=_title, **orchestrator.HOOKS)
 def sft_nightly(name: str = "sft", alias: str = "champion", margin: forms.Points = 0.0, rebase: bool = False
                 ) -> dict[str, Any]:
     """Ask a registered model, its candidates and their base again; fail on a proved regression that nobody was told of.

@@ -27,10 +27,11 @@ def main(order: Order, rung: Rung | None = None) -> int:
             from flows.experiment import sft_experiment
             from flows.rung import sft_rung
             from infra.orchestrator import outcome
-            from infra.sweep_view import trial_tags, trial_title
+            from infra.sweep_view import shown_shortly, trial_tags, trial_title
 
             (study, number, suffix), parent = order.known, order.parent_run_id or None
-            title, kind = trial_title(study, number) + suffix, "follow-up" if suffix else "rung" if rung else "trial"
+            title = " · ".join(filter(None, (trial_title(study, number) + suffix, shown_shortly(order.searched))))
+            kind = "follow-up" if suffix else "rung" if rung else "trial"
             with tags(*trial_tags(study, number, kind)):
                 if rung:
                     look = sft_rung.with_options(flow_run_name=f"{title} at {rung.name}")

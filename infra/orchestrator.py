@@ -71,9 +71,9 @@ def stage_task(name: str, run_name: str | None = None) -> Callable[[Callable[P, 
 
     Args:
         name: of the task.
-        run_name: of its runs, with the arguments in braces; None: what Prefect makes of the name.
+        run_name: of its runs, with the arguments in braces; by default the name.
     """
-    return lambda stage: _Quoted(stage, name=name, cache_policy=NO_CACHE, task_run_name=run_name)
+    return lambda stage: _Quoted(stage, name=name, cache_policy=NO_CACHE, task_run_name=run_name or name)
 
 
 def outcome(flow: Flow[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

@@ -66,6 +66,12 @@ def shown(values: Mapping[str, object]) -> str:
                      for name, value in values.items())
 
 
+def shown_shortly(searched: Mapping[str, object]) -> str:
+    """Searched values by the last part of their fields, for a title."""
+    short = {field.rpartition(".")[2]: value for field, value in searched.items()}
+    return shown(short if len(short) == len(searched) else searched)
+
+
 def _of_study(study: str) -> str:
     return f"study:{study}"
 

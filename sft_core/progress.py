@@ -1,4 +1,4 @@
-"""Progress of long stages: a bar with rate and time left on a terminal, a line every ten seconds elsewhere."""
+"""Progress of long stages: a bar with rate and time left on a terminal, and lines for logs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 
 LINE_EVERY_S = 10.0
+"""At first; then whenever a twentieth of the time so far has passed again, but `LONGEST_SILENCE_S`."""
+LINE_EVERY, LONGEST_SILENCE_S = 1 / 20, 120.0
 LATELY_S = 60.0
 """How far back the rate looks."""
 log = logging.getLogger("sft")
+lines = logging.getLogger("sft.progress")
+"""Of its own, so that a terminal with a bar can leave out what the log of a flow run takes."""
 
 
 class Progress(Protocol):
@@ -60,7 +64,7 @@ class _Pace:
 
 class _Bar:
     def __init__(self, bar: RichProgress, label: str, way: _Way) -> None:
-        self._bar, self._unit, self._pace = bar, way.unit, _Pace()
+        self._bar, self._unit, self._pace, self._lines = bar, way.unit, _Pace(), _Lines(label, way)
         self._task = bar.add_task(label, total=way.total, completed=way.begun, rate="", extra="")
 
     def advance(self, n: float = 1, **fields: object) -> None:
@@ -68,24 +72,26 @@ class _Bar:
         rate = self._pace.rate
         shown = "" if rate is None else f"{rate:,.1f} {self._unit}/s"
         self._bar.update(self._task, advance=n, rate=shown, extra=_shown(fields))
+        self._lines.advance(n, **fields)
 
 
 class _Lines:
     def __init__(self, label: str, way: _Way) -> None:
         self._label, self._way = label, way
-        self._said, self._pace = time.monotonic(), _Pace()
+        self._began = self._said = time.monotonic()
+        self._pace = _Pace()
 
     def advance(self, n: float = 1, **fields: object) -> None:
         now = time.monotonic()
         self._pace.advance(n, now)
-        if now - self._said < LINE_EVERY_S:
+        if now - self._said < max(LINE_EVERY_S, min(LINE_EVERY * (now - self._began), LONGEST_SILENCE_S)):
             return
         self._said = now
         total, begun, unit = self._way
         done, rate = begun + self._pace.done, self._pace.rate
         said = "the first one, which says nothing of the others" if rate is None else (
             f"{rate:.1f} {unit}/s, about {(total - done) / rate:.0f} s left")
-        log.info("%s: %g of %g %s, %s %s", self._label, done, total, unit, said, _shown(fields))
+        lines.info("%s: %g of %g %s, %s %s", self._label, done, total, unit, said, _shown(fields))
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from eval_suites.lm_door.data import outside
 from eval_suites.results import SuiteResult, read_results, write_results
 from eval_suites.statistics.floor import Floor
 from eval_suites.suites.suite import named_suites, suite
+from eval_suites.verdict.outcome import shown_score
 from infra.contract import Tracker
 from infra.orchestrator import stage_task
 from infra.settings import secret, server_key
@@ -140,7 +141,7 @@ def path_of(reference: str, place: Workspace, tracker: Opener) -> str:
     return str(model)
 
 
-@stage_task("evaluate", "evaluate-{subject.label}")
+@stage_task("evaluate", "evaluate {subject.label}")
 def evaluate(
     subject: Subject, section: EvalSection, place: Workspace, occasion: str = "", against: Against | None = None
 ) -> dict[str, SuiteResult]:
@@ -257,6 +258,9 @@ def _measure(subject: Subject, section: EvalSection, place: Workspace, stages: M
     found = measured(Asked(subject.model, section, _form(subject), place.mirror), asked,
                      Out(pending, cache, against if section.looks > 1 else None, server_key() if served else None),
                      processes_of(subject.model, section))
+    for name, one in found.items():
+        log.info("%s on %s: %s (%d items, %.1f s)", subject.label, name, shown_score(one.score, one.scale), one.n,
+                 one.seconds)
     partial = {name: result for name, result in found.items() if served
                and not all(item.answered for item in result.items)}
     for name, stage in stages.items():
@@ -269,7 +273,7 @@ def _measure(subject: Subject, section: EvalSection, place: Workspace, stages: M
     return partial
 
 
-@stage_task("floors", "floors-{subject.label}")
+@stage_task("floors", "A/A floor of {subject.label}")
 def floors(subject: Subject, results: Mapping[str, SuiteResult], section: EvalSection,
            place: Workspace) -> dict[str, Floor]:
     """The A/A floor of every suite that has scores: found, or measured now. Servers have none: their batches are their

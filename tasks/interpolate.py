@@ -14,7 +14,6 @@ from tasks.stages import Done, Workspace, once, version
 from tasks.train import inputs_of
 
 
-@stage_task("interpolate")
 def interpolate(config: ExperimentConfig, prepared: Done, trained: Done, place: Workspace) -> Done:
     """The model that is evaluated, saved and recorded: with `train.interpolate: 1` the trained one itself, else the one
     so far on the way, found or made now, with the report and the events of the training.
@@ -22,10 +21,12 @@ def interpolate(config: ExperimentConfig, prepared: Done, trained: Done, place: 
     Raises:
         ModelError, TrainingError: see `sft_core/train/interpolate.py`.
     """
-    from sft_core.train.interpolate import interpolate as between
+    return trained if config.train.interpolate == 1.0 else _interpolated(config, prepared, trained, place)
 
-    if config.train.interpolate == 1.0:
-        return trained
+
+@stage_task("interpolate", "interpolate: {config.train.interpolate:g} of the way")
+def _interpolated(config: ExperimentConfig, prepared: Done, trained: Done, place: Workspace) -> Done:
+    from sft_core.train.interpolate import interpolate as between
 
     def make(out: Path) -> dict[str, object]:
         stored = between(inputs_of(config, prepared, place), config.train, trained.folder / "model", out / "model")

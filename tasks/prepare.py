@@ -62,7 +62,7 @@ def _wanted(config: ExperimentConfig, place: Workspace) -> Sequence[EvalItem]:
                       scratch=place.scratch, data_path=data_path)
 
 
-@stage_task("prepare")
+@stage_task("prepare", "prepare the data of {config.name}")
 def prepare(config: ExperimentConfig, place: Workspace) -> Done:
     """Prepare the training data of an experiment, or find it prepared.
 

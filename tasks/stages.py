@@ -75,6 +75,8 @@ def once(stage: Stage, make: Callable[[Path], Mapping[str, object]], *, resume: 
         began = time.monotonic()
         made = make(stage.resume() if resume else stage.fresh())
         seconds = round(time.monotonic() - began, 1)
+        if seconds >= WORTH_TELLING_S:
+            log.info("%s: made in %.1f s", stage.name, seconds)
         return Done(stage.fingerprint, stage.work, stage.finish(made, seconds), reused=False, seconds=seconds)
 
 

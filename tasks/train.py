@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("sft")
 
 
-@stage_task("train")
+@stage_task("train", "train: {config.train.method}, {config.train.epochs:g} epochs")
 def train(config: ExperimentConfig, prepared: Done, place: Workspace, follow: Callable[[Path], None]) -> Done:
     """Train, or find the trained model; `follow` is called now and then with the events written so far.
 
@@ -43,7 +43,7 @@ def train(config: ExperimentConfig, prepared: Done, place: Workspace, follow: Ca
     return done
 
 
-@stage_task("train-until")
+@stage_task("train-until", "train to {share:.0%} of the steps")
 def train_until(config: ExperimentConfig, prepared: Done, place: Workspace, follow: Callable[[Path], None],
                 share: float) -> Done:
     """Train up to a share of the steps, or find the model of that moment: in the folder `model`. `train`, or a larger
@@ -87,14 +87,15 @@ def _trained(config: ExperimentConfig, prepared: Done, place: Workspace, follow:
     engine = engine_of(config.train, _probe(config, prepared, place) if config.train.probe.suites else None)
     report = engine(inputs, config.train, trained_stage(config, prepared, place).resume(), on_events=follow,
                     sync_every_s=config.tracking.sync_every_s, until=until)
-    _tell_losses(told := json.loads(json.dumps(asdict(report), default=str)))
+    _tell_end(told := json.loads(json.dumps(asdict(report), default=str)))
     return {**told, "pace": training_pace(config, where), "made_with": made_with()}
 
 
-def _tell_losses(report: Mapping[str, Any]) -> None:
+def _tell_end(report: Mapping[str, Any]) -> None:
     held_out = "".join(f", {loss:.4g} on held-out examples (step {step})" for step, loss in report["validation"][-1:])
-    log.info("trained for %d steps: loss %.4g nats in the last one%s", report["steps"], report["final"]["loss"],
-             held_out)
+    log.info("trained for %d steps: loss %.4g nats in the last one%s; %s tokens in %.1f s, saved in %.1f s",
+             report["steps"], report["final"]["loss"], held_out, f"{report['trained_tokens']:,}", report["seconds"],
+             report["saving_s"])
 
 
 def referenced(config: ExperimentConfig, prepared: Done, place: Workspace) -> TrainInputs:

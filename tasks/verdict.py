@@ -21,7 +21,7 @@ from sft_core.stage import fingerprint, write_json, write_text
 from tasks.stages import Workspace, once, version
 
 __all__ = ["Compared", "Flip", "Floor", "Names", "Report", "Results", "SuiteResult", "compared", "foresee", "keep",
-           "listed", "reach_verdict", "reason", "with_variants", "word_diff",
+           "listed", "reach_verdict", "reason", "told_of", "with_variants", "word_diff",
            "write_page", "write_report"]
 Results = Mapping[str, SuiteResult]
 log = logging.getLogger("sft")
@@ -108,6 +108,12 @@ def write_report(folder: Path, title: str, found: Compared) -> None:
     write_page(folder / "report.html", title, found)
     write_json(folder / "verdict.json", found.verdict.to_dict())
     (folder / "tax.png").write_bytes(forest_png(found.verdict))
+
+
+def told_of(row: Mapping[str, object]) -> str:
+    """A row of a verdict's table as a line of a log."""
+    interval = next(text for head, text in row.items() if "interval" in head)
+    return f"{row['suite']}: {row['base']} → {row['tuned']}, {row['tax / win']} ({interval}): {row['outcome']}"
 
 
 def listed(results: Mapping[str, SuiteResult]) -> list[dict[str, object]]:

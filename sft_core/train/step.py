@@ -47,6 +47,12 @@ class Losses:
     replay: float | None
     kl: float | None
 
+    def told(self) -> dict[str, float]:
+        """What is shown of a step: the loss, and its terms where it has several."""
+        terms = {"sft": self.sft, "replay": self.replay, "kl": self.kl}
+        there = {name: value for name, value in terms.items() if value is not None}
+        return {"loss": self.loss, **(there if len(there) > 1 else {})}
+
 
 class Taken(NamedTuple):
     """What a step did."""

@@ -155,7 +155,7 @@ class _Run:
                 self.seconds = before + time.monotonic() - began
                 assert self.last is not None, "a step tells its losses"
                 rate = (self.done.tokens + self.replayed.tokens) / self.seconds
-                bar.advance(1, loss=self.last.loss, tokens_per_s=rate)
+                bar.advance(1, **self.last.told(), **{"tokens/s": rate})
                 # Before the validation of this step: a run that continues from here makes it again.
                 if save:
                     self._save()

@@ -167,7 +167,7 @@ class _Run(TrainerCallback):  # type: ignore[misc]
                           grad_norm=logs["grad_norm"], tokens=self.done.tokens,
                           trained_tokens=self.done.trained_tokens, replay_tokens=0,
                           tokens_per_s=round(tokens / took, 1))
-        self.bar.advance(1, loss=self.last.loss)
+        self.bar.advance(1, **self.last.told(), **{"tokens/s": tokens / took})
         self._validate_if_due()
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:

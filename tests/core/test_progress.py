@@ -6,11 +6,13 @@ import pytest
 
 from sft_core import progress as room
 from sft_core.progress import progress
+from sft_core.train.step import Losses
 
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     monkeypatch.setattr(room, "LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(room, "LONGEST_SILENCE_S", 0.0)
     monkeypatch.setattr(logging.getLogger("sft"), "propagate", True)
     caplog.set_level(logging.INFO, "sft")
     return caplog
@@ -55,3 +57,30 @@ def test_the_time_left_follows_the_pace_of_the_last_minute(told: pytest.LogCaptu
             now[0] += seconds
             bar.advance()
     assert "1.0 steps/s, about 100 s left" in told.messages[-1]
+
+
+def test_a_long_stage_is_told_of_often_at_first_and_then_seldom(told: pytest.LogCaptureFixture,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    """A day of a line each ten seconds would be 8,640 lines on Prefect's page."""
+    now = [100.0]
+    monkeypatch.setattr(room, "LINE_EVERY_S", 10.0)
+    monkeypatch.setattr(room, "LONGEST_SILENCE_S", 120.0)
+    monkeypatch.setattr("sft_core.progress.time.monotonic", lambda: now[0])
+    with progress("training", 86_400, "steps") as bar:
+        for _ in range(86_400):
+            now[0] += 1.0
+            bar.advance()
+    assert [float(line.split()[1]) for line in told.messages[:4]] == [10, 20, 30, 40]
+    assert 86_400 / 120 <= len(told.messages) < 800
+
+
+def test_the_log_has_the_lines_also_beside_a_bar(told: pytest.LogCaptureFixture,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with progress("training", 3, "steps") as bar:
+        bar.advance(1, **Losses(1.5, 1.0, 0.5, None).told(), **{"tokens/s": 1234.0})
+        bar.advance(1, **Losses(1.0, 1.0, None, None).told())
+    first, second = told.records
+    assert first.getMessage().endswith("loss 1.5 sft 1 replay 0.5 tokens/s 1234")
+    assert second.getMessage().endswith("loss 1")
+    assert first.name == "sft.progress", "the terminal leaves it out: it has the bar"

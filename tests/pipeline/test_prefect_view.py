@@ -1,5 +1,6 @@
 """What a person who looks at Prefect, or at a worker's log, sees of a run."""
 
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -33,13 +34,19 @@ def test_flow_run_has_the_name_of_its_experiment_and_holds_our_log(
 ) -> None:
     done = sft("run", config, "--set", "eval.limit=3", "--set", "name=seen")
     assert done.returncode == 0, done.stderr[-2000:]
-    run = named(prefect_api, "seen")
+    run = named(prefect_api, "seen · full · eval.limit=3")
     lines = logged(prefect_api, run["id"])
-    assert "evaluating base: tiny_mmlu, tiny_refusal" in lines
-    assert any(line.startswith("gate: ") for line in lines)
-    assert any(str(home / "runs") in line for line in lines)
+    for said in ("evaluating base: tiny_mmlu, tiny_refusal", r"base on tiny_mmlu: 100\.0 \(12 items, [\d.]+ s\)",
+                 r"trained for 10 steps: loss .*; 1,611 tokens in [\d.]+ s, saved in [\d.]+ s", r"train: made in .* s",
+                 r"tiny_mmlu: 100\.0 → .*, tax .* to .*: ", "gate: .*", f"run seen-.*: {home}/runs/seen-.*"):
+        assert [line for line in lines if re.match(said, line)], f"{said} is missing: {lines}"
     assert done.stderr.count("evaluating base: ") == 1
-    assert "ook 'told'" not in done.stderr
+    for noise in ("ook 'told'", "Finished in state"):
+        assert noise not in done.stderr + "".join(lines)
+    asked = {"flow_runs": {"id": {"any_": [run["id"]]}}}
+    tasks = {one["name"] for one in requests.post(f"{prefect_api}/task_runs/filter", json=asked, timeout=10).json()}
+    assert tasks == {"prepare the data of seen", "evaluate base", "A/A floor of base", "train: full, 1 epochs",
+                     "evaluate tuned", "verdict", "record"}
 
 
 def test_worker_says_in_one_line_that_a_run_was_stopped(

@@ -55,7 +55,9 @@ def check_prefect(api: str) -> None:
     def runs(kind: str) -> list[dict[str, Any]]:
         return found("flow_runs", {"flow_runs": {"tags": {"all_": ["study:two", f"kind:{kind}"]}}})
 
-    trials = {run["name"]: run for run in runs("trial")}
+    titles = [run["name"].partition(" · ") for run in runs("trial")]
+    assert all(re.fullmatch(r"lr [\d.e-]+, lambda [\d.]+", values) for _, _, values in titles), titles
+    trials = {run["name"].partition(" · ")[0]: run for run in runs("trial")}
     assert {(name, *sorted(trials[name]["tags"])) for name in ("two t000", "two t002")} == {
         (f"two t00{at}", "kind:trial", "study:two", f"trial:{at}") for at in (0, 2)}
     last = trials["two t002"]
@@ -67,7 +69,7 @@ def check_prefect(api: str) -> None:
         if name == "two t000":  # what was killed may have trained the last one to its end
             assert any(re.match(r"trained for \d+ steps: loss .* on held-out examples", line) for line in lines)
     assert {run["name"] for run in runs("sweep")} == {"two"}
-    assert {run["name"].partition("-")[2] for run in runs("follow-up")} == {"a050", "confirm"}
+    assert {run["name"].partition(" · ")[0].partition("-")[2] for run in runs("follow-up")} == {"a050", "confirm"}
     (of,) = [run for run in runs("sweep") if run["state_type"] == "COMPLETED"]  # the other one was killed
     (page,) = found("artifacts", {"artifacts": {"key": {"any_": ["trials"]}, "flow_run_id": {"any_": [of["id"]]}}})
     assert f"/runs/flow-run/{last['id']}) | complete | alignment " in page["data"]
