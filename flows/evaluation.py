@@ -32,7 +32,6 @@ from tasks.verdict import (
     keep,
     listed,
     reach_verdict,
-    write_page,
 )
 
 
@@ -169,8 +168,10 @@ def show_comparison(found: Compared, shown: Shown) -> None:
             console.lines(f"{changed[0].suite}: {min(shown.flips, len(changed))} of {len(changed)} items that changed")
     console.report(found.report)
     if shown.html:
+        from tasks.pages.report import write_report_page
+
         names = found.report.names
-        write_page(shown.html, f"{names.tuned} against {names.base}", found)
+        write_report_page(shown.html, f"{names.tuned} against {names.base}", found)
         console.lines(f"page     {shown.html}")
 
 

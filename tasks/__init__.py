@@ -22,6 +22,7 @@ lineage.py     what a model came out of, with every hash, written and looked at 
 record.py      the stage record
 metrics.py     what MLflow shows of a verdict, in groups
 run_page.py    what MLflow shows of a run besides its numbers
+pages/         pages for a browser
 settled.py     runs that are whole, told so without a look at their stages
 promotion.py   which model of the registry is the champion, since when, by whom and why
 bisect.py      differences between two runs, and the fewest that account for a loss

@@ -20,11 +20,12 @@ from sft_core.stage import write_json
 from tasks.experiment import FOLLOWED, Experiment
 from tasks.lineage import enrol, write_lineage
 from tasks.metrics import verdict_metrics
+from tasks.pages.run import Made, write_run_page
 from tasks.run_page import FILES, inputs, note
 from tasks.runs import Beside, write_beside
 from tasks.settled import SAMPLED
 from tasks.stages import Done, Workspace
-from tasks.verdict import Compared, compared, write_report
+from tasks.verdict import Compared, compared, write_verdict
 from tasks.versions import environment
 
 SHARED = ("item_id", "task", "prompt", "target", "ids")
@@ -49,12 +50,13 @@ def record(
         None if run.config.data.decontaminate == "off" else prepared.result["contaminated"],
         environment(run.config.model)))
     found = compared(verdict, results["base"], results["tuned"])
-    write_report(run.folder, f"{run.name}: tuned against base", found)
+    write_verdict(run.folder, verdict)
     summary = _summary(run, prepared, trained, found)
     write_json(run.folder / "ledger.json", prepared.result["ledger"])
     write_json(run.folder / "training.json", trained.result)
     _link(run.folder / "model", trained.folder / "model")
     lineage = write_lineage(run, prepared, trained, place)
+    write_run_page(run, Made(prepared, trained, lineage), found, place)
     write_json(run.folder / "summary.json", summary, as_it_is=True)
     _track(run, trained, results, verdict)
     _offer(run, trained, lineage)

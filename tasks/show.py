@@ -59,14 +59,24 @@ def page(config: ExperimentConfig, prepared: Done, place: Workspace, file: Path,
         DataError: there is no such row.
         ConfigError: packed rows are wanted and `data.pack` is off.
     """
-    from sft_core.data.show import view_to_html
-
-    tokenizer = _tokenizer(config, prepared, place)
-    parts = [view_to_html(view, tokenizer) for view in _views(config, prepared, wanted)]
+    parts = view_rows(config, prepared, place, wanted)
     legend = '<p><span class="trained">trained</span> <span class="context">context</span> ' \
              '<span class="special">control token</span></p>'
     write_text(file, f"<!doctype html><meta charset=utf-8><title>{html.escape(config.name)}: training examples</title>"
                      f"<style>{STYLE}</style><h1>{html.escape(config.name)}</h1>{legend}{''.join(parts)}\n")
+
+
+def view_rows(config: ExperimentConfig, prepared: Done, place: Workspace, wanted: Wanted) -> list[str]:
+    """The same as parts of a page.
+
+    Raises:
+        DataError: there is no such row.
+        ConfigError: packed rows are wanted and `data.pack` is off.
+    """
+    from sft_core.data.show import view_to_html
+
+    tokenizer = _tokenizer(config, prepared, place)
+    return [view_to_html(view, tokenizer) for view in _views(config, prepared, wanted)]
 
 
 def rejected_rows(folder: Path, wanted: Wanted, config: ExperimentConfig, place: Workspace) -> tuple[list[str], int]:

@@ -17,12 +17,11 @@ from eval_suites.verdict.outcome import shown_score
 from eval_suites.verdict.verdict import Check, Verdict, compare
 from infra.orchestrator import stage_task
 from sft_core.config.evaluate import JUDGED, GateSection
-from sft_core.stage import fingerprint, write_json, write_text
+from sft_core.stage import fingerprint, write_json
 from tasks.stages import Workspace, once, version
 
 __all__ = ["Compared", "Flip", "Floor", "Names", "Report", "Results", "SuiteResult", "compared", "foresee", "keep",
-           "listed", "reach_verdict", "reason", "told_of", "with_variants", "word_diff",
-           "write_page", "write_report"]
+           "listed", "reach_verdict", "reason", "told_of", "with_variants", "word_diff", "write_verdict"]
 Results = Mapping[str, SuiteResult]
 log = logging.getLogger("sft")
 
@@ -79,12 +78,14 @@ class Compared(NamedTuple):
     verdict: Verdict
     report: Report
     flips: dict[str, list[Flip]]
+    base: Results
+    tuned: Results
 
 
 def compared(verdict: Verdict, base: Results, tuned: Results, names: Names | None = None) -> Compared:
     """The report and the changed items of a verdict."""
     changed = {name: flips(base[name], tuned[name]) for name in tuned}
-    return Compared(verdict, report(verdict, base, tuned, names), changed)
+    return Compared(verdict, report(verdict, base, tuned, names), changed, base, tuned)
 
 
 def keep(folder: Path, results: Results) -> None:
@@ -93,21 +94,12 @@ def keep(folder: Path, results: Results) -> None:
         write_results(folder, result)
 
 
-def write_page(file: Path, title: str, found: Compared) -> None:
-    """The report as one page that stands alone."""
-    from eval_suites.report.page import page
-    from eval_suites.report.plot import forest_svg
-
-    write_text(file, page(title, found.report, forest_svg(found.verdict), found.flips))
-
-
-def write_report(folder: Path, title: str, found: Compared) -> None:
-    """`report.html`, `verdict.json` and `tax.png`."""
+def write_verdict(folder: Path, verdict: Verdict) -> None:
+    """`verdict.json` and `tax.png`."""
     from eval_suites.report.plot import forest_png
 
-    write_page(folder / "report.html", title, found)
-    write_json(folder / "verdict.json", found.verdict.to_dict())
-    (folder / "tax.png").write_bytes(forest_png(found.verdict))
+    write_json(folder / "verdict.json", verdict.to_dict())
+    (folder / "tax.png").write_bytes(forest_png(verdict))
 
 
 def told_of(row: Mapping[str, object]) -> str:

@@ -4,41 +4,35 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from eval_suites.report.drawing import GREEN, GREY, OCHRE, ORANGE, SETTINGS, svg
 from eval_suites.verdict.outcome import bounded
 from eval_suites.verdict.verdict import SHOWN, Outcome, SuiteVerdict, Verdict
 
 LOOK: dict[Outcome, tuple[str, str]] = {
-    "improved": ("#009e73", "o"), "no_worse": ("#009e73", "s"), "worse": ("#d55e00", "X"),
-    "equal": ("#009e73", "s"), "not_proved": ("#8a6d00", "D"), "undecided": ("#8a6d00", "D"),
-    "not_measured": ("#777777", "x"),
+    "improved": (GREEN, "o"), "no_worse": (GREEN, "s"), "worse": (ORANGE, "X"), "equal": (GREEN, "s"),
+    "not_proved": (OCHRE, "D"), "undecided": (OCHRE, "D"), "not_measured": (GREY, "x"),
 }
-"""Colour (Okabe and Ito, safe for colour-blind readers) and marker per outcome."""
+"""Colour and marker per outcome."""
 ROW_INCHES = 0.34
-_SETTINGS: dict[str, Any] = {"svg.hashsalt": "sft", "svg.fonttype": "none", "text.parse_math": False, "font.size": 9}
 
 
 def forest_svg(verdict: Verdict) -> str:
     """The plot as one `<svg>` element, the same for the same verdict."""
-    stream = io.StringIO()
-    with mpl.rc_context(_SETTINGS):
-        FigureCanvasSVG(_figure(verdict)).print_svg(stream, metadata={"Date": None})
-    text = stream.getvalue()
-    return text[text.index("<svg") :]
+    with mpl.rc_context(dict(SETTINGS)):
+        return svg(_figure(verdict), "Difference of every suite with its interval; the tables below say the same")
 
 
 def forest_png(verdict: Verdict) -> bytes:
     """The plot as PNG."""
     stream = io.BytesIO()
-    with mpl.rc_context(_SETTINGS):
+    with mpl.rc_context(dict(SETTINGS)):
         figure = _figure(verdict)
         FigureCanvasAgg(figure)
         figure.savefig(stream, format="png", dpi=150)

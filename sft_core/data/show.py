@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from pathlib import PurePath
 from typing import Literal, NamedTuple
 
 from rich.text import Text
@@ -129,4 +130,5 @@ def view_to_html(view: View, tokenizer: PreTrainedTokenizerBase) -> str:
 
 def _about(example: Example) -> str:
     trained = len(example.targets) - example.targets.count(IGNORE)
-    return f"{example.origin} · {len(example.input_ids)} tokens, {trained} trained"
+    where = example.origin._replace(file=PurePath(example.origin.file).name)  # a head is one line
+    return f"{where} · {len(example.input_ids)} tokens, {trained} trained"

@@ -43,8 +43,9 @@ from sft_core.config.evaluate import EndpointSection, EvalSection, GateSection, 
 from sft_core.errors import EvalError
 from sft_core.model.load import load_model
 from tasks.metrics import verdict_metrics
+from tasks.pages.report import write_report_page
 from tasks.show import check_measured, remarks
-from tasks.verdict import compared, listed, reach_verdict, write_page
+from tasks.verdict import compared, listed, reach_verdict
 from tests.evals.conftest import JINJA
 
 FORM = ChatFormat(JINJA, ("<|im_end|>",))
@@ -360,7 +361,7 @@ class TestErrors:
         results = {"base": {found.suite: whole}, "tuned": {found.suite: found}}
         logged = verdict_metrics(*results.values(), verdict)
         assert [value for key, value in logged.items() if key.endswith((f"{found.suite}.scored", ".asked"))] == [9, 10]
-        write_page(tmp_path / "page.html", "x", compared(verdict, *results.values()))
+        write_report_page(tmp_path / "page.html", "x", compared(verdict, *results.values()))
         assert "9 of 10" in (tmp_path / "page.html").read_text()
 
     @pytest.mark.parametrize("name", UNMEASURED)
@@ -381,7 +382,7 @@ class TestErrors:
         night, = weigh({found.suite: whole}, {found.suite: found}, ({}, {}), gate)
         assert night.state == "not_measured", "a nightly tells of no regression"
         assert PATHS[name].why in night.said
-        write_page(tmp_path / "page.html", "x", compared(verdict, {found.suite: whole}, {found.suite: found}))
+        write_report_page(tmp_path / "page.html", "x", compared(verdict, {found.suite: whole}, {found.suite: found}))
         assert "not measured: 2 of 10" in (tmp_path / "page.html").read_text()
 
 

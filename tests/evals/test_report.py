@@ -1,29 +1,26 @@
-"""The report: its tables, the plot, the page that escapes what models say, and items side by side."""
+"""The report: its tables, the plot, and items side by side."""
 
 from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval_suites.report.page import MOST_PER_SUITE, page
 from eval_suites.report.plot import forest_png, forest_svg
 from eval_suites.report.tables import NONE, Names, Report, report
 from eval_suites.results import SuiteResult
 from eval_suites.statistics.floor import Floor
-from eval_suites.verdict.flips import Flip, flips, word_diff
+from eval_suites.verdict.flips import flips, word_diff
 from eval_suites.verdict.verdict import Check, Part, Verdict, compare
 from sft_core.config.evaluate import GateSection
 
 Make = Callable[..., SuiteResult]
 Sides = tuple[Verdict, dict[str, SuiteResult], dict[str, SuiteResult]]
-EVIL = "</pre><script>alert('x')</script>&amp;\ud800"
 
 
 @pytest.fixture
@@ -166,15 +163,6 @@ def test_the_interval_of_one_text_is_unknown_in_words_and_in_the_plot(make_resul
     assert "500" not in re.sub(r"<[^>]*>", "", plot)  # the axis does not reach where nothing is known
 
 
-def test_words_stand_on_the_left_and_numbers_on_the_right(sides: Sides) -> None:
-    verdict, base, tuned = sides
-    html = page("t", report(verdict, base, tuned), "", {})
-    assert '<td class="text">worse (proved)</td>' in html
-    assert '<td class="text">facts</td>' in html
-    assert "<td>+59.6</td>" in html
-    assert "<td>99 of 100</td>" in html
-
-
 def test_stop_rate_backend_and_tasks(sides: Sides) -> None:
     verdict, base, tuned = sides
 
@@ -219,52 +207,6 @@ def test_the_plot_shows_every_suite_and_is_the_same_each_time(sides: Sides) -> N
     texts = {"".join(node.itertext()) for node in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")}
     assert {"fa$ct$<s>", "format", "worse", "improved", "margin"} <= texts
     assert forest_png(verdict).startswith(b"\x89PNG")
-
-
-class Seen(HTMLParser):
-    """What a browser would see: tags with their attributes, and the text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def shown(sides: Sides, found: Mapping[str, list[Flip]]) -> Seen:
-    verdict, base, tuned = sides
-    text = page("base against tuned", report(verdict, base, tuned), forest_svg(verdict), found)
-    text.encode()
-    return Seen(text)
-
-
-def test_the_page_stands_alone_and_escapes_what_models_say(sides: Sides) -> None:
-    _, base, tuned = sides
-    evil = flips(base["format"], tuned["format"])[0]._replace(
-        suite='"><img src=x>', prompt=EVIL, target=EVIL, base_answer=f"same {EVIL}", tuned_answer="same", why=EVIL)
-    plain, seen = shown(sides, {}), shown(sides, {evil.suite: [evil]})
-    assert [tag for tag, _ in plain.tags].count("script") == 0  # without changed items there is nothing to filter
-    assert [tag for tag, _ in seen.tags].count("script") == 1
-    assert "img" not in {tag for tag, _ in seen.tags}
-    assert seen.text.count("alert('x')") == 4  # prompt, target, answer, why: all as text
-    assert next(found for tag, found in seen.tags if tag == "article")["data-suite"] == evil.suite
-    linked = [found for _, found in seen.tags if {"src", "href"} & found.keys()]
-    assert all(str(found.get("href", "#")).startswith("#") and "src" not in found for found in linked)
-
-
-def test_the_page_shows_losses_and_gains_and_says_how_many_are_left_out(make_result: Make, sides: Sides) -> None:
-    many = MOST_PER_SUITE + 50
-    base, tuned = make_result([1.0] * many + [0.0] * 20), make_result([0.0] * many + [1.0] * 20)
-    seen = shown(sides, {"facts": flips(base, tuned)})
-    changes = [found["data-change"] for tag, found in seen.tags if tag == "article"]
-    assert (changes.count("lost"), changes.count("gained")) == (MOST_PER_SUITE - 20, 20)
-    assert f"facts: {MOST_PER_SUITE} of {many + 20}" in seen.text
 
 
 WORDS = st.lists(st.sampled_from(["a", "b", "cd", " ", ".", "\n", "é"]), max_size=30).map("".join)

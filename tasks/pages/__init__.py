@@ -1,0 +1,10 @@
+"""Pages for a browser: each one file that needs no network and no other file to say what it says.
+
+shell.py   the frame of every page: style, script, and text of others made visible
+items.py   what both models answered, item by item: some in the page, the rest in files beside it
+curves.py  the course of a training from its events
+ledger.py  rows on their way to trained tokens, with the reasons of those that were left out
+masks.py   the first examples, with what is trained of them
+report.py  two models compared (report.html.jinja)
+run.py     one run: the comparison, and what was trained on what, how, when and where
+"""

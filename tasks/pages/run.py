@@ -1,0 +1,142 @@
+"""The page of a run: the comparison with its base, and what was trained on what, how, when and where."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from statistics import median
+from typing import Any, NamedTuple
+
+import yaml
+
+from eval_suites.results import SuiteResult
+from infra.naming import run_page
+from sft_core.stage import write_text
+from tasks.experiment import Experiment, sortable
+from tasks.lineage import chain
+from tasks.pages.curves import curves
+from tasks.pages.items import items
+from tasks.pages.ledger import ways
+from tasks.pages.masks import masks
+from tasks.pages.report import comparison
+from tasks.pages.shell import rendered
+from tasks.stages import Done, Workspace
+from tasks.verdict import Compared
+from tasks.versions import environment
+
+FILE = "report.html"
+
+
+class Number(NamedTuple):
+    """One number of what changed."""
+
+    says: str
+    value: str
+    how: str
+
+
+class Made(NamedTuple):
+    """The stages of a run, and what they came out of."""
+
+    prepared: Done
+    trained: Done
+    lineage: Mapping[str, Any]
+
+
+def write_run_page(run: Experiment, made: Made, found: Compared, place: Workspace) -> None:
+    """Write `report.html` into the run's folder, with its further items beside it."""
+    shown = items(found.base, found.tuned, "report-items")
+    shown.write(run.folder)
+    values = dict(comparison(f"{run.name}: tuned against base", found, shown))
+    parts = [("verdict", "Wins and tax"), ("training", "Training"), ("data", "Data"), ("answers", "Answers"),
+             ("more", "More about the verdict"), ("made", "How it was made")]
+    times = list(_times(made, found))
+    values |= {
+        "parts": parts, "facts": list(_facts(run, made)), "changed": list(_changed(made.trained, found)),
+        "curves": curves(made.trained.folder / "events.jsonl"), "ways": ways(made.prepared.result["ledger"]),
+        "learned": _learned(made),
+        "masks": masks(run.config, made.prepared, place), "times": [_time_row(*one) for one in times],
+        "cost": _cost(times, made.trained), "lineage": chain(made.lineage),
+        "machine": [{"what": name, "version": text} for name, text in environment(run.config.model).items()],
+        "config": yaml.safe_dump(run.config.model_dump(mode="json", by_alias=True, exclude_unset=True), sort_keys=False,
+                                 allow_unicode=True),
+        "commands": _commands(run), "links": list(_links(run))}
+    write_text(run.folder / FILE, rendered("run.html.jinja", **values))
+
+
+def _facts(run: Experiment, made: Made) -> Iterator[tuple[str, str]]:
+    told, tags, train = made.trained.result, sortable(run.config), run.config.train
+    code = made.lineage["made_with"] or {}
+    yield "base", run.config.model.path
+    yield "method", f"{train.method}, learning rate {tags['sft.lr']}, {tags['sft.epochs']} epochs"
+    yield "objective", f"SFT + {tags['sft.lambda']} · LM on replay + {tags['sft.beta']} · KL to the base"
+    yield "trained", (f"{told['steps']:,} steps, {told['trained_tokens']:,} of {told['tokens']:,} tokens trained, and "
+                      f"{told['replay_tokens']:,} of replay")
+    yield "recorded", datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    edits = "" if code.get("clean", True) else ", with edits"
+    yield "code", f"commit {str(code.get('commit') or 'not known')[:10]}{edits}"
+
+
+def _learned(made: Made) -> str:
+    ledger, told = made.prepared.result["ledger"], made.trained.result
+    return (f"In training {ledger['train_examples']:,} examples of {ledger['train_tokens']:,} tokens, "
+            f"{ledger['train_trained_tokens']:,} of them trained: over all {told['steps']:,} steps "
+            f"{told['trained_tokens']:,} of {told['tokens']:,} tokens, and {told['replay_tokens']:,} of replay.")
+
+
+def _changed(trained: Done, found: Compared) -> Iterator[Number]:
+    stored = trained.result["stored"]
+    if stored.get("base") is not None and stored.get("loss") is not None:
+        yield Number("loss on held-out examples", f"{stored['base']:.3g} → {stored['loss']:.3g}",
+                     "nats per trained token, base → the saved model")
+    suites = found.verdict.suites
+    lost, gained, pairs = (sum(counts) for counts in zip(*((s.lost, s.gained, s.pairs) for s in suites), strict=True))
+    yield Number("items whose score changed", f"{gained:,} gained, {lost:,} lost",
+                 f"of {pairs:,} with a score on both sides, all suites together")
+    before, after = (_lengths(side) for side in (found.base, found.tuned))
+    if before and after:
+        yield Number("length of an answer", f"{median(before):,.0f} → {median(after):,.0f}",
+                     "characters, median over all items that were answered")
+
+
+def _lengths(results: Mapping[str, SuiteResult]) -> list[int]:
+    return [len(item.answer) for result in results.values() if result.scale != "log" for item in result.items
+            if item.score is not None]
+
+
+def _times(made: Made, found: Compared) -> Iterator[tuple[str, float | None, str]]:
+    """Stage, the seconds that making it took, and whether it was made now."""
+    told = made.trained.result
+    yield "prepare", made.prepared.seconds, _reused(made.prepared)
+    yield "evaluate base", sum(one.seconds for one in found.base.values()), ""
+    yield "train", told["seconds"], _reused(made.trained)
+    yield "save", told["saving_s"], _reused(made.trained)
+    yield "evaluate tuned", sum(one.seconds for one in found.tuned.values()), ""
+
+
+def _reused(done: Done) -> str:
+    return "found, made by an earlier run" if done.reused else "made by this run"
+
+
+def _time_row(stage: str, seconds: float | None, how: str) -> dict[str, str]:
+    return {"stage": stage, "seconds": "–" if seconds is None else f"{seconds:,.1f}", "how": how}
+
+
+def _cost(times: list[tuple[str, float | None, str]], trained: Done) -> str:
+    processes = trained.result["pace"]["processes"]
+    whole = sum((seconds or 0.0) * (processes if stage in ("train", "save") else 1) for stage, seconds, _ in times)
+    return (f"{whole / 3600:.3g} device hours in all, had all of it been made anew: {processes} "
+            f"process{'es' * (processes > 1)} in training ({trained.result['pace']['machine']}), one elsewhere. "
+            "Evaluation counts the answering alone.")
+
+
+def _commands(run: Experiment) -> dict[str, str]:
+    config = shlex.quote(str(run.folder / "config.yaml"))
+    return {"again": f"sft run {config}", "rejected": f"sft data show {config} --rejected",
+            "show": f"sft show {run.name}"}
+
+
+def _links(run: Experiment) -> Iterator[tuple[str, str]]:
+    if page := run_page(run.tracker.shown, run.run_id):
+        yield "this run in MLflow", page
