@@ -15,6 +15,7 @@ from infra.naming import run_page
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.errors import GateFailed
 from sft_core.visible import shortened, visible
+from tasks.ledger import ledger_remarks, ledger_table
 
 if TYPE_CHECKING:  # it brings Prefect and SciPy, which take seconds
     from tasks.verdict import Flip, Names, Report
@@ -63,28 +64,8 @@ def _print(title: str, lines: Sequence[Sequence[str]]) -> None:
 
 def ledger(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print a ledger: what became of every row, and how much of it is trained."""
-    table(title, [
-        {"source": row["source"], "use": row["use"], "format": row["format"], "read": row["read"], "kept": row["kept"],
-         "held out": row["validation"], "examples": row["examples"], "truncated": row["truncated"],
-         "split": row["split"], "answers cut": row["answers_cut"], "escaped": row["escaped"], "tokens": row["tokens"],
-         "trained": row["trained_tokens"], "share": _percent(row["trained_share"]), "stops": row["stops_trained"]}
-        for row in rows
-    ])
-    for row in rows:
-        if row["rejected"]:
-            lines(f"  {row['source']}: not used: {row['rejected']}")
-        if row["thoughts"]:
-            lines(f"  {row['source']}: {row['thoughts']} conversations lost the thoughts of their answers "
-                  "(template.thinking: drop)")
-        if row["repaired"]:
-            lines(f"  {row['source']}: {row['repaired']} conversations had their turns trimmed or merged (data.repair)")
-        if row["nulls"]:
-            lines(f"  {row['source']}: {row['nulls']} null keys of tool arguments or schemas left out (Arrow cannot "
-                  "tell them from missing ones)")
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.1f} %"
+    table(title, ledger_table(rows))
+    lines(*(f"  {said}" for said in ledger_remarks(rows)))
 
 
 def saved(stored: Mapping[str, Any]) -> str:

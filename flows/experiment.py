@@ -78,16 +78,17 @@ def _title() -> str:
 
 @flow(name="sft-experiment", flow_run_name=_title, **HOOKS)
 def sft_experiment(
-    config: forms.Configuration = "demo", overrides: forms.Overrides = None, parent_run_id: str | None = None,
-    searched: dict[str, Any] | None = None,
+    config: forms.Configuration = "demo", overrides: forms.Overrides = None, parent_run_id: forms.SweepRun = None,
+    searched: forms.Searched = None,
 ) -> dict[str, Any]:
     """One experiment, from configuration to recorded verdict.
 
     Args:
-        config: name of a shipped configuration, or path of a YAML file.
-        overrides: fields that are set otherwise, e.g. {"train.epochs": 2}, or lines `train.epochs=2` as with `--set`.
-        parent_run_id: MLflow run of the sweep that this is a trial of; left empty by people.
-        searched: what the sweep has set for this trial, by field; it stands in `config`, and here for people.
+        config: name of a shipped configuration, or path of a YAML file on the worker's machine.
+        overrides: fields that are set otherwise than there, e.g. {"train.epochs": 2, "name": "mine"}, or lines
+            `train.epochs=2` as with `--set`.
+        parent_run_id: MLflow run of the sweep that this is a trial of; leave it as it is.
+        searched: what the sweep has set for this trial, which stands in its configuration; leave it as it is.
     """
     loaded = forms.loaded(config, overrides)
     place = workspace(loaded.config)

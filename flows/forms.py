@@ -13,16 +13,36 @@ from sft_core.config.file import LoadedConfig, load
 CONFIGS = Path(__file__).parent / "configs"
 SHIPPED = sorted(file.stem for file in CONFIGS.glob("*.yaml"))
 
-Configuration = Annotated[str, WithJsonSchema({"anyOf": [
+
+def titled(title: str) -> Any:
+    """The head of a field of the form; Prefect would take the parameter's name."""
+    return Field(json_schema_extra={"title": title})
+
+
+def either(one: dict[str, Any], otherwise: str) -> WithJsonSchema:
+    """A value, or nothing, which the form calls by these words."""
+    return WithJsonSchema({"anyOf": [{"title": "set", **one}, {"type": "null", "title": otherwise}]})
+
+
+Configuration = Annotated[str, titled("Configuration"), WithJsonSchema({"anyOf": [
     {"type": "string", "title": "shipped", "enum": SHIPPED}, {"type": "string", "title": "path of a YAML file"}]})]
 """The name of a shipped configuration, or the path of any."""
-Overrides = Annotated[dict[str, Any] | list[str] | None, WithJsonSchema({"anyOf": [
+Overrides = Annotated[dict[str, Any] | list[str] | None, titled("Set otherwise"), WithJsonSchema({"anyOf": [
     {"type": "object", "title": "fields", "additionalProperties": True},
-    {"type": "array", "title": "lines", "items": {"type": "string"}}, {"type": "null", "title": "none"}]})]
+    {"type": "array", "title": "lines", "items": {"type": "string"}}, {"type": "null", "title": "nothing"}]})]
 """Fields that are set otherwise: `{"train.epochs": 2}`, or lines `train.epochs=2` as with `--set`."""
 NAMES = ("name", "search.study")
-Count = Annotated[int, Field(ge=1)]
-Points = Annotated[float, Field(ge=0.0, le=100.0)]
+SweepRun = Annotated[str | None, titled("MLflow run of the sweep: set by sweeps"),
+                     either({"type": "string"}, "no trial of a sweep")]
+Searched = Annotated[dict[str, Any] | None, titled("Values of the trial: set by sweeps"),
+                     either({"type": "object", "additionalProperties": True}, "no trial of a sweep")]
+Trials = Annotated[int | None, Field(ge=1), titled("Trials"),
+                   either({"type": "integer", "minimum": 1}, "as the configuration has it")]
+Workers = Annotated[int, Field(ge=1), titled("Trials at the same time")]
+Model = Annotated[str, titled("Registered model")]
+Alias = Annotated[str, titled("Alias")]
+Margin = Annotated[float, Field(ge=0.0, le=100.0), titled("Margin in points")]
+Rebase = Annotated[bool, titled("Begin anew: store tonight's results")]
 
 
 def path_of(configuration: str) -> Path:

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from prefect import flow
-from prefect.artifacts import create_table_artifact
 from prefect.runtime import flow_run
 
 from flows import console, forms
 from flows.around import around
 from flows.place import connect, look, workspace
-from infra import alerts, orchestrator
+from infra import alerts, artifacts, orchestrator
 from infra.contract import Tracker
 from infra.daemons import read_state
 from infra.naming import in_markdown, origin, run_page
@@ -65,13 +64,13 @@ def _title() -> str:
 
 
 @flow(name="sft-nightly", flow_run_name=_title, **orchestrator.HOOKS)
-def sft_nightly(name: str = "sft", alias: str = "champion", margin: forms.Points = 0.0, rebase: bool = False
-                ) -> dict[str, Any]:
+def sft_nightly(name: forms.Model = "sft", alias: forms.Alias = "champion", margin: forms.Margin = 0.0,
+                rebase: forms.Rebase = False) -> dict[str, Any]:
     """Ask a registered model, its candidates and their base again; fail on a proved regression that nobody was told of.
 
     Args:
-        name: registered model.
-        alias: which version; candidates are asked beside it.
+        name: registered model, as `sft models` lists them.
+        alias: which of its versions; candidates are asked beside it.
         margin: points that a suite may fall, and false refusals may rise, without being a regression.
         rebase: store tonight's results as those that later nights are held against, e.g. after an upgrade.
 
@@ -131,7 +130,8 @@ def _compared(asked: Champion, margin: float, occasion: str, at: tuple[Workspace
     tracker.finish(run_id, "FAILED" if found.outcome in alerts.RED else "FINISHED")
     forget(place, name)
     shown = rows(nights)
-    orchestrator.show(lambda: create_table_artifact(shown, "nightly", f"{title}: {found.sentence}"))
+    artifacts.show_links(tracker.shown, run_id, name, title)
+    orchestrator.show(artifacts.table("night", name, shown, f"{title}: {found.outcome}. {found.sentence}"))
     _tell(name, found, title, run_page(tracker.shown, run_id))
     return _summary(title, found.outcome, found.sentence, shown, run_id)
 

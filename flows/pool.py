@@ -7,7 +7,7 @@ that the worker alone needs.
 from typing import Annotated
 
 from prefect import flow
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from infra.orchestrator import HOOKS, noted, show
 from infra.settings import read_settings
@@ -18,14 +18,18 @@ from sft_core.stopping import sleep, stop_on_signals
 from tasks.crew import Crew
 
 LOOK_S = 0.2
+Study = Annotated[str, Field(json_schema_extra={"title": "Sweep"})]
+Trials = Annotated[int, Field(ge=1, json_schema_extra={"title": "Trials at most"})]
+Storage = Annotated[str | None, Field(json_schema_extra={"title": "Storage of the study"}), WithJsonSchema(
+    {"anyOf": [{"type": "string", "title": "set"}, {"type": "null", "title": "as the worker's settings have it"}]})]
 
 
 @flow(name="sft-trial", flow_run_name="{study} worker", **HOOKS)
-def sft_trial(study: str = "sft-sweep", trials: Annotated[int, Field(ge=1)] = 1, storage: str | None = None) -> None:
+def sft_trial(study: Study = "sft-sweep", trials: Trials = 1, storage: Storage = None) -> None:
     """Run trials of a sweep that was begun, as one more worker: for work pools, whose workers are machines.
 
     Args:
-        study: name of the sweep (`search.study`).
+        study: name of the sweep (`search.study`), which `sft sweep` has begun.
         trials: how many at most; none where all are over or under way.
         storage: Optuna storage URL; by default SFT_STUDY_STORAGE, or the workspace.
     """

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows import console, forms
 from flows.around import around
 from flows.experiment import named_after
 from flows.place import connect, workspace
 from flows.worker import give_up
-from infra import orchestrator, pareto, sweep_view
+from infra import artifacts, orchestrator, pareto, sweep_view
 from infra.contract import ENDED, FROM, OTHER_VERSIONS, Study, Tracker, TrialRow
 from infra.importances import importances
 from infra.naming import in_markdown, origin
@@ -71,12 +70,13 @@ def _title() -> str:
 
 
 @flow(name="sft-sweep", flow_run_name=_title, **orchestrator.HOOKS)
-def sft_sweep(config: forms.Configuration = "sweep", trials: forms.Count | None = None,
-              overrides: forms.Overrides = None, workers: forms.Count = 1) -> dict[str, Any]:
+def sft_sweep(config: forms.Configuration = "sweep", trials: forms.Trials = None,
+              overrides: forms.Overrides = None, workers: forms.Workers = 1) -> dict[str, Any]:
     """Search the space of a configuration: alignment up, tax down. A stopped sweep continues.
 
     Args:
-        config: name of a shipped configuration, or path of a YAML file, with a `search` section.
+        config: name of a shipped configuration, or path of a YAML file on the worker's machine, with a `search`
+            section.
         trials: number of trials in the study at the end; by default `search.trials`.
         overrides: fields that are set otherwise, e.g. {"search.study": "mine"}, or lines as with `--set`.
         workers: how many trials this machine runs at the same time; others join by `sft sweep-worker STUDY`.
@@ -95,7 +95,7 @@ def sft_sweep(config: forms.Configuration = "sweep", trials: forms.Count | None 
             differing(study.versions(), here, search)  # after an upgrade; the workers look for themselves
         parent = _parent(loaded, tracker, study)  # whoever was refused has written nothing
         orchestrator.show(lambda: sweep_view.tag(search.study, "sweep"))
-        orchestrator.show_run(tracker.shown, parent)
+        artifacts.show_links(tracker.shown, parent, search.study, search.study)
         with running(tracker, parent):
             for name, rows in earlier.taken.items():
                 study.take_over(name, rows)
@@ -267,8 +267,9 @@ def _report(study: Study, ended: Found, tracker: Tracker, parent: str, place: Wo
     tracker.finish(parent)
     only_to_prefect(says)
     orchestrator.show(
-        lambda: create_table_artifact(table, "pareto-table", f"{said.title}: {says}. {said.note}"),
-        lambda: create_markdown_artifact(sweep_view.trials_page(study.plan.name, rows, tracker.shown), "trials",
-                                         f"{said.title} with their runs"))
+        artifacts.table("front", kept.study, table, f"{said.title}: {says}. {said.note}"),
+        lambda: artifacts.page("trials", kept.study, sweep_view.trials_page(
+            kept.study, rows, tracker.shown, f"**{in_markdown(said.title)}**: {in_markdown(says)}"),
+            f"{said.title} with their runs")())
     return {"study": study.plan.name, "rows": table, "plots": [str(plot) for plot in plots], "says": says,
             "where_to_look": console.where_to_look(tracker.shown)}

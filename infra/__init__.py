@@ -22,6 +22,7 @@ naming.py           our names, values and folders in MLflow's vocabulary
 open_runs.py        tracked runs, ended however their process ends
 orchestrator.py     Prefect as a witness: outcomes that do not hang on it
 sweep_view.py       a sweep in Prefect: names and tags of its flow runs, and the page of its trials
+artifacts.py        tables and pages of a flow run, under keys that stay
 watching.py         whether Prefect's server is there; our log in the flow run's
 plans.py            what makes a study the same study
 contract.py         what a tracker and a study must do, whatever stands behind them

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from sft_core.errors import ConfigError
 from sft_core.names import distinct
+from sft_core.visible import visible
 
 SHOWN_AS = {"note": "mlflow.note.content", "source": "mlflow.source.name", "kind": "mlflow.source.type",
             "commit": "mlflow.source.git.commit", "user": "mlflow.user"}
@@ -50,7 +51,7 @@ def origin(source: str, commit: str | None) -> dict[str, str]:
 
 def in_markdown(text: str) -> str:
     """Text that a page of Markdown shows as it is, on one line and in one cell of a table."""
-    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
+    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", html.escape(visible(" ".join(text.split())), quote=False))
 
 
 def name(text: str) -> str:

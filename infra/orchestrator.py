@@ -21,7 +21,6 @@ from uuid import UUID, uuid4
 
 import httpx
 from prefect import Flow, Task, get_client
-from prefect.artifacts import create_link_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import FlowRunCreate
@@ -41,7 +40,6 @@ from prefect.utilities.callables import get_call_parameters
 
 from infra.alive import Held, Note
 from infra.children import heed_worker
-from infra.naming import run_page
 from infra.reach import why_unreachable
 from infra.settings import read_settings
 from sft_core.errors import OrchestrationError
@@ -171,12 +169,6 @@ def show(*artifacts: Callable[[], object]) -> None:
             make()
     except LOST as lost:
         log.warning("Prefect did not take the artifacts (%s); the run folder has all", _brief(lost))
-
-
-def show_run(tracking: str, run_id: str) -> None:
-    """Link the flow run to its run on an MLflow server; a store without pages has nothing to link to."""
-    if page := run_page(tracking, run_id):
-        show(functools.partial(create_link_artifact, page, "MLflow run", "mlflow-run"))
 
 
 def api_url() -> str:

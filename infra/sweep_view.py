@@ -16,11 +16,12 @@ from prefect.runtime import flow_run
 from prefect.utilities.urls import url_for
 
 from infra.contract import ENDED, TrialRow
-from infra.naming import run_page
-from sft_core.masking import masked
+from infra.naming import in_markdown, run_page
 
 AT_ONCE = 200
 """Flow runs in one answer of Prefect's server."""
+LONGEST = 500
+"""Characters of why a trial failed; the log of its flow run has all."""
 
 
 def trial_title(study: str, number: int) -> str:
@@ -40,24 +41,41 @@ def tag(study: str, kind: str) -> None:
         client.update_flow_run(UUID(flow_run.id), tags=sorted(wanted))
 
 
-def trials_page(study: str, rows: Sequence[TrialRow], tracking: str) -> str:
+def study_of_trial() -> str | None:
+    """The sweep that the flow run of this process is a trial of, or something that follows one; None where it is none,
+    or the sweep's own."""
+    tags = flow_run.tags if flow_run.id else []
+    of = [tag.removeprefix(_of_study("")) for tag in tags if tag.startswith(_of_study(""))]
+    return of[0] if of and any(tag.startswith("trial:") for tag in tags) else None
+
+
+def page_of_sweep(study: str) -> str | None:
+    """Address of the page of the sweep's latest flow run; None where Prefect has none, or no pages."""
+    found = _flow_runs(study, "sweep")
+    return url_for("flow-run", found[-1].id) if found else None
+
+
+def trials_page(study: str, rows: Sequence[TrialRow], tracking: str, says: str) -> str:
     """Markdown: the trials with links to their flow runs and MLflow runs.
 
     Args:
         study: its name.
         rows: the trials.
         tracking: MLflow tracking URI.
+        says: what the sweep came to, as Markdown.
     """
-    runs = _flow_runs(study)
+    runs = {tag: run for run in _flow_runs(study, "trial") for tag in run.tags if tag.startswith("trial:")}
+    later = [link(in_markdown(run.name), url_for("flow-run", run.id)) for run in _flow_runs(study, "follow-up")]
     lines = ["| trial | state | found | searched | MLflow |", "|---|---|---|---|---|"]
     for row in rows:
         run, tracked = runs.get(f"trial:{row.number}"), row.notes.get("run_id", "")
         found = shown(row.values) if row.values else row.notes.get(ENDED) or row.notes.get("why", "")
-        cells = (_link(f"t{row.number:03d}", url_for("flow-run", run.id) if run else None), row.state.lower(), found,
-                 shown(row.params), _link(tracked[:8], run_page(tracking, tracked)))
-        lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
-    page = "\n".join((f"All flow runs of this sweep have the tag `{_of_study(study)}`.", "", *lines))
-    return masked(page)  # Prefect makes links of the address of its API, with a password that is in it
+        cells = (link(f"t{row.number:03d}", url_for("flow-run", run.id) if run else None), row.state.lower(),
+                 in_markdown(found[:LONGEST]), in_markdown(shown(row.params)),
+                 link(tracked[:8], run_page(tracking, tracked)))
+        lines.append(f"| {' | '.join(cells)} |")
+    more = ["", f"What follows them: {', '.join(later)}."] if later else []
+    return "\n".join((says, "", f"All flow runs of this sweep have the tag `{_of_study(study)}`.", "", *lines, *more))
 
 
 def shown(values: Mapping[str, object]) -> str:
@@ -76,9 +94,9 @@ def _of_study(study: str) -> str:
     return f"study:{study}"
 
 
-def _flow_runs(study: str) -> dict[str, FlowRun]:
-    """The last flow run of each trial by the trial's tag."""
-    wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=[_of_study(study), "kind:trial"]))
+def _flow_runs(study: str, kind: str) -> list[FlowRun]:
+    """Those of a study, the latest last."""
+    wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=[_of_study(study), f"kind:{kind}"]))
     found: list[FlowRun] = []
     with get_client(sync_client=True) as client:
         while True:
@@ -86,8 +104,9 @@ def _flow_runs(study: str) -> dict[str, FlowRun]:
                                          offset=len(found))
             found += some
             if len(some) < AT_ONCE:
-                return {tag: run for run in found for tag in run.tags if tag.startswith("trial:")}
+                return found
 
 
-def _link(text: str, url: str | None) -> str:
+def link(text: str, url: str | None) -> str:
+    """Markdown; the text alone where there is no address."""
     return f"[{text}]({url})" if url else text

@@ -12,6 +12,7 @@ sweep_plan.py  how long a sweep will take
 apart.py       calls in processes of their own
 measure.py     evaluation in this process, or in one for each GPU
 evaluate.py    the stage evaluate, of base, tuned model or anything else
+ledger.py      the ledger for a person
 train.py       the stage train
 join.py        a further machine for it
 interpolate.py the stage interpolate
@@ -23,6 +24,7 @@ record.py      the stage record
 metrics.py     what MLflow shows of a verdict, in groups
 run_page.py    what MLflow shows of a run besides its numbers
 pages/         pages for a browser
+prefect_page.py what Prefect shows of a run: the verdict with its links, every suite, the ledger
 settled.py     runs that are whole, told so without a look at their stages
 promotion.py   which model of the registry is the champion, since when, by whom and why
 bisect.py      differences between two runs, and the fewest that account for a loss

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra import orchestrator
+from infra.artifacts import show_links
 from infra.contract import Tracker
 from infra.naming import origin
 from infra.open_runs import running
@@ -81,6 +81,6 @@ def open_experiment(
                  "mlflow_store": store_of(tracker.shown, place.root), "experiment": config.tracking.experiment}
         write_json(folder / "run.json", {"name": folder.name, "key": key, "parent_run_id": parent_run_id, **where})
         log.info("run %s (MLflow %s)", folder.name, run_id[:8])
-        orchestrator.show_run(tracker.shown, run_id)
+        show_links(tracker.shown, run_id, config.name, folder.name, parent_run_id)
         with running(tracker, run_id):
             yield Experiment(config, folder, tracker, run_id)

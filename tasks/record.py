@@ -6,14 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
-
 from eval_suites.results import SuiteResult, write_results
 from eval_suites.verdict.verdict import Verdict
-from infra import orchestrator
 from infra.contract import CANDIDATE
 from infra.events import Mark, batches, load_mark, save_mark
-from infra.naming import run_page
 from infra.orchestrator import stage_task
 from sft_core.names import file_name
 from sft_core.stage import write_json
@@ -21,6 +17,7 @@ from tasks.experiment import FOLLOWED, Experiment
 from tasks.lineage import enrol, write_lineage
 from tasks.metrics import verdict_metrics
 from tasks.pages.run import Made, write_run_page
+from tasks.prefect_page import show_run
 from tasks.run_page import FILES, inputs, note
 from tasks.runs import Beside, write_beside
 from tasks.settled import SAMPLED
@@ -60,11 +57,11 @@ def record(
     write_json(run.folder / "summary.json", summary, as_it_is=True)
     _track(run, trained, results, verdict)
     _offer(run, trained, lineage)
-    run.tracker.describe(run.run_id, note(run, prepared, trained, verdict), FILES,
-                         list(inputs(prepared, results["tuned"])))
+    said = note(run, prepared, trained, verdict)
+    run.tracker.describe(run.run_id, said, FILES, list(inputs(prepared, results["tuned"])))
     run.tracker.set_tags(run.run_id, {"sft.gate": verdict.gate, "sft.reason": verdict.reason})
     run.tracker.finish(run.run_id)
-    _show(run, summary)
+    show_run(run, summary, said)
     return summary
 
 
@@ -140,16 +137,3 @@ def side_by_side(base: SuiteResult, tuned: SuiteResult) -> dict[str, list[object
     for label, side in (("base", before), ("tuned", after)):
         columns |= {f"{label}_{name}": [getattr(side.get(key), name, None) for key in keys] for name in SIDED}
     return columns
-
-
-def _show(run: Experiment, summary: Mapping[str, Any]) -> None:
-    """Prefect artifacts; their keys take lower-case letters, digits and dashes only."""
-    gate = summary["gate"]
-    page = run_page(run.tracker.shown, run.run_id)
-    tracked = f"[{run.run_id}]({page})" if page else f"`{run.run_id}` at `{run.tracker.shown}`"
-    said = f"**{gate['outcome']}** – {gate['reason']}\n\nMLflow run {tracked}, model `{summary['model']}`"
-    orchestrator.show(
-        lambda: create_table_artifact(summary["verdict_rows"], "verdict", f"{run.name}: tuned against base"),
-        lambda: create_table_artifact(summary["ledger"], "ledger", f"{run.name}: rows read, dropped and trained"),
-        lambda: create_markdown_artifact(said, "gate", run.name),
-    )

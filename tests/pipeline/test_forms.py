@@ -24,6 +24,8 @@ def test_every_field_has_a_default_and_says_what_it_is(flow: Flow[..., Any]) -> 
     assert not schema["required"]
     for name, one in schema["properties"].items():
         assert one["description"], name
+        assert one["title"] != name, "Prefect's own title is the name of the parameter"
+        assert one.get("type") or all(choice["title"] for choice in one["anyOf"]), name
         assert "default" in one, name
     validate({name: one["default"] for name, one in schema["properties"].items()}, schema, raise_on_error=True)
 

@@ -1,5 +1,6 @@
 """What a person who looks at Prefect, or at a worker's log, sees of a run."""
 
+import json
 import re
 import subprocess
 import time
@@ -7,10 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import requests
 from prefect.client.orchestration import SyncPrefectClient
 
 from flows.experiment import sft_experiment
+from infra import artifacts
+from infra.contract import TrialRow
+from infra.sweep_view import trials_page
 
 Start = Callable[..., subprocess.Popen[str]]
 Sft = Callable[..., subprocess.CompletedProcess[str]]
@@ -45,6 +50,15 @@ def test_flow_run_has_the_name_of_its_experiment_and_holds_our_log(
         assert noise not in done.stderr + "".join(lines)
     asked = {"flow_runs": {"id": {"any_": [run["id"]]}}}
     tasks = {one["name"] for one in requests.post(f"{prefect_api}/task_runs/filter", json=asked, timeout=10).json()}
+    found = {one["key"]: one for one in requests.post(f"{prefect_api}/artifacts/filter", timeout=10, json={
+        "artifacts": {"flow_run_id": {"any_": [run["id"]]}}}).json()}
+    assert set(found) == {"verdict-seen", "suites-seen", "ledger-seen"}, "a store without a server has no links"
+    verdict, ledger = found["verdict-seen"]["data"], json.loads(found["ledger-seen"]["data"])
+    assert verdict.startswith("**Gate: undecided.** The tax on tiny\\_mmlu is not proved")
+    assert "/report.html`" in verdict
+    assert json.loads(found["suites-seen"]["data"])[0]["suite"] == "tiny\\_mmlu", "a cell is read as Markdown"
+    assert [(row["source"], row["read"], row["trained"]) for row in ledger] == [
+        ("tiny:sft", 120, 1677), ("tiny:replay", 60, 2998)]
     assert tasks == {"prepare the data of seen", "evaluate base", "A/A floor of base", "train: full, 1 epochs",
                      "evaluate tuned", "verdict", "record"}
 
@@ -67,3 +81,21 @@ def test_worker_says_in_one_line_that_a_run_was_stopped(
     assert "Traceback" not in said, said
     assert "evaluating base: " in said
     assert any("training stopped by SIGTERM" in line for line in logged(prefect_api, str(run_id)))
+
+
+def test_names_and_reasons_are_text_on_prefects_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    hostile = "<img src=x onerror=alert(1)> [click](javascript:alert(1)) | `x` \x1b[2J\u202e http://u:secret@host/"
+    assert artifacts.key("verdict", "small") == "verdict-small"
+    assert re.fullmatch("verdict-my-run-[0-9a-f]{6}", artifacts.key("verdict", "My Run"))
+    assert artifacts.key("verdict", "精度") != artifacts.key("verdict", "语言")
+    monkeypatch.setattr("infra.sweep_view._flow_runs", lambda study, kind: [])
+    row = TrialRow(3, "FAIL", {"a|b": hostile}, None, {"why": hostile})
+    made = trials_page("two", [row], "sqlite:///x", "says")
+    table = artifacts.table("suites", "small", [{"suite": hostile}], hostile).args
+    for text in (made, *map(str, table)):
+        assert "<img" not in text
+        assert "[click]" not in text
+    for text in (made, *map(str, table)):
+        assert not {"\x1b", "\u202e"} & set(text)
+    assert "secret" not in str(table)
+    assert len(re.findall(r"(?<!\\)\|", made.splitlines()[-1])) == 6

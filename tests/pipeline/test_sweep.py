@@ -71,7 +71,7 @@ def check_prefect(api: str) -> None:
     assert {run["name"] for run in runs("sweep")} == {"two"}
     assert {run["name"].partition(" · ")[0].partition("-")[2] for run in runs("follow-up")} == {"a050", "confirm"}
     (of,) = [run for run in runs("sweep") if run["state_type"] == "COMPLETED"]  # the other one was killed
-    (page,) = found("artifacts", {"artifacts": {"key": {"any_": ["trials"]}, "flow_run_id": {"any_": [of["id"]]}}})
+    (page,) = found("artifacts", {"artifacts": {"key": {"any_": ["trials-two"]}, "flow_run_id": {"any_": [of["id"]]}}})
     assert f"/runs/flow-run/{last['id']}) | complete | alignment " in page["data"]
 
 
