@@ -35,5 +35,6 @@ reconcile.py   what trackers show agrees with the workspace
 parity.py      the parity certificate
 story.py       the story of the tiny world
 console.py     tables on the terminal
+reference/     the reference pages of the documentation, made from the code
 configs/       demo, sweep, alpaca, smollm2
 """

@@ -1,0 +1,58 @@
+"""The page of the metrics that MLflow shows."""
+
+from __future__ import annotations
+
+from flows.reference.tables import table
+from tasks.metrics import METRICS, Described
+
+HEAD = """# Metrics
+
+What MLflow shows of a run. MLflow makes a section of what stands before the last slash of a name, and steps of training
+are optimiser steps. Everything else of a verdict is in `verdict.json` and the report. `make reference` made this page.
+"""
+TRAINING = (
+    Described("train/loss", "nats per trained token", "what is minimised: SFT + λ · LM + β · KL, over one step"),
+    Described("train/sft, train/replay", "nats per token", "its terms SFT and LM, each a mean over the step"),
+    Described("train/kl", "nats per position", "its term KL to the base"),
+    Described("train/lr", "", "the learning rate of the step"),
+    Described("train/grad_norm", "L2 norm", "of the gradient, before it is clipped"),
+    Described("train/tokens, train/trained_tokens, train/replay_tokens", "tokens", "so far; trained ones are targets"),
+    Described("train/tokens_per_s", "tokens per second", "of this step, replay included"),
+    Described("validation/loss", "nats per trained token", "on the conversations held out (`data.validation_share`)"),
+    Described("validation/probe.SUITE", "share from 0 to 1", "of `train.probe.suites`, on the way"),
+    Described("validation/saved.loss, validation/saved.trained, validation/saved.base", "nats per trained token",
+              "the saved folder read back, the trained weights, the base: on the same held-out rows"),
+    Described("validation/saved.merge_gap, validation/saved.quantized_gap", "nats",
+              "what merging adapters, and leaving the base in 4 bits, has changed at most"),
+)
+SWEEPS = (
+    Described("alignment, tax", "points of 100", "a trial's objectives"),
+    Described("search/FIELD", "that of the field", "a trial's searched numbers"),
+    Described("rung/alignment, rung/tax", "points of 100", "at a look, at the step of the look"),
+    Described("best/alignment, best/tax", "points of 100", "of the sweep's run: the best within all limits"),
+)
+NIGHTS = (
+    Described("ALIAS/SUITE/score, ALIAS/SUITE/score_low, ALIAS/SUITE/score_high", "share from 0 to 1",
+              "tonight's score with its interval"),
+    Described("ALIAS/SUITE/stored", "share from 0 to 1", "the score that it is held against"),
+    Described("ALIAS/SUITE/limit_low, ALIAS/SUITE/limit_high", "share from 0 to 1",
+              "what a score must leave to be proved changed: control limits"),
+    Described("ALIAS/SUITE/loss, ALIAS/SUITE/loss_low, ALIAS/SUITE/loss_high", "points of 100",
+              "against the stored results"),
+    Described("ALIAS/SUITE/base_loss", "points of 100", "what the base has lost meanwhile"),
+    Described("ALIAS/SUITE/own_loss, ALIAS/SUITE/own_low", "points of 100", "the model's loss less the base's"),
+    Described("ALIAS/SUITE/flip_rate, ALIAS/SUITE/coverage", "share from 0 to 1",
+              "items that changed; items with a score"),
+)
+GROUPS = {"Training": TRAINING, "Verdict": METRICS, "Sweeps": SWEEPS, "Nights": NIGHTS}
+
+
+def metrics_page() -> str:
+    """Markdown: a table for each group."""
+    tables = (f"\n## {title}\n\n{table(('metric', 'unit', 'what it is'), map(_row, listed))}"
+              for title, listed in GROUPS.items())
+    return HEAD + "".join(tables)
+
+
+def _row(one: Described) -> tuple[str, str, str]:
+    return ", ".join(f"`{name}`" for name in one.pattern.split(", ")), one.unit or "–", one.says
