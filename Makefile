@@ -5,7 +5,8 @@ BIN := .venv/bin
 # (measured: 14 times slower). The tests run two processes already.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help demo test real chaos story lint coverage bench constraints lock clean setup setup-dev setup-real
+.PHONY: help demo test real chaos story lint coverage bench docs reference picture constraints lock clean setup setup-dev \
+        setup-real
 
 help:
 	@echo "make demo      install, then run the main job on the embedded tiny world (2 to 5 minutes)"
@@ -15,6 +16,8 @@ help:
 	@echo "make story     what SFT buys and costs on the tiny world, three seeds (about 15 minutes)"
 	@echo "make coverage  tests of sft_core and eval_suites with their coverage"
 	@echo "make bench     training against TRL, evaluation against lm-eval's CLI (40 minutes; --quick of each: one or two)"
+	@echo "make docs      the documentation as a site in site/, links checked"
+	@echo "make reference the pages of docs/reference from the code; make picture: README's, from a run of the demo"
 	@echo "make clean     remove the workspace .sft (runs, caches, tracking); the environment stays"
 
 setup:
@@ -57,6 +60,16 @@ bench: setup-dev
 	$(BIN)/python -m bench.train --json .sft/bench_train.json
 	$(BIN)/python -m bench.evaluation --json .sft/bench_evaluation.json
 
+docs: setup-dev
+	$(BIN)/zensical build --clean --strict
+	@echo "open site/index.html, or with search: $(BIN)/python -m http.server --bind 127.0.0.1 --directory site 8001"
+
+reference: setup-dev
+	$(BIN)/python -m flows.reference
+
+picture: demo
+	$(BIN)/python -m bench.picture
+
 constraints: setup-dev
 	@sed -n '/^#/p' constraints.txt > constraints.new
 	@$(BIN)/pip freeze --exclude-editable | sed 's/+cpu//' >> constraints.new
@@ -71,4 +84,4 @@ lock:
 	@rm -rf .lock
 
 clean:
-	rm -rf .sft .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .sft site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
