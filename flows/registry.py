@@ -8,7 +8,8 @@ from flows import console
 from flows.place import look, workspace
 from sft_core.errors import ConfigError
 from tasks.catalog import listed_models, named_run, told_steps
-from tasks.lineage import CHANGED, Looked, chain, look_again, read_lineage
+from tasks.facts import chain
+from tasks.lineage import CHANGED, Looked, look_again, read_lineage
 from tasks.mirror import mirrored
 
 

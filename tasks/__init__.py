@@ -21,6 +21,7 @@ verdict.py     base results × tuned results → verdict, flips
 experiment.py  one run: its folder and its place in the tracker
 lineage.py     what a model came out of, with every hash, written and looked at again
 record.py      the stage record
+facts.py       what a run is, what changed and what it came out of, in words
 metrics.py     what MLflow shows of a verdict, in groups
 run_page.py    what MLflow shows of a run besides its numbers
 pages/         pages for a browser

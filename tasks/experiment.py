@@ -17,6 +17,7 @@ from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.file import LoadedConfig, flatten
 from sft_core.locks import exclusive
 from sft_core.stage import fingerprint, write_json, write_text
+from tasks.facts import sortable
 from tasks.settled import SETTLED
 from tasks.stages import CODE, Done, Workspace, version
 from tasks.versions import head
@@ -43,13 +44,6 @@ class Experiment:
     def follow(self, events: Path) -> None:
         """Send the training events written so far to the tracker; a tracker that is down costs nothing."""
         self.tracker.follow(self.run_id, events, self.folder / FOLLOWED)
-
-
-def sortable(config: ExperimentConfig) -> dict[str, str]:
-    """Tags that are columns in a list of runs: what was trained, and how."""
-    train = config.train
-    return {"sft.base": config.model.path, "sft.method": train.method, "sft.lambda": f"{train.replay.lambda_:g}",
-            "sft.beta": f"{train.kl.beta:g}", "sft.lr": f"{train.optim.lr:g}", "sft.epochs": f"{train.epochs:g}"}
 
 
 def run_key(config: ExperimentConfig, prepared: str, parent_run_id: str | None) -> str:

@@ -74,25 +74,6 @@ def short(lineage: Mapping[str, Any]) -> dict[str, str]:
             "sft.commit": str(made.get("commit") or "not known")}
 
 
-def chain(lineage: Mapping[str, Any]) -> list[dict[str, object]]:
-    """For a table: every part in the order in which the data walks, what it is, and the start of its hash."""
-    made, gate = lineage["made_with"] or {}, lineage["gate"]
-    rows = [(f"source {one['name']}", f"{one['use']}, {one['path']}, {len(one['files'])} files",
-             digest_of(one["files"])) for one in lineage["sources"]]
-    rows += [("prepared data", f"stage prepare/{lineage['prepared']['fingerprint']}", lineage["prepared"]["digest"]),
-             ("configuration", "config.yaml", lineage["config"]["sha256"]),
-             ("base model", lineage["base"]["path"], lineage["base"]["digest"]),
-             ("model", f"{len(lineage['model']['files'])} files", lineage["model"]["digest"])]
-    rows += [(f"evaluation {label}", f"{name.removesuffix('.json')}, protocol {protocol}",
-              lineage["evaluation"]["files"][f"{label}/{name}"])
-             for label, found in lineage["evaluation"]["protocols"].items() for name, protocol in found.items()]
-    edits = {True: "", False: ", with edits", None: ""}[made.get("clean")]
-    rows += [("code", f"commit {made.get('commit') or 'not known'}{edits}", fingerprint(made.get("code"))),
-             ("libraries", ", ".join(f"{name} {release}" for name, release in made.get("libraries", {}).items())
-              or "not known", ""), ("gate", f"{gate['outcome']}: {gate['reason']}", "")]
-    return [{"part": part, "what": what, "hash": digest[:16]} for part, what, digest in rows]
-
-
 def enrol(tracker: Tracker, run_id: str, model: Path, name: str, how: Keep, lineage: Mapping[str, Any]) -> str:
     """Make a run's model a version of a registered model that says what it came out of; returns the version.
 

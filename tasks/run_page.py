@@ -9,7 +9,8 @@ from eval_suites.results import SuiteResult
 from eval_suites.verdict.verdict import Verdict
 from infra.naming import Input, in_markdown
 from sft_core.stage import fingerprint
-from tasks.experiment import Experiment, sortable
+from tasks.experiment import Experiment
+from tasks.facts import sortable
 from tasks.stages import Done
 
 FILES = ("report.html", "config.yaml", "lineage.json", "ledger.json", "items")

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Iterator, Mapping
-from datetime import datetime
-from statistics import median
 from typing import Any, NamedTuple
 
 import yaml
 
-from eval_suites.results import SuiteResult
 from infra.naming import run_page
 from sft_core.stage import write_text
-from tasks.experiment import Experiment, sortable
-from tasks.lineage import chain
+from tasks.experiment import Experiment
+from tasks.facts import Count, carried_out, chain, changed, described
 from tasks.pages.curves import curves
 from tasks.pages.items import items
 from tasks.pages.ledger import ways
@@ -26,14 +24,6 @@ from tasks.verdict import Compared
 from tasks.versions import environment
 
 FILE = "report.html"
-
-
-class Number(NamedTuple):
-    """One number of what changed."""
-
-    says: str
-    value: str
-    how: str
 
 
 class Made(NamedTuple):
@@ -51,9 +41,11 @@ def write_run_page(run: Experiment, made: Made, found: Compared, place: Workspac
     values = dict(comparison(f"{run.name}: tuned against base", found, shown))
     parts = [("verdict", "Wins and tax"), ("training", "Training"), ("data", "Data"), ("answers", "Answers"),
              ("more", "More about the verdict"), ("made", "How it was made")]
-    times = list(_times(made, found))
+    times, told = list(_times(made, found)), made.trained.result
+    counts = [Count(one.lost, one.gained, one.pairs) for one in found.verdict.suites]
     values |= {
-        "parts": parts, "facts": list(_facts(run, made)), "changed": list(_changed(made.trained, found)),
+        "parts": parts, "facts": [*described(run.config), *carried_out(told, made.lineage["made_with"], time.time())],
+        "changed": list(changed(told["stored"], counts, found.base, found.tuned)),
         "curves": curves(made.trained.folder / "events.jsonl"), "ways": ways(made.prepared.result["ledger"]),
         "learned": _learned(made),
         "masks": masks(run.config, made.prepared, place), "times": [_time_row(*one) for one in times],
@@ -65,44 +57,11 @@ def write_run_page(run: Experiment, made: Made, found: Compared, place: Workspac
     write_text(run.folder / FILE, rendered("run.html.jinja", **values))
 
 
-def _facts(run: Experiment, made: Made) -> Iterator[tuple[str, str]]:
-    told, tags, train = made.trained.result, sortable(run.config), run.config.train
-    code = made.lineage["made_with"] or {}
-    yield "base", run.config.model.path
-    yield "method", f"{train.method}, learning rate {tags['sft.lr']}, {tags['sft.epochs']} epochs"
-    yield "objective", f"SFT + {tags['sft.lambda']} · LM on replay + {tags['sft.beta']} · KL to the base"
-    yield "trained", (f"{told['steps']:,} steps, {told['trained_tokens']:,} of {told['tokens']:,} tokens trained, and "
-                      f"{told['replay_tokens']:,} of replay")
-    yield "recorded", datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    edits = "" if code.get("clean", True) else ", with edits"
-    yield "code", f"commit {str(code.get('commit') or 'not known')[:10]}{edits}"
-
-
 def _learned(made: Made) -> str:
     ledger, told = made.prepared.result["ledger"], made.trained.result
     return (f"In training {ledger['train_examples']:,} examples of {ledger['train_tokens']:,} tokens, "
             f"{ledger['train_trained_tokens']:,} of them trained: over all {told['steps']:,} steps "
             f"{told['trained_tokens']:,} of {told['tokens']:,} tokens, and {told['replay_tokens']:,} of replay.")
-
-
-def _changed(trained: Done, found: Compared) -> Iterator[Number]:
-    stored = trained.result["stored"]
-    if stored.get("base") is not None and stored.get("loss") is not None:
-        yield Number("loss on held-out examples", f"{stored['base']:.3g} → {stored['loss']:.3g}",
-                     "nats per trained token, base → the saved model")
-    suites = found.verdict.suites
-    lost, gained, pairs = (sum(counts) for counts in zip(*((s.lost, s.gained, s.pairs) for s in suites), strict=True))
-    yield Number("items whose score changed", f"{gained:,} gained, {lost:,} lost",
-                 f"of {pairs:,} with a score on both sides, all suites together")
-    before, after = (_lengths(side) for side in (found.base, found.tuned))
-    if before and after:
-        yield Number("length of an answer", f"{median(before):,.0f} → {median(after):,.0f}",
-                     "characters, median over all items that were answered")
-
-
-def _lengths(results: Mapping[str, SuiteResult]) -> list[int]:
-    return [len(item.answer) for result in results.values() if result.scale != "log" for item in result.items
-            if item.score is not None]
 
 
 def _times(made: Made, found: Compared) -> Iterator[tuple[str, float | None, str]]:
