@@ -24,6 +24,7 @@ cli_workspace.py its commands plan, runs, join, clean, reconcile and dashboard
 cli_judging.py its commands judge and human
 cli_registry.py its commands promote, rollback, models, lineage and bisect
 cli_model.py   its command model import
+cli_using.py   its commands export, push and serve
 cli_nights.py  its commands nightly and nights
 cli_platform.py its commands up, down and status
 judging.py     open-ended answers judged: judge, human export, human import
@@ -32,6 +33,8 @@ plan.py        what a run will do and cost
 runs.py        the runs of this workspace
 clean.py       what takes room in the workspace
 reconcile.py   what trackers show agrees with the workspace
+using.py       models exported, and sent to the hub
+serve.py       a certified server for one model
 parity.py      the parity certificate
 story.py       the story of the tiny world
 console.py     tables on the terminal

@@ -22,6 +22,7 @@ from flows.cli_model import add_model
 from flows.cli_nights import add_nights
 from flows.cli_platform import add_platform
 from flows.cli_registry import add_registry
+from flows.cli_using import add_using
 from flows.cli_workspace import add_workspace
 from flows.logs import tame, told_of
 from infra.output import keep_writing
@@ -300,6 +301,7 @@ add_judging(app, begin)
 add_model(app, begin)
 add_nights(app, begin, functools.partial(begin, make=False))
 add_registry(app, begin, functools.partial(begin, make=False))
+add_using(app, begin)
 add_workspace(app, begin, functools.partial(begin, make=False))
 add_platform(app, functools.partial(begin, flows=False), functools.partial(begin, make=False, flows=False))
 

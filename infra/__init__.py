@@ -25,6 +25,7 @@ sweep_view.py       a sweep in Prefect: names and tags of its flow runs, and the
 artifacts.py        tables and pages of a flow run, under keys that stay
 watching.py         whether Prefect's server is there; our log in the flow run's
 plans.py            what makes a study the same study
+hub.py              the Hugging Face hub: what a page says, and a folder sent there
 contract.py         what a tracker and a study must do, whatever stands behind them
 door.py             what MLflow and its stores raise, as our errors
 registry.py         the door to MLflow's registry: versions, aliases, files that are what was registered
@@ -44,7 +45,8 @@ pareto.py           a sweep as picture, page and table
 alerts.py           a red night told: a Prefect event, a webhook, an automation
 trend.py            the scores of the nights with their control limits, as picture and page
 dashboard.py        optuna-dashboard on a sweep, as long as somebody looks
-servers.py          local Prefect, MLflow and model servers and workers as process groups
+servers.py          local Prefect and MLflow servers and workers as process groups
+serving.py          servers that others make for one model: transformers' own, vLLM's
 prefect_door.py     Prefect's server, deaf to other web sites and names
 prefect_plugin.py   bare names for `prefect deployment run`
 deploy.py           registers the deployments of prefect.yaml

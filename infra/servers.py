@@ -1,4 +1,4 @@
-"""Local Prefect, MLflow and model servers and Prefect workers as child processes.
+"""Local Prefect and MLflow servers and Prefect workers as child processes.
 
 Each is started from Python in its own session: `&` of a non-interactive shell makes a Prefect worker deaf to
 SIGTERM, and only killing the whole process group takes the children along.
@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -80,6 +79,8 @@ class Command(NamedTuple):
     folder: Path
     """Where it works and its log is."""
     health: str = "/health"
+    patience_s: float = START_TIMEOUT_S
+    """How long it may take to answer."""
 
     def __repr__(self) -> str:
         """Without what it has in its environment, where passwords are."""
@@ -193,30 +194,6 @@ def start_prefect(home: Path, port: int, database: str | None = None) -> Service
     return healthy(start(prefect_server(home, port, database)))
 
 
-def start_serving(model: Path, port: int, *, device: str, dtype: str, folder: Path) -> Service:
-    """transformers' own OpenAI-compatible server on 127.0.0.1, pinned to one model folder, without network.
-
-    Args:
-        model: the model folder.
-        port: where it listens; its API is below /v1.
-        device, dtype: as the model is to be loaded.
-        folder: where its log goes.
-
-    Raises:
-        OrchestrationError: a library that it needs is missing, or it does not answer in time.
-    """
-    if find_spec("openai") is None:
-        raise OrchestrationError("transformers' server needs the package openai; install it with "
-                                 "`pip install 'sft-platform[serve]'`, or name a running server")
-    folder.mkdir(parents=True, exist_ok=True)
-    arguments = [
-        "-m", "transformers.cli.transformers", "serve", str(model.absolute()), "--host", "127.0.0.1",
-        "--port", str(port), "--device", device, "--dtype", dtype,
-    ]
-    environment = {**TELEMETRY_OFF, "HF_HUB_OFFLINE": "1"}
-    return healthy(start(Command("serving", f"http://127.0.0.1:{port}", arguments, environment, folder)))
-
-
 def ensure_prefect(settings: Settings) -> None:
     """A Prefect server for the flows of this process, see `begin_prefect`; it answers when this returns."""
     begin_prefect(settings)(())
@@ -306,14 +283,14 @@ def wait_for(command: Command, log: Path, lives: Callable[[], bool], leader: int
     Raises:
         OrchestrationError: it does not in time; the message ends with the end of its log.
     """
-    deadline = time.monotonic() + START_TIMEOUT_S
+    deadline = time.monotonic() + command.patience_s
     while time.monotonic() < deadline and lives():
         if why_unreachable(command.url + command.health) is None and listens(leader, urlsplit(command.url).port or 0):
             return
         sleep(0.2)
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
     raise OrchestrationError(f"the {command.name} server did not come up at {command.url} within "
-                             f"{START_TIMEOUT_S:.0f} s; the end of {log}:\n{tail}")
+                             f"{command.patience_s:.0f} s; the end of {log}:\n{tail}")
 
 
 def _signal(group: int, number: int) -> None:

@@ -59,6 +59,10 @@ class TrackingError(SftError):
     """The experiment tracker is configured but cannot be reached."""
 
 
+class HubError(SftError):
+    """The Hugging Face hub cannot be reached, or refuses what is sent to it."""
+
+
 class OrchestrationError(SftError):
     """Prefect is configured but cannot be reached, or a deployment cannot be made."""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -105,10 +106,12 @@ def whole_folder(folder: Path, writing: Callable[[Path], AbstractContextManager[
         writing: what is around the work on the disk, and says in its own words that a folder cannot be written.
     """
     draft = folder.with_name(f".{folder.name}.{os.getpid()}")
+    drafts = re.compile(rf"\.{re.escape(folder.name)}\.\d+")  # in somebody's folder others may have such a beginning
     try:
         with writing(folder):
-            for left in folder.parent.glob(f".{folder.name}.*"):  # by a process that was killed
-                shutil.rmtree(left)
+            for left in folder.parent.iterdir() if folder.parent.is_dir() else ():  # by a process that was killed
+                if drafts.fullmatch(left.name) and left.is_dir():
+                    shutil.rmtree(left)
             draft.mkdir(parents=True)
         yield draft
         with writing(folder):

@@ -31,6 +31,7 @@ promotion.py   which model of the registry is the champion, since when, by whom 
 bisect.py      differences between two runs, and the fewest that account for a loss
 catalog.py     registered models for a person, and the run behind one
 runs.py        recorded runs, found again
+named.py       the model that a person names
 night.py       one night of a registered model: champion, candidates and base against their stored results
 nights.py      the nights that were recorded: what is known already, and their course
 untracked.py   the nights whose tracker was away: noted, and recorded by the next one
@@ -49,8 +50,12 @@ followups.py   the runs that follow a search: which there are, and what they say
 crew.py        the workers of a sweep that this machine starts
 story.py       what SFT buys and costs, pooled over seeds
 imported.py    a model file made a folder
+licences.py    under which licence bases and data are, as far as they say
+card.py        the model card of what is exported
+export.py      a model as a folder for others, or on the hub
 tiny.py        the embedded base, trained again
 doctor.py      pre-flight of an experiment
 parity.py      the parity certificate, alone or against a server
+serve.py       a model behind a server, certified
 show.py        prepared examples and suites for a person
 """

@@ -7,7 +7,7 @@ from datetime import datetime
 from heapq import merge
 from typing import Any, NamedTuple
 
-from infra.contract import Tracker
+from infra.contract import Registered, Tracker
 from sft_core.errors import TrackingError
 from tasks.metrics import differences
 from tasks.promotion import CHAMPION, Step, history, run_of
@@ -72,6 +72,27 @@ def told_steps(versions: Iterable[Listed]) -> list[str]:
     return lines
 
 
+def version_named(reference: str, tracker: Tracker) -> Registered | None:
+    """The version behind NAME (its champion, else its latest version), NAME@ALIAS or NAME/VERSION, each also with
+    `models:/` in front; None where it is no more than a name, and nothing of that name is registered.
+
+    Raises:
+        TrackingError: there is no such version.
+    """
+    name, at, alias = reference.removeprefix("models:/").partition("@")
+    name, slash, number = (name, "", "") if at else name.partition("/")
+    versions = {one.version: one for one in tracker.registered(name)}
+    if not (versions or at or slash):
+        return None
+    aliases = tracker.aliases(name)
+    version = number or aliases.get(alias or CHAMPION, "" if at else max(versions, key=int, default=""))
+    if version not in versions:
+        there = ", ".join(f"{name}/{one}" for one in versions) or "nothing of that name"
+        raise TrackingError(f"{reference} is not in the registry of {tracker.shown}; there is {there}, with the "
+                            f"aliases {', '.join(sorted(aliases)) or 'none'}; `sft models` lists all")
+    return versions[version]
+
+
 def named_run(reference: str, place: Workspace, tracker: Tracker) -> tuple[Recorded, list[Listed]]:
     """The run behind NAME (its champion, else its latest version), NAME@ALIAS, NAME/VERSION, each also with `models:/`
     in front, or behind a run's own name or id; and the registered versions of that run. Its model is not fetched.
@@ -80,17 +101,8 @@ def named_run(reference: str, place: Workspace, tracker: Tracker) -> tuple[Recor
         TrackingError: there is no such version, or no such run.
     """
     text = reference.removeprefix("models:/")
-    name, at, alias = text.partition("@")
-    name, slash, number = (name, "", "") if at else text.partition("/")
-    versions = {one.version: one for one in tracker.registered(name)}
-    if versions or at or slash:
-        aliases = tracker.aliases(name)
-        version = number or aliases.get(alias or CHAMPION, "" if at else max(versions, key=int, default=""))
-        if version not in versions:
-            there = ", ".join(f"{name}/{one}" for one in versions) or "nothing of that name"
-            raise TrackingError(f"{reference} is not in the registry of {tracker.shown}; there is {there}, with the "
-                                f"aliases {', '.join(sorted(aliases)) or 'none'}; `sft models` lists all")
-        text = versions[version].run_id
+    if version := version_named(text, tracker):
+        text = version.run_id
     try:
         run = find(text, place, tracker, RECORD)
     except TrackingError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,18 +17,17 @@ from eval_suites.results import SuiteResult, read_results, write_results
 from eval_suites.statistics.floor import Floor
 from eval_suites.suites.suite import named_suites, suite
 from eval_suites.verdict.outcome import shown_score
-from infra.contract import Tracker
 from infra.orchestrator import stage_task
 from infra.settings import secret, server_key
 from sft_core.config.data import ModelSection, TemplateSection
 from sft_core.config.evaluate import EvalSection, suite_name
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.errors import ConfigError
-from sft_core.stage import Stage, fingerprint, read_json, use, write_json
+from sft_core.stage import Stage, fingerprint, read_json, write_json
 from tasks.inputs import suite_stamp
 from tasks.measure import Against, Asked, floors_of, measured, processes_of
+from tasks.named import Opener, named_model
 from tasks.pace import evaluation_pace
-from tasks.runs import run_named
 from tasks.stages import Done, Workspace, version
 
 if TYPE_CHECKING:
@@ -63,10 +62,6 @@ def folder_subject(label: str, folder: Path, like: ModelSection) -> Subject:
     return Subject(label, model, None)
 
 
-Opener = Callable[[], Tracker]
-"""Opens the tracker, which takes a second, for references that need it."""
-
-
 def check_loaded(model: ModelSection, against: str | None) -> None:
     """Raises ConfigError where only servers are told in what to compute."""
     from eval_suites.backends.remote import is_endpoint
@@ -93,7 +88,7 @@ def named(asked: ModelSection, template: str, section: EvalSection, place: Works
     from sft_core.templates.choose import NoStop, choose
 
     reference = asked.path
-    model = asked.model_copy(update={"path": path_of(reference, place, tracker)})
+    model = asked.model_copy(update={"path": named_model(reference, place, tracker).path})
     if is_endpoint(reference) or not any(suite(name).through_template for name in section.suites):
         return Subject(reference, model, None)
     try:
@@ -123,22 +118,6 @@ def alike(first: Subject, second: Subject) -> tuple[Subject, Subject]:
     if own == [True, False]:
         return first, second._replace(template=first.template)
     return first, second
-
-
-def path_of(reference: str, place: Workspace, tracker: Opener) -> str:
-    """Where the named model lies: the folder of a run's or a registered model, else the name itself.
-
-    Raises:
-        TrackingError: no such registered model, or no run of that id.
-    """
-    if reference.startswith("models:/"):
-        name, _, alias = reference.removeprefix("models:/").partition("@")
-        return str(tracker().resolve_alias(name, alias or "champion").folder)  # which no rule removes
-    run = run_named(reference, place, tracker)
-    if run is None:
-        return reference
-    use(model := run.model())
-    return str(model)
 
 
 @stage_task("evaluate", "evaluate {subject.label}")

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from infra.contract import Tracker
-from infra.servers import free_port, start_serving
+from infra.servers import free_port
+from infra.serving import Address, Served, choose_engine, start_serving
 from infra.settings import gpu_environment
 from sft_core.config.data import ModelSection, TemplateSection
 from sft_core.config.experiment import ExperimentConfig
+from sft_core.names import file_name
 from sft_core.stage import write_json
 from tasks.apart import Call, apart
-from tasks.evaluate import path_of
 from tasks.mirror import mirrored
-from tasks.runs import run_named
+from tasks.named import named_model
 from tasks.stages import Done, Workspace
 
 if TYPE_CHECKING:
@@ -75,11 +76,11 @@ def certificate_of(asked: ModelSection, template: str, serving: Serving, place: 
         ModelError, TemplateError, TrackingError, EvalError: it cannot be found, loaded or asked.
         OrchestrationError: the server does not start.
     """
-    reference = asked.path
-    model = asked.model_copy(update={"path": path_of(reference, place, lambda: tracker)})
+    named = named_model(asked.path, place, lambda: tracker)
+    model = asked.model_copy(update={"path": named.path})
     origin = _Origin(model, TemplateSection.model_validate({"name": template}))
-    if run := run_named(reference, place, lambda: tracker):
-        config = run.config().config
+    if named.run:
+        config = named.run.config().config
         origin, place = _Origin(config.model, config.template), mirrored(place, config.data.mirror)
     return _certified(model, origin, serving, place)
 
@@ -145,15 +146,16 @@ def _server(section: ModelSection, serving: Serving, place: Workspace) -> Iterat
     if not serving.asked:
         yield None
         return
-    folder = str(locate(section, place.mirror).resolve())
+    folder = locate(section, place.mirror).resolve()
     if serving.url is not None:
-        yield ChatServer(serving.url, serving.name or folder)
+        yield ChatServer(serving.url, serving.name or str(folder))
         return
     device = resolve_device(section)
     with tempfile.TemporaryDirectory(dir=place.scratch, prefix="serving-") as scratch:
-        service = start_serving(Path(folder), free_port(), device=str(device), folder=Path(scratch),
-                                dtype=str(compute_dtype(section, device)).removeprefix("torch."))
+        model = Served(folder, file_name(folder.name), str(device),
+                       str(compute_dtype(section, device)).removeprefix("torch."), section.trust_remote_code)
+        service = start_serving(model, Address(free_port()), Path(scratch), choose_engine("transformers", device.type))
         try:
-            yield ChatServer(f"{service.url}/v1", folder)
+            yield ChatServer(f"{service.url}/v1", model.name)
         finally:
             service.stop()

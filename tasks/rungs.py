@@ -23,10 +23,10 @@ from sft_core.config.experiment import ExperimentConfig, RungsSection, SearchSec
 from sft_core.errors import EvalError, TrackingError
 from sft_core.locks import exclusive
 from sft_core.stage import write_json
-from tasks.evaluate import Opener
 from tasks.experiment import Experiment
 from tasks.front import objectives
 from tasks.listing import ENDED
+from tasks.named import Opener
 from tasks.runs import results_in
 from tasks.stages import Done, Workspace
 from tasks.trial import Known, Order, Place, TrialOutcome, answered

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +22,7 @@ RUN_ID = re.compile("[0-9a-f]{6,32}")
 RESULTS = frozenset({"config.yaml", "evaluation"})
 RECORD = RESULTS | {"lineage.json", "verdict.json"}
 WHOLE = RECORD | {"model"}
+ALL = WHOLE | {"ledger.json", "summary.json", "training.json"}
 """Parts of a run that can be fetched."""
 
 
@@ -160,17 +161,6 @@ def run_of_trial(notes: Mapping[str, str], place: Workspace, tracker: Tracker) -
     if notes.get("run") and (mine := Recorded(folder.name, notes.get("run_id", ""), folder)).finished:
         return mine
     return find(notes.get("run_id", ""), place, tracker, RESULTS)
-
-
-def run_named(reference: str, place: Workspace, tracker: Callable[[], Tracker]) -> Recorded | None:
-    """The run that stands for a model: named by its folder in the workspace, its MLflow run id, or the start of one.
-
-    None where it is no such name; a folder or a hub id then. The tracker is opened only for a name that is one.
-
-    Raises:
-        TrackingError: no run has this id.
-    """
-    return find(reference, place, tracker()) if is_run(reference, place) else None
 
 
 def is_run(reference: str, place: Workspace) -> bool:

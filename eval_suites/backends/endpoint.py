@@ -40,7 +40,7 @@ AGAIN = frozenset({408, 409, 425, 429})
 OWN_ENDS = ("stop", "length", "tool_calls", "function_call", "eos", "eos_token", "stop_sequence")
 """How an answer of the model's own ends: OpenAI's `finish_reason`, and what Together and TGI call the first. Any other,
 as content_filter, error, abort or cancelled, is the server's doing."""
-VERSION = re.compile(r"[-:@](?:latest|v?\d{4}[\d-]*)$")
+VERSION = re.compile(r"[-:@](?:latest|main|v?\d{4}[\d-]*)$")
 
 
 class EndpointError(EvalError):

@@ -5,6 +5,7 @@ folder.py     weight files: in which dtype
 load.py       base model and tokenizer
 rotary.py     rotary positions that depend on the longest row of a batch
 gguf.py       a GGUF file → a model folder
+export.py     a model folder → one for others, in another dtype, whole or as its adapter
 held.py       weights held as their folder has them, computing as in float32
 noise.py      what the base drops or shakes at random by its own config
 lora.py       adapters around the base

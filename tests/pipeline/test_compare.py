@@ -24,7 +24,8 @@ from sft_core.config.evaluate import EvalSection, GateSection
 from sft_core.errors import ConfigError, EvalError, TrackingError
 from sft_core.stage import read_json
 from sft_core.tiny.paths import BASE_FOLDER
-from tasks.evaluate import alike, named, path_of
+from tasks.evaluate import alike, named
+from tasks.named import named_model
 from tasks.record import side_by_side
 from tasks.runs import Beside, joined, results_of, write_beside
 from tasks.show import check_measured, remarks
@@ -132,13 +133,13 @@ def test_a_run_is_a_model_by_its_name_and_by_the_start_of_its_id(tmp_path: Path)
     (place.runs / "one" / "run.json").write_text(json.dumps({"name": "one", "mlflow_run_id": tracked}))
     (place.runs / "one" / "model").mkdir()
     model = str(place.runs / "one" / "model")
-    assert [path_of(name, place, lambda: tracker) for name in ("one", tracked, tracked[:8])] == [model] * 3
+    assert [named_model(name, place, lambda: tracker).path for name in ("one", tracked, tracked[:8])] == [model] * 3
     (tmp_path / "beef00").mkdir()
     unasked = Mock(side_effect=AssertionError("no tracker is needed"))
     for other in ("tiny", "org/name", "beef", str(tmp_path / "beef00")):
-        assert path_of(other, place, unasked) == other
+        assert named_model(other, place, unasked).path == other
     with pytest.raises(TrackingError, match="is no run"):
-        path_of("abcdef", place, lambda: tracker)
+        named_model("abcdef", place, lambda: tracker)
 
 
 def test_two_models_are_evaluated_and_compared(sft: Sft, tmp_path: Path) -> None:

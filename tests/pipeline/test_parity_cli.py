@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from infra.servers import free_port, start_serving
+from infra.servers import free_port
+from infra.serving import Address, Served, start_serving
 from sft_core.config.data import ModelSection
 from sft_core.tiny.paths import BASE_FOLDER
 from tasks.parity import Serving, certificate, certificate_of
@@ -42,10 +43,10 @@ def test_a_real_server_agrees_by_prompt_tokens_and_greedy_text(served: Path, tmp
     other = tmp_path / "other"
     shutil.copytree(served, other)
     (other / "chat_template.jinja").write_text(JINJA.replace("assistant\n", "assistant"))
-    service = start_serving(other, free_port(), device="cpu", dtype="float32", folder=tmp_path / "log")
+    service = start_serving(Served(other, "another", "cpu", "float32"), Address(free_port()), tmp_path / "log")
     try:
         made = certificate_of(ModelSection(path=str(served)), "auto",
-                              Serving(url=f"{service.url}/v1", name=str(other)), place, tracker=None)  # type: ignore[arg-type]
+                              Serving(url=f"{service.url}/v1", name="another"), place, tracker=None)  # type: ignore[arg-type]
     finally:
         service.stop()
     assert not made.passed

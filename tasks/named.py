@@ -1,0 +1,76 @@
+"""The model that a person names: where it lies, and the run that made it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from infra.contract import Tracker
+from sft_core.errors import TrackingError
+from sft_core.stage import use
+from tasks.catalog import version_named
+from tasks.runs import ALL, Recorded, find, is_run, local_runs
+from tasks.stages import Workspace
+
+Opener = Callable[[], Tracker]
+"""Opens the tracker, which takes a second, for references that need it."""
+REGISTRY = "models:/"
+_NUMBERED = re.compile(r"[^/]+/\d+")
+
+
+class Named(NamedTuple):
+    """A model. `path` is its folder, a hub id, `tiny` or a server's address; `run` is the one that made it, if any."""
+
+    reference: str
+    path: str
+    run: Recorded | None
+
+
+def named_model(reference: str, place: Workspace, tracker: Opener) -> Named:
+    """The model behind a run's name or id, NAME@ALIAS, NAME/VERSION (also behind `models:/`), models:/NAME, a
+    folder, a hub id, `tiny` or http://HOST/v1#NAME.
+
+    Raises:
+        TrackingError: no such registered model or run, or its files are gone or others than were registered.
+    """
+    if Path(reference).expanduser().is_dir():
+        return Named(reference, reference, _run_in(Path(reference).expanduser(), place))
+    if is_run(reference, place):
+        run = find(reference, place, tracker(), ALL)
+        use(model := run.model())
+        return Named(reference, str(model), run)
+    if _is_registered(reference, tracker):
+        return _registered(reference, place, tracker())
+    return Named(reference, reference, None)
+
+
+def _is_registered(reference: str, tracker: Opener) -> bool:
+    """Whether a name can only be one of the registry. What ends in a number may be a hub id all the same."""
+    if reference.startswith(REGISTRY) or ("@" in reference and "://" not in reference):
+        return True
+    return bool(_NUMBERED.fullmatch(reference)) and bool(tracker().registered(reference.partition("/")[0]))
+
+
+def _registered(reference: str, place: Workspace, tracker: Tracker) -> Named:
+    found = version_named(reference, tracker)
+    if found is None:
+        raise TrackingError(f"there is no registered model {reference.removeprefix(REGISTRY)} in the registry of "
+                            f"{tracker.shown}; `sft models` lists all, and runs go by their own name (`sft runs`)")
+    alias = next((name for name, version in tracker.aliases(found.name).items() if version == found.version), None)
+    if alias:  # then its files are compared with what was registered
+        folder = tracker.resolve_alias(found.name, alias).folder
+    else:
+        folder = found.folder or find(found.run_id, place, tracker, ALL).model()
+    use(folder)
+    with suppress(TrackingError):  # a registered model outlives its run
+        return Named(reference, str(folder), find(found.run_id, place, tracker, ALL - {"model"}))
+    return Named(reference, str(folder), None)
+
+
+def _run_in(folder: Path, place: Workspace) -> Recorded | None:
+    """The run of this workspace whose model this folder is, as `sft run` prints it."""
+    here = folder.resolve()
+    return next((run for run in local_runs(place.runs).values() if (run.folder / "model").resolve() == here), None)
