@@ -21,6 +21,7 @@ checking.py    a configuration, and all that it needs, looked at before anything
 cli_begin.py   what its commands do first, the configuration that they are given
 cli_evaluation.py its commands eval, compare, suites and parity
 cli_workspace.py its commands plan, runs, join, clean, reconcile and dashboard
+cli_pages.py   its command open
 cli_judging.py its commands judge and human
 cli_registry.py its commands promote, rollback, models, lineage and bisect
 cli_model.py   its command model import

@@ -20,6 +20,7 @@ from flows.cli_evaluation import add_evaluation
 from flows.cli_judging import add_judging
 from flows.cli_model import add_model
 from flows.cli_nights import add_nights
+from flows.cli_pages import add_pages
 from flows.cli_platform import add_platform
 from flows.cli_registry import add_registry
 from flows.cli_using import add_using
@@ -303,6 +304,7 @@ add_nights(app, begin, functools.partial(begin, make=False))
 add_registry(app, begin, functools.partial(begin, make=False))
 add_using(app, begin)
 add_workspace(app, begin, functools.partial(begin, make=False))
+add_pages(app, functools.partial(begin, make=False, flows=False))
 add_platform(app, functools.partial(begin, flows=False), functools.partial(begin, make=False, flows=False))
 
 

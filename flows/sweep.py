@@ -22,7 +22,7 @@ from infra.naming import in_markdown, origin
 from infra.open_runs import running
 from infra.settings import read_settings
 from infra.study import open_study
-from infra.sweep_plots import Shown, write_sweep_plots
+from infra.sweep_plots import Shown, sweep_pictures, write_sweep_plots
 from infra.watching import only_to_prefect
 from sft_core.config.experiment import ExperimentConfig, SearchSection
 from sft_core.config.file import LoadedConfig, flatten, load
@@ -42,8 +42,9 @@ from tasks.causes import common_cause
 from tasks.crew import Crew
 from tasks.earlier import beginnings
 from tasks.followups import Found, after, confirmation, confirming, placed, varied, wanted
-from tasks.front import AXES, Kept, dots, measured, note, of_base, summed, texts
+from tasks.front import AXES, Kept, dots, measured, note, of_base, pages, summed, texts
 from tasks.needs import check_needs, run_lacks
+from tasks.pages.sweep import Sweep, write_sweep_page
 from tasks.plan import tell_plan
 from tasks.prepare import prepare
 from tasks.rungs import told
@@ -245,14 +246,18 @@ def _report(study: Study, ended: Found, tracker: Tracker, parent: str, place: Wo
     for row in rows:
         _record(row, tracker, known.get(str(row.number)))
     kept = Kept(study.plan.name, proposal.name if proposal else "", says)
-    table, drawn = pareto.table(rows, AXES, texts(found, rows, best, kept.proposed)), dots(found, rows, best)
-    said = pareto.Said(f"Trials of {study.plan.name}", says, note(found))
-    plots = [pareto.write_picture(drawn, AXES, folder), pareto.write_page(drawn, AXES, table, said, folder)] \
-        if drawn else []
+    links = pages(rows, place, tracker.shown)
+    table, drawn = pareto.table(rows, AXES, texts(found, rows, best, kept.proposed)), dots(found, rows, best, links)
+    title, columns_say = f"Trials of {study.plan.name}", note(found)
+    plots = [pareto.write_picture(drawn, AXES, folder)] if drawn else []
     if found and found.reached:
         plots.append(pareto.write_attainment(drawn, found.reached, AXES, folder))
-    plots += write_sweep_plots(rows, Shown(study.plan.name, study.plan.space, AXES,
-                                           importances(rows, study.plan.space), of_base(found)), folder)
+    pictures = sweep_pictures(rows, Shown(study.plan.name, study.plan.space, AXES,
+                                          importances(rows, study.plan.space), of_base(found)))
+    plots += write_sweep_plots(pictures, folder)
+    if table:
+        sweep = Sweep(study.plan.name, says, columns_say, drawn, AXES, table, links, pictures)
+        plots.insert(0, write_sweep_page(sweep, folder))
     for file in [*plots, kept.write(folder, found, rows)]:
         tracker.log_artifacts(parent, file, "pareto")
     if table:
@@ -261,15 +266,15 @@ def _report(study: Study, ended: Found, tracker: Tracker, parent: str, place: Wo
         why = [failed.get(name.split()[0], "") for name in columns["trial"]]
         tracker.log_table(parent, "trials.json", columns | {"why": why})
     tracker.log_metrics(parent, {"trials": float(len(rows)), **_best(study, rows), **summed(drawn, found)})
-    tracker.describe(parent, f"**{in_markdown(said.title)}.** {in_markdown(says)}\n\n{in_markdown(said.note)}",
+    tracker.describe(parent, f"**{in_markdown(title)}.** {in_markdown(says)}\n\n{in_markdown(columns_say)}",
                      [*(f"pareto/{file.name}" for file in plots), "trials.json"])
     tracker.set_tags(parent, {"sft.proposed": proposal.sentence if proposal else says, "sft.says": says})
     tracker.finish(parent)
     only_to_prefect(says)
     orchestrator.show(
-        artifacts.table("front", kept.study, table, f"{said.title}: {says}. {said.note}"),
+        artifacts.table("front", kept.study, table, f"{title}: {says}. {columns_say}"),
         lambda: artifacts.page("trials", kept.study, sweep_view.trials_page(
-            kept.study, rows, tracker.shown, f"**{in_markdown(said.title)}**: {in_markdown(says)}"),
-            f"{said.title} with their runs")())
+            kept.study, rows, tracker.shown, f"**{in_markdown(title)}**: {in_markdown(says)}"),
+            f"{title} with their runs")())
     return {"study": study.plan.name, "rows": table, "plots": [str(plot) for plot in plots], "says": says,
             "where_to_look": console.where_to_look(tracker.shown)}

@@ -41,9 +41,9 @@ stored.py           sweeps in a storage by their name
 study.py            the only door to Optuna: any number of workers ask and tell
 importances.py      what the objectives of a sweep hang on
 sweep_plots.py      a sweep as history, importances and parallel coordinates
-pareto.py           a sweep as picture, page and table
+pareto.py           a sweep as picture and table
 alerts.py           a red night told: a Prefect event, a webhook, an automation
-trend.py            the scores of the nights with their control limits, as picture and page
+trend.py            the scores of the nights with their control limits as a picture
 dashboard.py        optuna-dashboard on a sweep, as long as somebody looks
 servers.py          local Prefect and MLflow servers and workers as process groups
 serving.py          servers that others make for one model: transformers' own, vLLM's

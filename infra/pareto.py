@@ -1,20 +1,14 @@
-"""Shows a sweep: its front as a picture (PNG), all points as a table, and both as a page to look around in (HTML)."""
+"""Shows a sweep: its front as a picture, and all points as a table."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
-
-import jinja2
-from markupsafe import Markup
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from infra.contract import ENDED, FROM, OTHER_VERSIONS, POINT, TrialRow
 
 if TYPE_CHECKING:  # a worker that draws nothing has no use for half a second of imports
-    import plotly.graph_objects as go
     from matplotlib.figure import Figure
 
 GREY, BLUE, RED = "#999999", "#0072b2", "#d55e00"
@@ -23,7 +17,6 @@ DASHES = ("-", "--", ":")
 Reached = Mapping[str, Sequence[tuple[float, float]]]
 """Sureness in percent → what the front reaches with it: first objective, rising, and the second."""
 MARKERS = {"base": "s", "default": "D"}
-SYMBOLS = {"base": "square", "default": "diamond"}
 
 
 class Spread(NamedTuple):
@@ -35,7 +28,8 @@ class Spread(NamedTuple):
 
 
 class Dot(NamedTuple):
-    """One point of the picture; `faded`: it is proved dominated, or beyond a limit; `hover`: lines about it."""
+    """One point of the picture; `faded`: it is proved dominated, or beyond a limit; `hover`: lines about it; `link`:
+    the page of its run."""
 
     name: str
     x: Spread
@@ -44,14 +38,7 @@ class Dot(NamedTuple):
     on_front: bool
     faded: bool
     hover: list[str]
-
-
-class Said(NamedTuple):
-    """The words of the page."""
-
-    title: str
-    says: str
-    note: str
+    link: str = ""
 
 
 def table(rows: Sequence[TrialRow], labels: Mapping[str, str],
@@ -86,16 +73,9 @@ def _state(row: TrialRow) -> str:
 
 
 def write_picture(dots: Sequence[Dot], labels: Mapping[str, str], folder: Path) -> Path:
-    """Draw the first objective (x) against the second (y) as `pareto.png`: every point with its intervals, the front
-    joined by a line.
-
-    Args:
-        dots: all points.
-        labels: the two objectives → axis titles.
-        folder: is there.
-    """
+    """Write `picture` as `pareto.png` into a folder that is there."""
     file = folder / "pareto.png"
-    _picture(dots, _joined(dots), list(labels.values())).savefig(file, dpi=150)
+    picture(dots, labels).savefig(file, dpi=150)
     return file
 
 
@@ -103,7 +83,8 @@ def write_attainment(dots: Sequence[Dot], reached: Reached, labels: Mapping[str,
     """Draw what the front reaches, and how surely, as `attainment.png`.
 
     Args:
-        dots, labels, folder: as for `write_picture`.
+        dots, labels: as for `picture`.
+        folder: is there.
         reached: surfaces from the surest to the least sure one.
     """
     from matplotlib.figure import Figure
@@ -125,48 +106,30 @@ def write_attainment(dots: Sequence[Dot], reached: Reached, labels: Mapping[str,
     return file
 
 
-def write_page(dots: Sequence[Dot], labels: Mapping[str, str], rows: Sequence[Mapping[str, str]], said: Said,
-               folder: Path) -> Path:
-    """The same to look around in, with the table, as `front.html`, which needs no other file and no network.
-
-    Args:
-        dots, labels, folder: as for `write_picture`.
-        rows: of the table.
-        said: title, headline and what the columns mean.
-    """
-    figure = _page(dots, _joined(dots), list(labels.values())).to_html(full_html=False, include_plotlyjs=True)
-    text = _template().render(title=said.title, says=said.says, note=said.note, figure=Markup(figure), rows=rows)
-    file = folder / "front.html"
-    file.write_text(text, encoding="utf-8")
-    return file
-
-
-@cache
-def _template() -> jinja2.Template:
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    made = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return made.get_template("front.html.jinja")
-
-
 def _surely(level: str) -> str:
     return f"reached, {level} % sure"
 
 
-def _joined(dots: Sequence[Dot]) -> list[Dot]:
-    """The front in the order of its line."""
-    return sorted((dot for dot in dots if dot.on_front), key=lambda dot: dot.x.value)
+def picture(dots: Sequence[Dot], labels: Mapping[str, str]) -> Figure:
+    """The first objective (x) against the second (y): every point with its intervals, the front joined by a line. The
+    marker of a point has its name as `gid`, and its link.
 
-
-def _picture(dots: Sequence[Dot], front: Sequence[Dot], titles: Sequence[str]) -> Figure:
+    Args:
+        dots: all points.
+        labels: the two objectives → axis titles.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 5), layout="constrained")
+    figure, titles = Figure(figsize=(8, 5.4), layout="constrained"), list(labels.values())
     axes = figure.subplots()
+    front = sorted((dot for dot in dots if dot.on_front), key=lambda dot: dot.x.value)
+    axes.plot([dot.x.value for dot in front], [dot.y.value for dot in front], color=BLUE, linewidth=1)
     for label, colour, alpha, some in _groups(dots):
         axes.errorbar([dot.x.value for dot in some], [dot.y.value for dot in some], xerr=_errors([d.x for d in some]),
-                      yerr=_errors([d.y for d in some]), fmt=MARKERS.get(label, "o"), color=colour, alpha=alpha,
-                      elinewidth=0.8, label=label)
-    axes.plot([dot.x.value for dot in front], [dot.y.value for dot in front], color=BLUE, linewidth=1)
+                      yerr=_errors([d.y for d in some]), fmt="none", color=colour, alpha=alpha, elinewidth=0.8)
+        for number, dot in enumerate(some):
+            axes.scatter([dot.x.value], [dot.y.value], s=36, color=colour, marker=MARKERS.get(label, "o"), alpha=alpha,
+                         gid=dot.name, urls=[dot.link or None], label="" if number else label, zorder=3)
     for dot in dots:
         axes.annotate(dot.name, (dot.x.value, dot.y.value), xytext=(4, 4), textcoords="offset points", fontsize=8,
                       alpha=0.5 if dot.faded else 1.0)
@@ -192,27 +155,6 @@ def _groups(dots: Sequence[Dot]) -> Iterator[tuple[str, str, float, list[Dot]]]:
 
 def _group(dot: Dot) -> str:
     return dot.role or (FADED if dot.faded else "front" if dot.on_front else "trials")
-
-
-def _page(dots: Sequence[Dot], front: Sequence[Dot], titles: Sequence[str]) -> go.Figure:
-    import plotly.graph_objects as go
-
-    def bars(spreads: Sequence[Spread]) -> dict[str, Any]:
-        below, above = _errors(spreads)
-        return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 0.8, "width": 0}
-
-    traces = [
-        go.Scatter(x=[dot.x.value for dot in some], y=[dot.y.value for dot in some], mode="markers+text", name=label,
-                   error_x=bars([dot.x for dot in some]), error_y=bars([dot.y for dot in some]), opacity=alpha,
-                   text=[dot.name for dot in some], textposition="top right", textfont={"size": 10},
-                   marker={"color": colour, "size": 9, "symbol": SYMBOLS.get(label, "circle")},
-                   hovertext=["<br>".join(map(html.escape, dot.hover)) for dot in some],
-                   hovertemplate="%{hovertext}<br>%{x:.4g}, %{y:.4g}<extra></extra>")
-        for label, colour, alpha, some in _groups(dots)]
-    line = go.Scatter(x=[dot.x.value for dot in front], y=[dot.y.value for dot in front], mode="lines",
-                      line={"color": BLUE, "width": 1}, hoverinfo="skip", showlegend=False)
-    return go.Figure([line, *traces], {"xaxis": {"title": {"text": titles[0]}}, "yaxis": {"title": {"text": titles[1]}},
-                                       "template": "plotly_white", "height": 600})
 
 
 def _cell(value: object) -> str:

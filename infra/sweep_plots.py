@@ -1,25 +1,22 @@
-"""Shows how a sweep went: its history, what its values hang on, and all trials as lines through their values.
-
-Pictures (PNG) for papers, and one page to look closer, which is whole by itself: MLflow shows it so.
-"""
+"""Shows how a sweep went: its history, what its values hang on, and all trials as lines through their values."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import plotly.graph_objects as go
+from matplotlib import colormaps
 from matplotlib.figure import Figure
-from plotly.subplots import make_subplots
 
 from infra.contract import TrialRow
 from infra.importances import Importance
 from infra.pareto import BLUE, GREY
 from infra.plans import Dimension, Value
 
+viridis = colormaps["viridis"]
 FEW = 16
 """Below so many trials importances are hardly more than a guess, see `importances`."""
 
@@ -44,33 +41,20 @@ class Volume(NamedTuple):
     shares: list[float]
 
 
-def write_sweep_plots(rows: Sequence[TrialRow], shown: Shown, folder: Path) -> list[Path]:
-    """Draw the complete trials of a sweep; nothing where there are fewer than two.
-
-    Args:
-        rows: all trials.
-        shown: what they are trials of.
-        folder: gets the pictures, and all on one page.
-
-    Returns:
-        The files.
-    """
+def sweep_pictures(rows: Sequence[TrialRow], shown: Shown) -> dict[str, Figure]:
+    """What there is to draw of the complete trials of a sweep, by name; nothing where there are fewer than two."""
     complete = [row for row in rows if row.values is not None]
     if len(complete) < 2:
-        return []
-    folder.mkdir(parents=True, exist_ok=True)
-    pictures = {"history": _history_picture(complete, shown)}
-    parts = [_history_page(complete, shown), _parallel_page(complete, shown)]
-    if shown.importances:
-        pictures["importances"] = _importances_picture(shown, len(complete))
-        parts.append(_importances_page(shown, len(complete)))
+        return {}
+    pictures = {"history": _history(complete, shown), "parallel": _parallel(complete, shown)}
+    return pictures | ({"importances": _importances(shown, len(complete))} if shown.importances else {})
+
+
+def write_sweep_plots(pictures: Mapping[str, Figure], folder: Path) -> list[Path]:
+    """Write the pictures as PNG into a folder that is there; returns the files."""
     for name, picture in pictures.items():
         picture.savefig(folder / f"{name}.png", dpi=150)
-    drawn = (part.to_html(full_html=False, include_plotlyjs=not at) for at, part in enumerate(parts))
-    page = folder / "trials.html"
-    page.write_text(f'<!doctype html><meta charset="utf-8"><title>{shown.study}</title>{"".join(drawn)}',
-                    encoding="utf-8")
-    return [*(folder / f"{name}.png" for name in pictures), page]
+    return [folder / f"{name}.png" for name in pictures]
 
 
 def volume(rows: Sequence[TrialRow], objectives: Sequence[str], base: float | None) -> Volume:
@@ -121,7 +105,7 @@ def _panels(rows: Sequence[TrialRow], shown: Shown) -> list[_Panel]:
             _Panel(f"hypervolume (%, from {at})", [], shares, "dominated so far")]
 
 
-def _history_picture(rows: Sequence[TrialRow], shown: Shown) -> Figure:
+def _history(rows: Sequence[TrialRow], shown: Shown) -> Figure:
     figure = Figure(figsize=(7, 8), layout="constrained")
     numbers = [row.number for row in rows]
     for axes, panel in zip(figure.subplots(3, 1, sharex=True), _panels(rows, shown), strict=True):
@@ -133,23 +117,6 @@ def _history_picture(rows: Sequence[TrialRow], shown: Shown) -> Figure:
         axes.legend(fontsize=8)
     axes.set_xlabel("trial")
     figure.suptitle(f"{shown.study}: what the trials found")
-    return figure
-
-
-def _history_page(rows: Sequence[TrialRow], shown: Shown) -> go.Figure:
-    panels, numbers = _panels(rows, shown), [row.number for row in rows]
-    figure = make_subplots(rows=3, cols=1, shared_xaxes=True, subplot_titles=[panel.title for panel in panels])
-    for at, panel in enumerate(panels, 1):
-        if panel.dots:
-            dots = go.Scatter(x=numbers, y=panel.dots, mode="markers", marker={"color": GREY}, name="trials",
-                              text=[_values(row.params) for row in rows], showlegend=False,
-                              hovertemplate="trial %{x}: %{y:.4g}<br>%{text}<extra></extra>")
-            figure.add_trace(dots, row=at, col=1)
-        line = go.Scatter(x=numbers, y=panel.line, mode="lines", line={"shape": "hv", "color": BLUE},
-                          name=panel.line_says, showlegend=False)
-        figure.add_trace(line, row=at, col=1)
-    figure.update_xaxes(title_text="trial", row=3, col=1)
-    figure.update_layout(template="plotly_white", title=f"{shown.study}: what the trials found", height=900)
     return figure
 
 
@@ -167,7 +134,7 @@ def _bars(shown: Shown, trials: int) -> dict[str, list[tuple[str, float]]]:
             for objective, found in shown.importances.items()}
 
 
-def _importances_picture(shown: Shown, trials: int) -> Figure:
+def _importances(shown: Shown, trials: int) -> Figure:
     bars = _bars(shown, trials)
     tallest = max(len(found) for found in bars.values())
     figure = Figure(figsize=(7, 1.2 + len(bars) * (0.6 + 0.4 * tallest)), layout="constrained")
@@ -181,33 +148,61 @@ def _importances_picture(shown: Shown, trials: int) -> Figure:
     return figure
 
 
-def _importances_page(shown: Shown, trials: int) -> go.Figure:
-    bars = _bars(shown, trials)
-    figure = make_subplots(rows=len(bars), cols=1, subplot_titles=list(bars))
-    for at, found in enumerate(bars.values(), 1):
-        figure.add_trace(go.Bar(x=[share for _, share in found], y=[name for name, _ in found], orientation="h",
-                                marker={"color": BLUE}, hovertemplate="%{y}: %{x:.1f} %<extra></extra>"), row=at, col=1)
-        figure.update_xaxes(range=[0, 100], row=at, col=1)
-    figure.update_xaxes(title_text="share of the variance (%)", row=len(bars), col=1)
-    figure.update_layout(template="plotly_white", title=_importances_title(shown, trials), showlegend=False)
-    return figure
-
-
-def _parallel_page(rows: Sequence[TrialRow], shown: Shown) -> go.Figure:
-    """Every trial a line from its values to what it found, coloured by the first objective."""
-    found = {title: [(row.values or {})[name] for row in rows] for name, title in shown.labels.items()}
+def _parallel(rows: Sequence[TrialRow], shown: Shown) -> Figure:
+    """Every trial a line from its values to what it found, coloured by the first objective; its line has its number as
+    `gid`."""
     axes = [_axis(field, dimension, [row.params.get(field) for row in rows], [field in row.params for row in rows])
             for field, dimension in shown.space.items()]
-    axes += [{"label": title, "values": values} for title, values in found.items()]
-    title, colour = next(iter(found.items()))
-    line = {"color": colour, "colorscale": "Viridis", "showscale": True, "colorbar": {"title": {"text": title}}}
-    figure = go.Figure(go.Parcoords(line=line, dimensions=axes, labelangle=-15))
-    figure.update_layout(title=f"{shown.study}: trials as lines; drag along an axis to choose some",
-                         margin={"t": 140, "l": 90})
+    axes += [_plain_axis(title, [(row.values or {})[name] for row in rows]) for name, title in shown.labels.items()]
+    heights = list(zip(*(axis.heights() for axis in axes), strict=True))
+    figure = Figure(figsize=(max(7.0, 1.6 * len(axes)), 4.6), layout="constrained")
+    canvas = figure.subplots()
+    colours = _shades([(row.values or {})[next(iter(shown.labels))] for row in rows])
+    for row, line, colour in zip(rows, heights, colours, strict=True):
+        canvas.plot(range(len(axes)), line, color=colour, linewidth=1.2, alpha=0.8, gid=f"trial {row.number}")
+    for at, axis in enumerate(axes):
+        canvas.axvline(at, color=GREY, linewidth=0.8)
+        for height, text in zip(axis.scaled(axis.ticks), axis.ticks.values(), strict=True):
+            canvas.annotate(text, (at, height), xytext=(3, 0), textcoords="offset points", fontsize=7, va="center")
+    canvas.set_xticks(range(len(axes)), [axis.label for axis in axes], rotation=12, fontsize=8)
+    canvas.set_yticks([])
+    canvas.spines[["top", "right", "left", "bottom"]].set_visible(False)
+    canvas.set_title(f"{shown.study}: every trial a line, the brighter the more {next(iter(shown.labels.values()))}",
+                     loc="left", fontsize=9)
     return figure
 
 
-def _axis(field: str, dimension: Dimension, values: Sequence[Value], there: Sequence[bool]) -> dict[str, Any]:
+def _shades(values: Sequence[float]) -> list[tuple[float, float, float, float]]:
+    """A colour for each value, the highest the brightest."""
+    low, high = min(values), max(values)
+    return [viridis((value - low) / (high - low) if high > low else 1.0) for value in values]
+
+
+class _Axis(NamedTuple):
+    """One axis of parallel ones: where each trial is on it, and its ticks (place → text)."""
+
+    label: str
+    places: list[float]
+    ticks: dict[float, str]
+
+    def scaled(self, places: Iterable[float]) -> list[float]:
+        """Places as heights from 0 to 1."""
+        ends = [*self.ticks, *self.places]
+        low, high = min(ends), max(ends)
+        return [(place - low) / (high - low) if high > low else 0.5 for place in places]
+
+    def heights(self) -> list[float]:
+        """Of the trials."""
+        return self.scaled(self.places)
+
+
+def _plain_axis(label: str, values: Sequence[float]) -> _Axis:
+    low, high = min(values), max(values)
+    places = [low + (high - low) * at / 4 for at in range(5)]
+    return _Axis(label, list(values), {at: f"{at:.3g}" for at in places})
+
+
+def _axis(field: str, dimension: Dimension, values: Sequence[Value], there: Sequence[bool]) -> _Axis:
     """Values that a trial does not have, as they hang on another's, lie below all others, at —; so does 0 on a
     logarithmic axis. A trial of the configuration itself may lie outside the range."""
     if dimension.choices is not None:
@@ -226,14 +221,8 @@ def _axis(field: str, dimension: Dimension, values: Sequence[Value], there: Sequ
         ticks = {at: f"{10 ** at if dimension.log else at:.3g}" for at in steps}
     if outside in places:
         ticks = {outside: "—", **ticks}
-    return {"label": field, "values": places, "range": [min([*ticks, *places]), max([*ticks, *places])],
-            "tickvals": list(ticks), "ticktext": list(ticks.values())}
+    return _Axis(field, places, ticks)
 
 
 def _place(value: float, dimension: Dimension) -> float:
     return math.log10(value) if dimension.log else value
-
-
-def _values(params: Mapping[str, object]) -> str:
-    return "<br>".join(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}"
-                       for name, value in params.items())

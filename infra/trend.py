@@ -1,15 +1,12 @@
-"""The scores of the nights with their control limits: a picture, and a page with the picture and the nights in words.
+"""The scores of the nights with their control limits as a picture.
 
 After Shewhart 1931, with the limits of each night's own comparison: a score below the band is proved to have fallen by
-more than the margin. The page holds its picture as SVG, not the megabytes of a script: there is one every night.
+more than the margin.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
-from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:  # half a second of imports, for those who draw
@@ -36,35 +33,13 @@ class Point(NamedTuple):
         return not self.limit_low <= self.score <= self.limit_high
 
 
-def write_trend(title: str, suites: Mapping[str, Sequence[Point]], rows: Sequence[Mapping[str, str]], folder: Path
-                ) -> list[Path]:
-    """Draw `trend.png` and `trend.html`; returns the files, none where no night has a score.
+def trend_picture(title: str, suites: Mapping[str, Sequence[Point]]) -> Figure:
+    """A panel for each suite.
 
     Args:
-        title: of both.
-        suites: suite → its nights, the earliest first.
-        rows: the nights in words, as a table.
-        folder: gets the files.
+        title: of the whole.
+        suites: suite → its nights, the earliest first, at least one each.
     """
-    drawn = {suite: points for suite, points in suites.items() if points}
-    if not drawn:
-        return []
-    folder.mkdir(parents=True, exist_ok=True)
-    figure, picture = _picture(title, drawn), io.StringIO()
-    figure.savefig(folder / "trend.png", dpi=120)
-    figure.savefig(picture, format="svg")
-    svg = picture.getvalue()
-    head = "".join(f"<th>{escape(name)}</th>" for name in rows[0]) if rows else ""
-    body = "".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in row.values()) + "</tr>" for row in rows)
-    page = folder / "trend.html"
-    page.write_text(
-        f'<!doctype html><meta charset="utf-8"><title>{escape(title)}</title><style>body{{font:14px sans-serif}}'
-        f"td,th{{text-align:left;padding:2px 8px;vertical-align:top}}</style>{svg[svg.index('<svg'):]}"
-        f"<table><tr>{head}</tr>{body}</table>", encoding="utf-8")
-    return [folder / "trend.png", page]
-
-
-def _picture(title: str, suites: Mapping[str, Sequence[Point]]) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 1.0 + 2.0 * len(suites)), layout="constrained")

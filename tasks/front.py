@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 from eval_suites.front.differences import difference
 from eval_suites.front.front import Front, Placed, front
@@ -15,12 +16,13 @@ from eval_suites.results import SuiteResult
 from eval_suites.statistics.intervals import Interval
 from eval_suites.statistics.pairing import MISSING
 from infra.contract import Tracker, TrialRow
+from infra.naming import run_page
 from infra.pareto import Dot, Spread
 from sft_core.config.evaluate import GateSection
 from sft_core.config.experiment import SearchSection
 from sft_core.errors import EvalError, TrackingError
 from sft_core.stage import write_json
-from tasks.runs import run_of_trial
+from tasks.runs import REPORT, run_of_trial
 from tasks.stages import Workspace
 
 log = logging.getLogger("sft")
@@ -84,19 +86,33 @@ def texts(found: Front | None, rows: Sequence[TrialRow], best: Iterable[TrialRow
                     for number, name in same.items() if name in cells and name != number}
 
 
-def dots(found: Front | None, rows: Sequence[TrialRow], best: Iterable[TrialRow]) -> list[Dot]:
-    """What is drawn: all points with their intervals, and the trials without results where they were measured."""
+def pages(rows: Sequence[TrialRow], place: Workspace, tracking: str) -> dict[str, str]:
+    """Name of a trial → page of its run: on an MLflow server, else beside the sweep's own page in the workspace."""
+    found = {}
+    for row in rows:
+        run = row.notes.get("run", "")
+        page = run_page(tracking, row.notes.get("run_id", ""))
+        if page or (run and (place.runs / run / REPORT).exists()):
+            found[str(row.number)] = page or f"../../{place.runs.name}/{quote(run)}/{REPORT}"
+    return found
+
+
+def dots(found: Front | None, rows: Sequence[TrialRow], best: Iterable[TrialRow],
+         links: Mapping[str, str] | None = None) -> list[Dot]:
+    """What is drawn: all points with their intervals, and the trials without results where they were measured. `links`
+    as `pages` has them."""
+    links = links or {}
     by_values = {row.number for row in best} if found is None else set()
     placed = {one.name: one for one in found.points} if found else {}
     taken = {_run(row) for row in rows if str(row.number) in placed}
     said = {str(row.number): [f"trial {row.number}", *(f"{field}: {value}" for field, value in row.params.items())]
             for row in rows}
     drawn = [Dot(one.name, _spread(one.alignment), _spread(one.tax), one.role, one.on_front,
-                 bool(one.dominated_by) or not one.feasible, said.get(one.name, [one.name]))
+                 bool(one.dominated_by) or not one.feasible, said.get(one.name, [one.name]), links.get(one.name, ""))
              for one in placed.values() if one.tax]
     return drawn + [
         Dot(str(row.number), Spread(*[row.values["alignment"]] * 3), Spread(*[row.values["tax"]] * 3), "",
-            row.number in by_values, bool(row.broken), said[str(row.number)])
+            row.number in by_values, bool(row.broken), said[str(row.number)], links.get(str(row.number), ""))
         for row in rows if row.values and _run(row) not in taken]
 
 

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 from eval_suites.verdict.night import NIGHTS
 from infra.contract import TrackedRun, Tracker
-from infra.trend import NAMES, Point, write_trend
+from infra.trend import NAMES, Point, trend_picture
 from sft_core.locks import try_exclusive
 from tasks.night import Night
 from tasks.stages import Workspace
@@ -26,6 +26,8 @@ Outcome = Literal["quiet", "drift", "still", "not_measured", "regression", "blin
 has been told of that. `still`: of either, somebody has. `anew`: its results are stored for later nights."""
 ALL = ""
 """What a night has not measured that could not begin: every suite of every version."""
+TRENDS = "trends"
+"""Folder of the workspace with the course of the nights of each model."""
 KEPT = 14
 """Nights whose answers stay."""
 LONGEST = 4000
@@ -210,8 +212,9 @@ def metrics(nights: Sequence[Night]) -> dict[str, float | None]:
     return values
 
 
-def trend(name: str, alias: str, tracker: Tracker, folder: Path) -> list[Path]:
-    """Draw the nights of an alias so far, a panel for each suite that any of them has measured.
+def trend(name: str, alias: str, tracker: Tracker, place: Workspace) -> list[Path]:
+    """Draw the nights of an alias so far, a panel for each suite that any of them has measured, as a picture and on a
+    page in `trends/` of the workspace; returns the files, none where no night has a score.
 
     Raises:
         TrackingError: the tracker cannot be asked.
@@ -220,9 +223,17 @@ def trend(name: str, alias: str, tracker: Tracker, folder: Path) -> list[Path]:
     ending = f"/{NAMES[0]}"
     suites = {key.removeprefix(f"{alias}/").removesuffix(ending) for one in course for key in one.run.metrics
               if key.startswith(f"{alias}/") and key.endswith(ending)}
-    points = {suite: [point for one in course if (point := _point(one, f"{alias}/{suite}"))]
-              for suite in sorted(suites)}
-    return write_trend(f"{name}@{alias}, {len(course)} nights", points, [one.row for one in course[::-1]], folder)
+    points = {suite: some for suite in sorted(suites)
+              if (some := [point for one in course if (point := _point(one, f"{alias}/{suite}"))])}
+    if not points:
+        return []
+    from tasks.pages.nights import write_nights_page
+
+    folder, title = place.root / TRENDS / name, f"{name}@{alias}, {len(course)} nights"
+    folder.mkdir(parents=True, exist_ok=True)
+    picture = trend_picture(title, points)
+    picture.savefig(folder / "trend.png", dpi=120)
+    return [folder / "trend.png", write_nights_page(title, picture, [one.row for one in course[::-1]], folder)]
 
 
 def _point(one: Past, at: str) -> Point | None:

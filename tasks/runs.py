@@ -18,6 +18,8 @@ from sft_core.locks import exclusive
 from sft_core.stage import read_json, write_json
 from tasks.stages import Workspace
 
+REPORT = "report.html"
+"""The page of a run, in its folder."""
 RUN_ID = re.compile("[0-9a-f]{6,32}")
 RESULTS = frozenset({"config.yaml", "evaluation"})
 RECORD = RESULTS | {"lineage.json", "verdict.json"}

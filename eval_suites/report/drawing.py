@@ -6,7 +6,7 @@ import html
 import io
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -24,20 +24,13 @@ _GROUP = re.compile(r'<g id="([^"]*)">')
 _POINTS_PER_INCH = 72
 
 
-class Tip(NamedTuple):
-    """What is said of an artist of this `gid` where a pointer or the keyboard is on it, and where a click leads."""
-
-    says: str
-    link: str = ""
-
-
-def svg(figure: Figure, label: str, tips: Mapping[str, Tip] | None = None) -> str:
+def svg(figure: Figure, label: str, tips: Mapping[str, str] | None = None) -> str:
     """The figure as one `<svg>` element, the same for the same figure.
 
     Args:
         figure: to be drawn.
         label: what it shows, for those who do not see it.
-        tips: gid of an artist → what is said of it.
+        tips: gid of an artist → what is said of it where a pointer or the keyboard is on it.
     """
     stream = io.StringIO()
     with mpl.rc_context(dict(SETTINGS)):
@@ -51,10 +44,9 @@ def svg(figure: Figure, label: str, tips: Mapping[str, Tip] | None = None) -> st
     return head + re.sub(r' (?:width|height)="[^"]*pt"', "", text[len("<svg "):], count=2)
 
 
-def _group(name: str, tips: Mapping[str, Tip]) -> str:
+def _group(name: str, tips: Mapping[str, str]) -> str:
     """Names of groups are matplotlib's own, the same in every figure, and a page holds several."""
     if name not in tips:
         return "<g>"
-    says, link = (html.escape(part) for part in tips[name])
-    told = f'<g class="tip" tabindex="0" data-tip="{says}"{f" data-link={chr(34)}{link}{chr(34)}" if link else ""}>'
-    return f"{told}<title>{says}</title>"
+    says = html.escape(tips[name])
+    return f'<g class="tip" tabindex="0" data-tip="{says}"><title>{says}</title>'

@@ -50,6 +50,7 @@ EXAMPLES = {
     "push": "sft push RUN NAME/tuned --dry-run",
     "serve": "sft serve RUN --port 8001",
     "plan": "sft plan flows/configs/demo.yaml",
+    "open": "sft open",
     "runs": "sft runs --last 5",
     "clean": "sft clean --checkpoints --older-than 30d",
     "join": "sft join",

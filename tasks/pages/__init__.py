@@ -6,5 +6,8 @@ curves.py  the course of a training from its events
 ledger.py  rows on their way to trained tokens, with the reasons of those that were left out
 masks.py   the first examples, with what is trained of them
 report.py  two models compared (report.html.jinja)
-run.py     one run: the comparison, and what was trained on what, how, when and where
+sweep.py   a sweep: front, trials, how it went (sweep.html.jinja)
+nights.py  the nights of a registered model (nights.html.jinja)
+index.py   the workspace: what has a page, and how it stands (index.html.jinja)
+run.py     one run: the comparison, and what was trained on what, how, when and where (run.html.jinja)
 """

@@ -19,7 +19,7 @@ for (const figure of document.querySelectorAll("figure[data-read]")) {
   picture.addEventListener("pointerleave", () => { says.textContent = before; });
 }
 
-// Points of a picture: a click, or Enter, on one that has a page.
+// Points of a picture: what they are is said above it.
 for (const one of document.querySelectorAll("svg .tip")) {
   const says = document.getElementById("point");
   for (const kind of ["pointerenter", "focus"]) one.addEventListener(kind, () => { if (says) says.textContent = one.dataset.tip; });

@@ -19,11 +19,10 @@ from tasks.pages.ledger import ways
 from tasks.pages.masks import masks
 from tasks.pages.report import comparison
 from tasks.pages.shell import rendered
+from tasks.runs import REPORT
 from tasks.stages import Done, Workspace
 from tasks.verdict import Compared
 from tasks.versions import environment
-
-FILE = "report.html"
 
 
 class Made(NamedTuple):
@@ -54,7 +53,7 @@ def write_run_page(run: Experiment, made: Made, found: Compared, place: Workspac
         "config": yaml.safe_dump(run.config.model_dump(mode="json", by_alias=True, exclude_unset=True), sort_keys=False,
                                  allow_unicode=True),
         "commands": _commands(run), "links": list(_links(run))}
-    write_text(run.folder / FILE, rendered("run.html.jinja", **values))
+    write_text(run.folder / REPORT, rendered("run.html.jinja", **values))
 
 
 def _learned(made: Made) -> str:

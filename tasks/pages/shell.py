@@ -48,6 +48,10 @@ def _shown(value: object) -> object:
 
 def words(rows: Sequence[Mapping[str, object]]) -> set[str]:
     """Heads of the columns that hold words: they stand on the left, numbers on the right."""
-    cells = {head: [str(row[head]) for row in rows if row[head] != NONE] for head in rows[0]}
+    cells = {head: [_plain(row[head]) for row in rows if row[head] != NONE] for head in rows[0]}
     return {head for head, found in cells.items() if 2 * sum(
         cell[:1].isalpha() and not cell.startswith("ppl ") for cell in found) > len(found)}
+
+
+def _plain(cell: object) -> str:
+    return cell.striptags() if isinstance(cell, Markup) else str(cell)

@@ -23,6 +23,7 @@ from sft_core.config.followups import FollowUp, as_searched, followed, suffix
 from sft_core.errors import TrackingError
 from tasks.followups import confirmation, confirming, points_with, varied
 from tasks.front import AXES, Kept, dots, front_of, note, points_of, texts
+from tasks.pages.sweep import Sweep, write_sweep_page
 from tasks.proposal import confirmed, proposed
 from tasks.stages import Workspace
 
@@ -117,9 +118,9 @@ def test_points_are_those_whose_results_can_be_had(tmp_path: Path, caplog: pytes
     assert sorted(drawn) == ["0", "1", "3", "4", "base"], "those of one run are drawn once"
     assert [name for name, dot in drawn.items() if dot.on_front] == ["1"]
     assert [name for name, dot in drawn.items() if dot.faded] == ["base", "0", "3"]
-    words = pareto.Said("Trials of s", proposal.sentence, note(found))
-    page = pareto.write_page(list(drawn.values()), AXES, list(table.values()), words, tmp_path).read_text("utf-8")
-    assert all(said in page for said in ("<h1>Trials of s</h1>", proposal.sentence, "1 ★ default proposed", "plotly"))
+    sweep = Sweep("s", proposal.sentence, note(found), list(drawn.values()), AXES, list(table.values()), {}, {})
+    page = write_sweep_page(sweep, tmp_path).read_text("utf-8")
+    assert all(said in page for said in ("<h1>Sweep s</h1>", proposal.sentence, "1 ★ default proposed"))
     assert "src=" not in re.sub(r"<script.*?</script>", "", page, flags=re.S), "it needs no other file"
     kept = json.loads(Kept("s", "1", "well").write(tmp_path, found, rows).read_text())
     assert (kept["proposed"], kept["tolerance"], kept["points"][1]["name"]) == ("1", 1.0, "0")

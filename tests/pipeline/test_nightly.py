@@ -205,7 +205,8 @@ def test_a_regression_is_told_once_and_then_named_as_still_there(nights: Nights)
     assert note.startswith(f"**{nights.name}, night {told[0].number}: {told[0].run.tags['sft.outcome']}.** "), note
     assert "[trend.html](#/experiments/" in note
     page = nights.tracker.download(told[0].run.run_id, "trend.html", nights.place.scratch).read_text()
-    assert page.count("<tr><td>") == 6
+    assert page.count("<tr><td") == 6
+    assert '<p class="gate fail"><b>' in page
     assert "tiny_mmlu" in page[page.index("<svg"):]
     assert nights.tracker.download(told[0].run.run_id, "trend.png", nights.place.scratch).stat().st_size > 5000
 
@@ -300,7 +301,7 @@ def test_what_cannot_be_asked_keeps_nothing_else_from_being_measured(nights: Nig
     third = nights(UNASKED)
     last = past(nights.name, nights.tracker)[0].run.run_id
     page = nights.tracker.download(last, "trend.html", nights.place.scratch).read_text()
-    assert "tiny_mmlu" in page[:page.index("<table>")], "the nights so far are drawn where this one measured nothing"
+    assert "tiny_mmlu" in page[:page.index("<table ")], "the nights so far are drawn where this one measured nothing"
     assert third["outcome"] == "still"
     assert "champion (version 1): not measured: the run guarded-1 has no base results" in third["sentence"]
     nights.tracker.drop_alias(nights.name, "champion")

@@ -329,7 +329,7 @@ def test_killed_sweep_continues_and_ends_with_its_pareto_table(
     front = json.loads((home / "sweeps" / "two" / "front.json").read_text())
     assert {one["name"] for one in front["points"]} > {"base"}
     assert set(front["reached"]) == {"95", "50", "5"}
-    assert {"pareto.png", "attainment.png", "front.html"} <= {p.name for p in (home / "sweeps" / "two").iterdir()}
+    assert {"pareto.png", "attainment.png", "sweep.html"} <= {p.name for p in (home / "sweeps" / "two").iterdir()}
     answers = [json.loads(p.read_text()) for p in (home / "sweeps" / "two").glob("*.answer.json")]
     assert len(answers) >= 2
 

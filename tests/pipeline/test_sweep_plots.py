@@ -8,8 +8,10 @@ import pytest
 
 from infra.contract import TrialRow
 from infra.importances import importances
+from infra.pareto import Dot, Spread
 from infra.plans import Dimension
-from infra.sweep_plots import Shown, volume, write_sweep_plots
+from infra.sweep_plots import Shown, sweep_pictures, volume, write_sweep_plots
+from tasks.pages.sweep import Sweep, write_sweep_page
 
 SPACE = {"lr": Dimension(1e-5, 1e-2, log=True), "method": Dimension(choices=("full", "lora")),
          "rank": Dimension(4, 64, whole=True, when={"method": ("lora",)}), "epochs": Dimension(0.5, 3.0)}
@@ -59,11 +61,22 @@ def test_pictures_and_pages(tmp_path: Path) -> None:
     own = TrialRow(8, "PRUNED", {"lr": 0.0, "method": "qlora", "epochs": 9.0}, {"alignment": -40.0, "tax": 1.0}, {})
     rows = [*trials(8), own]  # the configuration itself, which lies outside the space
     shown = Shown("s", SPACE, LABELS, importances(rows, SPACE), base=-50.0)
-    files = write_sweep_plots(rows, shown, tmp_path)
-    assert [file.name for file in files] == ["history.png", "importances.png", "trials.html"]
-    assert all(file.read_bytes()[:4] == b"\x89PNG" for file in files[:2])
-    page = files[2].read_text(encoding="utf-8")
+    pictures = sweep_pictures(rows, shown)
+    files = write_sweep_plots(pictures, tmp_path)
+    assert [file.name for file in files] == ["history.png", "parallel.png", "importances.png"]
+    assert all(file.read_bytes()[:4] == b"\x89PNG" for file in files)
+    dot = Dot("8", Spread(-40.0, -45.0, -35.0), Spread(1.0, 0.0, 2.0), "default", False, False,
+              ["trial 8", "lr: <0>"], "r")
+    table = [{"trial": "8 default", "alignment (points)": "-40.0"}, {"trial": "0 = 8", "alignment (points)": "—"}]
+    sweep = Sweep("s", "nothing is <proposed>", "what columns mean", [dot], LABELS, table, {"8": "../r.html"}, pictures)
+    page = write_sweep_page(sweep, tmp_path).read_text(encoding="utf-8")
     assert "hypervolume (%, from alignment -50, tax 1)" in page
-    assert '"ticktext":["—","4",' in page  # trials without a rank
+    assert ">—</text>" in page  # on the axis of ranks, of trials without one
     assert "9 trials are few, this is hardly more than a guess" in page
-    assert write_sweep_plots(rows[:1], shown, tmp_path) == []
+    assert "nothing is &lt;proposed&gt;" in page
+    assert '<a href="../r.html">8 default</a>' in page
+    said = "trial 8; lr: &lt;0&gt;; alignment (points) -40 (-45 to -35), tax (points) 1 (0 to 2)"
+    assert page.count(f'data-tip="{said}"') == 2  # its point, and its line
+    assert '<a xlink:href="r"' in page
+    assert len(page) < 2_000_000
+    assert sweep_pictures(rows[:1], shown) == {}

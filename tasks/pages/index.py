@@ -1,0 +1,89 @@
+"""The index of a workspace: its runs, sweeps and guarded models, each with a link to its page."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from urllib.parse import quote
+
+from markupsafe import Markup
+
+from infra.naming import told
+from sft_core.errors import ConfigError, DamagedFile
+from sft_core.stage import read_json, write_text
+from sft_core.visible import visible
+from tasks.listing import Listed, listed_runs
+from tasks.nights import TRENDS
+from tasks.pages import nights, sweep
+from tasks.pages.shell import rendered
+from tasks.runs import REPORT
+from tasks.stages import Workspace
+
+FILE = "index.html"
+
+
+def write_index(place: Workspace) -> Path:
+    """Write `index.html` into the workspace, which is there, from what its folders say now."""
+    text = rendered("index.html.jinja", title=f"Workspace {place.root}", made=_when(datetime.now().timestamp()), lists=[
+        ("runs", "Runs", [_run(one, place) for one in listed_runs(place)],
+         "There is none yet; sft run flows/configs/demo.yaml makes one."),
+        ("sweeps", "Sweeps", [_sweep(page) for page in sorted(place.root.glob(f"sweeps/*/{sweep.FILE}"))],
+         "None has come to its end here."),
+        ("guarded", "Nights", [_nights(page) for page in sorted(place.root.glob(f"{TRENDS}/*/{nights.FILE}"))],
+         "No night has measured anything here."),
+    ])
+    write_text(place.root / FILE, text)
+    return place.root / FILE
+
+
+def page_of(name: str, place: Workspace) -> Path:
+    """The page of a run, of a sweep or of the nights of a model, by its name; of a run, also by the start of its name.
+
+    Raises:
+        ConfigError: there is none; says what there is.
+    """
+    places = (place.runs / name / REPORT, place.root / "sweeps" / name / sweep.FILE,
+              place.root / TRENDS / name / nights.FILE)
+    if found := next((page for page in places if name and page.is_file()), None):
+        return found
+    pages = {page.parent.name: page for page in sorted(place.runs.glob(f"*/{REPORT}"))}
+    some = [page for run, page in pages.items() if name and run.startswith(name)]
+    if len(some) == 1:
+        return some[0]
+    if name and (place.runs / name).is_dir():
+        raise ConfigError(f"the run {name} has no {REPORT} yet: it is not done; `sft runs` says how it stands and how "
+                          "it continues")
+    there = [*pages, *(page.parent.name for page in sorted(place.root.glob(f"sweeps/*/{sweep.FILE}")))]
+    what = "the beginning of several runs" if some else "no run, sweep or guarded model"
+    raise ConfigError(f"{name!r} is {what} with a page in {place.root}; there are {told(there) or 'none'}; `sft open` "
+                      "alone lists them")
+
+
+def _run(one: Listed, place: Workspace) -> dict[str, object]:
+    page = place.runs / one.name / REPORT
+    row = dict(one.row())
+    if page.is_file():
+        row["run"] = _link(f"{place.runs.name}/{quote(one.name)}/{REPORT}", one.name)
+    return {head: "–" if value is None or value == "" else value for head, value in row.items()}
+
+
+def _sweep(page: Path) -> dict[str, object]:
+    try:
+        found = read_json(page.parent / "front.json", "says", "points")
+    except (FileNotFoundError, DamagedFile):
+        found = {"says": "–", "points": []}
+    return {"sweep": _link(f"sweeps/{quote(page.parent.name)}/{sweep.FILE}", page.parent.name),
+            "points": len(found["points"]), "last change": _when(page.stat().st_mtime), "said": found["says"]}
+
+
+def _nights(page: Path) -> dict[str, object]:
+    return {"model": _link(f"{TRENDS}/{quote(page.parent.name)}/{nights.FILE}", page.parent.name),
+            "last change": _when(page.stat().st_mtime)}
+
+
+def _link(target: str, text: str) -> Markup:
+    return Markup('<a href="{}">{}</a>').format(target, visible(text))
+
+
+def _when(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).isoformat(" ", "minutes")

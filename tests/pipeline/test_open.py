@@ -1,0 +1,71 @@
+"""`sft open`: the page of what was named, and the list of a workspace whose parts may be missing or broken."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app
+from sft_core.errors import ConfigError
+from sft_core.stage import write_json
+from tasks.pages.index import page_of, write_index
+from tasks.stages import Workspace
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Workspace:
+    """A run that is done, one that was killed before it was anything, a sweep, a damaged sweep, nights."""
+    done = {"gate": {"outcome": "pass"}, "seconds": {"training": 12.0, "saving": 1.0}}
+    for name, summary in (("demo-1a", done), ("demo-1b", None), ("evil \x1b[1m<b>", done)):
+        write_json(tmp_path / "runs" / name / "run.json", {"run_id": "1"})
+        if summary:
+            write_json(tmp_path / "runs" / name / "summary.json", summary)
+            (tmp_path / "runs" / name / "report.html").write_text("the page", encoding="utf-8")
+    for name in ("grid", "torn"):
+        (tmp_path / "sweeps" / name).mkdir(parents=True)
+        (tmp_path / "sweeps" / name / "sweep.html").write_text("the page", encoding="utf-8")
+    write_json(tmp_path / "sweeps" / "grid" / "front.json", {"says": "proposed: trial 3", "points": [1, 2, 3]})
+    (tmp_path / "sweeps" / "torn" / "front.json").write_text("{", encoding="utf-8")
+    (tmp_path / "trends" / "helper").mkdir(parents=True)
+    (tmp_path / "trends" / "helper" / "trend.html").write_text("the page", encoding="utf-8")
+    return Workspace(tmp_path, None)
+
+
+def test_the_list_leads_to_every_page_there_is(place: Workspace) -> None:
+    text = write_index(place).read_text("utf-8")
+    links = re.findall(r'<a href="([^"#]+)"', text)
+    assert sorted(links) == ["runs/demo-1a/report.html", "runs/evil%20%1B%5B1m%3Cb%3E/report.html",
+                             "sweeps/grid/sweep.html", "sweeps/torn/sweep.html", "trends/helper/trend.html"]
+    assert '<td class="text">demo-1b</td>' in text
+    assert "stopped" in text
+    assert "proposed: trial 3" in text
+    assert "\x1b" not in text
+    assert "evil ␛[1m&lt;b&gt;" in text
+
+
+@pytest.mark.parametrize(("name", "page"), [
+    ("demo-1a", "runs/demo-1a/report.html"), ("demo-1", "runs/demo-1a/report.html"), ("grid", "sweeps/grid/sweep.html"),
+    ("helper", "trends/helper/trend.html")])
+def test_a_page_is_found_by_name(place: Workspace, name: str, page: str) -> None:
+    assert page_of(name, place) == place.root / page
+
+
+@pytest.mark.parametrize(("name", "said"), [
+    ("demo-1b", "the run demo-1b has no report.html yet: it is not done"), ("", "'' is no run, sweep or guarded model"),
+    ("nothing", "there are demo-1a, evil .*, grid, torn; `sft open` alone")])
+def test_what_has_no_page_is_said(place: Workspace, name: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        page_of(name, place)
+
+
+def test_the_command_says_where_the_page_is(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SFT_HOME", str(place.root))
+    done = CliRunner().invoke(app, ["open", "grid", "--no-browser"])
+    assert done.output == f"{place.root / 'sweeps/grid/sweep.html'}\n"
+    assert not (place.root / "index.html").exists()
+    done = CliRunner().invoke(app, ["open", "--no-browser"])
+    assert done.output == f"{place.root / 'index.html'}\n"
+    assert (place.root / "index.html").exists()
