@@ -32,6 +32,7 @@ judging.py     open-ended answers judged: judge, human export, human import
 doctor.py      pre-flight
 plan.py        what a run will do and cost
 runs.py        the runs of this workspace
+show.py        one run, all that is known of it
 clean.py       what takes room in the workspace
 reconcile.py   what trackers show agrees with the workspace
 using.py       models exported, and sent to the hub

@@ -78,15 +78,35 @@ def reconcile(
     run_reconcile(dry=dry, record=record, as_json=as_json)
 
 
-def runs(
+def runs(  # noqa: PLR0913  (the options of a command)
     last: Annotated[int, typer.Option("--last", "-n", min=1, help="How many, the latest first")] = 20,
     sweep: Annotated[str | None, typer.Option(metavar="STUDY", help="Trials of this sweep alone")] = None,
+    sort: Annotated[str | None, typer.Option(metavar="COLUMN", help="The best first: gate, tax (the largest), win (the "
+                                             "mean), tax/SUITE, win/SUITE, loss, or a setting such as "
+                                             "train.optim.lr")] = None,
+    reverse: Annotated[bool, typer.Option("--reverse", help="The other way round")] = False,
+    where: Annotated[list[str] | None, typer.Option(metavar="CONDITION", help="Only runs like that: gate=pass, "
+                                                    "'tax<=1', train.method=lora. Repeatable")] = None,
+    columns: Annotated[str | None, typer.Option(metavar="A,B", help="Show these beside the names; as for "
+                                                       "--sort")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
 ) -> None:
     """List the runs of this workspace, trials of sweeps among them: done, under way or stopped, with gate and model."""
-    from flows.runs import show_runs
+    from flows.runs import Order, show_runs
 
-    show_runs(read_settings(), last, sweep, as_json=as_json)
+    shown = tuple(filter(None, (columns or "").split(",")))
+    show_runs(read_settings(), last, sweep, Order(sort, reverse, tuple(where or ()), shown), as_json=as_json)
+
+
+def show(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Name or id of a run, NAME@ALIAS or NAME/VERSION of the "
+                                                           "registry; `sft runs` lists them")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
+) -> None:
+    """Show a run: its verdict, what changed, training, data, lineage, where all of it is, and what to do next."""
+    from flows.show import show_run
+
+    show_run(run, as_json=as_json)
 
 
 def join() -> None:
@@ -119,6 +139,7 @@ def dashboard(
 
 def add_workspace(app: typer.Typer, begin: Callable[[], object], look: Callable[[], object]) -> None:
     """Give `app` the commands; `begin` is the first thing that each of them does, `look` of those that only look."""
-    for name, command, first in (("plan", plan, begin), ("runs", runs, look), ("clean", clean, look),
-                                 ("join", join, begin), ("reconcile", reconcile, look), ("dashboard", dashboard, look)):
+    for name, command, first in (("plan", plan, begin), ("runs", runs, look), ("show", show, look),
+                                 ("clean", clean, look), ("join", join, begin), ("reconcile", reconcile, look),
+                                 ("dashboard", dashboard, look)):
         app.command(name=name)(after(first, command))

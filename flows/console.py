@@ -26,6 +26,12 @@ LONGEST_PROMPT = 1000
 STYLE = {"pass": "bold green", "fail": "bold red", "undecided": "bold yellow"}
 
 
+def fits(rows: Sequence[Mapping[str, object]]) -> bool:
+    """Whether rows of equal keys have room side by side as a table, with their words whole."""
+    return not rows or _narrowest([list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+                                  ) <= console.width
+
+
 def table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
     """Print rows of equal keys as a table; the keys are the column heads. Where no words would stay whole it is turned:
     a column for each row, as many side by side as there is room for."""

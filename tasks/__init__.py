@@ -35,7 +35,9 @@ named.py       the model that a person names
 night.py       one night of a registered model: champion, candidates and base against their stored results
 nights.py      the nights that were recorded: what is known already, and their course
 untracked.py   the nights whose tracker was away: noted, and recorded by the next one
+shown.py       a run for a person, from its folder
 listing.py     the runs of a workspace: done, under way, stopped
+columns.py     columns of that list: any number or setting of a run
 reconcile.py   what trackers show, made to agree with the folders
 clean.py       what takes room, who needs it, and what may go
 versions.py    what a machine computes with, against what a sweep began with or results were measured with

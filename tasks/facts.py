@@ -15,6 +15,9 @@ from sft_core.stage import fingerprint
 if TYPE_CHECKING:  # it brings Arrow
     from eval_suites.results import SuiteResult
 
+LINEAGE = "lineage.json"
+"""In the folder of a run: what its model came out of, with every hash."""
+
 
 class Number(NamedTuple):
     """One number of what changed."""

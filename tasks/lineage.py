@@ -13,12 +13,12 @@ from sft_core.config.experiment import ExperimentConfig
 from sft_core.errors import DataError, ModelError, TrackingError
 from sft_core.stage import file_digest, fingerprint, read_json, write_json
 from tasks.experiment import Experiment
+from tasks.facts import LINEAGE
 from tasks.inputs import sources_of
 from tasks.runs import Recorded
 from tasks.stages import Done, Workspace
 from tasks.versions import made_with
 
-FILE = "lineage.json"
 PARTS = ("sources", "prepared", "config", "base", "model", "evaluation", "made_with", "gate")
 OK, CHANGED, ABSENT = "ok", "changed", "not here"
 
@@ -47,7 +47,7 @@ def write_lineage(run: Experiment, prepared: Done, trained: Done, place: Workspa
         "made_with": trained.result.get("made_with"),  # None of a training that is older than this record
         "gate": {"outcome": verdict["gate"], "reason": verdict["reason"]},
     }
-    write_json(run.folder / FILE, found)
+    write_json(run.folder / LINEAGE, found)
     return found
 
 
@@ -59,10 +59,10 @@ def read_lineage(run: Recorded) -> Mapping[str, Any]:
         DamagedFile: it is no record any more.
     """
     try:
-        found: Mapping[str, Any] = read_json(run.folder / FILE, *PARTS)
+        found: Mapping[str, Any] = read_json(run.folder / LINEAGE, *PARTS)
     except FileNotFoundError as error:
-        raise TrackingError(f"the run {run.name} has no {FILE} in {run.folder}: it is not done, or was recorded before "
-                            "there was one; give its command again, which finishes it and records it") from error
+        raise TrackingError(f"the run {run.name} has no {LINEAGE} in {run.folder}: it is not done, or was recorded "
+                            "before there was one; give its command again, which finishes it and records it") from error
     return found
 
 

@@ -41,9 +41,18 @@ class Listed(NamedTuple):
 
 def listed_runs(place: Workspace) -> list[Listed]:
     """All runs of the workspace, the one that changed last first."""
-    sweeps = {str(_read(file).get(PARENT)): file.parent.name for file in (place.root / "sweeps").glob(f"*/{SWEEP}")}
+    sweeps = _sweeps(place)
     found = [_listed(file.parent, sweeps) for file in place.runs.glob("*/run.json")]
     return sorted(found, key=lambda one: -one.changed_s)
+
+
+def listed_run(folder: Path, place: Workspace) -> Listed:
+    """One run by its folder, which may be a downloaded one."""
+    return _listed(folder, _sweeps(place))
+
+
+def _sweeps(place: Workspace) -> dict[str, str]:
+    return {str(_read(file).get(PARENT)): file.parent.name for file in (place.root / "sweeps").glob(f"*/{SWEEP}")}
 
 
 def note_sweep(folder: Path, parent_run_id: str) -> None:

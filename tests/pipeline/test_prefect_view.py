@@ -59,6 +59,14 @@ def test_flow_run_has_the_name_of_its_experiment_and_holds_our_log(
     assert json.loads(found["suites-seen"]["data"])[0]["suite"] == "tiny\\_mmlu", "a cell is read as Markdown"
     assert [(row["source"], row["read"], row["trained"]) for row in ledger] == [
         ("tiny:sft", 120, 1677), ("tiny:replay", 60, 2998)]
+    name = verdict.partition("`sft show ")[2].partition("`")[0]
+    told = sft("show", name).stdout
+    for said in (f"{name}: done", "Gate: undecided. The tax on tiny_mmlu is not proved", "tax +0.0",
+                 "trained    10 steps, 1,611 of 4,753 tokens trained", "evaluate tuned", "source tiny:sft",
+                 "report.html"):
+        assert said in told, told
+    assert "Not to be had" not in told
+    assert json.loads(sft("show", name, "--json").stdout)["state"] == "done"
     assert tasks == {"prepare the data of seen", "evaluate base", "A/A floor of base", "train: full, 1 epochs",
                      "evaluate tuned", "verdict", "record"}
 
