@@ -20,7 +20,7 @@ evaluation.py  eval, compare, suites, data show
 checking.py    a configuration, and all that it needs, looked at before anything starts
 cli_begin.py   what its commands do first, the configuration that they are given
 cli_evaluation.py its commands eval, compare, suites and parity
-cli_workspace.py its commands plan, runs, join, clean, reconcile and dashboard
+cli_workspace.py its commands plan, runs, show, rm, join, clean, reconcile and dashboard
 cli_pages.py   its command open
 cli_judging.py its commands judge and human
 cli_registry.py its commands promote, rollback, models, lineage and bisect
@@ -33,6 +33,7 @@ doctor.py      pre-flight
 plan.py        what a run will do and cost
 runs.py        the runs of this workspace
 show.py        one run, all that is known of it
+remove.py      runs taken away
 clean.py       what takes room in the workspace
 reconcile.py   what trackers show agrees with the workspace
 using.py       models exported, and sent to the hub

@@ -79,5 +79,9 @@ def _days(one: Thing, now: float) -> float:
 
 
 def _size(some: Sequence[Thing]) -> str:
-    total = sum(one.bytes for one in some)
+    return shown_size(sum(one.bytes for one in some))
+
+
+def shown_size(total: int) -> str:
+    """Bytes for a person."""
     return f"{total / 2**30:.1f} GiB" if total >= 2**29 else f"{total / 2**20:.1f} MiB"

@@ -1,5 +1,6 @@
-"""The commands `sft plan`, `sft runs`, `sft join`, `sft clean`, `sft reconcile` and `sft dashboard`: what a run will do
-and cost, which runs there are, another machine for them, what takes room, whether all agrees, how a sweep goes."""
+"""The commands `sft plan`, `sft runs`, `sft show`, `sft rm`, `sft join`, `sft clean`, `sft reconcile` and
+`sft dashboard`: what a run will do and cost, which runs there are, one of them, some of them gone, another machine for
+them, what takes room, whether all agrees, how a sweep goes."""
 
 from __future__ import annotations
 
@@ -109,6 +110,22 @@ def show(
     show_run(run, as_json=as_json)
 
 
+def rm(
+    run: Annotated[list[str], typer.Argument(metavar="RUN...", help="Names of runs of this workspace, as `sft runs` "
+                                                                   "lists them")],
+    yes: Annotated[bool, typer.Option("--yes", help="Remove; without it only shown")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
+) -> None:
+    """Remove runs: their folders, MLflow runs and registered versions, and their models where no other run has them.
+
+    Never what an alias names, a sweep continues from, or a process at work may read. Exit code 1 where one stays.
+    """
+    from flows.remove import run_rm
+
+    if not run_rm(run, yes=yes, as_json=as_json):
+        raise typer.Exit(1)
+
+
 def join() -> None:
     """Let this machine take part in the runs of this workspace that ask for it (train.machines), until Ctrl-C.
 
@@ -140,6 +157,6 @@ def dashboard(
 def add_workspace(app: typer.Typer, begin: Callable[[], object], look: Callable[[], object]) -> None:
     """Give `app` the commands; `begin` is the first thing that each of them does, `look` of those that only look."""
     for name, command, first in (("plan", plan, begin), ("runs", runs, look), ("show", show, look),
-                                 ("clean", clean, look), ("join", join, begin), ("reconcile", reconcile, look),
-                                 ("dashboard", dashboard, look)):
+                                 ("rm", rm, look), ("clean", clean, look), ("join", join, begin),
+                                 ("reconcile", reconcile, look), ("dashboard", dashboard, look)):
         app.command(name=name)(after(first, command))

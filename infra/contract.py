@@ -159,6 +159,9 @@ class Tracker(Protocol):
             TrackingError: an alias points at it by now.
         """
 
+    def delete_run(self, run_id: str) -> None:
+        """Put a run among the deleted ones: it is found no more, and the store keeps it until it is cleaned."""
+
     def find_run(self, ref: str) -> TrackedRun:
         """The run of any experiment with this id, id prefix (from 6 characters) or name; of one name the latest.
 

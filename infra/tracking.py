@@ -204,6 +204,10 @@ class MlflowTracker(MlflowRegistry):
             if how != "link":
                 self._client.log_artifacts(run_id, str(model_folder), "model")
 
+    def delete_run(self, run_id: str) -> None:
+        with door(self.uri, f"delete the run {run_id}"):
+            self._client.delete_run(run_id)
+
     def find_run(self, ref: str) -> TrackedRun:
         with door(self.uri, f"look for the run {ref}"):
             everywhere = [e.experiment_id for e in self._client.search_experiments()]

@@ -40,6 +40,7 @@ listing.py     the runs of a workspace: done, under way, stopped
 columns.py     columns of that list: any number or setting of a run
 reconcile.py   what trackers show, made to agree with the folders
 clean.py       what takes room, who needs it, and what may go
+removal.py     runs taken away, by the rules of clean
 versions.py    what a machine computes with, against what a sweep began with or results were measured with
 earlier.py     what a sweep takes from earlier ones
 causes.py      why trials failed, without what is each one's own

@@ -54,7 +54,7 @@ def things(place: Workspace, tracker: Tracker) -> list[Thing]:
     """Everything that takes room, files with several names counted once."""
     seen: set[tuple[int, int]] = set()
     busy = ", ".join(f"{name}, at work now" for name in at_work(place))
-    waiting = _waiting_since(place)
+    waiting = waiting_since(place)
     runs, versions = list(local_runs(place.runs).values()), tracker.registered()
     found = [*_stages(place, runs, versions, seen, busy, waiting)]
     for name in MADE_AGAIN:
@@ -121,14 +121,14 @@ def _stages(place: Workspace, runs: Sequence[Recorded], versions: Sequence[Regis
         finished = (folder / DONE).exists()
         if finished and (folder / "out" / "checkpoints").is_dir():
             checkpoints = folder / "out" / "checkpoints"
-            yield Thing("checkpoints of finished training", (checkpoints,), _size(checkpoints, seen), used, CHECKPOINTS,
-                        folder.name if is_held(folder / "lock") else "")
+            yield Thing("checkpoints of finished training", (checkpoints,), disk_size(checkpoints, seen), used,
+                        CHECKPOINTS, folder.name if is_held(folder / "lock") else "")
         of = tuple(run for run in runs if (run.folder / "model").resolve().is_relative_to(folder))
         mine = tuple(one for one in versions if one.folder and one.run_id in {run.run_id for run in of})
         alias = ", ".join(f"{one.name}@{name}" for one in mine for name in one.aliases)
         kind = f"stage {folder.parent.name}" + ("" if finished else ", unfinished")
         copies = (*_artifacts(place, of), *(one.folder for one in mine if one.folder))
-        size = sum(_size(path, seen) for path in (folder, *copies))
+        size = sum(disk_size(path, seen) for path in (folder, *copies))
         held = "a process, at work now" if is_held(folder / USED) else ""
         yield Thing(kind, (folder, *_artifacts(place, of)), size, used, BEST if of else AGE,
                     alias or busy or held or sweep, of, mine)
@@ -160,7 +160,7 @@ def _merit(run: Recorded) -> tuple[int, float]:
     return GATES[summary["gate"]["outcome"]], sum(scores) / max(1, len(scores))
 
 
-def _waiting_since(place: Workspace) -> dict[str, float]:
+def waiting_since(place: Workspace) -> dict[str, float]:
     """Sweeps with a trial that has no answer, and when they began: they continue from what was used since then."""
     began = {}
     for folder in sorted((place.root / "sweeps").glob("*/")):
@@ -171,7 +171,7 @@ def _waiting_since(place: Workspace) -> dict[str, float]:
 
 
 def _whole(name: str, path: Path, rule: str, busy: str, seen: set[tuple[int, int]]) -> Thing:
-    return Thing(name, (path,), _size(path, seen), path.stat().st_mtime, rule, busy)
+    return Thing(name, (path,), disk_size(path, seen), path.stat().st_mtime, rule, busy)
 
 
 def _used(stage: Path) -> float:
@@ -182,7 +182,7 @@ def _used(stage: Path) -> float:
     return max((path.stat().st_mtime for path in stage.rglob("*")), default=stage.stat().st_mtime)
 
 
-def _size(path: Path, seen: set[tuple[int, int]]) -> int:
+def disk_size(path: Path, seen: set[tuple[int, int]]) -> int:
     """Bytes on the disk that were not counted yet; what a link leads to is not this folder's."""
     total = 0
     for file in () if path.is_symlink() else (path, *path.rglob("*")):

@@ -53,6 +53,7 @@ EXAMPLES = {
     "open": "sft open",
     "runs": "sft runs --sort tax --where gate=pass",
     "show": "sft show RUN",
+    "rm": "sft rm RUN --yes",
     "clean": "sft clean --checkpoints --older-than 30d",
     "join": "sft join",
     "reconcile": "sft reconcile --dry-run",
