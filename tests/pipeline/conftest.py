@@ -142,13 +142,15 @@ class Warm:
         return all(wanted.get(name) == self.environment.get(name) for name in read - {
             "PYTHONPATH", "PYTEST_CURRENT_TEST", *TELEMETRY_OFF, *NO_BARS})
 
-    def run(self, arguments: Sequence[str], wanted: dict[str, str]) -> subprocess.CompletedProcess[str]:
-        """As subprocess.run with 300 s."""
+    def run(self, arguments: Sequence[str], wanted: dict[str, str],
+            folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+        """As subprocess.run with 300 s, in a folder."""
         assert self.process.stdin
         assert self.process.stdout
         out, err = self.folder / "out", self.folder / "err"
         err.write_bytes(b"")
-        order = {"arguments": arguments, "environment": wanted, "out": str(out), "err": str(err)}
+        order = {"arguments": arguments, "environment": wanted, "out": str(out), "err": str(err),
+                 "folder": str(folder)}
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
         late = threading.Timer(300, os.killpg, (int(self.process.stdout.readline()), signal.SIGKILL))

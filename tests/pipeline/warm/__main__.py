@@ -32,6 +32,7 @@ def command(order: dict[str, Any]) -> int:
     os.environ.update(order["environment"])
     os.dup2(os.open(order["err"], os.O_WRONLY | os.O_CREAT), 2)
     sys.argv = [flows.cli.__file__, *order["arguments"]]
+    os.chdir(order["folder"])
     runpy.run_path(str(HOOK))
     try:
         flows.cli.main()
