@@ -8,7 +8,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from infra.contract import TrialRow
@@ -16,7 +15,6 @@ from infra.importances import Importance
 from infra.pareto import BLUE, GREY
 from infra.plans import Dimension, Value
 
-viridis = colormaps["viridis"]
 FEW = 16
 """Below so many trials importances are hardly more than a guess, see `importances`."""
 
@@ -116,6 +114,7 @@ def _history(rows: Sequence[TrialRow], shown: Shown) -> Figure:
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     axes.set_xlabel("trial")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     figure.suptitle(f"{shown.study}: what the trials found")
     return figure
 
@@ -149,17 +148,17 @@ def _importances(shown: Shown, trials: int) -> Figure:
 
 
 def _parallel(rows: Sequence[TrialRow], shown: Shown) -> Figure:
-    """Every trial a line from its values to what it found, coloured by the first objective; its line has its number as
-    `gid`."""
+    """Every trial a line from its values to what it found, as strong as it has of the first objective; its number is
+    the `gid` of the line."""
     axes = [_axis(field, dimension, [row.params.get(field) for row in rows], [field in row.params for row in rows])
             for field, dimension in shown.space.items()]
     axes += [_plain_axis(title, [(row.values or {})[name] for row in rows]) for name, title in shown.labels.items()]
     heights = list(zip(*(axis.heights() for axis in axes), strict=True))
     figure = Figure(figsize=(max(7.0, 1.6 * len(axes)), 4.6), layout="constrained")
     canvas = figure.subplots()
-    colours = _shades([(row.values or {})[next(iter(shown.labels))] for row in rows])
-    for row, line, colour in zip(rows, heights, colours, strict=True):
-        canvas.plot(range(len(axes)), line, color=colour, linewidth=1.2, alpha=0.8, gid=f"trial {row.number}")
+    strengths = _strengths([(row.values or {})[next(iter(shown.labels))] for row in rows])
+    for row, line, strength in zip(rows, heights, strengths, strict=True):
+        canvas.plot(range(len(axes)), line, color=BLUE, linewidth=1.4, alpha=strength, gid=f"trial {row.number}")
     for at, axis in enumerate(axes):
         canvas.axvline(at, color=GREY, linewidth=0.8)
         for height, text in zip(axis.scaled(axis.ticks), axis.ticks.values(), strict=True):
@@ -167,15 +166,15 @@ def _parallel(rows: Sequence[TrialRow], shown: Shown) -> Figure:
     canvas.set_xticks(range(len(axes)), [axis.label for axis in axes], rotation=12, fontsize=8)
     canvas.set_yticks([])
     canvas.spines[["top", "right", "left", "bottom"]].set_visible(False)
-    canvas.set_title(f"{shown.study}: every trial a line, the brighter the more {next(iter(shown.labels.values()))}",
+    canvas.set_title(f"{shown.study}: every trial a line, the stronger the more {next(iter(shown.labels.values()))}",
                      loc="left", fontsize=9)
     return figure
 
 
-def _shades(values: Sequence[float]) -> list[tuple[float, float, float, float]]:
-    """A colour for each value, the highest the brightest."""
+def _strengths(values: Sequence[float]) -> list[float]:
+    """How opaque a line is for each value, that of the highest wholly: as good on a dark page as on a light one."""
     low, high = min(values), max(values)
-    return [viridis((value - low) / (high - low) if high > low else 1.0) for value in values]
+    return [0.2 + 0.8 * (value - low) / (high - low) if high > low else 1.0 for value in values]
 
 
 class _Axis(NamedTuple):
