@@ -18,7 +18,8 @@ from typing import IO, NamedTuple
 
 log = logging.getLogger(__name__)
 
-PREFIX = {"step": "train/", "validation": "validation/", "probe": "validation/probe.", "saved": "validation/saved."}
+PREFIX = {"step": "train/", "validation": "validation/", "probe": "validation/probe.", "saved": "validation/saved.",
+          "system": "system/"}
 """Which events carry metrics, and what stands before their names: the group that a tracker shows them in."""
 NOT_METRICS = {"step", "time"}
 BATCH_POINTS = 900

@@ -40,8 +40,8 @@ METRICS = (
               "the difference on the items that were not found in the training data"),
     Described("GROUP/SUITE.base, GROUP/SUITE.tuned", "share from 0 to 1; minus nats per byte of perplexities",
               "both scores, over the items that have one on both sides. GROUP: safety, format or score"),
-    Described("GROUP/SUITE.scored, GROUP/SUITE.asked", "items",
-              "how many have a score on both sides, and how many were asked"),
+    Described("GROUP/SUITE.with_score, GROUP/SUITE.without_score", "items",
+              "how many of those that were asked have a score on both sides, and how many have not"),
     Described("GROUP/SUITE.READING.base, GROUP/SUITE.READING.tuned", "share from 0 to 1",
               "the same answers read otherwise: partial credit, form alone, content alone, other metrics of lm-eval's"),
     Described("safety/SUITE.false_refusals.base, safety/SUITE.false_refusals.tuned", "share from 0 to 1",
@@ -75,7 +75,8 @@ def _scores(one: SuiteVerdict, base: SuiteResult, tuned: SuiteResult, alpha: flo
     read = [reading for reading in readings(base, tuned, alpha) if not reading.part]
     of = f"{_group(base, [reading.name for reading in read])}/{name(one.suite)}"
     found: dict[str, float | None] = {
-        f"{of}.base": one.base, f"{of}.tuned": one.tuned, f"{of}.scored": one.pairs, f"{of}.asked": one.asked}
+        f"{of}.base": one.base, f"{of}.tuned": one.tuned, f"{of}.with_score": one.pairs,
+        f"{of}.without_score": one.asked - one.pairs}
     for reading in read:
         label = _NOT_IN_NAMES.sub(".", reading.name.removesuffix(",none"))
         found |= {f"{of}.{label}.base": reading.value[0], f"{of}.{label}.tuned": reading.value[1]}

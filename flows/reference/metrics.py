@@ -24,6 +24,12 @@ TRAINING = (
               "the saved folder read back, the trained weights, the base: on the same held-out rows"),
     Described("validation/saved.merge_gap, validation/saved.quantized_gap", "nats",
               "what merging adapters, and leaving the base in 4 bits, has changed at most"),
+    Described("system/cpu_utilization_percentage, system/system_memory_usage_percentage", "percent",
+              "of the machine, every 10 s of training at the step that was taken then"),
+    Described("system/system_memory_usage_megabytes, system/process_memory_usage_megabytes", "megabytes",
+              "of the machine, and of the process that trains"),
+    Described("system/gpu_memory_usage_percentage, system/gpu_memory_usage_megabytes, system/gpu_tensors_megabytes",
+              "percent, megabytes", "of its GPU: in use, and the most that tensors have taken so far"),
 )
 SWEEPS = (
     Described("alignment, tax", "points of 100", "a trial's objectives"),

@@ -17,6 +17,7 @@ pulse.py       processes that watch each other
 shortage.py    what is told when memory runs out
 step.py        one optimiser step, on one process or several
 snapshot.py    the state between two steps as plain tensors
+system.py      how busy the machine is
 events.py      events.jsonl, written ahead
 checkpoint.py  atomic checkpoints
 best.py        the weights that early stopping found best

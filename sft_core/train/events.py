@@ -19,7 +19,7 @@ from typing import Literal
 from sft_core.errors import TrainingError
 
 EVENTS = "events.jsonl"  # beside the folder of checkpoints
-Kind = Literal["start", "resume", "step", "validation", "probe", "checkpoint", "saved", "end"]
+Kind = Literal["start", "resume", "step", "validation", "probe", "system", "checkpoint", "saved", "end"]
 
 
 class EventLog:

@@ -41,6 +41,7 @@ from sft_core.train.snapshot import (
     weights_of,
 )
 from sft_core.train.step import Losses, Stepper
+from sft_core.train.system import Meter
 from sft_core.train.workbench import join, set_up
 
 log = logging.getLogger("sft")
@@ -115,6 +116,7 @@ class _Run:
         self.resumed_from: int | None = None
         self.damaged: tuple[checkpoint.Damaged, ...] = ()  # checkpoints that the next good one replaces
         self.saved_step: int | None = None
+        self.meter = Meter()
         self.asked = False  # all processes know that one of them was asked to stop
 
     def start(self) -> None:
@@ -185,6 +187,8 @@ class _Run:
                           tokens=self.done.tokens, trained_tokens=self.done.trained_tokens,
                           replay_tokens=self.replayed.tokens,
                           tokens_per_s=round((taken.counts.tokens + taken.replay_counts.tokens) / taken.seconds, 1))
+        if found := self.meter.read():
+            self.events.write("system", step=self.step, **found)
         return taken.save
 
     # Validation and early stopping

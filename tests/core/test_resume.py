@@ -32,7 +32,7 @@ from sft_core.train.trainer import train
 Section = Callable[..., TrainSection]
 ROOT = Path(__file__).resolve().parents[2]
 CHANGING = {"time", "tokens_per_s", "seconds", "saving_s", "peak_rss_bytes"}
-TOLD_ONCE_MORE = {"resume", "checkpoint", "start"}
+TOLD_ONCE_MORE = {"resume", "checkpoint", "start", "system"}
 
 FULL = {"lambda_": 0.3, "beta": 0.5, "on": "both", "epochs": 3, "validate_every_steps": 3}
 LORA = {"method": "lora", "lora": {"rank": 4, "dropout": 0.3}, "beta": 0.5, "on": "assistant", "epochs": 3,

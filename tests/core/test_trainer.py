@@ -84,7 +84,8 @@ def test_switched_off_terms_are_not_there_at_all(
     plain = TrainSection.model_validate({"rows_per_step": 4, "micro_rows": 2, "optim": {"lr": 3e-3}})
     train(train_inputs, plain, tmp_path / "plain")
     train(train_inputs, train_section(), tmp_path / "off")
-    assert _events(tmp_path / "plain") == _events(tmp_path / "off")
+    plain, off = ([one for one in _events(tmp_path / name) if one["event"] != "system"] for name in ("plain", "off"))
+    assert plain == off
     a, b = ((tmp_path / n / "model" / "model.safetensors").read_bytes() for n in ("plain", "off"))
     assert a == b
     bench = set_up(train_inputs, train_section())

@@ -360,7 +360,7 @@ class TestErrors:
         assert verdict.rows()[0]["items"] == "9 of 10"
         results = {"base": {found.suite: whole}, "tuned": {found.suite: found}}
         logged = verdict_metrics(*results.values(), verdict)
-        assert [value for key, value in logged.items() if key.endswith((f"{found.suite}.scored", ".asked"))] == [9, 10]
+        assert [value for key, value in logged.items() if key.endswith((".with_score", ".without_score"))] == [9, 1]
         write_report_page(tmp_path / "page.html", "x", compared(verdict, *results.values()))
         assert "9 of 10" in (tmp_path / "page.html").read_text()
 

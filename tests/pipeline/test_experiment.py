@@ -68,7 +68,7 @@ def test_whole_way_is_recorded_and_not_redone(sft: Sft, config: Path, home: Path
     artifacts = {entry.path for entry in client.list_artifacts(run["mlflow_run_id"])}
     assert {"config.yaml", "verdict.json", "report.html", "tax.png", "ledger.json", "evaluation", "model"} <= artifacts
     assert {name.partition("/")[0] for name in tracked.data.metrics} == {
-        "safety", "score", "tax", "train", "validation", "win"}
+        "safety", "score", "system", "tax", "train", "validation", "win"}
     assert json.loads((run_file.parent / "verdict.json").read_text())["suites"]
     tags = tracked.data.tags
     assert tags["mlflow.note.content"].startswith(f"**Gate: {tags['sft.gate']}.** ")
