@@ -25,7 +25,7 @@ cli_pages.py   its command open
 cli_judging.py its commands judge and human
 cli_registry.py its commands promote, rollback, models, lineage and bisect
 cli_model.py   its command model import
-cli_using.py   its commands export, push and serve
+cli_using.py   its commands chat, serve, export and push
 cli_nights.py  its commands nightly and nights
 cli_platform.py its commands up, down and status
 judging.py     open-ended answers judged: judge, human export, human import
@@ -37,6 +37,7 @@ remove.py      runs taken away
 clean.py       what takes room in the workspace
 reconcile.py   what trackers show agrees with the workspace
 using.py       models exported, and sent to the hub
+chat.py        a conversation with one model, or with two side by side
 serve.py       a certified server for one model
 parity.py      the parity certificate
 story.py       the story of the tiny world

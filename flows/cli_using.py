@@ -1,7 +1,8 @@
-"""The commands that use a model: `sft export`, `sft push` and `sft serve`."""
+"""The commands that use a model: `sft chat`, `sft serve`, `sft export` and `sft push`."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -104,7 +105,47 @@ def serve(  # noqa: PLR0913  (the options of a command)
         raise typer.Exit(1)
 
 
+def chat(  # noqa: PLR0913  (the options of a command)
+    model: Model,
+    against: Annotated[str | None, typer.Option(metavar="MODEL", help=(
+        "Answer beside it: another model, or `base`: what the run began with"))] = None,
+    system: Annotated[str, typer.Option(help="System text")] = "",
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", help=(
+        "Answer this and end; several are turns of one conversation. A pipe is one prompt."))] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer")] = 512,
+    temperature: Annotated[float, typer.Option(min=0.0, max=100.0, help="0: greedy, as models are evaluated")] = 0.0,
+    tools: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help=(
+        "JSON file: a list of the tools that it may call"))] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With --prompt or a pipe: a line of JSON for each answer")]
+    = False,
+    template: Annotated[TemplateName, typer.Option(help="For a model without a template of its own")] = "auto",
+    device: Device = "auto",
+    precision: Precision = "auto",
+    trust_remote_code: Trust = False,
+    mirror: Mirror = None,
+) -> None:
+    """Talk to a model through the template and the stops that it was trained and evaluated with, or to two at once."""
+    from flows.chat import Wanted, run_chat
+    from tasks.chat import How
+
+    asked = ModelSection(path=model, device=device, precision=precision, trust_remote_code=trust_remote_code)
+    how = How(max_tokens, temperature, None if tools is None else _tools(tools))
+    run_chat(asked, against, Wanted(template, how, system, tuple(prompt or ()), as_json), mirror)
+
+
+def _tools(file: Path) -> str:
+    """The JSON text of a file of tools."""
+    text = file.read_text(encoding="utf-8", errors="replace")
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"--tools {file} is no JSON ({error}); give a list of function schemas") from error
+    if not (isinstance(found, list) and found and all(isinstance(one, dict) for one in found)):
+        raise ConfigError(f"--tools {file} is no list of objects; give a list of function schemas, as OpenAI has them")
+    return text
+
+
 def add_using(app: typer.Typer, begin: Callable[[], object]) -> None:
     """Give `app` the commands; `begin` is the first thing that each of them does."""
-    for name, command in (("export", export), ("push", push), ("serve", serve)):
+    for name, command in (("export", export), ("push", push), ("serve", serve), ("chat", chat)):
         app.command(name=name)(after(begin, command))

@@ -60,5 +60,6 @@ tiny.py        the embedded base, trained again
 doctor.py      pre-flight of an experiment
 parity.py      the parity certificate, alone or against a server
 serve.py       a model behind a server, certified
+chat.py        a conversation with a model, token by token
 show.py        prepared examples and suites for a person
 """

@@ -19,14 +19,14 @@ from eval_suites.suites.suite import named_suites, suite
 from eval_suites.verdict.outcome import shown_score
 from infra.orchestrator import stage_task
 from infra.settings import secret, server_key
-from sft_core.config.data import ModelSection, TemplateSection
+from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EvalSection, suite_name
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.errors import ConfigError
 from sft_core.stage import Stage, fingerprint, read_json, write_json
 from tasks.inputs import suite_stamp
 from tasks.measure import Against, Asked, floors_of, measured, processes_of
-from tasks.named import Opener, named_model
+from tasks.named import Opener, named_model, spoken_through
 from tasks.pace import evaluation_pace
 from tasks.stages import Done, Workspace, version
 
@@ -82,23 +82,13 @@ def named(asked: ModelSection, template: str, section: EvalSection, place: Works
     Raises:
         ModelError, TemplateError, EvalError, TrackingError: it cannot be found or cannot be asked.
     """
-    from eval_suites.asking.respondent import ChatFormat, own_form
     from eval_suites.backends.remote import is_endpoint
-    from sft_core.model.load import load_tokenizer, locate
-    from sft_core.templates.choose import NoStop, choose
 
     reference = asked.path
     model = asked.model_copy(update={"path": named_model(reference, place, tracker).path})
     if is_endpoint(reference) or not any(suite(name).through_template for name in section.suites):
         return Subject(reference, model, None)
-    try:
-        made = choose(TemplateSection.model_validate({"name": template}),
-                      load_tokenizer(model, locate(model, place.mirror)))
-        name, spoken = made.name, ChatFormat(made.jinja, made.stops)
-    except NoStop:  # what ends its answers stands in the generation config alone, as with GLM
-        own = own_form(model, place.mirror)
-        assert own is not None, "it has been rendered"
-        name, spoken = "model", own
+    name, spoken = spoken_through(model, template, place)
     form = {"name": name, "stops": spoken.stops, "jinja": spoken.jinja}
     file = place.scratch / f"template-{fingerprint(form)}.json"
     write_json(file, form)

@@ -1,4 +1,5 @@
-"""The model that a person names: where it lies, and the run that made it."""
+"""The model that a person names: where it lies, the run that made it, and how it is talked to. Light: a registry or a
+model is opened only for a name that needs it."""
 
 from __future__ import annotations
 
@@ -6,14 +7,17 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from infra.contract import Tracker
+from sft_core.config.data import ModelSection, TemplateSection
 from sft_core.errors import TrackingError
 from sft_core.stage import use
-from tasks.catalog import version_named
 from tasks.runs import ALL, Recorded, find, is_run, local_runs
 from tasks.stages import Workspace
+
+if TYPE_CHECKING:
+    from eval_suites.asking.respondent import ChatFormat
 
 Opener = Callable[[], Tracker]
 """Opens the tracker, which takes a second, for references that need it."""
@@ -39,7 +43,7 @@ def named_model(reference: str, place: Workspace, tracker: Opener) -> Named:
     if Path(reference).expanduser().is_dir():
         return Named(reference, reference, _run_in(Path(reference).expanduser(), place))
     if is_run(reference, place):
-        run = find(reference, place, tracker(), ALL)
+        run = local_runs(place.runs).get(reference) or find(reference, place, tracker(), ALL)
         use(model := run.model())
         return Named(reference, str(model), run)
     if _is_registered(reference, tracker):
@@ -55,6 +59,8 @@ def _is_registered(reference: str, tracker: Opener) -> bool:
 
 
 def _registered(reference: str, place: Workspace, tracker: Tracker) -> Named:
+    from tasks.catalog import version_named  # it brings Prefect
+
     found = version_named(reference, tracker)
     if found is None:
         raise TrackingError(f"there is no registered model {reference.removeprefix(REGISTRY)} in the registry of "
@@ -74,3 +80,23 @@ def _run_in(folder: Path, place: Workspace) -> Recorded | None:
     """The run of this workspace whose model this folder is, as `sft run` prints it."""
     here = folder.resolve()
     return next((run for run in local_runs(place.runs).values() if (run.folder / "model").resolve() == here), None)
+
+
+def spoken_through(model: ModelSection, template: str, place: Workspace) -> tuple[str, ChatFormat]:
+    """The template that a model is talked to through, and its name: `model` for one of its own.
+
+    Raises:
+        ModelError, TemplateError: there is no such model, or no such template for it.
+    """
+    from eval_suites.asking.respondent import ChatFormat, own_form
+    from sft_core.model.load import load_tokenizer, locate
+    from sft_core.templates.choose import NoStop, choose
+
+    try:
+        made = choose(TemplateSection.model_validate({"name": template}),
+                      load_tokenizer(model, locate(model, place.mirror)))
+        return made.name, ChatFormat(made.jinja, made.stops)
+    except NoStop:  # what ends its answers stands in the generation config alone, as with GLM
+        own = own_form(model, place.mirror)
+        assert own is not None, "it has been rendered"
+        return "model", own

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -28,18 +28,24 @@ def logits(model: Any, ids: Sequence[int]) -> Tensor:
 
 
 @torch.inference_mode()
-def generated(model: Any, prompt: Prompt, stops: Stops, pad: int) -> Generation:
-    """A greedy answer by the model's own `generate`.
+def generated(model: Any, prompt: Prompt, stops: Stops, pad: int, temperature: float = 0.0,
+              told: Callable[[Sequence[int]], None] | None = None) -> Generation:
+    """An answer by the model's own `generate`.
+
+    Args:
+        temperature: of sampling from all of the vocabulary; 0: greedy.
+        told: is given the ids so far, after each one.
 
     Raises:
         EvalError: the model cannot generate.
     """
     settle(model)
-    ids, watch = torch.tensor([prompt.ids], device=model.device), _Watch(prompt.longest, stops)
+    ids, watch = torch.tensor([prompt.ids], device=model.device), _Watch(prompt.longest, stops, told)
+    how = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
     try:
         model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, num_beams=1, pad_token_id=pad,
-            max_new_tokens=prompt.longest, eos_token_id=sorted(stops.ids) or None,
+            input_ids=ids, attention_mask=torch.ones_like(ids), num_beams=1, pad_token_id=pad,
+            max_new_tokens=prompt.longest, eos_token_id=sorted(stops.ids) or None, **how,
             logits_processor=LogitsProcessorList([watch.look]), stopping_criteria=StoppingCriteriaList([watch]))
     except RAISED as error:
         if isinstance(error, RuntimeError) and is_short(error):
@@ -53,8 +59,8 @@ def generated(model: Any, prompt: Prompt, stops: Stops, pad: int) -> Generation:
 class _Watch:
     """Takes each token as the decoder does, and stops where it would. `look` is shown the logits before each."""
 
-    def __init__(self, longest: int, stops: Stops) -> None:
-        self._said, self._longest, self._stops = list[int](), longest, stops
+    def __init__(self, longest: int, stops: Stops, told: Callable[[Sequence[int]], None] | None) -> None:
+        self._said, self._longest, self._stops, self._told = list[int](), longest, stops, told
         self._good = True
         self.found: Generation | None = None
 
@@ -65,4 +71,6 @@ class _Watch:
     def __call__(self, ids: Tensor, _scores: Any) -> Tensor:
         check()
         self.found = ended(self._said, int(ids[0, -1]) if self._good else None, self._longest, self._stops)
+        if self._told:
+            self._told(self._said)
         return torch.tensor([self.found is not None], device=ids.device)

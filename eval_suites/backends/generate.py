@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from jinja2 import TemplateError
 
-from eval_suites.backends.contract import Backend, Prompt, Stops
+from eval_suites.backends.contract import Backend, Generation, Prompt, Stops
 from eval_suites.suites.chat_item import ChatItem
 from sft_core.stage import fingerprint
 from sft_core.templates.messages import RAISED
@@ -97,7 +97,7 @@ class Templated:
     def __init__(self, backend: Backend, tokenizer: Any, form: ChatForm, ends: Sequence[int]) -> None:
         self._backend, self._tokenizer, self._form = backend, tokenizer, form
         self._whole = [stop for stop in form.stops if len(tokenizer.encode(stop, add_special_tokens=False)) > 1]
-        self._stops = Stops(frozenset(ends), self._has_stop if self._whole else None, "\0".join(self._whole))
+        self.stops = Stops(frozenset(ends), self._has_stop if self._whole else None, "\0".join(self._whole))
 
     def _has_stop(self, ids: Sequence[int]) -> bool:
         said = self._tokenizer.decode(ids, skip_special_tokens=False)
@@ -108,27 +108,37 @@ class Templated:
         not asked."""
         prompts: list[Prompt] = []
         places: list[int] = []
-        window = self._backend.window
         for place, item in enumerate(items):
-            try:
-                ids = asked_ids(self._tokenizer, item, self._form.jinja)
-            except RAISED as error:
-                yield place, Answer(None, False, f"the chat template refuses it: {error}")
-                continue
-            if len(ids) < window:
-                prompts.append(Prompt(tuple(ids), min(longest, window - len(ids))))
-                places.append(place)
+            asked = self.prompt(item, longest)
+            if isinstance(asked, Answer):
+                yield place, asked
             else:
-                yield place, Answer(None, False, f"{len(ids)} tokens do not fit the model's window of {window}")
-        for at, said in self._backend.generate(prompts, self._stops):
-            hashed = fingerprint(prompts[at].ids)
-            if said.why:
-                yield places[at], Answer(None, False, said.why, len(said.ids), hashed)
-                continue
-            text, stopped = self._text(said.ids, said.stopped)
-            yield places[at], Answer(text, stopped, "", len(said.ids), hashed)
+                prompts.append(asked)
+                places.append(place)
+        for at, said in self._backend.generate(prompts, self.stops):
+            yield places[at], self.answer(prompts[at], said)
 
-    def _text(self, ids: Sequence[int], stopped: bool) -> tuple[str, bool]:
+    def prompt(self, item: ChatItem, longest: int) -> Prompt | Answer:
+        """What the model continues, by at most `longest` tokens; of an item that cannot be asked an answer that says
+        why."""
+        window = self._backend.window
+        try:
+            ids = asked_ids(self._tokenizer, item, self._form.jinja)
+        except RAISED as error:
+            return Answer(None, False, f"the chat template refuses it: {error}")
+        if len(ids) < window:
+            return Prompt(tuple(ids), min(longest, window - len(ids)))
+        return Answer(None, False, f"{len(ids)} tokens do not fit the model's window of {window}")
+
+    def answer(self, asked: Prompt, said: Generation) -> Answer:
+        """What was generated as an answer."""
+        hashed = fingerprint(asked.ids)
+        if said.why:
+            return Answer(None, False, said.why, len(said.ids), hashed)
+        text, stopped = self.text(said.ids, said.stopped)
+        return Answer(text, stopped, "", len(said.ids), hashed)
+
+    def text(self, ids: Sequence[int], stopped: bool) -> tuple[str, bool]:
         """The text up to the stop. Other special tokens stay visible: they are part of what the model said."""
         text = self._tokenizer.decode(ids, skip_special_tokens=False)
         ends = [at for stop in self._form.stops if (at := text.find(stop)) >= 0]

@@ -46,6 +46,7 @@ EXAMPLES = {
     "models": "sft models",
     "lineage": "sft lineage RUN --verify",
     "bisect": "sft bisect RUN_A RUN_B --suite tiny_mmlu",
+    "chat": "sft chat RUN --against base --max-tokens 200",
     "export": "sft export RUN --to tuned --shard-size 2GB",
     "push": "sft push RUN NAME/tuned --dry-run",
     "serve": "sft serve RUN --port 8001",

@@ -25,6 +25,7 @@ from sft_core.errors import ConfigError, DiskError, HubError, ModelError, Tracki
 from sft_core.model.export import export_model
 from sft_core.model.load import load_model
 from sft_core.tiny.paths import BASE_FOLDER
+from tasks.chat import How, speakers
 from tasks.export import Sending, Shape, export_told, push_told
 from tasks.licences import licence_of_model, licence_of_source
 from tasks.named import named_model
@@ -208,6 +209,14 @@ def test_rounding_is_told_from_a_wrong_model(tiny_base: Path, tmp_path: Path) ->
     for dtype in (torch.bfloat16, torch.float16):
         made = export_model(ModelSection(path=str(tiny_base)), None, tmp_path / str(dtype), dtype, "5GB", "")
         assert 1e-9 < made.divergence < 1e-3
+
+
+def test_a_run_is_talked_to_beside_its_base(run: str, place: Workspace, tracker: Callable[[], Tracker]) -> None:
+    tuned, base = speakers(ModelSection(path=run), "base", "auto", place, tracker)
+    assert (tuned.name, base.name) == (run, "tiny")
+    assert base.note.startswith(f"the template of {run}")
+    said = [one.ask("user", "Hi", How(4), lambda _: None) for one in (tuned, base)]
+    assert all(one.tokens for one in said)
 
 
 @pytest.fixture
