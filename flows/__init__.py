@@ -5,6 +5,7 @@ around.py      what every flow does around its work
 forms.py       what people give a flow on Prefect's page
 logs.py        what libraries log of a flow, in our words
 experiment.py  the flow sft-experiment
+steps.py       what it is made of, as three calls for a notebook
 settled.py     an experiment that is whole, told again
 place.py       the workspace and the tracker of a command
 sweep.py       the flow sft-sweep

@@ -59,7 +59,7 @@ def run_evaluation(
     check_needs([*named_lacks(both, place), *evaluation_lacks(section, place)])
     tuned = named(model, template, section, place, look)
     if against is None:
-        alone = evaluate.fn(tuned, section, place)
+        alone = evaluate(tuned, section, place)
         show_scores(model.path, alone, shown)
         check_measured(alone)
         return
@@ -69,7 +69,7 @@ def run_evaluation(
     if shown.out:
         keep(shown.out / "base", base)
         console.lines(f"items    {shown.out / 'base'} (of {against})")
-    verdict = reach_verdict.fn(base, results, GateSection(), floors=floor)
+    verdict = reach_verdict(base, results, GateSection(), floors=floor)
     show_comparison(compared(verdict, base, results, Names(against, model.path)), shown)
     check_measured(base)
     check_measured(results)
@@ -92,10 +92,10 @@ def show_scores(model: str, results: Results, shown: Shown) -> None:
 def paired(base: Subject, tuned: Subject, section: EvalSection, place: Workspace,
            gate: GateSection | None = None) -> tuple[dict[str, SuiteResult], dict[str, SuiteResult], dict[str, Floor]]:
     """Both models' results, the tuned one's looked at early where asked for, and the base's A/A floor."""
-    before = evaluate.fn(base, section, place)
+    before = evaluate(base, section, place)
     foresee(before, gate or GateSection(), section.looks, place)
-    after = evaluate.fn(tuned, section, place, against=Against(before, gate or GateSection()))
-    return before, after, floors.fn(base, before, section, place)
+    after = evaluate(tuned, section, place, against=Against(before, gate or GateSection()))
+    return before, after, floors(base, before, section, place)
 
 
 def run_comparison(
@@ -125,7 +125,7 @@ def run_comparison(
     missing = sorted(set(a) ^ set(b))
     a, b = {name: a[name] for name in shared}, {name: b[name] for name in shared}
     _name_only(gate, shared)
-    verdict = reach_verdict.fn(a, b, gate, beside.contaminated, beside.floors)
+    verdict = reach_verdict(a, b, gate, beside.contaminated, beside.floors)
     show_comparison(compared(verdict, a, b, Names(name_a, name_b)), shown)
     if missing:
         console.lines(f"not compared, only in one of the two: {', '.join(missing)}")
@@ -193,7 +193,7 @@ def show_data(path: Path, overrides: list[str], wanted: Wanted, *, html: Path | 
     """`sft data show`: prepared examples with their masks, alone or packed, and the ledger."""
     config = load(path, overrides).config
     place = workspace(config)
-    prepared = prepare.fn(config, place)
+    prepared = prepare(config, place)
     if html:
         page(config, prepared, place, html, wanted)
         console.lines(f"{html}: {'packed rows' if wanted.packed else 'examples'} from {wanted.first} on")
@@ -214,7 +214,7 @@ def show_rejected(path: Path, overrides: list[str], wanted: Wanted) -> None:
     stage = prepared_stage(config, place)
     failed: DataError | None = None
     try:
-        prepare.fn(config, place)
+        prepare(config, place)
     except DataError as error:
         failed = error
         if not (stage.work / "rejected.parquet").exists():

@@ -10,7 +10,7 @@ from typing import Any
 from prefect import flow
 from prefect.runtime import flow_run
 
-from flows import console, forms
+from flows import console, forms, steps
 from flows.around import around
 from flows.place import connect, workspace
 from infra.contract import Tracker
@@ -21,20 +21,14 @@ from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.file import LoadedConfig, load
 from sft_core.errors import SftError
 from sft_core.visible import shortened
-from tasks.evaluate import base_subject, evaluate, floors, tuned_subject
 from tasks.experiment import open_experiment
-from tasks.interpolate import interpolate
-from tasks.judge import judged
-from tasks.measure import Against
 from tasks.needs import check_needs, run_lacks
-from tasks.parity import certificate
 from tasks.plan import tell_plan
 from tasks.prepare import prepare
 from tasks.record import record
 from tasks.settled import asked, settle
 from tasks.stages import Workspace
-from tasks.train import train
-from tasks.verdict import foresee, reach_verdict, told_of
+from tasks.verdict import told_of
 
 LONGEST_TITLE = 150
 """Characters of the name of a flow run: what a list of them has room for."""
@@ -107,21 +101,13 @@ def experiment(loaded: LoadedConfig, place: Workspace, tracker: Tracker, parent_
     config = loaded.config
     check_needs(run_lacks(config, place))
     began = None if parent_run_id else asked(config, place)
-    prepared = prepare(config, place)
-    with open_experiment(loaded, prepared, place, tracker, parent_run_id) as run:
-        tell_plan(config, prepared, place)
-        subject = base_subject(config, prepared)
-        base = evaluate(subject, config.eval, place)
-        floor = floors(subject, base, config.eval, place)
-        foresee(base, config.gate, config.eval.looks, place)
-        trained = interpolate(config, prepared, train(config, prepared, place, run.follow), place)
-        tuned = evaluate(tuned_subject(config, trained), config.eval, place, against=Against(base, config.gate))
-        base, tuned = judged(base, tuned, config.eval.judge, place, run.folder / "evaluation")
-        found = certificate(trained, config, place)
-        looked = None if config.data.decontaminate == "off" else prepared.result["contaminated"]
-        verdict = reach_verdict(base, tuned, config.gate, contaminated=looked, floors=floor,
-                        checks=(found.check(),) if found else ())
-        summary = record(run, prepared, trained, {"base": base, "tuned": tuned}, verdict, place)
+    data = steps.Data(config, place, prepare(config, place))
+    with open_experiment(loaded, data.done, place, tracker, parent_run_id) as run:
+        tell_plan(config, data.done, place)
+        base = steps.measure_base(data)
+        model = steps.train(data, run.follow)
+        found = steps.evaluate(model, base, run.folder / "evaluation")
+        summary = record(run, data.done, model.done, {"base": found.base, "tuned": found.tuned}, found.verdict, place)
         if began:
             settle(run.folder, began, place, tracker)
         return summary

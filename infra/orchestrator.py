@@ -26,7 +26,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import FlowRunCreate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
 from prefect.client.schemas.objects import FlowRun, State, StateType
-from prefect.context import TagsContext
+from prefect.context import FlowRunContext, TagsContext
 from prefect.events.worker import EventsWorker
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.flow_engine import run_flow
@@ -57,6 +57,8 @@ R = TypeVar("R")
 
 class _Quoted(Task[P, R]):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if FlowRunContext.get() is None:  # a notebook, or a command without a flow: nobody looks for it in Prefect
+            return self.fn(*args, **kwargs)
         call: Callable[..., Any] = super().__call__
         return call(*map(quote, args), **{name: quote(value) for name, value in kwargs.items()})
 

@@ -20,8 +20,8 @@ from sft_core.config.evaluate import JUDGED, GateSection
 from sft_core.stage import fingerprint, write_json
 from tasks.stages import Workspace, once, version
 
-__all__ = ["Compared", "Flip", "Floor", "Names", "Report", "Results", "SuiteResult", "compared", "foresee", "keep",
-           "listed", "reach_verdict", "reason", "told_of", "with_variants", "word_diff", "write_verdict"]
+__all__ = ["Compared", "Flip", "Floor", "Names", "Report", "Results", "SuiteResult", "Verdict", "compared", "foresee",
+           "keep", "listed", "reach_verdict", "reason", "told_of", "with_variants", "word_diff", "write_verdict"]
 Results = Mapping[str, SuiteResult]
 log = logging.getLogger("sft")
 
