@@ -14,6 +14,7 @@ measure.py     evaluation in this process, or in one for each GPU
 evaluate.py    the stage evaluate, of base, tuned model or anything else
 ledger.py      the ledger for a person
 train.py       the stage train
+afar.py        training by processes of their own, in the log of the flow run
 join.py        a further machine for it
 interpolate.py the stage interpolate
 judge.py       open-ended answers judged by an LLM or by people

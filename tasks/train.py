@@ -17,6 +17,7 @@ from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.train import NO_WEIGHT
 from sft_core.data.sources import name_of
 from sft_core.stage import Stage, fingerprint
+from tasks.afar import Afar
 from tasks.inputs import replay_sources, suite_stamp
 from tasks.pace import training_pace, whereabouts
 from tasks.stages import Done, Workspace, once, version
@@ -85,7 +86,8 @@ def _trained(config: ExperimentConfig, prepared: Done, place: Workspace, follow:
     where = whereabouts(config, place)
     inputs = referenced(config, prepared, place)
     engine = engine_of(config.train, _probe(config, prepared, place) if config.train.probe.suites else None)
-    report = engine(inputs, config.train, trained_stage(config, prepared, place).resume(), on_events=follow,
+    follower = follow if config.train.all_processes == 1 else Afar(follow)
+    report = engine(inputs, config.train, trained_stage(config, prepared, place).resume(), on_events=follower,
                     sync_every_s=config.tracking.sync_every_s, until=until)
     _tell_end(told := json.loads(json.dumps(asdict(report), default=str)))
     return {**told, "pace": training_pace(config, where), "made_with": made_with()}

@@ -16,6 +16,7 @@ from flows.experiment import sft_experiment
 from infra import artifacts
 from infra.contract import TrialRow
 from infra.sweep_view import trials_page
+from tasks import afar
 
 Start = Callable[..., subprocess.Popen[str]]
 Sft = Callable[..., subprocess.CompletedProcess[str]]
@@ -89,6 +90,25 @@ def test_worker_says_in_one_line_that_a_run_was_stopped(
     assert "Traceback" not in said, said
     assert "evaluating base: " in said
     assert any("training stopped by SIGTERM" in line for line in logged(prefect_api, str(run_id)))
+
+
+def test_processes_of_their_own_are_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training by several processes wrote its lines to the terminal alone."""
+    events, said, followed = tmp_path / "events.jsonl", list[str](), list[Path]()
+    monkeypatch.setattr(afar, "EVERY_S", 0.0)
+    monkeypatch.setattr(afar, "only_to_prefect", said.append)
+    follower = afar.Afar(followed.append)
+    start = json.dumps({"event": "start", "steps": 900}) + "\n"
+    step = {"event": "step", "loss": 0.5, "sft": 0.4, "replay": None, "kl": 0.1, "tokens_per_s": 1234.5}
+    events.write_text(start)
+    follower(events)
+    assert said == []
+    events.write_text(start + "".join(json.dumps({**step, "step": n}) + "\n" for n in range(1, 500)) + '{"event": "st')
+    follower(events)
+    assert said == ["training: 499 of 900 steps, loss 0.5, sft 0.4, kl 0.1, tokens_per_s 1234"]
+    events.write_text("")  # a run that goes on has cut it off
+    follower(events)
+    assert (len(said), len(followed)) == (1, 3)
 
 
 def test_names_and_reasons_are_text_on_prefects_pages(monkeypatch: pytest.MonkeyPatch) -> None:
