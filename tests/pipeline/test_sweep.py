@@ -342,7 +342,7 @@ def test_killed_sweep_continues_and_ends_with_its_pareto_table(
     assert parent.info.status == "FINISHED"
     found = [run.data.metrics for run in children]
     assert {"best/alignment", "best/tax", "trials"} <= set(parent.data.metrics)
-    assert re.match(r"\*\*Trials of two\.\*\* .*\[pareto/front\.html\]\(#/experiments/",
+    assert re.match(r"\*\*Trials of two\.\*\* .*\[pareto/sweep\.html\]\(#/experiments/",
                     parent.data.tags["mlflow.note.content"], re.DOTALL)
     assert parent.data.tags["mlflow.source.name"] == "sft sweep"
     assert "trials.json" in {entry.path for entry in client.list_artifacts(parent.info.run_id)}
