@@ -19,7 +19,7 @@ from tasks.mirror import asked_mirror
 from tasks.needs import check_needs, evaluation_lacks, named_lacks
 from tasks.prepare import prepare, prepared_stage
 from tasks.runs import Beside, Found, joined, results_of
-from tasks.show import Wanted, check_measured, page, rejected_rows, remarks, shown_rows
+from tasks.show import Wanted, check_measured, rejected_rows, remarks, shown_rows
 from tasks.stages import Workspace
 from tasks.verdict import (
     Compared,
@@ -195,7 +195,9 @@ def show_data(path: Path, overrides: list[str], wanted: Wanted, *, html: Path | 
     place = workspace(config)
     prepared = prepare(config, place)
     if html:
-        page(config, prepared, place, html, wanted)
+        from tasks.pages.masks import write_masks_page
+
+        write_masks_page(html, config, prepared, place, wanted)
         console.lines(f"{html}: {'packed rows' if wanted.packed else 'examples'} from {wanted.first} on")
     else:
         for text in shown_rows(config, prepared, place, wanted):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,14 +16,9 @@ from sft_core.config.evaluate import GateSection
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.conversation import Origin, Row
 from sft_core.errors import ConfigError, DataError, EvalError
-from sft_core.stage import read_json, write_text
+from sft_core.stage import read_json
 from tasks.inputs import replay_sources
 from tasks.stages import Done, Workspace
-
-STYLE = """body{font:15px/1.5 system-ui;margin:2em auto;max-width:60em;color:#222}
-pre{white-space:pre-wrap;border:1px solid #ddd;padding:1em;border-radius:6px}
-.trained{background:#c9f2cf}.context{color:#777}.special{color:#0a7a8a;font-weight:600}.border{color:#a60;margin:0}"""
-
 
 BEGINNING = 200
 """Characters of a rejected row that are shown."""
@@ -52,22 +46,8 @@ def shown_rows(config: ExperimentConfig, prepared: Done, place: Workspace, wante
         yield view_to_rich(view, tokenizer)
 
 
-def page(config: ExperimentConfig, prepared: Done, place: Workspace, file: Path, wanted: Wanted) -> None:
-    """The same as a page that stands alone.
-
-    Raises:
-        DataError: there is no such row.
-        ConfigError: packed rows are wanted and `data.pack` is off.
-    """
-    parts = view_rows(config, prepared, place, wanted)
-    legend = '<p><span class="trained">trained</span> <span class="context">context</span> ' \
-             '<span class="special">control token</span></p>'
-    write_text(file, f"<!doctype html><meta charset=utf-8><title>{html.escape(config.name)}: training examples</title>"
-                     f"<style>{STYLE}</style><h1>{html.escape(config.name)}</h1>{legend}{''.join(parts)}\n")
-
-
 def view_rows(config: ExperimentConfig, prepared: Done, place: Workspace, wanted: Wanted) -> list[str]:
-    """The same as parts of a page.
+    """The same as parts of a page, see `tasks/pages/masks.py`.
 
     Raises:
         DataError: there is no such row.

@@ -4,7 +4,7 @@ shell.py   the frame of every page: style, script, and text of others made visib
 items.py   what both models answered, item by item: some in the page, the rest in files beside it
 curves.py  the course of a training from its events
 ledger.py  rows on their way to trained tokens, with the reasons of those that were left out
-masks.py   the first examples, with what is trained of them
+masks.py   training examples, with what is trained of them (masks.html.jinja)
 report.py  two models compared (report.html.jinja)
 sweep.py   a sweep: front, trials, how it went (sweep.html.jinja)
 nights.py  the nights of a registered model (nights.html.jinja)

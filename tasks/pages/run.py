@@ -16,10 +16,11 @@ from tasks.facts import Count, carried_out, chain, changed, described
 from tasks.pages.curves import curves
 from tasks.pages.items import items
 from tasks.pages.ledger import ways
-from tasks.pages.masks import masks
+from tasks.pages.masks import SHOWN, masks
 from tasks.pages.report import comparison
 from tasks.pages.shell import rendered
 from tasks.runs import REPORT
+from tasks.show import Wanted
 from tasks.stages import Done, Workspace
 from tasks.verdict import Compared
 from tasks.versions import environment
@@ -47,7 +48,7 @@ def write_run_page(run: Experiment, made: Made, found: Compared, place: Workspac
         "changed": list(changed(told["stored"], counts, found.base, found.tuned)),
         "curves": curves(made.trained.folder / "events.jsonl"), "ways": ways(made.prepared.result["ledger"]),
         "learned": _learned(made),
-        "masks": masks(run.config, made.prepared, place), "times": [_time_row(*one) for one in times],
+        "masks": masks(run.config, made.prepared, place, Wanted(0, SHOWN)), "times": [_time_row(*one) for one in times],
         "cost": _cost(times, made.trained), "lineage": chain(made.lineage),
         "machine": [{"what": name, "version": text} for name, text in environment(run.config.model).items()],
         "config": yaml.safe_dump(run.config.model_dump(mode="json", by_alias=True, exclude_unset=True), sort_keys=False,
