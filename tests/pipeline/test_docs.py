@@ -135,7 +135,8 @@ class Reader(NamedTuple):
         said = ""
         for program, *words in lines(block.text):
             assert program == "sft", f"{program} is not run here"
-            given = ["my.yaml" if word == "CONFIG" else word for word in words]
+            known = {"CONFIG": "my.yaml", "RUN": next((run.name for run in self.home.glob("runs/*")), "")}
+            given = [known.get(word, word) for word in words]
             done = self.warm.run(given, environment(self.home, self.api), self.folder)
             assert done.returncode == 0, f"sft {' '.join(words)}\n{done.stdout}\n{done.stderr}"
             said += done.stdout
