@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Sequence
@@ -34,10 +33,10 @@ def run_clean(rules: Rules, *, yes: bool, as_json: bool) -> None:
     going = chosen(found, rules, now)
     gone = [one for one in going if remove(one, tracker)] if yes else []
     if as_json:
-        print(json.dumps({"workspace": str(place.root), "at_work": at_work(place), "things": [
+        console.as_json({"workspace": str(place.root), "at_work": at_work(place), "things": [
             {"kind": one.kind, "paths": list(map(str, one.paths)), "bytes": one.bytes, "days": _days(one, now),
              "rule": one.rule, "needed_by": one.needed, "runs": [run.name for run in one.runs], "goes": one in going,
-             "gone": one in gone} for one in found]}, indent=2, ensure_ascii=False))
+             "gone": one in gone} for one in found]})
         return
     console.table(f"What takes room in {place.root}: {_size(found)}", _by_kind(found, now))
     if rules == Rules():

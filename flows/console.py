@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from rich.text import Text
 from infra.naming import run_page
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.errors import GateFailed
-from sft_core.visible import shortened, visible
+from sft_core.visible import numbered, shortened, visible
 from tasks.ledger import ledger_remarks, ledger_table
 
 if TYPE_CHECKING:  # it brings Prefect and SciPy, which take seconds
@@ -91,6 +92,11 @@ def lines(*texts: str) -> None:
     """Print plain lines, without markup, and so that the terminal obeys nothing in them."""
     for text in texts:
         console.print(shortened(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def as_json(value: object) -> None:
+    """Print JSON, letters of every script as they are, and what a terminal would obey as its number."""
+    print(numbered(json.dumps(value, indent=2, ensure_ascii=False)))
 
 
 def report(found: Report) -> None:

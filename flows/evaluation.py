@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
@@ -181,7 +180,7 @@ def list_suites(data_path: Path | None, mirror: Path | None, *, as_json: bool) -
 
     rows = suite_rows(data_path, asked_mirror(workspace(), mirror).mirror)
     if as_json:
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        console.as_json(rows)
     else:
         short = [{key: value for key, value in row.items() if key != "about"} for row in rows]
         console.table("Suites (lm:TASK is any task of lm-eval)", short)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +25,7 @@ def show_plan(path: Path, overrides: list[str], rows: int | None, size: tuple[in
                                          (size[0] or config.search.trials, size[1]))
     if as_json:
         more = {"sweep": {**sweep._asdict(), "whole": sweep.whole}} if sweep else {}
-        print(json.dumps({**made.to_dict(), **more}, indent=2, ensure_ascii=False))
+        console.as_json({**made.to_dict(), **more})
         return
     if rows is None:
         console.ledger("Data", made.prepared.result["rows"])

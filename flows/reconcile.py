@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from flows import console
 from flows.experiment import sft_experiment
 from flows.place import connect, look, workspace
@@ -24,8 +22,8 @@ def run_reconcile(*, dry: bool, record: bool, as_json: bool) -> None:
         again, cannot = to_record(asked, found)
         found = [one for one in found if one.kind != "run"] + cannot + [_recorded(one) for one in again]
     if as_json:
-        print(json.dumps({"workspace": str(asked.place.root), "dry_run": dry,
-                          "found": [one._asdict() for one in found]}, indent=2, ensure_ascii=False))
+        console.as_json({"workspace": str(asked.place.root), "dry_run": dry,
+                         "found": [one._asdict() for one in found]})
         return
     console.lines(*(one.line for one in found))
     if not found:

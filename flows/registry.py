@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from flows import console
 from flows.place import look, workspace
 from sft_core.errors import ConfigError
@@ -25,7 +23,7 @@ def show_models(name: str | None, *, as_json: bool) -> None:
         raise ConfigError(f"there is no registered model {name}; there are {', '.join(there) or 'none'}; `sft promote "
                           f"RUN --name {name}` registers a run's model")
     if as_json:
-        print(json.dumps([one.plain() for one in found], indent=2, ensure_ascii=False))
+        console.as_json([one.plain() for one in found])
         return
     console.table("Registered models", [one.row() for one in found])
     console.lines(*told_steps(found))
@@ -44,10 +42,9 @@ def show_lineage(reference: str, *, verify: bool, as_json: bool) -> bool:
         config = run.config().config
         looked = list(look_again(run, lineage, mirrored(place, config.data.mirror)))
     if as_json:
-        print(json.dumps({"run": run.name, "mlflow_run_id": run.run_id, **lineage,
-                          "versions": [one.plain() for one in versions],
-                          **({"verified": [one._asdict() for one in looked]} if verify else {})},
-                         indent=2, ensure_ascii=False))
+        console.as_json({"run": run.name, "mlflow_run_id": run.run_id, **lineage,
+                         "versions": [one.plain() for one in versions],
+                         **({"verified": [one._asdict() for one in looked]} if verify else {})})
         return any(one.state == CHANGED for one in looked)
     console.table(f"{reference}: run {run.name}", chain(lineage))
     console.lines(*(told_steps(versions) or ["never promoted"]))

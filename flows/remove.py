@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from flows import console
@@ -22,11 +21,11 @@ def run_rm(references: Sequence[str], *, yes: bool, as_json: bool) -> bool:
     stays = {one.run.name: one.refused or (take_away(one, place, tracker) if yes else "") for one in found}
     gone = [one.run.name for one in found if yes and not stays[one.run.name]]
     if as_json:
-        print(json.dumps([{"run": one.run.name, "folder": str(one.run.folder), "mlflow_run_id": one.run.run_id,
-                           "sweep": one.sweep, "bytes": one.bytes, "stays": stays[one.run.name],
-                           "models": [str(model.paths[0]) for model in one.models], "shared_with": one.shared,
-                           "versions": [f"{version.name}/{version.version}" for version in one.versions],
-                           "gone": one.run.name in gone} for one in found], indent=2, ensure_ascii=False))
+        console.as_json([{"run": one.run.name, "folder": str(one.run.folder), "mlflow_run_id": one.run.run_id,
+                          "sweep": one.sweep, "bytes": one.bytes, "stays": stays[one.run.name],
+                          "models": [str(model.paths[0]) for model in one.models], "shared_with": one.shared,
+                          "versions": [f"{version.name}/{version.version}" for version in one.versions],
+                          "gone": one.run.name in gone} for one in found])
     else:
         _print(found, stays)
         goes = [one for one in found if not stays[one.run.name]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 
 from flows import console
@@ -23,7 +22,7 @@ def show_run(reference: str, *, as_json: bool) -> None:
     run = found_run(reference, place)
     told = shown(run, listed_run(run.folder, place), place, lambda: look().find_run(run.run_id))
     if as_json:
-        print(json.dumps(told._asdict(), indent=2, ensure_ascii=False, default=str))
+        console.as_json(told._asdict())
     else:
         _print(told)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 LONGEST = 20_000
@@ -27,6 +28,11 @@ def shortened(text: str, longest: int = LONGEST) -> str:
     if len(text) <= longest:
         return visible(text)
     return f"{visible(text[:longest])}… ({len(text):,} characters)"
+
+
+def numbered(text: str) -> str:
+    """Text of JSON in which such characters stand as `\\u202e`, which means the same."""
+    return _OBEYED.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def _shown(found: re.Match[str]) -> str:

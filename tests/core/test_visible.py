@@ -1,5 +1,6 @@
 """What others wrote is shown and not obeyed: on the terminal, in logs, in errors."""
 
+import json
 import logging
 
 import pytest
@@ -38,6 +39,14 @@ def test_the_terminal_shows_markup_and_controls_as_they_are(show: object, capsys
     said = capsys.readouterr().out
     assert harmless(said)
     assert "[bold]x[/bold] [/nothing]" in " ".join(said.split())
+
+
+def test_json_means_what_it_meant_and_is_not_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
+    console.as_json({"a": HOSTILE, "b": "精度 \U000e0041"})
+    said = capsys.readouterr().out
+    assert harmless(said)
+    assert "精度" in said
+    assert json.loads(said) == {"a": HOSTILE, "b": "精度 \U000e0041"}
 
 
 def test_a_cell_of_a_megabyte_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
