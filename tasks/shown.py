@@ -205,5 +205,7 @@ def _next(run: Recorded, listed: Listed, gate: str) -> list[str]:
         return [f"sft sweep-worker {listed.sweep}  (continues it)" if listed.sweep else f"{again}  (continues it)",
                 f"sft rm {run.name}"]
     promote = [f"sft promote {run.name}"] if gate == "pass" else []
-    return [*promote, f"sft compare OTHER {run.name} --flips 3  (OTHER: a run or its id)",
+    look = [f"sft open {run.name}"] if (run.folder / "report.html").exists() else []
+    talk = [f"sft chat {run.name} --against base"] if (run.folder / "model").exists() else []
+    return [*look, *talk, *promote, f"sft compare OTHER {run.name} --flips 3  (OTHER: a run or its id)",
             f"sft lineage {run.name} --verify", f"{again}  (makes it again)"]
