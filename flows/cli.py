@@ -81,7 +81,8 @@ app = typer.Typer(
       sft doctor flows/configs/demo.yaml                     is anything wrong with model, data and settings?\n
       sft sweep flows/configs/sweep.yaml --trials 8          search learning rate, epochs, λ and β\n
       sft runs                                               which runs there are\n
-      sft compare RUN_A RUN_B                                two runs, item by item
+      sft compare RUN_A RUN_B                                two runs, item by item\n
+      sft chat RUN --against base                            talk to it beside what it began with
 
     Everything is kept in [bold].sft/[/] (SFT_HOME). The same inputs are never computed twice; a killed run continues
     when the same command is given again. Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 gate failed.""",

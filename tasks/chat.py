@@ -92,7 +92,8 @@ class Speaker:
         assert isinstance(speaker, Templated), "it has a template"
         asked = speaker.prompt(item, how.longest)
         if isinstance(asked, Answer):
-            raise EvalError(f"{self.name}: {asked.why}; shorten it, or begin anew")
+            raise EvalError(f"{self.name} cannot be asked this: {asked.why}; say less or "
+                            "say it otherwise, or begin anew")
         opened = begun_in(tokenizer.decode(asked.ids))
         latest = Said("", ())
 

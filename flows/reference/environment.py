@@ -43,6 +43,8 @@ VARIABLES = {
     "CUDA_VISIBLE_DEVICES": ("which GPUs are seen", "all"),
     "OMP_NUM_THREADS": ("threads of one process; a tiny model gains nothing from a second one",
                         "the cores, shared out among the workers of a sweep"),
+    "HF_TOKEN": ("who you are on the hub, for `sft push` and models that are not open", "what `hf auth login` keeps"),
+    "HF_ENDPOINT": ("another server that speaks as the hub does", "huggingface.co"),
     "HF_HUB_OFFLINE": ("`1`: nothing outside this machine is tried; earlier downloads are used", "online"),
 }
 """Name → what it says, and what holds without it."""
@@ -56,9 +58,9 @@ EXTRAS = {
     "postgres": "databases for many workers and servers",
     "qlora": "a base in 4 bits (`train.lora.quantize: nf4`), moments in 8 (`train.optim.name: adamw_8bit`)",
     "s3": "artifacts in a bucket",
-    "serve": "transformers' own server",
+    "serve": "transformers' own server: `sft serve`, `sft parity --serve`",
     "trl": "the second engine of training",
-    "vllm": "the second backend of evaluation; CUDA",
+    "vllm": "the second backend of evaluation, and its server for `sft serve`; CUDA",
 }
 
 

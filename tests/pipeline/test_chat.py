@@ -85,7 +85,7 @@ def test_answers_are_those_of_evaluation_and_turns_those_of_a_conversation(talke
 def test_what_cannot_be_asked_leaves_the_conversation_as_it_was(talker: Speaker) -> None:
     talker.ask("user", "Hi", How(2), lambda _: None)
     before = list(talker.messages)
-    with pytest.raises(EvalError, match="do not fit the model's window of 256; shorten it"):
+    with pytest.raises(EvalError, match="do not fit the model's window of 256; say less"):
         talker.ask("user", "word " * 5000, How(2), lambda _: None)
     assert talker.messages == before
 

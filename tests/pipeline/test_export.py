@@ -300,6 +300,7 @@ def test_licences_are_what_files_and_pages_say_and_never_guessed(tmp_path: Path,
     assert of("\n   Apache License\n Version 2.0", "LICENSE.txt") == "None: Apache License"
     assert of("---\nlicense: [\n---\nWe have a licence.") is None
     assert of("nothing") is None
+    assert of("We have no licence: ask us") is None
     hub.pages = {"org/base": {"license": "apache-2.0"}, "org/rows": {"license": "cc-by-4.0"}}
     base, rows = licence_of_model(ModelSection(path="org/base"), None), licence_of_source(
         SourceSection(path="org/rows"), None)
