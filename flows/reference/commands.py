@@ -129,7 +129,7 @@ def _names(param: Any, hint: Any) -> tuple[str, str, str]:
 
 
 def _shown(default: object) -> str:
-    return "" if default is None or default is False or default == [] else f"`{default}`"
+    return "" if default is False or default in (None, "", []) else f"`{default}`"
 
 
 def _takes(param: Any, hint: Any) -> str:

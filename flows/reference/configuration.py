@@ -10,10 +10,10 @@ from flows.reference.models import Field, fields
 HEAD = """# Configuration: every field
 
 A configuration is one YAML file. `sft config check FILE` tells all that is wrong with one, with its lines, and what it
-names and is not here; `sft config schema` prints its JSON Schema for editors. `--set section.field=value` overrides a
-field, typed and checked like the file; `a.0.b` reaches into lists. Names (`name`, `tracking.experiment`,
-`tracking.registered_model`, `search.study`) become folders and files: letters of any language, digits, `-`, `_`, and
-inside dots and spaces, no slash.
+names and is not here (a hub id that cannot be looked up without a network is said to be unchecked); `sft config schema`
+prints its JSON Schema for editors. `--set section.field=value` overrides a field, typed and checked like the file;
+`a.0.b` reaches into lists. Names (`name`, `tracking.experiment`, `tracking.registered_model`, `search.study`) become
+folders and files: letters of any language, digits, `-`, `_`, and inside dots and spaces, no slash.
 
 `[]` in a name stands for an entry of a list, `FIELD` for the dotted name of a searched field. Examples are what may
 follow a command such as `sft run flows/configs/demo.yaml` (of `search`: `sft sweep flows/configs/sweep.yaml`); other

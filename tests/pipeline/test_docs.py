@@ -18,6 +18,7 @@ import yaml
 from mlflow import MlflowClient
 
 from eval_suites.suites.suite import Suite
+from flows.reference.commands import EXAMPLES
 from flows.reference.files import FILES
 from flows.reference.metrics import GROUPS
 from sft_core.config.experiment import ExperimentConfig
@@ -60,6 +61,11 @@ def test_commands_within_sentences_can_be_given_so(page: Path) -> None:
         words = [word for word in shlex.split(re.sub(r"[\[\]…]", "", said)) if word != "OPTIONS"]
         if words[1] != "COMMAND":
             check_sft(words[1:], whole=False)
+
+
+@pytest.mark.parametrize("said", EXAMPLES.values())
+def test_the_example_of_a_command_can_be_given_so(said: str) -> None:
+    check(lines(said)[0])
 
 
 @pytest.mark.parametrize("line", ["sft rnu x", "sft run demo --sett a=1", "sft run", "sft sweep demo --workers two",
