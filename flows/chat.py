@@ -24,7 +24,7 @@ from flows.place import look, workspace
 from sft_core.config.data import ModelSection
 from sft_core.errors import ConfigError, EvalError, Interrupted
 from sft_core.stopping import SIGNALS, stop_on_signals
-from sft_core.visible import shortened, visible
+from sft_core.visible import numbered, shortened, visible
 from tasks.chat import How, Part, Said, Speaker, speakers
 from tasks.mirror import asked_mirror
 
@@ -194,8 +194,9 @@ def _tell(prompt: str, found: Sequence[Speaker], said: Sequence[Said], *, as_jso
     """For scripts: the answers alone, or all that is known of them as a line of JSON each."""
     if as_json:
         for speaker, one in zip(found, said, strict=True):
-            print(json.dumps({"model": speaker.name, "prompt": prompt, "answer": one.text, "tokens": one.tokens,
-                              "stopped": one.stopped, "parts": [part._asdict() for part in one.parts]}))
+            row = {"model": speaker.name, "prompt": prompt, "answer": one.text, "tokens": one.tokens,
+                   "stopped": one.stopped, "parts": [part._asdict() for part in one.parts]}
+            print(numbered(json.dumps(row, ensure_ascii=False)))
     elif len(found) == 1:
         lines(*(f"{HEAD[part.kind]}{part.text}" for part in said[0].parts))
     else:
