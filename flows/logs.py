@@ -15,7 +15,8 @@ TAMED = ("prefect.engine", "prefect.flow_runs", "prefect.task_runs", "prefect._i
          "prefect.events.clients", "EventsWorker", "APILogWorker", "mlflow.store.db.utils")
 VIEW, CRASH = "View at ", "Crash detected!"
 NOISE = (
-    "Finished in state Failed", "Finished in state Completed", "ook 'told'",  # the state stands beside the name
+    *(f"Finished in state {state}" for state in ("Completed", "Failed", "Running")),  # it stands beside the name there
+    "ook 'told'",
     "failed to process item",  # an event for a server that is gone is printed whole, a page each
     "pending items", "Still processing items", "Unable to connect to",  # `infra.watching` says that once
 )

@@ -91,7 +91,8 @@ class _Lines:
         done, rate = begun + self._pace.done, self._pace.rate
         said = "the first one, which says nothing of the others" if rate is None else (
             f"{rate:.1f} {unit}/s, about {(total - done) / rate:.0f} s left")
-        lines.info("%s: %g of %g %s, %s %s", self._label, done, total, unit, said, _shown(fields))
+        shown = "; ".join(filter(None, (said, _shown(fields))))
+        lines.info("%s: %g of %g %s, %s", self._label, done, total, unit, shown)
 
 
 @contextmanager

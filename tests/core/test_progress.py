@@ -43,7 +43,7 @@ def test_the_time_left_is_not_that_of_the_first_step(told: pytest.LogCaptureFixt
             now[0] += seconds
             bar.advance()
     first, second, third = told.messages
-    assert first == "training: 1 of 12 steps, the first one, which says nothing of the others "
+    assert first == "training: 1 of 12 steps, the first one, which says nothing of the others"
     assert second.startswith("training: 2 of 12 steps, 0.3 steps/s, about 30 s left")
     assert third.startswith("training: 3 of 12 steps, 0.3 steps/s, about 27 s left")
 
