@@ -47,6 +47,7 @@ for (const table of document.querySelectorAll("table.sorts")) {
   });
 }
 for (const field of document.querySelectorAll("input[data-filters]")) {
+  field.closest(".filter").hidden = false;  // without a script it would do nothing
   const rows = [...document.getElementById(field.dataset.filters).tBodies[0].rows];
   field.addEventListener("input", () => {
     const wanted = field.value.toLowerCase();
