@@ -29,6 +29,8 @@ from infra.taken import processes_of
 
 ROOT = Path(__file__).resolve().parents[2]
 Sft = Callable[..., subprocess.CompletedProcess[str]]
+NAME = "small · full · train.epochs=30"
+"""Of the flow run that is stopped and goes on: what it is, and what was set otherwise."""
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +166,7 @@ def test_a_run_by_its_bare_name_from_any_folder_is_saved_by_down(
                          params={"experiment_name": "tests"}, timeout=9).json()
     assert found["experiment"]["artifact_location"].startswith((place / "home" / "mlartifacts").as_uri())
     said = shell("sft down").stdout.splitlines()
-    assert said == ["ended: worker, mlflow, prefect", "the next `sft up` goes on with: small"]
+    assert said == ["ended: worker, mlflow, prefect", f"the next `sft up` goes on with: {NAME}"]
     assert not any(identity_of(daemon.pid) for daemon in before.values())
     assert list(stages.glob("*/out/checkpoints/*"))
     with pytest.raises(requests.ConnectionError):
@@ -185,7 +187,7 @@ def test_what_down_has_stopped_goes_on_and_what_lost_its_worker_too(
             assert time.monotonic() < deadline, Path(worker.log).read_text()[-3000:]
             time.sleep(0.2)
         [run], home = found, place / "home"
-        assert run.name == "small"
+        assert run.name == NAME
         assert run.run_count == 2
         while str(run.id) not in living(home):
             time.sleep(0.1)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from infra.trend import Point, _picture
+from infra.trend import Point, trend_picture
 
 
 @pytest.mark.parametrize(("scores", "within"), [((0.0, 0.97, 1.0), True), ((-2.1, -2.0, -1.9), False)])
@@ -10,7 +10,7 @@ def test_the_axis_of_shares_ends_at_one(scores: tuple[float, ...], within: bool)
     """Minus nats per byte lie elsewhere."""
     points = [Point(night, score, score - 0.1, score + 0.1, score - 0.2, score + 0.2, score)
               for night, score in enumerate(scores)]
-    (axes,) = _picture("t", {"facts": points}).axes
+    (axes,) = trend_picture("t", {"facts": points}).axes
     low, high = axes.get_ylim()
     assert ((low, high) == (0.0, 1.0)) == within
     assert within or low < -2.2 < -1.8 < high
