@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from flows import console
 from flows.place import look, workspace
 from tasks.listing import listed_run
-from tasks.runs import Recorded
+from tasks.runs import Recorded, in_full
 from tasks.shown import Shown, here, shown
 from tasks.stages import Workspace
 
@@ -28,12 +28,12 @@ def show_run(reference: str, *, as_json: bool) -> None:
 
 
 def found_run(reference: str, place: Workspace) -> Recorded:
-    """The run of this name, at once where it is in the workspace; else as the registry and the tracker know it.
+    """The run whose name is or begins so, at once where it is in the workspace; else as registry and tracker know it.
 
     Raises:
-        TrackingError: there is none.
+        TrackingError: there is none, or there are several.
     """
-    if (mine := here(reference, place)) is not None:
+    if (mine := here(in_full(reference, place), place)) is not None:
         return mine
     from tasks.catalog import named_run  # brings Prefect, a second
 

@@ -74,7 +74,6 @@ class Tracker(Protocol):
             run_key: what makes the run the same run, e.g. a fingerprint.
             params: flat; long values are left to the config artifact.
             config_text: the whole configuration, saved as `config.yaml` and hashed into the tag `sft.config_sha256`.
-            tags: further tags.
             parent_run_id: run of the sweep that this run is a trial of.
 
         Returns: the MLflow run id.
@@ -88,8 +87,7 @@ class Tracker(Protocol):
             offset_file: where this run's place in that file is kept.
             last: try even if the server failed a moment ago.
 
-        Returns:
-            Whether everything was sent. If not, the place is kept and a later call sends the rest.
+        Returns: whether everything was sent; if not, the place is kept and a later call sends the rest.
         """
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float | None], step: int = 0) -> None:
@@ -109,8 +107,10 @@ class Tracker(Protocol):
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags, replacing older values."""
 
-    def describe(self, run_id: str, said: str, files: Sequence[str] = (), inputs: Sequence[Input] = ()) -> None:
-        """Put Markdown and links to artifacts on the run's page, in place of what stood there, and the data it used."""
+    def describe(self, run_id: str, said: str, files: Sequence[str] = (), inputs: Sequence[Input] = (),
+                 derived: Mapping[str, object] = NOTHING_ASKED) -> None:
+        """Put Markdown and links to artifacts on the run's page, in place of what stood there, its data, and further
+        parameters that were derived."""
 
     def finish(self, run_id: str, status: str = "FINISHED") -> None:
         """Close the run as FINISHED, FAILED or KILLED."""

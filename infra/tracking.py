@@ -177,7 +177,8 @@ class MlflowTracker(MlflowRegistry):
         with door(self.uri, "set tags"):
             self._client.log_batch(run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
 
-    def describe(self, run_id: str, said: str, files: Sequence[str] = (), inputs: Sequence[naming.Input] = ()) -> None:
+    def describe(self, run_id: str, said: str, files: Sequence[str] = (), inputs: Sequence[naming.Input] = (),
+                 derived: Mapping[str, object] = NOTHING_ASKED) -> None:
         page = f"#/experiments/{self.experiment_id}/runs/{run_id}/artifacts"
         links = " · ".join(f"[{file}]({page}/{quote(file)})" for file in files)
         used = [DatasetInput(Dataset(one.name, one.digest, "local", json.dumps({"uri": one.source}),
@@ -187,6 +188,7 @@ class MlflowTracker(MlflowRegistry):
             self._client.set_tag(run_id, naming.SHOWN_AS["note"], f"{said}\n\n{links}".strip())
             if used:
                 self._client.log_inputs(run_id, used)
+            self._log_params(self._client.get_run(run_id), derived)
 
     def finish(self, run_id: str, status: str = "FINISHED") -> None:
         with door(self.uri, "finish the run"):

@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:  # half a second of imports, for those who draw
     from matplotlib.figure import Figure
 
-GREY, BLUE, RED = "#999999", "#0072b2", "#d55e00"
+GREY, BLUE, RED, OCHRE, GREEN = "#999999", "#0072b2", "#d55e00", "#8a6d00", "#009e73"
+MOVED = {"regression": (RED, "o"), "drift": (OCHRE, "D"), "risen": (GREEN, "^")}
+"""How a night's score moved, by what is judged of it, and how that is drawn: the model lost, or the model and its base,
+by which it is the environment; or it scores provably more than what is stored."""
 NAMES = ("score", "score_low", "score_high", "limit_low", "limit_high", "stored")
 
 
 class Point(NamedTuple):
-    """One suite on one night: the score with its 95 % interval, the limits, and the stored score."""
+    """One suite on one night: the score with its 95 % interval, the limits, the stored score, and what was judged of
+    it: a key of `MOVED`, or nothing."""
 
     night: int
     score: float
@@ -26,11 +30,12 @@ class Point(NamedTuple):
     limit_low: float
     limit_high: float
     stored: float
+    judged: str
 
     @property
-    def out(self) -> bool:
-        """Outside the limits."""
-        return not self.limit_low <= self.score <= self.limit_high
+    def moved(self) -> str:
+        """A key of `MOVED`, or nothing."""
+        return self.judged or "risen" * (self.score > self.limit_high)
 
 
 def trend_picture(title: str, suites: Mapping[str, Sequence[Point]]) -> Figure:
@@ -52,8 +57,10 @@ def trend_picture(title: str, suites: Mapping[str, Sequence[Point]]) -> Figure:
         errors = [[one.score - one.low for one in points], [one.high - one.score for one in points]]
         axes.errorbar(nights, scores, yerr=errors, color=BLUE, marker="o", markersize=3, linewidth=1, elinewidth=0.5,
                       label="score, 95 %")
-        out = [one for one in points if one.out]
-        axes.scatter([one.night for one in out], [one.score for one in out], color=RED, zorder=3)
+        for kind, (colour, mark) in MOVED.items():
+            some = [one for one in points if one.moved == kind]
+            axes.scatter([one.night for one in some], [one.score for one in some], color=colour, marker=mark, s=36,
+                         zorder=3, label=kind)
         if min(one.score for one in points) >= 0.0:  # a share; minus nats are below
             low, high = axes.get_ylim()
             axes.set_ylim(max(low, 0.0), min(high, 1.0))
@@ -61,6 +68,6 @@ def trend_picture(title: str, suites: Mapping[str, Sequence[Point]]) -> Figure:
         axes.grid(alpha=0.3)
     axes.set_xlabel("night")
     axes.xaxis.get_major_locator().set_params(integer=True)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=3, fontsize=8)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=6, fontsize=8)
     figure.suptitle(title, x=0.02, ha="left", fontsize=10)
     return figure

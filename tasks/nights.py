@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 from eval_suites.verdict.night import NIGHTS
 from infra.contract import TrackedRun, Tracker
-from infra.trend import NAMES, Point, trend_picture
+from infra.trend import MOVED, NAMES, Point, trend_picture
 from sft_core.locks import try_exclusive
 from tasks.night import Night
 from tasks.stages import Workspace
@@ -36,7 +36,7 @@ LONGEST = 4000
 
 class Past(NamedTuple):
     """A night that was recorded. `known`: regressions that were told, `missing`: what was not measured, as
-    `Night.key`, or `ALL`."""
+    `Night.key`, or `ALL`. `moved`: alias/suite → how it moved, of those that did."""
 
     number: int
     run: TrackedRun
@@ -44,6 +44,7 @@ class Past(NamedTuple):
     sentence: str
     known: frozenset[str]
     missing: frozenset[str]
+    moved: Mapping[str, str]
 
     @property
     def row(self) -> dict[str, str]:
@@ -59,12 +60,13 @@ class Found(NamedTuple):
     sentence: str
     known: frozenset[str]
     missing: frozenset[str]
+    moved: Mapping[str, str] = {}
 
     def tags(self, name: str, number: int) -> dict[str, str]:
         """What the MLflow run of this night is found and read again by."""
         return {"sft.kind": "nightly", "sft.model": name, "sft.night": str(number), "sft.outcome": self.outcome,
                 "sft.sentence": self.sentence[:LONGEST], "sft.known": json.dumps(sorted(self.known)),
-                "sft.missing": json.dumps(sorted(self.missing))}
+                "sft.missing": json.dumps(sorted(self.missing)), "sft.moved": json.dumps(self.moved)}
 
 
 def past(name: str, tracker: Tracker, limit: int = NIGHTS) -> list[Past]:
@@ -75,7 +77,8 @@ def past(name: str, tracker: Tracker, limit: int = NIGHTS) -> list[Past]:
     """
     runs = tracker.recent(limit, {"sft.kind": "nightly", "sft.model": name})
     found = [Past(int(run.tags["sft.night"]), run, run.tags["sft.outcome"], run.tags["sft.sentence"],
-                  frozenset(json.loads(run.tags["sft.known"])), frozenset(json.loads(run.tags["sft.missing"])))
+                  frozenset(json.loads(run.tags["sft.known"])), frozenset(json.loads(run.tags["sft.missing"])),
+                  json.loads(run.tags["sft.moved"]))
              for run in runs]
     return sorted(found, key=lambda one: -one.number)
 
@@ -105,7 +108,9 @@ def concluded(nights: Sequence[Night], margin: float, before: Sequence[Past]) ->
         told.append(f"changed since the stored results: {', '.join(changed)}")
     outcome: Outcome = next((kind for kind, group in parts.items() if group), "quiet")
     return Found(outcome, "; ".join(told) or _quiet(nights, changed), frozenset(still | worse.keys()),
-                 frozenset(one.key(what) for one in nights for what in one.missing))
+                 frozenset(one.key(what) for one in nights for what in one.missing),
+                 {f"{one.guarded.alias}/{suite.suite}": suite.state for one in nights for suite in one.suites
+                  if suite.state in MOVED})
 
 
 def unmeasured(why: str, before: Sequence[frozenset[str]]) -> Found:
@@ -240,7 +245,8 @@ def _point(one: Past, at: str) -> Point | None:
     """None of a night on which the suite was not measured."""
     known = one.run.metrics
     names = [f"{at}/{what}" for what in NAMES]
-    return Point(one.number, *(known[name] for name in names)) if set(names) <= known.keys() else None
+    return Point(one.number, *(known[name] for name in names), one.moved.get(at, "")
+                 ) if set(names) <= known.keys() else None
 
 
 def rows(nights: Sequence[Night]) -> list[dict[str, str]]:

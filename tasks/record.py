@@ -18,7 +18,7 @@ from tasks.lineage import enrol, write_lineage
 from tasks.metrics import verdict_metrics
 from tasks.pages.run import Made, write_run_page
 from tasks.prefect_page import show_run
-from tasks.run_page import FILES, inputs, note
+from tasks.run_page import FILES, derived, inputs, note
 from tasks.runs import Beside, write_beside
 from tasks.settled import SAMPLED
 from tasks.stages import Done, Workspace
@@ -58,7 +58,8 @@ def record(
     _track(run, trained, results, verdict)
     _offer(run, trained, lineage)
     said = note(run, prepared, trained, verdict)
-    run.tracker.describe(run.run_id, said, FILES, list(inputs(prepared, results["tuned"])))
+    run.tracker.describe(run.run_id, said, FILES, list(inputs(prepared, results["tuned"])),
+                         derived(prepared.result["ledger"], trained.result))
     run.tracker.set_tags(run.run_id, {"sft.gate": verdict.gate, "sft.reason": verdict.reason})
     run.tracker.finish(run.run_id)
     show_run(run, summary, said)

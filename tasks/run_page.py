@@ -46,3 +46,15 @@ def inputs(prepared: Done, results: Mapping[str, SuiteResult]) -> Iterator[Input
                         source["path"], how_much)
     for name, result in results.items():
         yield Input(name, result.protocol_hash, "evaluation", name, {"items": result.n})
+
+
+def derived(ledger: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, object]:
+    """What follows from the configuration, the data and the machine, as parameters beside the fields: counts of the
+    whole training, so that runs can be set against each other by what they were given."""
+    pace = training["pace"]
+    return {f"derived.{name}": value for name, value in {
+        "examples": ledger["train_examples"], "held_out": ledger["validation_examples"], "steps": training["steps"],
+        "tokens": training["tokens"], "trained_tokens": training["trained_tokens"],
+        "replay_tokens": training["replay_tokens"], "stopped_early": training["stopped_early"],
+        "precision": str(pace["precision"]).removeprefix("torch."), "processes": pace["processes"],
+        "machine": pace["machine"], "saved_as": training["stored"]["form"]}.items()}

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from eval_suites.results import SuiteResult, read_results
 from eval_suites.statistics.floor import Floor, larger
 from infra.contract import Tracker
+from infra.naming import told
 from sft_core.config.evaluate import GateSection
 from sft_core.config.file import LoadedConfig, load
 from sft_core.errors import ConfigError, EvalError, TrackingError
@@ -131,14 +132,14 @@ class Found(NamedTuple):
 
 
 def find(reference: str, place: Workspace, tracker: Tracker, parts: frozenset[str] = WHOLE) -> Recorded:
-    """The run with this folder name, MLflow run id, start of an id, or MLflow run name.
+    """The run with this folder name, MLflow run id, MLflow run name, or the start of a folder's name or an id.
 
     Of one that is not in the workspace these parts are downloaded from the tracker.
 
     Raises:
-        TrackingError: there is none; the message lists the latest runs.
+        TrackingError: there is none, or there are several; the message lists runs.
     """
-    local = local_runs(place.runs)
+    local, reference = local_runs(place.runs), in_full(reference, place)
     if reference in local:
         return local[reference]
     tracked = tracker.find_run(reference)
@@ -163,6 +164,20 @@ def run_of_trial(notes: Mapping[str, str], place: Workspace, tracker: Tracker) -
     if notes.get("run") and (mine := Recorded(folder.name, notes.get("run_id", ""), folder)).finished:
         return mine
     return find(notes.get("run_id", ""), place, tracker, RESULTS)
+
+
+def in_full(reference: str, place: Workspace) -> str:
+    """The whole name of the one run of the workspace whose name begins so; the reference itself where none does.
+
+    Raises:
+        TrackingError: several do.
+    """
+    there = sorted(file.parent.name for file in place.runs.glob("*/run.json"))
+    some = [name for name in there if reference and name.startswith(reference)]
+    if len(some) > 1 and reference not in some:
+        raise TrackingError(f"{reference!r} is the beginning of several runs in {place.root}: {told(some)}; give more "
+                            "of the name")
+    return some[0] if len(some) == 1 else reference
 
 
 def is_run(reference: str, place: Workspace) -> bool:

@@ -16,7 +16,7 @@ from tasks.listing import Listed, listed_runs
 from tasks.nights import TRENDS
 from tasks.pages import nights, sweep
 from tasks.pages.shell import rendered
-from tasks.runs import REPORT
+from tasks.runs import REPORT, in_full
 from tasks.stages import Workspace
 
 FILE = "index.html"
@@ -41,22 +41,22 @@ def page_of(name: str, place: Workspace) -> Path:
 
     Raises:
         ConfigError: there is none; says what there is.
+        TrackingError: several runs begin so.
     """
     places = (place.runs / name / REPORT, place.root / "sweeps" / name / sweep.FILE,
               place.root / TRENDS / name / nights.FILE)
     if found := next((page for page in places if name and page.is_file()), None):
         return found
-    pages = {page.parent.name: page for page in sorted(place.runs.glob(f"*/{REPORT}"))}
-    some = [page for run, page in pages.items() if name and run.startswith(name)]
-    if len(some) == 1:
-        return some[0]
-    if name and (place.runs / name).is_dir():
-        raise ConfigError(f"the run {name} has no {REPORT} yet: it is not done; `sft runs` says how it stands and how "
-                          "it continues")
-    there = [*pages, *(page.parent.name for page in sorted(place.root.glob(f"sweeps/*/{sweep.FILE}")))]
-    what = "the beginning of several runs" if some else "no run, sweep or guarded model"
-    raise ConfigError(f"{name!r} is {what} with a page in {place.root}; there are {told(there) or 'none'}; `sft open` "
-                      "alone lists them")
+    run = place.runs / in_full(name, place)
+    if name and (run / REPORT).is_file():
+        return run / REPORT
+    if name and run.is_dir():
+        raise ConfigError(f"the run {run.name} has no {REPORT} yet: it is not done; `sft show {run.name}` says how it "
+                          "stands and how it continues")
+    there = [page.parent.name for pattern in (f"{place.runs.name}/*/{REPORT}", f"sweeps/*/{sweep.FILE}",
+                                              f"{TRENDS}/*/{nights.FILE}") for page in sorted(place.root.glob(pattern))]
+    raise ConfigError(f"{name!r} is no run, sweep or guarded model with a page in {place.root}; there are "
+                      f"{told(there) or 'none'}; `sft open` alone lists them")
 
 
 def _run(one: Listed, place: Workspace) -> dict[str, object]:

@@ -56,6 +56,9 @@ def test_whole_way_is_recorded_and_not_redone(sft: Sft, config: Path, home: Path
     assert tracked.info.status == "FINISHED"
     assert tracked.data.params["train.optim.lr"] == "0.001"
     assert tracked.data.params["train.replay.lambda"] == "0.5"
+    assert tracked.data.params["derived.steps"] == str(
+        json.loads((run_file.parent / "training.json").read_text())["steps"])
+    assert tracked.data.params["derived.precision"] == "float32"
     steps = client.get_metric_history(run["mlflow_run_id"], "train/loss")
     assert [m.step for m in steps] == list(range(1, len(steps) + 1))
     assert len(steps) > 3

@@ -197,6 +197,8 @@ def test_a_regression_is_told_once_and_then_named_as_still_there(nights: Nights)
     assert [(one.number, one.outcome) for one in told] == [
         (6, "regression"), (5, "quiet"), (4, "still"), (3, "still"), (2, "regression"), (1, "quiet")]
     assert [one.run.status for one in told][:2] == ["FAILED", "FINISHED"]
+    assert [dict(one.moved) for one in told][:3] == [
+        {"champion/tiny_mmlu": "regression"}, {}, {}]
     measured = told[0].run.metrics
     assert measured["champion/tiny_mmlu/flip_rate"] == 0.15
     assert measured["champion/tiny_mmlu/coverage"] == 1.0
@@ -249,6 +251,7 @@ def test_what_the_base_lost_too_is_the_environment(nights: Nights) -> None:
     write_beside(nights.run, Beside({}, None, {"torch": "2.0.0"}))
     found = nights(FELL, FELL)
     assert found["outcome"] == "drift"
+    assert past(nights.name, nights.tracker)[0].moved == {"champion/tiny_mmlu": "drift"}
     assert "environment drift: champion (version 1): tiny_mmlu lost 15.0" in found["sentence"]
     assert "torch 2.0.0 → " in found["sentence"]
     assert nights(FELL, ModelError("the base is gone"))["outcome"] == "drift", "the libraries are others"

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from sft_core.errors import ConfigError
+from sft_core.errors import ConfigError, TrackingError
 from sft_core.stage import write_json
 from tasks.pages.index import page_of, write_index
 from tasks.stages import Workspace
@@ -47,17 +47,18 @@ def test_the_list_leads_to_every_page_there_is(place: Workspace) -> None:
 
 
 @pytest.mark.parametrize(("name", "page"), [
-    ("demo-1a", "runs/demo-1a/report.html"), ("demo-1", "runs/demo-1a/report.html"), ("grid", "sweeps/grid/sweep.html"),
-    ("helper", "trends/helper/trend.html")])
+    ("demo-1a", "runs/demo-1a/report.html"), ("ev", "runs/evil \x1b[1m<b>/report.html"),
+    ("grid", "sweeps/grid/sweep.html"), ("helper", "trends/helper/trend.html")])
 def test_a_page_is_found_by_name(place: Workspace, name: str, page: str) -> None:
     assert page_of(name, place) == place.root / page
 
 
 @pytest.mark.parametrize(("name", "said"), [
     ("demo-1b", "the run demo-1b has no report.html yet: it is not done"), ("", "'' is no run, sweep or guarded model"),
-    ("nothing", "there are demo-1a, evil .*, grid, torn; `sft open` alone")])
+    ("nothing", "there are demo-1a, evil .*, grid, torn, helper; `sft open` alone"),
+    ("demo-", "'demo-' is the beginning of several runs in .*: demo-1a, demo-1b; give more")])
 def test_what_has_no_page_is_said(place: Workspace, name: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises((ConfigError, TrackingError), match=said):
         page_of(name, place)
 
 

@@ -108,13 +108,16 @@ def test_the_page_of_a_run_says_what_it_is_and_what_it_used(tracker: Tracker) ->
     tracker.describe(run_id, "first", ["report.html"], [used])
     said = naming.in_markdown("<script>x</script> | a_b\n# no [head](http://evil.example) *loud*")
     assert said == r"&lt;script&gt;x&lt;/script&gt; \| a\_b \# no \[head\](http://evil.example) \*loud\*"
-    tracker.describe(run_id, said, ["a b.html"], [used])
+    for _ in range(2):  # a run that is recorded again
+        tracker.describe(run_id, said, ["a b.html"], [used], {"derived.steps": 506, "derived.machine": "a, b"})
     run = MlflowClient(tracker.uri).get_run(run_id)
     page = f"#/experiments/{run.info.experiment_id}/runs/{run_id}/artifacts"
     assert run.data.tags["mlflow.note.content"] == f"{said}\n\n[a b.html]({page}/a%20b.html)"
     [one] = run.inputs.dataset_inputs
     assert (one.dataset.name, one.dataset.digest, one.tags[0].value) == ("my data", "d1", "training")
     assert json.loads(one.dataset.profile) == {"rows": 3}
+    assert {key: text for key, text in run.data.params.items() if key.startswith("derived.")} == {
+        "derived.steps": "506", "derived.machine": "a, b"}
 
 
 def test_many_parameters_with_awkward_names(tracker: Tracker) -> None:
