@@ -245,7 +245,7 @@ def _point(one: Past, at: str) -> Point | None:
     """None of a night on which the suite was not measured."""
     known = one.run.metrics
     names = [f"{at}/{what}" for what in NAMES]
-    return Point(one.number, *(known[name] for name in names), one.moved.get(at, "")
+    return Point(one.number, *(known[name] for name in names), judged=one.moved.get(at, "")
                  ) if set(names) <= known.keys() else None
 
 
