@@ -245,8 +245,10 @@ def _point(one: Past, at: str) -> Point | None:
     """None of a night on which the suite was not measured."""
     known = one.run.metrics
     names = [f"{at}/{what}" for what in NAMES]
-    return Point(one.number, *(known[name] for name in names), judged=one.moved.get(at, "")
-                 ) if set(names) <= known.keys() else None
+    if not set(names) <= known.keys():
+        return None
+    score, low, high, below, above, stored = (known[name] for name in names)
+    return Point(one.number, score, low, high, below, above, stored, one.moved.get(at, ""))
 
 
 def rows(nights: Sequence[Night]) -> list[dict[str, str]]:

@@ -67,10 +67,12 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def environment(home: Path, api: str) -> dict[str, str]:
-    """The environment of a run in a workspace of its own, which writes down what it reaches for outside (`alone`)."""
-    return os.environ | {"SFT_HOME": str(home), "PREFECT_API_URL": api, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
-                         "PYTHONPATH": str(Path(__file__).parent / "reached"),
-                         "SFT_TEST_REACHED": str(home.with_name("reached"))}
+    """The environment of a run in a workspace of its own, which writes down what it reaches for outside (`alone`). A
+    shell that a platform was named to (`sft up --shell`) does not lead tests there."""
+    here = {name: text for name, text in os.environ.items() if not name.startswith(("SFT_", "MLFLOW_", "PREFECT_"))}
+    return here | {"SFT_HOME": str(home), "PREFECT_API_URL": api, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
+                   "PYTHONPATH": str(Path(__file__).parent / "reached"),
+                   "SFT_TEST_REACHED": str(home.with_name("reached"))}
 
 
 @pytest.fixture
