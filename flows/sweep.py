@@ -16,12 +16,13 @@ from flows.experiment import named_after
 from flows.place import connect, workspace
 from flows.worker import give_up
 from infra import artifacts, orchestrator, pareto, sweep_view
-from infra.contract import ENDED, FROM, OTHER_VERSIONS, Study, Tracker, TrialRow
+from infra.contract import Tracker
 from infra.importances import importances
 from infra.naming import in_markdown, origin
 from infra.open_runs import running
 from infra.settings import read_settings
 from infra.study import open_study
+from infra.study_contract import ENDED, FROM, OTHER_VERSIONS, Study, TrialRow
 from infra.sweep_plots import Shown, sweep_pictures, write_sweep_plots
 from infra.watching import only_to_prefect
 from sft_core.config.experiment import ExperimentConfig, SearchSection

@@ -17,12 +17,12 @@ from tempfile import TemporaryDirectory
 
 from flows import trial as one_trial
 from flows.place import connect
-from infra.contract import ENDED, OTHER_VERSIONS, Aim, Study, Trial, TrialRow
 from infra.cuda import a_gpu_alone
 from infra.settings import Settings
 from infra.shared_stages import shared_stages
 from infra.stored import read_aim
 from infra.study import open_study
+from infra.study_contract import ENDED, OTHER_VERSIONS, Aim, Study, Trial, TrialRow
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.file import load, trial_config
 from sft_core.config.followups import FollowUp, as_searched, followed, suffix

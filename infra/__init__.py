@@ -26,7 +26,8 @@ artifacts.py        tables and pages of a flow run, under keys that stay
 watching.py         whether Prefect's server is there; our log in the flow run's
 plans.py            what makes a study the same study
 hub.py              the Hugging Face hub: what a page says, and a folder sent there
-contract.py         what a tracker and a study must do, whatever stands behind them
+contract.py         what a tracker must do, whatever stands behind it
+study_contract.py   what the study of a sweep must do, likewise
 door.py             what MLflow and its stores raise, as our errors
 registry.py         the door to MLflow's registry: versions, aliases, files that are what was registered
 tracking.py         the only door to MLflow: runs, metrics, artifacts, tables

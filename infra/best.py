@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from infra.contract import TrialRow
+from infra.study_contract import TrialRow
 
 
 def best(rows: Iterable[TrialRow], objectives: Mapping[str, str]) -> list[TrialRow]:

@@ -16,9 +16,9 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.importance import FanovaImportanceEvaluator
 
-from infra.contract import TrialRow
 from infra.plans import Dimension, Value
 from infra.samplers import holds
+from infra.study_contract import TrialRow
 
 
 class Importance(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from infra.contract import ENDED, FROM, OTHER_VERSIONS, POINT, TrialRow
+from infra.study_contract import ENDED, FROM, OTHER_VERSIONS, POINT, TrialRow
 
 if TYPE_CHECKING:  # a worker that draws nothing has no use for half a second of imports
     from matplotlib.figure import Figure

@@ -10,9 +10,9 @@ import optuna
 from optuna.storages import BaseStorage
 
 from infra.best import best
-from infra.contract import Aim, TrialRow
 from infra.databases import check_driver
 from infra.plans import space_of
+from infra.study_contract import Aim, TrialRow
 from infra.study_rows import give_back_lost, lost_trials, row_of
 from infra.study_storage import door, leases_at, storage_at
 from sft_core.errors import ConfigError

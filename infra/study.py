@@ -21,12 +21,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from infra.best import best
 from infra.changes import changed
-from infra.contract import ENDED, NOTHING, POINT, Aim, Study, Trial, TrialRow
 from infra.databases import check_driver, try_connection
 from infra.leases import LEASE_S, Leases
 from infra.plans import Plan, Value
 from infra.samplers import draw, queued, sampler
 from infra.stored import AIM, PLAN, aim_of
+from infra.study_contract import ENDED, NOTHING, POINT, Aim, Study, Trial, TrialRow
 from infra.study_rows import (
     ROOT,
     end,

@@ -14,10 +14,10 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from infra.contract import ENDED, FROM, OTHER_VERSIONS, POINT, TrialRow
 from infra.leases import Leases
 from infra.plans import Dimension, Plan, Value
 from infra.samplers import distribution, holds
+from infra.study_contract import ENDED, FROM, OTHER_VERSIONS, POINT, TrialRow
 
 log = logging.getLogger("sft")
 RETRY_OF, VALUES = "retry_of", "sft.values"

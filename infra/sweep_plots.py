@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from infra.contract import TrialRow
 from infra.importances import Importance
 from infra.pareto import BLUE, GREY
 from infra.plans import Dimension, Value
+from infra.study_contract import TrialRow
 
 FEW = 16
 """Below so many trials importances are hardly more than a guess, see `importances`."""

@@ -15,8 +15,8 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.runtime import flow_run
 from prefect.utilities.urls import url_for
 
-from infra.contract import ENDED, TrialRow
 from infra.naming import in_markdown, run_page
+from infra.study_contract import ENDED, TrialRow
 
 AT_ONCE = 200
 """Flow runs in one answer of Prefect's server."""

@@ -10,7 +10,7 @@ import functools
 import logging
 
 from infra.children import Forked, last_line
-from infra.contract import Study
+from infra.study_contract import Study
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.stage import fingerprint
 from sft_core.stopping import sleep, stop_on_signals

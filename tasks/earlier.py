@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from infra.contract import OTHER_VERSIONS, TrialRow
 from infra.plans import Plan, Value
 from infra.stored import Earlier, read_earlier
+from infra.study_contract import OTHER_VERSIONS, TrialRow
 from sft_core.config.conditions import point_of
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.file import override

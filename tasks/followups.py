@@ -9,8 +9,9 @@ from typing import NamedTuple
 from eval_suites.front.choice import Limits, prove
 from eval_suites.front.front import Front
 from eval_suites.front.points import Point
-from infra.contract import Study, Tracker, TrialRow
+from infra.contract import Tracker
 from infra.plans import Dimension, Plan
+from infra.study_contract import Study, TrialRow
 from sft_core.config.evaluate import Part
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.followups import FollowUp, suffix

@@ -15,9 +15,10 @@ from eval_suites.front.points import Objectives, Point, Role, Terms
 from eval_suites.results import SuiteResult
 from eval_suites.statistics.intervals import Interval
 from eval_suites.statistics.pairing import MISSING
-from infra.contract import Tracker, TrialRow
+from infra.contract import Tracker
 from infra.naming import run_page
 from infra.pareto import Dot, Spread
+from infra.study_contract import TrialRow
 from sft_core.config.evaluate import GateSection
 from sft_core.config.experiment import SearchSection
 from sft_core.errors import EvalError, TrackingError

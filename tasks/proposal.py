@@ -8,7 +8,7 @@ from typing import NamedTuple
 from eval_suites.front.choice import Limits, Proof, choose, prove
 from eval_suites.front.front import Front
 from eval_suites.front.points import Point
-from infra.contract import TrialRow
+from infra.study_contract import TrialRow
 from sft_core.config.evaluate import GateSection
 from sft_core.config.experiment import SearchSection
 from tasks.front import objectives, span

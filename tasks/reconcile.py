@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 from infra import naming
 from infra.alive import Note, bury, noted
-from infra.contract import Tracker, TrialRow
+from infra.contract import Tracker
 from infra.events import Mark, Standing, batches, load_mark, save_mark
 from infra.stored import look_after
 from infra.stores import store_of
+from infra.study_contract import TrialRow
 from sft_core.config.file import load
 from sft_core.errors import ConfigError, DamagedFile, OrchestrationError, SftError
 from sft_core.locks import try_exclusive

@@ -16,8 +16,8 @@ from eval_suites.front.differences import alignment_of, difference
 from eval_suites.front.early import DIVERGED, bounds_cost, hopeless
 from eval_suites.front.points import Objectives, Point, Terms
 from eval_suites.results import SuiteResult, write_results
-from infra.contract import Study, Trial, TrialRow
 from infra.orchestrator import stage_task
+from infra.study_contract import Study, Trial, TrialRow
 from sft_core.config.evaluate import EvalSection, suite_name
 from sft_core.config.experiment import ExperimentConfig, RungsSection, SearchSection
 from sft_core.errors import EvalError, TrackingError

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from infra.children import GRACE_S, Forked, killed_for_memory, last_line
-from infra.contract import NOTHING
 from infra.plans import Dimension, Plan, Value
+from infra.study_contract import NOTHING
 from sft_core.config.conditions import ordered, point_of
 from sft_core.config.experiment import ExperimentConfig, SearchSection
 from sft_core.config.file import override

@@ -25,11 +25,11 @@ from prefect.client.schemas.filters import FlowRunFilter
 from bench import chaos_platform
 from bench.chaos import SHORT, Misfortune, World, can_befall, hand, is_kill
 from bench.chaos_platform import Platform
-from infra.contract import TrialRow
 from infra.events import Mark, batches
 from infra.postgres import Databases, databases, make_databases
 from infra.stored import read_earlier
 from infra.study import open_study
+from infra.study_contract import TrialRow
 from sft_core.config.file import load, trial_config
 from sft_core.config.followups import as_searched
 from sft_core.locks import is_held

@@ -15,7 +15,8 @@ import pytest
 from eval_suites.front.points import Point
 from eval_suites.results import ItemResult, SuiteResult, write_results
 from infra import pareto
-from infra.contract import TrackedRun, Tracker, TrialRow
+from infra.contract import TrackedRun, Tracker
+from infra.study_contract import TrialRow
 from sft_core.config.evaluate import GateSection
 from sft_core.config.experiment import SearchSection
 from sft_core.config.file import load

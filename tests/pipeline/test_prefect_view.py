@@ -14,7 +14,7 @@ from prefect.client.orchestration import SyncPrefectClient
 
 from flows.experiment import sft_experiment
 from infra import artifacts
-from infra.contract import TrialRow
+from infra.study_contract import TrialRow
 from infra.sweep_view import trials_page
 from tasks import afar
 

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from eval_suites.results import ItemResult, SuiteResult, write_results
-from infra.contract import Tracker, Trial
+from infra.contract import Tracker
 from infra.study import open_study
+from infra.study_contract import Trial
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.file import load
 from sft_core.errors import ConfigError, TrackingError

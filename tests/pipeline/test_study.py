@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from infra import pareto
-from infra.contract import Aim, Study, Trial
 from infra.leases import FileLeases
 from infra.plans import Dimension, Plan, Value
 from infra.stored import read_earlier
 from infra.study import open_study
+from infra.study_contract import Aim, Study, Trial
 from infra.study_rows import MAX_RETRIES
 from sft_core.errors import ConfigError, OrchestrationError
 from tasks.front import AXES, dots, texts

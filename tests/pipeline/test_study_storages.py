@@ -16,10 +16,10 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from infra import samplers
-from infra.contract import Study, Trial
 from infra.leases import SqlLeases, alone_in
 from infra.plans import Dimension, Plan, Value
 from infra.study import open_study
+from infra.study_contract import Study, Trial
 from infra.study_rows import MAX_RETRIES
 from sft_core.errors import ConfigError, OrchestrationError
 

@@ -22,11 +22,12 @@ from mlflow import MlflowClient
 from flows import trial as one_trial
 from flows.sweep import AXES, _check_any, _record
 from flows.worker import work
-from infra.contract import Study, Tracker, TrialRow
+from infra.contract import Tracker
 from infra.pareto import table
 from infra.settings import read_settings
 from infra.stored import AIM
 from infra.study import open_study
+from infra.study_contract import Study, TrialRow
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.file import load
 from sft_core.config.followups import as_searched

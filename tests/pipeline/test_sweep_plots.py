@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from infra.contract import TrialRow
 from infra.importances import importances
 from infra.pareto import Dot, Spread
 from infra.plans import Dimension
+from infra.study_contract import TrialRow
 from infra.sweep_plots import Shown, sweep_pictures, volume, write_sweep_plots
 from tasks.pages.sweep import Sweep, write_sweep_page
 

@@ -14,9 +14,9 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from bench.postgres import restart
-from infra.contract import Study
 from infra.shared_stages import EXPERIMENT
 from infra.study import open_study
+from infra.study_contract import Study
 from infra.tracking import open_tracker
 from sft_core.config.file import load
 from tasks.trial import plan_of
