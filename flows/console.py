@@ -145,7 +145,7 @@ def experiment(summary: dict[str, Any], config: ExperimentConfig) -> None:
     for part in summary["beside"]:
         table(part["title"], part["rows"])
     gate(summary["gate"]["outcome"], summary["gate"]["reason"])
-    page = run_page(summary["mlflow_uri"], summary["mlflow_run_id"])
+    page = run_page(summary["mlflow_pages"], summary["mlflow_run_id"])
     lines("", f"model    {summary['model']} ({saved(summary['saved'])})",
           f"run      {summary['run']}  ({summary['folder']})",
           f"report   {summary['folder']}/report.html",

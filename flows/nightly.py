@@ -130,9 +130,9 @@ def _compared(asked: Champion, margin: float, occasion: str, at: tuple[Workspace
     tracker.finish(run_id, "FAILED" if found.outcome in alerts.RED else "FINISHED")
     forget(place, name)
     shown = rows(nights)
-    artifacts.show_links(tracker.shown, run_id, name, title)
+    artifacts.show_links(tracker.pages, run_id, name, title)
     orchestrator.show(artifacts.table("night", name, shown, f"{title}: {found.outcome}. {found.sentence}"))
-    _tell(name, found, title, run_page(tracker.shown, run_id))
+    _tell(name, found, title, run_page(tracker.pages, run_id))
     return _summary(title, found.outcome, found.sentence, shown, run_id)
 
 

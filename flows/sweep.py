@@ -97,7 +97,7 @@ def sft_sweep(config: forms.Configuration = "sweep", trials: forms.Trials = None
             differing(study.versions(), here, search)  # after an upgrade; the workers look for themselves
         parent = _parent(loaded, tracker, study)  # whoever was refused has written nothing
         orchestrator.show(lambda: sweep_view.tag(search.study, "sweep"))
-        artifacts.show_links(tracker.shown, parent, search.study, search.study)
+        artifacts.show_links(tracker.pages, parent, search.study, search.study)
         with running(tracker, parent):
             for name, rows in earlier.taken.items():
                 study.take_over(name, rows)
@@ -247,7 +247,7 @@ def _report(study: Study, ended: Found, tracker: Tracker, parent: str, place: Wo
     for row in rows:
         _record(row, tracker, known.get(str(row.number)))
     kept = Kept(study.plan.name, proposal.name if proposal else "", says)
-    links = pages(rows, place, tracker.shown)
+    links = pages(rows, place, tracker.pages)
     table, drawn = pareto.table(rows, AXES, texts(found, rows, best, kept.proposed)), dots(found, rows, best, links)
     title, columns_say = f"Trials of {study.plan.name}", note(found)
     plots = [pareto.write_picture(drawn, AXES, folder)] if drawn else []
@@ -275,7 +275,7 @@ def _report(study: Study, ended: Found, tracker: Tracker, parent: str, place: Wo
     orchestrator.show(
         artifacts.table("front", kept.study, table, f"{title}: {says}. {columns_say}"),
         lambda: artifacts.page("trials", kept.study, sweep_view.trials_page(
-            kept.study, rows, tracker.shown, f"**{in_markdown(title)}**: {in_markdown(says)}"),
+            kept.study, rows, tracker.pages, f"**{in_markdown(title)}**: {in_markdown(says)}"),
             f"{title} with their runs")())
     return {"study": study.plan.name, "rows": table, "plots": [str(plot) for plot in plots], "says": says,
             "where_to_look": console.where_to_look(tracker.shown)}

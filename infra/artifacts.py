@@ -43,18 +43,18 @@ def table(kind: str, of: str, rows: Sequence[Mapping[str, object]], about: str) 
     return partial(create_table_artifact, shown, key(kind, of), masked(in_markdown(about)))
 
 
-def show_links(tracking: str, run_id: str, of: str, name: str, parent: str | None = None) -> None:
+def show_links(within: str, run_id: str, of: str, name: str, parent: str | None = None) -> None:
     """Lead from the flow run to its run on an MLflow server, and from a trial to its sweep. A store without pages has
     nothing to link to.
 
     Args:
-        tracking: MLflow tracking URI.
+        within: pages of the MLflow experiment.
         run_id: MLflow run.
         of: what it is filed under, where it is no trial.
         name: of the run, for people.
         parent: MLflow run of the sweep.
     """
-    tracked, study = run_page(tracking, run_id), sweep_view.study_of_trial()
+    tracked, study = run_page(within, run_id), sweep_view.study_of_trial()
     if not (tracked or study):
         return
 
@@ -62,7 +62,7 @@ def show_links(tracking: str, run_id: str, of: str, name: str, parent: str | Non
         lines = [f"[MLflow run of {in_markdown(name)}]({tracked})"] if tracked else []
         if study:
             lines.append(f"trial of the sweep {sweep_view.link(in_markdown(study), sweep_view.page_of_sweep(study))}")
-            lines += [f"[MLflow run of the sweep]({run_page(tracking, parent)})"] if tracked and parent else []
+            lines += [f"[MLflow run of the sweep]({run_page(within, parent)})"] if tracked and parent else []
         return page("links", whose(of), "\n\n".join(lines), name)()
 
     orchestrator.show(make)

@@ -64,6 +64,8 @@ class Tracker(Protocol):
     uri: str
     shown: str
     """The URI for people and files: without its password."""
+    pages: str
+    """Address of the experiment's pages, see `naming.pages_of`."""
     workspace: Path
 
     def start_run(self, name: str, run_key: str, params: Mapping[str, object], config_text: str,

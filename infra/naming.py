@@ -23,6 +23,8 @@ _NOT_A_NAME = re.compile(r"[^\w\-. :/]")
 _NO_PARTS = ("", ".", "..")
 LONGEST_NAME = 240
 """Characters; MLflow takes 250."""
+RUNS_FIRST = "?workflowType=machine_learning"
+"""What opens MLflow's pages in the view that has runs and charts: a new browser begins in the one for GenAI."""
 NAMES_TOLD = 5
 
 
@@ -80,9 +82,14 @@ def quoted(text: str) -> str:
     return text.replace("'", "")
 
 
-def run_page(uri: str, run_id: str) -> str | None:
-    """Address of a run's page on an MLflow server; None where the store has no pages, or there is no run."""
-    return f"{uri.rstrip('/')}/#/runs/{run_id}" if run_id and uri.startswith("http") else None
+def pages_of(uri: str, experiment_id: str) -> str:
+    """Address of an experiment's pages on an MLflow server; empty where the store has no pages."""
+    return f"{uri.rstrip('/')}/#/experiments/{experiment_id}" if uri.startswith("http") else ""
+
+
+def run_page(pages: str, run_id: str) -> str | None:
+    """Address of a run's page below those of its experiment; None where there are no pages, or there is no run."""
+    return f"{pages}/runs/{run_id}{RUNS_FIRST}" if pages and run_id else None
 
 
 def file_digests(folder: Path) -> dict[str, str]:

@@ -55,13 +55,13 @@ def page_of_sweep(study: str) -> str | None:
     return url_for("flow-run", found[-1].id) if found else None
 
 
-def trials_page(study: str, rows: Sequence[TrialRow], tracking: str, says: str) -> str:
+def trials_page(study: str, rows: Sequence[TrialRow], within: str, says: str) -> str:
     """Markdown: the trials with links to their flow runs and MLflow runs.
 
     Args:
         study: its name.
         rows: the trials.
-        tracking: MLflow tracking URI.
+        within: pages of the MLflow experiment.
         says: what the sweep came to, as Markdown.
     """
     runs = {tag: run for run in _flow_runs(study, "trial") for tag in run.tags if tag.startswith("trial:")}
@@ -72,7 +72,7 @@ def trials_page(study: str, rows: Sequence[TrialRow], tracking: str, says: str) 
         found = shown(row.values) if row.values else row.notes.get(ENDED) or row.notes.get("why", "")
         cells = (link(f"t{row.number:03d}", url_for("flow-run", run.id) if run else None), row.state.lower(),
                  in_markdown(found[:LONGEST]), in_markdown(shown(row.params)),
-                 link(tracked[:8], run_page(tracking, tracked)))
+                 link(tracked[:8], run_page(within, tracked)))
         lines.append(f"| {' | '.join(cells)} |")
     more = ["", f"What follows them: {', '.join(later)}."] if later else []
     return "\n".join((says, "", f"All flow runs of this sweep have the tag `{_of_study(study)}`.", "", *lines, *more))

@@ -102,6 +102,7 @@ class MlflowTracker(MlflowRegistry):
         self.shown = masked(uri)  # for people and files: without its password
         self.workspace = workspace
         self.experiment_id = experiment_id
+        self.pages = naming.pages_of(self.shown, experiment_id)
         self._retry_at = 0.0
         self._followed = set[str]()
 
@@ -180,7 +181,7 @@ class MlflowTracker(MlflowRegistry):
     def describe(self, run_id: str, said: str, files: Sequence[str] = (), inputs: Sequence[naming.Input] = (),
                  derived: Mapping[str, object] = NOTHING_ASKED) -> None:
         page = f"#/experiments/{self.experiment_id}/runs/{run_id}/artifacts"
-        links = " · ".join(f"[{file}]({page}/{quote(file)})" for file in files)
+        links = " · ".join(f"[{file}]({page}/{quote(file)}{naming.RUNS_FIRST})" for file in files)
         used = [DatasetInput(Dataset(one.name, one.digest, "local", json.dumps({"uri": one.source}),
                                      profile=json.dumps(dict(one.profile))), [InputTag("mlflow.data.context", one.use)])
                 for one in inputs]

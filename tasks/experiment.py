@@ -71,10 +71,10 @@ def open_experiment(
         tags = {"sft.kind": "experiment", "sft.name": config.name, **sortable(config),
                 **origin("sft sweep" if parent_run_id else "sft run", head())}
         run_id = tracker.start_run(folder.name, key, flatten(config), loaded.text, tags, parent_run_id)
-        where = {"mlflow_run_id": run_id, "mlflow_uri": tracker.shown,
+        where = {"mlflow_run_id": run_id, "mlflow_uri": tracker.shown, "mlflow_pages": tracker.pages,
                  "mlflow_store": store_of(tracker.shown, place.root), "experiment": config.tracking.experiment}
         write_json(folder / "run.json", {"name": folder.name, "key": key, "parent_run_id": parent_run_id, **where})
         log.info("run %s (MLflow %s)", folder.name, run_id[:8])
-        show_links(tracker.shown, run_id, config.name, folder.name, parent_run_id)
+        show_links(tracker.pages, run_id, config.name, folder.name, parent_run_id)
         with running(tracker, run_id):
             yield Experiment(config, folder, tracker, run_id)

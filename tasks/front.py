@@ -87,12 +87,12 @@ def texts(found: Front | None, rows: Sequence[TrialRow], best: Iterable[TrialRow
                     for number, name in same.items() if name in cells and name != number}
 
 
-def pages(rows: Sequence[TrialRow], place: Workspace, tracking: str) -> dict[str, str]:
+def pages(rows: Sequence[TrialRow], place: Workspace, within: str) -> dict[str, str]:
     """Name of a trial → page of its run: on an MLflow server, else beside the sweep's own page in the workspace."""
     found = {}
     for row in rows:
         run = row.notes.get("run", "")
-        page = run_page(tracking, row.notes.get("run_id", ""))
+        page = run_page(within, row.notes.get("run_id", ""))
         if page or (run and (place.runs / run / REPORT).exists()):
             found[str(row.number)] = page or f"../../{place.runs.name}/{quote(run)}/{REPORT}"
     return found

@@ -13,7 +13,7 @@ from tasks.ledger import ledger_remarks, ledger_table
 
 def show_run(run: Experiment, summary: Mapping[str, Any], note: str) -> None:
     """Make the artifacts of the flow run; `note` is what MLflow's page says of the run."""
-    page, of = run_page(run.tracker.shown, run.run_id), artifacts.whose(run.config.name)
+    page, of = run_page(run.tracker.pages, run.run_id), artifacts.whose(run.config.name)
     tracked = f"[MLflow run]({page})" if page else f"MLflow run `{run.run_id}` in `{run.tracker.shown}`"
     said = f"{note}\n\n{tracked}, report `{run.folder}/report.html`, model `{summary['model']}`"
     about = "; ".join((f"{run.name}: rows read, dropped and trained", *ledger_remarks(summary["ledger"])))

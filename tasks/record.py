@@ -75,6 +75,7 @@ def _summary(run: Experiment, prepared: Done, trained: Done, found: Compared) ->
     }
     return {
         "run": run.name, "folder": str(run.folder), "mlflow_run_id": run.run_id, "mlflow_uri": run.tracker.shown,
+        "mlflow_pages": run.tracker.pages,
         "model": str(trained.folder / "model"), "ledger": prepared.result["rows"], "suites": suites,
         "verdict_rows": verdict.rows(),
         "beside": [table._asdict() for table in found.report.tables if table.short],

@@ -27,10 +27,11 @@ def note(run: Experiment, prepared: Done, trained: Done, verdict: Verdict) -> st
     how = (f"{told['steps']:,} steps over {prepared.result['ledger']['train_examples']:,} examples, "
            f"{told['trained_tokens']:,} tokens trained in {told['seconds']:,.0f} s; learning rate {tags['sft.lr']}, "
            f"λ {tags['sft.lambda']}, β {tags['sft.beta']}")
+    promotion = f"`sft promote {run.name}` makes it the champion, " if verdict.gate == "pass" else ""
     return "\n".join([
         f"**Gate: {verdict.gate}.** {in_markdown(verdict.reason)}", "", *table, "",
         f"Base {in_markdown(run.config.model.path)}, {run.config.train.method}: {how}.", "",
-        f"`sft show {run.name}` has all of it in the terminal, `sft promote {run.name}` makes it the champion, "
+        f"`sft show {run.name}` has all of it in the terminal, {promotion}"
         f"`sft run {run.folder / 'config.yaml'}` makes it again."])
 
 

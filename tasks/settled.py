@@ -115,4 +115,4 @@ def _whole(run: Path, offered: str | None, connect: Callable[[], Tracker], noted
         return None
     stands = offered is None or any(one.run_id == run_id and CANDIDATE in one.aliases
                                     for one in tracker.registered(offered))
-    return {**summary, "mlflow_uri": tracker.shown} if stands else None
+    return {**summary, "mlflow_uri": tracker.shown, "mlflow_pages": tracker.pages} if stands else None

@@ -194,7 +194,7 @@ def _links(run: Recorded, told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "model", str((run.folder / "model").resolve())
     uri, run_id = told.get("mlflow_uri", ""), told.get("mlflow_run_id", "")
     if run_id:
-        yield "MLflow", run_page(uri, run_id) or f"{run_id} in {uri}"
+        yield "MLflow", run_page(told.get("mlflow_pages", ""), run_id) or f"{run_id} in {uri}"
 
 
 def _next(run: Recorded, listed: Listed, gate: str) -> list[str]:

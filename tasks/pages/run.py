@@ -97,5 +97,5 @@ def _commands(run: Experiment) -> dict[str, str]:
 
 
 def _links(run: Experiment) -> Iterator[tuple[str, str]]:
-    if page := run_page(run.tracker.shown, run.run_id):
+    if page := run_page(run.tracker.pages, run.run_id):
         yield "this run in MLflow", page

@@ -77,7 +77,8 @@ def test_whole_way_is_recorded_and_not_redone(sft: Sft, config: Path, home: Path
     assert tags["mlflow.note.content"].startswith(f"**Gate: {tags['sft.gate']}.** ")
     assert re.search(r"\n\| tiny\\_refusal \| .* \|\n", tags["mlflow.note.content"])
     page = f"#/experiments/{tracked.info.experiment_id}/runs/{tracked.info.run_id}/artifacts"
-    assert f"[report.html]({page}/report.html) · [config.yaml]({page}/config.yaml)" in tags["mlflow.note.content"]
+    links = [f"[{file}]({page}/{file}?workflowType=machine_learning)" for file in ("report.html", "config.yaml")]
+    assert " · ".join(links) in tags["mlflow.note.content"]
     assert (tags["mlflow.source.name"], tags["sft.method"], tags["sft.lambda"]) == ("sft run", "full", "0.5")
     used = {one.dataset.name: (one.tags[0].value, json.loads(one.dataset.profile))
             for one in tracked.inputs.dataset_inputs}

@@ -29,7 +29,8 @@ TRAINING = {"stored": {"base": 5.0, "loss": 0.5}, "steps": 10, "tokens": 4000, "
 def run_of(home: Path, name: str, **changes: Any) -> Path:
     """A run as it is before its end; with `summary` a whole one."""
     folder = home / "runs" / name
-    write_json(folder / "run.json", {"name": name, "mlflow_run_id": "f00", "mlflow_uri": "http://h:1"})
+    write_json(folder / "run.json", {"name": name, "mlflow_run_id": "f00", "mlflow_uri": "http://h:1",
+                                     "mlflow_pages": "http://h:1/#/experiments/7"})
     config = {**SMALL, "train": {**SMALL["train"], **changes.get("train", {})}}  # type: ignore[dict-item]
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     write_json(folder / "followed.json", {"run_id": "f00", "steps": {"train/loss": 7}})
@@ -40,6 +41,7 @@ def run_of(home: Path, name: str, **changes: Any) -> Path:
         write_json(folder / "summary.json", {
             "gate": {"outcome": gate, "reason": HOSTILE}, "verdict_rows": [{"suite": HOSTILE, "tax / win": "tax +1.5"}],
             "ledger": [], "mlflow_uri": "http://h:1", "mlflow_run_id": "f00", "beside": [],
+            "mlflow_pages": "http://h:1/#/experiments/7",
             "seconds": {"training": 2.5, "saving": 1.0}, "suites": {"tiny_mmlu": {"tax": points}}})
     return folder
 
@@ -64,7 +66,7 @@ def test_a_run_that_is_done_is_whole_and_nothing_in_it_is_obeyed(
     run_of(tmp_path, "done", gate="pass")
     said = told(monkeypatch, capsys, tmp_path, "done")
     for part in ("Gate: pass. [bold]a[/bold] [/x] ␛[2J<U+202E>b", "5 → 0.5", "0 gained, 1 lost", "base       tiny",
-                 "loss 0.6, sft 0.5, replay 0.1 nats", "train  2.5 s", "http://h:1/#/runs/f00", "sft promote done"):
+                 "loss 0.6, sft 0.5, replay 0.1 nats", "train  2.5 s", "http://h:1/#/experiments/7/runs/f00?", "sft promote done"):
         assert part in said, said
     assert "lineage.json is not there" in said
     assert "its model was removed, or never made" in said

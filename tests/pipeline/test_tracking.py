@@ -112,7 +112,7 @@ def test_the_page_of_a_run_says_what_it_is_and_what_it_used(tracker: Tracker) ->
         tracker.describe(run_id, said, ["a b.html"], [used], {"derived.steps": 506, "derived.machine": "a, b"})
     run = MlflowClient(tracker.uri).get_run(run_id)
     page = f"#/experiments/{run.info.experiment_id}/runs/{run_id}/artifacts"
-    assert run.data.tags["mlflow.note.content"] == f"{said}\n\n[a b.html]({page}/a%20b.html)"
+    assert run.data.tags["mlflow.note.content"] == f"{said}\n\n[a b.html]({page}/a%20b.html{naming.RUNS_FIRST})"
     [one] = run.inputs.dataset_inputs
     assert (one.dataset.name, one.dataset.digest, one.tags[0].value) == ("my data", "d1", "training")
     assert json.loads(one.dataset.profile) == {"rows": 3}
@@ -220,8 +220,10 @@ def test_names_that_differ_stay_apart_and_can_be_read(tracker: Tracker) -> None:
     assert [found[naming.name(key)] for key in names] == [float(index) for index in range(len(names))]
     assert found.keys() >= {"tuned/精度", "tuned/语言", "tuned/génie", "acc_none", "up", "a/b"}
     assert naming.name("acc,none") == "acc_none-04004e"
-    assert naming.run_page("http://host:5000/", "1f") == "http://host:5000/#/runs/1f"
-    assert naming.run_page("sqlite:///mlflow.db", "1f") is None
+    there = naming.pages_of("http://host:5000/", "7")
+    assert naming.run_page(there, "1f") == "http://host:5000/#/experiments/7/runs/1f?workflowType=machine_learning"
+    assert naming.run_page(there, "") is None
+    assert naming.run_page(naming.pages_of("sqlite:///mlflow.db", "7"), "1f") is None
 
 
 def test_tables_and_folders_replace_themselves(tracker: Tracker, tmp_path: Path) -> None:
