@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from infra.naming import run_page
+from infra.naming import run_page, runs_page
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.errors import GateFailed
 from sft_core.visible import numbered, shortened, visible
@@ -145,10 +145,10 @@ def experiment(summary: dict[str, Any], config: ExperimentConfig) -> None:
     for part in summary["beside"]:
         table(part["title"], part["rows"])
     gate(summary["gate"]["outcome"], summary["gate"]["reason"])
-    page = run_page(summary["mlflow_pages"], summary["mlflow_run_id"])
+    page, runs = run_page(summary["mlflow_pages"], summary["mlflow_run_id"]), runs_page(summary["mlflow_pages"])
     lines("", f"model    {summary['model']} ({saved(summary['saved'])})",
           f"run      {summary['run']}  ({summary['folder']})",
           f"report   {summary['folder']}/report.html",
-          f"compare  {page or where_to_look(summary['mlflow_uri'])}")
+          *([f"MLflow   {page}"] if page else []), f"compare  {runs or where_to_look(summary['mlflow_uri'])}")
     if config.gate.enforce and summary["gate"]["outcome"] != "pass":
         raise GateFailed(f"{summary['gate']['outcome']}: {summary['gate']['reason']}")

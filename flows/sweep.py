@@ -18,7 +18,7 @@ from flows.worker import give_up
 from infra import artifacts, orchestrator, pareto, sweep_view
 from infra.contract import Tracker
 from infra.importances import importances
-from infra.naming import in_markdown, origin
+from infra.naming import in_markdown, origin, runs_page
 from infra.open_runs import running
 from infra.settings import read_settings
 from infra.study import open_study
@@ -278,4 +278,4 @@ def _report(study: Study, ended: Found, tracker: Tracker, parent: str, place: Wo
             kept.study, rows, tracker.pages, f"**{in_markdown(title)}**: {in_markdown(says)}"),
             f"{title} with their runs")())
     return {"study": study.plan.name, "rows": table, "plots": [str(plot) for plot in plots], "says": says,
-            "where_to_look": console.where_to_look(tracker.shown)}
+            "where_to_look": runs_page(tracker.pages) or console.where_to_look(tracker.shown)}

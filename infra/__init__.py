@@ -18,6 +18,7 @@ children.py         child processes end with their parent
 output.py           output whose reader may go
 events.py           events.jsonl → metric points, from where the last reading stopped
 linking.py          folders stored once, under a second name
+runs_view.py        the saved view of an experiment's runs: gate, wins and tax, charts
 naming.py           our names, values and folders in MLflow's vocabulary
 open_runs.py        tracked runs, ended however their process ends
 orchestrator.py     Prefect as a witness: outcomes that do not hang on it

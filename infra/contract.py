@@ -115,6 +115,10 @@ class Tracker(Protocol):
         """Put Markdown and links to artifacts on the run's page, in place of what stood there, its data, and further
         parameters that were derived."""
 
+    def arrange(self, metrics: Sequence[str]) -> None:
+        """Keep a view of the experiment's runs that has these metrics, and those of earlier calls, as columns and
+        charts; one that somebody has changed stays."""
+
     def finish(self, run_id: str, status: str = "FINISHED") -> None:
         """Close the run as FINISHED, FAILED or KILLED."""
 

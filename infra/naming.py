@@ -25,6 +25,8 @@ LONGEST_NAME = 240
 """Characters; MLflow takes 250."""
 RUNS_FIRST = "?workflowType=machine_learning"
 """What opens MLflow's pages in the view that has runs and charts: a new browser begins in the one for GenAI."""
+VIEW = "sft"
+"""The key of the saved view of an experiment's runs, see `runs_view`."""
 NAMES_TOLD = 5
 
 
@@ -90,6 +92,11 @@ def pages_of(uri: str, experiment_id: str) -> str:
 def run_page(pages: str, run_id: str) -> str | None:
     """Address of a run's page below those of its experiment; None where there are no pages, or there is no run."""
     return f"{pages}/runs/{run_id}{RUNS_FIRST}" if pages and run_id else None
+
+
+def runs_page(pages: str) -> str | None:
+    """Address of the list of an experiment's runs in our view; None where there are no pages."""
+    return f"{pages}/runs{RUNS_FIRST}&viewStateShareKey={VIEW}" if pages else None
 
 
 def file_digests(folder: Path) -> dict[str, str]:

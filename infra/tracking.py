@@ -22,7 +22,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 
 from infra import events as event_file
-from infra import naming
+from infra import naming, runs_view
 from infra.contract import ERROR, NOTHING_ASKED, Keep, TrackedRun, Tracker
 from infra.databases import is_absent, is_sql, try_connection, why_not
 from infra.door import FAILURES, door
@@ -190,6 +190,13 @@ class MlflowTracker(MlflowRegistry):
             if used:
                 self._client.log_inputs(run_id, used)
             self._log_params(self._client.get_run(run_id), derived)
+
+    def arrange(self, metrics: Sequence[str]) -> None:
+        with door(self.uri, "arrange the list of runs"):
+            before = self._client.get_experiment(self.experiment_id).tags.get(runs_view.TAG)
+            view = runs_view.runs_view([naming.name(metric) for metric in metrics], before)
+            if view is not None and view != before:
+                self._client.set_experiment_tag(self.experiment_id, runs_view.TAG, view)
 
     def finish(self, run_id: str, status: str = "FINISHED") -> None:
         with door(self.uri, "finish the run"):

@@ -15,6 +15,7 @@ from eval_suites.results import SuiteResult
 from eval_suites.verdict.verdict import SuiteVerdict, Verdict
 from infra.naming import name
 
+HELD_OUT = "validation/saved.loss"
 ENDS = (".low", ".high", ".uncontaminated")
 """Behind the name of a difference: its interval, and the difference without items found in the training data."""
 _NOT_IN_NAMES = re.compile(r"[^\w.\- ]")
@@ -56,6 +57,12 @@ def verdict_metrics(base: Results, tuned: Results, verdict: Verdict) -> dict[str
     for one in verdict.suites:
         found |= _difference(one) | _scores(one, base[one.suite], tuned[one.suite], verdict.alpha)
     return found
+
+
+def compared_by(metrics: Mapping[str, float | None]) -> list[str]:
+    """What runs are compared by first: their taxes and wins, and the loss of the saved model on held-out examples."""
+    measured = {key: value for key, value in metrics.items() if value is not None}
+    return [*(f"{kind}/{suite}" for kind in ("tax", "win") for suite in differences(kind, measured)), HELD_OUT]
 
 
 def differences(kind: str, metrics: Mapping[str, float]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from sft_core.names import file_name
 from sft_core.stage import write_json
 from tasks.experiment import FOLLOWED, Experiment
 from tasks.lineage import enrol, write_lineage
-from tasks.metrics import verdict_metrics
+from tasks.metrics import compared_by, verdict_metrics
 from tasks.pages.run import Made, write_run_page
 from tasks.prefect_page import show_run
 from tasks.run_page import FILES, derived, inputs, note
@@ -95,7 +95,9 @@ def _link(link: Path, target: Path) -> None:
 def _track(run: Experiment, trained: Done, results: Mapping[str, Mapping[str, SuiteResult]], verdict: Verdict) -> None:
     tracker, run_id = run.tracker, run.run_id
     _send(run, trained.folder / "events.jsonl")
-    tracker.log_metrics(run_id, verdict_metrics(results["base"], results["tuned"], verdict))
+    found = verdict_metrics(results["base"], results["tuned"], verdict)
+    tracker.log_metrics(run_id, found)
+    tracker.arrange(compared_by(found))
     for name in ("report.html", "tax.png", "verdict.json", "ledger.json", "training.json", "lineage.json",
                  "summary.json"):
         tracker.log_artifacts(run_id, run.folder / name)

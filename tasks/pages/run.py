@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from infra.naming import run_page
+from infra.naming import run_page, runs_page
 from sft_core.stage import write_text
 from tasks.experiment import Experiment
 from tasks.facts import Count, carried_out, chain, changed, described
@@ -99,3 +99,5 @@ def _commands(run: Experiment) -> dict[str, str]:
 def _links(run: Experiment) -> Iterator[tuple[str, str]]:
     if page := run_page(run.tracker.pages, run.run_id):
         yield "this run in MLflow", page
+    if runs := runs_page(run.tracker.pages):
+        yield "all runs of its experiment side by side", runs

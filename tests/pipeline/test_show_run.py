@@ -66,7 +66,8 @@ def test_a_run_that_is_done_is_whole_and_nothing_in_it_is_obeyed(
     run_of(tmp_path, "done", gate="pass")
     said = told(monkeypatch, capsys, tmp_path, "done")
     for part in ("Gate: pass. [bold]a[/bold] [/x] ␛[2J<U+202E>b", "5 → 0.5", "0 gained, 1 lost", "base       tiny",
-                 "loss 0.6, sft 0.5, replay 0.1 nats", "train  2.5 s", "http://h:1/#/experiments/7/runs/f00?", "sft promote done"):
+                 "loss 0.6, sft 0.5, replay 0.1 nats", "train  2.5 s", "http://h:1/#/experiments/7/runs/f00?",
+                 "sft promote done"):
         assert part in said, said
     assert "lineage.json is not there" in said
     assert "its model was removed, or never made" in said

@@ -1,5 +1,7 @@
 """One contract for every tracker: SQLite in the workspace and a real MLflow server, also one that dies in mid-run."""
 
+import base64
+import hashlib
 import json
 import logging
 import math
@@ -8,8 +10,10 @@ import socket
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -118,6 +122,43 @@ def test_the_page_of_a_run_says_what_it_is_and_what_it_used(tracker: Tracker) ->
     assert json.loads(one.dataset.profile) == {"rows": 3}
     assert {key: text for key, text in run.data.params.items() if key.startswith("derived.")} == {
         "derived.steps": "506", "derived.machine": "a, b"}
+
+
+def experiment_of(tracker: Tracker) -> str:
+    return str(MlflowClient(tracker.uri).get_run(start(tracker)).info.experiment_id)
+
+
+def view_of(tracker: Tracker) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The saved view of the experiment's runs, and the state of the page in it."""
+    experiment = MlflowClient(tracker.uri).get_experiment(experiment_of(tracker))
+    view = json.loads(experiment.tags["mlflow.sharedViewState.sft"])
+    return view, json.loads(zlib.decompress(base64.b64decode(view["state"].removeprefix("deflate;"))))
+
+
+def test_the_list_of_runs_has_a_view_by_which_they_are_compared(tracker: Tracker) -> None:
+    tracker.arrange(["win/b", "validation/saved.loss"])
+    tracker.arrange(["tax/a", "win/b"])  # a run with other suites
+    view, state = view_of(tracker)
+    assert view["name"] == "Wins and tax"
+    assert state["selectedColumns"][:5] == [
+        "tags.`sft.gate`", "metrics.`tax/a`", "metrics.`validation/saved.loss`", "metrics.`win/b`", "tags.`sft.lr`"]
+    assert [one["metricKey"] for one in state["compareRunCharts"]][:5] == [
+        "tax/a", "validation/saved.loss", "win/b", "train/loss", "train/sft"]
+    assert {one["metricSectionId"] for one in state["compareRunCharts"]} == {
+        one["uuid"] for one in state["compareRunSections"]}
+
+
+def test_a_view_of_many_suites_is_bounded_and_one_that_somebody_saved_stays(tracker: Tracker) -> None:
+    tracker.arrange([f"tax/{hashlib.shake_128(bytes([n])).hexdigest(120)}" for n in range(99)])
+    view, state = view_of(tracker)
+    assert len(json.dumps(view)) <= 5000
+    assert 3 < sum(one["type"] == "BAR" for one in state["compareRunCharts"]) < 24
+    client = MlflowClient(tracker.uri)
+    experiment = experiment_of(tracker)
+    for theirs in (json.dumps({**view, "updatedAt": 7}), "deflate;nothing of ours", "[]"):
+        client.set_experiment_tag(experiment, "mlflow.sharedViewState.sft", theirs)
+        tracker.arrange(["tax/a"])
+        assert client.get_experiment(experiment).tags["mlflow.sharedViewState.sft"] == theirs
 
 
 def test_many_parameters_with_awkward_names(tracker: Tracker) -> None:
