@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eval_suites.results import Expected, SuiteResult
+from eval_suites.statistics.floor import ROUNDS
 from infra.settings import gpu_environment
 from sft_core.config.data import ModelSection
 from sft_core.config.experiment import ExperimentConfig
@@ -119,9 +120,16 @@ def _saving(earlier: Mapping[str, Any], tokens: int) -> tuple[float, float]:
     return took, took * tokens / max(1, earlier["validation_tokens"])
 
 
-def evaluation_span(model: ModelSection, asked: Expected, rounds: int, outlook: Outlook, place: Workspace) -> Span:
-    """How long the items of a suite will take, asked so many times; of a model behind a server nothing is known."""
-    wanted, items = _evaluation(model, asked.suite, place), rounds * asked.items
+def evaluation_span(config: ExperimentConfig, asked: Expected, models: int, outlook: Outlook, place: Workspace, *,
+                    base: bool = False) -> Span:
+    """How long the items of a suite will take, asked of so many models; of one behind a server nothing is known.
+
+    Args:
+        base: the base is among them, which is asked for its A/A floor too.
+    """
+    wanted, items = _evaluation(config.model, asked.suite, place), models * asked.items
+    if base:
+        items += ROUNDS * min(config.eval.floor_items, asked.items)
     if wanted is None:
         return NOTHING
     paces = [result["pace"]["seconds"] for result in _results(place, "evaluate")

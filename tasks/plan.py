@@ -83,6 +83,7 @@ class Plan(NamedTuple):
     suites: tuple[Asked, ...]
     training: Span
     evaluation: Span
+    floor_items: int
     advice: tuple[str, ...]
 
     def lines(self) -> list[str]:
@@ -96,9 +97,13 @@ class Plan(NamedTuple):
             f"{about}{steps:,} steps of {per_step}{replay}; {look.section.epochs:g} epochs of {epoch.tokens:,} tokens "
             f"({epoch.trained_tokens:,} trained) in {len(look.data.course.sft.examples):,} examples; "
             f"{look.warmup_steps:,} steps of warm-up",
-            f"training {self._shown_training()}, evaluation {shown_span(self.evaluation)}; {least}"
+            f"training {self._shown_training()}, evaluation {shown_span(self.evaluation)}{self._floor()}; {least}"
             f"{_size(look.peak)} of {_size(look.free)} free memory ({look.place.device}), "
             f"{_size(look.forecast.disk)} of {_size(look.disk_free)} free disk"]
+
+    def _floor(self) -> str:
+        asked = [one for one in self.suites if not one.base_there]
+        return ", its A/A floor (eval.floor_items) included" if asked and self.floor_items else ""
 
     def _shown_training(self) -> str:
         return "is there already" if self.trained == "found" else shown_span(self.training)
@@ -170,7 +175,7 @@ def plan_of(config: ExperimentConfig, prepared: Done, place: Workspace, times: f
     evaluation = sum((one.time for one in suites), NOTHING)
     odd = advice(Foreseen(outlook, config.data, prepared.result["ledger"], training.high or None))
     return Plan(config.name, outlook, prepared, times, trained, suites, training, evaluation,
-                (*odd, *_of_suites(suites, terms)))
+                config.eval.floor_items, (*odd, *_of_suites(suites, terms)))
 
 
 def tell_plan(config: ExperimentConfig, prepared: Done, place: Workspace, of: str = "plan") -> None:
@@ -203,7 +208,8 @@ def _asked(chosen: Suite, config: ExperimentConfig, base: SuiteResult | None, tu
     name = chosen.name
     planned, rounds = expected(chosen, config.eval, where.place.mirror), (base is None) + (not tuned_there)
     items = planned if base is None else seen(base, config.gate)._replace(elsewhere=planned.elsewhere)
-    time = evaluation_span(config.model, planned, rounds, where.outlook, where.place) if rounds else NOTHING
+    time = NOTHING if not rounds else evaluation_span(
+        config, planned, rounds, where.outlook, where.place, base=base is None)
     margin = margin_of(name, config.gate) if chosen.kind == "capability" else None
     return Asked(items, promise(items, where.terms), margin, base is not None, tuned_there, time)
 

@@ -111,14 +111,14 @@ def _span(config: ExperimentConfig, prepared: Done, place: Workspace) -> Span:
 def _base(config: ExperimentConfig, prepared: Done, place: Workspace) -> Span:
     there = known(base_subject(config, prepared), config.eval, place)
     missing = [name for name in named_suites(config.eval.suites) if name not in there]
-    return _asked(config, missing, 1, _outlook(config, prepared, place), place) if missing else NOTHING
+    return _asked(config, missing, 1, _outlook(config, prepared, place), place, base=True) if missing else NOTHING
 
 
 def _confirmed(config: ExperimentConfig, search: SearchSection, prepared: Done, place: Workspace) -> Span:
     if not search.confirm:
         return NOTHING
     held = config.model_copy(update={"eval": config.eval.model_copy(update={"part": "held_back"})})
-    return _asked(held, held.eval.suites, 3, _outlook(config, prepared, place), place)
+    return _asked(held, held.eval.suites, 3, _outlook(config, prepared, place), place, base=True)
 
 
 def _outlook(config: ExperimentConfig, prepared: Done, place: Workspace) -> Outlook:
@@ -127,10 +127,11 @@ def _outlook(config: ExperimentConfig, prepared: Done, place: Workspace) -> Outl
     return look_ahead(inputs_of(config, prepared, place), config.train, place.root, 1.0)
 
 
-def _asked(config: ExperimentConfig, suites: Sequence[str], models: int, outlook: Outlook, place: Workspace) -> Span:
-    """Asking so many models these suites, one after the other."""
+def _asked(config: ExperimentConfig, suites: Sequence[str], models: int, outlook: Outlook, place: Workspace, *,
+           base: bool = False) -> Span:
+    """Asking so many models these suites, one after the other, the base among them or not."""
     asked = [expected(one, config.eval, place.mirror) for one in named_suites(suites).values()]
-    return sum((evaluation_span(config.model, one, models, outlook, place) for one in asked), NOTHING)
+    return sum((evaluation_span(config, one, models, outlook, place, base=base) for one in asked), NOTHING)
 
 
 def _plain(span: Span) -> str:

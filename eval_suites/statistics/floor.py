@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from eval_suites.results import ItemResult, SuiteResult
 
+ROUNDS = 3
+"""How often each of its items is asked: twice in the same batches, and once one by one."""
+
 
 class Floor(NamedTuple):
     """Items of one suite asked again: under the same settings nothing may change; another batch size may round

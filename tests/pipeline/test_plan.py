@@ -70,11 +70,16 @@ def test_a_sweep_takes_its_trials_on_average_over_the_space_and_its_base_once(sw
     prepared = prepare.fn(config, place)
     made = plan_sweep(config, config.search, prepared, place, (5, 2))
     short, long = (plan_of(override(config, {"train.epochs": epochs}), prepared, place) for epochs in (0.5, 3.0))
-    asked = made.common.high  # of the base, as often as of a trial
-    assert short.evaluation.high == pytest.approx(2 * asked, rel=0.02)
+    floors = [(one.time.high, one.items.items, 3 * min(config.eval.floor_items, one.items.items))
+              for one in short.suites]  # a run asks two models and the floor of the base
+    asked = sum(whole * items / (2 * items + floor) for whole, items, floor in floors)
+    base = sum(whole * (items + floor) / (2 * items + floor) for whole, items, floor in floors)
+    assert min(floor for _, _, floor in floors) > 0
+    assert made.common.high == pytest.approx(base, rel=0.02)
+    assert "its A/A floor (eval.floor_items) included" in short.lines()[1]
     assert made.trial.high == pytest.approx((short.training.high + long.training.high) / 2 + asked, rel=0.02)
     assert made.dearest.high == pytest.approx(long.training.high + asked, rel=0.02)
-    assert made.whole.high == pytest.approx(asked + 3 * made.trial.high)
+    assert made.whole.high == pytest.approx(made.common.high + 3 * made.trial.high)
     assert made.lines()[0].startswith("sweep two: 5 trials, 2 at a time: ")
     assert made.lines()[0].count("guessed from") == 1
 
