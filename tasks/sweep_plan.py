@@ -118,7 +118,7 @@ def _confirmed(config: ExperimentConfig, search: SearchSection, prepared: Done, 
     if not search.confirm:
         return NOTHING
     held = config.model_copy(update={"eval": config.eval.model_copy(update={"part": "held_back"})})
-    return _asked(held, held.eval.suites, 3, _outlook(config, prepared, place), place, base=True)
+    return _asked(held, held.eval.suites, 3, _outlook(config, prepared, place), place)
 
 
 def _outlook(config: ExperimentConfig, prepared: Done, place: Workspace) -> Outlook:
