@@ -20,6 +20,8 @@ LONGEST = 5000
 """Characters of an experiment's tag in MLflow."""
 MOST = 24
 """Metrics that are columns and charts; a page with more is none to look at."""
+FIRST = ("tax", "win")
+"""Groups before all others, which follow in the order of their names."""
 CURVES = ("train/loss", "train/sft", "train/replay", "train/kl", "validation/loss", "train/lr", "train/tokens_per_s")
 _WIDTHS = {"sft.gate": 90, "sft.lr": 80, "sft.lambda": 90, "sft.beta": 80, "sft.epochs": 90, "sft.method": 90,
            "sft.base": 120}
@@ -32,7 +34,7 @@ _COMPRESSED = "deflate;"
 
 
 def runs_view(metrics: Sequence[str], before: str | None) -> str | None:
-    """The tag's text: these metrics and those of the view so far, in the order of their names.
+    """The tag's text: these metrics and those of the view so far, taxes and wins first.
 
     Args:
         metrics: names in MLflow.
@@ -43,10 +45,15 @@ def runs_view(metrics: Sequence[str], before: str | None) -> str | None:
     had = _metrics_of(before) if before else []
     if had is None:
         return None
-    shown = sorted({*metrics, *had})[:MOST]
+    shown = sorted({*metrics, *had}, key=lambda metric: (_rank(metric), metric))[:MOST]
     while len(text := _text(shown)) > LONGEST:
         shown.pop()
     return text
+
+
+def _rank(metric: str) -> int:
+    group = metric.partition("/")[0]
+    return FIRST.index(group) if group in FIRST else len(FIRST)
 
 
 def _metrics_of(text: str) -> list[str] | None:

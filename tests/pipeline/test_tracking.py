@@ -141,9 +141,9 @@ def test_the_list_of_runs_has_a_view_by_which_they_are_compared(tracker: Tracker
     view, state = view_of(tracker)
     assert view["name"] == "Wins and tax"
     assert state["selectedColumns"][:5] == [
-        "tags.`sft.gate`", "metrics.`tax/a`", "metrics.`validation/saved.loss`", "metrics.`win/b`", "tags.`sft.lr`"]
+        "tags.`sft.gate`", "metrics.`tax/a`", "metrics.`win/b`", "metrics.`validation/saved.loss`", "tags.`sft.lr`"]
     assert [one["metricKey"] for one in state["compareRunCharts"]][:5] == [
-        "tax/a", "validation/saved.loss", "win/b", "train/loss", "train/sft"]
+        "tax/a", "win/b", "validation/saved.loss", "train/loss", "train/sft"]
     assert {one["metricSectionId"] for one in state["compareRunCharts"]} == {
         one["uuid"] for one in state["compareRunSections"]}
 
