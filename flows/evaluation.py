@@ -23,6 +23,7 @@ from tasks.stages import Workspace
 from tasks.verdict import (
     Compared,
     Floor,
+    Known,
     Names,
     Results,
     SuiteResult,
@@ -68,8 +69,8 @@ def run_evaluation(
     if shown.out:
         keep(shown.out / "base", base)
         console.lines(f"items    {shown.out / 'base'} (of {against})")
-    verdict = reach_verdict(base, results, GateSection(), floors=floor)
-    show_comparison(compared(verdict, base, results, Names(against, model.path)), shown)
+    verdict = reach_verdict(base, results, GateSection(), Known(floors=floor, names=Names(against, model.path)))
+    show_comparison(compared(verdict, base, results), shown)
     check_measured(base)
     check_measured(results)
 
@@ -124,8 +125,8 @@ def run_comparison(
     missing = sorted(set(a) ^ set(b))
     a, b = {name: a[name] for name in shared}, {name: b[name] for name in shared}
     _name_only(gate, shared)
-    verdict = reach_verdict(a, b, gate, beside.contaminated, beside.floors)
-    show_comparison(compared(verdict, a, b, Names(name_a, name_b)), shown)
+    verdict = reach_verdict(a, b, gate, Known(beside.contaminated, beside.floors, names=Names(name_a, name_b)))
+    show_comparison(compared(verdict, a, b), shown)
     if missing:
         console.lines(f"not compared, only in one of the two: {', '.join(missing)}")
     if section is not None:

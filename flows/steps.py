@@ -23,7 +23,7 @@ from tasks.parity import certificate
 from tasks.prepare import prepare as prepare_data
 from tasks.stages import Done, Workspace
 from tasks.train import train as train_model
-from tasks.verdict import Compared, Floor, Results, Verdict, compared, foresee, reach_verdict
+from tasks.verdict import Compared, Floor, Known, Results, Verdict, compared, foresee, reach_verdict
 
 
 class Data(NamedTuple):
@@ -146,8 +146,7 @@ def evaluate(model: Model, base: Base | None = None, out: Path | None = None) ->
     before, after = judged(known.results, tuned, config.eval.judge, place, kept)
     found = certificate(trained, config, place)
     looked = None if config.data.decontaminate == "off" else prepared.result["contaminated"]
-    verdict = reach_verdict(before, after, config.gate, contaminated=looked, floors=known.floors,
-                            checks=(found.check(),) if found else ())
+    verdict = reach_verdict(before, after, config.gate, Known(looked, known.floors, (found.check(),) if found else ()))
     return Judged(verdict, before, after)
 
 

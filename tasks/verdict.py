@@ -3,50 +3,50 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from eval_suites.judge.talk import unjudged
-from eval_suites.report.tables import Names, Report, report
+from eval_suites.report.tables import Report, report
 from eval_suites.results import SuiteResult, mean_metric, reason, write_results
 from eval_suites.statistics.floor import Floor
 from eval_suites.statistics.pairing import mean_score
 from eval_suites.verdict.flips import Flip, flips, word_diff
+from eval_suites.verdict.known import NOTHING_KNOWN, Known, Names
 from eval_suites.verdict.outcome import shown_score
-from eval_suites.verdict.verdict import Check, Verdict, compare
+from eval_suites.verdict.verdict import Verdict, compare
 from infra.orchestrator import stage_task
 from sft_core.config.evaluate import JUDGED, GateSection
 from sft_core.stage import fingerprint, write_json
 from tasks.stages import Workspace, once, version
 
-__all__ = ["Compared", "Flip", "Floor", "Names", "Report", "Results", "SuiteResult", "Verdict", "compared", "foresee",
-           "keep", "listed", "reach_verdict", "reason", "told_of", "with_variants", "word_diff", "write_verdict"]
+__all__ = ["Compared", "Flip", "Floor", "Known", "Names", "Report", "Results", "SuiteResult", "Verdict", "compared",
+           "foresee", "keep", "listed", "reach_verdict", "reason", "told_of", "with_variants", "word_diff",
+           "write_verdict"]
 Results = Mapping[str, SuiteResult]
 log = logging.getLogger("sft")
 
 
 @stage_task("verdict")
 def reach_verdict(
-    base: Results, tuned: Results, gate: GateSection, contaminated: Mapping[str, Collection[str]] | None = None,
-    floors: Mapping[str, Floor] | None = None, checks: Sequence[Check] = (),
+    base: Results, tuned: Results, gate: GateSection, known: Known = NOTHING_KNOWN,
 ) -> Verdict:
     """Compare paired results under the declared gate.
 
     Args:
         base, tuned: results by suite.
         gate: what is asked for.
-        contaminated: suite → ids of the items found in the training data, without their variants' endings; a suite
-            that is missing has none. None where none was looked for.
-        floors: suite → how far the base differs from itself.
-        checks: conditions beside the scores.
+        known: what is known beside them; its contaminated items are without their variants' endings, a suite that is
+            missing has none, and None stands where none was looked for.
 
     Raises:
         EvalError: the protocols of base and tuned differ.
     """
+    contaminated = known.contaminated
     found = {name: with_variants(contaminated.get(_asked(name), ()), base[name]) for name in base
              } if contaminated is not None else None
-    return compare(base, tuned, gate, contaminated=found, floors=floors, checks=checks)
+    return compare(base, tuned, gate, known._replace(contaminated=found))
 
 
 def foresee(base: Results, gate: GateSection, looks: int, place: Workspace) -> None:
@@ -82,10 +82,10 @@ class Compared(NamedTuple):
     tuned: Results
 
 
-def compared(verdict: Verdict, base: Results, tuned: Results, names: Names | None = None) -> Compared:
+def compared(verdict: Verdict, base: Results, tuned: Results) -> Compared:
     """The report and the changed items of a verdict."""
     changed = {name: flips(base[name], tuned[name]) for name in tuned}
-    return Compared(verdict, report(verdict, base, tuned, names), changed, base, tuned)
+    return Compared(verdict, report(verdict, base, tuned), changed, base, tuned)
 
 
 def keep(folder: Path, results: Results) -> None:

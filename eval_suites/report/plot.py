@@ -12,8 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from eval_suites.report.drawing import GREEN, GREY, OCHRE, ORANGE, SETTINGS, svg
+from eval_suites.verdict.known import Names
 from eval_suites.verdict.outcome import bounded
 from eval_suites.verdict.verdict import SHOWN, Outcome, SuiteVerdict, Verdict
+from sft_core.visible import shortened
 
 LOOK: dict[Outcome, tuple[str, str]] = {
     "improved": (GREEN, "o"), "no_worse": (GREEN, "s"), "worse": (ORANGE, "X"), "equal": (GREEN, "s"),
@@ -21,6 +23,8 @@ LOOK: dict[Outcome, tuple[str, str]] = {
 }
 """Colour and marker per outcome."""
 ROW_INCHES = 0.34
+LONGEST_NAME = 40
+"""Characters of a model's name in the title of a panel."""
 
 
 def forest_svg(verdict: Verdict) -> str:
@@ -40,9 +44,10 @@ def forest_png(verdict: Verdict) -> bytes:
 
 
 def _figure(verdict: Verdict) -> Figure:
+    names = Names(*(shortened(name, LONGEST_NAME) for name in verdict.names))
     groups = [(title, [one for one in verdict.suites if one.kind == kind]) for kind, title in (
-        ("alignment", "win (tuned − base), points of 100: right is better"),
-        ("capability", "tax (base − tuned), points of 100: right is worse"))]
+        ("alignment", f"win ({names.gain}), points of 100: right is better"),
+        ("capability", f"tax ({names.loss}), points of 100: right is worse"))]
     shown = [(title, suites) for title, suites in groups if suites]
     heights = [len(suites) + 1.5 for _, suites in shown] or [1.0]
     figure = Figure(figsize=(8.5, ROW_INCHES * sum(heights) + 0.8), layout="constrained")

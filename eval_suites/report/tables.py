@@ -1,6 +1,6 @@
 """The alignment-tax report as data: what was bought (alignment suites) against what it cost (capability suites).
 
-Tables of plain text for the terminal and the page; `plot.py` draws the same verdict, `page.py` puts all on one page.
+Tables of plain text for the terminal and the page; `plot.py` draws the same verdict, tasks/pages puts all on one page.
 """
 
 from __future__ import annotations
@@ -19,19 +19,13 @@ from eval_suites.statistics.floor import Floor
 from eval_suites.statistics.intervals import Interval
 from eval_suites.statistics.pairing import common
 from eval_suites.statistics.robustness import drop_rows
+from eval_suites.verdict.known import Names
 from eval_suites.verdict.outcome import NONE, Part, row, shown_score, span
 from eval_suites.verdict.verdict import SuiteVerdict, Verdict
 
 Results = Mapping[str, SuiteResult]
 Row = dict[str, str]
 SAME = "Both scores are of the items that have one on both sides, as their difference is."
-
-
-class Names(NamedTuple):
-    """What the two models are called."""
-
-    base: str = "base"
-    tuned: str = "tuned"
 
 
 class Table(NamedTuple):
@@ -60,7 +54,10 @@ class _Both:
     verdict: Verdict
     base: Results
     tuned: Results
-    names: Names
+
+    @property
+    def names(self) -> Names:
+        return self.verdict.names
 
     @cached_property
     def readings(self) -> list[Reading]:
@@ -88,30 +85,26 @@ class _Both:
                 for name, side in ((self.names.base, self.base), (self.names.tuned, self.tuned))]
 
 
-def report(verdict: Verdict, base: Results, tuned: Results, names: Names | None = None) -> Report:
+def report(verdict: Verdict, base: Results, tuned: Results) -> Report:
     """All tables that have something to say.
 
     Args:
         verdict: of these results.
         base, tuned: results by suite, all suites of the verdict.
-        names: what the two are called; equal names are told apart by a number.
     """
-    names = names or Names()
-    if names.base == names.tuned:
-        names = Names(f"{names.base} (1)", f"{names.tuned} (2)")
-    both = _Both(verdict, base, tuned, names)
+    both = _Both(verdict, base, tuned)
     made = [make(both) for make in TABLES]
-    return Report(names, verdict.gate, verdict.reason, tuple(table for table in made if table.rows))
+    return Report(verdict.names, verdict.gate, verdict.reason, tuple(table for table in made if table.rows))
 
 
 def _wins(both: _Both) -> Table:
-    return Table("Wins: alignment suites", f"Points of 100, tuned − base; above zero is better. {SAME}",
+    return Table("Wins: alignment suites", f"Points of 100, {both.names.gain}; above zero is better. {SAME}",
                  [headline(one, both) for one in both.verdict.suites if one.kind == "alignment"])
 
 
 def _tax(both: _Both) -> Table:
-    note = ("Points of 100, base − tuned; above zero is worse. Perplexity: percent per byte. No worse: the upper end "
-            f"of the interval is at most the margin. {SAME}")
+    note = (f"Points of 100, {both.names.loss}; above zero is worse. Perplexity: percent per byte. No worse: the "
+            f"upper end of the interval is at most the margin. {SAME}")
     return Table("Tax: capability suites", note,
                  [headline(one, both) for one in both.verdict.suites if one.kind == "capability"])
 
@@ -184,7 +177,7 @@ def _tasks(both: _Both) -> Table:
                   both.names.tuned: shown_score(after[task].score, one.scale),
                   "difference": _change(tally, after[task]), "scored": _of(tally)}
                  for task, tally in before.items() if task in after]
-    note = f"Points of 100, tuned − base; single tasks are too small to prove anything. {SAME}"
+    note = f"Points of 100, {both.names.gain}; single tasks are too small to prove anything. {SAME}"
     return Table("By task, subject or kind of item", note, rows, folded=True)
 
 
@@ -208,7 +201,7 @@ def _readings(both: _Both) -> Table:
             for one in both.readings if one.differs and not one.part]
     return Table("Partial credit and other readings, beside the score that counts", (
         "Points of 100 over the items that have the reading on both sides; in brackets the interval of the difference, "
-        f"tuned − base. Left out where it is the score itself on every item. Never below the score: "
+        f"{both.names.gain}. Left out where it is the score itself on every item. Never below the score: "
         f"{', '.join(MILDER.values())}. Never above it: {', '.join(STRICTER.values())}. Only the score is judged."
     ), rows, short=True)
 
@@ -220,7 +213,7 @@ def _instructions(both: _Both) -> Table:
             "suite": one.suite, "instruction": one.part, "instructions": str(one.marks)})
         row[one.label] = f"{_change_of(one.value)}: {_difference(one)}"
     return Table("By kind of instruction", "Points of 100: instructions that were followed; in brackets the interval "
-                                           "of the difference, tuned − base, prompts as clusters.",
+                                           f"of the difference, {both.names.gain}, prompts as clusters.",
                  list(rows.values()), folded=True)
 
 
@@ -241,7 +234,7 @@ def _refusals(both: _Both) -> Table:
              "should refuse": "yes" if rate.wanted else "no", "refused, as scored": _percent(rate.raw.estimate),
              "corrected": _percent(rate.corrected.estimate), "95 % interval": _percents(rate.corrected),
              "items": str(rate.raw.items)} for name, side in both.alike for rate in corrected(side)]
-    rows += [{"suite": one.suite, "model": "tuned − base", "requests": change.task,
+    rows += [{"suite": one.suite, "model": both.names.gain, "requests": change.task,
               "should refuse": "yes" if change.wanted else "no", "refused, as scored": f"{100 * change.raw:+.1f}",
               "corrected": NONE if change.corrected.estimate is None else f"{100 * change.corrected.estimate:+.1f}",
               "95 % interval": _percents(change.corrected, sign="+"), "items": str(change.corrected.items)}
@@ -251,7 +244,7 @@ def _refusals(both: _Both) -> Table:
         "would put a model nobody has labelled, if the scorer errs on it as differently as between labelled models "
         "(Bayesian, with a prior of half an answer a class); where models differ more than these few happen to show, "
         "it is too narrow. "
-        "The change allows for other errors on the tuned model than on the base."), rows)
+        f"The change allows for other errors on {both.names.the_tuned} than on {both.names.the_base}."), rows)
 
 
 def _percent(value: float | None) -> str:

@@ -1,6 +1,7 @@
 """Base results × tuned results → Verdict.
 
 outcome.py     what a verdict says of one suite
+known.py       what the two are called, and what is known beside their results
 gate.py        the declared policy → pass, fail, undecided
 room.py        whether a base has anything to lose or to win
 power.py       what so many items can find

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from eval_suites.results import ItemResult
+from eval_suites.verdict.known import Names
 
 NOTABLE = 0.1
 """Share of the answers of either side."""
 
 
-def cut_answers(both: Sequence[tuple[ItemResult, ItemResult]]) -> str:
-    """How many answers of base and tuned model were cut, where that is a notable share of either's; else empty.
+def cut_answers(both: Sequence[tuple[ItemResult, ItemResult]], names: Names) -> str:
+    """How many answers of either side were cut, where that is a notable share of either's; else empty.
 
     Refusals among them are counted: they are recognised by how an answer begins, also where it has no end.
     """
@@ -21,11 +22,12 @@ def cut_answers(both: Sequence[tuple[ItemResult, ItemResult]]) -> str:
         return ""
     refused = [[sum(item.metrics.get("refused", 0.0) > 0 for item in some) for some in (cut, side)]
                for cut, side in zip(cuts, sides, strict=True)]
-    shown = " and ".join(f"{len(cut)} of {len(side)} answers of the {name}"
-                         for cut, side, name in zip(cuts, sides, ("base", "tuned model"), strict=True) if side)
+    told = (names.the_base, names.the_tuned)
+    shown = " and ".join(f"{len(cut)} of {len(side)} answers of {name}"
+                         for cut, side, name in zip(cuts, sides, told, strict=True) if side)
     beginning = "" if not any(cut for cut, _ in refused) else (
         "; as refusals, which are recognised by how they begin, count " + " and ".join(
-            f"{cut} of them among the {whole} of the {name}"
-            for (cut, whole), name in zip(refused, ("base", "tuned model"), strict=True) if cut))
+            f"{cut} of them among the {whole} of {name}"
+            for (cut, whole), name in zip(refused, told, strict=True) if cut))
     return (f"the limit of tokens cut {shown}: read them before this is believed, and raise eval.max_new_tokens where "
             f"they were on their way{beginning}")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from eval_suites.verdict.known import Names
 from eval_suites.verdict.outcome import OPEN, UNKNOWN, Check, FalseRefusals, SuiteVerdict, span
 from sft_core.config.evaluate import GateSection
 
 TOLD = 3
 """Reasons that fit into a sentence; the tables hold all."""
+FINE_TUNE = Names()
 State = Literal["pass", "fail", "undecided"]
 
 
@@ -18,7 +20,8 @@ def margin_of(suite: str, gate: GateSection) -> float:
     return gate.margins.get(suite, gate.max_tax)
 
 
-def decide(suites: Sequence[SuiteVerdict], gate: GateSection, checks: Sequence[Check] = ()) -> tuple[State, str]:
+def decide(suites: Sequence[SuiteVerdict], gate: GateSection, checks: Sequence[Check] = (), names: Names = FINE_TUNE
+           ) -> tuple[State, str]:
     """Fail when a demand is proved unmet or a check did not pass, pass when all are proved met, else undecided; the
     first reasons are told.
 
@@ -29,7 +32,7 @@ def decide(suites: Sequence[SuiteVerdict], gate: GateSection, checks: Sequence[C
         if not check.passed:
             said["fail"].append(f"the check {check.name} did not pass ({check.why})")
     for suite in suites:
-        for state, text in _demands(suite, gate):
+        for state, text in _demands(suite, gate, "its base" if names == FINE_TUNE else names.base):
             said[state].append(text)
     asked = {suite.suite for suite in suites}
     for name in [name for name in (*gate.must_improve, *gate.at_least) if name not in asked]:
@@ -46,7 +49,7 @@ def _sentence(parts: Sequence[str]) -> str:
     return text[:1].upper() + text[1:] + "."
 
 
-def _demands(suite: SuiteVerdict, gate: GateSection) -> list[tuple[State, str]]:
+def _demands(suite: SuiteVerdict, gate: GateSection, than: str) -> list[tuple[State, str]]:
     """What the gate asks of this suite, and why it is met or not."""
     found = []
     if suite.kind == "capability":
@@ -54,7 +57,7 @@ def _demands(suite: SuiteVerdict, gate: GateSection) -> list[tuple[State, str]]:
     if suite.false_refusals is not None:
         found.append(_refusals(suite, suite.false_refusals))
     if suite.suite in gate.must_improve:
-        found.append(_improvement(suite))
+        found.append(_improvement(suite, than))
     if suite.suite in gate.at_least:
         found.append(_level(suite, gate.at_least[suite.suite]))
     return found
@@ -90,22 +93,22 @@ def _refusals(suite: SuiteVerdict, found: FalseRefusals) -> tuple[State, str]:
     return "undecided", f"{subject}, not proved to be at most {found.margin:g} points more, {wanted} ({points})"
 
 
-def _improvement(suite: SuiteVerdict) -> tuple[State, str]:
+def _improvement(suite: SuiteVerdict, than: str) -> tuple[State, str]:
     if suite.outcome == "not_measured":
         return "undecided", f"{suite.suite} is {suite.said}"
     if suite.outcome == "equal":
-        return "fail", f"{suite.suite} is no better than its base: it is the very same model, and no item changed"
+        return "fail", f"{suite.suite} is no better than {than}: it is the very same model, and no item changed"
     better = suite.outcome == "improved" if suite.kind == "alignment" else (
         suite.outcome == "no_worse" and suite.high < 0)
     if better and suite.kind == "capability" and suite.worst and suite.worst[1] >= 0:
         return "undecided", (
-            f"{suite.suite} is not proved better than its base, because it would not be with all items counted against "
+            f"{suite.suite} is not proved better than {than}, because it would not be with all items counted against "
             f"it that have no score ({suite.worst[0]:+.1f} to {suite.worst[1]:+.1f} points)")
     if better:
-        return "pass", f"{suite.suite} is proved better than its base ({_points(suite)})"
+        return "pass", f"{suite.suite} is proved better than {than} ({_points(suite)})"
     if suite.outcome == "worse":
-        return "fail", f"{suite.suite} is proved worse than its base ({_points(suite)})"
-    return "undecided", f"{suite.suite} is not proved better than its base{_wanted(suite)} ({_points(suite)})"
+        return "fail", f"{suite.suite} is proved worse than {than} ({_points(suite)})"
+    return "undecided", f"{suite.suite} is not proved better than {than}{_wanted(suite)} ({_points(suite)})"
 
 
 def _level(suite: SuiteVerdict, least: float) -> tuple[State, str]:

@@ -34,6 +34,7 @@ from eval_suites.statistics.evidence import paired
 from eval_suites.statistics.floor import Floor
 from eval_suites.statistics.intervals import Evidence
 from eval_suites.statistics.pairing import both_asked, pair
+from eval_suites.verdict.known import Known
 from eval_suites.verdict.outcome import FalseRefusals, Part, SuiteVerdict
 from eval_suites.verdict.verdict import compare
 from sft_core.config.evaluate import GateSection
@@ -154,7 +155,7 @@ def _taxes(stored: Results, tonight: Results, gate: GateSection, floors: Mapping
     """Losses of the suites that can be compared, whatever their kind."""
     names = sorted((stored.keys() & tonight.keys()) - incomparable(stored, tonight).keys())
     sides = [{name: replace(side[name], kind="capability") for name in names} for side in (stored, tonight)]
-    return {one.suite: one for one in compare(sides[0], sides[1], gate, floors=floors).suites}
+    return {one.suite: one for one in compare(sides[0], sides[1], gate, Known(floors=floors)).suites}
 
 
 def _own(stored: SuiteResult, tonight: SuiteResult, base_stored: SuiteResult, base_tonight: SuiteResult

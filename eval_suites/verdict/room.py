@@ -6,7 +6,7 @@ from eval_suites.results import SuiteResult
 from eval_suites.statistics.pairing import mean_score
 
 
-def room(base: SuiteResult, alpha: float) -> str:
+def room(base: SuiteResult, alpha: float, name: str = "the base") -> str:
     """Why this base has nothing to lose (capability) or to win (alignment) on this suite; empty where it has.
 
     The floor is what guessing gives, the mean over items of 1 / choices and 0 where there are none to choose from: a
@@ -16,7 +16,7 @@ def room(base: SuiteResult, alpha: float) -> str:
     evidence = mean_score(base)
     if evidence is None or base.scale == "log":
         return ""
-    score = f"the base scores {100 * evidence.estimate:.1f}"
+    score = f"{name} scores {100 * evidence.estimate:.1f}"
     if base.kind == "alignment":
         return f"{score}: nothing is left to win here" if evidence.estimate >= 1.0 else ""
     floor = base.chance or 0.0

@@ -41,6 +41,7 @@ from eval_suites.statistics.pairing import (
 from eval_suites.verdict import gate as policy
 from eval_suites.verdict.cut import cut_answers
 from eval_suites.verdict.hidden import with_hidden
+from eval_suites.verdict.known import NOTHING_KNOWN, Known, Names
 from eval_suites.verdict.outcome import OPEN, SHOWN, Check, Outcome, Part, SuiteVerdict, row
 from eval_suites.verdict.power import detectable
 from eval_suites.verdict.refusing import false_refusals
@@ -62,6 +63,7 @@ class Verdict:
     max_tax: float
     suites: tuple[SuiteVerdict, ...]
     checks: tuple[Check, ...] = ()
+    names: Names = Names()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for verdict.json."""
@@ -87,29 +89,28 @@ class _Weighed(NamedTuple):
     evidence: Evidence | None
     margin: float  # points
     p: float
+    names: Names
 
 
 def compare(
-    base: Mapping[str, SuiteResult], tuned: Mapping[str, SuiteResult], gate: GateSection, *,
-    contaminated: Mapping[str, Collection[str]] | None = None, floors: Mapping[str, Floor] | None = None,
-    checks: Sequence[Check] = (),
+    base: Mapping[str, SuiteResult], tuned: Mapping[str, SuiteResult], gate: GateSection,
+    known: Known = NOTHING_KNOWN,
 ) -> Verdict:
     """Weigh every suite of the tuned model against the base, then the gate.
 
     Args:
         base, tuned: suite → results.
         gate: margins, demands and the error probability.
-        contaminated: suite → ids of items that were found in the training data.
-        floors: suite → how far the base differs from itself.
-        checks: conditions beside the scores; one that did not pass fails the gate.
+        known: what is known beside the results.
 
     Raises:
         EvalError: a suite is missing on one side, or protocols differ.
     """
     if missing := sorted(set(base) ^ set(tuned)):
         raise EvalError(f"suites {missing} were run on one of the two models only; run the same suites on both")
-    weighed = [_weigh(base[name], tuned[name], gate) for name in tuned]
-    found, clean, floor = [], contaminated or {}, floors or {}
+    names = known.names.apart
+    weighed = [_weigh(base[name], tuned[name], gate, names) for name in tuned]
+    found, clean, floor = [], known.contaminated or {}, known.floors or {}
     for one, p_holm, members in zip(weighed, *_holm_by_kind(weighed), strict=True):
         name = one.base.suite
         if one.evidence is None:
@@ -118,16 +119,16 @@ def compare(
         if _same(one):
             found.append(_equal(_judge(one, p_holm, gate, members)))
             continue
-        suite = _with_room(_with_vocabularies(_with_cut(_judge(one, p_holm, gate, members), one), one), one.base)
+        suite = _with_room(_with_vocabularies(_with_cut(_judge(one, p_holm, gate, members), one), one), one)
         suite = replace(suite, notes=(*suite.notes, *rough(one.pairs)))
         suite = _with_clean(suite, one, gate.alpha, clean[name]) if name in clean else suite
-        suite = _with_floor(suite, floor[name]) if name in floor else suite
+        suite = _with_floor(suite, floor[name], names.the_base) if name in floor else suite
         found.append(with_hidden(_with_missing(suite, one, gate.alpha), one.pairs, read_at(gate.alpha, one.looks)))
-    outcome, reason = policy.decide(found, gate, checks)
-    return Verdict(outcome, reason, gate.alpha, gate.max_tax, tuple(found), tuple(checks))
+    outcome, reason = policy.decide(found, gate, known.checks, names)
+    return Verdict(outcome, reason, gate.alpha, gate.max_tax, tuple(found), tuple(known.checks), names)
 
 
-def _weigh(base: SuiteResult, tuned: SuiteResult, gate: GateSection) -> _Weighed:
+def _weigh(base: SuiteResult, tuned: SuiteResult, gate: GateSection, names: Names) -> _Weighed:
     both = both_asked(base, tuned)
     pairs, looks, margin = scored_pairs(both), _earlier(base.looks, tuned.looks), policy.margin_of(base.suite, gate)
     asked = len(both) if looks else max(base.n, tuned.n)
@@ -138,7 +139,7 @@ def _weigh(base: SuiteResult, tuned: SuiteResult, gate: GateSection) -> _Weighed
     p = 1.0
     if evidence is not None and (base.kind == "alignment" or evidence.estimate > null):
         p = evidence.p_value(null)
-    return _Weighed(base, tuned, both, pairs, looks, asked, evidence, margin, p)
+    return _Weighed(base, tuned, both, pairs, looks, asked, evidence, margin, p, names)
 
 
 def _earlier(one: tuple[int, int] | None, two: tuple[int, int] | None) -> tuple[int, int] | None:
@@ -170,7 +171,7 @@ def _equal(suite: SuiteVerdict) -> SuiteVerdict:
 
 
 def _judge(weighed: _Weighed, p_holm: float, gate: GateSection, members: int) -> SuiteVerdict:
-    base, tuned, both, pairs, looks, asked, evidence, margin, p = weighed
+    base, tuned, both, pairs, looks, asked, evidence, margin, p, names = weighed
     alpha = gate.alpha
     interval = evidence.interval(alpha) if evidence else NOTHING
     low, high = 100 * interval.low, 100 * interval.high
@@ -192,14 +193,15 @@ def _judge(weighed: _Weighed, p_holm: float, gate: GateSection, members: int) ->
         p_mcnemar=_mcnemar(pairs, looks), more_items=_more(weighed, p_holm, outcome, alpha), method=interval.method,
         protocol_hash=base.protocol_hash, margin=margin if base.kind == "capability" else 0.0, scale=base.scale,
         mde=detectable(pairs, base.kind, base.scale, read_at(claim, looks)) if evidence else None, looks=looks,
-        room=room(base, alpha), false_refusals=refusals, min_scored=least, level=after.held_to(least).score,
+        room=room(base, alpha, names.the_base), false_refusals=refusals, min_scored=least,
+        level=after.held_to(least).score,
         notes=(f"false refusals: {refusals.doubt}",) if refusals and refusals.doubt else ())
 
 
 def _not_measured(suite: SuiteVerdict, weighed: _Weighed) -> SuiteVerdict:
     """With the most frequent reason of each side for having no score."""
     sides = [(who, [item.why for item in side.items if item.score is None])
-             for who, side in (("base", weighed.base), ("tuned", weighed.tuned))]
+             for who, side in zip(weighed.names, (weighed.base, weighed.tuned), strict=True)]
     notes = [f"{len(whys)} items of {who} without a score, {commonest(whys)}" for who, whys in sides if whys]
     return replace(suite, notes=(*suite.notes, *notes))
 
@@ -243,7 +245,7 @@ def _more(weighed: _Weighed, p_holm: float, outcome: Outcome, alpha: float) -> i
 
 
 def _with_cut(suite: SuiteVerdict, weighed: _Weighed) -> SuiteVerdict:
-    note = cut_answers(weighed.both)
+    note = cut_answers(weighed.both, weighed.names)
     return replace(suite, notes=(*suite.notes, note)) if note else suite
 
 
@@ -252,21 +254,22 @@ def _with_vocabularies(suite: SuiteVerdict, weighed: _Weighed) -> SuiteVerdict:
     base, tuned = weighed.base.vocabulary, weighed.tuned.vocabulary
     if not base or not tuned or base == tuned:
         return suite
-    note = "base and tuned have different vocabularies; " + (
+    note = f"{' and '.join(weighed.names)} have different vocabularies; " + (
         "compared is what a byte of text costs, as perplexities per token cannot be" if suite.scale == "log" else
         "compared are answers as text, but a limit in tokens cuts them at other lengths")
     return replace(suite, notes=(*suite.notes, note))
 
 
-def _with_room(suite: SuiteVerdict, base: SuiteResult) -> SuiteVerdict:
+def _with_room(suite: SuiteVerdict, weighed: _Weighed) -> SuiteVerdict:
     """A claim about a base that had nothing to lose is told as such; without a claim the outcome says it.
 
     So is a floor that nobody knows.
     """
     notes = [suite.room] if suite.room and suite.outcome not in OPEN else []
-    if suite.kind == "capability" and base.chance is None and not suite.room:
-        notes.append("what guessing scores is not known, as its scorer is the suite's own: the base may have nothing "
-                     "to lose; its items can say it (chance: 0.25 of one of four choices, 0 where there are none)")
+    if suite.kind == "capability" and weighed.base.chance is None and not suite.room:
+        notes.append("what guessing scores is not known, as its scorer is the suite's own: "
+                     f"{weighed.names.the_base} may have nothing to lose; its items can say it (chance: 0.25 of one of "
+                     "four choices, 0 where there are none)")
     return replace(suite, notes=(*suite.notes, *notes))
 
 
@@ -287,18 +290,18 @@ def _with_clean(suite: SuiteVerdict, weighed: _Weighed, alpha: float, ids: Colle
         f"points, {part.low:+.1f} to {part.high:+.1f})")))
 
 
-def _with_floor(suite: SuiteVerdict, floor: Floor) -> SuiteVerdict:
+def _with_floor(suite: SuiteVerdict, floor: Floor, base: str) -> SuiteVerdict:
     """Beside the scores, how far the base differs from itself; a difference within that is not claimed."""
     suite = replace(suite, floor=floor)
     if floor.batch:
         suite = replace(suite, notes=(*suite.notes, (
-            f"under another batch size {floor.batch} of {floor.items} items of {floor.of or 'the base'} changed their "
+            f"under another batch size {floor.batch} of {floor.items} items of {floor.of or base} changed their "
             f"score, by up to "
             f"{100 * floor.worst:.3g} points")))
     if not floor.same:
         return suite
     noise = 100 * floor.worst * floor.same / floor.items
-    note = (f"{floor.of or 'the base'} does not repeat itself: under the same settings {floor.same} of {floor.items} "
+    note = (f"{floor.of or base} does not repeat itself: under the same settings {floor.same} of {floor.items} "
             f"items changed their score, up to {noise:.1f} points of the suite")
     beyond = abs((suite.points or 0.0) - (suite.margin if suite.kind == "capability" else 0.0))
     if suite.outcome in ("worse", "improved") and beyond <= noise:

@@ -12,6 +12,7 @@ from eval_suites.report.plot import forest_svg
 from eval_suites.results import Expected, SuiteResult
 from eval_suites.statistics.floor import Floor
 from eval_suites.statistics.pairing import mean_score
+from eval_suites.verdict.known import Known
 from eval_suites.verdict.power import Terms, provable
 from eval_suites.verdict.sequential import certain
 from eval_suites.verdict.verdict import Check, SuiteVerdict, Verdict, compare
@@ -23,7 +24,7 @@ GATE = GateSection(max_tax=2.0)
 
 
 def judged(base: SuiteResult, tuned: SuiteResult, gate: GateSection = GATE, **known: object) -> Verdict:
-    return compare({base.suite: base}, {tuned.suite: tuned}, gate, **known)  # type: ignore[arg-type]
+    return compare({base.suite: base}, {tuned.suite: tuned}, gate, Known(**known))  # type: ignore[arg-type]
 
 
 def one(base: SuiteResult, tuned: SuiteResult, gate: GateSection = GATE, **known: object) -> SuiteVerdict:

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from eval_suites.report.tables import Names
 from eval_suites.results import SuiteResult
+from eval_suites.verdict.known import NOTHING_KNOWN, Known, Names
 from eval_suites.verdict.verdict import compare
 from sft_core.config.evaluate import GateSection
 from tasks.pages import items as paged
@@ -71,9 +71,9 @@ class Seen(HTMLParser):
             self.text += data
 
 
-def written(sides: Sides, folder: Path, names: Names | None = None) -> Path:
+def written(sides: Sides, folder: Path, known: Known = NOTHING_KNOWN) -> Path:
     base, tuned = sides
-    found = compared(compare(base, tuned, GateSection(max_tax=2.0)), base, tuned, names)
+    found = compared(compare(base, tuned, GateSection(max_tax=2.0), known), base, tuned)
     write_report_page(folder / "page.html", "base against tuned", found)
     return folder / "page.html"
 
@@ -97,7 +97,7 @@ def test_the_page_says_the_verdict_without_a_script_and_loads_nothing(sides: Sid
 def test_what_models_say_is_data_and_never_markup(sides: Sides, tmp_path: Path) -> None:
     base, tuned = sides
     tuned["format"] = with_item(tuned["format"], 0, prompt=EVIL, target=EVIL, answer=EVIL, why=EVIL, task=EVIL)
-    page = written((base, tuned), tmp_path, Names(f"base {EVIL}", "tuned"))
+    page = written((base, tuned), tmp_path, Known(names=Names(f"base {EVIL}", "tuned")))
     seen = Seen(page.read_text("utf-8"))
     assert [tag for tag, _ in seen.tags].count("script") == 2  # the page's own, and the items
     told = json.loads(seen.data)

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval_suites.report.plot import forest_png, forest_svg
-from eval_suites.report.tables import NONE, Names, Report, report
+from eval_suites.report.tables import NONE, Report, report
 from eval_suites.results import SuiteResult
 from eval_suites.statistics.floor import Floor
 from eval_suites.verdict.flips import flips, word_diff
+from eval_suites.verdict.known import Known, Names
 from eval_suites.verdict.verdict import Check, Part, Verdict, compare
 from sft_core.config.evaluate import GateSection
 
@@ -46,7 +47,7 @@ def with_suite(verdict: Verdict, name: str, **changes: object) -> Verdict:
 
 def test_wins_stand_against_tax(sides: Sides) -> None:
     verdict, base, tuned = sides
-    made = report(verdict, base, tuned, Names("old", "new"))
+    made = report(replace(verdict, names=Names("old", "new")), base, tuned)
     assert (made.gate, made.reason) == (verdict.gate, verdict.reason)
     (win,), (tax,) = table(made, "Wins"), table(made, "Tax")
     assert (win["suite"], win["old"], win["new"], win["win"], win["outcome"]) == (
@@ -62,10 +63,32 @@ def test_wins_stand_against_tax(sides: Sides) -> None:
     assert table(made, "Items without a score")[0]["reason"] == "wrong"
 
 
+def test_two_models_are_called_by_their_names_wherever_they_are_told_of(make_result: Make) -> None:
+    """A comparison of two tuned models spoke of "the base" in notes, of "tuned − base" on axes, and of "its base" in
+    the sentence of the gate."""
+    sides: list[dict[str, SuiteResult]] = []
+    for share, words in ((40, "a"), (0, "b")):
+        facts = make_result([1.0] * share + [0.0] * (60 - share))
+        items = tuple(one._replace(metrics={"overrun": 1.0, "refused": 1.0}) for one in facts.items)
+        form = make_result([1.0] * share + [0.0] * (60 - share), suite="format", kind="alignment")
+        zero = make_result([0.0] * 60, suite="nothing")
+        gone = make_result([None] * 60, suite="gone")
+        sides.append({"facts": replace(facts, items=items, vocabulary=words), "format": form, "nothing": zero,
+                      "gone": gone})
+    known = Known(floors={"facts": Floor("facts", 8, 2, 2, 0.5)}, names=Names("first", "second"))
+    verdict = compare(sides[0], sides[1], GateSection(must_improve=("format",)), known)
+    made = report(verdict, *sides)
+    told = " ".join([made.reason, forest_svg(verdict), *(part.note for part in made.tables),
+                     *(f"{head} {text}" for part in made.tables for row in part.rows for head, text in row.items())])
+    assert "60 of 60 answers of first and 60 of 60 answers of second" in told
+    assert {"win (second − first)", "tax (first − second)"} <= set(re.findall(r"(?:win|tax) \([^)]*\)", told))
+    assert not re.search(r"\b(base|tuned)\b", told), re.findall(r".{40}\b(?:base|tuned)\b.{20}", told)
+
+
 def test_terminal_and_page_show_the_same_to_the_last_digit(sides: Sides) -> None:
     """The page said that a margin of 2.0 was 2."""
     verdict, base, tuned = sides
-    made = report(verdict, base, tuned, Names("base", "tuned"))
+    made = report(verdict, base, tuned)
     for told, title in zip(verdict.rows(), ("Tax", "Wins"), strict=True):
         shown, = table(made, title)
         kind = "tax" if "tax" in shown else "win"
@@ -188,7 +211,7 @@ def test_stop_rate_backend_and_tasks(sides: Sides) -> None:
 
 def test_equal_names_are_told_apart(sides: Sides) -> None:
     verdict, base, tuned = sides
-    row = table(report(verdict, base, tuned, Names("tiny", "tiny")), "Tax")[0]
+    row = table(report(replace(verdict, names=Names("tiny", "tiny").apart), base, tuned), "Tax")[0]
     assert (row["tiny (1)"], row["tiny (2)"]) == ("60.6", "1.0")
 
 

@@ -30,7 +30,7 @@ from tasks.record import side_by_side
 from tasks.runs import Beside, joined, results_of, write_beside
 from tasks.show import check_measured, remarks
 from tasks.stages import Workspace
-from tasks.verdict import reach_verdict, with_variants
+from tasks.verdict import Known, reach_verdict, with_variants
 
 Sft = Callable[..., subprocess.CompletedProcess[str]]
 GATE = GateSection()
@@ -206,7 +206,7 @@ def test_suites_say_what_can_be_run_here(sft: Sft, tmp_path: Path) -> None:
 def test_contaminated_items_take_their_variants_along(ids: list[str]) -> None:
     asked = result({"q1": 1.0, "q1~typos": 0.0, "q10": 1.0, "q2~case": 0.0})
     assert with_variants(ids, asked) == {"q1", "q1~typos"}
-    found = reach_verdict.fn({"facts": asked}, {"facts": asked}, GATE, {"facts": ids, "absent": ["x"]})
+    found = reach_verdict.fn({"facts": asked}, {"facts": asked}, GATE, Known({"facts": ids, "absent": ["x"]}))
     clean = found.suites[0].uncontaminated
     assert clean is not None
     assert clean.pairs == 2
@@ -215,7 +215,7 @@ def test_contaminated_items_take_their_variants_along(ids: list[str]) -> None:
 def test_items_of_a_suite_are_clean_or_not_also_where_it_is_judged() -> None:
     plain = result({"q1": 1.0, "q2": 0.0, "q3": 1.0})
     sides = {name: replace(plain, suite=name) for name in ("facts", "facts:pairwise", "facts:graded", "other")}
-    found = reach_verdict.fn(sides, sides, GATE, {"facts": ["q1"]}).suites
+    found = reach_verdict.fn(sides, sides, GATE, Known({"facts": ["q1"]})).suites
     assert [one.uncontaminated and one.uncontaminated.pairs for one in found] == [2, 2, 2, 3]
     assert reach_verdict.fn(sides, sides, GATE).suites[0].uncontaminated is None
 
