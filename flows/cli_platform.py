@@ -52,8 +52,9 @@ def add_platform(app: typer.Typer, begin: Callable[[], Settings], look: Callable
 
         parts = bring_up(settings, Wanted(prefect_port, mlflow_port, host, allowed_hosts))
         if shell:
-            _exports()
-        _show(parts, as_json, shell)
+            _exports(parts)
+        else:
+            _show(parts, as_json)
 
     @app.command()
     def down(as_json: AsJson = False) -> None:
@@ -73,12 +74,12 @@ def add_platform(app: typer.Typer, begin: Callable[[], Settings], look: Callable
         from infra.platform import status as standing
 
         parts = standing(settings.workspace)
-        _show(parts, as_json, False)
+        _show(parts, as_json)
         if not all(part.well for part in parts):
             raise typer.Exit(1)
 
 
-def _show(parts: Sequence[Part], as_json: bool, aside: bool) -> None:
+def _show(parts: Sequence[Part], as_json: bool) -> None:
     well = all(part.well for part in parts)
     if as_json:
         text = json.dumps({"well": well, "parts": [part._asdict() for part in parts]}, indent=2)
@@ -92,12 +93,16 @@ def _show(parts: Sequence[Part], as_json: bool, aside: bool) -> None:
         if well:
             lines.append('shell       eval "$(sft up --shell)"; then `prefect deployment run sft-sweep` in any folder')
         text = "\n".join(lines)
-    print(text, file=sys.stderr if aside else sys.stdout)
+    print(text)
 
 
-def _exports() -> None:
+def _exports(parts: Sequence[Part]) -> None:
+    """For `eval`: beside the exports only what is not well, which goes to where the shell does not read."""
     from infra.settings import read_settings, shell_environment
 
+    for part in parts:
+        if not part.well:
+            print(f"{part.name} is down: {part.says}", file=sys.stderr)
     settings = read_settings()
     for name, value in shell_environment(settings).items():
         print(f"export {name}={shlex.quote(value)}")

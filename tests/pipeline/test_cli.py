@@ -15,6 +15,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from flows import cli, console
+from infra.standing import Part
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "flows" / "configs" / "demo.yaml"
@@ -198,3 +199,15 @@ def test_what_cannot_be_written_or_had_is_said_before_any_work(arguments: str, t
         "FOLDER", str(tmp_path)).split())
     assert told.exit_code == 2, told.output
     assert "cannot be written: " in told.output or "--device cuda: torch" in told.output
+
+
+def test_what_a_shell_is_to_evaluate_is_all_that_is_printed(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole state of the platform went to the terminal at every `eval`."""
+    monkeypatch.setenv("SFT_HOME", str(tmp_path))
+    parts = [Part("prefect", True, "is well"), Part("worker", False, "it has ended: `sft up` starts it again")]
+    monkeypatch.setattr("infra.platform.up", lambda *_: parts)
+    told = CliRunner().invoke(cli.app, ["up", "--shell"])
+    assert told.stdout
+    assert all(line.startswith("export ") for line in told.stdout.splitlines())
+    assert told.stderr == "worker is down: it has ended: `sft up` starts it again\n"
