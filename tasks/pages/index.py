@@ -12,7 +12,7 @@ from infra.naming import told
 from sft_core.errors import ConfigError, DamagedFile
 from sft_core.stage import read_json, write_text
 from sft_core.visible import visible
-from tasks.listing import Listed, listed_runs
+from tasks.listing import Listed, listed_run, listed_runs
 from tasks.nights import TRENDS
 from tasks.pages import nights, sweep
 from tasks.pages.shell import rendered
@@ -51,12 +51,19 @@ def page_of(name: str, place: Workspace) -> Path:
     if name and (run / REPORT).is_file():
         return run / REPORT
     if name and run.is_dir():
-        raise ConfigError(f"the run {run.name} has no {REPORT} yet: it is not done; `sft show {run.name}` says how it "
-                          "stands and how it continues")
+        raise ConfigError(_without_page(listed_run(run, place)))
     there = [page.parent.name for pattern in (f"{place.runs.name}/*/{REPORT}", f"sweeps/*/{sweep.FILE}",
                                               f"{TRENDS}/*/{nights.FILE}") for page in sorted(place.root.glob(pattern))]
     raise ConfigError(f"{name!r} is no run, sweep or guarded model with a page in {place.root}; there are "
                       f"{told(there) or 'none'}; `sft open` alone lists them")
+
+
+def _without_page(run: Listed) -> str:
+    """Why a run has no page, and what comes next."""
+    if run.state == "done":
+        return f"the page of the run {run.name} is gone; `sft run {run.config}` writes it again"
+    why = {"under way": "it is under way", "ended early": "its sweep ended it early"}.get(run.state, "it is not done")
+    return f"the run {run.name} has no page: {why}; `sft show {run.name}` says how it stands and what comes next"
 
 
 def _run(one: Listed, place: Workspace) -> dict[str, object]:

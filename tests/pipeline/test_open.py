@@ -54,12 +54,23 @@ def test_a_page_is_found_by_name(place: Workspace, name: str, page: str) -> None
 
 
 @pytest.mark.parametrize(("name", "said"), [
-    ("demo-1b", "the run demo-1b has no report.html yet: it is not done"), ("", "'' is no run, sweep or guarded model"),
+    ("demo-1b", "the run demo-1b has no page: it is not done; `sft show demo-1b` says"),
+    ("", "'' is no run, sweep or guarded model"),
     ("nothing", "there are demo-1a, evil .*, grid, torn, helper; `sft open` alone"),
     ("demo-", "'demo-' is the beginning of several runs in .*: demo-1a, demo-1b; give more")])
 def test_what_has_no_page_is_said(place: Workspace, name: str, said: str) -> None:
     with pytest.raises((ConfigError, TrackingError), match=said):
         page_of(name, place)
+
+
+def test_a_page_that_was_deleted_is_gone_and_not_to_come(place: Workspace) -> None:
+    """A run that was done was called not done."""
+    (place.runs / "demo-1a" / "report.html").unlink()
+    with pytest.raises(ConfigError, match=r"the page of the run demo-1a is gone; `sft run .*demo-1a/config.yaml` wr"):
+        page_of("demo-1a", place)
+    write_json(place.runs / "demo-1b" / "rungs" / "ended.json", {})
+    with pytest.raises(ConfigError, match="demo-1b has no page: its sweep ended it early"):
+        page_of("demo-1b", place)
 
 
 def test_the_command_says_where_the_page_is(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
