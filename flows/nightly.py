@@ -122,7 +122,7 @@ def _compared(asked: Champion, margin: float, occasion: str, at: tuple[Workspace
     for version, folder in anew.items():
         tracker.log_artifacts(run_id, folder, version)
     tracker.log_metrics(run_id, metrics(nights))
-    drawn = trend(name, alias, tracker, place)
+    drawn = trend(name, tracker, place)
     for file in drawn:
         tracker.log_artifacts(run_id, file)
     tracker.describe(run_id, f"**{title}: {found.outcome}.** {in_markdown(found.sentence)}",

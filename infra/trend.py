@@ -16,6 +16,8 @@ GREY, BLUE, RED, OCHRE, GREEN = "#999999", "#0072b2", "#d55e00", "#8a6d00", "#00
 MOVED = {"regression": (RED, "o"), "drift": (OCHRE, "D"), "risen": (GREEN, "^")}
 """How a night's score moved, by what is judged of it, and how that is drawn: the model lost, or the model and its base,
 by which it is the environment; or it scores provably more than what is stored."""
+HALF = 0.5
+"""Of a night, by which the limits of the first and the last one reach beyond it."""
 NAMES = ("score", "score_low", "score_high", "limit_low", "limit_high", "stored")
 
 
@@ -23,7 +25,7 @@ class Point(NamedTuple):
     """One suite on one night: the score with its 95 % interval, the limits, the stored score, and what was judged of
     it: a key of `MOVED`, or nothing."""
 
-    night: int
+    night: float
     score: float
     low: float
     high: float
@@ -37,33 +39,45 @@ class Point(NamedTuple):
         """A key of `MOVED`, or nothing."""
         return self.judged or "risen" * (self.score > self.limit_high)
 
+    @property
+    def in_points(self) -> Point:
+        """Of a share: in points of 100."""
+        return Point(self.night, 100 * self.score, 100 * self.low, 100 * self.high, 100 * self.limit_low,
+                     100 * self.limit_high, 100 * self.stored, self.judged)
 
-def trend_picture(title: str, suites: Mapping[str, Sequence[Point]]) -> Figure:
-    """A panel for each suite.
+
+def trend_picture(title: str, panels: Mapping[str, Sequence[Point]]) -> Figure:
+    """A panel for each of what was measured, scores that are shares in points of 100.
 
     Args:
         title: of the whole.
-        suites: suite → its nights, the earliest first, at least one each.
+        panels: title → its nights, the earliest first, at least one each.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 1.0 + 2.0 * len(suites)), layout="constrained")
-    for axes, (suite, points) in zip(figure.subplots(len(suites), 1, squeeze=False, sharex=True)[:, 0], suites.items(),
+    figure = Figure(figsize=(8, 1.0 + 2.0 * len(panels)), layout="constrained")
+    for axes, (suite, given) in zip(figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0], panels.items(),
                                      strict=True):
+        share = min(one.score for one in given) >= 0.0  # minus nats are below
+        points = [one.in_points for one in given] if share else given
+        wide = [points[0]._replace(night=points[0].night - HALF), *points,
+                points[-1]._replace(night=points[-1].night + HALF)]  # else a single night had no band
         nights, scores = [one.night for one in points], [one.score for one in points]
-        axes.fill_between(nights, [one.limit_low for one in points], [one.limit_high for one in points], color=GREY,
-                          alpha=0.25, label="limits", step="mid")
-        axes.step(nights, [one.stored for one in points], where="mid", color=GREY, linestyle="--", label="stored")
+        at = [one.night for one in wide]
+        axes.fill_between(at, [one.limit_low for one in wide], [one.limit_high for one in wide], color=GREY,
+                          alpha=0.25, label="limits", step="mid", linewidth=3)
+        axes.step(at, [one.stored for one in wide], where="mid", color=GREY, linestyle="--", label="stored")
         errors = [[one.score - one.low for one in points], [one.high - one.score for one in points]]
         axes.errorbar(nights, scores, yerr=errors, color=BLUE, marker="o", markersize=3, linewidth=1, elinewidth=0.5,
-                      label="score, 95 %")
+                      label="score, 95 %", clip_on=False)
         for kind, (colour, mark) in MOVED.items():
             some = [one for one in points if one.moved == kind]
             axes.scatter([one.night for one in some], [one.score for one in some], color=colour, marker=mark, s=36,
-                         zorder=3, label=kind)
-        if min(one.score for one in points) >= 0.0:  # a share; minus nats are below
+                         zorder=3, label=kind, clip_on=False)
+        axes.set_ylabel("points" if share else "−nats per byte", fontsize=8)
+        if share:
             low, high = axes.get_ylim()
-            axes.set_ylim(max(low, 0.0), min(high, 1.0))
+            axes.set_ylim(max(low, 0.0), min(high, 100.0))
         axes.set_title(suite, loc="left", fontsize=9)
         axes.grid(alpha=0.3)
     axes.set_xlabel("night")

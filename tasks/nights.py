@@ -28,6 +28,8 @@ ALL = ""
 """What a night has not measured that could not begin: every suite of every version."""
 TRENDS = "trends"
 """Folder of the workspace with the course of the nights of each model."""
+MOST_PANELS = 30
+"""Courses that are drawn: the picture is to be read."""
 KEPT = 14
 """Nights whose answers stay."""
 LONGEST = 4000
@@ -217,8 +219,8 @@ def metrics(nights: Sequence[Night]) -> dict[str, float | None]:
     return values
 
 
-def trend(name: str, alias: str, tracker: Tracker, place: Workspace) -> list[Path]:
-    """Draw the nights of an alias so far, a panel for each suite that any of them has measured, as a picture and on a
+def trend(name: str, tracker: Tracker, place: Workspace) -> list[Path]:
+    """Draw the nights so far, a panel for each alias and suite that any of them has measured, as a picture and on a
     page in `trends/` of the workspace; returns the files, none where no night has a score.
 
     Raises:
@@ -226,17 +228,18 @@ def trend(name: str, alias: str, tracker: Tracker, place: Workspace) -> list[Pat
     """
     course = past(name, tracker)[::-1]
     ending = f"/{NAMES[0]}"
-    suites = {key.removeprefix(f"{alias}/").removesuffix(ending) for one in course for key in one.run.metrics
-              if key.startswith(f"{alias}/") and key.endswith(ending)}
-    points = {suite: some for suite in sorted(suites)
-              if (some := [point for one in course if (point := _point(one, f"{alias}/{suite}"))])}
+    measured = sorted({key.removesuffix(ending) for one in course for key in one.run.metrics if key.endswith(ending)})
+    points = {at: some for at in measured if (some := [point for one in course if (point := _point(one, at))])}
     if not points:
         return []
+    last = sorted(points, key=lambda at: -points[at][-1].night)[:MOST_PANELS]  # rather what is measured still
     from tasks.pages.nights import write_nights_page
 
-    folder, title = place.root / TRENDS / name, f"{name}@{alias}, {len(course)} nights"
+    counted = f"{len(course)} night{'s' * (len(course) > 1)}"
+    part = f", {len(last)} of {len(points)} courses" if len(last) < len(points) else ""
+    folder, title = place.root / TRENDS / name, f"{name}, {counted}{part}"
     folder.mkdir(parents=True, exist_ok=True)
-    picture = trend_picture(title, points)
+    picture = trend_picture(title, {at: points[at] for at in sorted(last)})
     picture.savefig(folder / "trend.png", dpi=120)
     return [folder / "trend.png", write_nights_page(title, picture, [one.row for one in course[::-1]], folder)]
 
