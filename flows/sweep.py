@@ -43,7 +43,7 @@ from tasks.causes import common_cause
 from tasks.crew import Crew
 from tasks.earlier import beginnings
 from tasks.followups import Found, after, confirmation, confirming, placed, varied, wanted
-from tasks.front import AXES, Kept, dots, measured, note, of_base, pages, summed, texts
+from tasks.front import AXES, IN_WORDS, Kept, dots, measured, note, of_base, pages, summed, texts
 from tasks.needs import check_needs, run_lacks
 from tasks.pages.sweep import Sweep, write_sweep_page
 from tasks.plan import tell_plan
@@ -56,6 +56,8 @@ from tasks.versions import differing, found_here, head
 
 log = logging.getLogger("sft")
 LOOK_S = 1.0
+MOST_TOLD = 30
+"""Trials in the note on a sweep's run; its table has all."""
 
 
 def run_sweep(path: Path, trials: int | None, workers: int, overrides: list[str]) -> None:
@@ -223,7 +225,7 @@ def _record(row: TrialRow, tracker: Tracker, further: Mapping[str, float] | None
 
 def _tell(row: TrialRow, left: int, what: str) -> None:
     shown = "  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.params.items())
-    found = ", ".join(f"{name} {value:.2f}" for name, value in (row.values or {}).items())
+    found = ", ".join(f"{IN_WORDS[name]} {value:.2f}" for name, value in (row.values or {}).items())
     why = row.notes.get("why") or "it lost its worker, and its values are tried again"
     said = {"RUNNING": f"{what} {row.number}, {left} to go: {shown}",
             "COMPLETE": f"{what} {row.number} is done: {found}",
@@ -238,6 +240,16 @@ def _best(study: Study, rows: Sequence[TrialRow]) -> dict[str, float]:
     kept = [row.values for row in rows if row.values and not row.broken]
     return {f"best/{name}": (max if direction == "maximize" else min)(values[name] for values in kept)
             for name, direction in study.plan.objectives.items() if kept}
+
+
+def _note(title: str, says: str, table: Sequence[Mapping[str, str]], columns_say: str) -> str:
+    """Markdown: the last word, the trials, and then what their columns mean: MLflow folds what is long."""
+    heads = list(table[0]) if table else []
+    rows = [[in_markdown(cell) for cell in row.values()] for row in table[:MOST_TOLD]]
+    lines = [heads, ["---"] * len(heads), *rows] if heads else []
+    left = [f"… and {len(table) - MOST_TOLD} more in trials.json"] if len(table) > MOST_TOLD else []
+    return "\n".join([f"**{in_markdown(title)}.** {in_markdown(says)}", "",
+                      *(f"| {' | '.join(cells)} |" for cells in lines), *left, "", in_markdown(columns_say)])
 
 
 def _report(study: Study, ended: Found, tracker: Tracker, parent: str, place: Workspace) -> dict[str, Any]:
@@ -267,7 +279,7 @@ def _report(study: Study, ended: Found, tracker: Tracker, parent: str, place: Wo
         why = [failed.get(name.split()[0], "") for name in columns["trial"]]
         tracker.log_table(parent, "trials.json", columns | {"why": why})
     tracker.log_metrics(parent, {"trials": float(len(rows)), **_best(study, rows), **summed(drawn, found)})
-    tracker.describe(parent, f"**{in_markdown(title)}.** {in_markdown(says)}\n\n{in_markdown(columns_say)}",
+    tracker.describe(parent, _note(title, says, table, columns_say),
                      [*(f"pareto/{file.name}" for file in plots), "trials.json"])
     tracker.set_tags(parent, {"sft.proposed": proposal.sentence if proposal else says, "sft.says": says})
     tracker.finish(parent)
@@ -275,7 +287,7 @@ def _report(study: Study, ended: Found, tracker: Tracker, parent: str, place: Wo
     orchestrator.show(
         artifacts.table("front", kept.study, table, f"{title}: {says}. {columns_say}"),
         lambda: artifacts.page("trials", kept.study, sweep_view.trials_page(
-            kept.study, rows, tracker.pages, f"**{in_markdown(title)}**: {in_markdown(says)}"),
+            kept.study, rows, tracker.pages, f"**{in_markdown(title)}**: {in_markdown(says)}", AXES),
             f"{title} with their runs")())
     return {"study": study.plan.name, "rows": table, "plots": [str(plot) for plot in plots], "says": says,
             "where_to_look": runs_page(tracker.pages) or console.where_to_look(tracker.shown)}

@@ -16,6 +16,8 @@ FADED = "dominated, or beyond a limit"
 DASHES = ("-", "--", ":")
 Reached = Mapping[str, Sequence[tuple[float, float]]]
 """Sureness in percent → what the front reaches with it: first objective, rising, and the second."""
+ABOVE, NAMED = 5, 8
+"""Labels lie above points, and one names at most so many."""
 MARKERS = {"base": "s", "default": "D"}
 
 
@@ -96,8 +98,8 @@ def write_attainment(dots: Sequence[Dot], reached: Reached, labels: Mapping[str,
         axes.step(*zip(*surface, strict=True), where="pre", color=BLUE, linestyle=dash, linewidth=1.2,
                   label=_surely(level))
     axes.scatter([dot.x.value for dot in dots], [dot.y.value for dot in dots], color=GREY, s=14, label="points")
-    for dot in dots:
-        axes.annotate(dot.name, (dot.x.value, dot.y.value), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    for at, some in _places(dots).items():
+        axes.annotate(_names(some), at, xytext=(4, 4), textcoords="offset points", fontsize=8, zorder=ABOVE)
     axes.set_xlabel(f"at least this {labels['alignment']}")
     axes.set_ylabel(f"at most this {labels['tax']}")
     axes.legend()
@@ -130,14 +132,28 @@ def picture(dots: Sequence[Dot], labels: Mapping[str, str]) -> Figure:
         for number, dot in enumerate(some):
             axes.scatter([dot.x.value], [dot.y.value], s=36, color=colour, marker=MARKERS.get(label, "o"), alpha=alpha,
                          gid=dot.name, urls=[dot.link or None], label="" if number else label, zorder=3)
-    for dot in dots:
-        axes.annotate(dot.name, (dot.x.value, dot.y.value), xytext=(4, 4), textcoords="offset points", fontsize=8,
-                      alpha=0.5 if dot.faded else 1.0)
+    for at, some in _places(dots).items():
+        axes.annotate(_names(some), at, xytext=(4, 4), textcoords="offset points", fontsize=8, zorder=ABOVE,
+                      alpha=0.5 if all(dot.faded for dot in some) else 1.0)
     axes.set_xlabel(titles[0])
     axes.set_ylabel(titles[1])
     axes.legend()
     axes.grid(alpha=0.3)
     return figure
+
+
+def _places(dots: Sequence[Dot]) -> dict[tuple[float, float], list[Dot]]:
+    """Points by where they are: those at one place have one label, else the last would lie on all others."""
+    found: dict[tuple[float, float], list[Dot]] = {}
+    for dot in dots:
+        found.setdefault((dot.x.value, dot.y.value), []).append(dot)
+    return found
+
+
+def _names(some: Sequence[Dot]) -> str:
+    names = [dot.name for dot in some]
+    left = len(names) - NAMED
+    return ", ".join([*names[:NAMED - 1], f"{left + 1} more"] if left > 0 else names)
 
 
 def _errors(spreads: Sequence[Spread]) -> list[list[float]]:

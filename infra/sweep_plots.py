@@ -15,6 +15,8 @@ from infra.pareto import BLUE, GREY
 from infra.plans import Dimension, Value
 from infra.study_contract import TrialRow
 
+LEAST_RANGE = 1.0
+"""Points that an axis spans at least."""
 FEW = 16
 """Below so many trials importances are hardly more than a guess, see `importances`."""
 
@@ -96,11 +98,20 @@ def _panels(rows: Sequence[TrialRow], shown: Shown) -> list[_Panel]:
     first, second = list(shown.labels)[:2]
     xs, ys = ([(row.values or {})[name] for row in rows] for name in (first, second))
     reached = volume(rows, (first, second), shown.base)
-    at = ", ".join(f"{name} {value:.3g}" for name, value in zip((first, second), reached.reference, strict=True))
+    at = ", ".join(f"{shown.labels[name].removesuffix(' (points)')} {value:.3g}"
+                   for name, value in zip((first, second), reached.reference, strict=True))
     shares = [100 * share for share in reached.shares]
     return [_Panel(shown.labels[first], xs, list(accumulate(xs, max)), "largest so far"),
             _Panel(shown.labels[second], ys, list(accumulate(ys, min)), "smallest so far"),
             _Panel(f"hypervolume (%, from {at})", [], shares, "dominated so far")]
+
+
+def _range(values: Sequence[float], *, whole: bool) -> tuple[float, float]:
+    """Of an axis in points or percent: of a share the whole, and else never so little that rounding looks like a
+    course."""
+    low, high = (0.0, 100.0) if whole else (min(values), max(values))
+    room = max(0.05 * (high - low), (LEAST_RANGE - (high - low)) / 2)
+    return low - room, high + room
 
 
 def _history(rows: Sequence[TrialRow], shown: Shown) -> Figure:
@@ -110,6 +121,7 @@ def _history(rows: Sequence[TrialRow], shown: Shown) -> Figure:
         if panel.dots:
             axes.scatter(numbers, panel.dots, color=GREY, label="trials")
         axes.step(numbers, panel.line, where="post", color=BLUE, label=panel.line_says)
+        axes.set_ylim(*_range([*panel.dots, *panel.line], whole=not panel.dots))
         axes.set_title(panel.title, loc="left", fontsize=9)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)

@@ -55,7 +55,7 @@ def page_of_sweep(study: str) -> str | None:
     return url_for("flow-run", found[-1].id) if found else None
 
 
-def trials_page(study: str, rows: Sequence[TrialRow], within: str, says: str) -> str:
+def trials_page(study: str, rows: Sequence[TrialRow], within: str, says: str, labels: Mapping[str, str]) -> str:
     """Markdown: the trials with links to their flow runs and MLflow runs.
 
     Args:
@@ -63,13 +63,15 @@ def trials_page(study: str, rows: Sequence[TrialRow], within: str, says: str) ->
         rows: the trials.
         within: pages of the MLflow experiment.
         says: what the sweep came to, as Markdown.
+        labels: objective → what its value is.
     """
     runs = {tag: run for run in _flow_runs(study, "trial") for tag in run.tags if tag.startswith("trial:")}
     later = [link(in_markdown(run.name), url_for("flow-run", run.id)) for run in _flow_runs(study, "follow-up")]
     lines = ["| trial | state | found | searched | MLflow |", "|---|---|---|---|---|"]
     for row in rows:
         run, tracked = runs.get(f"trial:{row.number}"), row.notes.get("run_id", "")
-        found = shown(row.values) if row.values else row.notes.get(ENDED) or row.notes.get("why", "")
+        values = {labels[name]: value for name, value in (row.values or {}).items()}
+        found = shown(values) or row.notes.get(ENDED) or row.notes.get("why", "")
         cells = (link(f"t{row.number:03d}", url_for("flow-run", run.id) if run else None), row.state.lower(),
                  in_markdown(found[:LONGEST]), in_markdown(shown(row.params)),
                  link(tracked[:8], run_page(within, tracked)))

@@ -130,8 +130,8 @@ def _against(searched: Proposal, row: TrialRow, default: Sequence[TrialRow], con
     for other in (one for one in default if one is not row and one.values):
         theirs = Point("default", (run_of_trial(other.notes, place, tracker).results(),))
         against = prove(theirs, point, objectives(config.search), Limits(config.gate.alpha, config.gate.max_tax))
-        said += (f"; against the default configuration on the same items: alignment {span(against.gain, '+')}, tax "
-                 f"{span(against.tax)}")
+        said += (f"; against the default configuration on the same items: alignment gain "
+                 f"{span(against.gain, '+')}, tax {span(against.tax)}")
     return said
 
 

@@ -27,7 +27,10 @@ from tasks.runs import REPORT, run_of_trial
 from tasks.stages import Workspace
 
 log = logging.getLogger("sft")
-AXES = {"alignment": "alignment (points)", "tax": "tax (points)"}
+AXES = {"alignment": "alignment score (points)", "tax": "tax against the base (points)"}
+"""What the value of an objective is: of alignment the score itself, where sentences tell the gain over the base."""
+IN_WORDS = {name: title.removesuffix(" (points)") for name, title in AXES.items()}
+COLUMNS = "Alignment score: the model's own, not its gain over the base; tax: what it lost against the base."
 MOST_NAMES = 5
 """Names that a cell of the table lists."""
 
@@ -128,19 +131,21 @@ def note(found: Front | None) -> str:
     """What the columns of the table mean."""
     star = "★: on the front of the estimates, the base among them."
     if found is None:
-        return f"{star} No results of the trials are here, so nothing is proved."
+        return f"{star} {COLUMNS} No results of the trials are here, so nothing is proved."
     level, tolerance = 100 * (1 - found.terms.alpha), found.terms.tolerance
-    return (f"{star} Intervals: {level:g} %, each by itself, with the items that have no score counted either way "
-            f"where those are more than {100 * MISSING:g} % of a suite. Proved dominated: the other is proved better "
-            f"in one objective and no worse by more than {tolerance:g} (search.tolerance) in the other; not told from: "
-            "proved to differ in neither; both hold for the whole table at once. Only the items are taken for chance: "
-            "a trial stands for its model, not for other training seeds.")
+    return (f"{star} {COLUMNS} Intervals: {level:g} %, each by itself, with the items that have no score counted "
+            f"either way where those are more than {100 * MISSING:g} % of a suite. Proved dominated: the other is "
+            f"proved better in one objective and no worse by more than {tolerance:g} (search.tolerance) in the other; "
+            "not told from: proved to differ in neither; both hold for the whole table at once. Only the items are "
+            "taken for chance: a trial stands for its model, not for other training seeds.")
 
 
 def summed(drawn: Sequence[Dot], found: Front | None) -> dict[str, float]:
-    """What the sweep's own run is given as metrics: how many points are on the front, and proved dominated."""
-    dominated = [one for one in found.points if one.dominated_by] if found else []
-    return {"on_front": float(sum(dot.on_front for dot in drawn)), "proved_dominated": float(len(dominated))}
+    """What the sweep's own run is given as metrics: how many trials are on the front, and proved dominated. The base,
+    and models on the way to a trial, are points and no trials."""
+    dominated = [one for one in found.points if one.dominated_by and one.name.isdigit()] if found else []
+    front = [dot for dot in drawn if dot.on_front and dot.name.isdigit()]
+    return {"trials_on_front": float(len(front)), "trials_proved_dominated": float(len(dominated))}
 
 
 def of_base(found: Front | None) -> float | None:

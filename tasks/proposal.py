@@ -60,7 +60,7 @@ def confirmed(searched: Proposal, base: Point, point: Point, search: SearchSecti
     items = sum(len(point.averaged(suite).items) for suite in what.suites)
     gain, tax = ((before.estimate or 0.0) for before in (searched.proof.gain, searched.proof.tax))
     return (f"{searched.label}, confirmed on {items:,} items that the search did not see: {_told(proof, gate)}; the "
-            f"search had said {gain:+z.1f} and {tax:z.1f}")
+            f"search had said a gain of {gain:+z.1f} and a tax of {tax:z.1f}")
 
 
 def called(name: str, rows: Sequence[TrialRow]) -> str:
@@ -77,8 +77,9 @@ def called(name: str, rows: Sequence[TrialRow]) -> str:
 
 def _told(proof: Proof, gate: GateSection) -> str:
     gain = span(proof.gain, "+")
-    return f"alignment {gain} points against the base, tax {span(proof.tax)}: {_state(proof, gate)}" + (
-        f"; {proof.missing}" if proof.missing else "")
+    missing = f"; {proof.missing}" if proof.missing else ""
+    return (f"alignment gain over the base {gain} points, tax against the base {span(proof.tax)}: "
+            f"{_state(proof, gate)}{missing}")
 
 
 def _state(proof: Proof, gate: GateSection) -> str:

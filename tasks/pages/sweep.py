@@ -44,9 +44,11 @@ def write_sweep_page(sweep: Sweep, folder: Path) -> Path:
                    ) if sweep.dots else None
     pictures = {name: (TITLES[name], Markup(svg(figure, TITLES[name], lines)))
                 for name, figure in sweep.pictures.items()}
+    heads = _short(list(sweep.rows[0])) if sweep.rows else {}
     write_text(folder / FILE, rendered(
         "sweep.html.jinja", title=f"Sweep {sweep.study}", study=sweep.study, says=sweep.says, note=sweep.note,
-        front=front, rows=[_linked(row, sweep.links) for row in sweep.rows], pictures=pictures))
+        front=front, rows=[_linked(row, sweep.links, heads) for row in sweep.rows], pictures=pictures,
+        short={text: head for head, text in heads.items() if text != head}))
     return folder / FILE
 
 
@@ -55,9 +57,15 @@ def _place(dot: Dot, labels: Mapping[str, str]) -> str:
                      for label, one in zip(labels.values(), (dot.x, dot.y), strict=True))
 
 
-def _linked(row: Mapping[str, str], links: Mapping[str, str]) -> dict[str, str]:
-    """The row with its trial as a link to its run."""
-    name = row["trial"].split()[0]
+def _short(heads: Sequence[str]) -> dict[str, str]:
+    """Heads by what stands there: a field by the last part of its name, where no other ends so."""
+    last = {head: head if " " in head else head.rpartition(".")[2] for head in heads}
+    return {head: text if list(last.values()).count(text) == 1 else head for head, text in last.items()}
+
+
+def _linked(row: Mapping[str, str], links: Mapping[str, str], heads: Mapping[str, str]) -> dict[str, str]:
+    """The row under short heads, with its trial as a link to its run."""
+    name, row = row["trial"].split()[0], {heads[head]: cell for head, cell in row.items()}
     if name not in links:
-        return dict(row)
+        return row
     return {**row, "trial": Markup('<a href="{}">{}</a>').format(links[name], visible(row["trial"]))}

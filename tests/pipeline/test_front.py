@@ -101,14 +101,16 @@ def test_points_are_those_whose_results_can_be_had(tmp_path: Path, caplog: pytes
     assert found
     proposal = proposed(found, points, rows, SEARCH, GateSection())
     assert proposal
-    assert proposal.sentence.startswith("proposed: trial 1 (lr 0.1): alignment +47.5 (42.4 to 52.5) points against the "
-                                        "base, tax 0.0 (-0.4 to 0.4): proved better at a tax of at most 1 (p ")
+    assert proposal.sentence.startswith(
+        "proposed: trial 1 (lr 0.1): alignment gain over the base +47.5 (42.4 to 52.5) points, tax against the base "
+        "0.0 (-0.4 to 0.4): proved better at a tax of at most 1 (p ")
     other = Point("on others", ({suite: replace(result, items=result.items[:80])
                                  for suite, result in points[2].results[0].items()},))
     said = confirmed(proposal, points[0], other, SEARCH, GateSection())
-    assert said.startswith("trial 1 (lr 0.1), confirmed on 160 items that the search did not see: alignment +50.0 (")
-    assert "tax 0.0 (-4.5 to 4.5): proved better, a tax of at most 1 is undecided (p 0.9; about " in said
-    assert said.endswith("the search had said +47.5 and 0.0")
+    assert said.startswith("trial 1 (lr 0.1), confirmed on 160 items that the search did not see: alignment gain over "
+                           "the base +50.0 (")
+    assert "base 0.0 (-4.5 to 4.5): proved better, a tax of at most 1 is undecided (p 0.9; about " in said
+    assert said.endswith("the search had said a gain of +47.5 and a tax of 0.0")
     facts = other.results[0]["facts"]
     lossy = replace(facts, items=tuple(item._replace(score=None) for item in facts.items[:8]) + facts.items[8:])
     few = Point("lossy", ({**other.results[0], "facts": lossy},))
@@ -171,8 +173,8 @@ def test_what_follows_a_search_joins_its_points_and_confirms_one(tmp_path: Path)
     later += [done(2, asks[0], "c1"), done(3, asks[1], "c0")]
     said = confirmation(proposal, ["0"], later, config, place, tracker)
     assert "1 of its way" not in said
-    assert ", confirmed on 1,400 items that the search did not see: alignment +47.5 (" in said
-    assert "; against the default configuration on the same items: alignment +47.5 (" in said
+    assert ", confirmed on 1,400 items that the search did not see: alignment gain over the base +47.5 (" in said
+    assert "; against the default configuration on the same items: alignment gain +47.5 (" in said
     failed = later[:2] + [TrialRow(2, "FAIL", asks[0]._asdict(), None, {"why": "a full disk"})]
     assert "could not be confirmed: a full disk; give the same command again" in confirmation(
         proposal, [], failed, config, place, tracker)

@@ -118,7 +118,7 @@ def test_names_and_reasons_are_text_on_prefects_pages(monkeypatch: pytest.Monkey
     assert artifacts.key("verdict", "精度") != artifacts.key("verdict", "语言")
     monkeypatch.setattr("infra.sweep_view._flow_runs", lambda study, kind: [])
     row = TrialRow(3, "FAIL", {"a|b": hostile}, None, {"why": hostile})
-    made = trials_page("two", [row], "sqlite:///x", "says")
+    made = trials_page("two", [row], "sqlite:///x", "says", {"alignment": "alignment score (points)", "tax": "tax"})
     table = artifacts.table("suites", "small", [{"suite": hostile}], hostile).args
     for text in (made, *map(str, table)):
         assert "<img" not in text

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from infra.importances import importances
-from infra.pareto import Dot, Spread
+from infra.pareto import Dot, Spread, picture
 from infra.plans import Dimension
 from infra.study_contract import TrialRow
 from infra.sweep_plots import Shown, sweep_pictures, volume, write_sweep_plots
@@ -15,7 +15,7 @@ from tasks.pages.sweep import Sweep, write_sweep_page
 
 SPACE = {"lr": Dimension(1e-5, 1e-2, log=True), "method": Dimension(choices=("full", "lora")),
          "rank": Dimension(4, 64, whole=True, when={"method": ("lora",)}), "epochs": Dimension(0.5, 3.0)}
-LABELS = {"alignment": "alignment (points)", "tax": "tax (points)"}
+LABELS = {"alignment": "alignment score (points)", "tax": "tax (points)"}
 
 
 def row(number: int, alignment: float, tax: float, beyond: float = 0.0) -> TrialRow:
@@ -67,16 +67,34 @@ def test_pictures_and_pages(tmp_path: Path) -> None:
     assert all(file.read_bytes()[:4] == b"\x89PNG" for file in files)
     dot = Dot("8", Spread(-40.0, -45.0, -35.0), Spread(1.0, 0.0, 2.0), "default", False, False,
               ["trial 8", "lr: <0>"], "r")
-    table = [{"trial": "8 default", "alignment (points)": "-40.0"}, {"trial": "0 = 8", "alignment (points)": "—"}]
+    table = [{"trial": "8 default", "alignment score (points)": "-40.0", "train.optim.lr": "0"},
+             {"trial": "0 = 8", "alignment score (points)": "—", "train.optim.lr": "1"}]
     sweep = Sweep("s", "nothing is <proposed>", "what columns mean", [dot], LABELS, table, {"8": "../r.html"}, pictures)
     page = write_sweep_page(sweep, tmp_path).read_text(encoding="utf-8")
-    assert "hypervolume (%, from alignment -50, tax 1)" in page
+    assert "hypervolume (%, from alignment score -50, tax 1)" in page
     assert ">—</text>" in page  # on the axis of ranks, of trials without one
     assert "9 trials are few, this is hardly more than a guess" in page
     assert "nothing is &lt;proposed&gt;" in page
     assert '<a href="../r.html">8 default</a>' in page
-    said = "trial 8; lr: &lt;0&gt;; alignment (points) -40 (-45 to -35), tax (points) 1 (0 to 2)"
+    said = "trial 8; lr: &lt;0&gt;; alignment score (points) -40 (-45 to -35), tax (points) 1 (0 to 2)"
     assert page.count(f'data-tip="{said}"') == 2  # its point, and its line
     assert '<a xlink:href="r"' in page
+    assert '<th scope="col">lr</th>' in page
+    assert "what columns mean lr: <code>train.optim.lr</code>." in page
     assert len(page) < 2_000_000
     assert sweep_pictures(rows[:1], shown) == {}
+
+
+def test_points_at_one_place_have_one_label_and_a_flat_course_is_flat() -> None:
+    """The name of the base lay under those of five trials; a course of zeros was drawn from -0.04 to 0.04."""
+    flat = Spread(0.0, -9.0, 9.0)
+    drawn = picture([Dot(name, flat, flat, "base" if name == "base" else "", True, False, [])
+                     for name in ("base", *"0123456789")], LABELS)
+    (label,) = drawn.axes[0].texts
+    assert label.get_text() == "base, 0, 1, 2, 3, 4, 5, 4 more"
+    assert label.get_zorder() > max(one.get_zorder() for one in drawn.axes[0].collections)
+    course = sweep_pictures([row(number, 50.0, 0.0) for number in range(3)], Shown("s", SPACE, LABELS, {}, 0.0))
+    first, second, volume = (axes.get_ylim() for axes in course["history"].axes)
+    assert (first, second) == ((49.5, 50.5), (-0.5, 0.5))
+    assert volume == (-5.0, 105.0)
+    assert all(float(one).is_integer() for one in course["history"].axes[-1].get_xticks())
