@@ -342,9 +342,9 @@ def test_killed_sweep_continues_and_ends_with_its_pareto_table(
     assert [run.info.status for run in children] == ["FINISHED"] * 2, "a lost trial keeps its run"
     assert parent.info.status == "FINISHED"
     found = [run.data.metrics for run in children]
-    assert {"best/alignment", "best/tax", "trials"} <= set(parent.data.metrics)
-    assert re.match(r"\*\*Trials of two\.\*\* .*\[pareto/sweep\.html\]\(#/experiments/",
-                    parent.data.tags["mlflow.note.content"], re.DOTALL)
+    assert {"best/alignment", "best/tax", "trials", "trials_on_front"} <= set(parent.data.metrics)
+    assert re.match(r"\*\*Trials of two\.\*\* [^|]*\| trial \| state \| alignment score .*★: on the front.*"
+                    r"\[pareto/sweep\.html\]\(#/experiments/", parent.data.tags["mlflow.note.content"], re.DOTALL)
     assert parent.data.tags["mlflow.source.name"] == "sft sweep"
     assert "trials.json" in {entry.path for entry in client.list_artifacts(parent.info.run_id)}
     assert all({"tax_low", "alignment_high", "front_chance"} <= set(one) for one in found)
