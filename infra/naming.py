@@ -109,8 +109,8 @@ def file_digests(folder: Path) -> dict[str, str]:
 
 
 def digest_of(files: Mapping[str, str]) -> str:
-    """SHA-256 over the names and digests of all files of a folder."""
-    return hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in files.items()).encode()).hexdigest()
+    """SHA-256 over the names and digests of all files of a folder, in whatever order they are told."""
+    return hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in sorted(files.items())).encode()).hexdigest()
 
 
 def folder_digest(folder: Path) -> str:

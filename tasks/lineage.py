@@ -24,7 +24,8 @@ OK, CHANGED, ABSENT = "ok", "changed", "not here"
 
 
 def write_lineage(run: Experiment, prepared: Done, trained: Done, place: Workspace) -> Mapping[str, Any]:
-    """Write what the model of a run came out of; the run folder is complete but for this and its summary.
+    """Write what the model of a run came out of; the run folder is complete but for this and its summary. Returns what
+    will be read of it.
 
     Raises:
         ModelError: the base is gone.
@@ -48,7 +49,8 @@ def write_lineage(run: Experiment, prepared: Done, trained: Done, place: Workspa
         "gate": {"outcome": verdict["gate"], "reason": verdict["reason"]},
     }
     write_json(run.folder / LINEAGE, found)
-    return found
+    written: Mapping[str, Any] = read_json(run.folder / LINEAGE, *PARTS)
+    return written
 
 
 def read_lineage(run: Recorded) -> Mapping[str, Any]:

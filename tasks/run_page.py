@@ -7,8 +7,7 @@ from typing import Any
 
 from eval_suites.results import SuiteResult
 from eval_suites.verdict.verdict import Verdict
-from infra.naming import Input, in_markdown
-from sft_core.stage import fingerprint
+from infra.naming import Input, digest_of, in_markdown
 from tasks.experiment import Experiment
 from tasks.facts import sortable
 from tasks.stages import Done
@@ -43,7 +42,7 @@ def inputs(prepared: Done, results: Mapping[str, SuiteResult]) -> Iterator[Input
         for one in counted:
             source = digests[one["source"], use]
             how_much = {key: one[key] for key in ("read", "kept", "examples", "tokens", "trained_tokens")}
-            yield Input(one["source"], fingerprint(source["files"]), "training" if use == "train" else use,
+            yield Input(one["source"], digest_of(source["files"])[:16], "training" if use == "train" else use,
                         source["path"], how_much)
     for name, result in results.items():
         yield Input(name, result.protocol_hash, "evaluation", name, {"items": result.n})
