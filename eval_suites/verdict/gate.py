@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Collection, Sequence
+from typing import Literal, NamedTuple
 
 from eval_suites.verdict.known import Names
-from eval_suites.verdict.outcome import OPEN, UNKNOWN, Check, FalseRefusals, SuiteVerdict, span
+from eval_suites.verdict.outcome import OPEN, UNKNOWN, Check, FalseRefusals, SuiteVerdict, refusing, short, span
 from sft_core.config.evaluate import GateSection
 
 TOLD = 3
 """Reasons that fit into a sentence; the tables hold all."""
 FINE_TUNE = Names()
 State = Literal["pass", "fail", "undecided"]
+
+
+class _Demand(NamedTuple):
+    """What the gate asks of a suite: whether it is met, and why, whole and in a few words."""
+
+    state: State
+    text: str
+    named: str
+    beyond: bool = False  # seen beyond its limit, whether that is proved or not
 
 
 def margin_of(suite: str, gate: GateSection) -> float:
@@ -23,43 +32,58 @@ def margin_of(suite: str, gate: GateSection) -> float:
 def decide(suites: Sequence[SuiteVerdict], gate: GateSection, checks: Sequence[Check] = (), names: Names = FINE_TUNE
            ) -> tuple[State, str]:
     """Fail when a demand is proved unmet or a check did not pass, pass when all are proved met, else undecided; the
-    first reasons are told.
+    first reasons are told, and of a fail what else is undecided.
 
     `at_least` is about the measured score itself; margins, false refusals and `must_improve` about what is proved.
     """
     said: dict[State, list[str]] = {"fail": [], "undecided": [], "pass": []}
+    open_demands: list[_Demand] = []
     for check in checks:
         if not check.passed:
             said["fail"].append(f"the check {check.name} did not pass ({check.why})")
     for suite in suites:
-        for state, text in _demands(suite, gate, "its base" if names == FINE_TUNE else names.base):
-            said[state].append(text)
+        for demand in _demands(suite, gate, "its base" if names == FINE_TUNE else names.base):
+            said[demand.state].append(demand.text)
+            open_demands += [demand] * (demand.state == "undecided")
     asked = {suite.suite for suite in suites}
     for name in [name for name in (*gate.must_improve, *gate.at_least) if name not in asked]:
         said["undecided"].append(f"the gate asks for {name}, which was not run")
+        open_demands.append(_Demand("undecided", said["undecided"][-1], f"{name}, which was not run"))
     for state, parts in said.items():
         if parts:
-            return state, _sentence(parts)
+            return state, _sentence(parts, _undecided(open_demands) if state == "fail" else "", asked)
     return "undecided", "No capability suite was run and the gate asks for nothing else, so nothing was shown."
 
 
-def _sentence(parts: Sequence[str]) -> str:
+def _sentence(parts: Sequence[str], further: str, names: Collection[str]) -> str:
+    """A capital begins it, unless the name of a suite does."""
     more = f"; and so for {len(parts) - TOLD} more" if len(parts) > TOLD else ""
-    text = "; ".join(parts[:TOLD]) + more
-    return text[:1].upper() + text[1:] + "."
+    text = "; ".join(parts[:TOLD]) + more + further
+    begins = text if text.startswith(tuple(f"{name} " for name in names)) else text[:1].upper() + text[1:]
+    return begins + "."
 
 
-def _demands(suite: SuiteVerdict, gate: GateSection, than: str) -> list[tuple[State, str]]:
+def _undecided(demands: Sequence[_Demand]) -> str:
+    """What else may be unmet, first what is seen beyond its limit."""
+    told = [one.named for one in sorted(demands, key=lambda one: not one.beyond)][:TOLD]
+    left = f" and {len(demands) - TOLD} more" if len(demands) > TOLD else ""
+    return f"; and {len(demands)} more undecided: {', '.join(told)}{left}" if told else ""
+
+
+def _demands(suite: SuiteVerdict, gate: GateSection, than: str) -> list[_Demand]:
     """What the gate asks of this suite, and why it is met or not."""
     found = []
     if suite.kind == "capability":
-        found.append(_tax(suite))
-    if suite.false_refusals is not None:
-        found.append(_refusals(suite, suite.false_refusals))
+        beyond = suite.points is not None and suite.points > suite.margin
+        found.append(_Demand(*_tax(suite), f"the tax on {suite.suite} ({_points(suite)})", beyond))
+    if (held := suite.false_refusals) is not None:
+        beyond = held.rise.points is not None and held.rise.points > held.margin
+        named = f"false refusals on {suite.suite} ({refusing(held)}, at most {held.margin:g} points more are allowed)"
+        found.append(_Demand(*_refusals(suite, held), named, beyond))
     if suite.suite in gate.must_improve:
-        found.append(_improvement(suite, than))
+        found.append(_Demand(*_improvement(suite, than), f"whether {suite.suite} is better than {than}"))
     if suite.suite in gate.at_least:
-        found.append(_level(suite, gate.at_least[suite.suite]))
+        found.append(_Demand(*_level(suite, gate.at_least[suite.suite]), f"the score of {suite.suite}"))
     return found
 
 
@@ -115,8 +139,13 @@ def _level(suite: SuiteVerdict, least: float) -> tuple[State, str]:
     if suite.level is None:
         return "undecided", f"{suite.suite} has no score to hold against {least:g}"
     over = "" if suite.scored_tuned == suite.pairs else f" over all {suite.scored_tuned} items that have a score"
+    scored, asked = f"{suite.level:.3f}", f"{least:g}"
+    if suite.scale == "share":  # as in the tables; a score that is rounded to what is asked keeps its digits
+        asked = short(round(100 * least, 6))
+        near = suite.level < least and round(100 * suite.level, 1) >= round(100 * least, 6)
+        scored = f"{100 * suite.level:.6g}" if near else f"{100 * suite.level:.1f}"
     return ("pass" if suite.level >= least else "fail",
-            f"{suite.suite} scores {suite.level:.3f}{over}, at least {least:g} is asked")
+            f"{suite.suite} scores {scored}{over}, at least {asked} is asked")
 
 
 def _wanted(suite: SuiteVerdict) -> str:

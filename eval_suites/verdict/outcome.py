@@ -123,7 +123,7 @@ class SuiteVerdict:
         refusing = "; false refusals worse (proved)" * self.refuses_more
         if self.outcome in OPEN:
             return f"{SHOWN[self.outcome]}: {self._needed}{refusing}"
-        than = f" than {_short(self.margin)}" if self.outcome == "no_worse" else ""
+        than = f" than {short(self.margin)}" if self.outcome == "no_worse" else ""
         return f"{SHOWN[self.outcome]}{than} (proved){refusing}"
 
     @property
@@ -164,7 +164,7 @@ def row(suite: SuiteVerdict, alpha: float) -> dict[str, str]:
         "tuned": shown_score(suite.tuned, suite.scale),
         "tax / win": NONE if suite.points is None else f"{'tax' if capability else 'win'} {suite.points:+.1f}",
         f"{100 * (1 - alpha):g} % interval": span(suite.points, suite.low, suite.high, suite.scale),
-        "margin": _short(suite.margin) if capability else NONE,
+        "margin": short(suite.margin) if capability else NONE,
         "p (Holm)": NONE if suite.points is None else f"{suite.p_holm:.2g}",
         "lost / gained": f"{suite.lost} / {suite.gained}",
         "false refusals": refusing(suite.false_refusals),
@@ -193,7 +193,8 @@ def span(points: float | None, low: float, high: float, scale: str) -> str:
     return f"{low:+.1f} to {high:+.1f}" if bounded(low, high, scale) else UNKNOWN
 
 
-def _short(points: float) -> str:
+def short(points: float) -> str:
+    """Points with one digit after the point, or all that they have."""
     return f"{points:.1f}" if round(points, 1) == points else f"{points:g}"
 
 

@@ -77,6 +77,23 @@ def test_the_reason_stays_a_sentence(make_result: Make) -> None:
     assert "is not proved better than its base, about " in asked.reason
 
 
+def test_a_fail_says_what_else_is_undecided(make_result: Make) -> None:
+    """It was silent on false refusals that were seen beyond their limit."""
+    base, tuned = make_result([1.0] * 300), make_result([0.0] * 60 + [1.0] * 240)
+    asked = [make_result([0.0] * 40, suite="refusal", kind="alignment") for _ in range(2)]
+    sides = [replace(one, items=tuple(item._replace(target='{"refuse": false}', metrics={
+        "refused": float(at < many)}) for at, item in enumerate(one.items)))
+        for one, many in zip(asked, (0, 7), strict=True)]
+    gate = GateSection(max_tax=2.0, max_false_refusals=10.0, must_improve=("refusal", "other"))
+    verdict = compare({"facts": base, "refusal": sides[0]}, {"facts": tuned, "refusal": sides[1]}, gate)
+    assert verdict.gate == "fail"
+    assert verdict.reason.endswith(
+        "; and 3 more undecided: false refusals on refusal (0.0 → 17.5 %, at most 10 points more are allowed), whether "
+        "refusal is better than its base, other, which was not run."), verdict.reason
+    alone = compare({"refusal": sides[0]}, {"refusal": sides[1]}, gate)
+    assert (alone.gate, "more undecided" in alone.reason) == ("undecided", False)
+
+
 def test_an_interval_of_few_clusters_is_told(make_result: Make) -> None:
     for clusters, told in ((2, True), (5, True), (6, False)):
         result = make_result([1.0] * 30, clusters=[str(n % clusters) for n in range(30)])
@@ -117,7 +134,7 @@ def test_a_win_on_a_capability_suite_counts_missing_items_too(make_result: Make)
     many = asked(55)
     assert (many.gate, many.suites[0].outcome) == ("undecided", "no_worse")
     assert many.suites[0].high < 0
-    assert many.reason.startswith("Facts is not proved better than its base, because it would not be with all items "
+    assert many.reason.startswith("facts is not proved better than its base, because it would not be with all items "
                                   "counted against it that have no score (-18.9 to +4.2 points)")
     for missing in (0, 20, 25):
         assert asked(missing).gate == "pass"
@@ -330,10 +347,10 @@ def test_the_very_same_model_is_equal_and_no_sample(make_result: Make) -> None:
     found = verdict.suites[0]
     assert (verdict.gate, found.outcome, found.points, found.low, found.high) == ("pass", "equal", 0.0, 0.0, 0.0)
     assert (found.said, found.notes) == ("equal: the very same model, no item changed", ())
-    assert verdict.reason == "Facts was asked of the very same model and no item changed."
+    assert verdict.reason == "facts was asked of the very same model and no item changed."
     unmet = judged(few, few, GateSection(must_improve=("facts",)))
     assert unmet.gate == "fail"
-    assert "Facts is no better than its base: it is the very same model" in unmet.reason
+    assert "facts is no better than its base: it is the very same model" in unmet.reason
     assert judged(few, replace(few, model="b")).gate == "undecided"  # two models that do not differ on 10 items
     drifted = replace(make_result([1.0] * 15), model="a")
     assert one(few, drifted).outcome != "equal"

@@ -91,10 +91,16 @@ def test_at_least_is_about_the_score(make_result: Make) -> None:
     own = judged(make_result([1.0] * 8 + [None, 0.0], "format", "alignment"), results[1],
                  GateSection(at_least={"format": 0.9}))
     assert (own.gate, own.suites[0].tuned) == ("pass", pytest.approx(8 / 9))
-    assert "0.900 over all 10 items that have a score" in own.reason
+    assert own.reason == "format scores 90.0 over all 10 items that have a score, at least 90.0 is asked."
     below = judged(*results, GateSection(at_least={"format": 0.95}))
     assert below.gate == "fail"
-    assert "0.900" in below.reason
+    assert below.reason == "format scores 90.0, at least 95.0 is asked."
+    near = judged(*[make_result([1.0] * 1799 + [0.0] * 201, "format", "alignment")] * 2,
+                  GateSection(at_least={"format": 0.9}))
+    assert near.reason == "format scores 89.95, at least 90.0 is asked."
+    text = replace(make_result([-1.5] * 3), scale="log")
+    nats = judged(text, text, GateSection(at_least={"facts": 0.5}))
+    assert nats.reason.startswith("facts scores -1.500, at least 0.5 is asked")
 
 
 def test_a_gate_that_asks_nothing_does_not_pass(make_result: Make) -> None:
@@ -117,7 +123,7 @@ def test_nothing_scored_is_undecided_and_not_a_crash(make_result: Make) -> None:
     base, tuned = make_result([1.0, None]), make_result([None, 1.0])
     verdict = judged(base, tuned)
     assert (verdict.gate, verdict.suites[0].points) == ("undecided", None)
-    assert "Facts is not measured: 0 of 2 items have a score on both sides, at least 80 % must have" in verdict.reason
+    assert "facts is not measured: 0 of 2 items have a score on both sides, at least 80 % must have" in verdict.reason
     assert judged(make_result([]), make_result([])).gate == "undecided"
     assert make_result([None, None]).score is None
 
