@@ -174,6 +174,7 @@ class SuiteResult:
     vocabulary: str = ""  # hash of the tokenizer's tokens and ids; empty where it is not seen
     batch_tokens: int = 0  # padded tokens of a batch, by the end; 0 where batches are the engine's own
     min_scored: float = MIN_SCORED  # least share of the items that must have a score (`eval.min_scored`)
+    found: bool = field(default=False, compare=False)  # it was there, made earlier; the files do not keep this
 
     @cached_property
     def protocol_hash(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from rich.text import Text
 from infra.naming import run_page, runs_page
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.errors import GateFailed
-from sft_core.visible import numbered, shortened, visible
+from sft_core.visible import are_numbers, numbered, shortened, visible
 from tasks.ledger import ledger_remarks, ledger_table
 
 if TYPE_CHECKING:  # it brings Prefect and SciPy, which take seconds
@@ -25,8 +24,6 @@ if TYPE_CHECKING:  # it brings Prefect and SciPy, which take seconds
 console = Console(width=None if sys.stdout.isatty() else 150)  # a file or a pipe has no width of its own
 LONGEST_PROMPT = 1000
 """Characters of a prompt on the terminal: its end, where the question is."""
-_NUMBER = re.compile(r"[-+−<>≤≥~≈]?\d(?!.*[^\W\d_]{5})|[-–]?$")
-"""A cell that is read by its digits, or holds nothing: it begins with a number, and no words follow."""
 STYLE = {"pass": "bold green", "fail": "bold red", "undecided": "bold yellow"}
 
 
@@ -66,7 +63,7 @@ def _narrowest(lines: Sequence[Sequence[str]]) -> int:
 def _print(title: str, lines: Sequence[Sequence[str]]) -> None:
     shown = Table(title=Text(visible(title)) if title else None, title_justify="left", title_style="bold")
     for index, head in enumerate(lines[0]):
-        numbers = index > 0 and all(_NUMBER.match(line[index]) for line in lines[1:])
+        numbers = index > 0 and are_numbers(line[index] for line in lines[1:])
         shown.add_column(Text(head), justify="right" if numbers else "left", overflow="fold", no_wrap=index == 0)
     for line in lines[1:]:
         shown.add_row(*map(Text, line))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 
 LONGEST = 20_000
 """Characters of one piece of text on a terminal; the whole of it is in the files."""
@@ -13,6 +14,9 @@ _OBEYED = re.compile("["
                      "\u2028-\u202e"  # breaks of lines, and directions that show a text in another order
                      "\ud800-\udfff\U000e0000-\U000e007f"  # halves of characters, which no stream takes, and tags
                      "]")
+_NUMBER = re.compile(r"(ppl )?[-+−<>≤≥~≈]?\d(?!.*[^\W\d_]{5})|[-–]?$")
+"""A cell that is read by its digits, or holds nothing: it begins with a number, and no words follow."""
+_HASH = re.compile(r"(?=.*[a-f])[0-9a-f]{8,}")
 _PICTURES, _DELETE = 0x2400, 0x7F
 """Unicode has a picture of each control character of ASCII, ␛ for one."""
 
@@ -33,6 +37,11 @@ def shortened(text: str, longest: int = LONGEST) -> str:
 def numbered(text: str) -> str:
     """Text of JSON in which such characters stand as `\\u202e`, which means the same."""
     return _OBEYED.sub(lambda found: json.dumps(found[0])[1:-1], text)
+
+
+def are_numbers(cells: Iterable[str]) -> bool:
+    """Whether a column of a table is read by its digits, and so stands on the right; words and hashes do not."""
+    return all(_NUMBER.match(cell) and not _HASH.fullmatch(cell) for cell in cells)
 
 
 def _shown(found: re.Match[str]) -> str:

@@ -138,7 +138,8 @@ def evaluate(
         log.info("evaluation of %s found: %s%s", subject.label, ", ".join(found),
                  f"; it took {took:.1f} s when it was made" if took else "")
     return _rescored({name: replace(partial[name] if name in partial else read_results(stage.work, name),
-                                    min_scored=section.min_scored) for name, stage in stages.items()}, section, place)
+                                    min_scored=section.min_scored, found=name not in missing)
+                      for name, stage in stages.items()}, section, place)
 
 
 def known(subject: Subject, section: EvalSection, place: Workspace) -> dict[str, SuiteResult]:

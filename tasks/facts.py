@@ -17,6 +17,8 @@ if TYPE_CHECKING:  # it brings Arrow
 
 LINEAGE = "lineage.json"
 """In the folder of a run: what its model came out of, with every hash."""
+WELL_BELOW = 0.95
+"""A held-out loss on the way that is at most this share of the saved model's is told."""
 
 
 class Number(NamedTuple):
@@ -46,7 +48,8 @@ def described(config: ExperimentConfig) -> Iterator[tuple[str, str]]:
     """What is trained, and how."""
     tags, train = sortable(config), config.train
     yield "base", config.model.path
-    yield "method", f"{train.method}, learning rate {tags['sft.lr']}, {tags['sft.epochs']} epochs"
+    epochs = f"{tags['sft.epochs']} epoch{'s' * (train.epochs != 1)}"
+    yield "method", f"{train.method}, learning rate {tags['sft.lr']}, {epochs}"
     yield "objective", f"SFT + {tags['sft.lambda']} · LM on replay + {tags['sft.beta']} · KL to the base"
 
 
@@ -61,41 +64,57 @@ def carried_out(training: Mapping[str, Any], made_with: Mapping[str, Any] | None
     yield "code", f"commit {str(code.get('commit') or 'not known')[:10]}{edits}"
 
 
-def changed(stored: Mapping[str, Any], counts: Sequence[Count], base: Mapping[str, SuiteResult],
+def changed(training: Mapping[str, Any], counts: Sequence[Count], base: Mapping[str, SuiteResult],
             tuned: Mapping[str, SuiteResult]) -> Iterator[Number]:
-    """What changed, in three numbers: loss, scores of items, length of answers; those that are known.
+    """What changed, in at most three numbers: loss, scores of items, length of answers; those that are known.
 
     Args:
-        stored: what the saved model says, of the report of the training.
+        training: the report of the training.
         counts: of each suite.
         base, tuned: results by suite.
     """
+    stored = training["stored"]
     if stored.get("base") is not None and stored.get("loss") is not None:
         yield Number("loss on held-out examples", f"{stored['base']:.3g} → {stored['loss']:.3g}",
-                     "nats per trained token, base → the saved model")
+                     f"nats per trained token, base → the saved model{_lower(training['validation'], stored['loss'])}")
     yield Number("items whose score changed",
                  f"{sum(one.gained for one in counts):,} gained, {sum(one.lost for one in counts):,} lost",
                  f"of {sum(one.pairs for one in counts):,} with a score on both sides, all suites together")
     before, after = (_lengths(side) for side in (base, tuned))
     if before and after:
+        many = f"{len(before):,}" if len(before) == len(after) else f"{len(before):,} and {len(after):,}"
         yield Number("length of an answer", f"{median(before):,.0f} → {median(after):,.0f}",
-                     "characters, median over all items that were answered")
+                     f"characters, median of the {many} answers that the models wrote themselves")
+
+
+def _lower(validation: Sequence[tuple[int, float]], saved: float) -> str:
+    """Where the loss was well below that of the saved model on the way."""
+    step, loss = min(validation, key=lambda one: one[1], default=(0, saved))
+    return f"; it was lowest at step {step:,}: {loss:.3g}" if loss <= WELL_BELOW * saved else ""
 
 
 def _lengths(results: Mapping[str, SuiteResult]) -> list[int]:
-    return [len(item.answer) for result in results.values() if result.scale != "log" for item in result.items
-            if item.score is not None]
+    """Characters of the answers that a model wrote: those of which it is known how they ended. Choices have none."""
+    return [len(item.answer) for result in results.values() for item in result.items if "stopped" in item.metrics]
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it."""
+    for unit, size in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
 
 
 def chain(lineage: Mapping[str, Any]) -> list[dict[str, object]]:
     """For a table: every part in the order in which the data walks, what it is, and the start of its hash."""
     made, gate = lineage["made_with"] or {}, lineage["gate"]
-    rows = [(f"source {one['name']}", f"{one['use']}, {one['path']}, {len(one['files'])} files",
+    rows = [(f"source {one['name']}", f"{one['use']}, {one['path']}, {_files(one['files'])}",
              digest_of(one["files"])) for one in lineage["sources"]]
     rows += [("prepared data", f"stage prepare/{lineage['prepared']['fingerprint']}", lineage["prepared"]["digest"]),
              ("configuration", "config.yaml", lineage["config"]["sha256"]),
              ("base model", lineage["base"]["path"], lineage["base"]["digest"]),
-             ("model", f"{len(lineage['model']['files'])} files", lineage["model"]["digest"])]
+             ("model", _files(lineage['model']['files']), lineage["model"]["digest"])]
     rows += [(f"evaluation {label}", f"{name.removesuffix('.json')}, protocol {protocol}",
               lineage["evaluation"]["files"][f"{label}/{name}"])
              for label, found in lineage["evaluation"]["protocols"].items() for name, protocol in found.items()]
@@ -104,3 +123,7 @@ def chain(lineage: Mapping[str, Any]) -> list[dict[str, object]]:
              ("libraries", ", ".join(f"{name} {release}" for name, release in made.get("libraries", {}).items())
               or "not known", ""), ("gate", f"{gate['outcome']}: {gate['reason']}", "")]
     return [{"part": part, "what": what, "hash": digest[:16]} for part, what, digest in rows]
+
+
+def _files(files: Mapping[str, str]) -> str:
+    return f"{len(files)} file{'s' * (len(files) != 1)}"

@@ -82,7 +82,8 @@ def machine(device: str) -> str:
         return ", ".join(sorted({name for file in GPUS.glob("*/information") for name in _after("Model", file)})) or (
             "unknown GPU")
     names = _after("model name", Path("/proc/cpuinfo"))
-    return f"{names[0] if names else os.uname().machine}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{names[0] if names else os.uname().machine}, {threads} thread{'s' * (threads > 1)}"
 
 
 def training_pace(config: ExperimentConfig, where: Whereabouts) -> dict[str, object]:

@@ -29,6 +29,7 @@ from eval_suites.verdict.power import (
 from sft_core.config.experiment import ExperimentConfig
 from tasks.doctor import cut
 from tasks.evaluate import base_subject, known, tuned_subject
+from tasks.facts import duration
 from tasks.interpolate import interpolated_stage
 from tasks.pace import NOTHING, Span, evaluation_span, training_span
 from tasks.prepare import prepare
@@ -193,7 +194,7 @@ def shown_span(span: Span) -> str:
     """A span of seconds for people."""
     if not span.high:
         return "takes no time"
-    low, high = _time(span.low), _time(span.high)
+    low, high = duration(span.low), duration(span.high)
     return f"{low if low == high else f'{low} to {high}'} ({span.how})"
 
 
@@ -269,10 +270,3 @@ def _size(size: float) -> str:
     from sft_core.train.memory import in_words
 
     return in_words(size)
-
-
-def _time(seconds: float) -> str:
-    for unit, size in (("h", 3600.0), ("min", 60.0)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"

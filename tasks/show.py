@@ -59,6 +59,16 @@ def view_rows(config: ExperimentConfig, prepared: Done, place: Workspace, wanted
     return [view_to_html(view, tokenizer) for view in _views(config, prepared, wanted)]
 
 
+def telling_rows(config: ExperimentConfig, prepared: Done, place: Workspace) -> list[str]:
+    """The same of the few examples that show most, with why they were chosen."""
+    from sft_core.data.prepare import load_examples
+    from sft_core.data.show import Segment, View, telling, view_to_html
+
+    tokenizer, examples = _tokenizer(config, prepared, place), load_examples(prepared.folder / "train.parquet")
+    return [view_to_html(View(number, (Segment(number, examples[number]),), why=why), tokenizer)
+            for number, why in telling(examples)]
+
+
 def rejected_rows(folder: Path, wanted: Wanted, config: ExperimentConfig, place: Workspace) -> tuple[list[str], int]:
     """Rows that are not used as `file:line: reason: detail`, each with the beginning of what it holds, and how many
     there are in all.

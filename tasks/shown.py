@@ -12,7 +12,7 @@ from infra.contract import ERROR, TrackedRun
 from infra.naming import run_page
 from sft_core.errors import ConfigError, DamagedFile, EvalError, TrackingError
 from sft_core.stage import DONE, read_json
-from tasks.facts import LINEAGE, Count, carried_out, chain, changed, described
+from tasks.facts import LINEAGE, Count, carried_out, chain, changed, described, duration
 from tasks.ledger import ledger_remarks, ledger_table
 from tasks.listing import Listed
 from tasks.runs import Recorded
@@ -147,7 +147,7 @@ def _changed(run: Recorded, training: Mapping[str, Any], verdict: Mapping[str, A
     with suppress(EvalError, DamagedFile):  # lengths of answers are left out
         base, tuned = run.results("base"), run.results("tuned")
     counts = [Count(one["lost"], one["gained"], one["pairs"]) for one in verdict["suites"]]
-    return [(one.says, f"{one.value} ({one.how})") for one in changed(training["stored"], counts, base, tuned)]
+    return [(one.says, f"{one.value} ({one.how})") for one in changed(training, counts, base, tuned)]
 
 
 def _trained(training: Mapping[str, Any], tracked: TrackedRun | None, listed: Listed) -> Iterator[tuple[str, str]]:
@@ -183,7 +183,7 @@ def _times(run: Recorded, training: Mapping[str, Any], lineage: Mapping[str, Any
 
 
 def _seconds(took: float | None) -> str:
-    return "not known" if took is None else f"{took:,.1f} s"
+    return "not known" if took is None else duration(took)
 
 
 def _links(run: Recorded, told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -158,7 +158,7 @@ def _row(suite: str, task: Any, samples: Sequence[Mapping[str, Any]], metric: st
     if value is not None and not 0.0 <= value <= 1.0:
         raise EvalError(f"{item_id}: {metric} is {value}, and scores lie in [0, 1]; choose another metric for {suite}")
     if value is None:
-        return row._replace(metrics=metrics, why=without.score.get(item_id, f"{metric} is None"))
+        return row._replace(metrics=metrics, why=without.score.get(item_id, f"{_in_words(metric)}: None"))
     return row._replace(score=value, metrics=metrics, why="" if value == 1.0 else _missing(samples, metric, value),
                         chance=_chance(task, first, value))
 
@@ -191,7 +191,13 @@ def _missing(samples: Sequence[Mapping[str, Any]], metric: str, value: float) ->
         return f"not followed: {', '.join(missed)}"
     read = sample["filtered_resps"]
     said = f": {str(read[0])[:LONGEST_READ]!r} was read out of the answer" if sample["filter"] != "none" else ""
-    return f"{metric} is {value}{said}"
+    return f"{_in_words(metric)}: {value}{said}"
+
+
+def _in_words(metric: str) -> str:
+    """lm-eval's `metric,filter` as a reader would say it."""
+    name, _, read_by = metric.partition(",")
+    return name if read_by in ("", "none") else f"{name} ({read_by})"
 
 
 def _chance(task: Any, sample: Mapping[str, Any], score: float) -> float:
@@ -231,7 +237,7 @@ def check_mean(found: Sequence[ItemResult], task: str, metric: str, results: Map
     Raises:
         EvalError: they do not, or there is no such metric.
     """
-    unscored = [row for row in found if row.score is None and row.why and row.why != f"{metric} is None"]
+    unscored = [row for row in found if row.score is None and row.why and row.why != f"{_in_words(metric)}: None"]
     if metric not in results and len(unscored) < len(found):
         raise EvalError(f"task {task} has no metric {metric!r}; it has {sorted(k for k in results if ',' in k)}")
     if unscored:

@@ -18,10 +18,10 @@ from eval_suites.verdict.verdict import SHOWN, Outcome, SuiteVerdict, Verdict
 from sft_core.visible import shortened
 
 LOOK: dict[Outcome, tuple[str, str]] = {
-    "improved": (GREEN, "o"), "no_worse": (GREEN, "s"), "worse": (ORANGE, "X"), "equal": (GREEN, "s"),
-    "not_proved": (OCHRE, "D"), "undecided": (OCHRE, "D"), "not_measured": (GREY, "x"),
+    "improved": (GREEN, "o"), "no_worse": (GREEN, "s"), "worse": (ORANGE, "X"), "equal": (GREEN, "d"),
+    "not_proved": (OCHRE, "P"), "undecided": (OCHRE, "D"), "not_measured": (GREY, "x"),
 }
-"""Colour and marker per outcome."""
+"""Colour and marker per outcome; each marker is of one outcome, for those who see no colours."""
 ROW_INCHES = 0.34
 LONGEST_NAME = 40
 """Characters of a model's name in the title of a panel."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import PurePath
@@ -38,6 +39,7 @@ class View(NamedTuple):
     number: int  # counted from 0
     segments: tuple[Segment, ...]
     width: int | None = None
+    why: str = ""  # it was chosen
 
     @property
     def tokens(self) -> int:
@@ -48,7 +50,7 @@ class View(NamedTuple):
     def head(self) -> str:
         """What the row is, in one line."""
         if self.width is None:
-            return f"#{self.number} · {_about(self.segments[0].example)}"
+            return " · ".join([f"#{self.number}", _about(self.segments[0].example), *([self.why] if self.why else [])])
         return (f"row {self.number} · {len(self.segments)} examples · {self.tokens} of {self.width} tokens "
                 f"({100 * self.tokens / self.width:.1f} % filled)")
 
@@ -64,6 +66,27 @@ class View(NamedTuple):
         """The free end of a packed row."""
         free = 0 if self.width is None else self.width - self.tokens
         return f"── {free} tokens of padding ──" if free else ""
+
+
+def telling(examples: Sequence[Example]) -> list[tuple[int, str]]:
+    """The examples that show most of how a training is masked: number, counted from 0, and why. The first, the longest,
+    the first that is a part of a longer row, the first with several answers that are trained; whichever there are."""
+    parts = Counter(one.origin for one in examples)
+    wanted = {
+        "the first": iter(range(len(examples))),
+        "the longest": iter(sorted(range(len(examples)), key=lambda at: -len(examples[at].input_ids))),
+        "a part of a row": (at for at, one in enumerate(examples) if parts[one.origin] > 1),
+        "several trained answers": (at for at, one in enumerate(examples) if _answers(one) > 1)}
+    found: dict[int, list[str]] = {}
+    for why, numbers in wanted.items():
+        if (number := next(numbers, None)) is not None:
+            found.setdefault(number, []).append(why)
+    return [(number, ", ".join(whys)) for number, whys in found.items()]
+
+
+def _answers(example: Example) -> int:
+    """Stretches of trained tokens."""
+    return sum(trained for trained, _ in groupby(target != IGNORE for target in example.targets))
 
 
 def spans_of(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[Piece]:

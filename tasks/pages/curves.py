@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from eval_suites.report.drawing import BLUE, GREEN, GREY, OCHRE, ORANGE, PURPLE, SETTINGS, svg
 
@@ -20,6 +20,8 @@ MOST_POINTS = 300
 """Of a line: more steps are drawn as means of neighbours."""
 WIDE = 20.0
 """Losses and gradients that span more than this factor are drawn on a logarithmic axis."""
+FAR = 1e4
+"""One that spans more than this has powers of ten for labels alone."""
 INCHES = (5.2, 2.6)
 LOSSES = {"loss": ("all, as minimised", GREY), "sft": ("SFT", BLUE), "replay": ("LM on replay", GREEN),
           "kl": ("KL to the base", PURPLE)}
@@ -110,6 +112,7 @@ def _drawn(panel: _Panel) -> Curve:
             axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=4, linewidth=0.8, label=label)
         if panel.title in LOGARITHMIC and min(values) > 0 and max(values) > WIDE * min(values):
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(values) < FAR * min(values) else (1,)))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("step")

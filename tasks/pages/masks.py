@@ -9,11 +9,8 @@ from markupsafe import Markup
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.stage import write_text
 from tasks.pages.shell import rendered
-from tasks.show import Wanted, view_rows
+from tasks.show import Wanted, telling_rows, view_rows
 from tasks.stages import Done, Workspace
-
-SHOWN = 3
-"""Examples on the page of a run."""
 
 
 def masks(config: ExperimentConfig, prepared: Done, place: Workspace, wanted: Wanted) -> list[Markup]:
@@ -24,6 +21,11 @@ def masks(config: ExperimentConfig, prepared: Done, place: Workspace, wanted: Wa
         ConfigError: packed rows are wanted and `data.pack` is off.
     """
     return [Markup(one) for one in view_rows(config, prepared, place, wanted)]
+
+
+def telling_masks(config: ExperimentConfig, prepared: Done, place: Workspace) -> list[Markup]:
+    """The same of the few examples that show most, with why they were chosen."""
+    return [Markup(one) for one in telling_rows(config, prepared, place)]
 
 
 def write_masks_page(file: Path, config: ExperimentConfig, prepared: Done, place: Workspace, wanted: Wanted) -> None:

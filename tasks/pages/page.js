@@ -55,11 +55,20 @@ for (const field of document.querySelectorAll("input[data-filters]")) {
   });
 }
 
+// On paper nothing can be unfolded.
+const folded = [];
+addEventListener("beforeprint", () => {
+  for (const one of document.querySelectorAll("details:not([open])")) { one.open = true; folded.push(one); }
+});
+addEventListener("afterprint", () => { for (const one of folded.splice(0)) one.open = false; });
+
 // Answers of both models.
 const data = document.getElementById("items-data");
 if (data) {
   const told = JSON.parse(data.textContent), all = told.items, pick = id => document.getElementById(id);
   const PER_PAGE = 20, MOST_CELLS = 4e6;
+  const turns = document.querySelectorAll("[data-turn]");
+  const whole = all.length + told.outside;
   let page = 0, chosen = [];
   const words = text => text.match(/\s+|[\p{L}\p{N}_]+|[^\s\p{L}\p{N}_]/gu) || [];
   // The longest common subsequence of words; [text, same] pieces of each side.
@@ -114,9 +123,10 @@ if (data) {
     page = Math.min(Math.max(page, 0), pages - 1);
     pick("items").replaceChildren(...chosen.slice(page * PER_PAGE, (page + 1) * PER_PAGE).map(card));
     pick("count").textContent = `${chosen.length.toLocaleString("en")} of ${all.length.toLocaleString("en")} items here`;
-    pick("where").textContent = `page ${page + 1} of ${pages}`;
-    pick("earlier").disabled = page === 0;
-    pick("later").disabled = page === pages - 1;
+    for (const one of document.querySelectorAll(".where")) one.textContent = `page ${page + 1} of ${pages}`;
+    for (const one of turns) one.disabled = +one.dataset.turn < 0 ? page === 0 : page === pages - 1;
+    pick("below").hidden = pages === 1;
+    pick("printed").textContent = `Printed: ${pick("items").children.length} of ${whole.toLocaleString("en")} items; the page itself has all of them.`;
   };
   const choose = () => {
     const [suite, change, text] = ["suite", "change", "text"].map(id => pick(id).value), wanted = text.toLowerCase();
@@ -128,9 +138,13 @@ if (data) {
     page = 0;
     show();
   };
-  for (const id of ["suite", "change", "refusal", "form", "size", "text"]) pick(id).addEventListener("input", choose);
-  pick("earlier").addEventListener("click", () => { page--; show(); });
-  pick("later").addEventListener("click", () => { page++; show(); });
+  for (const id of ["suite", "change", "refusal", "form", "size", "text"])
+    for (const kind of ["input", "change"]) pick(id).addEventListener(kind, choose);
+  for (const one of turns) one.addEventListener("click", () => {
+    page += +one.dataset.turn;
+    show();
+    if (one.closest("#below")) pick("answers").scrollIntoView();
+  });
   const more = pick("load");
   window.sftItems = some => { all.push(...some); };
   if (more) more.addEventListener("click", () => {

@@ -12,17 +12,16 @@ import yaml
 from infra.naming import run_page, runs_page
 from sft_core.stage import write_text
 from tasks.experiment import Experiment
-from tasks.facts import Count, carried_out, chain, changed, described
+from tasks.facts import Count, carried_out, chain, changed, described, duration
 from tasks.pages.curves import curves
 from tasks.pages.items import items
 from tasks.pages.ledger import ways
-from tasks.pages.masks import SHOWN, masks
+from tasks.pages.masks import telling_masks
 from tasks.pages.report import comparison
 from tasks.pages.shell import rendered
 from tasks.runs import REPORT
-from tasks.show import Wanted
 from tasks.stages import Done, Workspace
-from tasks.verdict import Compared
+from tasks.verdict import Compared, SuiteResult
 from tasks.versions import environment
 
 
@@ -45,10 +44,10 @@ def write_run_page(run: Experiment, made: Made, found: Compared, place: Workspac
     counts = [Count(one.lost, one.gained, one.pairs) for one in found.verdict.suites]
     values |= {
         "parts": parts, "facts": [*described(run.config), *carried_out(told, made.lineage["made_with"], time.time())],
-        "changed": list(changed(told["stored"], counts, found.base, found.tuned)),
+        "changed": list(changed(told, counts, found.base, found.tuned)),
         "curves": curves(made.trained.folder / "events.jsonl"), "ways": ways(made.prepared.result["ledger"]),
         "learned": _learned(made),
-        "masks": masks(run.config, made.prepared, place, Wanted(0, SHOWN)), "times": [_time_row(*one) for one in times],
+        "masks": telling_masks(run.config, made.prepared, place), "times": [_time_row(*one) for one in times],
         "cost": _cost(times, made.trained), "lineage": chain(made.lineage),
         "machine": [{"what": name, "version": text} for name, text in environment(run.config.model).items()],
         "config": yaml.safe_dump(run.config.model_dump(mode="json", by_alias=True, exclude_unset=True), sort_keys=False,
@@ -67,25 +66,31 @@ def _learned(made: Made) -> str:
 def _times(made: Made, found: Compared) -> Iterator[tuple[str, float | None, str]]:
     """Stage, the seconds that making it took, and whether it was made now."""
     told = made.trained.result
-    yield "prepare", made.prepared.seconds, _reused(made.prepared)
-    yield "evaluate base", sum(one.seconds for one in found.base.values()), ""
-    yield "train", told["seconds"], _reused(made.trained)
-    yield "save", told["saving_s"], _reused(made.trained)
-    yield "evaluate tuned", sum(one.seconds for one in found.tuned.values()), ""
+    yield "prepare", made.prepared.seconds, _how([made.prepared.reused])
+    yield "evaluate base", *_asked(found.base)
+    yield "train", told["seconds"], _how([made.trained.reused])
+    yield "save", told["saving_s"], _how([made.trained.reused])
+    yield "evaluate tuned", *_asked(found.tuned)
 
 
-def _reused(done: Done) -> str:
-    return "found, made by an earlier run" if done.reused else "made by this run"
+def _asked(results: Mapping[str, SuiteResult]) -> tuple[float, str]:
+    return sum(one.seconds for one in results.values()), _how([one.found for one in results.values()])
+
+
+def _how(found: list[bool]) -> str:
+    if any(found) and not all(found):
+        return f"{sum(found)} of {len(found)} suites found, made earlier; the others made now"
+    return "found, made earlier" if all(found) else "made now"
 
 
 def _time_row(stage: str, seconds: float | None, how: str) -> dict[str, str]:
-    return {"stage": stage, "seconds": "–" if seconds is None else f"{seconds:,.1f}", "how": how}
+    return {"stage": stage, "took": "–" if seconds is None else duration(seconds), "how": how}
 
 
 def _cost(times: list[tuple[str, float | None, str]], trained: Done) -> str:
     processes = trained.result["pace"]["processes"]
     whole = sum((seconds or 0.0) * (processes if stage in ("train", "save") else 1) for stage, seconds, _ in times)
-    return (f"{whole / 3600:.3g} device hours in all, had all of it been made anew: {processes} "
+    return (f"{duration(whole)} of a device in all, had all of it been made anew: {processes} "
             f"process{'es' * (processes > 1)} in training ({trained.result['pace']['machine']}), one elsewhere. "
             "Evaluation counts the answering alone.")
 

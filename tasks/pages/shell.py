@@ -14,8 +14,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from eval_suites.verdict.outcome import NONE
-from sft_core.visible import visible
+from sft_core.visible import are_numbers, visible
 
 HERE = Path(__file__).parent
 
@@ -48,9 +47,7 @@ def _shown(value: object) -> object:
 
 def words(rows: Sequence[Mapping[str, object]]) -> set[str]:
     """Heads of the columns that hold words: they stand on the left, numbers on the right."""
-    cells = {head: [_plain(row[head]) for row in rows if row[head] != NONE] for head in rows[0]}
-    return {head for head, found in cells.items() if 2 * sum(
-        cell[:1].isalpha() and not cell.startswith("ppl ") for cell in found) > len(found)}
+    return {head for head in rows[0] if not are_numbers(_plain(row[head]) for row in rows)}
 
 
 def _plain(cell: object) -> str:

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sft_core.config.data import TemplateSection
 from sft_core.conversation import Origin
-from sft_core.data.show import Piece, Segment, View, spans_of, to_html, to_rich, view_to_html, view_to_rich
+from sft_core.data.show import Piece, Segment, View, spans_of, telling, to_html, to_rich, view_to_html, view_to_rich
 from sft_core.templates.choose import choose
 from sft_core.templates.render import IGNORE, Example, Rendered, Renderer
 
@@ -93,3 +93,15 @@ def test_a_packed_row(tokenizer, chat):
     shown = view_to_rich(alone, tokenizer).plain
     assert shown.startswith(f"\n#17 · f.jsonl:4 · {tokens} tokens, 6 trained\n<|im_start|>")
     assert "──" not in view_to_html(alone, tokenizer)
+
+
+def test_the_examples_that_show_most_are_chosen_and_it_says_why():
+    def one(line, *targets):
+        return Example([1] * len(targets), list(targets), Origin("s", "rows.jsonl", line))
+
+    several, long = one(3, 5, IGNORE, 5), one(4, IGNORE, 5, 5, 5)
+    assert telling([one(1, 5), one(2, 5), several, long, one(5, IGNORE), one(5, 5)]) == [
+        (0, "the first"), (3, "the longest"), (4, "a part of a row"), (2, "several trained answers")]
+    assert telling([several, one(2, 5)]) == [(0, "the first, the longest, several trained answers")]
+    assert telling([]) == []
+    assert View(0, (Segment(0, several),), why="the first").head.endswith("3 tokens, 2 trained · the first")

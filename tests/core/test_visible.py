@@ -8,7 +8,7 @@ import pytest
 from flows import console
 from flows.logs import tame
 from sft_core.errors import DataError
-from sft_core.visible import shortened, visible
+from sft_core.visible import are_numbers, shortened, visible
 
 HOSTILE = "a\x1b[31mred\x07 \u202egpj.exe\u2066 b\r c\x9b2J \u200bd \ud83d [bold]x[/bold] [/nothing]"
 OBEYED = ("\x1b", "\x07", "\u202e", "\u2066", "\r", "\x9b", "\u200b", "\ud83d")
@@ -70,3 +70,11 @@ def test_errors_and_logs_hold_nothing_that_is_obeyed(caplog: pytest.LogCaptureFi
         logging.setLogRecordFactory(before)
     assert harmless(caplog.messages[0])
     assert "[bold]x[/bold]" in caplog.messages[0]
+
+
+@pytest.mark.parametrize(("cells", "numbers"), [
+    (["95.8", "–", "ppl 3.114", "-10.8 to +21.1", "1 / 0", "0.0 → 17.5 %", "4.3 s", ""], True),
+    (["65a91673ccc6ce17", "41928716"], False), (["52 comparisons over 11 probes are the same"], False),
+    (["0.5", "not measured"], False)])
+def test_words_and_hashes_of_a_column_are_no_numbers(cells: list[str], numbers: bool) -> None:
+    assert are_numbers(cells) is numbers

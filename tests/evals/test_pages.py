@@ -151,14 +151,18 @@ def test_a_reader_chooses_and_pages_through_the_answers(
     monkeypatch.setattr(paged, "EMBEDDED_BYTES", 30_000)
     page = written((base, tuned), tmp_path)
     chosen = ("const set = (id, value) => { const one = document.getElementById(id); one.value = value; "
-              "one.dispatchEvent(new Event('input')); }; set('refusal', 'newly')")
+              "one.dispatchEvent(new Event('change')); }; set('refusal', 'newly')")
     refused = in_browser(page, chosen, tmp_path)
-    assert "1 of " in refused
+    assert re.search(r"^1 of \d+ items", refused, re.MULTILINE)
     assert "format/3 · 0 → 1" in refused.replace("q/3", "format/3")
     marked = in_browser(page, chosen + "; document.getElementById('items').prepend("
                         "[...document.querySelectorAll('mark')].map(one => one.textContent).join('|'))", tmp_path)
     assert "12|13" in marked
-    assert "page 2 of " in in_browser(page, "document.getElementById('later').click()", tmp_path)
+    assert "page 2 of " in in_browser(page, "document.querySelector('#below [data-turn=\"1\"]').click()", tmp_path)
+    printed = in_browser(page, "dispatchEvent(new Event('beforeprint')); document.getElementById('items').prepend("
+                         "`${document.querySelectorAll('details:not([open])').length} folded, "
+                         "${document.getElementById('printed').textContent}`)", tmp_path)
+    assert "0 folded, Printed: 20 of 150 items; the page itself has all of them." in printed
     assert "150 of 150 items" in in_browser(page, "document.getElementById('load').click()", tmp_path)
 
 
@@ -178,6 +182,16 @@ def test_curves_are_drawn_from_events_a_kill_has_broken(tmp_path: Path) -> None:
     assert 'aria-label="Learning rate by step"' in rate.picture
     assert "#000000" not in loss.picture
     assert curves(tmp_path / "none.jsonl") == []
+
+
+def test_a_logarithmic_axis_can_be_read(tmp_path: Path) -> None:
+    """Between 0.4 and 9 it had one label, 1."""
+    events = tmp_path / "events.jsonl"
+    events.write_text("\n".join(json.dumps({"event": "step", "step": at, "loss": 9.0 / at, "grad_norm": 10.0 ** -at})
+                                for at in range(1, 23)), encoding="utf-8")
+    loss, gradient = curves(events)
+    assert {"0.5", "1", "2", "5"} <= set(re.findall(r">([\d.]+)</text>", loss.picture))
+    assert len(set(re.findall(r">([\d.e-]+)</text>", gradient.picture))) < 20
 
 
 def test_the_ledger_is_a_way_from_rows_to_trained_tokens() -> None:
