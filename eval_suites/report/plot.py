@@ -19,7 +19,7 @@ from sft_core.visible import shortened
 
 LOOK: dict[Outcome, tuple[str, str]] = {
     "improved": (GREEN, "o"), "no_worse": (GREEN, "s"), "worse": (ORANGE, "X"), "equal": (GREEN, "d"),
-    "not_proved": (OCHRE, "P"), "undecided": (OCHRE, "D"), "not_measured": (GREY, "x"),
+    "not_proved": (GREY, "P"), "undecided": (OCHRE, "D"), "not_measured": (GREY, "x"),
 }
 """Colour and marker per outcome; each marker is of one outcome, for those who see no colours."""
 ROW_INCHES = 0.34
