@@ -6,7 +6,17 @@ from collections.abc import Collection, Sequence
 from typing import Literal, NamedTuple
 
 from eval_suites.verdict.known import Names
-from eval_suites.verdict.outcome import OPEN, UNKNOWN, Check, FalseRefusals, SuiteVerdict, refusing, short, span
+from eval_suites.verdict.outcome import (
+    OPEN,
+    UNKNOWN,
+    Check,
+    FalseRefusals,
+    SuiteVerdict,
+    about,
+    refusing,
+    short,
+    span,
+)
 from sft_core.config.evaluate import GateSection
 
 TOLD = 3
@@ -112,9 +122,11 @@ def _refusals(suite: SuiteVerdict, found: FalseRefusals) -> tuple[State, str]:
         return "pass", f"{subject}, proved to be at most {found.margin:g} points more ({points})"
     if found.state == "worse":
         return "fail", f"{subject}, proved to be more than {found.margin:g} points more ({points})"
-    number = "no realistic number" if found.more_items is None else f"about {found.more_items:,} more"
-    wanted = f"because {found.doubt}" if found.doubt else f"{number} of such requests would settle it"
-    return "undecided", f"{subject}, not proved to be at most {found.margin:g} points more, {wanted} ({points})"
+    wanted = "no realistic number of such requests would settle it"
+    if found.more_items is not None:
+        wanted = f"{about(found.more_items, rise.pairs)} more of such requests would settle it in 4 of 5 cases"
+    said = f"because {found.doubt}" if found.doubt else wanted
+    return "undecided", f"{subject}, not proved to be at most {found.margin:g} points more, {said} ({points})"
 
 
 def _improvement(suite: SuiteVerdict, than: str) -> tuple[State, str]:
@@ -159,7 +171,7 @@ def _wanted(suite: SuiteVerdict) -> str:
         return ", and no realistic number of items would settle it"
     if suite.more_items == 0:
         return f", because {suite.notes[-1].rstrip('.')}" if suite.notes else ""
-    return f", about {suite.more_items:,} more items would settle it"
+    return f", {about(suite.more_items, suite.pairs)} more items would settle it in 4 of 5 cases"
 
 
 def _points(suite: SuiteVerdict) -> str:

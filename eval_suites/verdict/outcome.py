@@ -20,6 +20,18 @@ NONE = "–"
 UNKNOWN = "unknown"
 
 
+ROUGH = 100
+"""Items; fewer know little of how many more it takes."""
+
+
+def about(more: int, items: int) -> str:
+    """How many more, in words, said by so many: a number of one digit where they are few."""
+    if items >= ROUGH:
+        return f"about {more:,}"
+    digit = 10 ** (len(str(more)) - 1)
+    return f"very roughly {math.ceil(more / digit) * digit:,}"
+
+
 class Check(NamedTuple):
     """A condition beside the scores, e.g. the parity certificate; one that did not pass fails the gate."""
 
@@ -152,7 +164,7 @@ class SuiteVerdict:
             proved = "worse" if self.points > self.margin else "no worse"
         else:
             proved = "improved" if self.points > 0 else "worse"
-        return f"about {self.more_items:,} more items needed to prove it {proved}"
+        return f"{about(self.more_items, self.pairs)} more items needed to prove it {proved}"
 
 
 def row(suite: SuiteVerdict, alpha: float) -> dict[str, str]:

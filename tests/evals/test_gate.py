@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -74,7 +75,7 @@ def test_the_reason_stays_a_sentence(make_result: Make) -> None:
     better = make_result([0.0] * 20 + [1.0] * 3, suite="format", kind="alignment")
     worse = make_result([0.0] * 22 + [1.0], suite="format", kind="alignment")
     asked = judged(worse, better, GateSection(must_improve=("format",)))
-    assert "is not proved better than its base, about " in asked.reason
+    assert "is not proved better than its base, very roughly 3,000 more items " in asked.reason
 
 
 def test_a_fail_says_what_else_is_undecided(make_result: Make) -> None:
@@ -279,8 +280,9 @@ def test_words(make_result: Make) -> None:
     few, none = make_result([1.0] * 40), make_result([None] * 40)
     assert one(right, right).said == "no worse than 2.0 (proved)"
     assert one(right, half).said == "worse (proved)"
-    undecided = one(few, few)
-    assert undecided.said == f"undecided: about {undecided.more_items:,} more items needed to prove it no worse"
+    undecided, more = one(few, few), one(make_result([1.0] * 100), make_result([1.0] * 100))
+    assert re.fullmatch(r"undecided: very roughly [1-9]0+ more items needed to prove it no worse", undecided.said)
+    assert more.said == f"undecided: about {more.more_items:,} more items needed to prove it no worse"
     assert one(few, none).said.startswith("not measured: 0 of 40 items have a score on both sides")
     before, after = (replace(r, kind="alignment") for r in (half, right))
     assert one(before, after).said == "improved (proved)"
