@@ -5,10 +5,13 @@ vLLM's is started by its documented options; it has not been run by its authors.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
+
+from huggingface_hub.constants import HF_HUB_CACHE
 
 from infra.cuda import why_no_cuda
 from infra.servers import Command, Service, healthy, start
@@ -80,9 +83,27 @@ def start_serving(model: Served, at: Address, folder: Path, engine: Engine = "tr
     link.unlink(missing_ok=True)
     link.symlink_to(model.folder.resolve(), target_is_directory=True)
     arguments = _vllm if engine == "vllm" else _transformers
-    environment = {**TELEMETRY_OFF, "HF_HUB_OFFLINE": "1"}
+    environment = {**TELEMETRY_OFF, "HF_HUB_OFFLINE": "1", **_listed(model, folder)}
     return healthy(start(Command("serving", at.url, list(arguments(model, at)), environment, folder,
                                  patience_s=PATIENCE_S)))
+
+
+def _listed(model: Served, folder: Path) -> dict[str, str]:
+    """Settings by which transformers' server lists this model at /v1/models. It lists the hub's cache, and fails
+    without one; so it gets one that holds this model alone. Code of a model that comes from the hub lies in the true
+    one, which then stays, and is made where it is not there."""
+    if model.trust_remote_code:
+        Path(HF_HUB_CACHE).mkdir(parents=True, exist_ok=True)
+        return {}
+    cache = folder / "hub"
+    shutil.rmtree(cache, ignore_errors=True)
+    repository = cache / f"models--{model.name}"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("served", encoding="utf-8")
+    snapshot = repository / "snapshots" / "served"
+    snapshot.parent.mkdir()
+    snapshot.symlink_to(model.folder.resolve(), target_is_directory=True)
+    return {"HF_HUB_CACHE": str(cache.resolve())}
 
 
 def _transformers(model: Served, at: Address) -> Iterator[str]:

@@ -46,6 +46,8 @@ def test_a_served_model_answers_by_its_name_until_ctrl_c(
     name = next(line for line in told if line.startswith("measure")).split("#")[1].split("'")[0]
     asked = Endpoint(EndpointSection(url=f"http://127.0.0.1:{port}/v1", model=name))
     assert asked.chat([{"role": "user", "content": "Hi"}], max_tokens=4).completion_tokens > 0
+    listed = httpx.get(f"http://127.0.0.1:{port}/v1/models", trust_env=False).raise_for_status().json()["data"]
+    assert [one["id"] for one in listed] == [name]
     taken = start("serve", folder, "--port", port)
     assert (taken.wait(120), "cannot be listened at" in taken.communicate()[1]) == (2, True)
     process.send_signal(signal.SIGINT)
