@@ -39,7 +39,8 @@ test: setup-dev
 
 real: setup-real
 	$(BIN)/python -m infra.real_model .sft
-	test -d .sft/smollm2 || $(BIN)/sft model import .sft/smollm2.gguf .sft/smollm2
+	test -d .sft/smollm2 || $(BIN)/sft model import .sft/smollm2.gguf .sft/smollm2 \
+		--from HuggingFaceTB/SmolLM2-135M-Instruct --license apache-2.0
 	$(ONE_THREAD) $(BIN)/sft run flows/configs/smollm2.yaml
 
 chaos: setup-dev

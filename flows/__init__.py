@@ -19,6 +19,7 @@ registry.py    models, lineage
 bisect.py      which difference between two runs accounts for a loss
 evaluation.py  eval, compare, suites, data show
 checking.py    a configuration, and all that it needs, looked at before anything starts
+panels.py      the heads under which its help lists the commands
 cli_begin.py   what its commands do first, the configuration that they are given
 cli_evaluation.py its commands eval, compare, suites and parity
 cli_workspace.py its commands plan, runs, show, rm, join, clean, reconcile and dashboard

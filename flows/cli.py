@@ -26,6 +26,7 @@ from flows.cli_registry import add_registry
 from flows.cli_using import add_using
 from flows.cli_workspace import add_workspace
 from flows.logs import tame, told_of
+from flows.panels import ORDER, sort_into_panels
 from infra.output import keep_writing
 from infra.servers import begin_prefect, ensure_prefect
 from infra.settings import Settings, prepare_environment, read_settings
@@ -41,6 +42,10 @@ run beside its work went into that: libraries make millions of objects that stay
 
 class Shell(typer.core.TyperGroup):
     """Turns the platform's errors into one clear message and an exit code."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names of all commands in the order of the help."""
+        return [name for name in ORDER if name in self.commands]
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command.
@@ -74,18 +79,21 @@ app = typer.Typer(
 
     [bold]First steps[/]
 
-      sft run flows/configs/demo.yaml                        one experiment on the embedded tiny world\n
-      sft run flows/configs/demo.yaml --set train.replay.lambda=0    the same without replay: see the tax\n
-      sft plan flows/configs/demo.yaml                       what a run will do and cost\n
-      sft data show flows/configs/demo.yaml                  which tokens are trained\n
-      sft doctor flows/configs/demo.yaml                     is anything wrong with model, data and settings?\n
-      sft sweep flows/configs/sweep.yaml --trials 8          search learning rate, epochs, λ and β\n
-      sft runs                                               which runs there are\n
-      sft compare RUN_A RUN_B                                two runs, item by item\n
-      sft chat RUN --against base                            talk to it beside what it began with
+      sft run demo                   one experiment on the tiny world\n
+      sft run demo --set train.replay.lambda=0    without replay\n
+      sft plan demo                  what a run will do and cost\n
+      sft data show demo             which tokens are trained\n
+      sft doctor demo                is model, data or a setting wrong?\n
+      sft sweep sweep --trials 8     search rate, epochs, λ and β\n
+      sft runs                       which runs there are\n
+      sft compare RUN_A RUN_B        two runs, item by item\n
+      sft chat RUN --against base    talk to it beside its base
 
-    Everything is kept in [bold].sft/[/] (SFT_HOME). The same inputs are never computed twice; a killed run continues
-    when the same command is given again. Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 gate failed.""",
+    demo and sweep are shipped; a configuration of your own is given by its path.
+
+    Everything is kept in [bold].sft/[/] (SFT_HOME). The same inputs are never computed
+    twice; a killed run continues when the same command is given again.
+    Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 gate failed.""",
 )
 data_app = typer.Typer(no_args_is_help=True, help="Look at training data as the model will see it.")
 config_app = typer.Typer(no_args_is_help=True, help="Check configurations and get their JSON Schema.")
@@ -145,7 +153,7 @@ def run(config: ConfigFile, overrides: Overrides = None) -> None:
     if found.config and not found.problems:
         from flows.settled import told_again
 
-        if told_again(found.config):
+        if told_again(LoadedConfig(found.config, found.text).here().config):
             return
     store = (found.config and found.config.tracking.uri) or settings.mlflow_uri
     first = bool(found.problems) or not store.startswith(("sqlite:", "http"))  # a driver may be missing: start nothing
@@ -244,7 +252,8 @@ def story(
 def data_show(  # noqa: PLR0913  (the options of a command)
     config: ConfigFile,
     row: Annotated[int, typer.Option(min=0, help="First row to show, counted from 0")] = 0,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many")] = 3,
+    count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="How many; default: 3, of rejected rows 20")]
+    = None,
     packed: Annotated[bool, typer.Option("--packed", help="Rows as they are packed in the first epoch")] = False,
     rejected: Annotated[bool, typer.Option("--rejected", help="Rows that are not used, and why")] = False,
     html: Annotated[Path | None, typer.Option(callback=out_file, help="Write a page instead of printing")] = None,
@@ -261,9 +270,9 @@ def data_show(  # noqa: PLR0913  (the options of a command)
     from tasks.show import Wanted
 
     if rejected:
-        show_rejected(config, overrides or [], Wanted(row, count))
+        show_rejected(config, overrides or [], Wanted(row, count or 20))
     else:
-        show_data(config, overrides or [], Wanted(row, count, packed), html=html)
+        show_data(config, overrides or [], Wanted(row, count or 3, packed), html=html)
 
 
 @config_app.command(name="schema")
@@ -307,6 +316,9 @@ add_using(app, begin)
 add_workspace(app, begin, functools.partial(begin, make=False))
 add_pages(app, functools.partial(begin, make=False, flows=False))
 add_platform(app, functools.partial(begin, flows=False), functools.partial(begin, make=False, flows=False))
+
+
+sort_into_panels(app)
 
 
 def main() -> None:

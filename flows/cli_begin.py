@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -45,9 +45,13 @@ def out_folder(folder: Path | None) -> Path | None:
     """
     if folder is not None:
         there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
-        if not there.is_dir() or not os.access(there, os.W_OK):
-            raise ConfigError(f"{folder} cannot be written: {there} is "
-                              f"{'no folder' if not there.is_dir() else 'not open to you'}; name another place")
+        if not there.is_dir():
+            raise ConfigError(f"{folder} cannot be written: {there} is no folder; name another place")
+        try:  # rights alone do not tell: the superuser has all of them, and there are folders that take no file
+            with TemporaryDirectory(dir=there):
+                pass
+        except OSError as error:
+            raise ConfigError(f"{folder} cannot be written: {there}: {error.strerror}; name another place") from error
     return folder
 
 

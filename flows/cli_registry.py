@@ -60,7 +60,8 @@ def models(
 
 def lineage(
     reference: Annotated[str, typer.Argument(metavar="MODEL_OR_RUN", help="NAME, NAME@ALIAS, NAME/VERSION of a "
-                                             "registered model, or a run")],
+                                             "registered model, a run, or a folder with a run's model, exported ones "
+                                             "too")],
     verify: Annotated[bool, typer.Option("--verify", help="Look at every hash again; exit code 1 where one differs")]
     = False,
     as_json: AsJson = False,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import logging
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -191,7 +193,7 @@ def list_suites(data_path: Path | None, mirror: Path | None, *, as_json: bool) -
 
 def show_data(path: Path, overrides: list[str], wanted: Wanted, *, html: Path | None) -> None:
     """`sft data show`: prepared examples with their masks, alone or packed, and the ledger."""
-    config = load(path, overrides).config
+    config = load(path, overrides).here().config
     place = workspace(config)
     prepared = prepare(config, place)
     if html:
@@ -205,23 +207,37 @@ def show_data(path: Path, overrides: list[str], wanted: Wanted, *, html: Path | 
     console.ledger("Ledger", prepared.result["rows"])
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the stage tells of its way, which the rows asked for would follow."""
+    log = logging.getLogger("sft")
+    before = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
 def show_rejected(path: Path, overrides: list[str], wanted: Wanted) -> None:
     """`sft data show --rejected`: rows that are not used, also where they are so many that the stage fails.
 
     Raises:
         DataError: what the stage failed with, behind the rows.
     """
-    config = load(path, overrides).config
+    config = load(path, overrides).here().config
     place = workspace(config)
     stage = prepared_stage(config, place)
     failed: DataError | None = None
     try:
-        prepare(config, place)
+        with _quiet():
+            prepare(config, place)
     except DataError as error:
         failed = error
         if not (stage.work / "rejected.parquet").exists():
             raise
     rows, total = rejected_rows(stage.work, wanted, config, place)
-    console.lines(*rows, f"{len(rows)} of {total} rejected rows, from {wanted.first} on")
+    all_of_them = "" if len(rows) == total else f"; `-n {total}` shows all"
+    console.lines(*rows, f"{len(rows)} of {total} rejected rows, from {wanted.first} on{all_of_them}")
     if failed:
         raise failed

@@ -98,6 +98,7 @@ def sft_experiment(
 
 def experiment(loaded: LoadedConfig, place: Workspace, tracker: Tracker, parent_run_id: str | None) -> dict[str, Any]:
     """The stages of one experiment; returns the summary that is also in the run folder."""
+    loaded = loaded.here()
     config = loaded.config
     check_needs(run_lacks(config, place))
     began = None if parent_run_id else asked(config, place)

@@ -18,7 +18,7 @@ from tasks.sweep_plan import plan_sweep
 def show_plan(path: Path, overrides: list[str], rows: int | None, size: tuple[int | None, int], *, as_json: bool
               ) -> None:
     """Print the plan of a configuration, as tables or as JSON; `size`: trials and workers of a sweep."""
-    config = as_searched(checked(path, overrides, read_settings(), path_lacks).config)
+    config = as_searched(checked(path, overrides, read_settings(), path_lacks).here().config)
     place = workspace(config)
     made = plan(config, place, rows)
     sweep = config.search and plan_sweep(config, config.search, made.prepared, place,

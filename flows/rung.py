@@ -44,6 +44,7 @@ def sft_rung(config: str, rung: Rung, parent_run_id: str | None = None) -> dict[
 def look(loaded: LoadedConfig, place: Workspace, tracker: Tracker, parent_run_id: str | None, rung: Rung
          ) -> dict[str, Any]:
     """The stages of a look. `paused` is false where the trial is trained beyond it already."""
+    loaded = loaded.here()
     config = loaded.config
     check_needs(run_lacks(config, place))
     prepared = prepare(config, place)

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from sft_core.masking import masked
 from sft_core.visible import visible
 
@@ -33,6 +35,14 @@ class ConfigError(SftError):
 
 class DiskError(SftError):
     """A disk is full, or a folder cannot be written."""
+
+
+def disk_advice(error: BaseException) -> str:
+    """What to do about a file that could not be written. Libraries have errors of their own for a full disk, and say
+    no number; one that the system numbers otherwise has another cause."""
+    number = error.errno if isinstance(error, OSError) else None
+    return "free some space" if number in (None, errno.ENOSPC, errno.EDQUOT) else \
+        "see that the folder is there and may be written"
 
 
 class DataError(SftError):

@@ -23,7 +23,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from sft_core.errors import DamagedFile, SftError
+from sft_core.errors import DamagedFile, SftError, disk_advice
 from sft_core.locks import exclusive, share
 
 DONE = "done.json"
@@ -233,8 +233,8 @@ class Stage:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise SftError(f"cannot make the stage folder {self.folder}: {error}; free some space, or point SFT_HOME "
-                           "at a folder that can be written") from error
+            raise SftError(f"cannot make the stage folder {self.folder}: {error}; {disk_advice(error)}, or point "
+                           "SFT_HOME at a folder that can be written") from error
         with exclusive(self.folder / "lock"):
             yield
 

@@ -23,7 +23,7 @@ from sft_core.stage import read_json
 from sft_core.visible import visible
 from tasks.facts import chain, sortable
 from tasks.inputs import sources_of
-from tasks.licences import Licence, licence_of_model, licence_of_source
+from tasks.licences import Licence, licence_of_model, licence_of_source, own_id
 from tasks.lineage import read_lineage
 from tasks.named import Named
 from tasks.runs import Recorded
@@ -44,7 +44,8 @@ class About(NamedTuple):
     form: Form
     at: str
     licence: str | None = None
-    adapts: str | None = None  # what an adapter goes onto
+    adapts: str | None = None  # hub id of what an adapter goes onto; None where that has none
+    dtype: str | None = None  # of whole weights
 
 
 class _Records(NamedTuple):
@@ -71,8 +72,8 @@ def card_of(about: About, mirror: Path | None) -> str:
     found = _records(about.named.run)
     licences = dict(_licences(found.config, mirror))
     return "\n".join([
-        f"---\n{_front_matter(about, found, licences).to_yaml()}\n---", "",
-        f"# {_plain(about.named.run.name)}", "", *_verdict(found), "", *_trained(found), "", *_limits(found), "",
+        f"---\n{_front_matter(about, found, licences, mirror).to_yaml()}\n---", "",
+        f"# {_plain(about.named.run.name)}", "", *_verdict(found), "", *_trained(about, found), "", *_limits(found), "",
         *_licence(about, licences), "", *_use(about), "", *_lineage(found), ""])
 
 
@@ -98,8 +99,7 @@ def _foreign(about: About, mirror: Path | None) -> str:
     if own.is_file():
         return own.read_text(encoding="utf-8")
     licence = licence_of_model(about.model, mirror)
-    base = about.model.path if _on_hub(about.model.path) else None
-    head = ModelCardData(license=about.licence or (licence and licence.name), base_model=base,
+    head = ModelCardData(license=about.licence or (licence and licence.name), base_model=own_id(about.model, mirror),
                          library_name="transformers", pipeline_tag="text-generation", tags=["sft-platform"])
     name = Path(about.model.path).name
     said = [f"---\n{head.to_yaml()}\n---", "", f"# {_plain(name)}", "",
@@ -109,7 +109,8 @@ def _foreign(about: About, mirror: Path | None) -> str:
     return "\n".join(said)
 
 
-def _front_matter(about: About, found: _Records, licences: Mapping[str, Licence | None]) -> ModelCardData:
+def _front_matter(about: About, found: _Records, licences: Mapping[str, Licence | None], mirror: Path | None
+                  ) -> ModelCardData:
     config = found.config
     names = {one.name if one else None for one in licences.values()}
     common = names.pop() if len(names) == 1 else None  # of base and data alike, else the publisher has to choose
@@ -120,7 +121,7 @@ def _front_matter(about: About, found: _Records, licences: Mapping[str, Licence 
         metric_value=round(100 * one["tuned"], 2))
         for one in shares if None not in (one["base"], one["tuned"])]
     return ModelCardData(
-        license=about.licence or common, base_model=config.model.path if _on_hub(config.model.path) else None,
+        license=about.licence or common, base_model=own_id(config.model, mirror),
         datasets=sorted({source.path for source, _ in sources_of(config) if _on_hub(source.path)}) or None,
         library_name="peft" if about.form == "adapter" else "transformers", pipeline_tag="text-generation",
         tags=["sft-platform", "sft", *(["lora"] if config.train.method == "lora" else [])],
@@ -146,7 +147,7 @@ def _verdict(found: _Records) -> Iterator[str]:
                 "the smallest difference that this comparison finds in 80 % of cases.")
 
 
-def _trained(found: _Records) -> Iterator[str]:
+def _trained(about: About, found: _Records) -> Iterator[str]:
     config, told, tags = found.config, found.training, sortable(found.config)
     lora = config.train.lora
     how = "all weights" if config.train.method == "full" else (
@@ -155,7 +156,8 @@ def _trained(found: _Records) -> Iterator[str]:
     yield from ("## Trained on what", "",
                 f"Base: `{_code(_named(config.model.path))}`"
                 + (f", revision `{_code(config.model.revision)}`" if config.model.revision else "")
-                + f". Trained: {how}. Chat template: {_plain(config.template.name)}.", "",
+                + f". Trained: {how}. Chat template: {_plain(_template(about, config))}."
+                + (f" Weights are stored in {about.dtype}." if about.dtype else ""), "",
                 f"Objective, minimised: SFT + λ · LM(replay) + β · KL(tuned ‖ base), with λ = {tags['sft.lambda']}, "
                 f"β = {tags['sft.beta']}; learning rate {tags['sft.lr']}, epochs {tags['sft.epochs']}"
                 + (f", {told['steps']:,} steps, {told['tokens']:,} tokens read and {told['trained_tokens']:,} trained, "
@@ -168,6 +170,16 @@ def _trained(found: _Records) -> Iterator[str]:
             for row in found.summary.get("ledger", ())]
     yield from _table(rows or [{"source": _named(source.name or source.path), "use": use}
                                for source, use in sources_of(config)])
+
+
+def _template(about: About, config: ExperimentConfig) -> str:
+    """Its name; of `auto` what that came to, which the model's own README says."""
+    if config.template.path:
+        return f"of its own, {_named(config.template.path)}"
+    readme = Path(about.model.path) / "README.md"
+    text = readme.read_text(encoding="utf-8") if config.template.name == "auto" and readme.is_file() else ""
+    found = re.search(r"^\| template \| (\w+) \|$", text, re.MULTILINE)
+    return found[1] if found else config.template.name
 
 
 def _limits(found: _Records) -> Iterator[str]:
@@ -216,7 +228,8 @@ def _use(about: About) -> Iterator[str]:
     if about.form == "adapter":
         yield from ("```python", "from peft import PeftModel", "from transformers import AutoModelForCausalLM, "
                     "AutoTokenizer", "", f'tokenizer = AutoTokenizer.from_pretrained("{at}")',
-                    f'base = AutoModelForCausalLM.from_pretrained("{_code(about.adapts or "BASE")}")',
+                    *([] if about.adapts else ['BASE = "…"  # folder of the model that it was trained on, see above']),
+                    f'base = AutoModelForCausalLM.from_pretrained({_base(about)})',
                     "if len(tokenizer) > base.get_input_embeddings().num_embeddings:  # tokens that the template added",
                     "    base.resize_token_embeddings(len(tokenizer), mean_resizing=False)",
                     f'model = PeftModel.from_pretrained(base, "{at}")')
@@ -233,6 +246,10 @@ def _use(about: About) -> Iterator[str]:
                 + ("." if about.form == "adapter" else f"; `vllm serve {at}` uses the same ones."))
 
 
+def _base(about: About) -> str:
+    return f'"{_code(about.adapts)}"' if about.adapts else "BASE"
+
+
 def _lineage(found: _Records) -> Iterator[str]:
     """What it came out of, hash by hash, and the configuration that makes it again."""
     yield from ("## Lineage, and how to make it again", "")
@@ -243,8 +260,9 @@ def _lineage(found: _Records) -> Iterator[str]:
         yield "This run kept no lineage."
     text = masked(_shortened(found.config_text, found.config))
     fence = "`" * max(3, *(1 + len(run) for run in re.findall("`+", text)), 3)
-    yield from ("", "With the same code, libraries and files, `sft run config.yaml` makes it again "
-                "(folders are left out of paths):", "", f"{fence}yaml", visible(text.strip()), fence)
+    yield from ("", "Saved as `config.yaml`, with your own paths where there are any (their folders are left out "
+                "here), `sft run config.yaml` makes it again with the same code, libraries and files:", "",
+                f"{fence}yaml", visible(text.strip()), fence)
 
 
 def _table(rows: Iterable[Mapping[str, object]], escaped: Sequence[str] = ()) -> Iterator[str]:

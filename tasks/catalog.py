@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 from heapq import merge
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from infra.contract import Registered, Tracker
 from sft_core.errors import TrackingError
 from tasks.metrics import differences
+from tasks.named import is_folder, run_in
 from tasks.promotion import CHAMPION, Step, history, run_of
-from tasks.runs import RECORD, Recorded, find
+from tasks.runs import RECORD, Recorded, find, is_run
 from tasks.stages import Workspace
 
 GONE = "deleted in MLflow"
@@ -95,13 +97,16 @@ def version_named(reference: str, tracker: Tracker) -> Registered | None:
 
 def named_run(reference: str, place: Workspace, tracker: Tracker) -> tuple[Recorded, list[Listed]]:
     """The run behind NAME (its champion, else its latest version), NAME@ALIAS, NAME/VERSION, each also with `models:/`
-    in front, or behind a run's own name or id; and the registered versions of that run. Its model is not fetched.
+    in front, or behind a run's own name or id, or of a folder with its model, exported ones too; and
+    the registered versions of that run. Its model is not fetched.
 
     Raises:
         TrackingError: there is no such version, or no such run.
     """
     text = reference.removeprefix("models:/")
-    if version := version_named(text, tracker):
+    if is_folder(reference) and not is_run(reference, place):
+        text = run_in(Path(reference).expanduser(), place)
+    elif version := version_named(text, tracker):
         text = version.run_id
     try:
         run = find(text, place, tracker, RECORD)

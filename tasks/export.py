@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,9 @@ from infra.hub import check_hub_id, check_login, send
 from sft_core.config.data import ModelSection
 from sft_core.errors import ConfigError, ModelError
 from tasks.card import About, Form, card_of
+from tasks.licences import own_id
 from tasks.mirror import mirrored
-from tasks.named import Named, Opener, named_model
+from tasks.named import MADE_BY, Named, Opener, named_model
 from tasks.stages import Workspace
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -80,19 +82,29 @@ def push_told(asked: ModelSection, to: Sending, shape: Shape, place: Workspace, 
 
 
 def _written(named: Named, asked: ModelSection, out: Path, shape: Shape, place: Workspace, at: str) -> Iterator[str]:
+    adapted = _adapter(named, shape, place) if shape.form == "adapter" else None  # refused before torch is loaded
     import torch
 
-    from sft_core.model.export import export_adapter, export_model, trained_on
+    from sft_core.model.export import ADAPTER_CONFIG, CARD, adapter_config, export_adapter, export_model
+    from sft_core.model.folder import held_dtype
+    from sft_core.model.load import locate
 
     model = asked.model_copy(update={"path": named.path})
     about = About(named, model, shape.form, at, shape.licence)
-    if shape.form == "adapter":
-        adapter, config, place = _adapter(named, shape, place)
-        about = about._replace(adapts=trained_on(adapter))
-        made = export_adapter(adapter, config, place.mirror, Path(named.path), out, card_of(about, place.mirror))
+    run = named.run
+    texts = {MADE_BY: json.dumps({"run": run.name, "mlflow_run_id": run.run_id}) + "\n"} if run else {}
+    if adapted:
+        adapter, config, place = adapted
+        about = about._replace(adapts=own_id(config, place.mirror))
+        texts |= {CARD: card_of(about, place.mirror), ADAPTER_CONFIG: adapter_config(adapter, about.adapts or Path(
+            config.path).name)}
+        made = export_adapter(adapter, config, place.mirror, Path(named.path), out, texts)
     else:
         dtype = None if shape.dtype == "auto" else getattr(torch, shape.dtype)
-        made = export_model(model, place.mirror, out, dtype, shape.shard, card_of(about, place.mirror))
+        held = held_dtype(locate(model, place.mirror))
+        about = about._replace(dtype=str(dtype or held).removeprefix("torch."))
+        texts[CARD] = card_of(about, place.mirror)
+        made = export_model(model, place.mirror, out, dtype, shape.shard, texts)
     yield (f"{asked.path}: {made.bytes / 1e6:,.1f} MB, {shape.form}, {made.dtype}; read back, it is "
            f"{made.divergence:.2g} nats per token from the stored model")
     yield from _gate(named)

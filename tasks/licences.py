@@ -13,7 +13,7 @@ from huggingface_hub import metadata_load
 from infra.hub import front_matter
 from sft_core.config.data import ModelSection, SourceSection
 from sft_core.errors import ModelError
-from sft_core.model.where import local_folder
+from sft_core.model.where import HUB_ID, local_folder
 
 OWN = "apache-2.0"
 """Of the tiny world: this project's own."""
@@ -43,6 +43,24 @@ def licence_of_model(section: ModelSection, mirror: Path | None) -> Licence | No
         return None
     return next(_in_folder(folder), None) if folder else _of_metadata(
         front_matter(section.path, "model", section.revision), PAGE)
+
+
+def own_id(section: ModelSection, mirror: Path | None) -> str | None:
+    """The hub id of a base: that it was named by, or that its folder says it was made of (`sft model import --from`);
+    None of a folder that does not say."""
+    if section.path == "tiny":
+        return None
+    try:
+        folder = local_folder(section, mirror)
+    except ModelError:  # it may be gone
+        return None
+    if folder is None or not Path(section.path).expanduser().is_dir():
+        return section.path
+    try:
+        said = (metadata_load(folder / "README.md") or {}).get("base_model")
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return said if isinstance(said, str) and HUB_ID.fullmatch(said) else None
 
 
 def licence_of_source(source: SourceSection, mirror: Path | None) -> Licence | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from sft_core.config.located import looked_in
 from sft_core.errors import ConfigError
 from sft_core.stage import fingerprint
 from tasks.stages import Workspace
@@ -45,8 +46,9 @@ def mirrored(place: Workspace, mirror: str | Mapping[str, str] | None, setting: 
 def _folder(setting: str, given: str) -> Path:
     folder = Path(given).expanduser().absolute()
     if not folder.is_dir():
-        raise ConfigError(f"{setting}: {given!r} is not a folder; give the folder of a hub snapshot (README.md and its "
-                          "files), or for the whole mirror one that holds such folders as org/name")
+        raise ConfigError(f"{setting}: {given!r} is not a folder{looked_in(given)}; give the folder of a hub "
+                          "snapshot (README.md and its files), or for the whole mirror one that holds such "
+                          "folders as org/name")
     return folder
 
 

@@ -6,13 +6,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from infra.contract import Tracker
 from sft_core.config.data import ModelSection, TemplateSection
 from sft_core.errors import TrackingError
-from sft_core.stage import use
+from sft_core.stage import read_json, use
 from tasks.runs import ALL, Recorded, find, is_run, local_runs
 from tasks.stages import Workspace
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 Opener = Callable[[], Tracker]
 """Opens the tracker, which takes a second, for references that need it."""
 REGISTRY = "models:/"
+MADE_BY = "sft.json"
+"""In an exported folder: the run that made the model."""
+_WORD = re.compile(r"[\w.-]+")
 _NUMBERED = re.compile(r"[^/]+/\d+")
 
 
@@ -48,7 +52,24 @@ def named_model(reference: str, place: Workspace, tracker: Opener) -> Named:
         return Named(reference, str(model), run)
     if _is_registered(reference, tracker):
         return _registered(reference, place, tracker())
+    _refuse_misspelt(reference, place, tracker)
     return Named(reference, reference, None)
+
+
+def _refuse_misspelt(reference: str, place: Workspace, tracker: Opener) -> None:
+    """Raises TrackingError for what looks like the name of a run or of a registered model and is none. Ids of the hub
+    have a slash, but for some of its oldest models, which go by one with a slash too."""
+    if reference == "tiny" or not _WORD.fullmatch(reference) or (place.mirror and (place.mirror / reference).is_dir()):
+        return
+    runs = sorted(local_runs(place.runs), reverse=True)
+    near = [name for name in runs if name.startswith(reference)] or get_close_matches(reference, runs)
+    if not near:
+        with suppress(TrackingError):  # no store yet
+            models = {one.name for one in tracker().registered()}
+            near = [f"models:/{name}" for name in get_close_matches(reference, sorted(models))]
+    if near:
+        raise TrackingError(f"there is no run {reference!r}; did you mean {' or '.join(near[:3])}? `sft runs` lists "
+                            "all runs, `sft models` what is registered; a hub id is ORGANISATION/NAME")
 
 
 def _is_registered(reference: str, tracker: Opener) -> bool:
@@ -76,10 +97,32 @@ def _registered(reference: str, place: Workspace, tracker: Tracker) -> Named:
     return Named(reference, str(folder), None)
 
 
+def is_folder(reference: str) -> bool:
+    """Whether a name is that of a folder, and not of a registered model that a folder happens to be called as."""
+    folder = Path(reference).expanduser()
+    return folder.is_dir() and (not _NUMBERED.fullmatch(reference) and not _WORD.fullmatch(reference)
+                                or any((folder / name).is_file() for name in ("config.json", "adapter_config.json")))
+
+
+def run_in(folder: Path, place: Workspace) -> str:
+    """Name or id of the run that made the model of a folder: of a run, its model's, or one that was exported.
+
+    Raises:
+        TrackingError: the folder does not say.
+    """
+    if run := _run_in(folder, place):
+        return run.name
+    if (folder / MADE_BY).is_file():
+        return str(read_json(folder / MADE_BY, "run", "mlflow_run_id")["mlflow_run_id"])
+    raise TrackingError(f"{folder} does not say which run made it: it is no model folder of a run in {place.root}, and "
+                        f"holds no {MADE_BY}, as `sft export` writes; `sft runs` lists all runs")
+
+
 def _run_in(folder: Path, place: Workspace) -> Recorded | None:
     """The run of this workspace whose model this folder is, as `sft run` prints it."""
     here = folder.resolve()
-    return next((run for run in local_runs(place.runs).values() if (run.folder / "model").resolve() == here), None)
+    return next((run for run in local_runs(place.runs).values()
+                 if here in (run.folder.resolve(), (run.folder / "model").resolve())), None)
 
 
 def spoken_through(model: ModelSection, template: str, place: Workspace) -> tuple[str, ChatFormat]:

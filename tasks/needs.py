@@ -22,6 +22,7 @@ from sft_core.config.evaluate import EvalSection, JudgeSection
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.file import variants
 from sft_core.config.followups import as_searched
+from sft_core.config.located import looked_in
 from sft_core.config.reading import Key
 from sft_core.config.telling import Lack
 from sft_core.config.train import TrainSection
@@ -110,7 +111,8 @@ def _template_lacks(config: ExperimentConfig, place: Workspace) -> list[Lack]:
     """What keeps the template from training: tried out on the tokenizer where the base is on this machine."""
     section, model = config.template, config.model
     if section.path is not None and not Path(section.path).is_file():
-        return [Lack(("template", "path"), f"template.path: {section.path!r} is not a file with a Jinja chat template")]
+        return [Lack(("template", "path"), f"template.path: {section.path!r} is not a file with a Jinja chat template"
+                     f"{looked_in(section.path)}")]
     embedded = model.path == "tiny" and section == TemplateSection()  # what everybody begins with, and is whole
     folder = None if embedded or why_no_model(model, place.mirror) else local_folder(model, place.mirror)
     if folder is None:
@@ -174,7 +176,8 @@ def _evaluation_paths(section: EvalSection, place: Workspace) -> Iterator[Lack]:
     for field in ("include_path", "data_path"):
         folder = getattr(section, field)
         if folder is not None and not Path(folder).is_dir():
-            yield Lack(("eval", field), f"eval.{field} (--{field.replace('_', '-')}): {folder!r} is not a folder")
+            yield Lack(("eval", field), f"eval.{field} (--{field.replace('_', '-')}): {folder!r} is not a folder"
+                       f"{looked_in(folder)}")
     if section.refusal_scorer not in LOADED:
         yield from _classifier_lacks(section, place)
     if section.judge and section.judge.gold:

@@ -11,6 +11,7 @@ import typer
 
 import sft_core.errors as errors
 from flows.cli import app
+from flows.panels import ORDER, PANELS
 from flows.reference.tables import table
 
 HEAD = """# Commands and exit codes
@@ -77,7 +78,8 @@ EXAMPLES = {
 def commands() -> dict[str, Any]:
     """All commands by name, `config check` for one of a group, in the order of the help."""
     found: dict[str, Any] = {}
-    for name, one in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+    every = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for name, one in ((name, every[name]) for name in ORDER):
         inner = getattr(one, "commands", None)
         found |= {f"{name} {part}": command for part, command in inner.items()} if inner else {name: one}
     return found
@@ -86,9 +88,9 @@ def commands() -> dict[str, Any]:
 def commands_page() -> str:
     """Markdown: exit codes, then a heading for each command."""
     listed = commands()
-    overview = table(("command", "what it does"), [
+    overview = "\n".join(f"### {panel}\n\n" + table(("command", "what it does"), [
         (f"[`sft {name}`](#sft-{name.replace(' ', '-')})", (one.help or "").partition("\n\n")[0])
-        for name, one in listed.items()])
+        for name, one in listed.items() if name.partition(" ")[0] in names]) for panel, names in PANELS.items())
     told = "".join(f"\n{line}\n" for name, one in listed.items() for line in _told(name, one))
     return f"{HEAD}\n{_codes()}\n## All commands\n\n{overview}{told}"
 

@@ -15,6 +15,10 @@ prints its JSON Schema for editors. `--set section.field=value` overrides a fiel
 `a.0.b` reaches into lists. Names (`name`, `tracking.experiment`, `tracking.registered_model`, `search.study`) become
 folders and files: letters of any language, digits, `-`, `_`, and inside dots and spaces, no slash.
 
+Relative paths (`model.path`, `sources[].path`, `template.path`, suites, folders of `eval` and `data.mirror`) are
+relative to the directory in which the command is given, not to the file. The `config.yaml` of a run holds them whole,
+so that the run can be looked at, used and continued from every directory.
+
 `[]` in a name stands for an entry of a list, `FIELD` for the dotted name of a searched field. Examples are what may
 follow a command such as `sft run flows/configs/demo.yaml` (of `search`: `sft sweep flows/configs/sweep.yaml`); other
 fields in them are what the one needs. `make reference` made this page.

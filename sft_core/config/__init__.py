@@ -14,5 +14,6 @@ conditions.py  searched fields that are only drawn beside certain values of othe
 search.py      a search space against the configuration that it varies
 followups.py   runs that follow a search
 telling.py     what is wrong, in the words of the file
+located.py     which fields are paths, and what they are relative to
 file.py        one file, `--set`, all problems at once
 """

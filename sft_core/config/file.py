@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from sft_core.config.conditions import active, look_in, needed, settings, troubles
 from sft_core.config.experiment import ExperimentConfig, Range, Value
+from sft_core.config.located import relative_paths, replaced
 from sft_core.config.reading import Key, Parsed, parse, value_of
 from sft_core.config.search import LONGEST_TRIAL, idle, no_number, trial_name, tried
 from sft_core.config.telling import Cause, Lack, causes, places, takes_text, told
@@ -26,6 +27,15 @@ class LoadedConfig(NamedTuple):
 
     config: ExperimentConfig
     text: str
+
+    def here(self) -> LoadedConfig:
+        """With relative paths that lead somewhere from the current directory made whole: what a run is made of, so
+        that it can be looked at, and continued, from every other directory."""
+        found = relative_paths(parse(self.text, "the configuration").data)
+        if not found:
+            return self
+        text = replaced(self.text, found)
+        return LoadedConfig(ExperimentConfig.model_validate(parse(text, "the configuration").data), text)
 
 
 class Examined(NamedTuple):

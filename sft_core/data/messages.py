@@ -83,8 +83,13 @@ def to_turn(message: object, number: int, keys: Keys) -> Turn:
     name = message.get(keys.role)
     role = keys.roles.get(name) or ROLES.get(name) if isinstance(name, str) else None
     if role is None:
-        raise Refused(Why.UNKNOWN_ROLE, f"turn {number} is from {keys.role} {shown(name)}; known are "
-                                        f"{', '.join({**ROLES, **keys.roles})}; map it with the source's roles")
+        known = ", ".join({**ROLES, **keys.roles})
+        if not isinstance(name, str):
+            raise Refused(Why.UNKNOWN_ROLE, f"turn {number} has no name of a speaker under {keys.role!r} but "
+                                            f"{shown(name)}; known are {known}")
+        raise Refused(Why.UNKNOWN_ROLE, f"turn {number} is from {_REPR.repr(name)[:120]}, and known are {known}; say "
+                                        "in the source what that is, for example "
+                                        f"`roles: {{{json.dumps(name[:40], ensure_ascii=False)}: assistant}}`")
     said = _take_apart(message, name == "function_call", role, number, keys.content)
     content = "".join(said.texts)
     if said.reasoning and (content.strip() or said.calls):

@@ -277,12 +277,20 @@ def _check(ledger: Ledger, data: DataSection, rejected: Sequence[Rejected], out:
             reasons = sum((Counter(c.rejected) for c in counts), Counter())
             raise DataError(f"{unusable} of {read} {what} cannot be used, more than data.max_rejected_share = "
                             f"{data.max_rejected_share:g} allows; all that was rejected: {_listed(reasons)}; {where}; "
-                            "correct the sources or raise the share")
+                            f"correct the sources{_remedies(reasons)}, or raise the share")
     if not sum(c.train for c in ledger.sources):
         raise DataError(f"no training conversation is left of {ledger.read} rows: {_listed(ledger.reasons())}; "
                         f"validation {sum(c.validation for c in ledger.sources)}; {where}")
     if ledger.replay and not sum(c.tokens for c in ledger.replay):
         raise DataError(f"the replay sources hold no text; {where}")
+
+
+def _remedies(reasons: Mapping[str, int]) -> str:
+    """Settings that put right what some rows were rejected for."""
+    ways = {Why.ROLE_ORDER: "data.repair puts turns into order", Why.UNKNOWN_ROLE: "roles: of a source names speakers",
+            Why.MISSING_COLUMN: "columns: of a source names columns"}
+    there = [way for why, way in ways.items() if reasons.get(why)]
+    return f" ({', '.join(there)}; the list says which)" if there else ""
 
 
 def _check_sources(counts: Sequence[tuple[SourceSection, SourceCount]], out: Path) -> None:

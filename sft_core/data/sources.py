@@ -94,8 +94,8 @@ def why_no_source(source: SourceSection, mirror: Path | None) -> Absent | None:
 
 
 def _nothing(source: SourceSection, mirror: Path | None) -> DataError:
-    return DataError(f"there is no {source.path} (looked in {Path.cwd()}"
-                     + (f" and {mirror}" if mirror else "") + "); give a file, a folder, a hub id org/name, tiny:sft "
+    return DataError(f"there is no {source.path} (looked in {Path.cwd()}, the current directory"
+                     + (f", and {mirror}" if mirror else "") + "); give a file, a folder, a hub id org/name, tiny:sft "
                      "or tiny:replay")
 
 

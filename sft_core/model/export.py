@@ -7,8 +7,9 @@ of its next-token distributions, in nats per token, over rows of random tokens.
 from __future__ import annotations
 
 import gc
+import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from sft_core.config.data import ModelSection
-from sft_core.errors import DiskError, ModelError
+from sft_core.errors import DiskError, ModelError, disk_advice
 from sft_core.model.folder import held_dtype, stored_whole
 from sft_core.model.load import UNREADABLE, first_line, load_model, locate
 from sft_core.model.where import files_of, read_object, weight_files
@@ -46,7 +47,7 @@ class Exported(NamedTuple):
 
 
 def export_model(section: ModelSection, mirror: Path | None, out: Path, dtype: torch.dtype | None, shard: str,
-                 card: str) -> Exported:
+                 texts: Mapping[str, str]) -> Exported:
     """Write a model as a folder that plain transformers and vLLM load, which appears whole or not at all.
 
     Args:
@@ -54,7 +55,7 @@ def export_model(section: ModelSection, mirror: Path | None, out: Path, dtype: t
         out: a folder that is not there yet, or is empty.
         dtype: None: as it is stored. Weights that lie in float32 beside others in less stay so.
         shard: most of one file of weights, `5GB` for example.
-        card: the README.
+        texts: files of text that go with it, by name: the card `README.md`, for one.
 
     Raises:
         ModelError: the model cannot be loaded, has weights beyond float16, or says something else when it is read back.
@@ -72,7 +73,7 @@ def export_model(section: ModelSection, mirror: Path | None, out: Path, dtype: t
         _cast(loaded.model, target, loaded.whole, out)
         with _writing(out):
             _write(loaded.model, folder, draft, shard)
-            (draft / CARD).write_text(card, encoding="utf-8")
+            _beside(draft, texts)
         del loaded
         gc.collect()  # a model is a circle of references
         read = load_model(here.model_copy(update={"path": str(draft), "revision": None}), mirror=None, dtype=wide)
@@ -82,7 +83,7 @@ def export_model(section: ModelSection, mirror: Path | None, out: Path, dtype: t
 
 
 def export_adapter(adapter: Path, base: ModelSection, mirror: Path | None, merged: Path, out: Path,
-                   card: str) -> Exported:
+                   texts: Mapping[str, str]) -> Exported:
     """Write an adapter as a folder that peft loads on its base, which appears whole or not at all.
 
     Args:
@@ -90,7 +91,7 @@ def export_adapter(adapter: Path, base: ModelSection, mirror: Path | None, merge
         base: what it was trained on; it is loaded whole, also where training held it in 4 bits.
         merged: the model folder that it was merged into, with which base and adapter are compared.
         out: a folder that is not there yet, or is empty.
-        card: the README.
+        texts: as for `export_model`; its own config has the name of its base there.
 
     Raises:
         ModelError: adapter, base or merged model cannot be loaded, or they do not say the same.
@@ -106,7 +107,7 @@ def export_adapter(adapter: Path, base: ModelSection, mirror: Path | None, merge
         with _writing(out):
             for file in files_of(adapter):
                 shutil.copyfile(file, draft / file.name)
-            (draft / CARD).write_text(card, encoding="utf-8")
+            _beside(draft, texts)
         model = load_model(base.model_copy(update={"device": "cpu", "attention": "auto"}), mirror=mirror).model
         if model.get_input_embeddings().weight.shape[0] != rows:  # tokens that the template added
             model.resize_token_embeddings(rows, mean_resizing=False)
@@ -121,13 +122,19 @@ def export_adapter(adapter: Path, base: ModelSection, mirror: Path | None, merge
     return Exported(out, str(dtype).removeprefix("torch."), size, divergence)
 
 
-def trained_on(adapter: Path) -> str:
-    """What an adapter names as its base: a hub id, or a folder of the machine that it was trained on.
+def adapter_config(adapter: Path, base: str) -> str:
+    """The config of an adapter with this name of its base: its own may be a folder of the machine that it was trained
+    on.
 
     Raises:
         ModelError: it is no adapter.
     """
-    return str(read_object(adapter / ADAPTER_CONFIG).get("base_model_name_or_path", ""))
+    return json.dumps(read_object(adapter / ADAPTER_CONFIG) | {"base_model_name_or_path": base}, indent=2) + "\n"
+
+
+def _beside(draft: Path, texts: Mapping[str, str]) -> None:
+    for name, text in texts.items():
+        (draft / name).write_text(text, encoding="utf-8")
 
 
 def _asked(model: Any) -> Tensor:
@@ -191,5 +198,5 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise DiskError(f"cannot write the folder {folder}: {error}; free some space, or name another folder"
+        raise DiskError(f"cannot write the folder {folder}: {error}; {disk_advice(error)}, or name another folder"
                         ) from error

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub import ModelCardData
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.utils import logging as transformers_logging
 
-from sft_core.errors import ModelError
+from sft_core.errors import ModelError, disk_advice
 from sft_core.model.load import UNREADABLE, check_finite, first_line
 from sft_core.stage import whole_folder
 
@@ -61,10 +62,15 @@ class Imported(NamedTuple):
         return told
 
 
-def import_gguf(file: Path, folder: Path) -> Imported:
+def import_gguf(file: Path, folder: Path, of: str | None = None, licence: str | None = None) -> Imported:
     """Write the model of a GGUF file as a folder: weights in bfloat16, tokenizer with chat template, generation config.
 
     The folder appears whole or not at all.
+
+    Args:
+        of: hub id of the model that the file holds; with its licence it is kept in the folder's README.md, from which
+            cards of what is trained on it have both.
+        licence: as the hub names it.
 
     Raises:
         ModelError: no package `gguf`; the file is missing, no GGUF, of an old version, cut off or one part of several;
@@ -81,6 +87,10 @@ def import_gguf(file: Path, folder: Path) -> Imported:
     with whole_folder(folder, _writing) as draft, _writing(folder):
         model.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
+        if of or licence:
+            head = ModelCardData(base_model=of, license=licence)
+            (draft / "README.md").write_text(f"---\n{head.to_yaml()}\n---\n\n# {of or folder.name}\n\nMade of the "
+                                             f"file {file.name} by `sft model import`.\n", encoding="utf-8")
     return Imported(folder, model.config.model_type, sum(p.numel() for p in model.parameters()), header.quantised,
                     _unknown_split(header), tokenizer.chat_template is not None)
 
@@ -200,5 +210,5 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"cannot write the folder {folder}: {error}; free some space, or name another folder"
+        raise ModelError(f"cannot write the folder {folder}: {error}; {disk_advice(error)}, or name another folder"
                          ) from error

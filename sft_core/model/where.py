@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_core.config.data import ModelSection
+from sft_core.config.located import looked_in
 from sft_core.data.localhub import Absent, why_absent
 from sft_core.errors import ModelError
 from sft_core.tiny.paths import BASE_FOLDER
@@ -32,8 +33,8 @@ def local_folder(section: ModelSection, mirror: Path | None) -> Path | None:
     if mirror is not None and (mirror / section.path).is_dir():
         return readable(section, mirror / section.path)
     if not HUB_ID.fullmatch(section.path) or local.exists():
-        raise ModelError(f"model.path: {section.path!r} is not a folder; give a folder with config.json and "
-                         "*.safetensors, a hub id (org/name), or `tiny`")
+        raise ModelError(f"model.path: {section.path!r} is not a folder{looked_in(section.path)}; give a "
+                         "folder with config.json and *.safetensors, a hub id (org/name), or `tiny`")
     return None
 
 

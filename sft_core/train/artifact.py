@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sft_core.errors import ModelError, TrainingError
+from sft_core.errors import ModelError, TrainingError, disk_advice
 from sft_core.train.checkpoint import UNWRITABLE
 from sft_core.train.inputs import ServedTemplate
 
@@ -19,8 +19,8 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except UNWRITABLE as error:
-        raise TrainingError(f"cannot write the folder {folder}: {error}; free some space and start the run again: it "
-                            "continues from its last checkpoint") from error
+        raise TrainingError(f"cannot write the folder {folder}: {error}; {disk_advice(error)} and start the run again: "
+                            "it continues from its last checkpoint") from error
 
 
 def write_model(model: Any, tokenizer: Any, template: ServedTemplate, draft: Path) -> None:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sft_core.errors import TrainingError
+from sft_core.errors import TrainingError, disk_advice
 from sft_core.stage import give_usual_mode, sync
 from sft_core.train.checkpoint import UNREAD, UNWRITABLE, not_now, start_over, tensors_of
 
@@ -51,7 +51,7 @@ def save(root: Path, step: int, weights: Mapping[str, Tensor], keep: Collection[
         draft.rename(file)
     except UNWRITABLE as error:
         draft.unlink(missing_ok=True)
-        raise TrainingError(f"cannot write the best weights to {file}: {error}; free some space and start the run "
+        raise TrainingError(f"cannot write the best weights to {file}: {error}; {disk_advice(error)} and start the run "
                             "again") from error
 
 

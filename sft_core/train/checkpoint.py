@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sft_core.errors import DamagedFile, TrainingError
+from sft_core.errors import DamagedFile, TrainingError, disk_advice
 from sft_core.stage import canonical, give_usual_mode, read_json, sync, write_json
 from sft_core.train.events import EVENTS
 
@@ -85,8 +85,8 @@ def save(root: Path, checkpoint: Checkpoint, keep: int, damaged: Sequence[Damage
         prune(root, keep, [one for one in damaged if one.folder != final])
     except UNWRITABLE as error:
         shutil.rmtree(draft, ignore_errors=True)
-        raise TrainingError(f"cannot write the checkpoint {final}: {error}; free some space and start the run again: "
-                            "it continues from the newest checkpoint that is whole") from error
+        raise TrainingError(f"cannot write the checkpoint {final}: {error}; {disk_advice(error)} and start the run "
+                            "again: it continues from the newest checkpoint that is whole") from error
     return final
 
 

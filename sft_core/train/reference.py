@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from sft_core.config.train import KlSection, TrainSection
-from sft_core.errors import DamagedFile, DataError, TrainingError
+from sft_core.errors import DamagedFile, DataError, TrainingError, disk_advice
 from sft_core.model.held import load_as_stored
 from sft_core.model.load import compute_dtype, model_identity, resolve_device
 from sft_core.model.proof import Rows
@@ -63,7 +63,7 @@ def keep(policy: Policy, stream: Stream, packing: Packing, folder: Path) -> None
                     begin += size
     except OSError as error:
         raise DataError(f"cannot write the states of the base to {folder}: {error}; they take {each * total:,} bytes; "
-                        "free some space, or use train.kl.reference: copy") from error
+                        f"{disk_advice(error)}, or use train.kl.reference: copy") from error
 
 
 def with_reference(inputs: TrainInputs, section: TrainSection, folder: Path) -> TrainInputs:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from sft_core.config.experiment import ExperimentConfig, Range
 from sft_core.config.file import examine, flatten, load, override
+from sft_core.config.located import replaced
 from sft_core.config.search import is_whole, tried
 from sft_core.config.telling import Lack
 from sft_core.config.train import LoraSection
@@ -347,3 +348,42 @@ def test_what_an_override_puts_there_is_told_as_its(file: Path) -> None:
 ], ids=range(8))
 def test_what_is_no_yaml(file: Path, text: str, said: str) -> None:
     assert said in message(file, text)
+
+
+def test_relative_paths_are_of_the_current_directory_and_whole_in_what_a_run_keeps(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("base", "rows", "below", "org"):
+        (tmp_path / name).mkdir()
+    for name in ("rows/own.jsonl", "own.jinja", "mine.yaml"):
+        (tmp_path / name).write_text("")
+    text = """\
+name: demo # a remark
+model: {path: ../base} # of the model
+data:
+  mirror: {org/set: ../org, org/gone: ../gone}
+  sources: [{path: "../rows/own.jsonl"}, {path: tiny:sft}, {path: org/rows}]
+  max_tokens: 128
+template: {name: auto, path: ../own.jinja}
+train:
+  optim: {lr: 0.001}
+eval: {suites: [tiny_mmlu, ../mine.yaml]}
+"""
+    file.write_text(text)
+    monkeypatch.chdir(tmp_path / "below")
+    made = load(file).here()
+    whole = text.replace("../gone", "kept")
+    for name in ("base", "org", "rows/own.jsonl", "own.jinja", "mine.yaml"):
+        whole = whole.replace(f'"../{name}"', f"../{name}").replace(f"../{name}", f'"{tmp_path}/{name}"')
+    assert made.text == whole.replace("kept", "../gone")
+    assert made.config.model.path == str(tmp_path / "base")
+    assert [source.path for source in made.config.data.sources] == [
+        str(tmp_path / "rows" / "own.jsonl"), "tiny:sft", "org/rows"]
+    monkeypatch.chdir(tmp_path / "org")
+    file.write_text(made.text)
+    assert load(file).here() == made
+
+
+@pytest.mark.parametrize("text", ["a: &here x\nb: *here\n", "a: x\nb: x\n", "a: !!str x\nb: |\n  x\n"])
+def test_a_value_is_replaced_however_it_is_written(text: str) -> None:
+    assert yaml.safe_load(replaced(text, {("a",): "y: #1"})) == {"a": "y: #1", "b": yaml.safe_load(text)["b"]}

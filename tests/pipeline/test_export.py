@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
-from peft import AutoPeftModelForCausalLM
+from peft import PeftModel
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -25,6 +25,7 @@ from sft_core.errors import ConfigError, DiskError, HubError, ModelError, Tracki
 from sft_core.model.export import export_model
 from sft_core.model.load import load_model
 from sft_core.tiny.paths import BASE_FOLDER
+from tasks.catalog import named_run
 from tasks.chat import How, speakers
 from tasks.export import Sending, Shape, export_told, push_told
 from tasks.licences import licence_of_model, licence_of_source
@@ -100,7 +101,9 @@ def test_an_adapter_loads_with_plain_peft_and_says_what_the_merged_model_says(
     out = exported(run, tmp_path / "adapter", place, tracker, form="adapter")
     assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "README.md"} <= {
         file.name for file in out.iterdir()}
-    found = logits(AutoPeftModelForCausalLM.from_pretrained(out, dtype=torch.float32)).log_softmax(-1)
+    assert str(BASE_FOLDER) not in "".join((out / name).read_text() for name in ("README.md", "adapter_config.json"))
+    whole = AutoModelForCausalLM.from_pretrained(BASE_FOLDER, dtype=torch.float32)
+    found = logits(PeftModel.from_pretrained(whole, out)).log_softmax(-1)
     merged = logits(AutoModelForCausalLM.from_pretrained(place.runs / run / "model", dtype=torch.float32))
     base = logits(AutoModelForCausalLM.from_pretrained(BASE_FOLDER, dtype=torch.float32))
     gap, moved = (float((found - one.log_softmax(-1)).abs().max()) for one in (merged, base))
@@ -126,6 +129,7 @@ def test_the_card_tells_the_verdict_the_data_and_the_limits_and_obeys_no_name(
     assert "GATE OF THIS MODEL IS UNDECIDED" in card.text or "FAILED ITS GATE" in card.text
     assert "would most likely not have been seen on 6 items" in card.text
     assert "LoRA of rank 8" in card.text
+    assert "Chat template: chatml. Weights are stored in bfloat16." in card.text
     assert "says nothing about larger models" in card.text
     assert re.search(r"sft run config.yaml", card.text)
     digest = next(iter(json.loads((place.runs / run / "lineage.json").read_text())["sources"][0]["files"].values()))
@@ -164,9 +168,23 @@ def test_names_of_models_lead_to_their_run(run: str, place: Workspace, tracker: 
         assert named.run.name == run
         assert (Path(named.path) / "model.safetensors").read_bytes() == (path / "model.safetensors").read_bytes()
     assert named_model("org/7", place, tracker).path == "org/7"
+    assert named_model("gpt2", place, tracker).path == "gpt2"
+    for misspelt, meant in ((run[:-2], run), (run.replace("lora", "lroa"), run), ("asistant", "models:/assistant")):
+        with pytest.raises(TrackingError, match=f"there is no run.*did you mean {meant}"):
+            named_model(misspelt, place, tracker)
     for name in ("assistant@nosuch", "assistant/7", "models:/nosuch"):
         with pytest.raises(TrackingError, match="registry"):
             named_model(name, place, tracker)
+
+
+def test_a_folder_leads_to_the_run_that_made_its_model(
+    run: str, place: Workspace, tracker: Callable[[], Tracker], tmp_path: Path
+) -> None:
+    out = exported(run, tmp_path / "out", place, tracker)
+    for folder in (out, place.runs / run / "model", (place.runs / run / "model").resolve(), place.runs / run):
+        assert named_run(str(folder), place, tracker())[0].name == run
+    with pytest.raises(TrackingError, match="does not say which run made it"):
+        named_run(str(BASE_FOLDER), place, tracker())
 
 
 def test_an_export_overwrites_nothing_and_a_broken_one_leaves_nothing(
@@ -207,7 +225,7 @@ def _full(*_: object, **__: object) -> None:
 def test_rounding_is_told_from_a_wrong_model(tiny_base: Path, tmp_path: Path) -> None:
     """A base in float32, exported in less: near, and no longer the same."""
     for dtype in (torch.bfloat16, torch.float16):
-        made = export_model(ModelSection(path=str(tiny_base)), None, tmp_path / str(dtype), dtype, "5GB", "")
+        made = export_model(ModelSection(path=str(tiny_base)), None, tmp_path / str(dtype), dtype, "5GB", {})
         assert 1e-9 < made.divergence < 1e-3
 
 
