@@ -16,7 +16,7 @@ from typing import NamedTuple
 from infra.contract import Registered, Tracker
 from sft_core.locks import is_held, try_exclusive
 from sft_core.stage import DONE, USED, read_json
-from tasks.runs import Recorded, local_runs
+from tasks.runs import EVENTS, Recorded, local_runs
 from tasks.stages import Workspace
 
 CHECKPOINTS, CACHES, AGE, BEST = "--checkpoints", "--caches", "--older-than", "--keep-best"
@@ -123,7 +123,8 @@ def _stages(place: Workspace, runs: Sequence[Recorded], versions: Sequence[Regis
             checkpoints = folder / "out" / "checkpoints"
             yield Thing("checkpoints of finished training", (checkpoints,), disk_size(checkpoints, seen), used,
                         CHECKPOINTS, folder.name if is_held(folder / "lock") else "")
-        of = tuple(run for run in runs if (run.folder / "model").resolve().is_relative_to(folder))
+        of = tuple(run for run in runs if _leads(run, "model", folder))
+        begun = tuple(run for run in runs if not run.finished and run not in of and _leads(run, EVENTS, folder))
         mine = tuple(one for one in versions if one.folder and one.run_id in {run.run_id for run in of})
         alias = ", ".join(f"{one.name}@{name}" for one in mine for name in one.aliases)
         kind = f"stage {folder.parent.name}" + ("" if finished else ", unfinished")
@@ -131,7 +132,11 @@ def _stages(place: Workspace, runs: Sequence[Recorded], versions: Sequence[Regis
         size = sum(disk_size(path, seen) for path in (folder, *copies))
         held = "a process, at work now" if is_held(folder / USED) else ""
         yield Thing(kind, (folder, *_artifacts(place, of)), size, used, BEST if of else AGE,
-                    alias or busy or held or sweep, of, mine)
+                    alias or busy or held or sweep, of + begun, mine)
+
+
+def _leads(run: Recorded, link: str, folder: Path) -> bool:
+    return (run.folder / link).resolve().is_relative_to(folder)
 
 
 def _artifacts(place: Workspace, runs: Iterable[Recorded]) -> tuple[Path, ...]:

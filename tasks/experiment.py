@@ -18,6 +18,7 @@ from sft_core.config.file import LoadedConfig, flatten
 from sft_core.locks import exclusive
 from sft_core.stage import fingerprint, write_json, write_text
 from tasks.facts import sortable
+from tasks.runs import EVENTS, link_to
 from tasks.settled import SETTLED
 from tasks.stages import CODE, Done, Workspace, version
 from tasks.versions import head
@@ -42,7 +43,10 @@ class Experiment:
         return self.folder.name
 
     def follow(self, events: Path) -> None:
-        """Send the training events written so far to the tracker; a tracker that is down costs nothing."""
+        """Send the training events written so far to the tracker; a tracker that is down costs nothing. The run keeps
+        a link to them: one that is killed has nothing else that leads to its stage."""
+        if (self.folder / EVENTS).resolve() != events.resolve():
+            link_to(self.folder / EVENTS, events)
         self.tracker.follow(self.run_id, events, self.folder / FOLLOWED)
 
 

@@ -19,7 +19,7 @@ from tasks.metrics import compared_by, verdict_metrics
 from tasks.pages.run import Made, write_run_page
 from tasks.prefect_page import show_run
 from tasks.run_page import FILES, derived, inputs, note
-from tasks.runs import Beside, write_beside
+from tasks.runs import Beside, link_to, write_beside
 from tasks.settled import SAMPLED
 from tasks.stages import Done, Workspace
 from tasks.verdict import Compared, compared, write_verdict
@@ -51,7 +51,7 @@ def record(
     summary = _summary(run, prepared, trained, found)
     write_json(run.folder / "ledger.json", prepared.result["ledger"])
     write_json(run.folder / "training.json", trained.result)
-    _link(run.folder / "model", trained.folder / "model")
+    link_to(run.folder / "model", trained.folder / "model")
     lineage = write_lineage(run, prepared, trained, place)
     write_run_page(run, Made(prepared, trained, lineage), found, place)
     write_json(run.folder / "summary.json", summary, as_it_is=True)
@@ -84,12 +84,6 @@ def _summary(run: Experiment, prepared: Done, trained: Done, found: Compared) ->
         "saved": trained.result["stored"],
         "reused": {"prepare": prepared.reused, "train": trained.reused},
     }
-
-
-def _link(link: Path, target: Path) -> None:
-    """Make `runs/<run>/model` point at the trained model."""
-    link.unlink(missing_ok=True)
-    link.symlink_to(target.resolve())
 
 
 def _track(run: Experiment, trained: Done, results: Mapping[str, Mapping[str, SuiteResult]], verdict: Verdict) -> None:

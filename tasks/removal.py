@@ -10,7 +10,7 @@ from typing import NamedTuple
 from infra.contract import Registered, Tracker
 from sft_core.errors import TrackingError
 from sft_core.locks import try_exclusive
-from tasks.clean import BEST, Thing, at_work, disk_size, remove, things, waiting_since
+from tasks.clean import Thing, at_work, disk_size, remove, things, waiting_since
 from tasks.listing import listed_run
 from tasks.runs import Recorded
 from tasks.shown import here
@@ -24,7 +24,7 @@ class Going(NamedTuple):
     sweep: str
     refused: str
     models: tuple[Thing, ...]
-    """Stages that no other run has, which go with it."""
+    """Stages that no other run has, which go with it: of one that was killed, the training that it began."""
     shared: tuple[str, ...]
     """Other runs that have the same model, which stays."""
     versions: tuple[Registered, ...]
@@ -44,7 +44,7 @@ def total(some: Sequence[Going]) -> int:
 
 def going(asked: Sequence[Recorded], place: Workspace, tracker: Tracker) -> list[Going]:
     """What would become of these runs; nothing is touched."""
-    stages = [one for one in things(place, tracker) if one.rule == BEST]
+    stages = [one for one in things(place, tracker) if one.runs]
     versions, names = tracker.registered(), {run.name for run in asked}
     return [_looked_at(run, [one for one in stages if run.name in {of.name for of in one.runs}],
                        [one for one in versions if one.run_id == run.run_id], names, place) for run in asked]

@@ -21,6 +21,8 @@ from tasks.stages import Workspace
 
 REPORT = "report.html"
 """The page of a run, in its folder."""
+EVENTS = "events.jsonl"
+"""In the folder of a run: a link to what its training tells, in the stage that it trains in or was found in."""
 RUN_ID = re.compile("[0-9a-f]{6,32}")
 RESULTS = frozenset({"config.yaml", "evaluation"})
 RECORD = RESULTS | {"lineage.json", "verdict.json"}
@@ -206,6 +208,12 @@ def results_of(reference: str, place: Workspace, tracker: Tracker) -> Found:
         raise EvalError(f"{error}. A folder, a hub id or tiny can be compared too: say with --suite what to evaluate"
                         ) from error
     return Found(run.name, run.results(), run.beside(), run.gate())
+
+
+def link_to(link: Path, target: Path) -> None:
+    """Make the link point there, which is made absolute."""
+    link.unlink(missing_ok=True)
+    link.symlink_to(target.resolve())
 
 
 def local_runs(runs: Path) -> Mapping[str, Recorded]:

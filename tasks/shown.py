@@ -3,6 +3,7 @@ and how to continue."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ from sft_core.stage import DONE, read_json
 from tasks.facts import LINEAGE, Count, carried_out, chain, changed, described, duration
 from tasks.ledger import ledger_remarks, ledger_table
 from tasks.listing import Listed
-from tasks.runs import Recorded
+from tasks.runs import EVENTS, Recorded
 from tasks.stages import Workspace
 
 Row = Mapping[str, object]
@@ -163,7 +164,15 @@ def _trained(training: Mapping[str, Any], tracked: TrackedRun | None, listed: Li
         losses = {name.removeprefix("train/"): value for name, value in (tracked.metrics if tracked else {}).items()
                   if name.startswith("train/")}
         told = ", ".join(f"{name} {losses[name]:.4g}" for name in TERMS if name in losses)
-        yield "trained so far", f"{listed.step} steps{f': {told} nats' if told else ''}"
+        of = _planned(listed.config.parent)
+        yield "trained so far", f"{listed.step}{f' of {of}' if of else ''} steps{f': {told} nats' if told else ''}"
+
+
+def _planned(folder: Path) -> int | None:
+    """Steps that its training was to take; None where it left no word of that."""
+    with suppress(OSError, ValueError, KeyError), (folder / EVENTS).open(encoding="utf-8") as events:
+        return int(json.loads(events.readline())["steps"])
+    return None
 
 
 def _times(run: Recorded, training: Mapping[str, Any], lineage: Mapping[str, Any], place: Workspace

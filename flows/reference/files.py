@@ -37,6 +37,7 @@ FILES = {
     "runs/NAME/lineage.json": "digests of sources, data, configuration, base, model, results; code and libraries",
     "runs/NAME/summary.json": "the end in short; there when the run is whole",
     "runs/NAME/model": "a link to its model folder",
+    "runs/NAME/events.jsonl": "a link to the events of its training, from its first steps on",
     "runs/NAME/followed.json": "how far the tracker has followed the events",
     "runs/NAME/settled.json": "what the run was asked and made, so that the same command is told within seconds",
     "sweeps/STUDY/": "the page `sweep.html`, front as JSON, pictures; logs of trials and workers",

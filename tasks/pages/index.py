@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
 
 from markupsafe import Markup
 
+from eval_suites.verdict.outcome import NONE
 from infra.naming import told
 from sft_core.errors import ConfigError, DamagedFile
 from sft_core.stage import read_json, write_text
 from sft_core.visible import visible
+from tasks.columns import Columns, Value
 from tasks.listing import Listed, listed_run, listed_runs
 from tasks.nights import TRENDS
 from tasks.pages import nights, sweep
@@ -20,15 +23,18 @@ from tasks.runs import REPORT, in_full
 from tasks.stages import Workspace
 
 FILE = "index.html"
+COMPARED = {"tax": "tax", "win": "win", "loss": "loss", "learning rate": "train.optim.lr", "λ": "train.replay.lambda"}
+"""Head → column of `sft runs`, between how a run went and what it took."""
+IN_POINTS = ("tax", "win")
 
 
 def write_index(place: Workspace) -> Path:
     """Write `index.html` into the workspace, which is there, from what its folders say now."""
     text = rendered("index.html.jinja", title=f"Workspace {place.root}", made=_when(datetime.now().timestamp()), lists=[
-        ("runs", "Runs", [_run(one, place) for one in listed_runs(place)],
+        ("runs", "Runs", _runs(place),
          "There is none yet; sft run flows/configs/demo.yaml makes one."),
         ("sweeps", "Sweeps", [_sweep(page) for page in sorted(place.root.glob(f"sweeps/*/{sweep.FILE}"))],
-         "None has come to its end here."),
+         "None has been run to its end here; sft sweep flows/configs/sweep.yaml makes one."),
         ("guarded", "Nights", [_nights(page) for page in sorted(place.root.glob(f"{TRENDS}/*/{nights.FILE}"))],
          "No night has measured anything here."),
     ])
@@ -66,12 +72,29 @@ def _without_page(run: Listed) -> str:
     return f"the run {run.name} has no page: {why}; `sft show {run.name}` says how it stands and what comes next"
 
 
-def _run(one: Listed, place: Workspace) -> dict[str, object]:
-    page = place.runs / one.name / REPORT
+def _runs(place: Workspace) -> list[dict[str, object]]:
+    """The columns of `sft runs` and those that runs are compared by, without those in which nothing stands."""
+    listed = listed_runs(place)
+    columns = Columns(listed)
+    rows = [_run(one, columns.of(one), place) for one in listed]
+    there = [head for head in (rows[0] if rows else ()) if any(row[head] not in (None, "") for row in rows)]
+    return [{head: NONE if row[head] in (None, "") else row[head] for head in there} for row in rows]
+
+
+def _run(one: Listed, values: Mapping[str, Value], place: Workspace) -> dict[str, object]:
     row = dict(one.row())
-    if page.is_file():
+    if (place.runs / one.name / REPORT).is_file():
         row["run"] = _link(f"{place.runs.name}/{quote(one.name)}/{REPORT}", one.name)
-    return {head: "–" if value is None or value == "" else value for head, value in row.items()}
+    if one.state == "stopped":
+        row["state"] = Markup("stopped: <code>sft show {}</code>").format(visible(one.name))
+    first = {head: row.pop(head) for head in ("run", "sweep", "state", "gate")}
+    del row["saving"]
+    return {**first, **{head: _number(values.get(column), ".1f" if head in IN_POINTS else ".4g")
+                        for head, column in COMPARED.items()}, **row}
+
+
+def _number(value: Value, form: str) -> Value:
+    return format(value, form) if isinstance(value, float) else value
 
 
 def _sweep(page: Path) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from sft_core.errors import ConfigError, TrackingError
 from sft_core.stage import write_json
 from tasks.pages.index import page_of, write_index
 from tasks.stages import Workspace
+
+DEMO = Path(__file__).resolve().parents[2] / "flows" / "configs" / "demo.yaml"
 
 
 @pytest.fixture
@@ -61,6 +64,21 @@ def test_a_page_is_found_by_name(place: Workspace, name: str, page: str) -> None
 def test_what_has_no_page_is_said(place: Workspace, name: str, said: str) -> None:
     with pytest.raises((ConfigError, TrackingError), match=said):
         page_of(name, place)
+
+
+def test_runs_stand_with_what_they_are_compared_by(place: Workspace) -> None:
+    """Who looked for the run of the least tax had to open each one."""
+    run = place.runs / "demo-1a"
+    done = {"gate": {"outcome": "pass"}, "seconds": {"training": 12.0, "saving": 1.0}}
+    write_json(run / "summary.json", {**done, "suites": {"facts": {"tax": 1.25}, "form": {"win": 40.0}}})
+    shutil.copy(DEMO, run / "config.yaml")
+    text = write_index(place).read_text("utf-8")
+    table = text[text.index('id="all-runs"'):text.index('id="sweeps"')]
+    heads = re.findall(r"<th [^>]*>(.*?)</th>", table)
+    assert heads == ["run", "state", "gate", "tax", "win", "learning rate", "λ", "training", "last change"]
+    (line,) = (one for one in table.split("<tr>") if ">demo-1a</a>" in one)
+    assert re.findall(r"<td[^>]*>(.*?)</td>", line)[3:5] == ["1.2", "40.0"]
+    assert "stopped: <code>sft show demo-1b</code>" in table
 
 
 def test_a_page_that_was_deleted_is_gone_and_not_to_come(place: Workspace) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -10,6 +11,8 @@ from flows.remove import run_rm
 from infra.contract import Tracker
 from sft_core.errors import TrackingError
 from sft_core.stage import write_json
+from tasks.clean import AGE, things
+from tasks.experiment import Experiment
 from tasks.listing import note_sweep
 from tasks.stages import Workspace
 from tests.pipeline.test_clean import TAKE, held, place, run_of, tracker
@@ -46,6 +49,23 @@ def test_a_run_goes_with_its_model_version_and_place_in_mlflow(
     with pytest.raises(TrackingError, match="there is no run one, ../two in .*; `sft runs` lists"):
         run_rm(["two", "one", "../two"], yes=True, as_json=False)
     assert (place.runs / "two").exists(), "all names are looked at before anything goes"
+
+
+def test_the_training_that_a_killed_run_began_goes_with_it(
+        place: Workspace, tracker: Tracker, capsys: pytest.CaptureFixture[str]) -> None:
+    """It stayed behind, and nothing led to it any more. One that a second run has begun, too, stays."""
+    begun = {}
+    for name, stages in {"killed": ("own",), "first": ("both",), "second": ("both",)}.items():
+        run_id = tracker.start_run(name, name, {}, "", {})
+        write_json(place.runs / name / "run.json", {"name": name, "mlflow_run_id": run_id, "experiment": "e"})
+        for stage in stages:
+            work = begun.setdefault(stage, place.stages.open("train", stage)).resume()
+            (work / "events.jsonl").write_text("{}\n")
+            Experiment(Mock(), place.runs / name, Mock(), run_id).follow(work / "events.jsonl")
+    (place.stages.open("train", "nobodys").resume() / "events.jsonl").write_text("{}\n")
+    assert {one.rule for one in things(place, tracker) if one.runs} == {AGE}, "by `sft clean` only what is old"
+    assert rm(capsys, "killed", "first") == {"killed": "", "first": ""}
+    assert [file.name for file in sorted((place.root / "stages" / "train").iterdir())] == ["both", "nobodys"]
 
 
 def test_a_model_that_another_run_has_stays(place: Workspace, tracker: Tracker,

@@ -81,6 +81,8 @@ def test_a_run_without_an_end_says_how_far_it_came_and_how_to_continue(
     said = told(monkeypatch, capsys, tmp_path, "half", {ERROR: "Interrupted: SIGTERM"})
     assert "half: stopped\nno verdict: it ended before that, Interrupted: SIGTERM" in said
     assert "7 steps: loss 0.25 nats" in said
+    (tmp_path / "runs" / "half" / "events.jsonl").write_text('{"event": "start", "steps": 585}\n{"event"')
+    assert "7 of 585 steps: loss" in told(monkeypatch, capsys, tmp_path, "half", {})
     assert f"sft run {tmp_path / 'runs' / 'half' / 'config.yaml'}  (continues it)" in said
     assert "Not to be had" not in said, "that a run has no verdict before its end is no fault"
     away = told(monkeypatch, capsys, tmp_path, "half")
