@@ -76,7 +76,7 @@ class Made:
             return SimpleNamespace(status=self.store["status"], metrics=self.store["metrics"])
 
         return cast(Tracker, SimpleNamespace(
-            shown=self.uri, find_run=find_run, registered=lambda _: [self.version],
+            shown=self.uri, pages=f"{self.uri}/#", find_run=find_run, registered=lambda _: [self.version],
             points=lambda *_: self.store["points"], artifacts=lambda _: self.store["artifacts"]))
 
     def found(self) -> dict[str, Any] | None:
@@ -94,7 +94,7 @@ def test_what_is_whole_is_told_again(made: Made) -> None:
     assert found["run"] == "one-1"
     assert made.found() == found
     made.uri = "v"
-    assert made.found() == {**found, "mlflow_uri": "v"}, "the same store at another port"
+    assert made.found() == {**found, "mlflow_uri": "v", "mlflow_pages": "v/#"}, "the same store at another port"
     shutil.rmtree(made.stages[1].work / "checkpoints")
     made.stages[0].touch()
     for name in ("lock", "followed.json"):
