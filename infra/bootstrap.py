@@ -56,7 +56,8 @@ def make_venv() -> Path:
 def install(python: Path, extra: str) -> None:
     """Install the project, editable, with the pinned versions."""
     what = f"{ROOT}[{extra}]" if extra else str(ROOT)
-    print("setup: installing (about 2.5 GB and three minutes the first time)", flush=True)
+    first = not (VENV / "bin" / "sft").exists()
+    print(f"setup: installing {'(about 2.5 GB, 3 to 4 minutes)' if first else 'what is missing'}", flush=True)
     environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     command = [str(python), "-m", "pip", "install", "--quiet", "-c", str(ROOT / "constraints.txt"), "-e", what]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,7 +113,9 @@ def export_adapter(adapter: Path, base: ModelSection, mirror: Path | None, merge
         if model.get_input_embeddings().weight.shape[0] != rows:  # tokens that the template added
             model.resize_token_embeddings(rows, mean_resizing=False)
         try:
-            model = PeftModel.from_pretrained(model, str(draft))
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # peft 0.21 asks for it
+                model = PeftModel.from_pretrained(model, str(draft))
         except (*UNREADABLE, RuntimeError, SafetensorError) as error:
             raise ModelError(f"the adapter in {adapter} cannot be loaded on {base.path}: {first_line(error)}; give the "
                              "run's command again, which makes it anew where its stage was removed") from error
