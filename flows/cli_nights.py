@@ -13,8 +13,8 @@ from infra.settings import Settings
 from sft_core.names import check_name
 
 
-def _checked(name: str) -> str:
-    check_name("--name", name)
+def _checked(param: typer.CallbackParam, name: str) -> str:
+    check_name("--name" if param.param_type_name == "option" else "NAME", name)
     return name
 
 
@@ -37,7 +37,7 @@ def nightly(
 
 
 def nights(
-    name: Name = "sft",
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Registered model", callback=_checked)] = "sft",
     last: Annotated[int, typer.Option("--last", "-n", min=1, help="How many, the latest first")] = 14,
 ) -> None:
     """List the last nights of a registered model: when, what came of them, and the sentence."""

@@ -15,6 +15,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from flows import cli, console
+from flows.panels import PANELS
 from infra.standing import Part
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +29,9 @@ def test_help_teaches_the_first_steps(sft: Sft) -> None:
     for verb in ("run", "sweep", "eval", "compare", "suites", "promote", "nightly", "deploy", "story", "doctor", "data",
                  "config", "tiny", "model", "plan", "runs", "clean"):
         assert f" {verb} " in done.stdout
-    assert "sft run flows/configs/demo.yaml" in done.stdout
+    assert "sft run demo " in done.stdout
+    heads = [done.stdout.index(f" {panel} ─") for panel in PANELS]
+    assert heads == sorted(heads)
 
 
 def test_schema_accepts_the_demo_and_refuses_an_unknown_key(sft: Sft) -> None:

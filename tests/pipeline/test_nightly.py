@@ -81,7 +81,7 @@ def test_nightly_passes_and_fails_on_a_proved_regression(sft: Sft, config: Path,
     assert "RegressionFound" in red.stderr
     assert re.search(r"guarded, night 2: champion \(version 1\): tiny_refusal lost .* the base 0.0: the model's own",
                      red.stderr), red.stderr
-    table = sft("nights", "--name", "guarded").stdout
+    table = sft("nights", "guarded").stdout
     assert table.index("regression") < table.index("quiet")
     lineage = sft("lineage", "guarded", "--verify", "--json")
     looked = {one["part"]: one["state"] for one in json.loads(lineage.stdout)["verified"]}
