@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from sft_core.data.curate import dedupe
 from sft_core.data.intake import take_in
 from sft_core.data.ledger import Ledger
 from sft_core.data.prepare import load_examples, load_rejected, prepare
-from sft_core.errors import DataError
+from sft_core.errors import DataError, disk_advice
 
 GOOD = [{"messages": [{"role": "user", "content": f"What is {n}?"}, {"role": "assistant", "content": f"It is {n}."}]}
         for n in range(5)]
@@ -79,10 +80,24 @@ def test_the_share_of_bad_rows_ends_the_stage_and_they_can_be_read(tmp_path, tok
     lines = [json.dumps(row) for row in GOOD] + ["broken", messages(("assistant", "yo"))]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
     said = (r"2 of 7 rows cannot be used, more than data.max_rejected_share = 0.25 allows; all that was rejected: "
-            r"role_order 1, unreadable 1; `sft data show CONFIG --rejected`")
+            r"role_order 1, unreadable 1; `sft data show CONFIG --rejected`.*data.repair puts turns into order")
     with pytest.raises(DataError, match=said):
         run(tmp_path, tokenizer, tmp_path / "rows.jsonl", max_rejected_share=0.25)
     assert [one.origin.line for one in load_rejected(tmp_path / "out" / "rejected.parquet")] == [6, 7]
+
+
+def test_an_unknown_speaker_is_told_with_the_line_that_maps_it(tmp_path):
+    (tmp_path / "rows.jsonl").write_text(f'{messages(("user", "hi"), ("bot", "yo"))}\n')
+    (rejected,) = take_in([SourceSection(path=str(tmp_path / "rows.jsonl"))], tmp_path, None).rejected
+    assert rejected.detail.startswith("turn 2 is from 'bot', and known are system, ")
+    assert rejected.detail.endswith('for example `roles: {"bot": assistant}`')
+
+
+@pytest.mark.parametrize(("error", "said"), [
+    (OSError(errno.ENOSPC, "full"), "free some space"), (RuntimeError("of torch"), "free some space"),
+    (OSError(errno.EACCES, "no"), "may be written"), (OSError(errno.ENOENT, "gone"), "may be written")])
+def test_what_to_do_hangs_on_why_nothing_could_be_written(error, said):
+    assert said in disk_advice(error)
 
 
 @pytest.mark.parametrize(("name", "content", "said"), [

@@ -20,6 +20,7 @@ from sft_core.config.data import ModelSection
 from sft_core.errors import ModelError
 from sft_core.model.gguf import Imported, import_gguf
 from sft_core.model.load import load_model
+from tasks.licences import licence_of_model, own_id
 
 LETTERS = list(bytes_to_unicode().values())
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -137,6 +138,17 @@ def test_a_scaling_that_cannot_be_read_is_refused(make_llama: Make, tmp_path: Pa
         with pytest.raises(ModelError, match="in a way that cannot be read"):
             import_gguf(write(tmp_path / "m.gguf", small(make_llama), more=more), tmp_path / "made")
     assert not (tmp_path / "made").exists()
+
+
+def test_where_a_model_came_from_is_kept_for_cards(make_llama: Make, tmp_path: Path) -> None:
+    folder = import_gguf(write(tmp_path / "m.gguf", small(make_llama)), tmp_path / "made", "org/base", "mit").folder
+    section = ModelSection(path=str(folder))
+    licence = licence_of_model(section, None)
+    assert licence is not None
+    assert (own_id(section, None), licence.name) == ("org/base", "mit")
+    assert own_id(ModelSection(path="org/other"), None) == "org/other"
+    (folder / "README.md").write_text("# mine")
+    assert own_id(section, None) is None
 
 
 def test_tokenizer_template_and_stops_come_along(make_llama: Make, tmp_path: Path) -> None:
