@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -39,8 +40,9 @@ class Count(NamedTuple):
 
 def sortable(config: ExperimentConfig) -> dict[str, str]:
     """Tags that are columns in a list of runs: what was trained, and how."""
-    train = config.train
-    return {"sft.base": config.model.path, "sft.method": train.method, "sft.lambda": f"{train.replay.lambda_:g}",
+    train, path = config.train, config.model.path
+    base = Path(path).name if Path(path).is_absolute() else path
+    return {"sft.base": base, "sft.method": train.method, "sft.lambda": f"{train.replay.lambda_:g}",
             "sft.beta": f"{train.kl.beta:g}", "sft.lr": f"{train.optim.lr:g}", "sft.epochs": f"{train.epochs:g}"}
 
 

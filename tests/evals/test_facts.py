@@ -12,7 +12,8 @@ import pytest
 from eval_suites.report.plot import LOOK
 from eval_suites.results import SuiteResult, ended
 from infra.naming import digest_of
-from tasks.facts import Count, chain, changed, duration
+from sft_core.config.experiment import ExperimentConfig
+from tasks.facts import Count, chain, changed, duration, sortable
 from tasks.run_page import inputs
 
 Make = Callable[..., SuiteResult]
@@ -64,3 +65,12 @@ def test_a_time_is_in_the_unit_that_suits_it(seconds: float, said: str) -> None:
 
 def test_outcomes_are_told_apart_without_colours() -> None:
     assert len({marker for _, marker in LOOK.values()}) == len(LOOK)
+
+
+@pytest.mark.parametrize(("path", "base"), [
+    ("tiny", "tiny"), ("org/model", "org/model"), ("/data/models/smollm2", "smollm2"), ("http://h/v1#m", "http://h/v1#m")])
+def test_a_folder_is_called_by_its_last_name_in_a_list_of_runs(path: str, base: str) -> None:
+    config = ExperimentConfig.model_validate({
+        "name": "e", "model": {"path": path}, "data": {"sources": [{"path": "tiny:sft"}], "max_tokens": 99},
+        "train": {"epochs": 1, "optim": {"lr": 0.001}}, "eval": {"suites": ["tiny_refusal"]}})
+    assert sortable(config)["sft.base"] == base
