@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from sft_core.config.evaluate import SUFFIXES
 from sft_core.config.reading import Key, TextKeys
 
 EACH = "*"
@@ -30,8 +31,15 @@ def relative_paths(data: Any) -> Mapping[Key, str]:
     """Of what a configuration file holds: every relative path that leads to something here → the same path, whole."""
     found = ((key, value) for path in PATHS for key, value in _values(data, path, ()))
     return {key: str(there.parent.resolve() / there.name) for key, value in found
-            if isinstance(value, str) and value not in ("", "tiny")
+            if isinstance(value, str) and not _is_name(key, value)
             and not (there := Path(value)).is_absolute() and there.exists()}
+
+
+def _is_name(key: Key, value: str) -> bool:
+    """Whether a value is a name of ours, whatever folder is called so too."""
+    if "suites" in key:
+        return not value.endswith(SUFFIXES)
+    return value in ("", "tiny", "rules", "judge")
 
 
 def replaced(text: str, values: Mapping[Key, str]) -> str:

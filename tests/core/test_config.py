@@ -370,6 +370,7 @@ train:
 eval: {suites: [tiny_mmlu, ../mine.yaml]}
 """
     file.write_text(text)
+    (tmp_path / "below" / "tiny_mmlu").mkdir()  # called as a suite, by chance
     monkeypatch.chdir(tmp_path / "below")
     made = load(file).here()
     whole = text.replace("../gone", "kept")
