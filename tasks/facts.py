@@ -52,15 +52,18 @@ def described(config: ExperimentConfig) -> Iterator[tuple[str, str]]:
     yield "base", config.model.path
     epochs = f"{tags['sft.epochs']} epoch{'s' * (train.epochs != 1)}"
     yield "method", f"{train.method}, learning rate {tags['sft.lr']}, {epochs}"
-    yield "objective", f"SFT + {tags['sft.lambda']} · LM on replay + {tags['sft.beta']} · KL to the base"
+    terms = ["SFT", *([f"{tags['sft.lambda']} · LM on replay"] if train.replay.lambda_ else []),
+             *([f"{tags['sft.beta']} · KL to the base"] if train.kl.beta else [])]
+    yield "objective", " + ".join(terms)
 
 
 def carried_out(training: Mapping[str, Any], made_with: Mapping[str, Any] | None, recorded_s: float
                 ) -> Iterator[tuple[str, str]]:
     """What came of it: the report of the training, the code it was made with, when it was recorded."""
     code = made_with or {}
+    replay = f", and {training['replay_tokens']:,} of replay" if training["replay_tokens"] else ""
     yield "trained", (f"{training['steps']:,} steps, {training['trained_tokens']:,} of {training['tokens']:,} tokens "
-                      f"trained, and {training['replay_tokens']:,} of replay")
+                      f"trained{replay}")
     yield "recorded", datetime.fromtimestamp(recorded_s).astimezone().strftime("%Y-%m-%d %H:%M %Z")
     edits = "" if code.get("clean", True) else ", with edits"
     yield "code", f"commit {str(code.get('commit') or 'not known')[:10]}{edits}"

@@ -14,7 +14,7 @@ from infra.contract import Tracker
 from sft_core.config.data import ModelSection, TemplateSection
 from sft_core.errors import TrackingError
 from sft_core.stage import read_json, use
-from tasks.runs import ALL, Recorded, find, is_run, local_runs
+from tasks.runs import ALL, Recorded, find, in_full, is_run, local_runs
 from tasks.stages import Workspace
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ class Named(NamedTuple):
 
 
 def named_model(reference: str, place: Workspace, tracker: Opener) -> Named:
-    """The model behind a run's name or id, NAME@ALIAS, NAME/VERSION (also behind `models:/`), models:/NAME, a
-    folder, a hub id, `tiny` or http://HOST/v1#NAME.
+    """The model behind a run's name, the beginning of one, or its id, NAME@ALIAS, NAME/VERSION (also behind
+    `models:/`), models:/NAME, a folder, a hub id, `tiny` or http://HOST/v1#NAME.
 
     Raises:
         TrackingError: no such registered model or run, or its files are gone or others than were registered.
@@ -52,6 +52,10 @@ def named_model(reference: str, place: Workspace, tracker: Opener) -> Named:
         return Named(reference, str(model), run)
     if _is_registered(reference, tracker):
         return _registered(reference, place, tracker())
+    if reference == "tiny" or not _WORD.fullmatch(reference) or (place.mirror and (place.mirror / reference).is_dir()):
+        return Named(reference, reference, None)
+    if (full := in_full(reference, place)) != reference:
+        return named_model(full, place, tracker)
     _refuse_misspelt(reference, place, tracker)
     return Named(reference, reference, None)
 
@@ -59,10 +63,7 @@ def named_model(reference: str, place: Workspace, tracker: Opener) -> Named:
 def _refuse_misspelt(reference: str, place: Workspace, tracker: Opener) -> None:
     """Raises TrackingError for what looks like the name of a run or of a registered model and is none. Ids of the hub
     have a slash, but for some of its oldest models, which go by one with a slash too."""
-    if reference == "tiny" or not _WORD.fullmatch(reference) or (place.mirror and (place.mirror / reference).is_dir()):
-        return
-    runs = sorted(local_runs(place.runs), reverse=True)
-    near = [name for name in runs if name.startswith(reference)] or get_close_matches(reference, runs)
+    near = get_close_matches(reference, sorted(local_runs(place.runs), reverse=True))
     if not near:
         with suppress(TrackingError):  # no store yet
             models = {one.name for one in tracker().registered()}

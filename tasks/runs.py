@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -211,9 +212,9 @@ def results_of(reference: str, place: Workspace, tracker: Tracker) -> Found:
 
 
 def link_to(link: Path, target: Path) -> None:
-    """Make the link point there, which is made absolute."""
+    """Make the link point there, from where it is: a workspace may be moved or copied."""
     link.unlink(missing_ok=True)
-    link.symlink_to(target.resolve())
+    link.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()))
 
 
 def local_runs(runs: Path) -> Mapping[str, Recorded]:

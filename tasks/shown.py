@@ -97,7 +97,7 @@ def shown(run: Recorded, listed: Listed, place: Workspace, ask: Callable[[], Tra
         [*_described(run, files), *(carried_out(training, lineage.get("made_with"),
                                                 (run.folder / "training.json").stat().st_mtime) if training else ())],
         _changed(run, training, verdict), list(_trained(training, tracked, listed)),
-        list(_times(run, training, lineage, place)), list(ledger_table(summary.get("ledger", ()))),
+        list(_times(run, training, lineage, place, files.missing)), list(ledger_table(summary.get("ledger", ()))),
         ledger_remarks(summary.get("ledger", ())),
         [{"check": name, "result": "ok" if good else "FAILED", "seen": said}
          for name, good, said in verdict.get("checks", ())],
@@ -175,20 +175,29 @@ def _planned(folder: Path) -> int | None:
     return None
 
 
-def _times(run: Recorded, training: Mapping[str, Any], lineage: Mapping[str, Any], place: Workspace
-           ) -> Iterator[tuple[str, str]]:
+def _times(run: Recorded, training: Mapping[str, Any], lineage: Mapping[str, Any], place: Workspace,
+           missing: list[str]) -> Iterator[tuple[str, str]]:
     """What making each stage took, whoever made it."""
     if lineage:
         mark = place.root / "stages" / "prepare" / lineage["prepared"]["fingerprint"] / DONE
         with suppress(FileNotFoundError, DamagedFile):
             yield "prepare", _seconds(read_json(mark).get("seconds"))
     for label in ("base", "tuned"):
-        parts = [read_json(file, "seconds")["seconds"] for file in (run.folder / "evaluation" / label).glob("*.json")]
+        parts = _parts(run.folder / "evaluation" / label, missing)
         if label == "tuned" and training:
             yield "train", _seconds(training["seconds"])
             yield "save", _seconds(training["saving_s"])
         if parts:
             yield f"evaluate {label}", _seconds(sum(parts))
+
+
+def _parts(folder: Path, missing: list[str]) -> list[float]:
+    """Seconds of the suites of one side; none where a file of them is damaged, of which something is missing then."""
+    try:
+        return [read_json(file, "seconds")["seconds"] for file in folder.glob("*.json")]
+    except DamagedFile as error:
+        missing.append(str(error))
+        return []
 
 
 def _seconds(took: float | None) -> str:

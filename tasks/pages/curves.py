@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from eval_suites.report.drawing import BLUE, GREEN, GREY, OCHRE, ORANGE, PURPLE, SETTINGS, svg
 
@@ -23,12 +23,12 @@ WIDE = 20.0
 FAR = 1e4
 """One that spans more than this has powers of ten for labels alone."""
 INCHES = (5.2, 2.6)
-LOSSES = {"loss": ("all, as minimised", GREY), "sft": ("SFT", BLUE), "replay": ("LM on replay", GREEN),
-          "kl": ("KL to the base", PURPLE)}
-FURTHER = (("Gradient norm", {"grad_norm": ("before clipping", BLUE)}),
+LOSSES = {"loss": ("all, as minimised", GREY), "sft": ("SFT", BLUE), "replay": ("LM on replay", GREEN)}
+FURTHER = ((KL := "KL to the base (nats per token)", {"kl": ("KL to the base", PURPLE)}),
+           ("Gradient norm", {"grad_norm": ("before clipping", BLUE)}),
            ("Learning rate", {"lr": ("learning rate", BLUE)}),
            ("Tokens per second", {"tokens_per_s": ("tokens per second", BLUE)}))
-LOGARITHMIC = ("Loss per token (nats)", "Gradient norm")
+LOGARITHMIC = ("Loss per token (nats)", KL, "Gradient norm")
 SERIES_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, OCHRE, GREY)
 Line = list[tuple[float, float]]
 
@@ -96,7 +96,7 @@ def _lines(steps: Mapping[int, Mapping[str, float]], fields: Mapping[str, tuple[
         some = [points[at : at + together] for at in range(0, len(points), together)]
         if points:
             found[label] = ([(fmean(x for x, _ in part), fmean(y for _, y in part)) for part in some], colour)
-    if len(found) == 2 and "all, as minimised" in found and "SFT" in found:
+    if found.keys() == {"all, as minimised", "SFT"} and not any("kl" in one for one in steps.values()):
         del found["all, as minimised"]  # it is the same line
     return found
 
@@ -116,6 +116,7 @@ def _drawn(panel: _Panel) -> Curve:
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(linewidth=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         if len(panel.lines) + len(panel.dots) > 1:

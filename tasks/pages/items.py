@@ -90,13 +90,18 @@ def _told(before: ItemResult | None, after: ItemResult | None) -> dict[str, Any]
         "suite": visible(asked.suite), "task": visible(asked.task), "id": visible(asked.item_id),
         "change": _change(*scores), "scores": scores,
         "prompt": shortened(asked.prompt), "target": shortened(asked.target),
-        "answers": [shortened(one.answer) if one else "" for one in sides],
+        "answers": [_answer(one.answer) if one else "" for one in sides],
         "why": [shortened(reason(one.why)) if one and one.why else "" for one in sides]}
     for flag in FLAGS:
         marks = [one.metrics.get(flag) if one else None for one in sides]
         if any(mark is not None for mark in marks):
             told[flag] = marks
     return told
+
+
+def _answer(text: str) -> str:
+    """White space alone would be a gap that nobody sees."""
+    return shortened(text) if not text or text.strip() else f"({len(text):,} characters, white space alone)"
 
 
 def _change(base: float | None, tuned: float | None) -> str:

@@ -13,7 +13,7 @@ from eval_suites.report.plot import LOOK
 from eval_suites.results import SuiteResult, ended
 from infra.naming import digest_of
 from sft_core.config.experiment import ExperimentConfig
-from tasks.facts import Count, chain, changed, duration, sortable
+from tasks.facts import Count, chain, changed, described, duration, sortable
 from tasks.run_page import inputs
 
 Make = Callable[..., SuiteResult]
@@ -74,3 +74,4 @@ def test_a_folder_is_called_by_its_last_name_in_a_list_of_runs(path: str, base: 
         "name": "e", "model": {"path": path}, "data": {"sources": [{"path": "tiny:sft"}], "max_tokens": 99},
         "train": {"epochs": 1, "optim": {"lr": 0.001}}, "eval": {"suites": ["tiny_refusal"]}})
     assert sortable(config)["sft.base"] == base
+    assert dict(described(config))["objective"] == "SFT"

@@ -184,6 +184,27 @@ def test_curves_are_drawn_from_events_a_kill_has_broken(tmp_path: Path) -> None:
     assert curves(tmp_path / "none.jsonl") == []
 
 
+def test_the_divergence_has_an_axis_of_its_own(tmp_path: Path) -> None:
+    """A KL of 0.001 made the axis of the losses logarithmic, on which they were a flat line."""
+    events = tmp_path / "events.jsonl"
+    events.write_text("\n".join(json.dumps({"event": "step", "step": at, "loss": 5.0 - at, "sft": 4.9 - at, "kl": 1e-3})
+                                for at in (1, 2, 3)), encoding="utf-8")
+    loss, divergence = curves(events)
+    assert loss.read[0][1] == "step 1: all, as minimised 4, SFT 3.9"
+    assert (divergence.title, divergence.read[0][1]) == (
+        "KL to the base (nats per token)", "step 1: KL to the base 0.001")
+    assert not re.search(r">\d\.5</text>", divergence.picture), "there is no step between two"
+
+
+def test_an_answer_of_white_space_can_be_seen(sides: Sides) -> None:
+    base, tuned = sides
+    tuned["format"] = with_item(tuned["format"], 0, answer="\n" * 8)
+    changed_one = tuned["format"].items[0].item_id
+    told = next(one for one in items(base, tuned, "beside").inside
+                if (one["suite"], one["id"]) == ("format", changed_one))
+    assert told["answers"][1] == "(8 characters, white space alone)"
+
+
 def test_a_logarithmic_axis_can_be_read(tmp_path: Path) -> None:
     """Between 0.4 and 9 it had one label, 1."""
     events = tmp_path / "events.jsonl"

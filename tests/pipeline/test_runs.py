@@ -14,6 +14,7 @@ from sft_core.errors import ConfigError
 from sft_core.locks import exclusive
 from sft_core.stage import write_json
 from tasks.listing import note_sweep
+from tasks.runs import link_to
 
 ROOT = Path(__file__).resolve().parents[2]
 SUMMARY = {"gate": {"outcome": "pass"}, "seconds": {"training": 106.2, "saving": 63.4}}
@@ -73,3 +74,13 @@ def test_an_empty_workspace_says_what_makes_a_run(tmp_path: Path) -> None:
                           capture_output=True, text=True, timeout=120)
     assert "there is no run in" in done.stdout, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"  # listing runs takes a second, not ten
+
+
+def test_the_model_of_a_run_is_found_where_its_workspace_was_moved(tmp_path: Path) -> None:
+    """Its link was absolute, and every model was said to be removed."""
+    for part in ("runs/one", "stages/train/f/out/model"):
+        (tmp_path / "old" / part).mkdir(parents=True)
+    (tmp_path / "old/stages/train/f/out/model/weights").write_text("w")
+    link_to(tmp_path / "old/runs/one/model", tmp_path / "old/stages/train/f/out/model")
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert (tmp_path / "new/runs/one/model/weights").read_text() == "w"

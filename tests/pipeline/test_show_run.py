@@ -137,3 +137,14 @@ def test_a_narrow_terminal_has_the_columns_that_matter(
     assert "left out, as the terminal is narrow: saving" in said
     assert "last change" in said
     assert max(map(len, said.splitlines()[1:4])) <= 75
+
+
+def test_a_damaged_result_costs_what_it_held_and_no_more(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run = run_of(tmp_path, "torn", gate="pass")
+    (run / "evaluation" / "base").mkdir(parents=True)
+    (run / "evaluation" / "base" / "tiny_mmlu.json").write_text("{")
+    said = told(monkeypatch, capsys, tmp_path, "torn")
+    assert "Gate: pass." in said
+    assert "tiny_mmlu.json" in said[said.index("train  2.5 s"):]
+    assert "evaluate base" not in said
