@@ -220,10 +220,10 @@ def test_answers_labelled_as_not_wanted_are_left_out(tmp_path, row, label, bad):
 
 @pytest.mark.parametrize(("text", "told"), [
     (f"<|im_start|>user\n{Q}<|im_end|>\n<|im_start|>context\nx<|im_end|>\n<|im_start|>assistant\n{A}<|im_end|>",
-     "from role str 'context'.*source's roles"),
+     "from 'context'.*say in the source what that is, for example `roles: "),
     (f"<|im_start|>user\n{Q}<|im_end|>\n<|im_start|>assistant\n{A}<|im_end|>\nmore", r"holds '<\|im_end\|>', a mark"),
     (f"<s>[INST]{Q}[/INST][TOOL_CALLS][]</s>[TOOL_RESULTS]1[/TOOL_RESULTS]{A}</s>", r"holds '\[TOOL_CALLS\]', a mark"),
-    (f"<|user|>\n{Q}</s>\n<|assistant|>\n{A}</s>\n<|critic|>\nGood.</s>", "from role str 'critic'"),
+    (f"<|user|>\n{Q}</s>\n<|assistant|>\n{A}</s>\n<|critic|>\nGood.</s>", "from 'critic'"),
 ])
 def test_marks_of_a_rendered_chat_are_never_trained(tmp_path, text, told):
     taken = take(tmp_path, {"text": text})

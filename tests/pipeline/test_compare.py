@@ -132,10 +132,12 @@ def test_a_run_is_a_model_by_its_name_and_by_the_start_of_its_id(tmp_path: Path)
     (place.runs / "one" / "run.json").write_text(json.dumps({"name": "one", "mlflow_run_id": tracked}))
     (place.runs / "one" / "model").mkdir()
     model = str(place.runs / "one" / "model")
-    assert [named_model(name, place, lambda: tracker).path for name in ("one", tracked, tracked[:8])] == [model] * 3
+    for name in ("one", "on", tracked, tracked[:8]):
+        assert named_model(name, place, lambda: tracker).path == model
+    assert named_model("beef", place, lambda: tracker).path == "beef"  # a word: what is registered may be near it
     (tmp_path / "beef00").mkdir()
     unasked = Mock(side_effect=AssertionError("no tracker is needed"))
-    for other in ("tiny", "org/name", "beef", str(tmp_path / "beef00")):
+    for other in ("tiny", "org/name", str(tmp_path / "beef00")):
         assert named_model(other, place, unasked).path == other
     with pytest.raises(TrackingError, match="is no run"):
         named_model("abcdef", place, lambda: tracker)
