@@ -7,7 +7,6 @@ do not know in it they leave out.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import zlib
 from collections.abc import Sequence
@@ -64,7 +63,7 @@ def _metrics_of(text: str) -> list[str] | None:
             return None  # MLflow's pages set the first when somebody saves it
         state = json.loads(zlib.decompress(base64.b64decode(view["state"].removeprefix(_COMPRESSED))))
         return [chart["metricKey"] for chart in state["compareRunCharts"] if chart["type"] == "BAR"]
-    except (ValueError, KeyError, TypeError, AttributeError, zlib.error, binascii.Error):
+    except (ValueError, KeyError, TypeError, AttributeError, zlib.error):
         return None
 
 

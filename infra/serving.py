@@ -82,8 +82,8 @@ def start_serving(model: Served, at: Address, folder: Path, engine: Engine = "tr
     link = folder / model.name  # the name of the model there is the argument, which is looked up where it works
     link.unlink(missing_ok=True)
     link.symlink_to(model.folder.resolve(), target_is_directory=True)
-    arguments = _vllm if engine == "vllm" else _transformers
-    environment = {**TELEMETRY_OFF, "HF_HUB_OFFLINE": "1", **_listed(model, folder)}
+    arguments, listed = (_vllm, {}) if engine == "vllm" else (_transformers, _listed(model, folder))
+    environment = {**TELEMETRY_OFF, "HF_HUB_OFFLINE": "1", **listed}
     return healthy(start(Command("serving", at.url, list(arguments(model, at)), environment, folder,
                                  patience_s=PATIENCE_S)))
 

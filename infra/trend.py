@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from infra.pareto import BLUE, GREY, RED
+
 if TYPE_CHECKING:  # half a second of imports, for those who draw
     from matplotlib.figure import Figure
 
-GREY, BLUE, RED, OCHRE, GREEN = "#999999", "#0072b2", "#d55e00", "#8a6d00", "#009e73"
+OCHRE, GREEN = "#8a6d00", "#009e73"
 MOVED = {"regression": (RED, "o"), "drift": (OCHRE, "D"), "risen": (GREEN, "^")}
 """How a night's score moved, by what is judged of it, and how that is drawn: the model lost, or the model and its base,
 by which it is the environment; or it scores provably more than what is stored."""

@@ -18,8 +18,8 @@ HEAD = """# Commands and exit codes
 
 `sft` is in `.venv/bin` after `make demo`. `sft COMMAND --help` says what this page says. `CONFIG` is a YAML file or the
 name of a shipped one (`demo`, `sweep`, `smollm2`, `alpaca`); a run is named by its folder in `.sft/runs` or its MLflow
-run id, or the beginning of either (the whole name for `rm`, and where a model is meant); `models:/NAME@ALIAS` is a
-registered model. `make reference` made this page.
+run id, or the beginning of either (the whole name for `rm`); `models:/NAME@ALIAS` is a registered model.
+`make reference` made this page.
 """
 CODES = {
     0: "Done. A run whose gate did not pass ends so too, unless `gate.enforce` is on.",
