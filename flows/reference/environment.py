@@ -51,10 +51,12 @@ VARIABLES = {
 EXTRAS = {
     "auth": "`sft up --host`: MLflow asks for a user",
     "dashboard": "`sft dashboard`: optuna-dashboard on a sweep",
+    "dask": "shards of data on a Dask cluster (`prefect-dask`)",
     "dev": "tests, linters, the documentation",
     "gguf": "`sft model import`: GGUF files made folders",
     "ifeval": "what lm-eval's `ifeval` checks answers with; besides, NLTK's `punkt_tab`",
     "kubernetes": "pods as workers of a sweep (`infra/kubernetes.yaml`)",
+    "names": "names of people among the personal data that `data.pii` looks for",
     "postgres": "databases for many workers and servers",
     "qlora": "a base in 4 bits (`train.lora.quantize: nf4`), moments in 8 (`train.optim.name: adamw_8bit`)",
     "s3": "artifacts in a bucket",
