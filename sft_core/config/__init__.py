@@ -6,6 +6,7 @@ parameter forms. Only a section travels: no function of the core sees the whole 
 section.py     what all sections are made of
 reading.py     YAML with line numbers, no key twice
 data.py        model, sources, curation, template
+normalise.py   what is put right in texts
 train.py       optimiser, adapters, replay, KL
 evaluate.py    evaluation, judge, gate
 constraints.py limits of a search
