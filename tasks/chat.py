@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from tasks.stages import Workspace
 
 if TYPE_CHECKING:
     from eval_suites.asking.respondent import ChatFormat, Respondent
+    from eval_suites.backends.contract import Draw
     from sft_core.templates.thoughts import Tags
 
 BASE = "base"
@@ -104,8 +106,8 @@ class Speaker:
             told(latest)
 
         try:
-            made = alone.generated(self.respondent.network, asked, speaker.stops, tokenizer.pad_token_id or 0,
-                                   how.temperature, tell)
+            made = alone.generated(self.respondent.network, asked._replace(draw=_draw(how.temperature)), speaker.stops,
+                                   tokenizer.pad_token_id or 0, tell)
         except Interrupted:
             return latest._replace(interrupted=True)
         found = speaker.answer(asked, made)
@@ -185,6 +187,13 @@ def _certified(named: Named) -> str:
     passed = next((good for name, good, _ in checks if name == "parity"), None)
     return {True: "certified by its run", False: "which FAILED the certificate of its run",
             None: "not certified (`sft parity` does it)"}[passed]
+
+
+def _draw(temperature: float) -> Draw | None:
+    """Another answer every time; None for greedy ones."""
+    from eval_suites.backends.contract import Draw
+
+    return Draw(temperature, 1.0, random.getrandbits(63)) if temperature else None
 
 
 def parts(text: str, opened: Tags | None, *, done: bool) -> Iterator[Part]:

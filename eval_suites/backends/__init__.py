@@ -6,7 +6,8 @@ proof.py       proof on the loaded model that it may be asked in these ways
 alone.py       the slow way: one input at a time, by the model's own code
 reader.py      parts of inputs and prompts, batch by batch
 tree.py        beginnings that inputs share, each computed once
-decode.py      greedy decoding of rows that come and go
+decode.py      decoding of rows that come and go
+draw.py        which token comes next in an answer that is drawn
 kv.py          keys and values, held by row and joined to batches
 budget.py      tokens of a batch, halved when memory runs out
 vllm.py        vLLM

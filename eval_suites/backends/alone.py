@@ -11,6 +11,7 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from eval_suites.backends.contract import Generation, Prompt, Stops
 from eval_suites.backends.decode import ended
+from eval_suites.backends.draw import drawn, stream_of
 from sft_core.errors import EvalError
 from sft_core.model.load import first_line
 from sft_core.model.proof import RAISED
@@ -28,24 +29,22 @@ def logits(model: Any, ids: Sequence[int]) -> Tensor:
 
 
 @torch.inference_mode()
-def generated(model: Any, prompt: Prompt, stops: Stops, pad: int, temperature: float = 0.0,
+def generated(model: Any, prompt: Prompt, stops: Stops, pad: int,
               told: Callable[[Sequence[int]], None] | None = None) -> Generation:
     """An answer by the model's own `generate`.
 
     Args:
-        temperature: of sampling from all of the vocabulary; 0: greedy.
         told: is given the ids so far, after each one.
 
     Raises:
         EvalError: the model cannot generate.
     """
     settle(model)
-    ids, watch = torch.tensor([prompt.ids], device=model.device), _Watch(prompt.longest, stops, told)
-    how = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+    ids, watch = torch.tensor([prompt.ids], device=model.device), _Watch(prompt, stops, told)
     try:
         model.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), num_beams=1, pad_token_id=pad,
-            max_new_tokens=prompt.longest, eos_token_id=sorted(stops.ids) or None, **how,
+            max_new_tokens=prompt.longest, eos_token_id=sorted(stops.ids) or None, do_sample=False,
             logits_processor=LogitsProcessorList([watch.look]), stopping_criteria=StoppingCriteriaList([watch]))
     except RAISED as error:
         if isinstance(error, RuntimeError) and is_short(error):
@@ -57,16 +56,20 @@ def generated(model: Any, prompt: Prompt, stops: Stops, pad: int, temperature: f
 
 
 class _Watch:
-    """Takes each token as the decoder does, and stops where it would. `look` is shown the logits before each."""
+    """Takes each token as the decoder does, and stops where it would. `look` is shown the logits before each, and bars
+    all tokens but the one that is drawn."""
 
-    def __init__(self, longest: int, stops: Stops, told: Callable[[Sequence[int]], None] | None) -> None:
-        self._said, self._longest, self._stops, self._told = list[int](), longest, stops, told
+    def __init__(self, prompt: Prompt, stops: Stops, told: Callable[[Sequence[int]], None] | None) -> None:
+        self._said, self._longest, self._stops, self._told = list[int](), prompt.longest, stops, told
+        self._stream = stream_of(prompt.draw)
         self._good = True
         self.found: Generation | None = None
 
     def look(self, _ids: Tensor, scores: Tensor) -> Tensor:
         self._good = bool(scores.max().isfinite())
-        return scores
+        if self._stream is None or not self._good:
+            return scores
+        return torch.full_like(scores, -torch.inf).scatter(1, drawn(scores, [self._stream])[:, None], 0.0)
 
     def __call__(self, ids: Tensor, _scores: Any) -> Tensor:
         check()

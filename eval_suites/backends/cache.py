@@ -88,7 +88,7 @@ class Cached:
     def generate(self, asked: Sequence[Prompt], stops: Stops) -> Iterator[tuple[int, Generation]]:
         """As `Backend.generate`; failures are not kept."""
         how = f"generate {sorted(stops.ids)} {stops.key}"
-        keys = [digest(one.ids, extra=f"{how} {one.longest}") for one in asked]
+        keys = [digest(one.ids, extra=" ".join([how, str(one.longest), *map(repr, one.draw or ())])) for one in asked]
         yield from self._through(
             keys, asked, lambda missing: self._inner.generate(missing, stops),
             lambda row: Generation(tuple(row[0]), bool(row[1])),

@@ -28,11 +28,21 @@ class Likelihood(NamedTuple):
     greedy: bool
 
 
+class Draw(NamedTuple):
+    """How one answer is drawn: tokens by their probability at `temperature` (above 0), among the likeliest that hold
+    `top_p` of it together (Holtzman et al. 2020). `seed` is the answer's own."""
+
+    temperature: float
+    top_p: float
+    seed: int
+
+
 class Prompt(NamedTuple):
-    """What is to be continued greedily, by at most `longest` tokens."""
+    """What is to be continued by at most `longest` tokens: greedily, or as `draw` says."""
 
     ids: tuple[int, ...]
     longest: int
+    draw: Draw | None = None
 
     @property
     def full(self) -> int:
@@ -78,7 +88,7 @@ class Backend(Protocol):
         """Log-probabilities. A context that does not fit the window loses its beginning, as lm-eval cuts it."""
 
     def generate(self, asked: Sequence[Prompt], stops: Stops) -> Iterator[tuple[int, Generation]]:
-        """Greedy answers. Every prompt leaves room for its answer in the window."""
+        """Answers. Every prompt leaves room for its answer in the window."""
 
 
 def check_asked(asked: Sequence[Continuation], window: int) -> None:

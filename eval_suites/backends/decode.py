@@ -1,4 +1,4 @@
-"""Greedy decoding of rows that come and go: one that has ended makes room for the next that waits."""
+"""Decoding of rows that come and go: one that has ended makes room for the next that waits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from eval_suites.backends.budget import Budget, Smaller
-from eval_suites.backends.contract import NOT_FINITE, Generation, Stops
+from eval_suites.backends.contract import NOT_FINITE, Generation, Prompt, Stops
+from eval_suites.backends.draw import Stream, drawn, stream_of
 from eval_suites.backends.kv import ROOM, Held, join
 from sft_core.stopping import check
 
@@ -28,8 +29,14 @@ class Row:
     number: int
     longest: int
     held: Held
+    stream: Stream | None = None  # of an answer that is drawn
     said: list[int] = field(default_factory=list)
     ended: bool = False
+
+    @classmethod
+    def of(cls, number: int, prompt: Prompt, held: Held) -> Row:
+        """A prompt that was read just now."""
+        return cls(number, prompt.longest, held, stream_of(prompt.draw))
 
     @property
     def full(self) -> int:
@@ -136,7 +143,11 @@ class Decoder:
 
     def _said(self, rows: Sequence[Row], hidden: Tensor) -> Iterator[tuple[int, Generation]]:
         """One more token of each row, and the answers that end with it."""
-        highest, chosen = self._head(hidden).max(dim=-1)  # NaN if any is: -inf alone only bars a token
+        logits = self._head(hidden)
+        highest, chosen = logits.max(dim=-1)  # NaN if any is: -inf alone only bars a token
+        if some := [(at, row.stream) for at, row in enumerate(rows) if row.stream and not row.ended]:
+            places = [at for at, _ in some]
+            chosen[places] = drawn(logits[places], [stream for _, stream in some])
         for row, token, good in zip(rows, chosen.tolist(), highest.isfinite().tolist(), strict=True):
             if row.ended:
                 continue

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from eval_suites.backends.cache import KeptRows
+from eval_suites.backends.contract import Draw
 from eval_suites.backends.parallel import as_they_end
 from sft_core.config.evaluate import EndpointSection
 from sft_core.errors import EvalError
@@ -62,8 +63,6 @@ class Request(NamedTuple):
     messages: Messages
     max_tokens: int
     tools: Sequence[Mapping[str, Any]] | None = None
-    temperature: float = 0.0
-    stop: Sequence[str] | None = None
 
 
 class Usage(NamedTuple):
@@ -84,6 +83,22 @@ class _Passing(Exception):
         self.wait_s = wait_s
 
 
+class _Pace:
+    """Lets no more than so many requests begin in a minute, evenly spread, as a bucket of the server's would refill."""
+
+    def __init__(self, per_minute: int | None, pause: Callable[[float], None]) -> None:
+        self._apart_s, self._pause = 60.0 / per_minute if per_minute else 0.0, pause
+        self._lock, self._next = threading.Lock(), 0.0
+
+    def wait(self) -> None:
+        """Until the next one may begin."""
+        with self._lock:
+            now = time.monotonic()
+            begin, self._next = max(now, self._next), max(now, self._next) + self._apart_s
+        if begin > now:
+            self._pause(begin - now)
+
+
 class Endpoint:
     """Asks one model of one server.
 
@@ -99,6 +114,7 @@ class Endpoint:
         self._section, self._key, self._pause = section, (key or "").strip(), pause
         self._kept, self._lock, self._failures = KeptRows(keep), threading.Lock(), 0
         self._calls, self._found, self._prompt, self._completion = 0, 0, 0, 0
+        self._pace = _Pace(section.per_minute, pause)
         host = urlsplit(section.url).hostname or ""
         here = host in ("localhost", "::1") or host.startswith("127.")
         self._client = httpx.Client(timeout=section.timeout_s, trust_env=not here, headers={
@@ -112,15 +128,15 @@ class Endpoint:
         return Usage(self._calls, self._found, self._prompt, self._completion, cost)
 
     def chat(self, messages: Messages, *, max_tokens: int, tools: Sequence[Mapping[str, Any]] | None = None,
-             temperature: float = 0.0, stop: Sequence[str] | None = None) -> Reply:
-        """One answer. May be called from several threads.
+             how: Draw | None = None) -> Reply:
+        """One answer, greedy or drawn as `how` says. May be called from several threads.
 
         Raises:
             EndpointError: there is none after all tries, or the server refuses the request.
         """
         body: dict[str, Any] = {"model": self._section.model, "messages": [dict(one) for one in messages],
-                                "max_tokens": max_tokens, "temperature": temperature}
-        body |= {name: value for name, value in (("tools", tools), ("stop", stop)) if value}
+                                "max_tokens": max_tokens, **(how._asdict() if how else {"temperature": 0.0})}
+        body |= {"tools": tools} if tools else {}
         key = fingerprint(body)
         with self._lock:
             row = self._kept.get(key)
@@ -137,8 +153,7 @@ class Endpoint:
 
         def one(request: Request) -> Reply | EndpointError:
             try:
-                return self.chat(request.messages, max_tokens=request.max_tokens, tools=request.tools,
-                                 temperature=request.temperature, stop=request.stop)
+                return self.chat(request.messages, max_tokens=request.max_tokens, tools=request.tools)
             except EndpointError as error:
                 return error
 
@@ -164,6 +179,7 @@ class Endpoint:
         raise self._error(f"no answer (tries: {tries}); the last failure: {why}")
 
     def _once(self, body: Mapping[str, Any]) -> Reply:
+        self._pace.wait()
         with self._lock:
             self._calls += 1
         status, headers, text = self._sent(body)

@@ -103,7 +103,7 @@ class Reader:
         for ends, hidden in self.read(grow(rows, [len(ids) - 1 for ids in rows]), longest):
             last = torch.stack([hidden[at, part.size - 1] for at, part in enumerate(ends)])
             begun = [order[number] for part in ends if (number := part.row) is not None]
-            yield Begun([Row(number, asked[number].longest, part.held)
+            yield Begun([Row.of(number, asked[number], part.held)
                          for number, part in zip(begun, ends, strict=True)], last)
 
     @torch.inference_mode()
@@ -125,6 +125,6 @@ class Reader:
             except Smaller:
                 continue
             left = left[len(batch):]
-            yield Begun([Row(number, asked[number].longest, Held(out.past_key_values, at, pad, width))
+            yield Begun([Row.of(number, asked[number], Held(out.past_key_values, at, pad, width))
                          for at, (pad, number) in enumerate(zip(pads, batch, strict=True))],
                         out.last_hidden_state[:, -1])

@@ -1,4 +1,4 @@
-"""The backend `vllm`: greedy answers and prompt log-probabilities from vLLM's offline engine (extra `vllm`, CUDA).
+"""The backend `vllm`: answers and prompt log-probabilities from vLLM's offline engine (extra `vllm`, CUDA).
 
 Written against vLLM's documented interface (`LLM`, `SamplingParams`, token prompts, `prompt_logprobs`); it has not been
 run by its authors. Shared beginnings and batching are vLLM's own.
@@ -16,7 +16,16 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from eval_suites.backends.contract import NOT_FINITE, Continuation, Generation, Likelihood, Prompt, Stops, check_asked
+from eval_suites.backends.contract import (
+    NOT_FINITE,
+    Continuation,
+    Draw,
+    Generation,
+    Likelihood,
+    Prompt,
+    Stops,
+    check_asked,
+)
 from sft_core.config.data import ModelSection
 from sft_core.errors import EvalError
 from sft_core.model.load import compute_dtype, load_tokenizer, resolve_device
@@ -48,6 +57,11 @@ def _failed(said: Any) -> str:
     if said.finish_reason == "abort":
         return "vLLM gave the request up (finish_reason abort)"
     return "" if math.isfinite(said.cumulative_logprob) else NOT_FINITE
+
+
+def _drawn(draw: Draw | None) -> dict[str, Any]:
+    """vLLM draws an answer with a seed from a stream of its own, too."""
+    return draw._asdict() if draw else {"temperature": 0.0}
 
 
 class Vllm:
@@ -92,7 +106,7 @@ class Vllm:
 
     def generate(self, asked: Sequence[Prompt], stops: Stops) -> Iterator[tuple[int, Generation]]:
         """See `Backend`; stops that are text are looked for afterwards, as they only cut the answer."""
-        how = [self._vllm.SamplingParams(temperature=0.0, max_tokens=one.longest, stop_token_ids=sorted(stops.ids),
+        how = [self._vllm.SamplingParams(**_drawn(one.draw), max_tokens=one.longest, stop_token_ids=sorted(stops.ids),
                                          ignore_eos=True, detokenize=False, logprobs=0) for one in asked]
         outputs = self._engine.generate([{"prompt_token_ids": list(one.ids)} for one in asked], how, use_tqdm=False)
         for place, output in enumerate(outputs):

@@ -45,7 +45,7 @@ class Server(Protocol):
     """A server that speaks OpenAI's chat completions."""
 
     def chat(self, messages: Sequence[Mapping[str, Any]], *, max_tokens: int,
-             tools: Sequence[Mapping[str, Any]] | None = None, temperature: float = 0.0) -> Reply:
+             tools: Sequence[Mapping[str, Any]] | None = None) -> Reply:
         """One answer.
 
         Raises:
@@ -173,7 +173,7 @@ class _Paths:
         if len(wanted) + GREEDY_TOKENS > self.window:
             return Row(probe.name, SERVER, None, None, f"{len(wanted)} tokens and an answer exceed the window")
         messages = openai_messages(probe.turns, self._training.template.form)
-        reply = server.chat(messages, max_tokens=GREEDY_TOKENS, temperature=0.0,
+        reply = server.chat(messages, max_tokens=GREEDY_TOKENS,
                             tools=json.loads(probe.tools) if probe.tools else None)
         text, stopped = self._greedy(wanted)
         why = ""

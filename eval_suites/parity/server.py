@@ -31,14 +31,14 @@ class ChatServer:
         self._url, self._model, self._timeout = url.rstrip("/"), model, timeout_s
 
     def chat(self, messages: Sequence[Mapping[str, Any]], *, max_tokens: int,
-             tools: Sequence[Mapping[str, Any]] | None = None, temperature: float = 0.0) -> Said:
+             tools: Sequence[Mapping[str, Any]] | None = None) -> Said:
         """One answer.
 
         Raises:
             EvalError: nobody answers, or something else than a chat completion.
         """
         body: dict[str, Any] = {"model": self._model, "messages": list(messages), "max_tokens": max_tokens,
-                                "temperature": temperature}
+                                "temperature": 0.0}
         if tools:
             body["tools"] = list(tools)
         try:

@@ -64,6 +64,8 @@ class EndpointSection(Section):
     """Further tries after a refused connection, a time-out, a 429 or a 5xx, with growing pauses (Retry-After wins)."""
     parallel: Positive = 4
     """Requests under way at a time."""
+    per_minute: Positive | None = None
+    """Requests begun in a minute at the most, tries after a failure among them; none: as fast as they are answered."""
     price_in: Annotated[float, Field(ge=0.0)] = 0.0
     """Price of a million prompt tokens, for the cost in reports."""
     price_out: Annotated[float, Field(ge=0.0)] = 0.0

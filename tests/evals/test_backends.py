@@ -71,7 +71,7 @@ class TestContract:
     def test_greedy_answers_are_the_models_own(self, backend: Backend, loaded: tuple[Any, Any]) -> None:
         prompts = [Prompt(tuple(range(3, 3 + n)), longest) for n, longest in ((4, 12), (90, 3), (30, 7), (31, 20))]
         found = dict(backend.generate(prompts, Stops(frozenset())))
-        for place, (ids, longest) in enumerate(prompts):
+        for place, (ids, longest, _) in enumerate(prompts):
             row = list(ids)
             with torch.no_grad():
                 for _ in range(longest):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from eval_suites.backends.contract import Draw
 from eval_suites.backends.converse import converse, texts_of
 from eval_suites.backends.endpoint import Endpoint, EndpointError, Reply, Request
 from eval_suites.backends.generate import Answer
@@ -143,6 +144,24 @@ def test_answers_are_kept_wherever_the_server_is(tmp_path: Path) -> None:
     assert again.usage[:2] == (0, 1)
     with pytest.raises(EndpointError):
         again.chat(ASKED, max_tokens=6)
+
+
+def test_drawn_answers_are_kept_by_their_seed(tmp_path: Path) -> None:
+    with serve(lambda body, n: f"answer {n}") as (url, seen):
+        endpoint = Endpoint(section(url), keep=tmp_path / "kept.jsonl")
+        said = [endpoint.chat(ASKED, max_tokens=5, how=how).text
+                for how in (None, Draw(0.7, 0.9, 1), Draw(0.7, 0.9, 2), Draw(0.7, 0.9, 1))]
+    assert said == ["answer 1", "answer 2", "answer 3", "answer 2"]
+    assert [{key: one.get(key) for key in Draw._fields} for one in seen] == [
+        {"temperature": 0.0, "top_p": None, "seed": None}, *(Draw(0.7, 0.9, n)._asdict() for n in (1, 2))]
+
+
+def test_requests_begin_no_faster_than_the_server_allows() -> None:
+    pauses: list[float] = []
+    with serve(lambda body, n: "yes") as (url, _):
+        endpoint = Endpoint(section(url, per_minute=60, parallel=1), pause=pauses.append)
+        endpoint.many([Request(ASKED, n) for n in range(1, 5)])
+    assert [round(pause) for pause in pauses] == [1, 2, 3], "as nobody waits here, each one more than the one before"
 
 
 def test_tool_calls_stand_in_the_text() -> None:

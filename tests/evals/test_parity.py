@@ -149,7 +149,7 @@ class Echo:
     def __init__(self, tokenizer: Any, more: int = 0, answer: Callable[[list[int]], str] | None = None) -> None:
         self._tokenizer, self._more, self._answer = tokenizer, more, answer
 
-    def chat(self, messages: Any, *, max_tokens: int, tools: Any = None, temperature: float = 0.0) -> Any:
+    def chat(self, messages: Any, *, max_tokens: int, tools: Any = None) -> Any:
         for message in messages:
             for call in message.get("tool_calls", ()):
                 call["function"]["arguments"] = json.loads(call["function"]["arguments"])

@@ -94,7 +94,7 @@ def test_numbers_are_the_models_own(name: str, caplog: pytest.LogCaptureFixture)
     prompts = [Prompt(one.context, 1 + place * 3) for place, one in enumerate(asked())]
     end = next(iter(local.generate(prompts[-1:], Stops(frozenset()))))[1].ids[4]
     said = dict(local.generate(prompts, Stops(frozenset({end}))))
-    for place, (begin, longest) in enumerate(prompts):
+    for place, (begin, longest, _) in enumerate(prompts):
         row = model.generate(torch.tensor([begin]), do_sample=False, max_new_tokens=longest, eos_token_id=end)
         want = tuple(row[0, len(begin):].tolist())
         assert said[place] == Generation(want[:-1] if want[-1] == end else want, want[-1] == end)

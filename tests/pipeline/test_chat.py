@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,7 +15,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 from rich.console import Console
 
 from eval_suites.backends.converse import in_order
@@ -93,7 +93,7 @@ def test_what_cannot_be_asked_leaves_the_conversation_as_it_was(talker: Speaker)
 def test_a_temperature_samples(talker: Speaker) -> None:
     said = set()
     for seed in range(3):
-        torch.manual_seed(seed)
+        random.seed(seed)
         talker.reset()
         said.add(talker.ask("user", "Hi", How(8, temperature=3.0), lambda _: None).text)
     assert len(said) == 3
