@@ -7,6 +7,7 @@ section.py     what all sections are made of
 reading.py     YAML with line numbers, no key twice
 data.py        model, sources, curation, template
 normalise.py   what is put right in texts
+mixture.py     how often each example is used in an epoch
 train.py       optimiser, adapters, replay, KL
 evaluate.py    evaluation, judge, gate
 constraints.py limits of a search

@@ -1,8 +1,8 @@
 """The course of a run: which examples meet in which row of which step, known whole before the first step.
 
-It depends on lengths and seed only, so a resumed run finds the same course and needs no sampler state beyond its step,
-and the totals that the counters must reach at the end are known at the start. Rows of all epochs stand in one line and
-are cut into steps; only the last step may be smaller.
+It depends on lengths, mixture and seed only, so a resumed run finds the same course and needs no sampler state beyond
+its step, and the totals that the counters must reach at the end are known at the start. Rows of all epochs stand in one
+line and are cut into steps; only the last step may be smaller.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from sft_core.config.train import TrainSection
+from sft_core.data.mix.plan import Mixture
 from sft_core.templates.render import IGNORE, Example
 from sft_core.train.pack import plan
 
@@ -160,7 +161,7 @@ class Packing:
 
 
 def lay_out(examples: Sequence[Example], replay: Sequence[Example], section: TrainSection, packing: Packing,
-            weights: Mapping[str, float] | None = None) -> Course:
+            weights: Mapping[str, float] | None = None, mixture: Mixture | None = None) -> Course:
     """The course of a run.
 
     A fraction of an epoch takes that share of the epoch's rows, rounded up. Replay gives every step
@@ -168,13 +169,22 @@ def lay_out(examples: Sequence[Example], replay: Sequence[Example], section: Tra
 
     Args:
         weights: loss weight by source, 1 for those not named.
+        mixture: which of the examples an epoch has, and how often; without one it has each once.
     """
+
+    def of_epoch(epoch: int) -> list[Row]:
+        if mixture is None:
+            return packing.rows(examples, "sft", epoch, section.rows_per_step)
+        drawn = mixture.drawn(epoch)
+        rows = packing.rows([examples[i] for i in drawn], "sft", epoch, section.rows_per_step)
+        return [tuple(drawn[i] for i in row) for row in rows]
+
     whole, part = divmod(section.epochs, 1.0)
     rows: list[Row] = []
     for epoch in range(int(whole)):
-        rows += packing.rows(examples, "sft", epoch, section.rows_per_step)
+        rows += of_epoch(epoch)
     if part > 0:
-        last = packing.rows(examples, "sft", int(whole), section.rows_per_step)
+        last = of_epoch(int(whole))
         rows += last[: math.ceil(round(part * len(last), 6))]
     sft = Stream(examples, cut(rows, examples, section), Weighing(weights or {}, section.average == "example"))
     if not replay:

@@ -7,17 +7,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sft_core.config.data import ModelSection
 from sft_core.config.train import TrainSection
+from sft_core.data.mix import labels
+from sft_core.data.mix.plan import Mixing, Mixture, mix
 from sft_core.data.prepare import load_examples
 from sft_core.errors import DataError, TrainingError
 from sft_core.stage import read_json
 from sft_core.templates.render import IGNORE, Example
 from sft_core.train.course import Course, Packing, Stream, cut, lay_out
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class TrainInputs:
     seed: int
     mirror: Path | None = None
     weights: Mapping[str, float] = field(default_factory=dict)  # SourceSection.weight by source name
+    mixing: Mixing | None = None  # DataSection.mixture; None: every example once in an epoch
     kept: Mapping[str, Path] = field(default_factory=dict)  # `train`, `replay` → folder written by reference.keep
     address: str | None = None  # of this machine for others that train with it; None: of the interface towards them
 
@@ -51,6 +57,7 @@ class Data:
 
     course: Course
     validation: Stream
+    mixture: Mixture | None = None
 
 
 def read_data(inputs: TrainInputs, section: TrainSection, grow: float = 1.0) -> Data:
@@ -67,13 +74,18 @@ def read_data(inputs: TrainInputs, section: TrainSection, grow: float = 1.0) -> 
     validation = _examples(inputs.prepared, "validation", needed=False)
     replay = _examples(inputs.prepared, "replay") if section.wants_replay else []
     _check_ledger(inputs.prepared, {"train": train, "validation": validation, "replay": replay})
+    found = _labels(inputs, len(train))
     train, validation, replay = (_grown(examples, grow) for examples in (train, validation, replay))
     packing = Packing(inputs.max_tokens, inputs.pack, inputs.seed)
-    course = lay_out(train, replay, section, packing, inputs.weights)
+    mixture = None
+    if inputs.mixing is not None:
+        theirs = found and labels.Labels(*(_grown(list(column), grow) for column in found))
+        mixture = mix(train, theirs, inputs.mixing, inputs.seed)
+    course = lay_out(train, replay, section, packing, inputs.weights, mixture)
     if course.steps == 0:
         raise TrainingError(f"train.epochs {section.epochs:g} of {len(train)} examples makes no step; train longer")
     rows = tuple(packing.rows(validation, "validation", 0)) if validation else ()
-    return Data(course, Stream(validation, cut(rows, validation, section)))
+    return Data(course, Stream(validation, cut(rows, validation, section)), mixture)
 
 
 def served_template(prepared: Path) -> ServedTemplate:
@@ -90,9 +102,10 @@ def served_template(prepared: Path) -> ServedTemplate:
                         "again") from error
 
 
-def data_digest(prepared: Path) -> str:
+def data_digest(prepared: Path, mixing: Mixing | None = None) -> str:
     """Hash of what training reads of the prepared files, 16 hex digits: ids, targets and sources of all examples in
-    their order, and the template. Where the rows stood before, and what was looked for in them, is no part of it."""
+    their order, the template, and the labels that the mixture limits. Where the rows stood before, and what was looked
+    for in them, is no part of it."""
     digest = hashlib.sha256()
     for file in (prepared / f"{name}.parquet" for name in ("train", "validation", "replay")):
         digest.update(file.name.encode())
@@ -101,6 +114,8 @@ def data_digest(prepared: Path) -> str:
             digest.update(batch.serialize())
     template = prepared / "template.json"
     digest.update(template.read_bytes() if template.is_file() else b"")
+    if mixing is not None and mixing.needs_labels:
+        digest.update((prepared / labels.FILE).read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -118,8 +133,15 @@ def _check_ledger(prepared: Path, files: Mapping[str, Sequence[Example]]) -> Non
                             "data again")
 
 
-def _grown(examples: list[Example], times: float) -> list[Example]:
-    return examples if times == 1.0 else list(islice(cycle(examples), round(times * len(examples))))
+def _labels(inputs: TrainInputs, examples: int) -> labels.Labels | None:
+    """Those of the training examples, where the mixture limits them, or where they are there to be shown with it."""
+    if inputs.mixing is None or not (inputs.mixing.needs_labels or (inputs.prepared / labels.FILE).is_file()):
+        return None
+    return labels.read_labels(inputs.prepared, examples)
+
+
+def _grown(entries: list[T], times: float) -> list[T]:
+    return entries if times == 1.0 else list(islice(cycle(entries), round(times * len(entries))))
 
 
 def _examples(prepared: Path, name: str, needed: bool = True) -> list[Example]:

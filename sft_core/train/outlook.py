@@ -62,9 +62,11 @@ class Outlook:
 
     @property
     def epoch(self) -> Counts:
-        """One pass over the training examples: rows as they are filled, and tokens."""
-        stream, whole = self.data.course.sft, self.trained
-        return Counts(round(whole.rows / self.section.epochs), sum(stream.tokens), sum(stream.trained))
+        """One pass over the training examples: rows as they are filled, and tokens; of a mixture the mean epoch."""
+        stream, whole, epochs = self.data.course.sft, self.trained, self.section.epochs
+        if self.data.mixture is not None:
+            return Counts(*(round(number / epochs) for number in (whole.rows, whole.tokens, whole.trained_tokens)))
+        return Counts(round(whole.rows / epochs), sum(stream.tokens), sum(stream.trained))
 
     @property
     def validations(self) -> int:

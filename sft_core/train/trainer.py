@@ -125,11 +125,7 @@ class _Run:
         self.damaged, skipped = newest.damaged, [str(one) for one in newest.damaged]
         if newest.folder is None:
             self.events.cut(0)
-            self.events.write("start", steps=course.steps, plan=asdict(course.sft.totals()),
-                              parameters=sum(p.numel() for p in self.bench.policy.model.parameters()),
-                              trained_parameters=sum(p.numel() for p in self.bench.parameters.values()),
-                              kept_as_is=self.bench.policy.kept_as_is,
-                              device=str(self.bench.policy.device), attention=self.bench.policy.backend,
+            self.events.write("start", **self.bench.beginning, attention=self.bench.policy.backend,
                               processes=self.bench.accelerator.num_processes, skipped_checkpoints=skipped)
             return
         self._restore(checkpoint.load(newest.folder))

@@ -109,11 +109,7 @@ class _Run(TrainerCallback):  # type: ignore[misc]
         skipped = [str(one) for one in self.damaged]
         if found is None:
             self.events.cut(0)
-            self.events.write("start", steps=course.steps, plan=asdict(course.sft.totals()),
-                              parameters=sum(p.numel() for p in self.bench.policy.model.parameters()),
-                              trained_parameters=sum(p.numel() for p in self.bench.parameters.values()),
-                              kept_as_is=self.bench.policy.kept_as_is,
-                              device=str(self.bench.policy.device), skipped_checkpoints=skipped)
+            self.events.write("start", **self.bench.beginning, skipped_checkpoints=skipped)
         else:
             self._restore(checkpoint.meta_of(found))
             self.events.write("resume", step=self.step, of=course.steps, skipped_checkpoints=skipped)

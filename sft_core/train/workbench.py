@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sft_core.config.data import ModelSection
 from sft_core.config.train import NO_WEIGHT, TrainSection
+from sft_core.data.mix.plan import Mixed
 from sft_core.errors import ModelError
 from sft_core.model.attention import layers_of
 from sft_core.model.held import load_as_stored, narrow
@@ -84,6 +85,16 @@ class Workbench:
     capacity: int
     pad_id: int
     kept: Mapping[str, KeptBase]  # by stream: `train`, `replay`
+    mixture: Sequence[Mixed] = ()  # what data.mixture wanted, and what its epochs bring
+
+    @property
+    def beginning(self) -> dict[str, Any]:
+        """What the first event of a run tells of it, whichever engine takes the steps."""
+        told = {"steps": self.course.steps, "plan": asdict(self.course.sft.totals()),
+                "parameters": sum(p.numel() for p in self.policy.model.parameters()),
+                "trained_parameters": sum(p.numel() for p in self.parameters.values()),
+                "kept_as_is": self.policy.kept_as_is, "device": str(self.policy.device)}
+        return told | ({"mixture": [row._asdict() for row in self.mixture]} if self.mixture else {})
 
     def micros(self, stream: Stream, rows: Sequence[Row], section: TrainSection) -> Iterator[Collated]:
         """Collate the rows of one forward pass after the other."""
@@ -145,7 +156,8 @@ def set_up(inputs: TrainInputs, section: TrainSection) -> Workbench:
     pads = (tokenizer.eos_token_id, tokenizer.pad_token_id, 0)
     return Workbench(inputs, accelerator, policy, forward, optimizer, Unreached(parameters), parameters, data.course,
                      data.validation, loaded, template, _belongs_to(inputs, section, data.course), inputs.max_tokens,
-                     next(p for p in pads if p is not None), kept)
+                     next(p for p in pads if p is not None), kept,
+                     data.mixture.table(section.epochs) if data.mixture else ())
 
 
 def _load(inputs: TrainInputs, section: TrainSection, template: ServedTemplate, in_parts: bool) -> LoadedModel:
@@ -225,7 +237,9 @@ def _check_ids(loaded: LoadedModel, examples: Sequence[Example]) -> None:
 
 def _belongs_to(inputs: TrainInputs, section: TrainSection, course: Course) -> dict[str, Any]:
     settings = section.model_dump(mode="json", by_alias=True, exclude=UNRESUMED)
-    return {"train." + key: value for key, value in settings.items()} | {
+    mixing = {} if inputs.mixing is None else {"data.mixture": inputs.mixing.to_dict()}
+    return mixing | {"train." + key: value for key, value in settings.items()} | {
         "seed": inputs.seed, "data.max_tokens": inputs.max_tokens, "data.pack": inputs.pack,
         "model.precision": inputs.model.precision, "course": course.digest(), "weights": dict(inputs.weights),
-        "data": data_digest(inputs.prepared), "base": model_identity(inputs.model, inputs.mirror)["digest"][:16]}
+        "data": data_digest(inputs.prepared, inputs.mixing),
+        "base": model_identity(inputs.model, inputs.mirror)["digest"][:16]}
