@@ -14,7 +14,7 @@ transcripts.py  chats in one text → messages
 repair.py   turns that do not alternate, put right where asked for
 trees.py    messages of trees → threads
 curate/      duplicates and evaluation items out
-mixture.py   train / validation split
+holdout.py   train / validation split
 mix/         how often each example is used in each epoch
 ledger.py    counts of everything read, dropped, cut and trained
 prepare.py   all of the above in one stage

@@ -22,9 +22,9 @@ from sft_core.data.curate import dedupe
 from sft_core.data.curate.decontaminate import EvalItem, ItemIndex, contaminated, decontaminate, ids_by_suite
 from sft_core.data.curate.words import texts
 from sft_core.data.formats import to_text
+from sft_core.data.holdout import split
 from sft_core.data.intake import Intake, take_in, tallied
 from sft_core.data.ledger import Ledger, SourceCount, Split, Totals
-from sft_core.data.mixture import split
 from sft_core.data.show import spans_of
 from sft_core.data.sources import name_of, read_rows
 from sft_core.errors import DataError
