@@ -22,6 +22,7 @@ from transformers import AutoTokenizer
 
 from sft_core.config.data import DataSection, ModelSection, TemplateSection
 from sft_core.config.train import TrainSection
+from sft_core.data.curate.chain import curate_here
 from sft_core.data.prepare import prepare
 from sft_core.train import rounding, saving
 from sft_core.train.finish import TrainReport
@@ -54,7 +55,7 @@ def fine_tune(forms: Forms, rows: str, section: TrainSection, max_tokens: int = 
         prepared = Path(work) / "data"
         prepared.mkdir()
         prepare(data, TemplateSection(), tokenizer=AutoTokenizer.from_pretrained(forms.model), replay=(), eval_items=(),
-                seed=0, mirror=None, out=prepared)
+                curated=curate_here(data, (), Path(work) / "curated"), seed=0, mirror=None, out=prepared)
         base = ModelSection(path=str(forms.model), device="cpu", precision="float32")
         return train(TrainInputs(prepared, base, max_tokens, True, 0), section, Path(work) / "run")
 

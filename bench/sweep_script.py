@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 from sft_core.config.file import load
-from sft_core.data.prepare import load_examples
+from sft_core.data.examples import load_examples
 from sft_core.train.course import Packing, lay_out
 from sft_core.train.trl_bridge import dataset_of
 

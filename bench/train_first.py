@@ -16,6 +16,7 @@ from bench.train_data import lengths
 from bench.train_native import native_stepper
 from sft_core.config.data import DataSection, ModelSection, TemplateSection
 from sft_core.config.train import TrainSection
+from sft_core.data.curate.chain import curate_here
 from sft_core.data.prepare import prepare
 from sft_core.train.inputs import TrainInputs
 
@@ -57,7 +58,7 @@ def first_step(root: Path, count: int) -> tuple[float, dict[str, Any]]:
         "duplicates": {"exact": False, "near": False}, "validation_share": 0.0})
     began = time.perf_counter()
     prepare(data, TemplateSection(name="chatml"), tokenizer=tokenizer, replay=(), eval_items=(), seed=0, mirror=None,
-            out=out)
+            curated=curate_here(data, (), root / "curated"), out=out)
     prepared = time.perf_counter() - began
     section = TrainSection.model_validate({"optim": {"lr": 1e-4}, "rows_per_step": 1, "micro_rows": 1})
     inputs = TrainInputs(prepared=out, model=ModelSection(path=str(root / "model"), device="cpu"),

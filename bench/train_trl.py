@@ -18,7 +18,7 @@ from trl import SFTConfig, SFTTrainer
 
 from bench.train_native import section_of
 from bench.train_spec import Spec, Step
-from sft_core.data.prepare import load_examples
+from sft_core.data.examples import load_examples
 from sft_core.templates.render import IGNORE
 from sft_core.train.course import Packing, Stream, lay_out
 from sft_core.train.trl_bridge import dataset_of

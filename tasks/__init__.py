@@ -6,6 +6,7 @@ mirror.py      local folders that stand for the hub
 pace.py        how fast earlier runs of a model went on this machine, and how fast a new one will
 needs.py       what a run needs besides its configuration
 inputs.py      what a run reads, and whether any of it has changed
+curate.py      the stage curate
 prepare.py     the stage prepare
 plan.py        what a run will do, take and find out, before it starts
 sweep_plan.py  how long a sweep will take

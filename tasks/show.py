@@ -61,7 +61,7 @@ def view_rows(config: ExperimentConfig, prepared: Done, place: Workspace, wanted
 
 def telling_rows(config: ExperimentConfig, prepared: Done, place: Workspace) -> list[str]:
     """The same of the few examples that show most, with why they were chosen."""
-    from sft_core.data.prepare import load_examples
+    from sft_core.data.examples import load_examples
     from sft_core.data.show import Segment, View, telling, view_to_html
 
     tokenizer, examples = _tokenizer(config, prepared, place), load_examples(prepared.folder / "train.parquet")
@@ -81,7 +81,7 @@ def rejected_rows(folder: Path, wanted: Wanted, config: ExperimentConfig, place:
     Raises:
         DataError: the stage did not come so far.
     """
-    from sft_core.data.prepare import load_rejected
+    from sft_core.data.shards import load_rejected
 
     rows = load_rejected(folder / "rejected.parquet")
     some = rows[wanted.first : wanted.first + wanted.most]
@@ -187,7 +187,7 @@ def remarks(results: Mapping[str, SuiteResult]) -> list[str]:
 
 
 def _views(config: ExperimentConfig, prepared: Done, wanted: Wanted) -> list[Any]:
-    from sft_core.data.prepare import load_examples
+    from sft_core.data.examples import load_examples
     from sft_core.data.show import Segment, View
     from sft_core.train.course import Packing
 

@@ -5,7 +5,8 @@ parameter forms. Only a section travels: no function of the core sees the whole 
 
 section.py     what all sections are made of
 reading.py     YAML with line numbers, no key twice
-data.py        model, sources, curation, template
+duplicates.py  which rows are the same, and which of them stays
+data.py        model, sources, template
 normalise.py   what is put right in texts
 mixture.py     how often each example is used in an epoch
 train.py       optimiser, adapters, replay, KL

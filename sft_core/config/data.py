@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
+from sft_core.config.duplicates import DuplicatesSection
 from sft_core.config.section import MOST, OffIsWord, Positive, Section, Share
 
 
@@ -57,6 +58,8 @@ class SourceSection(Section):
     by row."""
     limit: Positive | None = None
     """Read at most this many rows."""
+    date: datetime.date | None = None
+    """The day on which its rows were written or fetched: of duplicates the newest can stay (`data.duplicates.keep`)."""
     weight: Annotated[float, Field(gt=0.0)] = 1.0
     """Weight of this source's trained tokens in the loss."""
     may_be_empty: bool = False
@@ -64,15 +67,6 @@ class SourceSection(Section):
 
 
 Repair = Literal["trim", "merge"]
-
-
-class DuplicatesSection(Section):
-    exact: bool = True
-    """Drop conversations that are equal after folding case and white space; the first one stays."""
-    near: bool = True
-    """Drop near duplicates by MinHash over word n-grams."""
-    threshold: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
-    """Jaccard similarity of word 3-grams from which two conversations count as near duplicates."""
 
 
 class DataSection(Section):
@@ -90,12 +84,14 @@ class DataSection(Section):
     pack: bool = True
     """Pack several examples into one row with attention kept apart; off: one padded example per row."""
     duplicates: DuplicatesSection = DuplicatesSection()
-    """Removal of exact and near duplicates."""
+    """Removal of exact and near duplicates, across sources."""
     decontaminate: Annotated[Literal["drop", "report", "off"], OffIsWord] = "drop"
     """What to do with conversations and replay documents that hold an item of one of this run's evaluation suites.
     `report` trains on them and gives the scores of the items that were not trained on beside those of all."""
     validation_share: Annotated[float, Field(ge=0.0, le=0.5)] = 0.02
     """Share of conversations held out for the validation loss."""
+    processes: Positive | None = None
+    """Processes that share out the shards of large data; by default one for each core. Results are the same."""
     max_rejected_share: Share = 0.05
     """The run fails when more than this share of the rows read cannot be used."""
     mirror: str | dict[str, str] | None = None

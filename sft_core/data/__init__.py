@@ -7,16 +7,21 @@ columnar.py  Arrow tables → rows, nulls told apart as far as they can be
 localhub.py  local snapshots of hub data sets, never mistaken for one another
 formats.py   row → Conversation or Rejected
 messages.py  one message of a chat → Turn
-intake.py    training sources → conversations, file by file
+intake.py    a training source → conversations, one at a time
 columns.py  the columns of a row under their standard names, synonyms included
 shapes.py   chats as public data sets write them → messages
 transcripts.py  chats in one text → messages
 repair.py   turns that do not alternate, put right where asked for
 trees.py    messages of trees → threads
-curate/      duplicates and evaluation items out
+shards.py    conversations on disk, in parts that fit into memory
+workers.py   the same function over many shards, by several processes
+curate/      what goes: duplicates and evaluation items
 holdout.py   train / validation split
 mix/         how often each example is used in each epoch
+tally.py     what becomes of a source, counted along
+examples.py  rendered examples on disk
+replay.py    raw text → examples
 ledger.py    counts of everything read, dropped, cut and trained
-prepare.py   all of the above in one stage
+prepare.py   curated conversations → examples and the ledger
 show.py      the mask viewer
 """

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from sft_core.config.data import DataSection, ModelSection, TemplateSection
 from sft_core.conversation import Conversation, Rejected
-from sft_core.data.intake import take_in
+from sft_core.data.intake import Taken, take_in
 from sft_core.doctor.finding import Seen, verdict
 from sft_core.errors import DataError
 from sft_core.model.load import load_tokenizer, locate
@@ -114,7 +114,9 @@ def sample_of(data: DataSection, template: TemplateSection, model: ModelSection,
     """
     tokenizer = load_tokenizer(model, locate(model, mirror))
     renderer = Renderer(choose(template, tokenizer), tokenizer, template)
-    read = take_in(data.sources, scratch, mirror, data.repair).conversations
+    found = (one for source in data.sources
+             for one in take_in(source, Taken(), scratch=scratch, mirror=mirror, repair=data.repair))
+    read = [one for one in found if not isinstance(one, Rejected)]
     short = [c for c in read if sum(len(turn.content) for turn in c.turns) <= LONGEST]
     chats, refused, escaped = [], [], 0
     for conversation in _evenly(short, CHATS):

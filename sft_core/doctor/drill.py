@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sft_core.config.train import StoppingSection, TrainSection
-from sft_core.data.prepare import load_examples, write_examples
+from sft_core.data.examples import load_examples, write_examples
 from sft_core.stage import read_json, write_json
 from sft_core.templates.render import IGNORE, Example
 from sft_core.train.course import Packing

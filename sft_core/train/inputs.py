@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 
 from sft_core.config.data import ModelSection
 from sft_core.config.train import TrainSection
+from sft_core.data.examples import load_examples
 from sft_core.data.mix import labels
 from sft_core.data.mix.plan import Mixing, Mixture, mix
-from sft_core.data.prepare import load_examples
 from sft_core.errors import DataError, TrainingError
 from sft_core.stage import read_json
 from sft_core.templates.render import IGNORE, Example

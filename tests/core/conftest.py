@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from sft_core.conversation import Conversation, Origin, ToolCall, Turn
+from sft_core.config.data import Repair, SourceSection
+from sft_core.conversation import Conversation, Origin, Rejected, ToolCall, Turn
+from sft_core.data.intake import Taken, take_in
 from sft_core.templates.render import IGNORE, Example
 
 EOS, PAD, START, STOP = "<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>"  # ids 256 to 259
@@ -30,6 +32,27 @@ def real_data() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+class Read(NamedTuple):
+    """All of a source at once."""
+
+    conversations: list[Conversation]
+    rejected: list[Rejected]
+    rows: int
+
+
+@pytest.fixture
+def read_whole(tmp_path: Path) -> Callable[..., Read]:
+    """Everything that `take_in` makes of a source."""
+
+    def read(source: SourceSection, repair: Sequence[Repair] = ()) -> Read:
+        taken = Taken()
+        found = list(take_in(source, taken, scratch=tmp_path / "scratch", mirror=None, repair=repair))
+        return Read([one for one in found if isinstance(one, Conversation)],
+                    [one for one in found if isinstance(one, Rejected)], taken.rows)
+
+    return read
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,12 @@ import pytest
 from pydantic import ValidationError
 
 from sft_core.config.data import DataSection, SourceSection, TemplateSection
-from sft_core.data.curate import dedupe
-from sft_core.data.intake import take_in
+from sft_core.data.curate.chain import curate_here
+from sft_core.data.curate.sketch import sketch
+from sft_core.data.examples import load_examples
 from sft_core.data.ledger import Ledger
-from sft_core.data.prepare import load_examples, load_rejected, prepare
+from sft_core.data.prepare import prepare
+from sft_core.data.shards import load_rejected
 from sft_core.errors import DataError, disk_advice
 
 GOOD = [{"messages": [{"role": "user", "content": f"What is {n}?"}, {"role": "assistant", "content": f"It is {n}."}]}
@@ -26,8 +28,9 @@ def run(folder: Path, tokenizer: Any, *sources: Any, **settings: Any) -> Ledger:
     out.mkdir()
     sections = [source if isinstance(source, dict) else {"path": str(source)} for source in sources]
     data = {"max_tokens": 200, "validation_share": 0.0, "duplicates": {"near": False}, **settings, "sources": sections}
-    return prepare(DataSection.model_validate(data), TemplateSection(name="chatml"), tokenizer=tokenizer, replay=(),
-                   eval_items=(), seed=0, mirror=None, out=out)
+    section = DataSection.model_validate(data)
+    return prepare(section, TemplateSection(name="chatml"), tokenizer=tokenizer, replay=(), eval_items=(), seed=0,
+                   mirror=None, curated=curate_here(section, (), folder / "curated"), out=out)
 
 
 def messages(*said: tuple[str, Any]) -> str:
@@ -64,13 +67,14 @@ def test_one_bad_row_among_good_ones(tmp_path, tokenizer, line, why, detail):
     assert lines_kept == [1, 2, 4, 5, 6]
 
 
-def test_a_row_of_ten_megabytes(tmp_path):
+def test_a_row_of_ten_megabytes(tmp_path, read_whole):
     """Read and checked whole; what it means in tokens is the renderer's matter (a shorter one is too long above)."""
     long = "word " * 2_000_000
     (tmp_path / "rows.jsonl").write_text(f"{json.dumps(GOOD[0])}\n{messages(('user', long), ('assistant', 'yo'))}\n"
                                          f'{{"messages": {json.dumps(long)}}}\n')
-    taken = take_in([SourceSection(path=str(tmp_path / "rows.jsonl"))], tmp_path, None)
-    assert [len(one.turns[0].content) for one in dedupe.near(taken.conversations, 0.9).kept] == [10, 10_000_000]
+    taken = read_whole(SourceSection(path=str(tmp_path / "rows.jsonl")))
+    assert [len(one.turns[0].content) for one in taken.conversations] == [10, 10_000_000]
+    assert sketch(taken.conversations, 3).letters.tolist() == [18, 10_000_002]
     (rejected,) = taken.rejected
     assert rejected.detail.startswith("the list of messages is not JSON")
     assert len(rejected.detail) < 300
@@ -86,9 +90,9 @@ def test_the_share_of_bad_rows_ends_the_stage_and_they_can_be_read(tmp_path, tok
     assert [one.origin.line for one in load_rejected(tmp_path / "out" / "rejected.parquet")] == [6, 7]
 
 
-def test_an_unknown_speaker_is_told_with_the_line_that_maps_it(tmp_path):
+def test_an_unknown_speaker_is_told_with_the_line_that_maps_it(tmp_path, read_whole):
     (tmp_path / "rows.jsonl").write_text(f'{messages(("user", "hi"), ("bot", "yo"))}\n')
-    (rejected,) = take_in([SourceSection(path=str(tmp_path / "rows.jsonl"))], tmp_path, None).rejected
+    (rejected,) = read_whole(SourceSection(path=str(tmp_path / "rows.jsonl"))).rejected
     assert rejected.detail.startswith("turn 2 is from 'bot', and known are system, ")
     assert rejected.detail.endswith('for example `roles: {"bot": assistant}`')
 

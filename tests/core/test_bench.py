@@ -20,7 +20,7 @@ from bench.train_data import SHAPES, lengths, write_model, write_prepared
 from bench.train_spec import Spec
 from bench.train_where import PARTS, part_of, parts
 from sft_core.config.train import TrainSection
-from sft_core.data.prepare import load_examples
+from sft_core.data.examples import load_examples
 from sft_core.templates.render import IGNORE
 from sft_core.tiny.paths import BASE_FOLDER
 

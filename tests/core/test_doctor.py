@@ -15,6 +15,7 @@ from peft.tuners.lora import LoraModel
 
 from sft_core.config.data import DataSection, ModelSection, TemplateSection
 from sft_core.config.train import TrainSection
+from sft_core.data.curate.chain import curate_here
 from sft_core.data.prepare import prepare
 from sft_core.doctor import chats, examine, steps
 from sft_core.doctor.drill import SHORT, STEPS, cut_down, shortened
@@ -77,8 +78,8 @@ def admit(tmp_path: Path, write_jsonl: Callable[..., Path]) -> Callable[..., Pat
         out = tmp_path / "prepared"
         if not jinja or "<|im_end|>" in jinja:
             out.mkdir()
-            prepare(data, template, tokenizer=load_tokenizer(model, locate(model, None)), replay=replay,
-                    eval_items=(), seed=0, mirror=None, out=out)
+            prepare(data, template, tokenizer=load_tokenizer(model, locate(model, None)), replay=replay, eval_items=(),
+                    curated=curate_here(data, (), tmp_path / "curated"), seed=0, mirror=None, out=out)
         inputs = TrainInputs(out, model, data.max_tokens, data.pack, seed=0)
         work = tmp_path / "work"
         work.mkdir()

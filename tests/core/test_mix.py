@@ -19,11 +19,11 @@ from pydantic import ValidationError
 
 from sft_core.config.mixture import MixtureSection, SourceMixSection
 from sft_core.conversation import Origin
+from sft_core.data.examples import load_examples
 from sft_core.data.mix.draw import line_up, parts_of, places, times
 from sft_core.data.mix.labels import FILE, Labels, write_labels
 from sft_core.data.mix.plan import Mixed, Mixing, Mixture, mix
 from sft_core.data.mix.shares import Limit, within
-from sft_core.data.prepare import load_examples
 from sft_core.errors import DataError, TrainingError
 from sft_core.templates.render import IGNORE, Example
 from sft_core.train.course import Packing, lay_out

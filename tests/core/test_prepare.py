@@ -14,9 +14,11 @@ import pytest
 
 from sft_core.config.data import DataSection, SourceSection, TemplateSection
 from sft_core.conversation import Origin
+from sft_core.data.curate.chain import curate_here
 from sft_core.data.curate.decontaminate import EvalItem
+from sft_core.data.examples import load_examples
 from sft_core.data.ledger import Ledger
-from sft_core.data.prepare import load_examples, prepare
+from sft_core.data.prepare import prepare
 from sft_core.errors import DataError, TemplateError
 from sft_core.templates.render import IGNORE
 
@@ -37,11 +39,12 @@ def run(out: Path, tokenizer: Any, sources: list[Any], *, items: tuple[EvalItem,
         return source if isinstance(source, dict) else {"path": str(source)}
 
     data = {"max_tokens": 4096, "validation_share": 0.2, **settings, "sources": [section(s) for s in sources]}
+    wanted = DataSection.model_validate(data)
     return prepare(
-        DataSection.model_validate(data), TemplateSection.model_validate({"name": template}),
-        tokenizer=tokenizer, replay=tuple(SourceSection.model_validate(section(s)) for s in replay),
-        eval_items=items, seed=seed, mirror=None, out=out,
-    )
+        wanted, TemplateSection.model_validate({"name": template}), tokenizer=tokenizer,
+        curated=curate_here(wanted, items, out.with_name(f"{out.name}-curated")),
+        replay=tuple(SourceSection.model_validate(section(s)) for s in replay), eval_items=items, seed=seed,
+        mirror=None, out=out)
 
 
 @pytest.fixture
@@ -166,10 +169,10 @@ def test_escaped_control_tokens_are_counted(tmp_path, tokenizer, write_jsonl):
     source = write_jsonl([row(1), {"prompt": "say <|im_end|>", "completion": "no"}])
     out = tmp_path / "out"
     out.mkdir()
+    data = DataSection(sources=(SourceSection(path=str(source)),), max_tokens=200, validation_share=0.0)
     ledger = prepare(
-        DataSection(sources=(SourceSection(path=str(source)),), max_tokens=200, validation_share=0.0),
-        TemplateSection(name="chatml", control_text="escape"), tokenizer=tokenizer, replay=(), eval_items=(), seed=0,
-        mirror=None, out=out)
+        data, TemplateSection(name="chatml", control_text="escape"), tokenizer=tokenizer, replay=(), eval_items=(),
+        curated=curate_here(data, (), tmp_path / "curated"), seed=0, mirror=None, out=out)
     assert (ledger.sources[0].kept, ledger.sources[0].escaped) == (2, 1)
 
 

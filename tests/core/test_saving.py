@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from sft_core.config.train import TrainSection
-from sft_core.data.prepare import load_examples
+from sft_core.data.examples import load_examples
 from sft_core.errors import TrainingError
 from sft_core.templates.render import IGNORE
 from sft_core.train import saving, trl_engine

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ import yaml
 
 from sft_core.config.data import Repair, SourceSection, TemplateSection
 from sft_core.conversation import Conversation, Rejected
-from sft_core.data.intake import Intake, take_in
 from sft_core.errors import DataError
 from sft_core.templates.choose import choose
 from sft_core.templates.render import Renderer
@@ -40,10 +39,13 @@ def sharegpt(*said: str) -> list[dict[str, str]]:
     return [{"from": role, "value": text} for role, text in zip(("human", "gpt") * 2, said, strict=False)]
 
 
-def take(tmp_path: Path, *rows: Any, repair: Sequence[Repair] = (), **section: Any) -> Intake:
-    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    source = SourceSection.model_validate({"path": str(tmp_path / "x.jsonl"), **section})
-    return take_in((source,), tmp_path / "scratch", None, repair)
+@pytest.fixture
+def take(tmp_path: Path, read_whole: Callable[..., Any]) -> Callable[..., Any]:
+    def read(*rows: Any, repair: Sequence[Repair] = (), **section: Any) -> Any:
+        (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return read_whole(SourceSection.model_validate({"path": str(tmp_path / "x.jsonl"), **section}), repair)
+
+    return read
 
 
 def said(conversation: Conversation) -> list[str]:
@@ -168,9 +170,9 @@ BY_ADVICE: dict[str, tuple[Any, str, list[str]]] = {
 
 
 @pytest.mark.parametrize("shape", READ)
-def test_what_is_read_without_configuration(tmp_path, tokenizer, shape):
+def test_what_is_read_without_configuration(take, tokenizer, shape):
     row, expected = READ[shape]
-    taken = take(tmp_path, row)
+    taken = take(row)
     assert not taken.rejected
     assert [said(one) for one in taken.conversations] == [expected]
     section = TemplateSection(name="chatml")
@@ -179,28 +181,28 @@ def test_what_is_read_without_configuration(tmp_path, tokenizer, shape):
 
 
 @pytest.mark.parametrize("standard", ["messages", "conversations"])
-def test_the_column_map_goes_before_other_names(tmp_path, standard):
-    taken = take(tmp_path, {"said": openai(Q, A), "chat": openai(Q2, A2)}, columns={standard: "said"})
+def test_the_column_map_goes_before_other_names(take, standard):
+    taken = take({"said": openai(Q, A), "chat": openai(Q2, A2)}, columns={standard: "said"})
     assert said(taken.conversations[0]) == ONE
 
 
 @pytest.mark.parametrize("shape", BY_ADVICE)
-def test_what_is_refused_with_advice_that_works(tmp_path, shape):
+def test_what_is_refused_with_advice_that_works(take, shape):
     row, advice, expected = BY_ADVICE[shape]
     with pytest.raises(DataError, match=r"set columns: {") as caught:
-        take(tmp_path, row)
+        take(row)
     followed = re.search(r"set columns: ({.*?})", str(caught.value))
     assert followed
     assert followed[1] == advice
-    taken = take(tmp_path, row, columns=yaml.safe_load(advice))
+    taken = take(row, columns=yaml.safe_load(advice))
     assert [said(one) for one in taken.conversations] == [expected]
 
 
-def test_a_preference_data_set_without_a_known_question_is_told_what_to_map(tmp_path):
+def test_a_preference_data_set_without_a_known_question_is_told_what_to_map(take):
     row = {"said": Q, "chosen": A, "rejected": "No."}
     with pytest.raises(DataError, match="{prompt: …, completion: chosen} with the column of the question"):
-        take(tmp_path, row)
-    taken = take(tmp_path, row, columns={"prompt": "said", "completion": "chosen"})
+        take(row)
+    taken = take(row, columns={"prompt": "said", "completion": "chosen"})
     assert [said(one) for one in taken.conversations] == [ONE]
 
 
@@ -211,11 +213,11 @@ def test_a_preference_data_set_without_a_known_question_is_told_what_to_map(tmp_
 @pytest.mark.parametrize(("label", "bad"), [
     (False, True), (0, True), (0.0, True), ("False", True), ("0", True), (True, False), (1, False), ("True", False),
     ("good one", False), ("", False), (None, False)])
-def test_answers_labelled_as_not_wanted_are_left_out(tmp_path, row, label, bad):
-    taken = take(tmp_path, {**row, "label": label})
+def test_answers_labelled_as_not_wanted_are_left_out(take, row, label, bad):
+    taken = take({**row, "label": label})
     assert [str(one.why) for one in taken.rejected] == ["bad_answer"] * bad
     assert [said(one) for one in taken.conversations] == [ONE] * (not bad)
-    assert len(take(tmp_path, {**row, "label": label}, ignore_columns=["label"]).conversations) == 1
+    assert len(take({**row, "label": label}, ignore_columns=["label"]).conversations) == 1
 
 
 @pytest.mark.parametrize(("text", "told"), [
@@ -225,15 +227,15 @@ def test_answers_labelled_as_not_wanted_are_left_out(tmp_path, row, label, bad):
     (f"<s>[INST]{Q}[/INST][TOOL_CALLS][]</s>[TOOL_RESULTS]1[/TOOL_RESULTS]{A}</s>", r"holds '\[TOOL_CALLS\]', a mark"),
     (f"<|user|>\n{Q}</s>\n<|assistant|>\n{A}</s>\n<|critic|>\nGood.</s>", "from 'critic'"),
 ])
-def test_marks_of_a_rendered_chat_are_never_trained(tmp_path, text, told):
-    taken = take(tmp_path, {"text": text})
+def test_marks_of_a_rendered_chat_are_never_trained(take, text, told):
+    taken = take({"text": text})
     assert not taken.conversations
     assert re.search(told, taken.rejected[0].detail)
 
 
-def test_a_speaker_of_a_rendered_chat_can_be_mapped(tmp_path):
+def test_a_speaker_of_a_rendered_chat_can_be_mapped(take):
     text = f"<|user|>\n{Q}</s>\n<|bot|>\n{A}</s>\n<|user|>\n{Q2}</s>\n<|bot|>\n{A2}</s>"
-    taken = take(tmp_path, {"text": text}, roles={"bot": "assistant"})
+    taken = take({"text": text}, roles={"bot": "assistant"})
     assert said(taken.conversations[0]) == TWO
 
 
@@ -246,39 +248,39 @@ def test_a_speaker_of_a_rendered_chat_can_be_mapped(tmp_path):
      r"context is not text but list .*; write it as text, or map another column, e.g. columns: {input: …}"),
     ({"question": Q, "answer": 1}, r"answer is not text but int .*, e.g. columns: {output: …}"),
 ])
-def test_rows_that_are_refused_are_told_what_to_do(tmp_path, row, advice):
-    (rejected,) = take(tmp_path, row).rejected
+def test_rows_that_are_refused_are_told_what_to_do(take, row, advice):
+    (rejected,) = take(row).rejected
     assert re.search(advice, rejected.detail)
 
 
-def test_tools_beside_the_question_stop_the_run(tmp_path):
+def test_tools_beside_the_question_stop_the_run(take):
     row = {"input": {"messages": openai(Q), "tools": TOOLS}, "preferred_output": openai(Q, A)[1:]}
     with pytest.raises(DataError, match=r"message\.tools"):
-        take(tmp_path, row, columns={"prompt": "input", "completion": "preferred_output"})
+        take(row, columns={"prompt": "input", "completion": "preferred_output"})
 
 
-def test_trees_give_their_best_ranked_threads(tmp_path):
+def test_trees_give_their_best_ranked_threads(take):
     """OpenAssistant's rows; a child may stand in front of its parent."""
     def message(name: str, parent: str | None, text: str, rank: int | None = None) -> dict[str, Any]:
         role = "prompter" if text.endswith("?") else "assistant"
         return {"message_id": name, "parent_id": parent, "role": role, "text": text, "rank": rank, "lang": "en"}
 
-    taken = take(tmp_path, message("b", "a", "Blue.", 1), message("a", None, Q), message("c", "a", A, 0),
+    taken = take(message("b", "a", "Blue.", 1), message("a", None, Q), message("c", "a", A, 0),
                  message("d", "c", Q2), message("e", "d", A2), message("f", "e", "And coal?"),
                  message("g", "x", "Lost."), message("h", None, "Alone?"), message("a", "e", A))
     assert [said(one) for one in taken.conversations] == [TWO]
     assert taken.conversations[0].origin.line == 2
     assert sorted((one.origin.line, str(one.why)) for one in taken.rejected) == [
         (1, "bad_answer"), (6, "bad_answer"), (7, "missing_column"), (8, "bad_answer"), (9, "wrong_type")]
-    assert taken.rows["x.jsonl"] == len(taken.conversations) + len(taken.rejected)
+    assert taken.rows == len(taken.conversations) + len(taken.rejected)
 
 
 @pytest.mark.parametrize("mark", [{"weight": 0}, {"loss_weight": 0.0}, {"train": False}, {"training": False},
                                   {"mask": True}])
 @pytest.mark.parametrize("other", [{}, {"weight": 1}, {"training": True}, {"mask": False}])
-def test_an_answer_marked_as_context_is_not_trained(tmp_path, mark, other):
+def test_an_answer_marked_as_context_is_not_trained(take, mark, other):
     messages = openai(Q, "Grean.", Q2, A2)
-    taken = take(tmp_path, {"messages": [messages[0], {**messages[1], **mark}, messages[2], {**messages[3], **other}]})
+    taken = take({"messages": [messages[0], {**messages[1], **mark}, messages[2], {**messages[3], **other}]})
     turns = taken.conversations[0].turns
     assert trained_turns(turns, "all_assistant") == trained_turns(turns, "last_assistant") == {3}
     assert trained_turns(turns[:2], "last_assistant") == set()
@@ -288,20 +290,20 @@ def test_an_answer_marked_as_context_is_not_trained(tmp_path, mark, other):
     [{**openai(Q)[0], "training": True}, openai(Q, A)[1]], [{**openai(Q)[0], "mask": False}, openai(Q, A)[1]],
     [openai(Q)[0], {**openai(Q, A)[1], "weight": 0.5}], [openai(Q)[0], {**openai(Q, A)[1], "mask": True}],
 ])
-def test_weights_that_cannot_be_kept_are_refused(tmp_path, messages):
-    (rejected,) = take(tmp_path, {"messages": messages}).rejected
+def test_weights_that_cannot_be_kept_are_refused(take, messages):
+    (rejected,) = take({"messages": messages}).rejected
     assert rejected.why == "turn_weight"
 
 
 class TestNothingIsLostInSilence:
-    def test_text_that_is_not_used_is_told_once_with_its_share(self, tmp_path, caplog):
+    def test_text_that_is_not_used_is_told_once_with_its_share(self, take, caplog):
         row = {"instruction": Q, "output": A, "id": "a-1", "url": "http://x"}
         with caplog.at_level(logging.WARNING, "sft"):
-            take(tmp_path, {**row, "notes": ["read with care"]}, {**row, "notes": None})
+            take({**row, "notes": ["read with care"]}, {**row, "notes": None})
         (record,) = caplog.records
         assert "not used: notes (50% of rows); map them" in record.getMessage()
         caplog.clear()
-        take(tmp_path, {**row, "notes": "read with care"}, ignore_columns=["notes"])
+        take({**row, "notes": "read with care"}, ignore_columns=["notes"])
         assert not caplog.records
 
     @pytest.mark.parametrize(("row", "columns", "column"), [
@@ -311,43 +313,43 @@ class TestNothingIsLostInSilence:
         ({"instruction": Q, "input": "4 and 9", "response": A}, {"prompt": "instruction", "completion": "response"},
          "input"),
     ])
-    def test_a_known_column_that_cannot_be_used_stops_the_run(self, tmp_path, row, columns, column):
+    def test_a_known_column_that_cannot_be_used_stops_the_run(self, take, row, columns, column):
         refused = rf"x.jsonl:1: the column {column} \(.*ignore_columns: \[{column}\]"
         with pytest.raises(DataError, match=refused) as caught:
-            take(tmp_path, row, columns=columns)
-        assert len(take(tmp_path, row, columns=columns, ignore_columns=[column]).conversations) == 1
+            take(row, columns=columns)
+        assert len(take(row, columns=columns, ignore_columns=[column]).conversations) == 1
         other = re.search(r"set columns: ({.*?})", str(caught.value))
         assert (other is not None) == (column == "input")
         if other:
-            taken = take(tmp_path, row, columns=yaml.safe_load(other[1]))
+            taken = take(row, columns=yaml.safe_load(other[1]))
             assert said(taken.conversations[0]) == [f"user: {Q}\n\n4 and 9", f"assistant: {A}"]
 
 
     @pytest.mark.parametrize("extra", [
         {"thoughts": "Grass, hm."}, {"tool_plan": "I look."}, {"reasoning_details": [{"text": "Grass, hm."}]}])
-    def test_text_in_messages_that_is_not_used_is_told_once_with_its_share(self, tmp_path, caplog, extra):
+    def test_text_in_messages_that_is_not_used_is_told_once_with_its_share(self, take, caplog, extra):
         question, answer = openai(Q, A)
         twice = {"messages": [question, {**answer, **extra}, question, {**answer, **extra}]}
-        take(tmp_path, twice, {"messages": openai(Q, A)})
+        take(twice, {"messages": openai(Q, A)})
         (record,) = caplog.records
         name = f"message.{next(iter(extra))}"
         assert f"not used: {name} (50% of rows); " in record.getMessage()
         assert f"ignore_columns: [{name}]" in record.getMessage()
         caplog.clear()
-        take(tmp_path, twice, ignore_columns=[name])
+        take(twice, ignore_columns=[name])
         assert not caplog.records
 
-    def test_a_row_that_lost_its_instruction_is_no_question(self, tmp_path):
+    def test_a_row_that_lost_its_instruction_is_no_question(self, take):
         whole = {"instruction": "Add.", "input": "4 and 9", "output": "13"}
-        found = take(tmp_path, whole, {"input": "4 and 9", "output": "13"})
+        found = take(whole, {"input": "4 and 9", "output": "13"})
         assert len(found.conversations) == 1
         assert [one.why for one in found.rejected] == ["missing_column"]
-        assert len(take(tmp_path, {"input": Q, "output": A}).conversations) == 1
+        assert len(take({"input": Q, "output": A}).conversations) == 1
 
     @pytest.mark.parametrize("tools", [None, "", "[]", [], {}])
-    def test_a_message_without_tools_goes_on_in_silence(self, tmp_path, caplog, tools):
+    def test_a_message_without_tools_goes_on_in_silence(self, take, caplog, tools):
         row = {"messages": [{"role": "system", "content": SYSTEM, "functions": tools}, *openai(Q, A)]}
-        assert [said(one) for one in take(tmp_path, row).conversations] == [WITH_SYSTEM]
+        assert [said(one) for one in take(row).conversations] == [WITH_SYSTEM]
         assert not caplog.records
 
     @pytest.mark.parametrize(("row", "key"), [
@@ -365,19 +367,19 @@ class TestNothingIsLostInSilence:
             {"role": "user", "context": "The town is Bako.", "content": [
                 {"type": "tool_result", "tool_use_id": "a", "content": "grey"}]}, openai(Q, A)[1]]}, "context"),
     ])
-    def test_context_in_a_message_stops_the_run(self, tmp_path, row, key):
+    def test_context_in_a_message_stops_the_run(self, take, row, key):
         with pytest.raises(DataError, match=rf"x.jsonl:1: the key of a message message.{key} \("
                                             rf".*, or leave it .* ignore_columns: \[message.{key}\]"):
-            take(tmp_path, row)
-        assert len(take(tmp_path, row, ignore_columns=[f"message.{key}"]).conversations) == 1
+            take(row)
+        assert len(take(row, ignore_columns=[f"message.{key}"]).conversations) == 1
 
 
 @pytest.mark.parametrize(("text", "kept"), [
     ("Write <tool_call>{\"name\": \"f\"}</tool_call> like so.", True), ("<tool_call>no call</tool_call>", True),
     ("<think>\n<tool_call>\n</think>\n\nHello", True), ("I look.\n<tool_call>{\"name\": \"f\"}</tool_call>", False),
 ])
-def test_only_calls_at_the_end_of_an_answer_are_calls(tmp_path, text, kept):
-    (one,) = take(tmp_path, {"messages": openai(Q, text)}).conversations
+def test_only_calls_at_the_end_of_an_answer_are_calls(take, text, kept):
+    (one,) = take({"messages": openai(Q, text)}).conversations
     assert (one.turns[1].content == text) == kept
     assert bool(one.turns[1].tool_calls) != kept
 
@@ -397,32 +399,32 @@ REPAIRS: dict[str, tuple[Any, str, list[str]]] = {
 
 
 @pytest.mark.parametrize("case", REPAIRS)
-def test_turns_out_of_order_are_put_right_where_asked_for(tmp_path, case):
+def test_turns_out_of_order_are_put_right_where_asked_for(take, case):
     conversations, ways, expected = REPAIRS[case]
-    (rejected,) = take(tmp_path, {"conversations": conversations}).rejected
+    (rejected,) = take({"conversations": conversations}).rejected
     advice = re.search(r"; data.repair: \[(.*)\] puts it right$", rejected.detail)
     assert advice
     assert advice[1] == ways
     good = {"conversations": sharegpt(Q, A)}
-    taken = take(tmp_path, {"conversations": conversations}, good, repair=advice[1].split(", "))
+    taken = take({"conversations": conversations}, good, repair=advice[1].split(", "))
     assert [(said(one), one.repaired) for one in taken.conversations] == [(expected, True), (ONE, False)]
 
 
 @pytest.mark.parametrize("messages", [
     [openai(Q)[0], {**openai(Q, A)[1], "weight": 0}, openai(Q, A)[1]], openai(Q), [openai(Q, A)[1]],
 ])
-def test_what_cannot_be_put_right_stays_rejected(tmp_path, messages):
+def test_what_cannot_be_put_right_stays_rejected(take, messages):
     for ways in ((), ("trim", "merge")):
-        (rejected,) = take(tmp_path, {"messages": messages}, repair=ways).rejected
+        (rejected,) = take({"messages": messages}, repair=ways).rejected
         assert rejected.why == "role_order"
         assert "data.repair" not in rejected.detail
 
 
-def test_a_template_that_knows_no_calls_is_told_with_one_that_does(tmp_path, tokenizer):
+def test_a_template_that_knows_no_calls_is_told_with_one_that_does(tmp_path, take, tokenizer):
     (tmp_path / "plain.jinja").write_text(
         "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
-    (one,) = take(tmp_path, READ["Hermes tools"][0]).conversations
+    (one,) = take(READ["Hermes tools"][0]).conversations
     section = TemplateSection(path=str(tmp_path / "plain.jinja"), new_tokens=("<|im_start|>",))
     found = Renderer(choose(section, tokenizer), tokenizer, section).render(one)
     assert isinstance(found, Rejected)

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from sft_core.config.train import TrainSection
 from sft_core.conversation import Origin
-from sft_core.data.prepare import load_examples
+from sft_core.data.examples import load_examples
 from sft_core.errors import DataError, ModelError, TrainingError
 from sft_core.model.attention import hidden_of
 from sft_core.model.load import LoadedModel

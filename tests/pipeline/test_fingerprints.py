@@ -19,7 +19,7 @@ Stamps = dict[str, Callable[[ExperimentConfig], str]]
 ALL_ON: dict[str, Any] = {
     "name": "x", "model": {"path": "tiny"}, "template": {"name": "chatml"},
     "data": {"sources": [{"path": "tiny:sft", "limit": 30}], "max_tokens": 128, "too_long": "drop",
-             "max_rejected_share": 0.5, "decontaminate": "report"},
+             "max_rejected_share": 0.5, "decontaminate": "report", "duplicates": {"keep": "newest"}},
     "train": {"method": "lora", "optim": {"lr": 1e-3}, "kl": {"beta": 0.1, "on": "both", "reference": "cache"},
               "replay": {"lambda": 0.5, "sources": [{"path": "tiny:replay", "limit": 9}]}, "stopping": {"patience": 1}},
     "eval": {"suites": ["tiny_mmlu"], "limit": 6}}
@@ -28,6 +28,8 @@ ALL_ON: dict[str, Any] = {
 OTHER: dict[str, Any] = {
     "model.device": "cpu", "model.precision": "bfloat16", "train.lora.target_modules": ("q_proj",),
     "train.optim.betas": (0.8, 0.9), "template.date": datetime.date(2026, 1, 1),
+    "data.sources.0.date": datetime.date(2026, 1, 1), "train.replay.sources.0.date": datetime.date(2026, 1, 1),
+    "data.duplicates.compared": ("prompts",), "data.duplicates.keep": "first",
     "train.probe.suites": ("tiny_mmlu",), "eval.suites": ("tiny_refusal",), "eval.limits": {"tiny_mmlu": 3},
     "data.sources.0.columns": {"output": "x"}, "train.replay.sources.0.columns": {"text": "x"},
     "data.sources.0.ignore_columns": ("x",), "train.replay.sources.0.ignore_columns": ("x",),
@@ -37,13 +39,15 @@ OTHER: dict[str, Any] = {
 ROWS = "the rows and how they become examples: the prepared examples are in the fingerprint as they are"
 BASE = "the base is in it by its content, a device and a precision as what they come to"
 ROUNDING = "no number beyond rounding"
+SAME = "says who computes and not what"
 LATER, BEFORE, TOLD = "is read by later stages alone", "is read by earlier stages alone", "names and records"
 _READ = ("path", "name", "format", "columns", "ignore_columns", "roles", "split", "subset", "revision", "streaming",
-         "limit", "may_be_empty")
+         "limit", "may_be_empty", "date")
 _PREPARES = (*(f"data.sources.0.{one}" for one in _READ), "data.too_long", "data.repair",
              "data.duplicates", "data.decontaminate",
              "data.validation_share", "data.max_rejected_share", "data.mirror", "template")
 _NEVER = {TOLD: ("name", "gate", "tracking", "search", "eval.judge", "eval.min_scored"), ROUNDING: ("model.attention",),
+          SAME: ("data.processes",),
           BASE: ("model.path", "model.revision", "model.device", "model.trust_remote_code", "data.mirror")}
 HARMLESS: dict[str, dict[str, tuple[str, ...]]] = {
     "prepare": _NEVER | {
@@ -54,6 +58,7 @@ HARMLESS: dict[str, dict[str, tuple[str, ...]]] = {
                 "train.probe", "train.save_dtype", "train.gradient_checkpointing", "train.compile", "train.processes",
                 "train.machines", "train.shard", "train.interpolate", "model.precision", "data.pack",
                 "data.sources.0.weight", "train.replay.sources.0.weight",
+                "train.replay.sources.0.date",
                 *(f"eval.{one}" for one in (
                     "limit", "limits", "share", "held_back", "part", "batch_tokens", "max_new_tokens", "backend",
                     "looks", "floor_items", "refusal_scorer", "refusal_labels", "parity"))),

@@ -1,11 +1,15 @@
 """Texts put right, and fewer conversations: what is there twice, and what the evaluation asks.
 
+words.py          the words of a text
+sketch.py         what duplicates are found by, of a whole shard at once
 normalise.py      texts put right; what changed can be read
 characters.py     characters that nobody sees, and ends of lines
 markup.py         what HTML leaves behind
 language.py       which language is asked and answered in
 rewrite.py        every text of a conversation through a function; JSON stays JSON
-dedupe.py         exact and near duplicates; the first one stays
 decontaminate.py  evaluation items in conversations and texts
-words.py          the words of a text, for both
+measure.py        families of facts, shard by shard
+duplicates.py     exact and near duplicates among all rows
+decide.py         facts → which rows stay
+chain.py          sources → curated conversations, each step kept by what it hangs on
 """

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from sft_core.conversation import Conversation, Origin, Rejected, Why
-from sft_core.data.curate.dedupe import Curated
-from sft_core.data.curate.words import texts, words
+from sft_core.conversation import Origin, Rejected, Why
+from sft_core.data.curate.words import words
 from sft_core.stopping import check
 
 GRAM_WORDS = 13
@@ -57,18 +56,6 @@ class ItemIndex:
                 run = self._words[place.item][place.at : place.at + GRAM_WORDS]
                 if found[start : start + len(run)] == run:
                     yield self._items[place.item]
-
-
-def decontaminate(conversations: Sequence[Conversation], index: ItemIndex) -> Curated:
-    """Drop conversations one of whose turns holds an item."""
-    curated = Curated([], [])
-    for conversation in conversations:
-        item = next((item for text in texts(conversation) if (item := index.find(text))), None)
-        if item is None:
-            curated.kept.append(conversation)
-        else:
-            curated.rejected.append(contaminated(item, conversation.origin))
-    return curated
 
 
 def ids_by_suite(items: Iterable[EvalItem]) -> dict[str, list[str]]:

@@ -1,0 +1,113 @@
+"""What is measured of every conversation before anything is decided: families of facts, shard by shard.
+
+A threshold that changes measures nothing again: facts hang on the rows and on how they are looked at, decisions on
+facts. The processes of `workers.py` import this module once and for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sft_core.config.duplicates import Compared, DuplicatesSection
+from sft_core.conversation import Conversation
+from sft_core.data.curate.decontaminate import ItemIndex
+from sft_core.data.curate.sketch import PERMUTATIONS, Sketches, read_sketches, sketch, write_sketches
+from sft_core.data.curate.words import texts
+from sft_core.data.shards import read_shard, shards_of, write_table
+from sft_core.data.workers import Workers
+from sft_core.progress import Progress
+
+Measure = Callable[[Sequence[Conversation], Path], None]
+"""Measures a shard and writes what it finds to a file."""
+
+
+class Family(NamedTuple):
+    """Facts of one kind."""
+
+    name: str
+    modules: tuple[str, ...]  # whose code they hang on
+    settings: object  # what else they hang on, besides the rows
+    measure: Callable[[], Measure]  # called when a shard is to be measured, and not before
+
+
+class Found(NamedTuple):
+    """Evaluation items that a conversation holds, as `suite` and `id`, each once."""
+
+    suites: tuple[str, ...]
+    ids: tuple[str, ...]
+
+
+def sketches_of(compared: Compared, section: DuplicatesSection) -> Family:
+    """What duplicates are found by."""
+    return Family(f"sketch_{compared}", ("sft_core.data.curate.sketch",), [section.words, PERMUTATIONS],
+                  lambda: partial(_sketch, compared=compared, shingle_words=section.words))
+
+
+def items_of(asked: object, index: Callable[[], ItemIndex]) -> Family:
+    """Which evaluation items a conversation holds; `asked` stands for the items."""
+    return Family("items", ("sft_core.data.curate.decontaminate",), asked, lambda: partial(_items, index=index()))
+
+
+def measure_shards(family: Family, shards: Path, out: Path, workers: Workers, bar: Progress) -> None:
+    """Measure the shards of a folder that were not measured yet; `out` gets one file for each."""
+    left = [shard for shard in shards_of(shards) if not (out / shard.name).exists()]
+    if left:
+        job = partial(_measured, measure=family.measure(), out=out)
+        for _ in workers.map(job, left):
+            bar.advance()
+
+
+def facts_of(folder: Path, kind: type[Any]) -> list[list[Any]]:
+    """Facts as named tuples of a kind, shard by shard."""
+    found = []
+    for file in shards_of(folder):
+        table = pq.read_table(file)
+        columns = [map(tuple, column.to_pylist()) if pa.types.is_list(column.type) else column.to_pylist()
+                   for column in (table.column(name) for name in kind._fields)]
+        found.append([kind(*values) for values in zip(*columns, strict=True)])
+    return found
+
+
+def sketches_in(folder: Path) -> list[Sketches]:
+    """Sketches, shard by shard."""
+    return [read_sketches(file) for file in shards_of(folder)]
+
+
+def write_facts(facts: Sequence[Any], out: Path) -> None:
+    """Write named tuples of plain values."""
+    columns = {name: pa.array([_listed(getattr(one, name)) for one in facts]) for name in type(facts[0])._fields}
+    write_table(out, pa.table(columns))
+
+
+def _listed(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _measured(shard: Path, *, measure: Measure, out: Path) -> None:
+    measure(read_shard(shard), out / shard.name)
+
+
+def _sketch(conversations: Sequence[Conversation], out: Path, *, compared: Compared, shingle_words: int) -> None:
+    draft = out.with_name(f".{out.name}")
+    write_sketches(draft, sketch(conversations, shingle_words, compared))
+    draft.replace(out)
+
+
+def _items(conversations: Sequence[Conversation], out: Path, *, index: ItemIndex) -> None:
+    write_facts([_found(one, index) for one in conversations], out)
+
+
+def _found(conversation: Conversation, index: ItemIndex) -> Found:
+    items = dict.fromkeys((item.suite, item.id) for text in texts(conversation) for item in index.find_all(text))
+    return Found(tuple(suite for suite, _ in items), tuple(name for _, name in items))
+
+
+def total_shards(folders: Iterable[Path]) -> int:
+    """Shards of several folders together."""
+    return sum(len(shards_of(folder)) for folder in folders)

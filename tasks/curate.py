@@ -1,0 +1,84 @@
+"""The stage `curate`: sources → checked rows, measured, and those that stay; each step in a stage folder of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eval_suites.asking.questions import eval_items
+from eval_suites.lm_door.data import outside
+from eval_suites.suites.suite import named_suites
+from infra.orchestrator import stage_task
+from sft_core.config.experiment import ExperimentConfig
+from sft_core.data.curate.decontaminate import EvalItem
+from sft_core.stage import Stage
+from tasks.stages import Done, Workspace, once, version
+
+if TYPE_CHECKING:
+    from sft_core.data.curate.chain import Kept, Wanted
+
+
+def asked_of(config: ExperimentConfig, place: Workspace) -> object:
+    """Stands for the evaluation items that the data is searched for; None where it is not."""
+    if config.data.decontaminate == "off":
+        return None
+    return [version("questions"), [(one.asked(), outside(one, config.eval, place.mirror))
+                                   for one in named_suites(config.eval.suites).values()]]
+
+
+def items_of(config: ExperimentConfig, place: Workspace) -> Sequence[EvalItem]:
+    """The evaluation items that training text is searched for.
+
+    Raises:
+        EvalError: they cannot be read.
+    """
+    if config.data.decontaminate == "off":
+        return ()
+    data_path = Path(config.eval.data_path) if config.eval.data_path else None
+    return eval_items(config.eval.suites, mirror=place.mirror, include_path=config.eval.include_path,
+                      scratch=place.scratch, data_path=data_path)
+
+
+def wanted_of(config: ExperimentConfig, place: Workspace) -> Wanted:
+    """What the curation of this configuration hangs on.
+
+    Raises:
+        DataError: a source cannot be found.
+    """
+    from sft_core.data.curate.chain import Wanted
+    from sft_core.data.sources import source_digest
+
+    digests = [source_digest(one, scratch=place.scratch, mirror=place.mirror) for one in config.data.sources]
+    return Wanted(config.data, digests, asked_of(config, place), lambda: items_of(config, place), place.scratch,
+                  place.mirror)
+
+
+def curated_stage(wanted: Wanted, place: Workspace) -> Stage:
+    """The stage, finished or not."""
+    return place.shared("curate", wanted.stamp())
+
+
+@stage_task("curate", "curate the data of {config.name}")
+def curate(config: ExperimentConfig, place: Workspace) -> Done:
+    """Curate the training data of an experiment, or find it curated.
+
+    Raises:
+        DataError, EvalError: an input is missing or cannot be used.
+    """
+    from sft_core.data.curate.chain import Kept
+    from sft_core.data.curate.chain import curate as curate_data
+    from sft_core.data.workers import processes
+
+    wanted, made = wanted_of(config, place), []
+
+    def keep(name: str, stamp: str, make: Callable[[Path], Mapping[str, object]]) -> Kept:
+        shared = name == "curate"  # the others are large, and quickly made
+        stage = place.shared(name, stamp) if shared else place.stages.open(name, stamp)
+        done = once(stage, make, resume=name == "facts")
+        made.append(done)
+        return Kept(done.folder, done.result)
+
+    with processes(config.data.processes) as workers:
+        curate_data(wanted, keep, workers)
+    return made[-1]
