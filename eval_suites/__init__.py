@@ -9,6 +9,7 @@ scorers/     pure functions: what was expected and the answer → score
 suites/      what can be asked: one YAML per suite, and what reads them and their items
 backends/    what computes answers and likelihoods, and keeps them
 judge/       answers judged by an LLM, a classifier or people
+verifiers/   which generated answers may be trained on
 lm_door/     the only door to lm-eval
 asking/      one model through several suites
 verdict/     base results × tuned results → Verdict

@@ -16,6 +16,7 @@ config/          the frozen sections of one experiment, and the reader of their 
 tiny/            the embedded world: generator, base checkpoint, items
 templates/       chat templates, and Conversation → Example: text, mask and shift in one walk
 data/            raw rows → prepared examples with their ledger
+synth/           new tasks and verified answers, from whoever generates
 model/           base models, adapters, and attention that keeps packed examples apart
 train/           examples → checkpoint → model folder
 doctor/          pre-flight on the user's own model and data

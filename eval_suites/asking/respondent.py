@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from transformers import GenerationConfig
 
@@ -13,7 +15,7 @@ from eval_suites.backends.generate import Answerer, ChatForm, Templated, stop_id
 from eval_suites.backends.local import Local
 from eval_suites.backends.remote import Remote, endpoint_of, is_endpoint
 from sft_core.config.data import ModelSection, TemplateSection
-from sft_core.config.evaluate import EvalSection
+from sft_core.config.synth import PLACE
 from sft_core.model.load import compute_dtype, load_model, load_tokenizer, locate, model_identity, resolve_device
 from sft_core.stage import fingerprint
 from sft_core.templates.given import with_date
@@ -24,6 +26,18 @@ class ChatFormat(NamedTuple):
 
     jinja: str
     stops: tuple[str, ...] = ()
+
+
+class Engine(Protocol):
+    """What a section says of who computes."""
+
+    @property
+    def backend(self) -> str:
+        """`transformers` or `vllm`."""
+
+    @property
+    def batch_tokens(self) -> int | None:
+        """Padded tokens of a batch; None: what free memory holds."""
 
 
 class Respondent(NamedTuple):
@@ -65,8 +79,27 @@ def own_form(section: ModelSection, mirror: Path | None) -> ChatFormat | None:
     return ChatFormat(with_date(tokenizer.get_chat_template(), TemplateSection().date))
 
 
-def load_respondent(section: ModelSection, form: ChatForm | None, mirror: Path | None, settings: EvalSection,
-                 cache: Path | None, key: str | None = None) -> Respondent:
+def plain_form(text: str, until: Sequence[str], tokenizer: Any) -> ChatFormat:
+    """A text with a place for the prompt as a chat template, so that a base model goes on with it. It begins with BOS
+    where the tokenizer writes one by itself.
+
+    Args:
+        text: holds `{prompt}`, where all that is said stands, turn by turn.
+        until: texts that end an answer.
+    """
+    before, _, behind = text.partition(PLACE)
+    begun = tokenizer.encode("a")[:1] == [tokenizer.bos_token_id]
+    parts = ["{{ bos_token }}"] * begun + [_literal(before), "{{ messages | map(attribute='content') | join('\n\n') }}",
+                                           _literal(behind)]
+    return ChatFormat("".join(parts), tuple(until))
+
+
+def _literal(text: str) -> str:
+    return f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}" if text else ""
+
+
+def load_respondent(section: ModelSection, form: ChatForm | None, mirror: Path | None, settings: Engine,
+                    cache: Path | None, key: str | None = None) -> Respondent:
     """Load for inference: weights in the compute precision, as a server holds them, and greedy decoding.
 
     Args:

@@ -106,14 +106,17 @@ class Templated:
     def answers(self, items: Sequence[ChatItem], longest: int) -> Iterator[tuple[int, Answer]]:
         """As `Answerer.answers`. An item that the template refuses, or that leaves no room in the model's window, is
         not asked."""
+        yield from self.continued([self.prompt(item, longest) for item in items])
+
+    def continued(self, asked: Sequence[Prompt | Answer]) -> Iterator[tuple[int, Answer]]:
+        """(place, answer) of prompts that `prompt` made; what is an answer already stays as it is."""
         prompts: list[Prompt] = []
         places: list[int] = []
-        for place, item in enumerate(items):
-            asked = self.prompt(item, longest)
-            if isinstance(asked, Answer):
-                yield place, asked
+        for place, one in enumerate(asked):
+            if isinstance(one, Answer):
+                yield place, one
             else:
-                prompts.append(asked)
+                prompts.append(one)
                 places.append(place)
         for at, said in self._backend.generate(prompts, self.stops):
             yield places[at], self.answer(prompts[at], said)

@@ -15,6 +15,7 @@ constraints.py limits of a search
 experiment.py  tracking, search, and the whole
 conditions.py  searched fields that are only drawn beside certain values of others
 search.py      a search space against the configuration that it varies
+synth.py       synthesis: a configuration of its own
 followups.py   runs that follow a search
 telling.py     what is wrong, in the words of the file
 located.py     which fields are paths, and what they are relative to

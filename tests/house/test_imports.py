@@ -20,9 +20,9 @@ MAY_IMPORT = {
 }
 LAYERS = {
     "sft_core": ("masking", "visible", "errors", "names", "conversation", "stopping", "locks", "stage", "versions",
-                 "progress", "config", "tiny", "templates", "data", "model", "train", "doctor"),
-    "eval_suites": ("results", "statistics", "refusal", "scorers", "suites", "backends", "judge", "lm_door", "asking",
-                    "verdict", "front", "report", "parity"),
+                 "progress", "config", "tiny", "templates", "data", "synth", "model", "train", "doctor"),
+    "eval_suites": ("results", "statistics", "refusal", "scorers", "suites", "backends", "judge", "verifiers",
+                    "lm_door", "asking", "verdict", "front", "report", "parity"),
 }
 """Within a core: each room or file imports only from itself and from those before it."""
 DOORS = {

@@ -1,0 +1,133 @@
+"""Rejection sampling: what became of every answer, and what that says of the generator. Nothing is lost: an answer is
+kept, or there is a reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from eval_suites.statistics.evidence import rate
+from eval_suites.statistics.intervals import NO_RATE, Interval
+from eval_suites.verifiers.contract import Prompted, Verdict, Verifier, verdicts
+from sft_core.config.synth import RejectSection
+from sft_core.synth.choose import Answer, at_random, chosen
+from sft_core.synth.contract import Said
+from sft_core.synth.pass_at import pass_at
+
+KEPT = ""
+UNANSWERED, EMPTY, CUT, FAILED = "unanswered", "empty", "cut", "failed"
+"""Besides `choose.WORSE` and `choose.ALIKE`, why an answer is not kept; behind `failed:` stands the verifier."""
+ALPHA = 0.05
+
+
+class Outcome(NamedTuple):
+    """One answer. `why` is empty where it is kept; `detail` is for people."""
+
+    prompt: int
+    number: int
+    text: str
+    why: str
+    detail: str
+    scores: Mapping[str, float]
+
+    @property
+    def right(self) -> bool:
+        """It passed, whether it is kept or not."""
+        return not self.why.startswith((UNANSWERED, EMPTY, CUT, FAILED))
+
+
+class Sampled(NamedTuple):
+    """All answers, prompt by prompt, and the places of those in the random baseline."""
+
+    outcomes: list[Outcome]
+    baseline: list[int]
+
+
+def sampled(prompts: Sequence[Prompted], said: Sequence[Said], verifiers: Sequence[Verifier], section: RejectSection,
+            seed: int) -> Sampled:
+    """What became of the answers.
+
+    Args:
+        said: `section.samples` for each prompt, one prompt after the other.
+        seed: of the baseline.
+    """
+    found = [_looked_at(at // section.samples, at % section.samples, one) for at, one in enumerate(said)]
+    there = [at for at, one in enumerate(found) if one.why == KEPT]
+    passed = verdicts(verifiers, [(prompts[found[at].prompt], found[at].text) for at in there])
+    for at, verdict in zip(there, passed, strict=True):
+        found[at] = _judged(found[at], verdict)
+    ranking = [one.name for one in verifiers if one.ranks]
+    spoken = [at for at, one in enumerate(found) if one.why not in (UNANSWERED, EMPTY)]
+    answers = [Answer(found[at].prompt, found[at].number, found[at].text, found[at].why == KEPT,
+                      tuple(found[at].scores.get(name, 0.0) for name in ranking)) for at in spoken]
+    reasons = chosen(answers, section.keep, section.max_similarity)
+    drawn = at_random(answers, reasons, section.keep, seed)
+    for place, why in reasons.items():
+        found[spoken[place]] = found[spoken[place]]._replace(why=why)
+    return Sampled(found, [spoken[place] for place in drawn])
+
+
+def _looked_at(prompt: int, number: int, said: Said) -> Outcome:
+    text = said.text or ""
+    why = UNANSWERED if said.text is None else EMPTY if not text.strip() else KEPT if said.stopped else CUT
+    detail = said.why if why == UNANSWERED else f"not at its end after {said.tokens} tokens" if why == CUT else ""
+    return Outcome(prompt, number, text.strip(), why, detail, {})
+
+
+def _judged(one: Outcome, verdict: Verdict) -> Outcome:
+    why = f"{FAILED}:{verdict.failed}" if verdict.failed else KEPT
+    return one._replace(why=why, detail=verdict.why, scores=verdict.scores)
+
+
+class Summary(NamedTuple):
+    """What it came to. `pass_1` and `pass_n` are means over the prompts that were answered at all `n` times; `baseline`
+    is the share of right answers among those drawn at random, of as many as were kept."""
+
+    prompts: int
+    answers: int
+    kept: int
+    prompts_with_kept: int
+    reasons: Mapping[str, int]
+    n: int
+    pass_1: Interval
+    pass_n: Interval
+    baseline: Interval
+    tokens: int
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        lost = ", ".join(f"{why} {number}" for why, number in self.reasons.items()) or "none"
+        return [f"{self.kept} of {self.answers} answers kept, to {self.prompts_with_kept} of {self.prompts} prompts; "
+                f"not kept: {lost}",
+                f"pass@1 {shown(self.pass_1)}, pass@{self.n} {shown(self.pass_n)} (95 %, prompts answered all "
+                f"{self.n} times: {self.pass_1.items})",
+                f"of as many answers at random {shown(self.baseline)} pass; of those kept all do"]
+
+
+def summarised(found: Sampled, prompts: int, section: RejectSection, tokens: int) -> Summary:
+    """The numbers of a report."""
+    n, right, there = section.samples, Counter[int](), Counter[int]()
+    for one in found.outcomes:
+        there[one.prompt] += one.why != UNANSWERED
+        right[one.prompt] += one.right
+    whole = [prompt for prompt in range(prompts) if there[prompt] == n]
+    reasons = Counter(one.why for one in found.outcomes if one.why != KEPT)
+    kept = [one for one in found.outcomes if one.why == KEPT]
+    return Summary(
+        prompts, len(found.outcomes), len(kept), len({one.prompt for one in kept}), dict(reasons.most_common()), n,
+        _mean(whole, lambda prompt: pass_at(1, n, right[prompt])),
+        _mean(whole, lambda prompt: pass_at(n, n, right[prompt])),
+        _mean(found.baseline, lambda at: float(found.outcomes[at].right)), tokens)
+
+
+def _mean(things: Sequence[int], value: Callable[[int], float]) -> Interval:
+    found = rate([value(one) for one in things])
+    return found.interval(ALPHA) if found else NO_RATE
+
+
+def shown(found: Interval) -> str:
+    """In points of 100."""
+    if found.estimate is None:
+        return "not measured"
+    return f"{100 * found.estimate:.1f} % ({100 * found.low:.1f} to {100 * found.high:.1f})"
