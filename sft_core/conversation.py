@@ -81,6 +81,7 @@ class Why(StrEnum):
     EXACT_DUPLICATE = "exact_duplicate"
     NEAR_DUPLICATE = "near_duplicate"
     CONTAMINATED = "contaminated"
+    NOT_SELECTED = "not_selected"  # data.select keeps others
     TOO_LONG = "too_long"
     NO_TRAINED_TOKEN = "no_trained_token"
     THOUGHT = "thought"  # an answer thinks, and template.thinking is error

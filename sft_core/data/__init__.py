@@ -16,6 +16,8 @@ trees.py    messages of trees → threads
 shards.py    conversations on disk, in parts that fit into memory
 workers.py   the same function over many shards, by several processes
 curate/      what goes: duplicates and evaluation items
+selection.py few rows out of many, beside a random draw of the same size
+embed.py     sentence embeddings, for distances between rows
 holdout.py   train / validation split
 mix/         how often each example is used in each epoch
 tally.py     what becomes of a source, counted along
