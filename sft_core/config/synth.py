@@ -192,7 +192,7 @@ class SelfInstructSection(Section):
     """Examples in such a request that people wrote."""
     from_machine: Annotated[int, Field(ge=0, lt=MOST)] = 2
     """And those that were generated in earlier rounds, as far as there are some."""
-    instances: Positive = 1
+    instances: Positive = 2
     """Rows of one instruction at the most."""
     max_similarity: Annotated[float, Field(gt=0.0, le=1.0)] = 0.7
     """ROUGE-L from which a new instruction is too much like one of the pool."""

@@ -24,6 +24,9 @@ SURROGATES = range(0xD800, 0xE000)
 AT_ONCE = 64
 """Texts that are held against the pool together: memory is their number times the pool's size."""
 
+ROUNDING = 1e-9
+"""What rapidfuzz's own arithmetic may take from a similarity that is exactly the least one."""
+
 
 class Alike(NamedTuple):
     """The most similar text of the pool, by its place; -1 where the pool is empty."""
@@ -48,8 +51,12 @@ class Pool:
         """Take one more in."""
         self._held.append(self._coded(text))
 
-    def nearest(self, texts: Sequence[str], since: int = 0) -> list[Alike]:
-        """For each text the most similar one of the pool, the first of several; `since`: of those from that place on.
+    def nearest(self, texts: Sequence[str], since: int = 0, least: float = 0.0) -> list[Alike]:
+        """For each text the most similar one of the pool, the first of several.
+
+        Args:
+            since: of those from that place on.
+            least: a lower similarity may be given as 0, which of long texts is told much faster.
         """
         coded = [self._coded(text) for text in texts]
         held = self._held[since:]
@@ -59,7 +66,8 @@ class Pool:
         for start in range(0, len(coded), AT_ONCE):
             check()
             some = coded[start:start + AT_ONCE]
-            table = process.cdist(some, held, scorer=Indel.normalized_similarity, dtype=np.float32)
+            table = process.cdist(some, held, scorer=Indel.normalized_similarity, dtype=np.float64,
+                                  score_cutoff=least - ROUNDING)
             for text, row in zip(some, table, strict=True):
                 place = int(row.argmax())
                 found.append(Alike(float(row[place]) if text else 0.0, since + place))  # nothing is like nothing else

@@ -51,6 +51,13 @@ def test_rouge_l_is_that_of_rouge_score() -> None:
         assert rouge_l(one, other) == pytest.approx(scorer.score(one, other)["rougeL"].fmeasure, abs=1e-6)
 
 
+def test_a_least_similarity_changes_no_higher_one() -> None:
+    texts = some_texts()
+    pool = Pool(texts[:40])
+    for whole, short in zip(pool.nearest(texts), pool.nearest(texts, least=0.6), strict=True):
+        assert short == whole if whole.similarity >= 0.6 else short.similarity == 0.0
+
+
 def test_scripts_without_spaces_are_taken_sign_by_sign() -> None:
     assert WORD.findall("東京 tower ガ") == ["東", "京", "tower", "ガ"]
     assert rouge_l("東京の天気", "東京の天候") == pytest.approx(0.8)
