@@ -67,7 +67,7 @@ class Pool:
             check()
             some = coded[start:start + AT_ONCE]
             table = process.cdist(some, held, scorer=Indel.normalized_similarity, dtype=np.float64,
-                                  score_cutoff=least - ROUNDING)
+                                  score_cutoff=max(least - ROUNDING, 0.0))
             for text, row in zip(some, table, strict=True):
                 place = int(row.argmax())
                 found.append(Alike(float(row[place]) if text else 0.0, since + place))  # nothing is like nothing else
