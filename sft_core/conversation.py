@@ -82,6 +82,14 @@ class Why(StrEnum):
     NEAR_DUPLICATE = "near_duplicate"
     CONTAMINATED = "contaminated"
     NOT_SELECTED = "not_selected"  # data.select keeps others
+    LENGTH = "length"  # from here to LANGUAGE: flaws that data.quality.drop names
+    PLACEHOLDER = "placeholder"
+    REPETITION = "repetition"
+    REFUSAL = "refusal"
+    TRUNCATED = "truncated"
+    DAMAGE = "damage"
+    ECHO = "echo"
+    LANGUAGE = "language"
     TOO_LONG = "too_long"
     NO_TRAINED_TOKEN = "no_trained_token"
     THOUGHT = "thought"  # an answer thinks, and template.thinking is error

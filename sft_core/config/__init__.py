@@ -9,6 +9,7 @@ duplicates.py  which rows are the same, and which of them stays
 data.py        model, sources, template
 normalise.py   what is put right in texts
 selection.py   few rows out of many
+quality.py     what is wrong with answers
 mixture.py     how often each example is used in an epoch
 train.py       optimiser, adapters, replay, KL
 evaluate.py    evaluation, judge, gate

