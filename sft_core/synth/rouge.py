@@ -24,7 +24,7 @@ SURROGATES = range(0xD800, 0xE000)
 AT_ONCE = 64
 """Texts that are held against the pool together: memory is their number times the pool's size."""
 
-ROUNDING = 1e-9
+ROUNDING = 1e-6
 """What rapidfuzz's own arithmetic may take from a similarity that is exactly the least one."""
 
 
