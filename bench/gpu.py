@@ -214,7 +214,8 @@ def left_out(spec: Spec, left_s: float, longest_s: float) -> str:
     """Why a variant is not measured; empty when it is."""
     if spec.liger and find_spec("liger_kernel") is None:
         return "the package liger-kernel is not installed"
-    return f"{left_s:.0f} s of the budget are left, a variant took up to {longest_s:.0f}" if left_s < longest_s else ""
+    return f"{left_s:.0f} s of the budget are left, a variant took up to {longest_s:.0f}" \
+        if 0 < longest_s > left_s else ""
 
 
 @contextmanager
