@@ -16,7 +16,8 @@ from sft_core.stage import Stage
 from tasks.stages import Done, Workspace, once, version
 
 if TYPE_CHECKING:
-    from sft_core.data.curate.chain import Kept, Wanted
+    from sft_core.data.curate.chain import Wanted
+    from sft_core.data.curate.kept import Kept
 
 
 def asked_of(config: ExperimentConfig, place: Workspace) -> object:
@@ -66,8 +67,8 @@ def curate(config: ExperimentConfig, place: Workspace) -> Done:
     Raises:
         DataError, EvalError: an input is missing or cannot be used.
     """
-    from sft_core.data.curate.chain import Kept
     from sft_core.data.curate.chain import curate as curate_data
+    from sft_core.data.curate.kept import Kept
     from sft_core.data.workers import processes
 
     wanted, made = wanted_of(config, place), []
@@ -75,7 +76,7 @@ def curate(config: ExperimentConfig, place: Workspace) -> Done:
     def keep(name: str, stamp: str, make: Callable[[Path], Mapping[str, object]]) -> Kept:
         shared = name == "curate"  # the others are large, and quickly made
         stage = place.shared(name, stamp) if shared else place.stages.open(name, stamp)
-        done = once(stage, make, resume=name == "facts")
+        done = once(stage, make, resume=name in ("facts", "normalise"))
         made.append(done)
         return Kept(done.folder, done.result)
 

@@ -65,6 +65,7 @@ EXAMPLES: dict[str, str | tuple[str, ...]] = {
     "data.repair": "data.repair=[trim, merge]",
     "data.sources[].date": "data.sources.0.date=2026-11-30",
     "data.duplicates.threshold": "data.duplicates.threshold=0.8",
+    "data.normalise.kinds": "data.normalise.kinds=[encoding, line_ends]",
     "data.duplicates.words": "data.duplicates.words=5",
     "data.duplicates.compared": "data.duplicates.compared=[prompts]",
     "data.duplicates.prefer": "data.duplicates.prefer=[tiny:sft]",

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from sft_core.config.duplicates import DuplicatesSection
+from sft_core.config.normalise import NormaliseSection
 from sft_core.config.section import MOST, OffIsWord, Positive, Section, Share
 
 
@@ -83,6 +84,8 @@ class DataSection(Section):
     joins neighbouring turns of one role."""
     pack: bool = True
     """Pack several examples into one row with attention kept apart; off: one padded example per row."""
+    normalise: NormaliseSection = NormaliseSection()
+    """Texts put right before anything is measured on them."""
     duplicates: DuplicatesSection = DuplicatesSection()
     """Removal of exact and near duplicates, across sources."""
     decontaminate: Annotated[Literal["drop", "report", "off"], OffIsWord] = "drop"

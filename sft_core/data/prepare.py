@@ -19,7 +19,8 @@ from transformers import PreTrainedTokenizerBase
 
 from sft_core.config.data import DataSection, SourceSection, TemplateSection
 from sft_core.conversation import Conversation, Rejected, Why
-from sft_core.data.curate.chain import curated_shards, refuse_equal_names
+from sft_core.data.curate.chain import refuse_equal_names
+from sft_core.data.curate.curated import curated_shards
 from sft_core.data.curate.decontaminate import EvalItem, ItemIndex, ids_by_suite
 from sft_core.data.examples import ExampleFiles, iter_examples
 from sft_core.data.holdout import place

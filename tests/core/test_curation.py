@@ -17,8 +17,10 @@ import pytest
 from sft_core.config.data import DataSection
 from sft_core.conversation import Origin
 from sft_core.data import shards, workers
-from sft_core.data.curate import chain, measure
+from sft_core.data.curate import chain, curated, kept, measure
 from sft_core.data.curate.decontaminate import EvalItem
+from sft_core.data.curate.read import changes_in
+from sft_core.data.sources import source_digest
 from sft_core.data.workers import InProcess, Processes, Workers
 from sft_core.errors import DataError, Interrupted
 from sft_core.stage import read_json
@@ -29,7 +31,8 @@ QUESTION = "What is the colour of Bako?"
 
 
 def rows(count: int, start: int = 0) -> list[dict[str, str]]:
-    return [{"prompt": f"question {n} asks for {n * n}", "completion": f"{n} it is"} for n in range(start, start + count)]
+    return [{"prompt": f"question {n} asks for {n * n}", "completion": f"{n} it is"}
+            for n in range(start, start + count)]
 
 
 @pytest.fixture
@@ -42,9 +45,9 @@ class Noted:
 
     def __init__(self, root: Path) -> None:
         self.made: list[str] = []
-        self._keep = chain.in_folder(root)
+        self._keep = kept.in_folder(root)
 
-    def __call__(self, name: str, stamp: str, make: Callable[[Path], Mapping[str, object]]) -> chain.Kept:
+    def __call__(self, name: str, stamp: str, make: Callable[[Path], Mapping[str, object]]) -> kept.Kept:
         def noting(out: Path) -> Mapping[str, object]:
             self.made.append(name)
             return make(out)
@@ -55,12 +58,12 @@ class Noted:
 def wanted(tmp_path: Path, sources: list[Any], items: tuple[EvalItem, ...] = (), **settings: Any) -> chain.Wanted:
     data = DataSection.model_validate({"max_tokens": 400, **settings, "sources": [
         source if isinstance(source, dict) else {"path": str(source)} for source in sources]})
-    digests = [chain.source_digest(one, scratch=tmp_path, mirror=None) for one in data.sources]
+    digests = [source_digest(one, scratch=tmp_path, mirror=None) for one in data.sources]
     return chain.Wanted(data, digests, [list(item) for item in items], lambda: items, tmp_path / "scratch", None)
 
 
 def stays(folder: Path) -> list[Origin]:
-    return [one.conversation.origin for shard in chain.curated_shards(folder) for one in shard]
+    return [one.conversation.origin for shard in curated.curated_shards(folder) for one in shard]
 
 
 def lines(folder: Path) -> list[int]:
@@ -79,21 +82,21 @@ def messy(write_jsonl: Callable[..., Path]) -> Path:
 
 @pytest.mark.usefixtures("small_shards")
 def test_what_goes_can_be_read_and_the_counts_add_up(tmp_path, messy):
-    kept = chain.curate(wanted(tmp_path, [messy], (EvalItem("quiz", "7", QUESTION),)), Noted(tmp_path / "kept"),
+    found = chain.curate(wanted(tmp_path, [messy], (EvalItem("quiz", "7", QUESTION),)), Noted(tmp_path / "kept"),
                         InProcess())
-    gone = shards.load_rejected(kept.folder / "rejected.parquet")
+    gone = shards.load_rejected(found.folder / "rejected.parquet")
     assert [(one.origin.line, str(one.why)) for one in gone] == [
         (35, "unreadable"), (31, "exact_duplicate"), (33, "near_duplicate"), (34, "contaminated")]
-    assert lines(kept.folder) == [n for n in range(1, 36) if n not in (31, 33, 34, 35)]
-    (source,) = kept.result["sources"]
+    assert lines(found.folder) == [n for n in range(1, 36) if n not in (31, 33, 34, 35)]
+    (source,) = found.result["sources"]
     assert source == {"name": "messy.jsonl", "rows": 35, "formats": ["prompt_completion"], "nulls": 0,
-                      "rejected": {"unreadable": 1},
+                      "rejected": {"unreadable": 1}, "changed": {}, "languages": source["languages"],
                       "curated": {"exact_duplicate": 1, "near_duplicate": 1, "contaminated": 1}}
-    for before, after in zip(kept.result["steps"], kept.result["steps"][1:], strict=False):
+    for before, after in zip(found.result["steps"], found.result["steps"][1:], strict=False):
         assert before["rows"] == before["kept"] + before["rejected"]
         assert after["rows"] == before["kept"]
-    assert read_json(kept.folder / "curation.json") == kept.result
-    pairs = chain.gone_of(kept.folder)
+    assert read_json(found.folder / "curation.json") == found.result
+    pairs = curated.twins_of(found.folder)
     assert [(a.line, b.line, round(alike, 2), equal) for a, b, alike, equal in pairs] == [
         (31, 4, 1.0, True), (33, 32, 0.91, False)]
 
@@ -104,15 +107,33 @@ class TestKept:
         keep = Noted(tmp_path / "kept")
         for threshold in (0.9, 0.99, 0.9):
             chain.curate(wanted(tmp_path, [messy], duplicates={"threshold": threshold}), keep, InProcess())
-        assert keep.made == ["read", "facts", "facts", "curate", "curate"]
+        assert keep.made == ["read", "normalise", "facts", "facts", "facts", "curate", "curate"]
 
     def test_a_further_source_leaves_what_is_known_of_the_others(self, tmp_path, messy, write_jsonl):
         keep = Noted(tmp_path / "kept")
         chain.curate(wanted(tmp_path, [messy], decontaminate="off"), keep, InProcess())
         more = write_jsonl(rows(9, 100), "more.jsonl")
         found = chain.curate(wanted(tmp_path, [messy, more], decontaminate="off"), keep, InProcess())
-        assert Counter(keep.made) == {"read": 2, "facts": 2, "curate": 2}
+        assert Counter(keep.made) == {"read": 2, "normalise": 2, "facts": 4, "curate": 2}
         assert Counter(origin.source for origin in stays(found.folder))["more.jsonl"] == 9
+
+    def test_texts_are_put_right_first_and_what_changed_can_be_read(self, tmp_path, write_jsonl):
+        keep = Noted(tmp_path / "kept")
+        path = write_jsonl([*rows(9), {"prompt": "They donâ€™t know", "completion": "so be it\r\n"}])
+        found = chain.curate(wanted(tmp_path, [path]), keep, InProcess())
+        (source,) = found.result["sources"]
+        assert source["changed"] == {"encoding": 1, "line_ends": 1}
+        last = list(curated.curated_shards(found.folder))[-1][-1].conversation
+        assert [turn.content for turn in last.turns] == ["They don’t know", "so be it\n"]
+        folder = next(path for path in (tmp_path / "kept/normalise").iterdir() if path.is_dir())
+        assert [(origin.line, change.kind) for origin, change in changes_in(folder)] == [
+            (10, "encoding"), (10, "line_ends")]
+        keep.made.clear()
+        off = chain.curate(wanted(tmp_path, [path], normalise={"kinds": []}), keep, InProcess())
+        assert "read" not in keep.made
+        assert "normalise" not in keep.made
+        last = list(curated.curated_shards(off.folder))[-1][-1].conversation
+        assert last.turns[0].content == "They donâ€™t know"
 
     def test_other_words_of_a_shingle_are_measured_and_other_items_too(self, tmp_path, messy):
         keep = Noted(tmp_path / "kept")
@@ -124,9 +145,9 @@ class TestKept:
         assert keep.made == ["facts", "curate"] * 2
 
     def test_a_shard_that_is_missing_is_measured_and_no_other(self, tmp_path, messy, monkeypatch):
-        keep = chain.in_folder(tmp_path / "kept")
+        keep = kept.in_folder(tmp_path / "kept")
         whole = chain.curate(wanted(tmp_path, [messy], decontaminate="off"), keep, InProcess())
-        (facts,) = [path for path in (tmp_path / "kept/facts").iterdir() if path.is_dir()]
+        facts = min(path for path in (tmp_path / "kept/facts").iterdir() if path.is_dir())
         lost = shards.shards_of(facts)[2]
         lost.unlink()
         facts.with_suffix(".json").unlink()  # what a kill leaves: no mark
@@ -151,21 +172,21 @@ class TestPreference:
         ({"prefer": ["long.jsonl"]}, "long.jsonl"), ({"prefer": ["short.jsonl"], "keep": "longest"}, "short.jsonl")])
     def test_which_one_stays(self, tmp_path, write_jsonl, said, expected):
         asked = wanted(tmp_path, self.pair(write_jsonl), duplicates=said)
-        (one,) = stays(chain.curate(asked, chain.in_folder(tmp_path / "kept"), InProcess()).folder)
+        (one,) = stays(chain.curate(asked, kept.in_folder(tmp_path / "kept"), InProcess()).folder)
         assert one.source == expected
 
     def test_the_newest_is_that_of_the_later_date(self, tmp_path, write_jsonl):
         sources = self.pair(write_jsonl)
         sources[1]["date"] = "2026-06-01"
         asked = wanted(tmp_path, sources, duplicates={"keep": "newest"})
-        (one,) = stays(chain.curate(asked, chain.in_folder(tmp_path / "kept"), InProcess()).folder)
+        (one,) = stays(chain.curate(asked, kept.in_folder(tmp_path / "kept"), InProcess()).folder)
         assert one.source == "long.jsonl"
 
     def test_both_prompts_and_conversations(self, tmp_path, write_jsonl):
         path = write_jsonl([{"prompt": WORDS, "completion": text * 30} for text in ("yes indeed. ", "no never. ")])
         for compared, left in ((["conversations"], 2), (["conversations", "prompts"], 1)):
             asked = wanted(tmp_path, [path], duplicates={"compared": compared})
-            assert len(stays(chain.curate(asked, chain.in_folder(tmp_path / "kept"), InProcess()).folder)) == left
+            assert len(stays(chain.curate(asked, kept.in_folder(tmp_path / "kept"), InProcess()).folder)) == left
 
 
 @pytest.fixture
@@ -178,7 +199,7 @@ def two() -> Any:
 @pytest.mark.usefixtures("small_shards")
 def test_several_processes_find_the_same(tmp_path, messy, two):
     items = (EvalItem("quiz", "7", QUESTION),)
-    folders = [chain.curate(wanted(tmp_path, [messy], items), chain.in_folder(tmp_path / name), pool).folder
+    folders = [chain.curate(wanted(tmp_path, [messy], items), kept.in_folder(tmp_path / name), pool).folder
                for name, pool in (("alone", InProcess()), ("together", two))]
     assert len(shards.shards_of(folders[0])) >= workers.LEAST_SHARDS
     alone, together = ({file.name: file.read_bytes() for file in folder.iterdir()} for folder in folders)
@@ -200,10 +221,15 @@ def test_a_process_that_is_gone_is_told_with_what_to_do(two):
 
 def test_a_signal_ends_the_processes_too(two):
     began = time.monotonic()
-    with pytest.raises(Interrupted), stop_on_signals():
-        for number in two.map(time.sleep, [0.0, 60.0, 60.0, 60.0, 60.0]):
-            assert number is None
-            os.kill(os.getpid(), signal.SIGTERM)
+
+    def stopped() -> None:
+        with stop_on_signals():
+            for number in two.map(time.sleep, [0.0, 60.0, 60.0, 60.0, 60.0]):
+                assert number is None
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        stopped()
     assert time.monotonic() - began < 30
 
 
@@ -212,8 +238,8 @@ def test_a_source_that_changes_while_it_is_read_is_told(tmp_path, write_jsonl, m
     asked = wanted(tmp_path, [path])
     path.write_text(path.read_text() + json.dumps(rows(1, 50)[0]) + "\n")
     with pytest.raises(DataError, match=r"rows.jsonl has changed while it was read; run again"):
-        chain.curate(asked, chain.in_folder(tmp_path / "kept"), InProcess())
-    assert chain.curate(wanted(tmp_path, [path]), chain.in_folder(tmp_path / "kept"), InProcess()).result["sources"]
+        chain.curate(asked, kept.in_folder(tmp_path / "kept"), InProcess())
+    assert chain.curate(wanted(tmp_path, [path]), kept.in_folder(tmp_path / "kept"), InProcess()).result["sources"]
 
 
 def test_two_sources_of_one_name(tmp_path, write_jsonl):
@@ -222,7 +248,7 @@ def test_two_sources_of_one_name(tmp_path, write_jsonl):
     other = tmp_path / "a" / path.name
     other.write_text(path.read_text())
     with pytest.raises(DataError, match=r"several sources are called rows.jsonl; give each its own name"):
-        chain.curate(wanted(tmp_path, [path, other]), chain.in_folder(tmp_path / "kept"), InProcess())
+        chain.curate(wanted(tmp_path, [path, other]), kept.in_folder(tmp_path / "kept"), InProcess())
 
 
 def test_conversations_come_back_from_a_shard(tmp_path, chat):

@@ -44,7 +44,7 @@ LATER, BEFORE, TOLD = "is read by later stages alone", "is read by earlier stage
 _READ = ("path", "name", "format", "columns", "ignore_columns", "roles", "split", "subset", "revision", "streaming",
          "limit", "may_be_empty", "date")
 _PREPARES = (*(f"data.sources.0.{one}" for one in _READ), "data.too_long", "data.repair",
-             "data.duplicates", "data.decontaminate",
+             "data.normalise", "data.duplicates", "data.decontaminate",
              "data.validation_share", "data.max_rejected_share", "data.mirror", "template")
 _NEVER = {TOLD: ("name", "gate", "tracking", "search", "eval.judge", "eval.min_scored"), ROUNDING: ("model.attention",),
           SAME: ("data.processes",),

@@ -14,6 +14,9 @@ rewrite.py        every text of a conversation through a function; JSON stays JS
 decontaminate.py  evaluation items in conversations and texts
 measure.py        families of facts, shard by shard
 duplicates.py     exact and near duplicates among all rows
+kept.py           where the steps of a curation are kept
+read.py           a source as shards, and the same put right
 decide.py         facts → which rows stay
+curated.py        the folder of those that stay, what goes, and the way of the rows in numbers
 chain.py          sources → curated conversations, each step kept by what it hangs on
 """

@@ -15,17 +15,21 @@ from sft_core.config.data import DataSection, SourceSection
 from sft_core.config.duplicates import DuplicatesSection
 from sft_core.conversation import Origin, Rejected, Why
 from sft_core.data.curate import duplicates
+from sft_core.data.curate.kept import Kept
+from sft_core.data.curate.language import Languages
 from sft_core.data.curate.measure import Found, facts_of, sketches_in
 from sft_core.data.shards import shards_of
 from sft_core.data.sources import name_of
 
 
 class Part(NamedTuple):
-    """One source: its shards, and the folders of facts about them by the name of the family."""
+    """One source."""
 
     source: SourceSection
-    shards: Path
-    facts: Mapping[str, Path]
+    read: Kept  # as it was read
+    shards: Path  # with texts put right
+    changed: Mapping[str, int]  # conversations that this changed, by kind
+    facts: Mapping[str, Path]  # folders of facts about the shards by the name of the family
 
 
 class Step(NamedTuple):
@@ -53,7 +57,8 @@ class Decided(NamedTuple):
     gone: Mapping[int, tuple[Why, str]]  # row → why it goes
     steps: tuple[Step, ...]
     twins: tuple[Twin, ...]
-    items: Mapping[int, Found]  # rows that hold evaluation items
+    items: Mapping[int, Found]  # rows that stay and hold evaluation items
+    languages: Sequence[str]  # of the answers of each row
 
 
 class Origins:
@@ -78,6 +83,8 @@ def decide(parts: Sequence[Part], data: DataSection) -> Decided:
     takes out, the next does not see."""
     origins = Origins(file for part in parts for file in shards_of(part.shards))
     way = _Way(origins)
+    languages = [facts.answer for part in parts for shard in facts_of(part.facts["languages"], Languages)
+                 for facts in shard]
     items = dict(_with_items(parts))
     if data.decontaminate == "drop":
         way.step("evaluation items", {row: (Why.CONTAMINATED, f"holds item {found.ids[0]} of {found.suites[0]}")
@@ -85,7 +92,7 @@ def decide(parts: Sequence[Part], data: DataSection) -> Decided:
     for compared in data.duplicates.compared:
         _duplicates(way, parts, data.duplicates, compared)
     return Decided(origins, way.gone, tuple(way.steps), tuple(way.twins),
-                   {row: found for row, found in items.items() if row not in way.gone})
+                   {row: found for row, found in items.items() if row not in way.gone}, languages)
 
 
 class _Way:

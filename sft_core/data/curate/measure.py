@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from sft_core.config.duplicates import Compared, DuplicatesSection
 from sft_core.conversation import Conversation
+from sft_core.data.curate import language
 from sft_core.data.curate.decontaminate import ItemIndex
 from sft_core.data.curate.sketch import PERMUTATIONS, Sketches, read_sketches, sketch, write_sketches
 from sft_core.data.curate.words import texts
@@ -41,6 +42,9 @@ class Found(NamedTuple):
 
     suites: tuple[str, ...]
     ids: tuple[str, ...]
+
+
+LANGUAGES = Family("languages", ("sft_core.data.curate.language",), None, lambda: _languages)
 
 
 def sketches_of(compared: Compared, section: DuplicatesSection) -> Family:
@@ -97,6 +101,10 @@ def _sketch(conversations: Sequence[Conversation], out: Path, *, compared: Compa
     draft = out.with_name(f".{out.name}")
     write_sketches(draft, sketch(conversations, shingle_words, compared))
     draft.replace(out)
+
+
+def _languages(conversations: Sequence[Conversation], out: Path) -> None:
+    write_facts(language.facts(conversations), out)
 
 
 def _items(conversations: Sequence[Conversation], out: Path, *, index: ItemIndex) -> None:

@@ -1,0 +1,132 @@
+"""The folder of curated conversations: those that stay, what goes and why, and the way of the rows in numbers.
+
+`000000.parquet` and so on    conversations that stay, in the order of the sources, with what is known of each
+`rejected.parquet`            rows that are no conversation, and those that go, with reasons
+`duplicates.parquet`          what went as the like of another, and of which
+`curation.json`               per source and per step: rows that came, stayed and went; texts put right; languages
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from sft_core.config.data import DataSection
+from sft_core.conversation import Conversation, Origin
+from sft_core.data.curate.decide import Decided, Part, decide, rejected_of
+from sft_core.data.curate.read import REJECTED
+from sft_core.data.shards import (
+    CONVERSATIONS,
+    ORIGIN,
+    RejectedWriter,
+    origin_columns,
+    read_shard,
+    rows_of_table,
+    shard_name,
+    shards_of,
+    write_table,
+)
+from sft_core.data.sources import name_of
+from sft_core.data.workers import Workers, drain
+from sft_core.stage import write_json
+
+TWINS = pa.schema([*ORIGIN, ("of_source", pa.string()), ("of_file", pa.string()), ("of_line", pa.int64()),
+                   ("similarity", pa.float64()), ("exact", pa.bool_())])
+ADDED = pa.schema([("items", pa.list_(pa.list_(pa.string()))), ("language", pa.string())])
+"""Columns of a curated conversation besides its own."""
+
+
+class Curated(NamedTuple):
+    """A conversation that stays."""
+
+    conversation: Conversation
+    items: tuple[tuple[str, str], ...]  # evaluation items that it holds, as (suite, id)
+    language: str  # of its answers; `und` where that cannot be said
+
+
+class _Job(NamedTuple):
+    shard: Path
+    out: Path
+    stays: NDArray[np.bool_]  # [rows of the shard]
+    items: Mapping[int, list[tuple[str, str]]]
+    languages: Sequence[str]
+
+
+def curated_shards(folder: Path) -> Iterator[list[Curated]]:
+    """What stays, in the order of the sources, shard by shard.
+
+    Raises:
+        DataError: a file was not written by `curate`.
+    """
+    for file in shards_of(folder):
+        yield [Curated(conversation, tuple((suite, name) for suite, name in items), language)
+               for conversation, (items, language) in zip(read_shard(file), rows_of_table(file, ADDED), strict=True)]
+
+
+def twins_of(folder: Path) -> list[tuple[Origin, Origin, float, bool]]:
+    """What went as the like of another row, that other, their similarity, and whether they are equal."""
+    return [(Origin(*row[:3]), Origin(*row[3:6]), row[6], row[7])
+            for row in rows_of_table(folder / "duplicates.parquet", TWINS)]
+
+
+def write_curated(out: Path, parts: Sequence[Part], data: DataSection, workers: Workers) -> dict[str, object]:
+    """Decide, and write the folder; returns what `curation.json` says."""
+    decided = decide(parts, data)
+    shards = [file for part in parts for file in shards_of(part.shards)]
+    starts = decided.origins.starts
+    drain(workers.map(_keep_rows, [
+        _Job(file, out / shard_name(number), *_of_shard(decided, start, stop))
+        for number, (file, start, stop) in enumerate(zip(shards, starts[:-1], starts[1:], strict=True))]))
+    rejected = RejectedWriter(out / REJECTED)
+    for part in parts:
+        for batch in pq.ParquetFile(part.read.folder / REJECTED).iter_batches():
+            rejected.add_table(pa.Table.from_batches([batch]))
+    rejected.add(rejected_of(decided))
+    rejected.close()
+    write_table(out / "duplicates.parquet", _twins(decided))
+    curation: dict[str, object] = {"sources": list(_by_source(parts, decided)),
+                                   "steps": [step._asdict() for step in decided.steps]}
+    write_json(out / "curation.json", curation)
+    return curation
+
+
+def _of_shard(decided: Decided, start: int, stop: int
+              ) -> tuple[NDArray[np.bool_], dict[int, list[tuple[str, str]]], Sequence[str]]:
+    stays = np.array([row not in decided.gone for row in range(start, stop)], np.bool_)
+    items = {row - start: list(zip(*found, strict=True)) for row in range(start, stop)
+             if (found := decided.items.get(row))}
+    return stays, items, decided.languages[start:stop]
+
+
+def _keep_rows(job: _Job) -> None:
+    table = pq.read_table(job.shard, schema=CONVERSATIONS)
+    items = pa.array([job.items.get(row, []) for row in range(table.num_rows)], ADDED.field("items").type)
+    table = table.append_column("items", items).append_column("language", pa.array(job.languages, pa.string()))
+    write_table(job.out, table.filter(pa.array(job.stays)))
+
+
+def _twins(decided: Decided) -> pa.Table:
+    rows, others = ([decided.origins[row] for row in side] for side in (
+        [twin.row for twin in decided.twins], [twin.of for twin in decided.twins]))
+    return pa.table([*origin_columns(rows), *origin_columns(others), [twin.similarity for twin in decided.twins],
+                     [twin.exact for twin in decided.twins]], schema=TWINS)
+
+
+def _by_source(parts: Sequence[Part], decided: Decided) -> Iterator[dict[str, Any]]:
+    """What became of every source."""
+    at = 0
+    for part in parts:
+        rows = range(at, at + sum(pq.read_metadata(file).num_rows for file in shards_of(part.shards)))
+        at = rows.stop
+        reasons = Counter(str(decided.gone[row][0]) for row in rows if row in decided.gone)
+        languages = {name: dict(Counter(decided.languages[row] for row in some).most_common()) for name, some in (
+            ("read", rows), ("kept", [row for row in rows if row not in decided.gone]))}
+        yield {"name": name_of(part.source), **part.read.result, "changed": dict(part.changed),
+               "curated": dict(sorted(reasons.items())), "languages": languages}
