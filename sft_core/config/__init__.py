@@ -10,6 +10,7 @@ data.py        model, sources, template
 normalise.py   what is put right in texts
 selection.py   few rows out of many
 quality.py     what is wrong with answers
+provenance.py  where data comes from, and what it may be used for
 mixture.py     how often each example is used in an epoch
 train.py       optimiser, adapters, replay, KL
 evaluate.py    evaluation, judge, gate

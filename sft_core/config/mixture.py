@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from sft_core.config.provenance import Kind
 from sft_core.config.section import Positive, Section, Share
 
 
@@ -71,7 +72,7 @@ class MixtureSection(Section):
     """Limits on languages, e.g. `{en: {most: 0.8}, de: {least: 0.1}}`."""
     tasks: dict[str, LimitSection] = Field(default_factory=dict)
     """Limits on tasks, as `task` of the sources names them."""
-    kinds: dict[Literal["human", "synthetic", "unknown"], LimitSection] = Field(default_factory=dict)
+    kinds: dict[Kind, LimitSection] = Field(default_factory=dict)
     """Limits on who wrote it, e.g. `{synthetic: {most: 0.3}}`."""
 
     @property

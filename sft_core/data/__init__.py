@@ -18,6 +18,7 @@ workers.py   the same function over many shards, by several processes
 curate/      what goes: duplicates and evaluation items
 selection.py few rows out of many, beside a random draw of the same size
 embed.py     sentence embeddings, for distances between rows
+provenance/  where data comes from, what was done to it, what it may be used for
 holdout.py   train / validation split
 mix/         how often each example is used in each epoch
 tally.py     what becomes of a source, counted along
