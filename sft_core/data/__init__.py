@@ -1,6 +1,7 @@
 """From raw rows to prepared examples, with a count of everything that was dropped on the way.
 
 sources.py   files and hub ids → rows with their origin
+jsonstream.py the elements of a JSON array, one at a time
 readers.py   one reader per kind of file
 splits.py    splits of a folder by the names of its files
 columnar.py  Arrow tables → rows, nulls told apart as far as they can be

@@ -1,6 +1,6 @@
 """One reader per kind of file: file → numbered rows, a broken one as `Rejected`.
 
-All but JSON arrays are read row by row: memory does not grow with the file. A file that is empty or something else
+Every file is read row by row: memory does not grow with it. A file that is empty or something else
 than its name says is a `DataError`.
 """
 
@@ -22,7 +22,9 @@ import pyarrow.parquet as pq
 
 from sft_core.conversation import Origin, Rejected, Why
 from sft_core.data.columnar import rows_of
+from sft_core.data.jsonstream import MOST, elements
 from sft_core.errors import DataError
+from sft_core.stopping import check
 
 _JSON_SHAPES = "it must hold an array of objects, or one object per line"
 _TO_UTF8 = "convert it to UTF-8, e.g. with iconv -f LATIN1 -t UTF-8"
@@ -110,36 +112,26 @@ def _json(file: Path) -> Iterator[Numbered]:
     start = _start(file)
     if start.startswith(b"["):
         try:
-            yield from _objects(file, _whole(file))
+            yield from _objects(file, wrapped=False)
         except UnicodeDecodeError as error:
             raise DataError(f"{file} is not UTF-8: {error}; {_TO_UTF8}") from None
         except (ValueError, RecursionError) as error:
             raise DataError(f"{file} is not valid JSON: {error}; {_JSON_SHAPES}. Written as JSON Lines, one bad row "
                             "would not cost the others") from None
         return
-    rows = None
-    if _WRAPPED.match(start):
-        with suppress(ValueError, RecursionError):  # several lines, perhaps
-            rows = _whole(file)
-    if isinstance(rows, dict) and len(rows) == 1:
-        yield from _objects(file, *rows.values())
-    elif isinstance(rows, dict) and all(isinstance(of, list) and of and isinstance(of[0], dict)
-                                        for of in rows.values()):
-        first = next(iter(rows))
-        raise DataError(f"{file} holds several lists of rows ({', '.join(rows)}); write the one that is meant into a "
-                        f"file of its own, e.g. by jq -c '.{first}[]' {file.name} > {first}.jsonl")
+    if not _WRAPPED.match(start):
+        yield from _jsonl(file)
+    elif _is_array(file, wrapped=True):
+        yield from _objects(file, wrapped=True)
     else:
+        _refuse_several(file)
         yield from _jsonl(file)
 
 
 def _json_lines(file: Path) -> Iterator[Numbered]:
     """JSON Lines, or an array of objects under this name."""
-    rows = None
-    if _start(file).startswith(b"["):
-        with suppress(ValueError, RecursionError):
-            rows = _whole(file)
-    array = isinstance(rows, list) and any(isinstance(row, dict) for row in rows)
-    yield from _objects(file, rows) if array else _jsonl(file)
+    array = _start(file).startswith(b"[") and _is_array(file, wrapped=False)
+    yield from _objects(file, wrapped=False) if array else _jsonl(file)
 
 
 def _start(file: Path) -> bytes:
@@ -147,16 +139,35 @@ def _start(file: Path) -> bytes:
         return stream.read(1 << 12).removeprefix(_BOM).lstrip()
 
 
-def _whole(file: Path) -> Any:
+def _is_array(file: Path, *, wrapped: bool) -> bool:
+    """Whether the file is one array from its beginning to its end and holds an object."""
     with _open(file) as stream:
-        return json.loads(stream.read().removeprefix(_BOM))
+        try:
+            return any([isinstance(row, dict) for row in elements(stream, wrapped)])
+        except (ValueError, RecursionError):  # several lines, perhaps
+            return False
 
 
-def _objects(file: Path, rows: Any) -> Iterator[Numbered]:
-    if not rows:
+def _refuse_several(file: Path) -> None:
+    """An object of several lists of objects: which one is meant, nobody knows."""
+    with _open(file) as stream:
+        text = stream.read(MOST)
+    with suppress(ValueError, RecursionError):  # several lines, perhaps
+        rows = json.loads(text.removeprefix(_BOM))
+        if isinstance(rows, dict) and all(isinstance(of, list) and of and isinstance(of[0], dict)
+                                          for of in rows.values()):
+            first = next(iter(rows))
+            raise DataError(f"{file} holds several lists of rows ({', '.join(rows)}); write the one that is meant into "
+                            f"a file of its own, e.g. by jq -c '.{first}[]' {file.name} > {first}.jsonl")
+
+
+def _objects(file: Path, *, wrapped: bool) -> Iterator[Numbered]:
+    number = 0
+    with _open(file) as stream:
+        for number, row in enumerate(elements(stream, wrapped), 1):
+            yield Numbered(number, _object(row))
+    if not number:
         raise DataError(f"{file} holds an empty array; take it out of the sources or write it anew")
-    for number, row in enumerate(rows, 1):
-        yield Numbered(number, _object(row))
 
 
 def _jsonl(file: Path) -> Iterator[Numbered]:
@@ -164,10 +175,11 @@ def _jsonl(file: Path) -> Iterator[Numbered]:
     good = 0
     broken: list[Numbered] = []  # until one line is good: the file may be no JSON at all
     with _open(file) as stream:
-        for number, raw in enumerate(stream, 1):
+        for number, raw in enumerate(_raw_lines(stream), 1):
             if not raw.strip():
+                check()
                 continue
-            row = _line(raw)
+            row = _line(raw) if len(raw) <= MOST else _broken(f"longer than {MOST >> 20} MiB")
             if isinstance(row, Rejected) and not good:
                 broken.append(Numbered(number, row))
                 continue
@@ -178,6 +190,15 @@ def _jsonl(file: Path) -> Iterator[Numbered]:
     if not good:
         first = f"line {broken[0].line}: {_detail(broken[0])}" if broken else "only blank lines"
         raise DataError(f"{file} holds no JSON object ({first}); {_JSON_SHAPES}")
+
+
+def _raw_lines(stream: IO[bytes]) -> Iterator[bytes]:
+    """Lines with their ends; of one that is longer than `MOST`, a little more than that."""
+    while raw := stream.readline(MOST + 1):
+        yield raw
+        while len(raw) > MOST and not raw.endswith(b"\n"):
+            check()
+            raw = stream.readline(MOST + 1)
 
 
 def _detail(numbered: Numbered) -> str:
@@ -222,7 +243,10 @@ def _table(file: Path, delimiters: str) -> Iterator[Numbered]:
 def _lines(file: Path) -> Iterator[str]:
     """Lines with their ends, which may stand inside a quoted field."""
     with _open(file) as stream:
-        for at, raw in enumerate(stream):
+        for at, raw in enumerate(_raw_lines(stream)):
+            if len(raw) > MOST:
+                raise DataError(f"line {at + 1} of {file} is longer than {MOST >> 20} MiB: it is no text, or it has "
+                                "lost its line ends")
             yield (raw if at else raw.removeprefix(_BOM)).decode()
 
 
