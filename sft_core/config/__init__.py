@@ -21,6 +21,8 @@ search.py      a search space against the configuration that it varies
 synth.py       synthesis: a configuration of its own
 followups.py   runs that follow a search
 telling.py     what is wrong, in the words of the file
+synth_file.py  its file
 located.py     which fields are paths, and what they are relative to
+given.py       a file with its overrides, as it was given
 file.py        one file, `--set`, all problems at once
 """

@@ -8,15 +8,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from sft_core.config.conditions import active, look_in, needed, settings, troubles
 from sft_core.config.experiment import ExperimentConfig, Range, Value
+from sft_core.config.given import assign, read_given, refuse
 from sft_core.config.located import relative_paths, replaced
-from sft_core.config.reading import Key, Parsed, parse, value_of
+from sft_core.config.reading import Key, parse
 from sft_core.config.search import LONGEST_TRIAL, idle, no_number, trial_name, tried
-from sft_core.config.telling import Cause, Lack, causes, places, takes_text, told
+from sft_core.config.telling import Cause, Lack, causes, told
 from sft_core.errors import ConfigError
 
 Made = TypeVar("Made", bound=BaseModel)
@@ -50,13 +50,11 @@ class Examined(NamedTuple):
 
     def check(self, lacks: Sequence[Lack] = ()) -> None:
         """Raises ConfigError where anything is wrong; what is lacking is told beside it."""
-        if found := [*self.problems, *self.where(lacks)]:
-            count = "one problem" if len(found) == 1 else f"{len(found)} problems"
-            raise ConfigError("\n  ".join([f"{self.path} has {count}:", *found]))
+        refuse(self.path, [*self.problems, *self.where(lacks)])
 
     def where(self, lacks: Sequence[Lack]) -> list[str]:
         """What is lacking, a line each, with the place that asks for it."""
-        return list(dict.fromkeys(told(Cause(one.key, one.what), self.places) for one in lacks))
+        return list(dict.fromkeys(told(Cause(one.key, one.what), self.places, ExperimentConfig) for one in lacks))
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
@@ -82,25 +80,9 @@ def examine(path: Path, overrides: Sequence[str] = ()) -> Examined:
     Raises:
         ConfigError: it cannot be read.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"there is no configuration file {path}; see {_shipped()} for examples") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path}: {error}; it must be a UTF-8 YAML file") from error
-    parsed = _parse(text, str(path))
-    sources: dict[Key, str] = {}
-    wrong: list[str] = []
-    for override in overrides:
-        try:
-            key = _override(parsed.data, override)
-            sources[key] = f"--set {override}"
-        except ConfigError as error:
-            wrong.append(str(error))
-    known = places(parsed, str(path), sources)
-    problems, config = _looked_at(parsed.data, known)
-    shown = yaml.safe_dump(parsed.data, sort_keys=False, allow_unicode=True) if overrides else text
-    return Examined(path, config, shown, [*wrong, *problems], known)
+    given = read_given(path, overrides, ExperimentConfig)
+    problems, config = _looked_at(given.data, given.places)
+    return Examined(path, config, given.text, [*given.wrong, *problems], given.places)
 
 
 def _looked_at(given: dict[str, Any], known: Mapping[Key, str]) -> tuple[list[str], ExperimentConfig | None]:
@@ -115,11 +97,11 @@ def _looked_at(given: dict[str, Any], known: Mapping[Key, str]) -> tuple[list[st
             config = ExperimentConfig.model_validate(data)
             break
         except ValidationError as error:
-            found = causes(error, data)
-            said += [told(one, known) for one in found if not _follows(one.key, taken)]
+            found = causes(error, data, ExperimentConfig)
+            said += [told(one, known, ExperimentConfig) for one in found if not _follows(one.key, taken)]
             if not all([_taken_out(data, key, taken) for key in dict.fromkeys(_field(one.key) for one in found)]):
                 return said, None
-    unfit = [told(one, known) for one in _unfit(config)]
+    unfit = [told(one, known, ExperimentConfig) for one in _unfit(config)]
     return [*said, *unfit], _not_varied(config) if unfit else config
 
 
@@ -174,7 +156,7 @@ def checked(kind: type[Made], **values: object) -> Made:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("; ".join(one.said for one in causes(error, values))) from None
+        raise ConfigError("; ".join(one.said for one in causes(error, values, kind))) from None
 
 
 def override(config: ExperimentConfig, values: Mapping[str, object]) -> ExperimentConfig:
@@ -185,12 +167,12 @@ def override(config: ExperimentConfig, values: Mapping[str, object]) -> Experime
     """
     data = config.model_dump(mode="json", by_alias=True)
     for dotted, value in values.items():
-        _assign(data, dotted, value)
+        assign(data, dotted, value)
     try:
         return ExperimentConfig.model_validate(data)
     except ValidationError as error:
         raise ConfigError("\n  ".join(["these values do not fit the configuration:",
-                                       *(one.said for one in causes(error, data))])) from None
+                                       *(one.said for one in causes(error, data, ExperimentConfig))])) from None
 
 
 def trial_config(config: ExperimentConfig, number: int, values: Mapping[str, object]) -> ExperimentConfig:
@@ -287,47 +269,3 @@ def flatten(config: BaseModel) -> dict[str, object]:
             yield prefix, value
 
     return dict(walk("", config.model_dump(mode="json", by_alias=True)))
-
-
-def _shipped() -> str:
-    return "flows/configs/*.yaml"
-
-
-def _parse(text: str, name: str) -> Parsed:
-    parsed = parse(text, name)
-    if not isinstance(parsed.data, dict):
-        raise ConfigError(f"{name} must hold a mapping with the sections {', '.join(ExperimentConfig.model_fields)}; "
-                          f"it holds {type(parsed.data).__name__ if parsed.data is not None else 'nothing'}")
-    return parsed
-
-
-def _override(data: dict[str, Any], text: str) -> Key:
-    dotted, equals, value = text.partition("=")
-    if not equals or not dotted:
-        raise ConfigError(f"--set {text!r} is not of the form section.field=value, e.g. --set train.optim.lr=1e-3")
-    dotted = dotted.strip()
-    return _assign(data, dotted, value_of(value, f"--set {text}", takes_text(dotted)))
-
-
-def _assign(data: dict[str, Any], dotted: str, value: object) -> Key:
-    *path, last = dotted.split(".")
-    place: Any = data
-    walked: list[str | int] = []
-    for part in path:
-        key: str | int = int(part) if isinstance(place, list) and part.isdigit() else part
-        try:
-            inner = place.get(key) if isinstance(place, dict) else place[key]
-        except (IndexError, TypeError):
-            raise ConfigError(f"--set {dotted}: there is no {'.'.join(map(str, [*walked, part]))}") from None
-        if inner is None and isinstance(place, dict):
-            inner = place[key] = {}
-        if not isinstance(inner, dict | list):
-            raise ConfigError(f"--set {dotted}: {'.'.join(map(str, [*walked, part]))} is a value, not a section")
-        place = inner
-        walked.append(key)
-    key = int(last) if isinstance(place, list) and last.isdigit() else last
-    try:
-        place[key] = value
-    except (IndexError, TypeError):
-        raise ConfigError(f"--set {dotted}: the list has {len(place)} entries; index {last} does not exist") from None
-    return (*walked, key)

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.reading import Key, Parsed
 from sft_core.masking import has_secret
 
@@ -37,9 +36,9 @@ class Lack(NamedTuple):
     state: Literal["missing", "unsure", "fetched"] = "missing"
 
 
-def causes(error: ValidationError, data: object) -> list[Cause]:
-    """What is wrong, without what only follows: a list counts as too short when one of its entries could not be read,
-    and of a field that may be one thing or another, all that it is not is said as one."""
+def causes(error: ValidationError, data: object, root: type[BaseModel]) -> list[Cause]:
+    """What is wrong with the data of a configuration `root`, without what only follows: a list counts as too short when
+    one of its entries could not be read, and of a field that may be one thing or another, all that it is not is said as one."""
     details = error.errors()
     where = [_place(detail, data) for detail in details]
     found: dict[Key, list[ErrorDetails]] = {}
@@ -47,7 +46,7 @@ def causes(error: ValidationError, data: object) -> list[Cause]:
         deeper = any(other[:len(key)] == key and len(other) > len(key) for other in where)
         if not deeper or detail["type"] not in (*PLAIN, "string_type"):
             found.setdefault(key, []).append(detail)
-    return [Cause(key, said) for key, some in found.items() for said in _said(key, some)]
+    return [Cause(key, said) for key, some in found.items() for said in _said(key, some, root)]
 
 
 def places(parsed: Parsed, name: str, overrides: Mapping[Key, str]) -> dict[Key, str]:
@@ -57,24 +56,24 @@ def places(parsed: Parsed, name: str, overrides: Mapping[Key, str]) -> dict[Key,
     return {(): name, **lines, **overrides}
 
 
-def told(cause: Cause, known: Mapping[Key, str]) -> str:
+def told(cause: Cause, known: Mapping[Key, str], root: type[BaseModel]) -> str:
     """A line: where it stands, and what is said. Of what a section as a whole says, the place is that of the first
     field that it names and the file has."""
     sections = [cause.key[:length] for length in range(len(cause.key), -1, -1)]
     fields: list[Key] = []
-    if _model_at(cause.key) is not None:
+    if _model_at(cause.key, root) is not None:
         named = re.findall(r"[a-z_][\w.]*", cause.said.removeprefix(f"{_dotted(cause.key)}: ").partition(";")[0])
         fields = [(*section, *word.split(".")) for word in named for section in sections]
     place = next((known[key] for key in (*fields, *sections) if key in known), "")
     return f"{place}: {cause.said}" if place else cause.said
 
 
-def takes_text(dotted: str) -> bool:
+def takes_text(dotted: str, root: type[BaseModel]) -> bool:
     """Whether a field, by its dotted name, takes texts and nothing else; so does an entry of a list of them."""
     *above, last = (int(part) if part.isdigit() else part for part in dotted.split("."))
     if isinstance(last, int) and above:
         last = above.pop()
-    model = _model_at(tuple(above))
+    model = _model_at(tuple(above), root)
     field = next((f for name, f in model.model_fields.items() if last in (name, f.alias)), None) if model else None
     return field is not None and _texts(field.annotation)
 
@@ -89,11 +88,11 @@ def _texts(annotation: Any) -> bool:
     return annotation is str or get_origin(annotation) in (Union, UnionType, tuple) and all(map(_texts, inner))
 
 
-def _said(key: Key, details: Sequence[ErrorDetails]) -> list[str]:
+def _said(key: Key, details: Sequence[ErrorDetails], root: type[BaseModel]) -> list[str]:
     """The lines on what is wrong at one place."""
     first, dotted = details[0], _dotted(key)
     if first["type"] == "extra_forbidden":
-        names = _siblings(key)
+        names = _siblings(key, root)
         near = difflib.get_close_matches(str(key[-1]), names, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(names)}"
         return [f"{dotted}: unknown key; {hint}"]
@@ -136,14 +135,14 @@ def _place(detail: ErrorDetails, data: object) -> Key:
     return tuple(key)
 
 
-def _siblings(key: Key) -> list[str]:
-    model = _model_at(key[:-1])
+def _siblings(key: Key, root: type[BaseModel]) -> list[str]:
+    model = _model_at(key[:-1], root)
     return [field.alias or name for name, field in model.model_fields.items()] if model else []
 
 
-def _model_at(key: Key) -> type[BaseModel] | None:
+def _model_at(key: Key, root: type[BaseModel]) -> type[BaseModel] | None:
     """The section that stands there, or that is an entry of the list there."""
-    model: Any = ExperimentConfig
+    model: Any = root
     for part in key:
         if isinstance(part, int):
             continue
