@@ -38,7 +38,8 @@ class Lack(NamedTuple):
 
 def causes(error: ValidationError, data: object, root: type[BaseModel]) -> list[Cause]:
     """What is wrong with the data of a configuration `root`, without what only follows: a list counts as too short when
-    one of its entries could not be read, and of a field that may be one thing or another, all that it is not is said as one."""
+    one of its entries could not be read, and of a field that may be one thing or another, all that it is not is said as
+    one."""
     details = error.errors()
     where = [_place(detail, data) for detail in details]
     found: dict[Key, list[ErrorDetails]] = {}
