@@ -72,6 +72,7 @@ class Why(StrEnum):
     UNREADABLE = "unreadable"  # not JSON, not an object, wrong encoding
     MISSING_COLUMN = "missing_column"
     WRONG_TYPE = "wrong_type"
+    UNKNOWN_LABEL = "unknown_label"  # a value that data.sources.labels gives no name
     UNKNOWN_ROLE = "unknown_role"
     ROLE_ORDER = "role_order"
     TURN_WEIGHT = "turn_weight"  # a message asks to be trained, or not to be, against its role

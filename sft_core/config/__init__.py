@@ -8,6 +8,7 @@ reading.py     YAML with line numbers, no key twice
 duplicates.py  which rows are the same, and which of them stays
 data.py        model, sources, template
 normalise.py   what is put right in texts
+phrasing.py    plain rows as instructions
 selection.py   few rows out of many
 quality.py     what is wrong with answers
 provenance.py  where data comes from, and what it may be used for

@@ -8,6 +8,7 @@ columnar.py  Arrow tables → rows, nulls told apart as far as they can be
 localhub.py  local snapshots of hub data sets, never mistaken for one another
 formats.py   row → Conversation or Rejected
 messages.py  one message of a chat → Turn
+phrasings.py plain rows → rows of messages, in several phrasings
 intake.py    a training source → conversations, one at a time
 columns.py  the columns of a row under their standard names, synonyms included
 shapes.py   chats as public data sets write them → messages

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Iterable, Sequence
+from itertools import takewhile
 from typing import NamedTuple
 
-from sft_core.conversation import Conversation
+from sft_core.conversation import Conversation, Turn
 
 
 class Split(NamedTuple):
@@ -17,7 +18,8 @@ class Split(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where the first question (folded case and white space) puts a conversation; equal for equal questions."""
+    """Where the first question that is trained (folded case and white space) puts a conversation; equal for equal
+    questions."""
 
     rank: int  # of the questions of a cluster, the one with the lowest speaks for all; below 2^63
     at: float  # in [0, 1): below the share that is held out, it is
@@ -27,8 +29,8 @@ def split(conversations: Sequence[Conversation], validation_share: float, seed: 
           clusters: Iterable[Hashable] | None = None) -> Split:
     """Hold out about `validation_share` of the conversations.
 
-    The side hangs on the first question alone: a conversation stays where it is when others come or go, and no question
-    of validation occurs in training, whatever its system turn or answer.
+    The side hangs on the first question alone whose answer is trained: a conversation stays where it is when others
+    come or go, and no question of validation is trained, whatever its system turn or answer.
 
     Args:
         clusters: by conversation what it is too much alike to be parted from, such as its cluster of near duplicates;
@@ -44,11 +46,20 @@ def split(conversations: Sequence[Conversation], validation_share: float, seed: 
 
 def place(conversation: Conversation, seed: int) -> Place:
     """Of one conversation, whatever others there are."""
-    question = next(turn.content for turn in conversation.turns if turn.role == "user")
+    questions = [turn.content for turn in takewhile(_is_context, conversation.turns) if turn.role == "user"]
+    return place_of_text(questions[-1], seed)
+
+
+def place_of_text(question: str, seed: int) -> Place:
+    """Of a conversation whose first trained answer is to this question."""
     text = " ".join(question.casefold().split()).encode("utf-8", "surrogatepass")
     at = hashlib.sha256(f"{seed}\0".encode() + text).digest()
     rank = hashlib.blake2b(text, digest_size=8).digest()
     return Place(int.from_bytes(rank, "big") >> 1, int.from_bytes(at[:8], "big") / 2**64)
+
+
+def _is_context(turn: Turn) -> bool:
+    return turn.role != "assistant" or turn.masked
 
 
 def held_out(places: Sequence[Place], share: float, clusters: Iterable[Hashable] | None = None) -> list[bool]:

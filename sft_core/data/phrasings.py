@@ -1,0 +1,172 @@
+"""Rows of plain NLP data → rows of messages (FLAN, Wei et al. 2021): a phrasing for each row, chosen by its content,
+and before it some answered rows of the same file.
+
+The answered rows stand in turns of their own that are not trained. The split looks at the first question that is, so
+the side of a row is known before others are shown in it, and only rows of the training half are shown. Near duplicates
+that the split keeps together are not known yet: one row of such a cluster may be shown that then is held out with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import json
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sft_core.config.phrasing import PhrasingSection, SourcePhrasingSection, written
+from sft_core.conversation import Rejected, Row, Why
+from sft_core.data.holdout import place_of_text
+from sft_core.errors import DataError
+from sft_core.stopping import check
+
+POOL = 64
+"""Rows of a file that may be shown in others: those with the lowest numbers by content, wherever they stand."""
+
+
+class Phrased(NamedTuple):
+    """A row as one question and its answer."""
+
+    number: int  # by content: chooses the phrasing, and which rows are shown
+    prompt: str
+    answer: str
+
+
+class Missing(NamedTuple):
+    """Why a row cannot be phrased."""
+
+    why: Why
+    detail: str
+
+
+class Halves(NamedTuple):
+    """What decides on the side of a row: `data.validation_share`, and the seed of the split."""
+
+    validation_share: float
+    seed: int
+
+
+def check_columns(section: SourcePhrasingSection, source: str, rows: Sequence[Row]) -> None:
+    """Look at the first rows of a file.
+
+    Raises:
+        DataError: a phrasing names a column that none of them has.
+    """
+    there = dict.fromkeys(name for row in rows for name in row.data)
+    if gone := [name for name in section.columns if name not in there]:
+        raise DataError(f"a phrasing of {source} names the column {gone[0]}, and its rows have {', '.join(there)}; "
+                        "correct data.sources.phrasings")
+
+
+def phrased(row: Row, section: SourcePhrasingSection, seed: int) -> Phrased | Missing:
+    """One row in the phrasing that its content and the seed choose. Pure: the same whatever other rows there are."""
+    values: dict[str, str] = {}
+    for name in section.columns:
+        found = _text(row.data.get(name), section.labels.get(name))
+        if found is None:
+            return _missing(row, name, section)
+        values[name] = found
+    content = json.dumps(values, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    number = int.from_bytes(hashlib.blake2b(content, digest_size=8, salt=_salt(seed)).digest(), "big")
+    phrasing: PhrasingSection = section.phrasings[number % len(section.phrasings)]
+    return Phrased(number, _filled(phrasing.prompt, values), _filled(phrasing.answer, values))
+
+
+def pool(rows: Iterable[Row], section: SourcePhrasingSection, seed: int, halves: Halves) -> tuple[Phrased, ...]:
+    """Rows of one file that may be shown in others: of the training half alone. Reads all rows, and keeps few."""
+
+    def shown() -> Iterable[Phrased]:
+        for row in rows:
+            check()
+            one = phrased(row, section, seed)
+            if isinstance(one, Phrased) and not _held_out(one, halves):
+                yield one
+
+    return tuple(dict.fromkeys(heapq.nsmallest(POOL, shown())))
+
+
+def to_messages(row: Row, section: SourcePhrasingSection, seed: int, shown: Sequence[Phrased] = ()) -> Row | Rejected:
+    """A row as a chat: some of those shown, which are context, then its own question and answer.
+
+    Args:
+        shown: as `pool` gives them; needed where `shots` asks for them. Those of this row's own content are left out;
+            of a file with too few rows there are fewer.
+    """
+    own = phrased(row, section, seed)
+    if isinstance(own, Missing):
+        return Rejected(own.why, own.detail, row.origin)
+    others = heapq.nsmallest(section.shots, (one for one in shown if one.number != own.number),
+                             key=lambda one: _between(own, one))
+    messages: list[dict[str, Any]] = []
+    for one in others:
+        messages += [{"role": "user", "content": one.prompt},
+                     {"role": "assistant", "content": one.answer, "weight": 0}]
+    messages += [{"role": "user", "content": own.prompt}, {"role": "assistant", "content": own.answer}]
+    return Row(row.origin, {"messages": messages})
+
+
+def evaluation_row(row: Row, task: str) -> dict[str, Any]:
+    """A row of a task that is held out, as `to_messages` gives it, for a file of evaluation items."""
+    messages = row.data["messages"]
+    return {"id": f"{row.origin.source}:{row.origin.file}:{row.origin.line}", "task": task,
+            "messages": [{key: value for key, value in one.items() if key != "weight"} for one in messages[:-1]],
+            "answer": messages[-1]["content"]}
+
+
+def check_held_out(held_out: Sequence[str], tasks: Mapping[str, str | None]) -> None:
+    """Look at the tasks that are kept for evaluation.
+
+    Args:
+        tasks: task by source.
+
+    Raises:
+        DataError: one that no source is of, or nothing would be left.
+    """
+    there = sorted({task for task in tasks.values() if task})
+    if unknown := [task for task in held_out if task not in there]:
+        raise DataError(f"data.held_out_tasks names {unknown[0]}, which is the task of no source; there are "
+                        f"{', '.join(there) or 'none: give task of a source'}")
+    if tasks and all(task in held_out for task in tasks.values()):
+        raise DataError(f"data.held_out_tasks names the tasks of all sources ({', '.join(there)}); nothing is left to "
+                        "train on: leave one out")
+
+
+def _missing(row: Row, name: str, section: SourcePhrasingSection) -> Missing:
+    value = row.data.get(name)
+    if value is None:
+        return Missing(Why.MISSING_COLUMN, f"no {name}, which a phrasing names")
+    if name in section.labels and not isinstance(value, list | tuple | dict):
+        return Missing(Why.UNKNOWN_LABEL, f"{name} is {str(value)[:40]}, which labels does not name; it names "
+                                          f"{', '.join(section.labels[name])}")
+    return Missing(Why.WRONG_TYPE, f"{name} is a {type(value).__name__}; a phrasing takes text, numbers and lists of "
+                                    "them")
+
+
+def _text(value: object, labels: Mapping[str, str] | None) -> str | None:
+    """None where it cannot be said in words."""
+    if isinstance(value, list | tuple):
+        parts = [_text(one, labels) for one in value]
+        return ", ".join(one for one in parts if one is not None) if parts and None not in parts else None
+    said = written(value)
+    if not isinstance(said, str):
+        return None
+    return said if labels is None else labels.get(said)
+
+
+def _filled(text: str, values: Mapping[str, str]) -> str:
+    return "".join(before + (values[name] if name is not None else "")
+                   for before, name, _, _ in string.Formatter().parse(text))
+
+
+def _held_out(one: Phrased, halves: Halves) -> bool:
+    return place_of_text(one.prompt, halves.seed).at < halves.validation_share
+
+
+def _between(own: Phrased, other: Phrased) -> bytes:
+    """A number of the pair: which rows are shown does not hang on the others that could be."""
+    return hashlib.blake2b(f"{own.number}/{other.number}".encode(), digest_size=8).digest()
+
+
+def _salt(seed: int) -> bytes:
+    return (seed % 2**64).to_bytes(8, "big")
