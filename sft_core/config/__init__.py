@@ -10,6 +10,7 @@ data.py        model, sources, template
 normalise.py   what is put right in texts
 phrasing.py    plain rows as instructions
 selection.py   few rows out of many
+pii.py         personal data and secrets
 quality.py     what is wrong with answers
 provenance.py  where data comes from, and what it may be used for
 mixture.py     how often each example is used in an epoch

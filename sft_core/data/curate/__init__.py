@@ -10,6 +10,7 @@ quality.py        what is wrong with answers: facts, flaws, a score
 repetition.py     what is said twice
 boilerplate.py    stock refusals and placeholders
 ending.py         answers that stop before their end
+pii/              personal data and secrets: found, counted, taken out
 rewrite.py        every text of a conversation through a function; JSON stays JSON
 decontaminate.py  evaluation items in conversations and texts
 measure.py        families of facts, shard by shard

@@ -30,11 +30,13 @@ class Where(NamedTuple):
 Change = Callable[[str, Where], str]
 
 
-def rewritten(conversation: Conversation, change: Change) -> Conversation:
+def rewritten(conversation: Conversation, change: Change, change_json: Change | None = None) -> Conversation:
     """The conversation with every text put through `change`: contents, names of called tools, and the strings inside
-    their arguments and the tools. The same object where nothing changed."""
-    turns = tuple(_turn(turn, at, change) for at, turn in enumerate(conversation.turns))
-    tools = conversation.tools and in_json(conversation.tools, Where(None, None, "tools"), change)
+    their arguments and the tools. The same object where nothing changed. `change_json` is given arguments and tools
+    whole, where more than strings may change, and leaves JSON behind."""
+    whole = change_json or (lambda text, where: in_json(text, where, change))
+    turns = tuple(_turn(turn, at, change, whole) for at, turn in enumerate(conversation.turns))
+    tools = conversation.tools and whole(conversation.tools, Where(None, None, "tools"))
     if tools == conversation.tools and all(new is old for new, old in zip(turns, conversation.turns, strict=True)):
         return conversation
     return conversation._replace(turns=turns, tools=tools)
@@ -54,11 +56,10 @@ def in_json(text: str, where: Where, change: Change) -> str:
     return _STRING.sub(value, text)
 
 
-def _turn(turn: Turn, at: int, change: Change) -> Turn:
+def _turn(turn: Turn, at: int, change: Change, change_json: Change) -> Turn:
     content = change(turn.content, Where(at, turn.role, "content")) if turn.content else turn.content
     where = Where(at, turn.role, "call")
-    calls = tuple(ToolCall(change(call.name, where), in_json(call.arguments, where, change))
-                  for call in turn.tool_calls)
+    calls = tuple(ToolCall(change(call.name, where), change_json(call.arguments, where)) for call in turn.tool_calls)
     if content == turn.content and calls == turn.tool_calls:
         return turn
     return turn._replace(content=content, tool_calls=calls)
