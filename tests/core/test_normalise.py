@@ -79,6 +79,7 @@ def test_nothing_to_do_gives_the_same_object():
     ("Write HTML for me.", "<p>Hello</p>"),
     ("How do I escape this in XML?", "Fish &amp; chips"),
     ("Edit this web page.\n<p>Hi</p>", "Ho"),
+    ("Write a note, using <br> to separate lines.", "Hi<br>Bye"),
 ])
 def test_conversations_about_such_things_stay(question, answer):
     assert not answered(answer, question=question).changes

@@ -125,14 +125,19 @@ def test_no_refusals(answer):
     "1. Fill the kettle with water.\n2. Put it on the stove and light the flame.\n3. When the water boils, take it and",
     "The committee will meet again in the spring (unless the members who are abroad",
     PROSE + "\n\nOn Sundays there is also a cake that the neighbours bring over from their",
+    PROSE + " On Sundays the neighbours bring a cake with apples and raisi",
+    "水壶放在炉子上。水在一百度沸腾。蒸汽升起。盖子开始作响。茶泡四分钟。然后倒进杯子里。星期天邻居们还会带来一个苹果",
 ])
 def test_cut_off(answer):
     assert is_truncated(answer)
 
 
 @pytest.mark.parametrize("answer", [
+    "水壶放在炉子上", "水壶放在炉子上。水在一百度沸腾。蒸汽升起。盖子开始作响。茶泡四分钟。然后倒进杯子里。",
     "", "```python\nprint(1)\n```", '{"a": 1}', "[Verse 1]\nSteam in the morning", "The tea draws for four minutes",
-    "Best regards,\nMaria", "SELECT name FROM cups WHERE colour = 'blue' AND litres > 0 ORDER BY name",
+    PROSE + "\n\n- Kettle with a lid and a handle of wood\n- Stove that burns with a small and steady flame",
+    PROSE + "\n\nชา พร้อม แล้ว น้ำ เดือด บน เตา เท ลง ใน ถ้วย และ ดื่ม", "Best regards,\nMaria",
+    "SELECT name FROM cups WHERE colour = 'blue' AND litres > 0 ORDER BY name",
     "1. Fill the kettle with cold water from the tap\n2. Put it on the stove and light a small flame below it",
     "A dictionary: {kettle, cup", "ชาพร้อมแล้วน้ำเดือดบนเตาแล้วเทลงในถ้วย และ ดื่ม กับ เพื่อน ใน ตอน บ่าย ที่ บ้าน",
     PROSE + " See https://example.org/tea/and/more/of/it/in/the/garden/of/the/house/on/the/hill/by/the/sea/side",
@@ -190,6 +195,15 @@ class TestConversations:
         turns = Turn("user", ASKED), Turn("assistant", german)
         assert measured(*turns).other_language > 0.8
         assert measured(Turn("system", "Answer in German."), *turns).other_language == 0.0
+
+    @pytest.mark.parametrize(("answer", "held_against"), [
+        ("Drip brew, espresso.", 0.0), ("ˈmæɹi hæd ə ˈlɪtl ˈlæm, its fleece was white as snow", 0.0),
+        ("¿A dónde vas?", 0.9), ("Vamos a comer una pizza en la plaza del pueblo.", 0.9),
+    ])
+    def test_short_texts_and_phonetic_script_are_not_held_against_a_row(self, answer, held_against):
+        conversation = Conversation((Turn("user", ASKED), Turn("assistant", answer)), Origin("s", "f.jsonl", 1))
+        languages = language.Languages("en", 0.9, "es", 0.95)
+        assert quality.facts([conversation], [languages])[0].other_language == held_against
 
 
 class TestDecisions:

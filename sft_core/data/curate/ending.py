@@ -12,6 +12,8 @@ import re
 
 LEAST_WORDS = 8
 """Words of a last line that can be half a sentence; fewer are a heading, a name or a signature."""
+SIGNS_A_WORD = 2
+"""Chinese and Japanese signs that count as a word."""
 ENDED = 5
 """Sentences that have ended, from which one that has not was cut off: people leave the last full stop out of short
 answers."""
@@ -28,6 +30,7 @@ _ITEM = re.compile(r"\s*(?:[-*+•–—·>#|]|\(?\d{1,3}[.):]|\(?[a-zA-Z][.)]\s
 _FENCE = re.compile(r"^\s*(?:```|~~~)", re.M)
 _CODE_LINE = re.compile(r"[{};=<>]|\w\(|^\s*(?:def|class|import|from|return|if|for|while|else|print|SELECT|FROM|WHERE"
                         r"|INSERT|UPDATE|ORDER|GROUP)\b|^ {4}|^\t|\\|\$|://")
+_SIGN = re.compile("[\u3040-\u30ff\u3400-\u9fff]")
 _SPACELESS = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u0f00-\u0fff]")
 
 
@@ -58,7 +61,8 @@ def _is_half_json(text: str) -> bool:
 def _ends_inside_a_sentence(text: str) -> bool:
     line = text[text.rfind("\n") + 1 :]
     words = line.split()
-    if len(words) < LEAST_WORDS or words[-1][0] in "#@" or _CODE_LINE.search(line) or _SPACELESS.search(line):
+    length = len(words) + len(_SIGN.findall(line)) // SIGNS_A_WORD
+    if length < LEAST_WORDS or words[-1][0] in "#@" or _CODE_LINE.search(line) or _SPACELESS.search(line):
         return False
     if line.count("(") > line.count(")") or _OPEN_WORD.fullmatch(words[-1]):
         return True

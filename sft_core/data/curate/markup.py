@@ -20,7 +20,8 @@ _ABOUT = re.compile(
     r"\b(?:[xsd]?html\d?|xml|css|svg|jsx|php|javascript|typescript|markup|markdown|latex|rss|sgml|doctype"
     r"|web ?(?:pages?|sites?|forms?)|entit(?:y|ies)|tags?|escap(?:e|es|ed|ing)|un?escape[ds]?|encod(?:e|es|ed|ing|ings)"
     r"|decod(?:e|es|ed|ing)|ampersands?|line ?breaks?|non-?breaking|(?:source )?code|scripts?|browsers?|urls?"
-    r"|query strings?|snippets?|syntax|pars(?:e|er|ing)|regex\w*)\b", re.I)
+    r"|query strings?|snippets?|syntax|pars(?:e|er|ing)|regex\w*)\b"
+    r"|\b(?:us(?:e|ing)|with|inserts?|puts?|adds?|types?|the|an?) <(?:br|p)\b", re.I)
 
 
 def has_leftover(text: str) -> bool:
