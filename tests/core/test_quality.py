@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import time
 from typing import get_args
@@ -100,6 +101,8 @@ def test_no_placeholders(answer):
     "I'm sorry, but I can't assist with that.", "I cannot provide information on that request.",
     "I am sorry, but as an AI language model, I do not have access to current prices.",
     "I’m sorry, but I’m unable to help you with booking flights.",
+    "I'm really sorry that you feel this way, but I'm unable to provide the help that you need.",
+    "I cannot provide guidance on such activities.", "It is not appropriate or ethical to discuss ways of doing so.",
     "Unfortunately, I cannot fulfil this request.", "This cannot be completed by a GPT language model.",
     "Als KI-Sprachmodell kann ich dazu keine Auskunft geben.", "Es tut mir leid, dabei kann ich nicht helfen.",
     "En tant qu’IA, je ne peux pas répondre à cette question.", "Lo siento, pero no puedo ayudarte con eso.",
@@ -113,6 +116,7 @@ def test_stock_refusals(answer):
 @pytest.mark.parametrize("answer", [
     "I'm sorry that you're not happy with your purchase.", "I cannot believe that this is happening.",
     "GPT-3 is a large language model that was trained on text.", "I can't repudiate my fears.",
+    "It is not appropriate to wear white at her wedding.", "I cannot provide for my family, she said, and wept.",
     "Dear Ms Miller, unfortunately my car broke down this morning.", "Es tut mir leid, dass du krank bist.",
     "As an artificial intelligence company, we cannot be too careful.", PROSE,
 ])
@@ -255,6 +259,17 @@ class TestRealRows:
                 found[flaw] = found.get(flaw, 0) + 1
         assert 5 <= found.pop("placeholder") <= 10
         assert sum(found.values()) <= 6
+
+    def test_refusals_that_people_have_labelled(self, real_data):
+        found: dict[tuple[bool, bool], int] = {}
+        for model in ("gpt4", "llama2new", "mistralinstruct"):
+            path = real_data(f"xstest/model_completions/xstest_v2_completions_{model}.csv")
+            with path.open(encoding="utf-8", newline="") as stream:
+                for row in csv.DictReader(stream):
+                    kind = row["final_label"] != "1_full_compliance", is_refusal(row["completion"])
+                    found[kind] = found.get(kind, 0) + 1
+        assert found[True, True] / (found[True, True] + found[False, True]) > 0.94
+        assert found[True, True] / (found[True, True] + found[True, False]) > 0.7
 
     def test_long_answers_cut_at_random_are_found(self, real_data):
         rows = json.loads(real_data("llamafactory_demo/alpaca_en_demo.json").read_text(encoding="utf-8"))

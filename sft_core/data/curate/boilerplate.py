@@ -11,20 +11,26 @@ import re
 OPENING = 300
 """Characters in which a refusal shows, if it is one."""
 _AI = r"(?:an? )?(?:ai|a\.i\.|artificial intelligence|(?:large )?language model|chatbot|virtual assistant)\b"
-_CANNOT = (r"(?:can(?:no|')t|can not|could not|couldn't|am not (?:able|capable|programmed|comfortable)|'m not (?:able"
-           r"|capable|programmed|comfortable)|am unable|'m unable|will not|won't|do not have|don't have|do not possess"
-           r"|don't possess|have no|lack|must decline|must respectfully|am only able|does not have|doesn't have|(?:is"
-           r"|it's|it is) not (?:able|appropriate|possible|within))")
+_CANNOT = (
+    r"(?:can(?:no|')t|can not|could not|couldn't|am not (?:able|capable|programmed|comfortable)|'m not (?:able"
+    r"|capable|programmed|comfortable)|am unable|'m unable|will not|won't|do not have|don't have"
+    r"|do not possess|don't possess|do not hold|don't hold|have no|lack|must clarify|must decline"
+    r"|must respectfully|am only able|does not have|doesn't have|(?:is|it's|it is) not (?:able|appropriate"
+    r"|possible|within))"
+)
 _HELP = (r"(?:assist|help|provid|fulfil|comply|answer|respond|support|generat|engag|discuss|creat|writ|complet|offer"
          r"|suggest|recommend|give|do that|advis|shar|continu|accommodat|process|satisf|tell|make)")
 _STOCK = re.compile("|".join((
     rf"\bas {_AI}(?! (?:compan|startup|firm|engineer|research|expert|lab|team|student|enthusiast|tool))"
     rf"[^.!?\n]{{0,80}}?\b(?:i|we|it)\b ?{_CANNOT}",
     rf"\b(?:i am|i'm) (?:just |only |simply )?{_AI}[^.!?\n]{{0,60}}?\b{_CANNOT}",
-    rf"\A\W*(?:i'm |i am |we're |we are )?(?:very |so |truly )?(?:sorry|apologi[sz]e|unfortunately|i'm afraid|i regret)"
-    rf"[^.!?\n]{{0,60}}?\b(?:i|we) ?{_CANNOT}\b[^.!?\n]{{0,40}}?\b{_HELP}",
+    rf"\A\W*(?:i'm |i am |we're |we are )?(?:very |so |truly |really )?(?:sorry|apologi[sz]e|unfortunately|i'm afraid"
+    rf"|i regret)[^.!?\n]{{0,60}}?\b(?:i|we) ?{_CANNOT}\b[^.!?\n]{{0,40}}?\b{_HELP}",
     rf"\A\W*i ?(?:can(?:no|')t|can not|am unable to|'m unable to|am not able to|'m not able to|will not|won't)"
-    rf" {_HELP}\w*\b[^.!?\n]{{0,40}}?\b(?:you|request|that|this|content|information|instructions|advice)\b",
+    rf" {_HELP}\w*\b[^.!?\n]{{0,40}}?\b(?:you|request|that|this|content|information|instructions|advice"
+    r"|guidance|reasons|assistance)\b",
+    r"\A\W*(?:no, )?(?:it is|it's|this is) (?:not|never) (?:appropriate|acceptable|ethical|okay|right)(?: or \w+)? to"
+    r" (?:provide|discuss|suggest|promote|encourage|support|assist|give|share|make such)\b",
     r"\A\W*(?:i am|i'm) (?:really |very |so )?sorry,? (?:but )?(?:that|this|it)(?: is|'s) (?:not |beyond)",
     r"\A\W*sorry,? (?:but )?(?:i|we|it|this|that|the (?:request|input|given))\b[^.!?\n]{0,60}?\b(?:not|n't|cannot)\b",
     r"\b(?:cannot|can't|could not|not) be (?:completed|done|performed|generated|provided|created|executed|fulfilled)"
@@ -49,6 +55,7 @@ _STOCK = re.compile("|".join((
 _MAY_REFUSE = (
     "language model", "an ai", "a.i.", "chatbot", "virtual", "gpt", "artificial", "can't", "won't", "don't", "couldn't",
     "cannot", "can not", "not able", "sorry", "unable", "apolog", "unfortunately", "will not", "must decline",
+    "must clarify", "appropriate to", "acceptable to", "ethical to", "okay to", "right to", "appropriate or",
     "als k", "sprachmodell", "tut mir leid", "siento", "sinto", "dispiace", "desculp", "como ", "en tant", "in quanto",
 )
 """One of these stands in every one in ASCII; looking for them costs a fiftieth of looking for it."""
