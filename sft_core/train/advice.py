@@ -97,12 +97,13 @@ def _lost_rows(seen: Foreseen) -> Iterator[str]:
 
 def _one_source(seen: Foreseen) -> Iterator[str]:
     weights = seen.outlook.data.course.sft.weighing.by_source
-    shares = {one["source"]: one["trained_tokens"] * weights.get(one["source"], 1.0)
-              for one in seen.ledger["sources"]}
+    tokens = {one.name: one.trained_tokens for one in seen.outlook.mixed if one.what == "source"} or {
+        one["source"]: one["trained_tokens"] for one in seen.ledger["sources"]}
+    shares = {source: number * weights.get(source, 1.0) for source, number in tokens.items()}
     name = max(shares, key=lambda source: shares[source])
     if len(shares) > 1 and shares[name] > DOMINATES * sum(shares.values()):
         yield (f"{name} has {100 * shares[name] / sum(shares.values()):.0f} % of all trained tokens, by their weight: "
-               f"the other {len(shares) - 1} sources hardly count; set its limit, or the weight of the sources")
+               f"the other {len(shares) - 1} sources hardly count; set its limit, or share or weight of the sources")
 
 
 def _examples(seen: Foreseen) -> Iterator[str]:
@@ -110,9 +111,12 @@ def _examples(seen: Foreseen) -> Iterator[str]:
     if number * section.epochs < FEW_EXAMPLES:
         yield (f"{number} training examples in {section.epochs:g} epochs: hardly anything can be learnt; give more "
                "data.sources, or a larger limit")
-    if section.epochs > MANY_EPOCHS and not section.stopping.patience:
-        yield (f"every example is seen {section.epochs:g} times, and will be learnt by heart; set train.epochs lower, "
-               "or train.stopping.patience")
+    seen_often = {f"an example of {one.name}": float(one.most_used) for one in seen.outlook.mixed
+                  if one.what == "source"} or {"every example": section.epochs}
+    for what, times in seen_often.items():
+        if times > MANY_EPOCHS and not section.stopping.patience:
+            yield (f"{what} is seen {times:g} times, and will be learnt by heart; set train.epochs"
+                   f"{' or its share' * bool(seen.outlook.mixed)} lower, or train.stopping.patience")
 
 
 def _held_out(seen: Foreseen) -> Iterator[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sft_core.config.data import ModelSection
 from sft_core.config.train import TrainSection
+from sft_core.data.mix.plan import Mixed
 from sft_core.model.attention import fastest
 from sft_core.model.load import compute_dtype, resolve_device
 from sft_core.model.room import free_bytes
@@ -67,6 +68,11 @@ class Outlook:
         if self.data.mixture is not None:
             return Counts(*(round(number / epochs) for number in (whole.rows, whole.tokens, whole.trained_tokens)))
         return Counts(round(whole.rows / epochs), sum(stream.tokens), sum(stream.trained))
+
+    @property
+    def mixed(self) -> Sequence[Mixed]:
+        """What `data.mixture` wanted and what the epochs of the run bring; nothing without one."""
+        return self.data.mixture.table(self.section.epochs) if self.data.mixture else ()
 
     @property
     def validations(self) -> int:

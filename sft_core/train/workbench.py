@@ -125,6 +125,7 @@ def set_up(inputs: TrainInputs, section: TrainSection) -> Workbench:
     """
     check_positions(inputs.model, inputs.mirror, inputs.max_tokens)
     data = read_data(inputs, section)
+    mixture = data.mixture.table(section.epochs) if data.mixture else ()
     template = served_template(inputs.prepared)
     device = resolve_device(inputs.model)
     if device.type == "cpu":
@@ -137,7 +138,7 @@ def set_up(inputs: TrainInputs, section: TrainSection) -> Workbench:
     policy = make_policy(loaded, inputs.model, section, inputs.seed, grown=bool(template.added),
                          rows=Rows(inputs.pack, inputs.max_tokens))
     if accelerator.is_main_process:
-        _say(loaded, policy)
+        _say(loaded, policy, mixture)
     if section.gradient_checkpointing:
         policy.model.gradient_checkpointing_enable(  # type: ignore[operator]
             gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -156,8 +157,7 @@ def set_up(inputs: TrainInputs, section: TrainSection) -> Workbench:
     pads = (tokenizer.eos_token_id, tokenizer.pad_token_id, 0)
     return Workbench(inputs, accelerator, policy, forward, optimizer, Unreached(parameters), parameters, data.course,
                      data.validation, loaded, template, _belongs_to(inputs, section, data.course), inputs.max_tokens,
-                     next(p for p in pads if p is not None), kept,
-                     data.mixture.table(section.epochs) if data.mixture else ())
+                     next(p for p in pads if p is not None), kept, mixture)
 
 
 def _load(inputs: TrainInputs, section: TrainSection, template: ServedTemplate, in_parts: bool) -> LoadedModel:
@@ -183,8 +183,10 @@ def _load(inputs: TrainInputs, section: TrainSection, template: ServedTemplate, 
     return loaded
 
 
-def _say(loaded: LoadedModel, policy: Policy) -> None:
-    """What the base brings that nobody may have asked for."""
+def _say(loaded: LoadedModel, policy: Policy, mixture: Sequence[Mixed]) -> None:
+    """What the base brings that nobody may have asked for, and what became of the mixture that somebody did ask for."""
+    for row in mixture:
+        log.info("mixture: %s", row)
     if policy.kept_as_is:
         log.info("%s", in_sentence(policy.kept_as_is))
     if noise := own_noise(loaded.model.config):

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from sft_core.config.data import DataSection
+from sft_core.config.mixture import MixtureSection, SourceMixSection
 from sft_core.config.train import TrainSection
+from sft_core.data.mix.plan import Mixing
 from sft_core.train.advice import Foreseen, advice, usual_rate
 from sft_core.train.inputs import TrainInputs
 from sft_core.train.outlook import Outlook, look_ahead
@@ -100,3 +102,15 @@ def test_the_usual_rate_falls_with_size_and_is_higher_for_adapters() -> None:
     assert usual_rate(7_000_000_000, "lora") == pytest.approx(2e-4)
     assert 5e-5 < usual_rate(135_000_000, "full") < 3e-4
     assert usual_rate(1_000_000, "lora") == 2e-3
+
+
+def test_a_mixture_is_judged_by_what_it_brings(train_inputs: TrainInputs, train_section: Section,
+                                               tmp_path: Path) -> None:
+    mixing = Mixing(MixtureSection(size=400, most_repeats=99), {"train": SourceMixSection()})
+    section = train_section(epochs=13, rows_per_step=1, lr=2e-3)
+    mixed = look_ahead(replace(train_inputs, mixing=mixing), section, tmp_path)
+    assert mixed.epoch.trained_tokens == pytest.approx(400, abs=10)
+    assert [str(row).split(", ")[2:] for row in mixed.mixed] == [["24 of 24 examples", "at most 32 times each"]]
+    told = said(mixed, SOURCE, {**SOURCE, "source": "other", "trained_tokens": 9999})
+    assert any("an example of train is seen 32 times, and will be learnt by heart" in one for one in told), told
+    assert not any("other has" in one for one in told), "by what is drawn, not by what is there"

@@ -62,6 +62,14 @@ class Mixed(NamedTuple):
     used: int  # examples that were used at all
     most_used: int  # how often the one that was used most
 
+    def __str__(self) -> str:
+        """One line for a person."""
+        least, most = self.wanted or (0.0, 1.0)
+        wanted = [f"{least:.1%} wanted"] if least == most else [
+            *([f"at least {least:.1%} wanted"] if least > 0 else []), *([f"at most {most:.1%}"] if most < 1 else [])]
+        return (f"{self.what} {self.name}: {self.share:.1%} ({', '.join([*wanted, f'{self.before:.1%} there'])}), "
+                f"{self.used:,} of {self.examples:,} examples, at most {self.most_used:,} times each")
+
 
 @dataclass(frozen=True)
 class Mixture:
