@@ -23,10 +23,10 @@ _MACHINES = frozenset({"git", "hg", "svn"})
 """Users of addresses of repositories, `git@host:path`, who are nobody."""
 _URL_USER = re.compile(r"://[^\s/?#]*\Z")
 
-_V4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d|-\d)")
+_V4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\w|-\d)")
 _V6 = re.compile(r"(?<![\w:.])[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{3,40}(?![\w:])")
-_VERSION = re.compile(r"\b(?:version|release[ds]?|build|firmware|driver|update|upgrade[ds]?|section|chapter|clause|"
-                      r"figure|table|article|paragraph|rfc|oid|ver|sec|kernel|patch)\W{0,3}"
+_VERSION = re.compile(r"\b(?:version|release[ds]?|build|firmware|driver|update|upgrade[ds]?|sections?|chapters?|"
+                      r"clauses?|figure|table|articles?|paragraphs?|rfc|oid|ver|sec|kernel|patch)\W{0,3}"
                       r"(?:to |from |no\. ?|is )?\Z|"
                       r"[A-Za-z_]/\Z|(?:§|[=~^<>!]=|~|\^) ?\Z", re.IGNORECASE)
 _HOST = re.compile(r"(?:\bip|address|host|server|ping|dns|gateway|\bnode|client|login|ssh|connect)\b", re.IGNORECASE)

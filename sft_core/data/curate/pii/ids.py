@@ -7,12 +7,14 @@ companies) and either have check digits or are named where they are written.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import NamedTuple
 
-from sft_core.data.curate.pii.span import Span
+from sft_core.data.curate.pii.span import Span, digits
 
+BEHIND = 2
+"""Characters behind a number that say whether it ends there."""
 BEFORE, AFTER = 50, 25
 """Characters around a number where the word that names it is looked for."""
 
@@ -70,20 +72,29 @@ _NUMBERS = (
 _NINO = re.compile(r"(?<!\w)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?\d\d ?\d\d ?\d\d ?[A-D](?!\w)")
 _NINO_NAMED = re.compile(r"national insurance|\bni(?: |_)?(?:number|no)\b|(?<![^\W_])nino(?![^\W_])", re.IGNORECASE)
 _CODE = re.compile(r"[A-Z]{2} ?[0-9]{2}")
-_NUMBER = re.compile(r"(?:[0-9][ .\-]?){7}")
-"""What every code and every number above has, for one look instead of thirty."""
+"""What every code above has."""
+_STRETCH = re.compile(r"[0-9XYZ](?:[ .+-]?[0-9A-Zk]){6,}")
+"""What every number above lies in, for one look at a text instead of thirty."""
+FEWEST_DIGITS = 7
 
 
 def ids(text: str) -> Iterator[Span]:
     """Numbers of persons; spans may overlap where one number is valid in two countries."""
-    code, number = _CODE.search(text), _NUMBER.search(text)
-    for scheme in (*(_CODES if code else ()), *(_NUMBERS if number else ())):
-        for found in scheme.shape.finditer(text):
+    for stretch in _STRETCH.finditer(text):
+        if len(digits(stretch[0])) >= FEWEST_DIGITS:
+            yield from _valid_ones(_NUMBERS, text, stretch.start(), stretch.end() + BEHIND)
+    if _CODE.search(text):
+        yield from _valid_ones(_CODES, text, 0, len(text))
+        for found in _NINO.finditer(text):  # no check digit, and none of its parts is verified
+            if _is_named(_NINO_NAMED, text, found):
+                yield _span(found)
+
+
+def _valid_ones(schemes: Sequence[_Scheme], text: str, start: int, end: int) -> Iterator[Span]:
+    for scheme in schemes:
+        for found in scheme.shape.finditer(text, start, end):
             if (scheme.named is None or _is_named(scheme.named, text, found)) and _valid(scheme.checks, found[0]):
                 yield _span(found)
-    for found in _NINO.finditer(text) if code else ():  # no check digit, and none of its parts is verified
-        if _is_named(_NINO_NAMED, text, found):
-            yield _span(found)
 
 
 def _span(found: re.Match[str]) -> Span:

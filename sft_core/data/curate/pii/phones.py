@@ -21,10 +21,10 @@ _INTERNATIONAL = re.compile(r"(?<![\w+.)\]*/^-])(?:\(\+|\+ ?\(?|00)[1-9][\d ().\
 _NOUN = (r"(?:tele)?phone|telefono?|teléfono|téléphone|telefone|telefoon|tel|tél|mobile|mobil|móvil|handy|cell|celular|"
          r"portable|fax|whatsapp|hotline")
 _SAYS = r"call|text|dial|ring|sms|reach|contact"
-_NATIONAL = re.compile(
-    rf"\b(?:(?P<noun>{_NOUN})|{_SAYS})\b"
-    r"(?:[ -]?(?:phone|number|num|no|nr|me|us|him|her|them|is|was|on|at|or))*[\"'.:=# ]{1,5}"
-    r"(?P<number>\(?0?\d{2,4}\)?[ ./-]?\d{2,4}(?:[ ./-]?\d{2,4}){1,3})(?![\w.-]?\d)", re.IGNORECASE)
+_LABEL = re.compile(rf"\b(?:(?P<noun>{_NOUN})|{_SAYS})\b"
+                    r"(?:[ -]?(?:phone|number|num|no|nr|me|us|him|her|them|is|was|on|at|or))*[\"'.:=# ]{1,5}\Z",
+                    re.IGNORECASE)
+_NATIONAL = re.compile(r"(?<!\w)\(?0?\d{2,4}\)?[ ./-]?\d{2,4}(?:[ ./-]?\d{2,4}){1,3}(?![\w.-]?\d)")
 _AMERICAN = re.compile(r"(?<![\w.$€£+/-])(?:1[ .-])?(?:\([2-9]\d{2}\) ?|[2-9]\d{2}(?P<sign>[ .-]))[2-9]\d{2}[.-]\d{4}"
                        r"(?![\w-]|\.\d)")
 """Hyphens or brackets say enough: of 440 such numbers in 75 M characters of public data sets all were telephones."""
@@ -42,10 +42,10 @@ def phones(text: str) -> Iterator[Span]:
         for found in _INTERNATIONAL.finditer(text):
             yield from _international(found)
     for found in _NATIONAL.finditer(text):
-        written = found["number"]
-        if FEWEST <= len(digits(written)) <= MOST and not _DATE.match(written) and \
-                (found["noun"] or written[0] in "0("):
-            yield from _national(found.start("number"), written, sure=True)
+        if FEWEST <= len(digits(found[0])) <= MOST and not _DATE.match(found[0]):
+            label = _LABEL.search(text, max(0, found.start() - _NEAR), found.start())
+            if label and (label["noun"] or found[0][0] in "0("):
+                yield from _national(found.start(), found[0], sure=True)
     for found in _AMERICAN.finditer(text):
         if found["sign"] != " " or _SAID.search(text, max(0, found.start() - _NEAR), found.start()):
             yield from _national(found.start(), found[0], sure=False)
