@@ -82,7 +82,7 @@ def test_length_is_a_flaw_by_request():
 
 @pytest.mark.parametrize("answer", [
     "N/A", "n/a.", "<nooutput>", "<No Output>", "No output", "Output:", "Response", "[your answer here]", "...",
-    "…", "-", "[Insert output poster here]", "<A visual logo design>", "TODO", "null",
+    "…", "-", "[Insert output poster here]", "<A visual logo design>", "TODO", "null", "\u200b",
     "<nooutput> - Visuals cannot be drawn.",
 ])
 def test_placeholders(answer):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+from sft_core.data.curate.characters import without_unseen
+
 OPENING = 300
 """Characters in which a refusal shows, if it is one."""
 _AI = r"(?:an? )?(?:ai|a\.i\.|artificial intelligence|(?:large )?language model|chatbot|virtual assistant)\b"
@@ -83,6 +85,9 @@ def is_placeholder(answer: str) -> bool:
     A bracket alone counts with words in it only: `[]` and `{}` are answers of programs.
     """
     text = answer.strip()
-    if len(text) > _LONGEST_PLACEHOLDER or not _SAYS.search(text):
+    if len(text) > _LONGEST_PLACEHOLDER:
+        return False
+    text = without_unseen(text).strip()
+    if not _SAYS.search(text):
         return text in _SILENT
     return bool(_MARKED.match(text) or _PLACEHOLDER.fullmatch(text))
