@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from sft_core.config.duplicates import DuplicatesSection
 from sft_core.config.normalise import NormaliseSection
+from sft_core.config.quality import QualitySection
 from sft_core.config.section import MOST, OffIsWord, Positive, Section, Share
 
 
@@ -91,6 +92,8 @@ class DataSection(Section):
     decontaminate: Annotated[Literal["drop", "report", "off"], OffIsWord] = "drop"
     """What to do with conversations and replay documents that hold an item of one of this run's evaluation suites.
     `report` trains on them and gives the scores of the items that were not trained on beside those of all."""
+    quality: QualitySection = QualitySection()
+    """What is wrong with answers, and which of it is left out."""
     validation_share: Annotated[float, Field(ge=0.0, le=0.5)] = 0.02
     """Share of conversations held out for the validation loss."""
     processes: Positive | None = None

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +90,16 @@ def test_what_goes_can_be_read_and_the_counts_add_up(tmp_path, messy):
         (35, "unreadable"), (31, "exact_duplicate"), (33, "near_duplicate"), (34, "contaminated")]
     assert lines(found.folder) == [n for n in range(1, 36) if n not in (31, 33, 34, 35)]
     (source,) = found.result["sources"]
-    assert source == {"name": "messy.jsonl", "rows": 35, "formats": ["prompt_completion"], "nulls": 0,
-                      "rejected": {"unreadable": 1}, "changed": {}, "languages": source["languages"],
+    assert source | {"languages": {}, "steps": [], "flaws": {}} == {
+        "name": "messy.jsonl", "rows": 35, "formats": ["prompt_completion"], "nulls": 0, "languages": {}, "steps": [],
+        "flaws": {}, "rejected": {"unreadable": 1}, "changed": {},
                       "curated": {"exact_duplicate": 1, "near_duplicate": 1, "contaminated": 1}}
-    for before, after in zip(found.result["steps"], found.result["steps"][1:], strict=False):
-        assert before["rows"] == before["kept"] + before["rejected"]
-        assert after["rows"] == before["kept"]
+    steps = source["steps"]
+    assert [step["name"] for step in steps] == ["read", "evaluation items", "exact duplicates of conversations",
+                                                "near duplicates of conversations"]
+    for before, after in pairwise(steps):
+        assert before["rows_in"] == before["rows_out"] + sum(before["reasons"].values())
+        assert after["rows_in"] == before["rows_out"]
     assert read_json(found.folder / "curation.json") == found.result
     pairs = curated.twins_of(found.folder)
     assert [(a.line, b.line, round(alike, 2), equal) for a, b, alike, equal in pairs] == [

@@ -18,7 +18,7 @@ from sft_core.data.curate.curated import write_curated
 from sft_core.data.curate.decide import Part
 from sft_core.data.curate.decontaminate import EvalItem, ItemIndex
 from sft_core.data.curate.kept import Keep, Kept, in_folder
-from sft_core.data.curate.measure import LANGUAGES, Family, items_of, measure_shards, sketches_of
+from sft_core.data.curate.measure import QUALITY, Family, items_of, measure_shards, sketches_of
 from sft_core.data.curate.read import put_right, read_source
 from sft_core.data.shards import shards_of
 from sft_core.data.sources import name_of, source_digest
@@ -30,6 +30,9 @@ from sft_core.versions import code_version
 
 READ_BY = ("path", "name", "format", "columns", "ignore_columns", "roles", "split", "subset", "revision", "limit")
 """Fields of a source that what is read of it hangs on."""
+
+DECIDED_BY = {"quality", "duplicates", "decontaminate"}
+"""Sections of the data that say which rows stay."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +52,14 @@ class Wanted:
         found = [sketches_of(compared, section) for compared in section.compared if section.exact or section.near]
         if self.data.decontaminate != "off":
             found.append(items_of(self.asked, lambda: ItemIndex(self.items())))
-        return [LANGUAGES, *found]
+        return [QUALITY, *found]
 
     def stamp(self) -> str:
         """What the curated rows hang on."""
         facts = [_facts_stamp(self, at, family) for at in range(len(self.digests)) for family in self.families()]
         dates = [str(one.date) for one in self.data.sources] if self.data.duplicates.keep == "newest" else None
-        return fingerprint("curate", code_version("sft_core.data.curate.chain"), facts, self.data.duplicates,
-                           self.data.decontaminate, dates)
+        return fingerprint("curate", code_version("sft_core.data.curate.chain"), facts,
+                           self.data.model_dump(mode="json", include=DECIDED_BY), dates)
 
 
 def curate(wanted: Wanted, keep: Keep, workers: Workers) -> Kept:

@@ -3,6 +3,7 @@
 `000000.parquet` and so on    conversations that stay, in the order of the sources, with what is known of each
 `rejected.parquet`            rows that are no conversation, and those that go, with reasons
 `duplicates.parquet`          what went as the like of another, and of which
+`flaws.parquet`               what is wrong with which row, dropped or not
 `curation.json`               per source and per step: rows that came, stayed and went; texts put right; languages
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +24,7 @@ from sft_core.config.data import DataSection
 from sft_core.conversation import Conversation, Origin
 from sft_core.data.curate.decide import Decided, Part, decide, rejected_of
 from sft_core.data.curate.read import REJECTED
+from sft_core.data.provenance.manifest import Step
 from sft_core.data.shards import (
     CONVERSATIONS,
     ORIGIN,
@@ -39,7 +42,8 @@ from sft_core.stage import write_json
 
 TWINS = pa.schema([*ORIGIN, ("of_source", pa.string()), ("of_file", pa.string()), ("of_line", pa.int64()),
                    ("similarity", pa.float64()), ("exact", pa.bool_())])
-ADDED = pa.schema([("items", pa.list_(pa.list_(pa.string()))), ("language", pa.string())])
+FLAWS = pa.schema([*ORIGIN, ("flaw", pa.string()), ("detail", pa.string())])
+ADDED = pa.schema([("items", pa.list_(pa.list_(pa.string()))), ("language", pa.string()), ("quality", pa.float64())])
 """Columns of a curated conversation besides its own."""
 
 
@@ -49,6 +53,7 @@ class Curated(NamedTuple):
     conversation: Conversation
     items: tuple[tuple[str, str], ...]  # evaluation items that it holds, as (suite, id)
     language: str  # of its answers; `und` where that cannot be said
+    quality: float  # 0 to 1, see quality.score
 
 
 class _Job(NamedTuple):
@@ -57,6 +62,7 @@ class _Job(NamedTuple):
     stays: NDArray[np.bool_]  # [rows of the shard]
     items: Mapping[int, list[tuple[str, str]]]
     languages: Sequence[str]
+    scores: Sequence[float]
 
 
 def curated_shards(folder: Path) -> Iterator[list[Curated]]:
@@ -66,8 +72,8 @@ def curated_shards(folder: Path) -> Iterator[list[Curated]]:
         DataError: a file was not written by `curate`.
     """
     for file in shards_of(folder):
-        yield [Curated(conversation, tuple((suite, name) for suite, name in items), language)
-               for conversation, (items, language) in zip(read_shard(file), rows_of_table(file, ADDED), strict=True)]
+        yield [Curated(conversation, tuple((suite, name) for suite, name in items), *known)
+               for conversation, (items, *known) in zip(read_shard(file), rows_of_table(file, ADDED), strict=True)]
 
 
 def twins_of(folder: Path) -> list[tuple[Origin, Origin, float, bool]]:
@@ -91,24 +97,28 @@ def write_curated(out: Path, parts: Sequence[Part], data: DataSection, workers: 
     rejected.add(rejected_of(decided))
     rejected.close()
     write_table(out / "duplicates.parquet", _twins(decided))
-    curation: dict[str, object] = {"sources": list(_by_source(parts, decided)),
-                                   "steps": [step._asdict() for step in decided.steps]}
+    write_table(out / "flaws.parquet", pa.table(
+        [*origin_columns([decided.origins[one.row] for one in decided.flaws]), [one.flaw for one in decided.flaws],
+         [one.detail for one in decided.flaws]], schema=FLAWS))
+    curation: dict[str, object] = {"sources": list(_by_source(parts, decided))}
     write_json(out / "curation.json", curation)
     return curation
 
 
 def _of_shard(decided: Decided, start: int, stop: int
-              ) -> tuple[NDArray[np.bool_], dict[int, list[tuple[str, str]]], Sequence[str]]:
+              ) -> tuple[NDArray[np.bool_], dict[int, list[tuple[str, str]]], Sequence[str], Sequence[float]]:
     stays = np.array([row not in decided.gone for row in range(start, stop)], np.bool_)
     items = {row - start: list(zip(*found, strict=True)) for row in range(start, stop)
              if (found := decided.items.get(row))}
-    return stays, items, decided.languages[start:stop]
+    return stays, items, decided.languages[start:stop], decided.scores[start:stop]
 
 
 def _keep_rows(job: _Job) -> None:
     table = pq.read_table(job.shard, schema=CONVERSATIONS)
     items = pa.array([job.items.get(row, []) for row in range(table.num_rows)], ADDED.field("items").type)
-    table = table.append_column("items", items).append_column("language", pa.array(job.languages, pa.string()))
+    added = [items, pa.array(job.languages, pa.string()), pa.array(job.scores, pa.float64())]
+    for field, column in zip(ADDED, added, strict=True):
+        table = table.append_column(field, column)
     write_table(job.out, table.filter(pa.array(job.stays)))
 
 
@@ -122,11 +132,14 @@ def _twins(decided: Decided) -> pa.Table:
 def _by_source(parts: Sequence[Part], decided: Decided) -> Iterator[dict[str, Any]]:
     """What became of every source."""
     at = 0
-    for part in parts:
-        rows = range(at, at + sum(pq.read_metadata(file).num_rows for file in shards_of(part.shards)))
+    for part, steps in zip(parts, decided.steps, strict=True):
+        rows = range(at, at + part.rows)
         at = rows.stop
-        reasons = Counter(str(decided.gone[row][0]) for row in rows if row in decided.gone)
-        languages = {name: dict(Counter(decided.languages[row] for row in some).most_common()) for name, some in (
-            ("read", rows), ("kept", [row for row in rows if row not in decided.gone]))}
+        kept = [row for row in rows if row not in decided.gone]
+        reasons: Counter[str] = sum((Counter(step.reasons) for step in steps), Counter())
+        read = Step("read", {}, part.read.result["rows"], len(rows), reasons=part.read.result["rejected"])
         yield {"name": name_of(part.source), **part.read.result, "changed": dict(part.changed),
-               "curated": dict(sorted(reasons.items())), "languages": languages}
+               "curated": dict(sorted(reasons.items())), "steps": [asdict(step) for step in (read, *steps)],
+               "flaws": dict(sorted(Counter(one.flaw for one in decided.flaws if one.row in rows).items())),
+               "languages": {name: dict(Counter(decided.languages[row] for row in some).most_common())
+                             for name, some in (("read", rows), ("kept", kept))}}

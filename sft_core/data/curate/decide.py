@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,14 +13,19 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from sft_core.config.data import DataSection, SourceSection
-from sft_core.config.duplicates import DuplicatesSection
+from sft_core.config.duplicates import Compared, DuplicatesSection
 from sft_core.conversation import Origin, Rejected, Why
-from sft_core.data.curate import duplicates
+from sft_core.data.curate import duplicates, quality
 from sft_core.data.curate.kept import Kept
 from sft_core.data.curate.language import Languages
 from sft_core.data.curate.measure import Found, facts_of, sketches_in
+from sft_core.data.curate.quality import Quality
+from sft_core.data.provenance.manifest import Step
 from sft_core.data.shards import shards_of
 from sft_core.data.sources import name_of
+
+Reasons = Mapping[int, tuple[Why, str]]
+"""Row → why it goes, and what a person reads of it."""
 
 
 class Part(NamedTuple):
@@ -31,14 +37,10 @@ class Part(NamedTuple):
     changed: Mapping[str, int]  # conversations that this changed, by kind
     facts: Mapping[str, Path]  # folders of facts about the shards by the name of the family
 
-
-class Step(NamedTuple):
-    """What one step of the way did."""
-
-    name: str
-    rows: int  # that came
-    kept: int
-    rejected: int
+    @property
+    def rows(self) -> int:
+        """Conversations that were read."""
+        return sum(pq.read_metadata(file).num_rows for file in shards_of(self.shards))
 
 
 class Twin(NamedTuple):
@@ -50,15 +52,25 @@ class Twin(NamedTuple):
     exact: bool
 
 
+class Flawed(NamedTuple):
+    """A row with a flaw, dropped or not."""
+
+    row: int
+    flaw: str
+    detail: str
+
+
 class Decided(NamedTuple):
     """Of all rows of all sources, one behind the other."""
 
     origins: Origins
-    gone: Mapping[int, tuple[Why, str]]  # row → why it goes
-    steps: tuple[Step, ...]
+    gone: Reasons
+    steps: tuple[tuple[Step, ...], ...]  # of every source
     twins: tuple[Twin, ...]
     items: Mapping[int, Found]  # rows that stay and hold evaluation items
     languages: Sequence[str]  # of the answers of each row
+    flaws: tuple[Flawed, ...]
+    scores: Sequence[float]  # quality of each row, 0 to 1
 
 
 class Origins:
@@ -79,82 +91,28 @@ class Origins:
 
 
 def decide(parts: Sequence[Part], data: DataSection) -> Decided:
-    """Which rows go, and why. The steps in their order: evaluation items, exact and near duplicates; what one step
-    takes out, the next does not see."""
+    """Which rows go, and why. The steps in their order: quality, evaluation items, exact and near duplicates; what one
+    step takes out, the next does not see."""
     origins = Origins(file for part in parts for file in shards_of(part.shards))
-    way = _Way(origins)
-    languages = [facts.answer for part in parts for shard in facts_of(part.facts["languages"], Languages)
-                 for facts in shard]
-    items = dict(_with_items(parts))
+    way = _Way(origins, [part.rows for part in parts])
+    facts = list(_facts(parts, "quality", Quality))
+    flaws = tuple(Flawed(row, found.flaw, found.detail)
+                  for row, one in enumerate(facts) for found in quality.flaws(one, data.quality))
+    if data.quality.drop:
+        way.step("quality", data.quality, {
+            row: (Why(found.flaw), found.detail) for row, one in enumerate(facts)
+            if (found := quality.fault(one, data.quality))})
+    items = {row: found for row, found in enumerate(_facts(parts, "items", Found)) if found.ids}
     if data.decontaminate == "drop":
-        way.step("evaluation items", {row: (Why.CONTAMINATED, f"holds item {found.ids[0]} of {found.suites[0]}")
-                                      for row, found in items.items()})
+        way.step("evaluation items", {}, {row: (Why.CONTAMINATED, f"holds item {found.ids[0]} of {found.suites[0]}")
+                                          for row, found in items.items()})
     for compared in data.duplicates.compared:
         _duplicates(way, parts, data.duplicates, compared)
-    return Decided(origins, way.gone, tuple(way.steps), tuple(way.twins),
-                   {row: found for row, found in items.items() if row not in way.gone}, languages)
-
-
-class _Way:
-    """The rows on their way through the steps."""
-
-    def __init__(self, origins: Origins) -> None:
-        self.origins = origins
-        self.alive = np.ones(len(origins), np.bool_)
-        self.gone: dict[int, tuple[Why, str]] = {}
-        self.steps: list[Step] = []
-        self.twins: list[Twin] = []
-
-    def step(self, name: str, reasons: Mapping[int, tuple[Why, str]]) -> None:
-        """Take out rows that are still there."""
-        before = int(self.alive.sum())
-        mine = {row: reason for row, reason in reasons.items() if self.alive[row]}
-        self.alive[list(mine)] = False
-        self.gone |= mine
-        self.steps.append(Step(name, before, before - len(mine), len(mine)))
-
-    def same(self, name: str, twins: duplicates.Twins, tell: Callable[[int, float, Origin], tuple[Why, str]]) -> None:
-        """Take out rows for which another one stays."""
-        reasons = {}
-        for row in np.flatnonzero(twins.of >= 0).tolist():
-            other, similarity = int(twins.of[row]), float(twins.similarity[row])
-            why, detail = tell(row, similarity, self.origins[other])
-            reasons[row] = (why, detail)
-            self.twins.append(Twin(row, other, similarity, why is Why.EXACT_DUPLICATE))
-        self.step(name, reasons)
-
-
-def _duplicates(way: _Way, parts: Sequence[Part], section: DuplicatesSection, compared: str) -> None:
-    if not (section.exact or section.near):
-        return
-    found = duplicates.Gathered([one for part in parts for one in sketches_in(part.facts[f"sketch_{compared}"])])
-    order = _preferred(parts, found.letters(), section)
-    if section.exact:
-        alive = order[way.alive[order]]
-        way.same(f"exact duplicates ({compared})", duplicates.exact(found.keys(), alive),
-                 lambda _, __, other: (Why.EXACT_DUPLICATE, f"same as {other}"))
-    if section.near:
-        way.same(f"near duplicates ({compared})", duplicates.near(found, order, way.alive, section.threshold),
-                 lambda _, similarity, other: (Why.NEAR_DUPLICATE, f"{similarity:.2f} like {other}"))
-
-
-def _preferred(parts: Sequence[Part], letters: NDArray[np.int64], section: DuplicatesSection) -> NDArray[np.int64]:
-    """The rows from the one that stays before all others on."""
-    counts = [sum(pq.read_metadata(file).num_rows for file in shards_of(part.shards)) for part in parts]
-    names = [name_of(part.source) for part in parts]
-    rank = [section.prefer.index(name) if name in section.prefer else len(section.prefer) for name in names]
-    age = [-part.source.date.toordinal() if part.source.date else 0 for part in parts]
-    kept = {"first": np.zeros_like(letters), "longest": -letters, "newest": np.repeat(age, counts)}[section.keep]
-    return np.lexsort((np.arange(len(letters)), kept, np.repeat(rank, counts)))
-
-
-def _with_items(parts: Sequence[Part]) -> Iterator[tuple[int, Found]]:
-    at = 0
-    for part in parts:
-        shards = facts_of(part.facts["items"], Found) if "items" in part.facts else ()
-        for facts in shards:
-            yield from ((at + row, found) for row, found in enumerate(facts) if found.ids)
-            at += len(facts)
+    return Decided(
+        origins, way.gone, tuple(zip(*way.steps, strict=True)) or ((),) * len(parts), tuple(way.twins),
+        {row: found for row, found in items.items() if row not in way.gone},
+        [one.answer for one in _facts(parts, "quality", Languages)], flaws,
+        [quality.score(one, data.quality) for one in facts])
 
 
 def rejected_of(decided: Decided) -> Iterator[Rejected]:
@@ -162,3 +120,72 @@ def rejected_of(decided: Decided) -> Iterator[Rejected]:
     for row in sorted(decided.gone):
         why, detail = decided.gone[row]
         yield Rejected(why, detail, decided.origins[row])
+
+
+class _Way:
+    """The rows on their way through the steps."""
+
+    def __init__(self, origins: Origins, rows: Sequence[int]) -> None:
+        self.origins = origins
+        self.alive = np.ones(len(origins), np.bool_)
+        self.gone: dict[int, tuple[Why, str]] = {}
+        self.steps: list[list[Step]] = []  # per step, of every source
+        self.twins: list[Twin] = []
+        self._source = np.repeat(np.arange(len(rows)), rows)
+        self._sources = len(rows)
+
+    def step(self, name: str, settings: Any, reasons: Reasons) -> None:
+        """Take out rows that are still there."""
+        before = np.bincount(self._source[self.alive], minlength=self._sources).tolist()
+        mine = {row: reason for row, reason in reasons.items() if self.alive[row]}
+        counts: list[Counter[str]] = [Counter() for _ in range(self._sources)]
+        for row, (why, _) in mine.items():
+            counts[self._source[row]][str(why)] += 1
+        self.alive[list(mine)] = False
+        self.gone |= mine
+        plain = settings if isinstance(settings, dict) else settings.model_dump(mode="json")
+        self.steps.append([Step(name, plain, rows, rows - count.total(), reasons=dict(sorted(count.items())))
+                           for rows, count in zip(before, counts, strict=True)])
+
+    def same(self, name: str, settings: Any, twins: duplicates.Twins, why: Why) -> None:
+        """Take out rows for which another one stays."""
+        reasons = {}
+        for row in np.flatnonzero(twins.of >= 0).tolist():
+            other, similarity = int(twins.of[row]), float(twins.similarity[row])
+            like = f"same as {self.origins[other]}" if why is Why.EXACT_DUPLICATE else \
+                f"{similarity:.2f} like {self.origins[other]}"
+            reasons[row] = (why, like)
+            self.twins.append(Twin(row, other, similarity, why is Why.EXACT_DUPLICATE))
+        self.step(name, settings, reasons)
+
+
+def _facts(parts: Sequence[Part], family: str, kind: type[Any]) -> Iterator[Any]:
+    """Facts of a family about all rows; none where it was not measured."""
+    for part in parts:
+        if family in part.facts:
+            for shard in facts_of(part.facts[family], kind):
+                yield from shard
+
+
+def _duplicates(way: _Way, parts: Sequence[Part], section: DuplicatesSection, compared: Compared) -> None:
+    if not (section.exact or section.near):
+        return
+    found = duplicates.Gathered([one for part in parts for one in sketches_in(part.facts[f"sketch_{compared}"])])
+    order = _preferred(parts, found.letters(), section)
+    said = f" of {compared}"
+    if section.exact:
+        twins = duplicates.exact(found.keys(), order[way.alive[order]])
+        way.same(f"exact duplicates{said}", section, twins, Why.EXACT_DUPLICATE)
+    if section.near:
+        twins = duplicates.near(found, order, way.alive, section.threshold)
+        way.same(f"near duplicates{said}", section, twins, Why.NEAR_DUPLICATE)
+
+
+def _preferred(parts: Sequence[Part], letters: NDArray[np.int64], section: DuplicatesSection) -> NDArray[np.int64]:
+    """The rows from the one that stays before all others on."""
+    counts = [part.rows for part in parts]
+    names = [name_of(part.source) for part in parts]
+    rank = [section.prefer.index(name) if name in section.prefer else len(section.prefer) for name in names]
+    age = [-part.source.date.toordinal() if part.source.date else 0 for part in parts]
+    kept = {"first": np.zeros_like(letters), "longest": -letters, "newest": np.repeat(age, counts)}[section.keep]
+    return np.lexsort((np.arange(len(letters)), kept, np.repeat(rank, counts)))

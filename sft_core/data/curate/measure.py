@@ -6,7 +6,7 @@ facts. The processes of `workers.py` import this module once and for all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from sft_core.config.duplicates import Compared, DuplicatesSection
 from sft_core.conversation import Conversation
-from sft_core.data.curate import language
+from sft_core.data.curate import language, quality
 from sft_core.data.curate.decontaminate import ItemIndex
 from sft_core.data.curate.sketch import PERMUTATIONS, Sketches, read_sketches, sketch, write_sketches
 from sft_core.data.curate.words import texts
@@ -44,7 +44,8 @@ class Found(NamedTuple):
     ids: tuple[str, ...]
 
 
-LANGUAGES = Family("languages", ("sft_core.data.curate.language",), None, lambda: _languages)
+QUALITY = Family("quality", ("sft_core.data.curate.language", "sft_core.data.curate.quality"), None, lambda: _quality)
+"""Languages, and what is wrong with answers."""
 
 
 def sketches_of(compared: Compared, section: DuplicatesSection) -> Family:
@@ -71,7 +72,7 @@ def facts_of(folder: Path, kind: type[Any]) -> list[list[Any]]:
     """Facts as named tuples of a kind, shard by shard."""
     found = []
     for file in shards_of(folder):
-        table = pq.read_table(file)
+        table = pq.read_table(file, columns=list(kind._fields))
         columns = [map(tuple, column.to_pylist()) if pa.types.is_list(column.type) else column.to_pylist()
                    for column in (table.column(name) for name in kind._fields)]
         found.append([kind(*values) for values in zip(*columns, strict=True)])
@@ -83,10 +84,10 @@ def sketches_in(folder: Path) -> list[Sketches]:
     return [read_sketches(file) for file in shards_of(folder)]
 
 
-def write_facts(facts: Sequence[Any], out: Path) -> None:
-    """Write named tuples of plain values."""
-    columns = {name: pa.array([_listed(getattr(one, name)) for one in facts]) for name in type(facts[0])._fields}
-    write_table(out, pa.table(columns))
+def write_facts(kinds: Sequence[Sequence[Any]], out: Path) -> None:
+    """Write named tuples of plain values; those of several kinds side by side."""
+    write_table(out, pa.table({name: pa.array([_listed(getattr(one, name)) for one in facts])
+                               for facts in kinds for name in type(facts[0])._fields}))
 
 
 def _listed(value: object) -> object:
@@ -103,19 +104,15 @@ def _sketch(conversations: Sequence[Conversation], out: Path, *, compared: Compa
     draft.replace(out)
 
 
-def _languages(conversations: Sequence[Conversation], out: Path) -> None:
-    write_facts(language.facts(conversations), out)
+def _quality(conversations: Sequence[Conversation], out: Path) -> None:
+    languages = language.facts(conversations)
+    write_facts([languages, quality.facts(conversations, languages)], out)
 
 
 def _items(conversations: Sequence[Conversation], out: Path, *, index: ItemIndex) -> None:
-    write_facts([_found(one, index) for one in conversations], out)
+    write_facts([[_found(one, index) for one in conversations]], out)
 
 
 def _found(conversation: Conversation, index: ItemIndex) -> Found:
     items = dict.fromkeys((item.suite, item.id) for text in texts(conversation) for item in index.find_all(text))
     return Found(tuple(suite for suite, _ in items), tuple(name for _, name in items))
-
-
-def total_shards(folders: Iterable[Path]) -> int:
-    """Shards of several folders together."""
-    return sum(len(shards_of(folder)) for folder in folders)
