@@ -13,8 +13,6 @@ from tasks.stages import Done, Workspace, once, version
 
 READS = {"max_tokens", "too_long", "validation_share", "max_rejected_share", "decontaminate"}
 """Fields of the data section that this stage looks at; what becomes of rows before is in the stamp of `curate`."""
-NOT_PREPARED = {"streaming", "weight", "date"}
-"""Fields of a source that change how it is fetched or trained, not what is prepared."""
 
 
 def prepared_stage(config: ExperimentConfig, place: Workspace) -> Stage:
@@ -23,6 +21,7 @@ def prepared_stage(config: ExperimentConfig, place: Workspace) -> Stage:
     Raises:
         DataError, ModelError: a source or the base cannot be found, or the base has too few positions.
     """
+    from sft_core.data.curate.chain import READ_BY
     from sft_core.data.sources import source_digest
     from sft_core.model.load import check_positions, model_identity
 
@@ -32,8 +31,9 @@ def prepared_stage(config: ExperimentConfig, place: Workspace) -> Stage:
     stamp = fingerprint(
         "prepare", version("prepare"), config.data.model_dump(mode="json", include=READS),
         config.template, _text_of(config.template.path), config.seed, tokenizer, wanted_of(config, place).stamp(),
-        [one.may_be_empty for one in config.data.sources], asked_of(config, place) if replay_sources(config) else None,
-        [(source.model_dump(mode="json", exclude=NOT_PREPARED),
+        [(one.may_be_empty, one.task, one.kind) for one in config.data.sources],
+        asked_of(config, place) if replay_sources(config) else None,
+        [(source.model_dump(mode="json", include=READ_BY), source.may_be_empty,
           source_digest(source, scratch=place.scratch, mirror=place.mirror)) for source in replay_sources(config)],
     )
     return place.shared("prepare", stamp)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from eval_suites.suites.suite import named_suites
 from infra.orchestrator import stage_task
 from sft_core.config.experiment import ExperimentConfig
+from sft_core.config.mixture import MixtureSection
 from sft_core.config.train import NO_WEIGHT
 from sft_core.data.sources import name_of
 from sft_core.stage import Stage, fingerprint
@@ -24,6 +25,7 @@ from tasks.stages import Done, Workspace, once, version
 from tasks.versions import made_with
 
 if TYPE_CHECKING:
+    from sft_core.data.mix.plan import Mixing
     from sft_core.train.finish import Until
     from sft_core.train.inputs import TrainInputs
 
@@ -135,8 +137,8 @@ def trained_stage(config: ExperimentConfig, prepared: Done, place: Workspace) ->
     decided = deciding and (version("probe"), suite_stamp(deciding, config.eval, place.mirror),
                             config.eval.max_new_tokens, config.eval.held_back)
     return place.stages.open("train", fingerprint(
-        "train", version("train"), *_read(config, prepared, place), asked, config.seed, config.data.max_tokens,
-        config.data.pack, weights, decided))
+        "train", version("train"), *_read(config, prepared, place, mixing_of(config)), asked, config.seed,
+        config.data.max_tokens, config.data.pack, weights, decided))
 
 
 def reference_stage(config: ExperimentConfig, prepared: Done, place: Workspace) -> Stage:
@@ -146,13 +148,15 @@ def reference_stage(config: ExperimentConfig, prepared: Done, place: Workspace) 
         "reference", version("reference"), *_read(config, prepared, place), config.train.lora.quantize))
 
 
-def _read(config: ExperimentConfig, prepared: Done, place: Workspace) -> tuple[str, ...]:
-    """Examples and base as they are, device and precision."""
+def _read(config: ExperimentConfig, prepared: Done, place: Workspace, mixing: Mixing | None = None
+          ) -> tuple[object, ...]:
+    """Examples, how they are mixed, and base as they are, device and precision."""
     from sft_core.model.load import compute_dtype, model_identity, resolve_device
     from sft_core.train.inputs import data_digest
 
     device = resolve_device(config.model)
-    return (data_digest(prepared.folder), model_identity(config.model, place.mirror)["digest"], device.type,
+    return (data_digest(prepared.folder, mixing), *([mixing.to_dict()] if mixing else []),
+            model_identity(config.model, place.mirror)["digest"], device.type,
             str(compute_dtype(config.model, device)))
 
 
@@ -166,6 +170,16 @@ def _probe(config: ExperimentConfig, prepared: Done,
     return make_probe(config.train.probe, config.eval, ChatFormat(served.jinja, served.stops), place.mirror)
 
 
+def mixing_of(config: ExperimentConfig) -> Mixing | None:
+    """How examples are mixed; None where nothing is said of it, and every one is used once in an epoch."""
+    from sft_core.data.mix.plan import Mixing
+
+    data = config.data
+    if data.mixture is None and not any(one.share is not None or one.epochs != 1.0 for one in data.sources):
+        return None
+    return Mixing(data.mixture or MixtureSection(), {name_of(source): source for source in data.sources})
+
+
 def inputs_of(config: ExperimentConfig, prepared: Done, place: Workspace) -> TrainInputs:
     """What the trainer is given of an experiment."""
     from sft_core.train.inputs import TrainInputs
@@ -173,4 +187,4 @@ def inputs_of(config: ExperimentConfig, prepared: Done, place: Workspace) -> Tra
     weights = {name_of(source): source.weight for source in (*config.data.sources, *replay_sources(config))}
     return TrainInputs(prepared=prepared.folder, model=config.model, max_tokens=config.data.max_tokens,
                        pack=config.data.pack, seed=config.seed, mirror=place.mirror, weights=weights,
-                       address=place.address)
+                       mixing=mixing_of(config), address=place.address)

@@ -36,7 +36,8 @@ class Field(NamedTuple):
 
 
 def fields() -> Iterator[Field]:
-    """All fields of an experiment; a section that stands in two places is walked in the first."""
+    """All fields of an experiment; a section that stands in two places, the second time perhaps
+    without some of its fields, is walked in the first."""
     yield from _walk(ExperimentConfig, "", set())
 
 
@@ -49,7 +50,7 @@ def _walk(section: type[BaseModel], before: str, seen: set[type[BaseModel]]) -> 
         shape = schema["properties"][name]
         yield Field(before + name, info.description or "", _kind(shape, schema), _default(info),
                     _numeric(shape), inner, _choices(shape))
-        if inner and inner not in seen:
+        if inner and not any(issubclass(one, inner) for one in seen):
             yield from _walk(inner, f"{before}{name}{between}", seen)
 
 

@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from sft_core.config.duplicates import DuplicatesSection
+from sft_core.config.mixture import MixtureSection, SourceMixSection
 from sft_core.config.normalise import NormaliseSection
+from sft_core.config.provenance import SourceProvenanceSection, Use
 from sft_core.config.quality import QualitySection
 from sft_core.config.section import MOST, OffIsWord, Positive, Section, Share
 
@@ -33,7 +35,9 @@ Column = Literal["instruction", "input", "output", "system", "history", "prompt"
                  "conversations", "role", "content", "tools", "chat_template_kwargs", "label", "text"]
 
 
-class SourceSection(Section):
+class SourceReadSection(Section):
+    """How a source is read."""
+
     path: str
     """A JSON, JSONL, CSV, Parquet or text file (each also as .gz), a folder of them, a hub id, or `tiny:sft` /
     `tiny:replay`."""
@@ -60,19 +64,29 @@ class SourceSection(Section):
     by row."""
     limit: Positive | None = None
     """Read at most this many rows."""
-    date: datetime.date | None = None
-    """The day on which its rows were written or fetched: of duplicates the newest can stay (`data.duplicates.keep`)."""
+
+
+class SourceSection(SourceProvenanceSection, SourceReadSection):
+    """A source of conversations or of raw text."""
+
     weight: Annotated[float, Field(gt=0.0)] = 1.0
     """Weight of this source's trained tokens in the loss."""
     may_be_empty: bool = False
     """Go on where none of its rows becomes an example; off: the run stops there."""
 
 
+class TrainingSourceSection(SourceMixSection, SourceSection):
+    """A source of conversations: it has its place in the mixture."""
+
+    task: str | None = None
+    """What its rows ask for, e.g. `summarise`: a label that `data.mixture.tasks` can limit."""
+
+
 Repair = Literal["trim", "merge"]
 
 
 class DataSection(Section):
-    sources: tuple[SourceSection, ...] = Field(min_length=1)
+    sources: tuple[TrainingSourceSection, ...] = Field(min_length=1)
     """Where the training conversations come from."""
     max_tokens: Annotated[int, Field(ge=16, lt=MOST)]
     """Longest example, and length of a packed row, in tokens. There is no default: a silent one truncates."""
@@ -94,6 +108,11 @@ class DataSection(Section):
     `report` trains on them and gives the scores of the items that were not trained on beside those of all."""
     quality: QualitySection = QualitySection()
     """What is wrong with answers, and which of it is left out."""
+    mixture: MixtureSection | None = None
+    """How sources and labels share an epoch. Without it, and without `share` and `epochs` of any source, every example
+    is used once in an epoch."""
+    use: Use | None = None
+    """What the data is for: a source whose licence forbids it stops the run."""
     validation_share: Annotated[float, Field(ge=0.0, le=0.5)] = 0.02
     """Share of conversations held out for the validation loss."""
     processes: Positive | None = None

@@ -21,7 +21,7 @@ class SourceProvenanceSection(Section):
     """Its licence: an SPDX id (`cc-by-4.0`), a common name, or `own` for data of your own or an agreement of your own.
     By default what its files or its page on the hub say."""
     date: datetime.date | None = None
-    """The day it was made or fetched."""
+    """The day it was made or fetched: of duplicates the newest can stay (`data.duplicates.keep`)."""
     kind: Kind = "unknown"
     """Who wrote its answers: people, or a model."""
     generator: str | None = None

@@ -17,22 +17,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
-from sft_core.config.data import DataSection, SourceSection, TemplateSection
+from sft_core.config.data import DataSection, SourceSection, TemplateSection, TrainingSourceSection
 from sft_core.conversation import Conversation, Rejected, Why
 from sft_core.data.curate.chain import refuse_equal_names
-from sft_core.data.curate.curated import curated_shards
+from sft_core.data.curate.curated import Curated, curated_shards
 from sft_core.data.curate.decontaminate import EvalItem, ItemIndex, ids_by_suite
 from sft_core.data.examples import ExampleFiles, iter_examples
 from sft_core.data.holdout import place
 from sft_core.data.intake import tallied
 from sft_core.data.ledger import Ledger, SourceCount, Split, Totals
+from sft_core.data.mix.labels import UNKNOWN, Labels, write_labels
 from sft_core.data.replay import Look, cut
 from sft_core.data.shards import (
     load_rejected,
     rows_in,
 )
 from sft_core.data.show import spans_of
-from sft_core.data.sources import read_rows
+from sft_core.data.sources import name_of, read_rows
 from sft_core.data.tally import Tally
 from sft_core.errors import DataError
 from sft_core.progress import progress
@@ -48,7 +49,6 @@ SAMPLES = 20
 """Examples shown in `sample.jsonl`."""
 
 
-
 def prepare(  # noqa: PLR0913  (the inputs of a stage, all by keyword)
     data: DataSection, template: TemplateSection, *, tokenizer: PreTrainedTokenizerBase, curated: Path,
     replay: tuple[SourceSection, ...], eval_items: Sequence[EvalItem], seed: int, mirror: Path | None, out: Path,
@@ -57,7 +57,8 @@ def prepare(  # noqa: PLR0913  (the inputs of a stage, all by keyword)
 
     Written are `train.parquet`, `validation.parquet`, `replay.parquet` (`load_examples` reads them),
     `rejected.parquet`, `ledger.json`, `contaminated.json` (suite → ids of its items in what is trained on),
-    `template.json`, `sample.jsonl`, and in `sources/` what `tiny:…` stands for.
+    `template.json`, `sample.jsonl`, `labels.parquet` (of the training examples, for the mixture), and in `sources/`
+    what `tiny:…` stands for.
 
     Args:
         data, template: their sections of the configuration.
@@ -81,7 +82,9 @@ def prepare(  # noqa: PLR0913  (the inputs of a stage, all by keyword)
     for batch in pq.ParquetFile(curated / "rejected.parquet").iter_batches():
         files.rejected.add_table(pa.Table.from_batches([batch]))
     trained_on: set[tuple[str, str]] = set()
-    tallies = _render(curated, renderer, data, seed, files, trained_on)
+    told = _Labels({name_of(source): source for source in data.sources})
+    tallies = _render(curated, renderer, data, seed, files, (trained_on, told))
+    write_labels(out, Labels(told.languages, told.tasks, told.kinds))
     look = Look(ItemIndex(eval_items if data.decontaminate != "off" else ()), data.decontaminate == "drop", trained_on)
     replayed = [cut(source, read_rows(source, scratch=out / "sources", mirror=mirror), tokenizer, data.max_tokens, look,
                     files) for source in replay]
@@ -100,9 +103,28 @@ def prepare(  # noqa: PLR0913  (the inputs of a stage, all by keyword)
     return ledger
 
 
+class _Labels:
+    """What is known of each training example, in their order."""
+
+    def __init__(self, sources: Mapping[str, TrainingSourceSection]) -> None:
+        self._sources = sources
+        self.languages: list[str] = []
+        self.tasks: list[str] = []
+        self.kinds: list[str] = []
+
+    def add(self, one: Curated, examples: int) -> None:
+        """So many examples are made of this conversation."""
+        source = self._sources[one.conversation.origin.source]
+        self.languages += [one.language] * examples
+        self.tasks += [source.task or UNKNOWN] * examples
+        self.kinds += [source.kind] * examples
+
+
 def _render(curated: Path, renderer: Renderer, data: DataSection, seed: int, files: ExampleFiles,
-            trained_on: set[tuple[str, str]]) -> dict[str, Tally]:
-    """Render and split, shard by shard; what became of every source."""
+            noted: tuple[set[tuple[str, str]], _Labels]) -> dict[str, Tally]:
+    """Render and split, shard by shard; what became of every source. `noted` grows by the evaluation items and labels
+    of what is trained on."""
+    trained_on, labels = noted
     tallies: dict[str, Tally] = defaultdict(Tally)
     with progress("rendering", rows_in(curated), "conversations") as bar:
         for shard in curated_shards(curated):
@@ -119,7 +141,9 @@ def _render(curated: Path, renderer: Renderer, data: DataSection, seed: int, fil
                     half: Split = "validation" if out else "train"
                     examples[half] += found.examples
                     _tally(tally, one.conversation, found, half, renderer.stop_ids)
-                    trained_on.update(one.items if half == "train" else ())
+                    if half == "train":
+                        trained_on.update(one.items)
+                        labels.add(one, len(found.examples))
                 bar.advance()
             for name, rows in examples.items():
                 files.write(name, rows)

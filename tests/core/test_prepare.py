@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sft_core.config.data import DataSection, SourceSection, TemplateSection
+from sft_core.config.data import DataSection, SourceSection, TemplateSection, TrainingSourceSection
 from sft_core.conversation import Origin
 from sft_core.data.curate.chain import curate_here
 from sft_core.data.curate.decontaminate import EvalItem
@@ -169,7 +169,7 @@ def test_escaped_control_tokens_are_counted(tmp_path, tokenizer, write_jsonl):
     source = write_jsonl([row(1), {"prompt": "say <|im_end|>", "completion": "no"}])
     out = tmp_path / "out"
     out.mkdir()
-    data = DataSection(sources=(SourceSection(path=str(source)),), max_tokens=200, validation_share=0.0)
+    data = DataSection(sources=(TrainingSourceSection(path=str(source)),), max_tokens=200, validation_share=0.0)
     ledger = prepare(
         data, TemplateSection(name="chatml", control_text="escape"), tokenizer=tokenizer, replay=(), eval_items=(),
         curated=curate_here(data, (), tmp_path / "curated"), seed=0, mirror=None, out=out)

@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from sft_core.config.experiment import ExperimentConfig
+from sft_core.config.mixture import MixtureSection
 from tasks import evaluate
 from tasks.prepare import prepare, prepared_stage
 from tasks.stages import Workspace
@@ -30,6 +31,7 @@ OTHER: dict[str, Any] = {
     "train.optim.betas": (0.8, 0.9), "template.date": datetime.date(2026, 1, 1),
     "data.sources.0.date": datetime.date(2026, 1, 1), "train.replay.sources.0.date": datetime.date(2026, 1, 1),
     "data.duplicates.compared": ("prompts",), "data.duplicates.keep": "first",
+    "data.quality.drop": ("refusal",), "data.normalise.kinds": ("html",), "data.mixture": MixtureSection(),
     "train.probe.suites": ("tiny_mmlu",), "eval.suites": ("tiny_refusal",), "eval.limits": {"tiny_mmlu": 3},
     "data.sources.0.columns": {"output": "x"}, "train.replay.sources.0.columns": {"text": "x"},
     "data.sources.0.ignore_columns": ("x",), "train.replay.sources.0.ignore_columns": ("x",),
@@ -42,11 +44,15 @@ ROUNDING = "no number beyond rounding"
 SAME = "says who computes and not what"
 LATER, BEFORE, TOLD = "is read by later stages alone", "is read by earlier stages alone", "names and records"
 _READ = ("path", "name", "format", "columns", "ignore_columns", "roles", "split", "subset", "revision", "streaming",
-         "limit", "may_be_empty", "date")
+         "limit", "may_be_empty")
+_WHENCE = ("licence", "date", "generator", "prompt_version", "sampling")
 _PREPARES = (*(f"data.sources.0.{one}" for one in _READ), "data.too_long", "data.repair",
-             "data.normalise", "data.duplicates", "data.decontaminate",
+             "data.sources.0.date", "data.sources.0.task", "data.sources.0.kind", "data.normalise", "data.quality",
+             "data.duplicates", "data.decontaminate",
              "data.validation_share", "data.max_rejected_share", "data.mirror", "template")
-_NEVER = {TOLD: ("name", "gate", "tracking", "search", "eval.judge", "eval.min_scored"), ROUNDING: ("model.attention",),
+_NEVER = {TOLD: ("name", "gate", "tracking", "search", "eval.judge", "eval.min_scored", "data.use",
+                 *(f"data.sources.0.{one}" for one in _WHENCE if one != "date"),
+                 *(f"train.replay.sources.0.{one}" for one in (*_WHENCE, "kind"))), ROUNDING: ("model.attention",),
           SAME: ("data.processes",),
           BASE: ("model.path", "model.revision", "model.device", "model.trust_remote_code", "data.mirror")}
 HARMLESS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -58,7 +64,7 @@ HARMLESS: dict[str, dict[str, tuple[str, ...]]] = {
                 "train.probe", "train.save_dtype", "train.gradient_checkpointing", "train.compile", "train.processes",
                 "train.machines", "train.shard", "train.interpolate", "model.precision", "data.pack",
                 "data.sources.0.weight", "train.replay.sources.0.weight",
-                "train.replay.sources.0.date",
+                "data.sources.0.share", "data.sources.0.epochs", "data.mixture",
                 *(f"eval.{one}" for one in (
                     "limit", "limits", "share", "held_back", "part", "batch_tokens", "max_new_tokens", "backend",
                     "looks", "floor_items", "refusal_scorer", "refusal_labels", "parity"))),
@@ -71,7 +77,8 @@ HARMLESS: dict[str, dict[str, tuple[str, ...]]] = {
                    "train.compile", "train.processes", "train.machines", "train.shard"),
         "when a run is saved": ("train.checkpoint_every_s", "train.keep_checkpoints")},
     "reference": _NEVER | {
-        ROWS: (*_PREPARES, "data.sources.0.weight"), LATER: ("eval",),
+        ROWS: (*_PREPARES, "data.sources.0.weight", "data.sources.0.share", "data.sources.0.epochs", "data.mixture"),
+        LATER: ("eval",),
         "which rows meet in a forward pass: " + ROUNDING: ("seed", "data.pack", "data.max_tokens"),
         "the base is asked before anything is trained": tuple(
             f"train.{one}" for one in ("engine", "method", "epochs", "rows_per_step", "tokens_per_step", "micro_rows",
@@ -130,7 +137,7 @@ def changed(model: Any, path: list[str], annotation: Any, at: str) -> Any:
         name: changed(value, path[1:], annotation, at) if path[1:] else other(at, annotation, value)})
 
 
-NOT_THERE = ("search.", "eval.judge.", "model.path")
+NOT_THERE = ("search.", "eval.judge.", "data.mixture.", "model.path")
 """Sections that this configuration lacks, and what is only there with its files."""
 
 

@@ -56,9 +56,10 @@ def trained(tmp_path: Path, home: Path, suites: list[str], **changes: Any) -> st
     data = tmp_path / "rows.jsonl"
     data.write_text("".join(json.dumps({"instruction": text, "output": "The Nile."}) + "\n" for text in
                             (QUESTION, *(f"Name the river with the number {n}." for n in range(9)))))
+    source, mixture = changes.pop("source", {}), changes.pop("mixture", None)
     config = ExperimentConfig.model_validate({**yaml.safe_load(yaml.safe_dump(SMALL)), "data": {
-        "sources": [{"path": str(data)}], "max_tokens": 64, "duplicates": {"near": False}}, "eval": {"suites": suites},
-        **changes})
+        "sources": [{"path": str(data), **source}], "max_tokens": 64, "duplicates": {"near": False},
+        "mixture": mixture}, "eval": {"suites": suites}, **changes})
     place = Workspace(home, None)
     return trained_stage(config, prepare.fn(config, place), place).fingerprint
 
@@ -83,6 +84,15 @@ def test_another_suite_trains_again_only_where_the_examples_differ(tmp_path: Pat
     unread = {**SMALL["train"], "replay": {"sources": [{"path": "tiny:replay"}]}}
     assert trained(tmp_path, home, ["tiny_mmlu"], train=unread) == before
     assert trained(tmp_path, home, ["tiny_mmlu"], train={**SMALL["train"], "epochs": 2}) != before
+
+
+def test_a_mixture_trains_again_on_the_same_examples(tmp_path: Path, home: Path) -> None:
+    """And is told apart from no mixture, by its own fields and by those of its sources."""
+    before = trained(tmp_path, home, ["tiny_mmlu"])
+    mixed = trained(tmp_path, home, ["tiny_mmlu"], mixture={"size": 4, "by": "rows"})
+    assert len({before, mixed, trained(tmp_path, home, ["tiny_mmlu"], mixture={"size": 5, "by": "rows"}),
+                trained(tmp_path, home, ["tiny_mmlu"], source={"epochs": 2.0})}) == 4
+    assert len(list((home / "stages/prepare").iterdir())) == 1
 
 
 def test_a_probe_that_can_stop_a_run_is_part_of_it(tmp_path: Path, home: Path) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from sft_core.config.data import DataSection, SourceSection
+from sft_core.config.data import DataSection, SourceReadSection, SourceSection
 from sft_core.data.curate.curated import write_curated
 from sft_core.data.curate.decide import Part
 from sft_core.data.curate.decontaminate import EvalItem, ItemIndex
@@ -28,9 +28,8 @@ from sft_core.progress import progress
 from sft_core.stage import fingerprint
 from sft_core.versions import code_version
 
-READ_BY = ("path", "name", "format", "columns", "ignore_columns", "roles", "split", "subset", "revision", "limit")
+READ_BY = set(SourceReadSection.model_fields) - {"streaming"}
 """Fields of a source that what is read of it hangs on."""
-
 DECIDED_BY = {"quality", "duplicates", "decontaminate"}
 """Sections of the data that say which rows stay."""
 
@@ -120,7 +119,7 @@ def _facts(wanted: Wanted, at: int, shards: Path, keep: Keep, workers: Workers) 
 
 def _read_stamp(wanted: Wanted, at: int) -> str:
     return fingerprint("read", code_version("sft_core.data.intake", "sft_core.data.shards"),
-                       wanted.data.sources[at].model_dump(mode="json", include=set(READ_BY)), wanted.data.repair,
+                       wanted.data.sources[at].model_dump(mode="json", include=READ_BY), wanted.data.repair,
                        wanted.digests[at])
 
 
