@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, JsonValue, model_validator
 from sft_core.config.duplicates import DuplicatesSection
 from sft_core.config.mixture import MixtureSection, SourceMixSection
 from sft_core.config.normalise import NormaliseSection
+from sft_core.config.pii import PiiSection
 from sft_core.config.provenance import SourceProvenanceSection, Use
 from sft_core.config.quality import QualitySection
 from sft_core.config.section import MOST, OffIsWord, Positive, Section, Share
@@ -106,6 +107,8 @@ class DataSection(Section):
     decontaminate: Annotated[Literal["drop", "report", "off"], OffIsWord] = "drop"
     """What to do with conversations and replay documents that hold an item of one of this run's evaluation suites.
     `report` trains on them and gives the scores of the items that were not trained on beside those of all."""
+    pii: PiiSection = PiiSection()
+    """Personal data and secrets in conversations."""
     quality: QualitySection = QualitySection()
     """What is wrong with answers, and which of it is left out."""
     mixture: MixtureSection | None = None

@@ -58,12 +58,17 @@ def in_shards(conversations: Iterable[Conversation]) -> Iterator[list[Conversati
 
 def write_shard(path: Path, conversations: Sequence[Conversation]) -> None:
     """Write a shard; `read_shard` gives the same conversations back."""
+    write_table(path, conversation_table(conversations))
+
+
+def conversation_table(conversations: Sequence[Conversation]) -> pa.Table:
+    """Conversations as a table of the columns CONVERSATIONS."""
     columns = [*origin_columns([one.origin for one in conversations]),
                [json.dumps(one.turns) for one in conversations],  # in ASCII: half a surrogate pair has no UTF-8
                [_ascii(one.tools) for one in conversations], [_ascii(one.variables) for one in conversations],
                [one.nulls for one in conversations], [[_shown(name) for name in one.unused] for one in conversations],
                [one.repaired for one in conversations]]
-    write_table(path, pa.table(columns, schema=CONVERSATIONS))
+    return pa.table(columns, schema=CONVERSATIONS)
 
 
 def write_table(path: Path, table: pa.Table) -> None:

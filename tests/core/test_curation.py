@@ -90,10 +90,10 @@ def test_what_goes_can_be_read_and_the_counts_add_up(tmp_path, messy):
         (35, "unreadable"), (31, "exact_duplicate"), (33, "near_duplicate"), (34, "contaminated")]
     assert lines(found.folder) == [n for n in range(1, 36) if n not in (31, 33, 34, 35)]
     (source,) = found.result["sources"]
-    assert source | {"languages": {}, "steps": [], "flaws": {}} == {
+    assert source | {"languages": {}, "steps": [], "flaws": {}, "personal": {}} == {
         "name": "messy.jsonl", "rows": 35, "formats": ["prompt_completion"], "nulls": 0, "languages": {}, "steps": [],
-        "flaws": {}, "rejected": {"unreadable": 1}, "changed": {},
-                      "curated": {"exact_duplicate": 1, "near_duplicate": 1, "contaminated": 1}}
+        "flaws": {}, "personal": {}, "rejected": {"unreadable": 1}, "changed": {},
+        "curated": {"exact_duplicate": 1, "near_duplicate": 1, "contaminated": 1}}
     steps = source["steps"]
     assert [step["name"] for step in steps] == ["read", "evaluation items", "exact duplicates of conversations",
                                                 "near duplicates of conversations"]
@@ -112,14 +112,14 @@ class TestKept:
         keep = Noted(tmp_path / "kept")
         for threshold in (0.9, 0.99, 0.9):
             chain.curate(wanted(tmp_path, [messy], duplicates={"threshold": threshold}), keep, InProcess())
-        assert keep.made == ["read", "normalise", "facts", "facts", "facts", "curate", "curate"]
+        assert keep.made == ["read", "normalise", *["facts"] * 4, "curate", "curate"]
 
     def test_a_further_source_leaves_what_is_known_of_the_others(self, tmp_path, messy, write_jsonl):
         keep = Noted(tmp_path / "kept")
         chain.curate(wanted(tmp_path, [messy], decontaminate="off"), keep, InProcess())
         more = write_jsonl(rows(9, 100), "more.jsonl")
         found = chain.curate(wanted(tmp_path, [messy, more], decontaminate="off"), keep, InProcess())
-        assert Counter(keep.made) == {"read": 2, "normalise": 2, "facts": 4, "curate": 2}
+        assert Counter(keep.made) == {"read": 2, "normalise": 2, "facts": 6, "curate": 2}
         assert Counter(origin.source for origin in stays(found.folder))["more.jsonl"] == 9
 
     def test_texts_are_put_right_first_and_what_changed_can_be_read(self, tmp_path, write_jsonl):
@@ -139,6 +139,37 @@ class TestKept:
         assert "normalise" not in keep.made
         last = list(curated.curated_shards(off.folder))[-1][-1].conversation
         assert last.turns[0].content == "They donâ€™t know"
+
+    def test_personal_data_is_redacted_dropped_or_only_told(self, tmp_path, write_jsonl):
+        mail, other = "jo.miller@acme.com", "ann@acme.com"
+        path = write_jsonl([*rows(9), {"prompt": f"Write to {mail} and {other}", "completion": f"To {mail}: hi"}])
+        keep, told = Noted(tmp_path / "kept"), {}
+        for action in ("report", "redact", "drop"):
+            found = chain.curate(wanted(tmp_path, [path], pii={"action": action}), keep, InProcess())
+            last = [one for shard in curated.curated_shards(found.folder) for one in shard][-1].conversation
+            told[action] = (found.result["sources"][0]["personal"], [turn.content for turn in last.turns])
+        assert keep.made.count("facts") == 4
+        assert told["report"] == ({"found": {"email": 3}, "redacted": {}},
+                                  [f"Write to {mail} and {other}", f"To {mail}: hi"])
+        assert told["redact"] == ({"found": {"email": 3}, "redacted": {"email": 3}},
+                                  ["Write to [EMAIL_1] and [EMAIL_2]", "To [EMAIL_1]: hi"])
+        assert told["drop"][0] == {"found": {"email": 3}, "redacted": {}}
+        gone, = shards.load_rejected(found.folder / "rejected.parquet")
+        assert (gone.origin.line, str(gone.why)) == (10, "personal_data")
+        assert mail not in gone.detail
+        written = (found.folder / "personal.parquet").read_bytes() + (found.folder / "curation.json").read_bytes()
+        assert mail.encode() not in written
+
+    def test_flaws_are_told_and_go_where_they_are_named(self, tmp_path, write_jsonl):
+        refusal = "As an AI language model, I cannot say."
+        path = write_jsonl([*rows(9), {"prompt": "Who are you?", "completion": refusal}])
+        told = chain.curate(wanted(tmp_path, [path]), kept.in_folder(tmp_path / "kept"), InProcess())
+        assert told.result["sources"][0]["flaws"] == {"refusal": 1}
+        assert len(lines(told.folder)) == 10
+        gone = chain.curate(wanted(tmp_path, [path], quality={"drop": ["refusal"]}), kept.in_folder(tmp_path / "kept"),
+                            InProcess())
+        assert gone.result["sources"][0]["curated"] == {"refusal": 1}
+        assert lines(gone.folder) == list(range(1, 10))
 
     def test_other_words_of_a_shingle_are_measured_and_other_items_too(self, tmp_path, messy):
         keep = Noted(tmp_path / "kept")

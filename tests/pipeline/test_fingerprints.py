@@ -31,7 +31,9 @@ OTHER: dict[str, Any] = {
     "train.optim.betas": (0.8, 0.9), "template.date": datetime.date(2026, 1, 1),
     "data.sources.0.date": datetime.date(2026, 1, 1), "train.replay.sources.0.date": datetime.date(2026, 1, 1),
     "data.duplicates.compared": ("prompts",), "data.duplicates.keep": "first",
-    "data.quality.drop": ("refusal",), "data.normalise.kinds": ("html",), "data.mixture": MixtureSection(),
+    "data.quality.drop": ("refusal",),
+    "data.pii.kinds": ("key",), "data.pii.action": "redact", "data.normalise.kinds": ("html",),
+    "data.mixture": MixtureSection(),
     "train.probe.suites": ("tiny_mmlu",), "eval.suites": ("tiny_refusal",), "eval.limits": {"tiny_mmlu": 3},
     "data.sources.0.columns": {"output": "x"}, "train.replay.sources.0.columns": {"text": "x"},
     "data.sources.0.ignore_columns": ("x",), "train.replay.sources.0.ignore_columns": ("x",),
@@ -47,8 +49,8 @@ _READ = ("path", "name", "format", "columns", "ignore_columns", "roles", "split"
          "limit", "may_be_empty")
 _WHENCE = ("licence", "date", "generator", "prompt_version", "sampling")
 _PREPARES = (*(f"data.sources.0.{one}" for one in _READ), "data.too_long", "data.repair",
-             "data.sources.0.date", "data.sources.0.task", "data.sources.0.kind", "data.normalise", "data.quality",
-             "data.duplicates", "data.decontaminate",
+             "data.sources.0.date", "data.sources.0.task", "data.sources.0.kind", "data.normalise",
+             "data.pii", "data.quality", "data.duplicates", "data.decontaminate",
              "data.validation_share", "data.max_rejected_share", "data.mirror", "template")
 _NEVER = {TOLD: ("name", "gate", "tracking", "search", "eval.judge", "eval.min_scored", "data.use",
                  *(f"data.sources.0.{one}" for one in _WHENCE if one != "date"),

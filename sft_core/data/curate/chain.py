@@ -18,7 +18,7 @@ from sft_core.data.curate.curated import write_curated
 from sft_core.data.curate.decide import Part
 from sft_core.data.curate.decontaminate import EvalItem, ItemIndex
 from sft_core.data.curate.kept import Keep, Kept, in_folder
-from sft_core.data.curate.measure import QUALITY, Family, items_of, measure_shards, sketches_of
+from sft_core.data.curate.measure import QUALITY, Family, items_of, measure_shards, personal, sketches_of
 from sft_core.data.curate.read import put_right, read_source
 from sft_core.data.shards import shards_of
 from sft_core.data.sources import name_of, source_digest
@@ -30,7 +30,7 @@ from sft_core.versions import code_version
 
 READ_BY = set(SourceReadSection.model_fields) - {"streaming"}
 """Fields of a source that what is read of it hangs on."""
-DECIDED_BY = {"quality", "duplicates", "decontaminate"}
+DECIDED_BY = {"quality", "pii", "duplicates", "decontaminate"}
 """Sections of the data that say which rows stay."""
 
 
@@ -49,6 +49,8 @@ class Wanted:
         """What is to be measured."""
         section = self.data.duplicates
         found = [sketches_of(compared, section) for compared in section.compared if section.exact or section.near]
+        if self.data.pii.action != "off":
+            found.append(personal(self.data.pii))
         if self.data.decontaminate != "off":
             found.append(items_of(self.asked, lambda: ItemIndex(self.items())))
         return [QUALITY, *found]

@@ -4,6 +4,7 @@
 `rejected.parquet`            rows that are no conversation, and those that go, with reasons
 `duplicates.parquet`          what went as the like of another, and of which
 `flaws.parquet`               what is wrong with which row, dropped or not
+`personal.parquet`            personal data and secrets, by their beginnings
 `curation.json`               per source and per step: rows that came, stayed and went; texts put right; languages
 """
 
@@ -21,14 +22,18 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from sft_core.config.data import DataSection
+from sft_core.config.pii import PiiSection
 from sft_core.conversation import Conversation, Origin
 from sft_core.data.curate.decide import Decided, Part, decide, rejected_of
+from sft_core.data.curate.pii.finder import Finder
+from sft_core.data.curate.pii.redact import redact
 from sft_core.data.curate.read import REJECTED
 from sft_core.data.provenance.manifest import Step
 from sft_core.data.shards import (
     CONVERSATIONS,
     ORIGIN,
     RejectedWriter,
+    conversation_table,
     origin_columns,
     read_shard,
     rows_of_table,
@@ -43,6 +48,8 @@ from sft_core.stage import write_json
 TWINS = pa.schema([*ORIGIN, ("of_source", pa.string()), ("of_file", pa.string()), ("of_line", pa.int64()),
                    ("similarity", pa.float64()), ("exact", pa.bool_())])
 FLAWS = pa.schema([*ORIGIN, ("flaw", pa.string()), ("detail", pa.string())])
+PERSONAL = pa.schema([*ORIGIN, ("kind", pa.string()), ("turn", pa.int64()), ("part", pa.string()),
+                      ("shown", pa.string())])
 ADDED = pa.schema([("items", pa.list_(pa.list_(pa.string()))), ("language", pa.string()), ("quality", pa.float64())])
 """Columns of a curated conversation besides its own."""
 
@@ -63,6 +70,7 @@ class _Job(NamedTuple):
     items: Mapping[int, list[tuple[str, str]]]
     languages: Sequence[str]
     scores: Sequence[float]
+    redacted: Mapping[int, PiiSection]  # rows whose personal data become placeholders
 
 
 def curated_shards(folder: Path) -> Iterator[list[Curated]]:
@@ -85,10 +93,12 @@ def twins_of(folder: Path) -> list[tuple[Origin, Origin, float, bool]]:
 def write_curated(out: Path, parts: Sequence[Part], data: DataSection, workers: Workers) -> dict[str, object]:
     """Decide, and write the folder; returns what `curation.json` says."""
     decided = decide(parts, data)
+    redacted = {one.row for one in decided.held} if data.pii.action == "redact" else set()
     shards = [file for part in parts for file in shards_of(part.shards)]
     starts = decided.origins.starts
     drain(workers.map(_keep_rows, [
-        _Job(file, out / shard_name(number), *_of_shard(decided, start, stop))
+        _job(file, out / shard_name(number), decided, range(start, stop), {
+            row - start: data.pii for row in range(start, stop) if row in redacted})
         for number, (file, start, stop) in enumerate(zip(shards, starts[:-1], starts[1:], strict=True))]))
     rejected = RejectedWriter(out / REJECTED)
     for part in parts:
@@ -97,24 +107,33 @@ def write_curated(out: Path, parts: Sequence[Part], data: DataSection, workers: 
     rejected.add(rejected_of(decided))
     rejected.close()
     write_table(out / "duplicates.parquet", _twins(decided))
-    write_table(out / "flaws.parquet", pa.table(
-        [*origin_columns([decided.origins[one.row] for one in decided.flaws]), [one.flaw for one in decided.flaws],
-         [one.detail for one in decided.flaws]], schema=FLAWS))
-    curation: dict[str, object] = {"sources": list(_by_source(parts, decided))}
+    write_table(out / "flaws.parquet", _noted(decided, decided.flaws, FLAWS))
+    write_table(out / "personal.parquet", _noted(decided, decided.held, PERSONAL))
+    curation: dict[str, object] = {"sources": list(_by_source(parts, decided, data.pii.action == "redact"))}
     write_json(out / "curation.json", curation)
     return curation
 
 
-def _of_shard(decided: Decided, start: int, stop: int
-              ) -> tuple[NDArray[np.bool_], dict[int, list[tuple[str, str]]], Sequence[str], Sequence[float]]:
-    stays = np.array([row not in decided.gone for row in range(start, stop)], np.bool_)
-    items = {row - start: list(zip(*found, strict=True)) for row in range(start, stop)
-             if (found := decided.items.get(row))}
-    return stays, items, decided.languages[start:stop], decided.scores[start:stop]
+def _noted(decided: Decided, notes: Sequence[Any], schema: pa.Schema) -> pa.Table:
+    """What was found of rows, with where they stand."""
+    return pa.table([*origin_columns([decided.origins[one.row] for one in notes]),
+                     *([getattr(one, name) for one in notes] for name in schema.names[len(ORIGIN):])], schema=schema)
+
+
+def _job(shard: Path, out: Path, decided: Decided, rows: range, redacted: Mapping[int, PiiSection]) -> _Job:
+    stays = np.array([row not in decided.gone for row in rows], np.bool_)
+    items = {row - rows.start: list(zip(*found, strict=True)) for row in rows if (found := decided.items.get(row))}
+    return _Job(shard, out, stays, items, decided.languages[rows.start:rows.stop],
+                decided.scores[rows.start:rows.stop], redacted)
 
 
 def _keep_rows(job: _Job) -> None:
     table = pq.read_table(job.shard, schema=CONVERSATIONS)
+    if job.redacted:
+        conversations = read_shard(job.shard)
+        for row, section in job.redacted.items():
+            conversations[row] = redact(conversations[row], Finder(section))[0]
+        table = conversation_table(conversations)
     items = pa.array([job.items.get(row, []) for row in range(table.num_rows)], ADDED.field("items").type)
     added = [items, pa.array(job.languages, pa.string()), pa.array(job.scores, pa.float64())]
     for field, column in zip(ADDED, added, strict=True):
@@ -129,17 +148,20 @@ def _twins(decided: Decided) -> pa.Table:
                      [twin.exact for twin in decided.twins]], schema=TWINS)
 
 
-def _by_source(parts: Sequence[Part], decided: Decided) -> Iterator[dict[str, Any]]:
+def _by_source(parts: Sequence[Part], decided: Decided, redacts: bool) -> Iterator[dict[str, Any]]:
     """What became of every source."""
     at = 0
     for part, steps in zip(parts, decided.steps, strict=True):
         rows = range(at, at + part.rows)
         at = rows.stop
+        mine = [one for one in decided.held if one.row in rows]
         kept = [row for row in rows if row not in decided.gone]
         reasons: Counter[str] = sum((Counter(step.reasons) for step in steps), Counter())
         read = Step("read", {}, part.read.result["rows"], len(rows), reasons=part.read.result["rejected"])
         yield {"name": name_of(part.source), **part.read.result, "changed": dict(part.changed),
                "curated": dict(sorted(reasons.items())), "steps": [asdict(step) for step in (read, *steps)],
                "flaws": dict(sorted(Counter(one.flaw for one in decided.flaws if one.row in rows).items())),
+                   "personal": {name: dict(sorted(Counter(one.kind for one in some).items())) for name, some in (
+                   ("found", mine), ("redacted", [one for one in mine if redacts and one.row not in decided.gone]))},
                "languages": {name: dict(Counter(decided.languages[row] for row in some).most_common())
                              for name, some in (("read", rows), ("kept", kept))}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from sft_core.data.curate import duplicates, quality
 from sft_core.data.curate.kept import Kept
 from sft_core.data.curate.language import Languages
 from sft_core.data.curate.measure import Found, facts_of, sketches_in
+from sft_core.data.curate.pii import redact
+from sft_core.data.curate.pii.redact import PiiFacts
 from sft_core.data.curate.quality import Quality
 from sft_core.data.provenance.manifest import Step
 from sft_core.data.shards import shards_of
@@ -60,6 +63,16 @@ class Flawed(NamedTuple):
     detail: str
 
 
+class Held(NamedTuple):
+    """A piece of personal data or a secret."""
+
+    row: int
+    kind: str
+    turn: int  # -1: of the tools or variables
+    part: str
+    shown: str  # the beginning, never the value
+
+
 class Decided(NamedTuple):
     """Of all rows of all sources, one behind the other."""
 
@@ -71,6 +84,7 @@ class Decided(NamedTuple):
     languages: Sequence[str]  # of the answers of each row
     flaws: tuple[Flawed, ...]
     scores: Sequence[float]  # quality of each row, 0 to 1
+    held: tuple[Held, ...]
 
 
 class Origins:
@@ -91,17 +105,12 @@ class Origins:
 
 
 def decide(parts: Sequence[Part], data: DataSection) -> Decided:
-    """Which rows go, and why. The steps in their order: quality, evaluation items, exact and near duplicates; what one
-    step takes out, the next does not see."""
+    """Which rows go, and why. The steps in their order: quality, personal data, evaluation items, exact and near
+    duplicates; what one step takes out, the next does not see."""
     origins = Origins(file for part in parts for file in shards_of(part.shards))
     way = _Way(origins, [part.rows for part in parts])
-    facts = list(_facts(parts, "quality", Quality))
-    flaws = tuple(Flawed(row, found.flaw, found.detail)
-                  for row, one in enumerate(facts) for found in quality.flaws(one, data.quality))
-    if data.quality.drop:
-        way.step("quality", data.quality, {
-            row: (Why(found.flaw), found.detail) for row, one in enumerate(facts)
-            if (found := quality.fault(one, data.quality))})
+    flaws, scores = _quality(way, parts, data)
+    held = _personal(way, parts, data)
     items = {row: found for row, found in enumerate(_facts(parts, "items", Found)) if found.ids}
     if data.decontaminate == "drop":
         way.step("evaluation items", {}, {row: (Why.CONTAMINATED, f"holds item {found.ids[0]} of {found.suites[0]}")
@@ -111,8 +120,32 @@ def decide(parts: Sequence[Part], data: DataSection) -> Decided:
     return Decided(
         origins, way.gone, tuple(zip(*way.steps, strict=True)) or ((),) * len(parts), tuple(way.twins),
         {row: found for row, found in items.items() if row not in way.gone},
-        [one.answer for one in _facts(parts, "quality", Languages)], flaws,
-        [quality.score(one, data.quality) for one in facts])
+        [sys.intern(one.answer) for one in _facts(parts, "quality", Languages)], flaws, scores, held)
+
+
+def _quality(way: _Way, parts: Sequence[Part], data: DataSection) -> tuple[tuple[Flawed, ...], list[float]]:
+    """Flaws and scores of all rows; takes out those with a flaw that `data.quality.drop` names."""
+    flaws, scores, reasons = [], [], {}
+    for row, one in enumerate(_facts(parts, "quality", Quality)):
+        flaws += [Flawed(row, found.flaw, found.detail) for found in quality.flaws(one, data.quality)]
+        scores.append(quality.score(one, data.quality))
+        if fault := quality.fault(one, data.quality):
+            reasons[row] = (Why(fault.flaw), fault.detail)
+    if data.quality.drop:
+        way.step("quality", data.quality, reasons)
+    return tuple(flaws), scores
+
+
+def _personal(way: _Way, parts: Sequence[Part], data: DataSection) -> tuple[Held, ...]:
+    """Personal data of all rows; takes out those that hold any where `data.pii.action` is drop."""
+    held, reasons = [], {}
+    for row, found in enumerate(_facts(parts, "personal", PiiFacts)):
+        held += [Held(row, *each) for each in zip(found.kinds, found.turns, found.parts, found.shown, strict=True)]
+        if fault := redact.fault(found, data.pii):
+            reasons[row] = fault
+    if data.pii.action == "drop":
+        way.step("personal data", data.pii, reasons)
+    return tuple(held)
 
 
 def rejected_of(decided: Decided) -> Iterator[Rejected]:
@@ -163,8 +196,7 @@ def _facts(parts: Sequence[Part], family: str, kind: type[Any]) -> Iterator[Any]
     """Facts of a family about all rows; none where it was not measured."""
     for part in parts:
         if family in part.facts:
-            for shard in facts_of(part.facts[family], kind):
-                yield from shard
+            yield from facts_of(part.facts[family], kind)
 
 
 def _duplicates(way: _Way, parts: Sequence[Part], section: DuplicatesSection, compared: Compared) -> None:

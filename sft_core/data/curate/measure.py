@@ -6,7 +6,7 @@ facts. The processes of `workers.py` import this module once and for all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sft_core.config.duplicates import Compared, DuplicatesSection
+from sft_core.config.pii import PiiSection
 from sft_core.conversation import Conversation
 from sft_core.data.curate import language, quality
 from sft_core.data.curate.decontaminate import ItemIndex
+from sft_core.data.curate.pii import redact
+from sft_core.data.curate.pii.finder import Finder
 from sft_core.data.curate.sketch import PERMUTATIONS, Sketches, read_sketches, sketch, write_sketches
 from sft_core.data.curate.words import texts
 from sft_core.data.shards import read_shard, shards_of, write_table
@@ -54,6 +57,13 @@ def sketches_of(compared: Compared, section: DuplicatesSection) -> Family:
                   lambda: partial(_sketch, compared=compared, shingle_words=section.words))
 
 
+def personal(section: PiiSection) -> Family:
+    """Personal data and secrets."""
+    settings = section.model_dump(mode="json", exclude={"action"})
+    return Family("personal", ("sft_core.data.curate.pii.redact",), settings, lambda: partial(
+        _personal, finder=Finder(section)))
+
+
 def items_of(asked: object, index: Callable[[], ItemIndex]) -> Family:
     """Which evaluation items a conversation holds; `asked` stands for the items."""
     return Family("items", ("sft_core.data.curate.decontaminate",), asked, lambda: partial(_items, index=index()))
@@ -68,15 +78,13 @@ def measure_shards(family: Family, shards: Path, out: Path, workers: Workers, ba
             bar.advance()
 
 
-def facts_of(folder: Path, kind: type[Any]) -> list[list[Any]]:
-    """Facts as named tuples of a kind, shard by shard."""
-    found = []
+def facts_of(folder: Path, kind: type[Any]) -> Iterator[Any]:
+    """Facts as named tuples of a kind, row by row; memory holds a shard's."""
     for file in shards_of(folder):
         table = pq.read_table(file, columns=list(kind._fields))
         columns = [map(tuple, column.to_pylist()) if pa.types.is_list(column.type) else column.to_pylist()
                    for column in (table.column(name) for name in kind._fields)]
-        found.append([kind(*values) for values in zip(*columns, strict=True)])
-    return found
+        yield from (kind(*values) for values in zip(*columns, strict=True))
 
 
 def sketches_in(folder: Path) -> list[Sketches]:
@@ -107,6 +115,10 @@ def _sketch(conversations: Sequence[Conversation], out: Path, *, compared: Compa
 def _quality(conversations: Sequence[Conversation], out: Path) -> None:
     languages = language.facts(conversations)
     write_facts([languages, quality.facts(conversations, languages)], out)
+
+
+def _personal(conversations: Sequence[Conversation], out: Path, *, finder: Finder) -> None:
+    write_facts([redact.facts(conversations, finder)], out)
 
 
 def _items(conversations: Sequence[Conversation], out: Path, *, index: ItemIndex) -> None:
