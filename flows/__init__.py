@@ -16,6 +16,7 @@ worker.py      a worker of a sweep
 nightly.py     the flow sft-nightly
 promotion.py   promote, rollback
 registry.py    models, lineage
+synth.py       the flow sft-synth
 bisect.py      which difference between two runs accounts for a loss
 evaluation.py  eval, compare, suites, data show
 checking.py    a configuration, and all that it needs, looked at before anything starts
@@ -26,6 +27,7 @@ cli_workspace.py its commands plan, runs, show, rm, join, clean, reconcile and d
 cli_pages.py   its command open
 cli_judging.py its commands judge and human
 cli_registry.py its commands promote, rollback, models, lineage and bisect
+cli_synth.py   its command synth
 cli_model.py   its command model import
 cli_using.py   its commands chat, serve, export and push
 cli_nights.py  its commands nightly and nights
@@ -45,5 +47,5 @@ parity.py      the parity certificate
 story.py       the story of the tiny world
 console.py     tables on the terminal
 reference/     the reference pages of the documentation, made from the code
-configs/       demo, sweep, alpaca, smollm2
+configs/       demo, sweep, alpaca, smollm2; synth/: reject, self-instruct
 """

@@ -23,6 +23,7 @@ from flows.cli_nights import add_nights
 from flows.cli_pages import add_pages
 from flows.cli_platform import add_platform
 from flows.cli_registry import add_registry
+from flows.cli_synth import add_synth
 from flows.cli_using import add_using
 from flows.cli_workspace import add_workspace
 from flows.logs import tame, told_of
@@ -227,7 +228,7 @@ def deploy(
     notify: Annotated[str | None, typer.Option(metavar="TYPE/NAME", help="Notification block of Prefect that hears of "
                                                                        "red nights, e.g. slack-webhook/team")] = None,
 ) -> None:
-    """Register sft-experiment, sft-sweep, sft-trial and sft-nightly with the Prefect server at PREFECT_API_URL."""
+    """Register the flows with the Prefect server at PREFECT_API_URL: experiment, sweep, trial, nightly, synth."""
     settings = begin()
     from infra.deploy import deploy as register
     from infra.deploy import nights_of
@@ -312,6 +313,7 @@ add_judging(app, begin)
 add_model(app, begin)
 add_nights(app, begin, functools.partial(begin, make=False))
 add_registry(app, begin, functools.partial(begin, make=False))
+add_synth(app, begin)
 add_using(app, begin)
 add_workspace(app, begin, functools.partial(begin, make=False))
 add_pages(app, functools.partial(begin, make=False, flows=False))

@@ -24,6 +24,11 @@ def either(one: dict[str, Any], otherwise: str) -> WithJsonSchema:
     return WithJsonSchema({"anyOf": [{"title": "set", **one}, {"type": "null", "title": otherwise}]})
 
 
+SYNTH_SHIPPED = sorted(file.stem for file in (CONFIGS / "synth").glob("*.yaml"))
+Synthesis = Annotated[str, titled("Configuration"), WithJsonSchema({"anyOf": [
+    {"type": "string", "title": "shipped", "enum": SYNTH_SHIPPED},
+    {"type": "string", "title": "path of a YAML file"}]})]
+"""The name of a shipped configuration of synthesis, or the path of any."""
 Configuration = Annotated[str, titled("Configuration"), WithJsonSchema({"anyOf": [
     {"type": "string", "title": "shipped", "enum": SHIPPED}, {"type": "string", "title": "path of a YAML file"}]})]
 """The name of a shipped configuration, or the path of any."""
@@ -48,6 +53,11 @@ Rebase = Annotated[bool, titled("Begin anew: store tonight's results")]
 def path_of(configuration: str) -> Path:
     """The file that is meant: of a shipped name its own, else the path."""
     return CONFIGS / f"{configuration}.yaml" if configuration in SHIPPED else Path(configuration)
+
+
+def synth_path_of(configuration: str) -> Path:
+    """The same of synthesis."""
+    return CONFIGS / "synth" / f"{configuration}.yaml" if configuration in SYNTH_SHIPPED else Path(configuration)
 
 
 def lines_of(overrides: dict[str, Any] | list[str] | None) -> list[str]:

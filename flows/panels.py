@@ -6,7 +6,7 @@ from __future__ import annotations
 import typer
 
 PANELS = {
-    "Start": ("run", "plan", "doctor", "data", "config", "model"),
+    "Start": ("run", "plan", "doctor", "data", "synth", "config", "model"),
     "Look": ("show", "open", "runs", "compare", "lineage"),
     "Use a model": ("chat", "serve", "export", "push"),
     "Evaluate": ("eval", "suites", "parity", "judge", "human"),

@@ -53,6 +53,7 @@ common.py      what trials have in common, made by one worker of all machines
 proposal.py    what a sweep proposes, and how that fares on other items
 followups.py   the runs that follow a search: which there are, and what they say
 crew.py        the workers of a sweep that this machine starts
+synth/         rows that a model writes
 story.py       what SFT buys and costs, pooled over seeds
 imported.py    a model file made a folder
 licences.py    under which licence bases and data are, as far as they say

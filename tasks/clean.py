@@ -22,7 +22,7 @@ from tasks.stages import Workspace
 CHECKPOINTS, CACHES, AGE, BEST = "--checkpoints", "--caches", "--older-than", "--keep-best"
 MADE_AGAIN = ("scratch", "cache", "registry")
 """Folders of the workspace whose content is made or fetched again when it is needed."""
-KEPT = ("runs", "nights", "mlartifacts", "mlflow.db", "studies", "sweeps", "prefect", "alive", "locks")
+KEPT = ("runs", "synth", "nights", "mlartifacts", "mlflow.db", "studies", "sweeps", "prefect", "alive", "locks")
 """What `sft clean` only shows: results, records and logs."""
 GATES = {"pass": 2, "undecided": 1, "fail": 0}
 

@@ -32,6 +32,7 @@ CODES = {
 EXAMPLES = {
     "run": "sft run flows/configs/demo.yaml --set train.replay.lambda=0",
     "doctor": "sft doctor flows/configs/demo.yaml",
+    "synth": "sft synth reject --set reject.samples=16",
     "sweep": "sft sweep flows/configs/sweep.yaml --workers 2",
     "sweep-worker": "sft sweep-worker sft-sweep",
     "deploy": "sft deploy --cron '30 2 * * *' --timezone Europe/Berlin",

@@ -41,7 +41,7 @@ class SourceReadSection(Section):
 
     path: str
     """A JSON, JSONL, CSV, Parquet or text file (each also as .gz), a folder of them, a hub id, or `tiny:sft` /
-    `tiny:replay`."""
+    `tiny:replay` / `tiny:problems`."""
     name: str | None = None
     """Name in the ledger; by default the last part of the path."""
     format: Literal["auto", "alpaca", "prompt_completion", "sharegpt", "messages", "text"] = "auto"

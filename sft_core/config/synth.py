@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from sft_core.config.data import ModelSection, SourceSection, TemplateName, Words
-from sft_core.config.evaluate import EndpointSection, Suites
+from sft_core.config.evaluate import SUFFIXES, EndpointSection, Suites
 from sft_core.config.experiment import TrackingSection
 from sft_core.config.section import MOST, Name, Positive, Section, Share
 
@@ -80,6 +80,9 @@ class PromptsSection(Section):
     def _one_kind(self) -> PromptsSection:
         if [bool(self.sources), self.items is not None, self.suite is not None].count(True) != 1:
             raise ValueError("give one of sources, items and suite: where the prompts come from")
+        if self.suite is not None and not self.suite.endswith(SUFFIXES):
+            raise ValueError(f"suite is the path of a YAML of your own, and it is {self.suite!r}; who trains on the "
+                             "items of a shipped suite can no longer measure with it")
         return self
 
 
@@ -179,9 +182,9 @@ class RejectSection(Section):
 class SelfInstructSection(Section):
     """Self-Instruct (Wang et al. 2022): new tasks, after the pattern of some that people wrote."""
 
-    seeds: tuple[str, ...] = Field(min_length=1)
+    seeds: tuple[str, ...] = ()
     """JSONL files of seed tasks: {"instruction", "instances": [{"input", "output"}], "is_classification"}, or rows of
-    instruction, input and output."""
+    instruction, input and output; none: sixteen that come with this. Yours decide what will be proposed."""
     target: Positive = 1000
     """New rows that are wanted."""
     max_rounds: Positive = 100

@@ -27,6 +27,8 @@ from sft_core.stage import file_digest
 from sft_core.stopping import check
 
 log = logging.getLogger("sft")
+TINY = ("tiny:sft", "tiny:replay", "tiny:problems")
+"""What the tiny world has: chats, raw text, and word problems as people would ask them."""
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SAVED = ("state.json", "dataset_dict.json")  # what `Dataset.save_to_disk` leaves
 _NO_ROWS = ("dataset_info.json", "dataset_infos.json", "config.json", *_SAVED)  # beside the rows, as on the hub
@@ -225,15 +227,18 @@ def _declares_splits(folder: Path) -> bool:
 
 
 def _check_tiny(path: str) -> None:
-    if path not in ("tiny:sft", "tiny:replay"):
-        raise DataError(f"there is no {path}; the tiny world has tiny:sft and tiny:replay")
+    if path not in TINY:
+        raise DataError(f"there is no {path}; the tiny world has {', '.join(TINY)}")
 
 
 def _tiny(path: str, scratch: Path) -> list[Path]:
-    from sft_core.tiny.data import write_replay, write_sft
+    from sft_core.tiny.data import write_problems, write_replay, write_sft
 
     _check_tiny(path)
-    return write_sft(scratch / "tiny_sft") if path == "tiny:sft" else [write_replay(scratch / "tiny_replay")]
+    if path == "tiny:sft":
+        return write_sft(scratch / "tiny_sft")
+    write = write_replay if path == "tiny:replay" else write_problems
+    return [write(scratch / path.replace(":", "_"))]
 
 
 def _saved(folder: Path, source: SourceSection) -> Any:

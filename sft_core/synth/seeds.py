@@ -28,14 +28,21 @@ class Task(NamedTuple):
     classification: bool | None = None
 
 
+OWN = Path(__file__).with_name("seeds.jsonl")
+"""The tasks that come with this."""
+
+
 def read_seeds(files: Sequence[str]) -> list[Task]:
-    """The tasks of all files in order, each instruction once.
+    """The tasks of all files in order, or those that come with this, each instruction once.
 
     Raises:
         DataError: a file cannot be read or holds none, or a line is no task.
     """
-    found = {task.instruction: task for file in reversed(files) for task in reversed(list(_read(Path(file))))}
-    return list(found.values())[::-1]
+    found: dict[str, Task] = {}
+    for file in files or [str(OWN)]:
+        for task in _read(Path(file)):
+            found.setdefault(task.instruction, task)
+    return list(found.values())
 
 
 def _read(file: Path) -> Iterator[Task]:

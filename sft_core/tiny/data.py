@@ -16,11 +16,13 @@ from sft_core.stage import write_text
 from sft_core.tiny import chats, faults, items
 from sft_core.tiny.chats import Chat, Task, Turn
 from sft_core.tiny.pretrain import sample_texts
+from sft_core.tiny.problems import make_problem
 from sft_core.tiny.world import World, make_world, stream
 
 N_ALPACA, N_SHAREGPT, N_MESSAGES, N_TOOLS = 700, 440, 500, 300
 """Sound rows of each file; `faults` come on top."""
 N_REPLAY = 4000
+N_PROBLEMS = 400
 N_LEAKS = 2
 """Questions of each capability task in each file that holds leaks."""
 
@@ -68,6 +70,21 @@ def write_replay(folder: Path, seed: int = 0, documents: int = N_REPLAY, world: 
     texts = sample_texts(world, documents, stream(seed, "replay"), held_out)
     path = folder / "replay.jsonl"
     write_text(path, "".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+def write_problems(folder: Path, seed: int = 0) -> Path:
+    """Write `problems.jsonl`: word problems with worked answers, none of which is in tiny_gsm8k. The same seed gives
+    the same bytes."""
+    rng, held_out = stream(seed, "problems"), {str(item["question"]) for item in items.gsm8k_items(make_world())}
+    found: dict[str, str] = {}
+    while len(found) < N_PROBLEMS:
+        problem = make_problem(rng)
+        if problem.question not in held_out:
+            found[problem.question] = problem.answer
+    path = folder / "problems.jsonl"
+    write_text(path, "".join(json.dumps({"instruction": asked, "output": answer}) + "\n"
+                             for asked, answer in found.items()))
     return path
 
 

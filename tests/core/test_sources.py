@@ -245,7 +245,7 @@ class TestPlaces:
         assert {row.origin.file.rsplit("/", 1)[1] for row in read("tiny:sft", tmp_path)} == {
             "alpaca.json", "sharegpt.jsonl", "messages.jsonl", "tools.jsonl"}
         assert set(data(read("tiny:replay", tmp_path, limit=1))[0]) == {"text"}
-        with pytest.raises(DataError, match="tiny:sft and tiny:replay"):
+        with pytest.raises(DataError, match="tiny:sft, tiny:replay, tiny:problems"):
             read("tiny:other", tmp_path)
 
     def test_a_hub_id_through_the_mirror(self, tmp_path, monkeypatch):
