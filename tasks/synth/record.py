@@ -75,10 +75,9 @@ def metrics(report: Mapping[str, Any]) -> dict[str, float | None]:
 def rows(report: Mapping[str, Any]) -> list[dict[str, object]]:
     """A table: what became of everything, step by step."""
     if "rounds" in report:
-        return [{"step": step, "what became of it": why, "number": number}
-                for step in ("instructions", "instances") for why, number in report[step].items()]
-    return [{"step": "answers", "what became of it": "kept", "number": report["kept"]},
-            *({"step": "answers", "what became of it": why, "number": number}
-              for why, number in report["reasons"].items()),
-            *({"step": "prompts", "what became of it": f"not asked, {why}", "number": number}
-              for why, number in report["prompts_left_out"].items())]
+        steps = {step: report[step] for step in ("instructions", "instances")}
+    else:
+        steps = {"answers": {"kept": report["kept"], **report["reasons"]},
+                 "prompts": {"asked": report["prompts"], **report["prompts_left_out"]}}
+    return [{"step": step, "what became of it": why, "number": number} for step, tally in steps.items()
+            for why, number in sorted(tally.items(), key=lambda one: (-one[1], one[0]))]

@@ -171,6 +171,7 @@ def test_the_deployments_of_the_platform(settings: Settings, place: Path) -> Non
         ("sft-sweep", "flows/sweep.py:sft_sweep"),
         ("sft-trial", "flows/pool.py:sft_trial"),
         ("sft-nightly", "flows/nightly.py:sft_nightly"),
+        ("sft-synth", "flows/synth.py:sft_synth"),
     ):
         made = ask(settings, f"deployments/name/{name}/{name}")
         assert made["entrypoint"] == entrypoint
@@ -251,7 +252,7 @@ def test_the_shipped_file_also_works_by_hand(tmp_path: Path) -> None:
     """Names equal flow names (bare names), 02:30 is the default, and nothing is filled in that `filled` would lose."""
     plan = yaml.safe_load(DEPLOYMENTS.read_text())
     names = [each["name"] for each in plan["deployments"]]
-    assert names == ["sft-experiment", "sft-sweep", "sft-trial", "sft-nightly"]
+    assert names == ["sft-experiment", "sft-sweep", "sft-trial", "sft-nightly", "sft-synth"]
     assert [each["entrypoint"].split(":")[1].replace("_", "-") for each in plan["deployments"]] == names
     assert plan["deployments"][3]["schedules"][0]["cron"] == "30 2 * * *"
     assert all(each["work_pool"] == {"name": "sft"} for each in plan["deployments"])

@@ -9,13 +9,15 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import ValidationError, validate
 
 from flows.experiment import sft_experiment
-from flows.forms import SHIPPED, lines_of, loaded, path_of
+from flows.forms import SHIPPED, SYNTH_SHIPPED, lines_of, loaded, path_of, synth_path_of
 from flows.nightly import sft_nightly
 from flows.pool import sft_trial
 from flows.sweep import sft_sweep
+from flows.synth import sft_synth
+from sft_core.config.synth_file import load_synth
 from sft_core.errors import ConfigError
 
-FLOWS = (sft_experiment, sft_sweep, sft_trial, sft_nightly)
+FLOWS = (sft_experiment, sft_sweep, sft_trial, sft_nightly, sft_synth)
 
 
 @pytest.mark.parametrize("flow", FLOWS)
@@ -36,6 +38,14 @@ def test_configurations_are_a_list_with_a_way_out() -> None:
     assert other["type"] == "string"
     assert all(path_of(name).is_file() for name in SHIPPED)
     assert path_of("my/own.yaml") == Path("my/own.yaml")
+
+
+def test_configurations_of_synthesis_are_listed_and_valid() -> None:
+    shipped, _ = parameter_schema(sft_synth).model_dump()["properties"]["config"]["anyOf"]
+    assert shipped["enum"] == SYNTH_SHIPPED == ["reject", "self-instruct"]
+    for name in SYNTH_SHIPPED:
+        assert load_synth(synth_path_of(name)).config.name == name
+    assert synth_path_of("my/own.yaml") == Path("my/own.yaml")
 
 
 @pytest.mark.parametrize("wrong", [{"workers": 0}, {"workers": "x"}, {"trials": -1}, {"overrides": 3}, {"config": 1}])
