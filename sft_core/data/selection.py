@@ -9,7 +9,6 @@ distances are the most that it can take; where most rows are far from most other
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -28,6 +27,8 @@ LOOKED_AT = 2000
 PAIRS = 4_000_000
 """Distances at most that are measured for one of them."""
 PERMUTATIONS = 128
+BLOCK = 1 << 16
+"""Rows whose distances are computed at once, so that memory is bounded."""
 
 Reals = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -145,8 +146,12 @@ def _spread_out(space: Space, line: Indices, weights: Reals, wanted: int) -> Ind
     """The first of the line, then always the row with the largest weight · distance to the nearest chosen one."""
     chosen = np.empty(wanted, dtype=np.int64)
     chosen[0] = line[0]
+    first = np.concatenate([np.empty(0), *(
+        space.distances(int(line[0]), line[at : at + BLOCK]) for at in range(1, len(line), BLOCK))])
     # (- what it may be worth at most, place in line, its distance to the nearest chosen one, how many it was asked of)
-    heap = [(-math.inf, at, math.inf, 0) for at in range(1, len(line))]
+    heap = [(-worth, at, distance, 1) for at, (worth, distance) in enumerate(
+        zip((weights[line[1:]] * first).tolist(), first.tolist(), strict=True), start=1)]
+    heapq.heapify(heap)
     for count in range(1, wanted):
         check()
         while True:
@@ -156,7 +161,7 @@ def _spread_out(space: Space, line: Indices, weights: Reals, wanted: int) -> Ind
                 break
             row = int(line[at])
             distance = min(distance, float(space.distances(row, chosen[seen:count]).min()))
-            heapq.heapreplace(heap, (-weights[row] * distance, at, distance, count))
+            heapq.heapreplace(heap, (-float(weights[row]) * distance, at, distance, count))
         chosen[count] = line[at]
     return chosen
 
