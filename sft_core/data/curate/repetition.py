@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from sft_core.data.curate.words import words
+
 GRAM_WORDS = 5
 LEAST_LINE_WORDS = 3
 """Shorter lines repeat in code, tables and headings."""
@@ -21,21 +23,20 @@ ENDLESS = 100
 """Characters of a word from which it may be the same signs over and over."""
 ECHO_WORDS, ECHO_TIMES = 6, 3
 _ENDLESS = re.compile(r"(\S{1,8}?)\1{24,}")
-_WORD = re.compile(r"\w+")
-_SPACELESS = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|"
+_PIECE = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|"
                         "[^\\W\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
 
 
-def words(text: str) -> list[str]:
-    """Runs of letters and digits, case folded; signs of scripts without spaces one by one."""
-    return (_WORD if text.isascii() else _SPACELESS).findall(text.casefold())
+def pieces(text: str) -> list[str]:
+    """The words of a text; signs of scripts without spaces one by one."""
+    return words(text) if text.isascii() else _PIECE.findall(text.casefold())
 
 
 def repeated_words(text: str, found: Sequence[str]) -> float:
     """Share of a text's words that stand in a run of five that has been there before, 0 to 1; overlapping runs count
     their words once. A word that is the same signs over and over counts with its share of the characters.
 
-    `found`: its words, as `words` has them. 0 for a text of fewer than 20, a list of labels, unless one never ends.
+    `found`: its words, as `pieces` has them. 0 for a text of fewer than 20, a list of labels, unless one never ends.
     """
     if max(map(len, found), default=0) > ENDLESS and (endless := _ENDLESS.search(text)):
         return len(endless[0]) / len(text)
@@ -57,7 +58,7 @@ def repeated_lines(text: str) -> float:
     """Share of the lines with three words or more that have been there before, 0 to 1."""
     if "\n" not in text:
         return 0.0
-    lines = [line for line in (" ".join(_WORD.findall(line)) for line in text.split("\n"))
+    lines = [line for line in (" ".join(words(line)) for line in text.split("\n"))
              if line.count(" ") >= LEAST_LINE_WORDS - 1]
     return 1 - len(set(lines)) / len(lines) if lines else 0.0
 

@@ -1,12 +1,14 @@
-"""The words of a text, as comparisons see them."""
+"""The words of a text, as comparisons see them, and the texts of a conversation."""
 
 from __future__ import annotations
 
 import re
 
-from sft_core.conversation import Conversation
+from sft_core.conversation import Conversation, Turn
+from sft_core.templates.thoughts import TAGS, thought_of
 
 _WORD = re.compile(r"\w+")
+_OPENS = {opens[0] for opens, _ in TAGS}
 
 
 def words(text: str) -> list[str]:
@@ -20,3 +22,10 @@ def texts(conversation: Conversation) -> list[str]:
         part for turn in conversation.turns
         for part in (turn.content, *(f"{call.name} {call.arguments}" for call in turn.tool_calls)) if part
     ]
+
+
+def answer_of(turn: Turn) -> str:
+    """What an answer says behind its thought, without space around it; the thought may have been opened by a prompt."""
+    text = turn.content.strip()
+    thought = thought_of(text, TAGS[0]) if text[:1] in _OPENS or TAGS[0][1] in text else None
+    return thought.answer.strip() if thought else text
