@@ -97,6 +97,7 @@ def test_languages(code):
     found = identify(SENTENCES[code])
     assert [language.code for language in found] == [code] * len(found)
     assert all(0.5 <= language.confidence <= 1 for language in found)
+    assert [language.code for language in identify(map(str.upper, SENTENCES[code]))] == [code] * len(found)
 
 
 @pytest.mark.parametrize("text", UNSAID)

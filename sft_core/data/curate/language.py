@@ -145,7 +145,7 @@ def _by_script(signs: str) -> Language:
 
 
 def _by_model(sample: str, least: float) -> Language:
-    best = _detector().detect(sample, model="lite")[0]
+    best = _detector().detect(sample.lower() if sample.isupper() else sample, model="lite")[0]
     if len(sample) < SHORT_ENGLISH and best["lang"] != "en" and _is_english(sample):
         return Language("en", LEAST_CONFIDENCE_SHORT)
     return Language(best["lang"], best["score"]) if best["score"] >= least else _UNKNOWN
@@ -158,5 +158,5 @@ def _is_english(sample: str) -> bool:
 @cache
 def _detector() -> LangDetector:
     """Loaded once per process, when it is first needed. `lite` is the model that the package carries: any other is
-    downloaded, and a text is by default cut to 80 characters."""
-    return LangDetector(LangDetectConfig(model="lite", max_input_length=None))
+    downloaded, a text is by default cut to 80 characters, and every letter is counted to find capitals."""
+    return LangDetector(LangDetectConfig(model="lite", max_input_length=None, normalize_input=False))
