@@ -65,9 +65,6 @@ class SourcePhrasingSection(Section):
     shots: Annotated[int, Field(ge=0, le=16)] = 0
     """So many rows of the same file are asked and answered before the row itself, in turns that are not trained; never
     rows of the validation half."""
-    task: str | None = None
-    """The task, or cluster of tasks, that this source is of, for limits of the mixture and for tasks that are held
-    out."""
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -110,7 +110,7 @@ def test_a_mixture_is_judged_by_what_it_brings(train_inputs: TrainInputs, train_
     section = train_section(epochs=13, rows_per_step=1, lr=2e-3)
     mixed = look_ahead(replace(train_inputs, mixing=mixing), section, tmp_path)
     assert mixed.epoch.trained_tokens == pytest.approx(400, abs=10)
-    assert [str(row).split(", ")[2:] for row in mixed.mixed] == [["24 of 24 examples", "at most 32 times each"]]
+    assert [str(row).split(", ")[2:] for row in mixed.mixed] == [["24 of 24 examples", "each up to 32×"]]
     told = said(mixed, SOURCE, {**SOURCE, "source": "other", "trained_tokens": 9999})
     assert any("an example of train is seen 32 times, and will be learnt by heart" in one for one in told), told
     assert not any("other has" in one for one in told), "by what is drawn, not by what is there"

@@ -31,7 +31,7 @@ REVIEWS = SourcePhrasingSection.model_validate({
     "phrasings": [{"prompt": "Is this kind? {text}", "answer": "{label}"},
                   {"prompt": "{text}\n\nKind or unkind?", "answer": "It is {label}."},
                   {"prompt": "Write a {label} review.", "answer": "{text}"}],
-    "labels": {"label": {0: "unkind", 1: "kind"}}, "task": "sentiment"})
+    "labels": {"label": {0: "unkind", 1: "kind"}}})
 
 
 def _row(number: int, **data: Any) -> Row:

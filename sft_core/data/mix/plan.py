@@ -65,10 +65,12 @@ class Mixed(NamedTuple):
     def __str__(self) -> str:
         """One line for a person."""
         least, most = self.wanted or (0.0, 1.0)
-        wanted = [f"{least:.1%} wanted"] if least == most else [
-            *([f"at least {least:.1%} wanted"] if least > 0 else []), *([f"at most {most:.1%}"] if most < 1 else [])]
-        return (f"{self.what} {self.name}: {self.share:.1%} ({', '.join([*wanted, f'{self.before:.1%} there'])}), "
-                f"{self.used:,} of {self.examples:,} examples, at most {self.most_used:,} times each")
+        wanted = [f"{100 * least:.1f} % wanted"] if least == most else [
+            *([f"at least {100 * least:.1f} % wanted"] if least > 0 else []),
+            *([f"at most {100 * most:.1f} % wanted"] if most < 1 else [])]
+        there = f"{100 * self.before:.1f} % there"
+        return (f"{self.what} {self.name}: {100 * self.share:.1f} % ({', '.join([*wanted, there])}), "
+                f"{self.used:,} of {self.examples:,} examples, each up to {self.most_used:,}×")
 
 
 @dataclass(frozen=True)
