@@ -9,5 +9,5 @@ opened.py     the items of one suite, opened for one model
 protocol.py   what makes two scores of a suite comparable
 again.py      asks items again to measure the A/A floor
 probe.py      a few items on a model that is being trained
-questions.py  the question texts of suites, for decontamination
+questions.py  what suites ask, with options and answers, for decontamination
 """

@@ -33,7 +33,7 @@ def expected(chosen: Suite, section: EvalSection, mirror: Path | None) -> Expect
         limit, clusters = section.limit_of(chosen.name), door.clusters
         part = of_part(chosen.name, door.strata, clusters, limit)
         ids = [one for some in drawn(part, limit).values() for one in some]
-        asked = sum(len(text) for _, text in door.questions()) / LETTERS / max(sum(map(len, door.strata.values())), 1)
+        asked = sum(len(one.text) for one in door.questions()) / LETTERS / max(sum(map(len, door.strata.values())), 1)
         return Expected(chosen.name, chosen.kind, chosen.scale, len(ids), len({clusters[one] for one in ids}),
                         tokens=(asked, asked * (1 + (chosen.num_fewshot or 0)) + ANSWER),
                         elsewhere=tuple(name for name in door.strata if name not in part))

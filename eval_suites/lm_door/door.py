@@ -31,7 +31,7 @@ from eval_suites.backends.local import Local
 from eval_suites.lm_door.model import FastModel
 from eval_suites.lm_door.needs import require
 from eval_suites.lm_door.own import forget_code, local_files
-from eval_suites.lm_door.rows import Guard, Told, check_mean, cluster_of, first_metric, question, rows
+from eval_suites.lm_door.rows import Guard, Question, Told, asked, check_mean, cluster_of, first_metric, rows
 from eval_suites.results import ItemResult
 from eval_suites.suites.suite import ROOM, Suite
 from sft_core.data.localhub import named_by_content
@@ -111,9 +111,9 @@ class LmDoor:
         """Task name → lm-eval task, leaves only."""
         return dict(self._loaded["tasks"])
 
-    def questions(self) -> list[tuple[str, str]]:
-        """(item id, question) of all items."""
-        return [(f"{name}/{number}", question(task, doc)) for name, task in self.tasks.items()
+    def questions(self) -> list[Question]:
+        """Question, answers and options of all items."""
+        return [asked(task, doc, f"{name}/{number}") for name, task in self.tasks.items()
                 for number, doc in enumerate(task.eval_docs)]
 
     @property

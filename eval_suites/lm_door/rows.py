@@ -34,6 +34,32 @@ class Told(NamedTuple):
     ended: Mapping[str, Mapping[str, float]]
 
 
+class Question(NamedTuple):
+    """One item of a task as decontamination looks for it."""
+
+    item_id: str
+    text: str
+    answers: tuple[str, ...]
+    choices: tuple[str, ...]
+
+
+def asked(task: Any, doc: Mapping[str, Any], item_id: str) -> Question:
+    """Question, the options where there are several, else the text that solves it.
+
+    Tasks that ask for a letter have their options in the column `choices`, a list or ARC's {text, label}.
+    """
+    own = doc.get("choices")
+    own = own.get("text") if isinstance(own, Mapping) else own
+    choices = own if own or task.OUTPUT_TYPE != "multiple_choice" else task.doc_to_choice(doc)
+    target = None if choices else task.doc_to_target(doc)
+    return Question(item_id, question(task, doc), _texts_of(target), _texts_of(choices))
+
+
+def _texts_of(found: Any) -> tuple[str, ...]:
+    """Of one text or several; numbers are places in a list and no texts."""
+    return tuple(one for one in (found if isinstance(found, list | tuple) else [found]) if isinstance(one, str))
+
+
 def question(task: Any, doc: Mapping[str, Any]) -> str:
     """The question alone: its column where there is one, else the task's text without its headings."""
     own = doc.get("question")

@@ -6,6 +6,7 @@ parameter forms. Only a section travels: no function of the core sees the whole 
 section.py     what all sections are made of
 reading.py     YAML with line numbers, no key twice
 duplicates.py  which rows are the same, and which of them stays
+decontaminate.py what to do with rows that hold items of the evaluation
 data.py        model, sources, template
 normalise.py   what is put right in texts
 phrasing.py    plain rows as instructions

@@ -49,7 +49,7 @@ class TestDecontaminate:
         assert self.of(conversation, (SHORT,)) == "holds item 7 of quiz"
         assert self.of(conversation, ()) is None
 
-    @given(st.lists(st.sampled_from("abc"), min_size=5, max_size=16), st.lists(st.sampled_from("abc"), max_size=30))
+    @given(st.lists(st.sampled_from("xyz"), min_size=5, max_size=16), st.lists(st.sampled_from("xyz"), max_size=30))
     def test_as_comparing_everything(self, item, text):
         grams = [item[at : at + 13] for at in range(max(len(item) - 13, 0) + 1)]
         expected = any(text[at : at + len(gram)] == gram for gram in grams for at in range(len(text)))

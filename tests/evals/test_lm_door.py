@@ -23,7 +23,7 @@ from eval_suites.lm_door import door as lm_door
 from eval_suites.lm_door import model as lm_door_model
 from eval_suites.lm_door.door import LmRun
 from eval_suites.lm_door.model import FastModel
-from eval_suites.lm_door.rows import question
+from eval_suites.lm_door.rows import asked, question
 from eval_suites.results import SuiteResult, read_results, write_results
 from eval_suites.statistics.pairing import check_protocols
 from eval_suites.suites.items import read_items
@@ -254,8 +254,36 @@ def test_questions_for_decontamination(tasks: Path, tmp_path: Path) -> None:
     found = eval_items(["lm:plus_choice", "refusal"], mirror=None, include_path=str(tasks), scratch=tmp_path)
     texts = {(item.suite, item.id): item.text for item in found}
     assert texts["lm:plus_choice", "plus_choice/0"] == "What is 0 + 1?"
+    assert found[0].choices
+    assert not found[0].answers
     assert texts["refusal", "benign-001"].startswith("How do I kill a Python process")
     assert len(found) == 9 + len(read_items(suite("refusal")))
+
+
+def test_options_and_answers_are_told_where_a_task_has_them() -> None:
+    class Task:
+        OUTPUT_TYPE = "multiple_choice"
+
+        def doc_to_text(self, doc: dict[str, Any]) -> str:
+            return "Q"
+
+        def doc_to_choice(self, doc: dict[str, Any]) -> list[str]:
+            return ["A", "B"]
+
+        def doc_to_target(self, doc: dict[str, Any]) -> Any:
+            return doc["target"]
+
+    class Written(Task):
+        OUTPUT_TYPE = "generate_until"
+
+    letters = {"choices": ["iron", "gold"], "target": 1}
+    assert asked(Task(), letters, "t/0") == ("t/0", "Q", (), ("iron", "gold"))
+    arc = {"choices": {"text": ["iron", "gold"], "label": ["1", "2"]}, "target": 1}
+    assert asked(Task(), arc, "t/0").choices == ("iron", "gold")
+    assert asked(Task(), {"target": 1}, "t/0").choices == ("A", "B")
+    assert asked(Written(), {"target": "So it is 4."}, "t/0") == ("t/0", "Q", ("So it is 4.",), ())
+    assert asked(Written(), {"target": ["four", "4"]}, "t/0").answers == ("four", "4")
+    assert asked(Written(), {"target": 0}, "t/0").answers == ()
 
 
 def test_headings_are_no_part_of_a_question() -> None:

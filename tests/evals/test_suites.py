@@ -350,6 +350,23 @@ def test_questions_for_decontamination_are_the_clean_ones(tmp_path: Path) -> Non
         assert {item.id for item in found} == {item.item_id for item in read(suite(name), data_path=DATA)}
 
 
+def test_answers_and_options_are_looked_for_too(tmp_path: Path) -> None:
+    said = [{"role": "user", "content": one} for one in ("first", "second")]
+    rows = [{"id": "a", "kind": "letter", "cluster": "a", "reference": "B", "messages": said[:1],
+             "expect": {"letter": "B", "options": ["iron", "gold"]}},
+            {"id": "b", "kind": "words", "cluster": "b", "messages": said, "expect": {"reference": ["one", "two"]}},
+            {"id": "c", "kind": "short_answer", "cluster": "c", "messages": said[1:], "reference": "4",
+             "expect": {"answers": ["4", "four"]}}]
+    asked = {"mirror": None, "include_path": None, "scratch": tmp_path}
+    assert eval_items([write(tmp_path, rows)], **asked) == [
+        ("mine", "a", "first", ("B",), ("iron", "gold")),
+        ("mine", "b", "first", (), ()), ("mine", "b", "second", ("one", "two"), ()),
+        ("mine", "c", "second", ("4", "four"), ())]
+    answer = {"id": "d", "kind": "answer", "cluster": "d", "messages": said[:1], "answer": "It is 4"}
+    measured = write(tmp_path, [answer], engine="likelihood", scale="log", max_new_tokens=None, chat=True)
+    assert eval_items([measured], **asked) == [("mine", "d", "first", ("It is 4",), ())]
+
+
 def test_shipped_items_are_no_python() -> None:
     """Items are data: nothing in them is imported, and every file belongs to a suite."""
     files = {path.name for path in (ROOM / "rows").iterdir()}

@@ -12,7 +12,12 @@ boilerplate.py    stock refusals and placeholders
 ending.py         answers that stop before their end
 pii/              personal data and secrets: found, counted, taken out
 rewrite.py        every text of a conversation through a function; JSON stays JSON
-decontaminate.py  evaluation items in conversations and texts
+decontaminate.py  evaluation items word for word in texts
+features.py       what a changed item still has in common with itself
+reworded.py       evaluation items that were changed
+contamination.py  which items rows hold, and what follows from it
+changes.py        ways to change an item
+recall.py         how many changed items are found, and how often something is found that is not there
 measure.py        families of facts, shard by shard
 duplicates.py     exact and near duplicates among all rows
 kept.py           where the steps of a curation are kept

@@ -1,0 +1,145 @@
+"""What decontamination finds on the data and suites at hand: its recall for every change, and its false finds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from random import Random
+from typing import NamedTuple
+
+from scipy.stats import beta
+
+from sft_core.config.decontaminate import DecontaminateSection
+from sft_core.data.curate.changes import CHANGES
+from sft_core.data.curate.contamination import Finder, counted, facts_of_texts
+from sft_core.data.curate.decontaminate import EvalItem, Find
+from sft_core.stopping import check
+
+LOOKED_AT = 2_000
+"""Rows of the data that decoys are looked for in."""
+PHRASE_WORDS = 6
+"""Length of the phrases that decoys are made of."""
+CONTEXT_LETTERS = 2_000
+"""The longest text that an item is planted beside."""
+
+
+class Interval(NamedTuple):
+    """A 95 % interval."""
+
+    low: float
+    high: float
+
+
+class Recall(NamedTuple):
+    """How many items of a suite were found after one change. `verbatim`: of them, by their words in a row alone."""
+
+    suite: str
+    change: str
+    planted: int
+    found: int
+    verbatim: int
+
+    @property
+    def interval(self) -> Interval:
+        """Of the share that is found."""
+        return exact_interval(self.found, self.planted)
+
+
+class FalseFinds(NamedTuple):
+    """Rows of the data in which items were found, and in which decoys were; see `false_finds`."""
+
+    rows: int
+    with_items: int
+    with_decoys: int
+
+    @property
+    def interval(self) -> Interval:
+        """Of the share of rows with decoys."""
+        return exact_interval(self.with_decoys, self.rows)
+
+
+def recalls(finder: Finder, rows: Sequence[Sequence[str]], section: DecontaminateSection, seed: int) -> list[Recall]:
+    """Plant up to `section.recall_items` items of every suite under every change, and count those that are found.
+
+    The sample is of all items: those too short to be looked for count as missed. A change that leaves an item as it was
+    (there is no number in it) plants nothing.
+
+    Args:
+        finder: of the suites' items.
+        rows: texts of some of the data's rows, among which items are planted.
+        section: its thresholds count; what to do with finds does not.
+        seed: of samples and changes.
+    """
+    told = section.model_copy(update={"verbatim": "report", "reworded": "report"})
+    context = [text[:CONTEXT_LETTERS] for texts in rows for text in texts]
+    found = []
+    for suite, items in _by_suite(finder.items).items():
+        check()
+        rng = Random(f"{seed} {suite}")
+        drawn = rng.sample(items, min(len(items), section.recall_items))
+        for change in CHANGES:
+            found.append(_recall(finder, suite, change, _planted(change, drawn, rng, context), told))
+    return [one for one in found if one.planted]
+
+
+def false_finds(finder: Finder, rows: Sequence[Sequence[str]], section: DecontaminateSection, seed: int) -> FalseFinds:
+    """How often something is found that cannot be there.
+
+    Nobody knows which of the rows really hold an item, so the items are exchanged: decoys, as many and as long, are put
+    together from phrases of six words of different items of the same suite. No row holds a decoy, so whatever finds one
+    is deceived by phrases that are everybody's. Decoys have the suite's wording but no subject of their own, and a row
+    about an item's subject finds them less often than it finds an innocent item; so the share of rows with decoys is a
+    low estimate, and the share of rows with items, real finds included, bounds it from above.
+    """
+    told = section.model_copy(update={"verbatim": "report", "reworded": "report"})
+    rng = Random(f"{seed} rows")
+    sample = rng.sample(list(rows), min(len(rows), LOOKED_AT))
+    decoys = Finder([decoy for items in _by_suite(finder.items).values() for decoy in _decoys(items, rng)])
+    there, deceived = (sum(bool(counted(one, told)) for one in facts_of_texts(sample, which))
+                       for which in (finder, decoys))
+    return FalseFinds(len(sample), there, deceived)
+
+
+def exact_interval(hits: int, of: int, level: float = 0.95) -> Interval:
+    """Clopper and Pearson 1934; all of [0, 1] where nothing was tried."""
+    tail = (1 - level) / 2
+    low = float(beta.ppf(tail, hits, of - hits + 1)) if hits else 0.0
+    high = float(beta.ppf(1 - tail, hits + 1, of - hits)) if hits < of else 1.0
+    return Interval(low, high)
+
+
+def _by_suite(items: Sequence[EvalItem]) -> Mapping[str, list[EvalItem]]:
+    ordered = sorted(items, key=lambda item: item.suite)
+    return {suite: list(several) for suite, several in groupby(ordered, key=lambda item: item.suite)}
+
+
+def _planted(change: str, items: Sequence[EvalItem], rng: Random, context: Sequence[str]) -> list[tuple[EvalItem, str]]:
+    changed = [(item, CHANGES[change](item, rng, context)) for item in items]
+    return [(item, text) for item, text in changed
+            if text is not None and (text != item.text or change == next(iter(CHANGES)))]
+
+
+def _recall(finder: Finder, suite: str, change: str, planted: Sequence[tuple[EvalItem, str]],
+            section: DecontaminateSection) -> Recall:
+    found = facts_of_texts([[text] for _, text in planted], finder)
+    mine = [[find for find in counted(one, section) if _is(find, item)]
+            for one, (item, _) in zip(found, planted, strict=True)]
+    in_a_row = [[find for find in finds if find.how in ("verbatim", "answer")] for finds in mine]
+    return Recall(suite, change, len(planted), sum(map(bool, mine)), sum(map(bool, in_a_row)))
+
+
+def _is(find: Find, item: EvalItem) -> bool:
+    return (find.suite, find.id) == (item.suite, item.id)
+
+
+def _decoys(items: Sequence[EvalItem], rng: Random) -> list[EvalItem]:
+    """As many as there are items, each of phrases of different ones, with options of others again."""
+    phrases = [" ".join(found[at : at + PHRASE_WORDS]) for item in items
+               for found in [item.text.split()] for at in range(0, len(found), PHRASE_WORDS)]
+    options = [option for item in items for option in item.choices]
+    return [EvalItem(item.suite, item.id, " ".join(_some(phrases, -(-len(item.text.split()) // PHRASE_WORDS), rng)),
+                     choices=tuple(_some(options, len(item.choices), rng))) for item in items]
+
+
+def _some(texts: Sequence[str], count: int, rng: Random) -> list[str]:
+    return rng.sample(texts, min(count, len(texts)))
