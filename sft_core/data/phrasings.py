@@ -12,11 +12,13 @@ import hashlib
 import heapq
 import json
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, groupby, islice
 from typing import Any, NamedTuple
 
 from sft_core.config.phrasing import PhrasingSection, SourcePhrasingSection, written
 from sft_core.conversation import Rejected, Row, Why
+from sft_core.data.formats import LOOKED_AT
 from sft_core.data.holdout import place_of_text
 from sft_core.errors import DataError
 from sft_core.stopping import check
@@ -47,14 +49,38 @@ class Halves(NamedTuple):
     seed: int
 
 
+def phrased_rows(read: Callable[[], Iterator[Row | Rejected]], section: SourcePhrasingSection, source: str, seed: int,
+                 halves: Halves) -> Iterator[Row | Rejected]:
+    """All rows of a source as chats, in their order; where `shots` asks for other rows, read twice.
+
+    Args:
+        read: its rows, file by file.
+        source: its name, for errors.
+        seed: of the choice of phrasings and of rows that are shown.
+
+    Raises:
+        DataError: a phrasing names a column that the first rows of a file do not have.
+    """
+    shown: dict[str, tuple[Phrased, ...]] = {}
+    if section.shots:
+        rows = (row for row in read() if isinstance(row, Row))
+        shown = {file: pool(in_file, section, seed, halves) for file, in_file in groupby(rows, key=_file)}
+    for file, in_file in groupby(read(), key=_file):
+        head = list(islice(in_file, LOOKED_AT))
+        check_columns(section, source, [row for row in head if isinstance(row, Row)])
+        for row in chain(head, in_file):
+            check()
+            yield to_messages(row, section, seed, shown.get(file, ())) if isinstance(row, Row) else row
+
+
 def check_columns(section: SourcePhrasingSection, source: str, rows: Sequence[Row]) -> None:
-    """Look at the first rows of a file.
+    """Look at the first rows of a file; of none nothing is known.
 
     Raises:
         DataError: a phrasing names a column that none of them has.
     """
     there = dict.fromkeys(name for row in rows for name in row.data)
-    if gone := [name for name in section.columns if name not in there]:
+    if rows and (gone := [name for name in section.columns if name not in there]):
         raise DataError(f"a phrasing of {source} names the column {gone[0]}, and its rows have {', '.join(there)}; "
                         "correct data.sources.phrasings")
 
@@ -157,6 +183,10 @@ def _text(value: object, labels: Mapping[str, str] | None) -> str | None:
 def _filled(text: str, values: Mapping[str, str]) -> str:
     return "".join(before + (values[name] if name is not None else "")
                    for before, name, _, _ in string.Formatter().parse(text))
+
+
+def _file(row: Row | Rejected) -> str:
+    return row.origin.file
 
 
 def _held_out(one: Phrased, halves: Halves) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ from sft_core.data.phrasings import (
     check_held_out,
     evaluation_row,
     phrased,
+    phrased_rows,
     pool,
     to_messages,
 )
@@ -144,6 +145,34 @@ def test_an_unknown_column_stops_and_names_the_others() -> None:
         check_columns(section, "reviews", [_row(0), _row(1)])
     check_columns(REVIEWS, "reviews", [_row(0)])
     assert columns_of("{a} {{b}} {c}") == ["a", "c"]
+
+
+def test_a_source_of_several_files() -> None:
+    section = REVIEWS.model_copy(update={"shots": 1})
+    rows: list[Row | Rejected] = [_row(number)._replace(origin=Origin("reviews", f"{file}.jsonl", number + 1))
+                                  for file in "ab" for number in range(3)]
+    rows.insert(2, Rejected(Why.UNREADABLE, "no JSON", Origin("reviews", "a.jsonl", 9)))
+    rows[4:4] = [_row(50)._replace(origin=Origin("reviews", "alone.jsonl", 1))]
+    reads = []
+
+    def read() -> Iterator[Row | Rejected]:
+        reads.append(1)
+        return iter(rows)
+
+    found = list(phrased_rows(read, section, "reviews", 0, Halves(0.0, 0)))
+    assert len(reads) == 2
+    assert [one.origin for one in found] == [one.origin for one in rows]
+    assert found[2] == rows[2]
+    chats = [_said(one) for one in found if isinstance(one, Row)]
+    assert [len(one) for one in chats] == [4, 4, 4, 2, 4, 4, 4], "a file of one row has none to show"
+    assert [one for one in phrased_rows(read, REVIEWS, "reviews", 0, Halves(0.0, 0)) if isinstance(one, Row)] == [
+        to_messages(row, REVIEWS, 0) for row in rows if isinstance(row, Row)]
+    assert len(reads) == 3
+    other = SourcePhrasingSection.model_validate({"phrasings": [{"prompt": "{body}", "answer": "{label}"}]})
+    with pytest.raises(DataError, match="of reviews names the column body"):
+        next(phrased_rows(read, other, "reviews", 0, Halves(0.0, 0)))
+    broken = [rows[2]]
+    assert list(phrased_rows(lambda: iter(broken), other, "reviews", 0, Halves(0.0, 0))) == broken
 
 
 def test_held_out_tasks() -> None:
