@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import string
+from functools import cached_property
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -66,7 +67,7 @@ class SourcePhrasingSection(Section):
     """So many rows of the same file are asked and answered before the row itself, in turns that are not trained; never
     rows of the validation half."""
 
-    @property
+    @cached_property
     def columns(self) -> tuple[str, ...]:
         """All columns that its phrasings name."""
         return tuple(dict.fromkeys(name for one in self.phrasings for text in (one.prompt, one.answer)

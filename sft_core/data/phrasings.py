@@ -27,12 +27,21 @@ POOL = 64
 """Rows of a file that may be shown in others: those with the lowest numbers by content, wherever they stand."""
 
 
-class Phrased(NamedTuple):
-    """A row as one question and its answer."""
+class Worded(NamedTuple):
+    """What phrasings need of a row."""
 
     number: int  # by content: chooses the phrasing, and which rows are shown
-    prompt: str
-    answer: str
+    values: tuple[str, ...]  # of section.columns
+
+    def phrasing(self, section: SourcePhrasingSection) -> PhrasingSection:
+        """The one that its content chooses."""
+        return section.phrasings[self.number % len(section.phrasings)]
+
+    def filled(self, text: str, section: SourcePhrasingSection) -> str:
+        """A text with its values in the place of columns."""
+        values = dict(zip(section.columns, self.values, strict=True))
+        return "".join(before + (values[name] if name is not None else "")
+                       for before, name, _, _ in string.Formatter().parse(text))
 
 
 class Missing(NamedTuple):
@@ -61,7 +70,7 @@ def phrased_rows(read: Callable[[], Iterator[Row | Rejected]], section: SourcePh
     Raises:
         DataError: a phrasing names a column that the first rows of a file do not have.
     """
-    shown: dict[str, tuple[Phrased, ...]] = {}
+    shown: dict[str, tuple[Worded, ...]] = {}
     if section.shots:
         rows = (row for row in read() if isinstance(row, Row))
         shown = {file: pool(in_file, section, seed, halves) for file, in_file in groupby(rows, key=_file)}
@@ -85,50 +94,50 @@ def check_columns(section: SourcePhrasingSection, source: str, rows: Sequence[Ro
                         "correct data.sources.phrasings")
 
 
-def phrased(row: Row, section: SourcePhrasingSection, seed: int) -> Phrased | Missing:
-    """One row in the phrasing that its content and the seed choose. Pure: the same whatever other rows there are."""
-    values: dict[str, str] = {}
+def worded(row: Row, section: SourcePhrasingSection, seed: int) -> Worded | Missing:
+    """One row. Pure: the same whatever other rows there are."""
+    values: list[str] = []
     for name in section.columns:
         found = _text(row.data.get(name), section.labels.get(name))
         if found is None:
             return _missing(row, name, section)
-        values[name] = found
-    content = json.dumps(values, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        values.append(found)
+    content = json.dumps(values, ensure_ascii=False).encode("utf-8", "surrogatepass")
     number = int.from_bytes(hashlib.blake2b(content, digest_size=8, salt=_salt(seed)).digest(), "big")
-    phrasing: PhrasingSection = section.phrasings[number % len(section.phrasings)]
-    return Phrased(number, _filled(phrasing.prompt, values), _filled(phrasing.answer, values))
+    return Worded(number, tuple(values))
 
 
-def pool(rows: Iterable[Row], section: SourcePhrasingSection, seed: int, halves: Halves) -> tuple[Phrased, ...]:
+def pool(rows: Iterable[Row], section: SourcePhrasingSection, seed: int, halves: Halves) -> tuple[Worded, ...]:
     """Rows of one file that may be shown in others: of the training half alone. Reads all rows, and keeps few."""
 
-    def shown() -> Iterable[Phrased]:
+    def shown() -> Iterable[Worded]:
         for row in rows:
             check()
-            one = phrased(row, section, seed)
-            if isinstance(one, Phrased) and not _held_out(one, halves):
+            one = worded(row, section, seed)
+            if isinstance(one, Worded) and not _held_out(one, section, halves):
                 yield one
 
     return tuple(dict.fromkeys(heapq.nsmallest(POOL, shown())))
 
 
-def to_messages(row: Row, section: SourcePhrasingSection, seed: int, shown: Sequence[Phrased] = ()) -> Row | Rejected:
-    """A row as a chat: some of those shown, which are context, then its own question and answer.
+def to_messages(row: Row, section: SourcePhrasingSection, seed: int, shown: Sequence[Worded] = ()) -> Row | Rejected:
+    """A row as a chat: some of those shown, which are context, then its own question and answer, all in its phrasing.
 
     Args:
         shown: as `pool` gives them; needed where `shots` asks for them. Those of this row's own content are left out;
             of a file with too few rows there are fewer.
     """
-    own = phrased(row, section, seed)
+    own = worded(row, section, seed)
     if isinstance(own, Missing):
         return Rejected(own.why, own.detail, row.origin)
     others = heapq.nsmallest(section.shots, (one for one in shown if one.number != own.number),
                              key=lambda one: _between(own, one))
+    phrasing = own.phrasing(section)
     messages: list[dict[str, Any]] = []
-    for one in others:
-        messages += [{"role": "user", "content": one.prompt},
-                     {"role": "assistant", "content": one.answer, "weight": 0}]
-    messages += [{"role": "user", "content": own.prompt}, {"role": "assistant", "content": own.answer}]
+    for one in (*others, own):
+        messages += [{"role": "user", "content": one.filled(phrasing.prompt, section)},
+                     {"role": "assistant", "content": one.filled(phrasing.answer, section)}
+                     | ({} if one is own else {"weight": 0})]
     return Row(row.origin, {"messages": messages})
 
 
@@ -180,20 +189,16 @@ def _text(value: object, labels: Mapping[str, str] | None) -> str | None:
     return said if labels is None else labels.get(said)
 
 
-def _filled(text: str, values: Mapping[str, str]) -> str:
-    return "".join(before + (values[name] if name is not None else "")
-                   for before, name, _, _ in string.Formatter().parse(text))
-
-
 def _file(row: Row | Rejected) -> str:
     return row.origin.file
 
 
-def _held_out(one: Phrased, halves: Halves) -> bool:
-    return place_of_text(one.prompt, halves.seed).at < halves.validation_share
+def _held_out(one: Worded, section: SourcePhrasingSection, halves: Halves) -> bool:
+    question = one.filled(one.phrasing(section).prompt, section)
+    return place_of_text(question, halves.seed).at < halves.validation_share
 
 
-def _between(own: Phrased, other: Phrased) -> bytes:
+def _between(own: Worded, other: Worded) -> bytes:
     """A number of the pair: which rows are shown does not hang on the others that could be."""
     return hashlib.blake2b(f"{own.number}/{other.number}".encode(), digest_size=8).digest()
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 
 from sft_core.config.data import SourceSection
 from sft_core.config.phrasing import SourcePhrasingSection, columns_of
-from sft_core.conversation import Conversation, Origin, Rejected, Row, Why
+from sft_core.conversation import Conversation, Origin, Rejected, Row, Turn, Why
 from sft_core.data.formats import to_conversation
 from sft_core.data.holdout import split
 from sft_core.data.phrasings import (
@@ -21,7 +22,6 @@ from sft_core.data.phrasings import (
     check_columns,
     check_held_out,
     evaluation_row,
-    phrased,
     phrased_rows,
     pool,
     to_messages,
@@ -60,6 +60,10 @@ def test_a_row_in_the_phrasing_of_its_content() -> None:
     assert _said(to_messages(_row(7)._replace(origin=Origin("x", "y", 1)), REVIEWS, 0)) == said[7]
 
 
+def _number(turns: Sequence[Turn]) -> int:
+    return int(re.findall("review ([0-9]+)", turns[0].content + turns[1].content)[0])
+
+
 def test_shots_are_other_rows_of_the_training_half(chat: Callable[..., Conversation]) -> None:
     section = REVIEWS.model_copy(update={"shots": 2})
     rows = [_row(number) for number in range(400)]
@@ -73,12 +77,13 @@ def test_shots_are_other_rows_of_the_training_half(chat: Callable[..., Conversat
     assert len(kept) == 400
     held = split(kept, halves.validation_share, halves.seed).validation
     assert 60 < len(held) < 180
-    own = {(talk.turns[4].content, talk.turns[5].content) for talk in held}
+    own = {_number(talk.turns[4:]) for talk in held}
     for talk in kept:
         assert [turn.masked for turn in talk.turns if turn.role == "assistant"] == [True, True, False]
-        pairs = [(talk.turns[at].content, talk.turns[at + 1].content) for at in (0, 2)]
-        assert len({*pairs, (talk.turns[4].content, talk.turns[5].content)}) == 3
-        assert not own & set(pairs), "a validation row is shown"
+        rows_in = [_number(talk.turns[at : at + 2]) for at in (0, 2, 4)]
+        assert len(set(rows_in)) == 3
+        assert not own & set(rows_in[:2]), "a validation row is shown"
+        assert len({re.sub("[0-9]+|unkind|kind", "", turn.content) for turn in talk.turns if turn.role == "user"}) == 1
     assert len({talk.turns[0].content for talk in kept}) > 30
     assert pool(rows[::-1], section, 5, halves) == shown
 
@@ -110,18 +115,19 @@ def test_values_as_words() -> None:
     section = SourcePhrasingSection.model_validate({
         "phrasings": [{"prompt": "{a b} {{x}} {n}", "answer": "{yes}, {tags}"}],
         "labels": {"yes": {True: "yes", False: "no"}}})
-    found = phrased(Row(Origin("s", "f", 1), {"a b": "{n} %s", "n": 3.0, "yes": False, "tags": ["x", 2]}), section, 0)
-    assert found[1:] == ("{n} %s {x} 3", "no, x, 2")
+    data = {"a b": "{n} %s", "n": 3.0, "yes": False, "tags": ["x", 2]}
+    found = to_messages(Row(Origin("s", "f", 1), data), section, 0)
+    assert [text for _, text, _ in _said(found)] == ["{n} %s {x} 3", "no, x, 2"]
     listed = SourcePhrasingSection.model_validate({
         "phrasings": [{"prompt": "{t}", "answer": "{label}"}], "labels": {"label": {0: "a", 1: "b"}}})
-    assert phrased(Row(Origin("s", "f", 1), {"t": "x", "label": [1, 0]}), listed, 0)[2] == "b, a"
+    assert _said(to_messages(Row(Origin("s", "f", 1), {"t": "x", "label": [1, 0]}), listed, 0))[1][1] == "b, a"
 
 
 @given(st.dictionaries(st.sampled_from(["a", "b"]), st.text(), min_size=2))
 def test_any_text_comes_through_as_it_is(values: dict[str, str]) -> None:
     section = SourcePhrasingSection.model_validate({"phrasings": [{"prompt": "<{a}|{b}>", "answer": "{b}"}]})
-    found = phrased(Row(Origin("s", "f", 1), values), section, 0)
-    assert found[1:] == (f"<{values['a']}|{values['b']}>", values["b"])
+    found = to_messages(Row(Origin("s", "f", 1), values), section, 0)
+    assert [text for _, text, _ in _said(found)] == [f"<{values['a']}|{values['b']}>", values["b"]]
 
 
 @pytest.mark.parametrize(("section", "said"), [
