@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
@@ -20,10 +20,10 @@ from transformers import PreTrainedTokenizerBase
 from sft_core.config.data import DataSection, SourceSection, TemplateSection, TrainingSourceSection
 from sft_core.conversation import Conversation, Rejected, Why
 from sft_core.data.curate.chain import refuse_equal_names
-from sft_core.data.curate.curated import Curated, curated_shards
+from sft_core.data.curate.curated import Curated, curated_shards, has_clusters
 from sft_core.data.curate.decontaminate import EvalItem, ItemIndex, ids_by_suite
 from sft_core.data.examples import ExampleFiles, iter_examples
-from sft_core.data.holdout import place
+from sft_core.data.holdout import held_out, place
 from sft_core.data.intake import tallied
 from sft_core.data.ledger import Ledger, SourceCount, Split, Totals
 from sft_core.data.mix.labels import UNKNOWN, Labels, write_labels
@@ -125,6 +125,7 @@ def _render(curated: Path, renderer: Renderer, data: DataSection, seed: int, fil
     """Render and split, shard by shard; what became of every source. `noted` grows by the evaluation items and labels
     of what is trained on."""
     trained_on, labels = noted
+    sides = _sides(curated, data.validation_share, seed)
     tallies: dict[str, Tally] = defaultdict(Tally)
     with progress("rendering", rows_in(curated), "conversations") as bar:
         for shard in curated_shards(curated):
@@ -137,8 +138,7 @@ def _render(curated: Path, renderer: Renderer, data: DataSection, seed: int, fil
                     tally.reject(found)
                     files.rejected.add([found])
                 else:
-                    out = place(one.conversation, seed).at < data.validation_share
-                    half: Split = "validation" if out else "train"
+                    half: Split = "validation" if sides(one) else "train"
                     examples[half] += found.examples
                     _tally(tally, one.conversation, found, half, renderer.stop_ids)
                     if half == "train":
@@ -148,6 +148,18 @@ def _render(curated: Path, renderer: Renderer, data: DataSection, seed: int, fil
             for name, rows in examples.items():
                 files.write(name, rows)
     return tallies
+
+
+def _sides(curated: Path, share: float, seed: int) -> Callable[[Curated], bool]:
+    """Says whether a conversation is held out; of near duplicates that stay, none is without the others."""
+    if not has_clusters(curated):
+        return lambda one: place(one.conversation, seed).at < share
+    rows = [(one.conversation.origin, place(one.conversation, seed), one.cluster)
+            for shard in curated_shards(curated) for one in shard]
+    clusters = (-at if cluster is None else cluster for at, (_, _, cluster) in enumerate(rows, 1))
+    out = dict(zip((origin for origin, _, _ in rows), held_out([at for _, at, _ in rows], share, clusters),
+                   strict=True))
+    return lambda one: out[one.conversation.origin]
 
 
 def _tally(tally: Tally, conversation: Conversation, found: Fitted, half: Split, stop_ids: Collection[int]) -> None:

@@ -174,3 +174,35 @@ def test_a_shard_says_nothing_of_its_neighbours(chat):
     whole, halves = sketch(rows, 3), [sketch(rows[:11], 3), sketch(rows[11:], 3)]
     for name in ("keys", "letters", "signatures", "shingles"):
         assert np.array_equal(getattr(whole, name), np.concatenate([getattr(half, name) for half in halves]))
+
+
+class TestClusters:
+    def of(self, rows: Sequence[Conversation], threshold: float) -> list[int]:
+        found = Gathered([sketch(rows[:2], 3), sketch(rows[2:], 3)])
+        return duplicates.clusters(found, np.ones(len(rows), bool), threshold).tolist()
+
+    def test_what_others_lie_between_is_one_cluster(self, chat):
+        """A chain a ~ b ~ c with a unlike c, and one that is alone."""
+        said = [f"w{i}" for i in range(40)]
+        rows = [chat(f"u: {' '.join(said[at : at + 36])}", "a: x") for at in (0, 2, 4)] + [chat("u: hi there", "a: yo")]
+        assert self.of(rows, 0.8) == [0, 0, 0, -1]
+        assert self.of(rows, 0.99) == [-1] * 4
+
+    @pytest.mark.parametrize("limit", [300, 1])
+    def test_many_of_one_band_are_compared_or_taken_together(self, chat, monkeypatch, limit):
+        monkeypatch.setattr(duplicates, "_MANY_ALIKE", limit)
+        rows = [chat(f"u: {WORDS} {n}", "a: x") for n in range(5)] + [chat(f"u: something else {n}", "a: y")
+                                                                     for n in range(3)]
+        assert self.of(rows, 0.8) == [0] * 5 + [-1] * 3
+
+    @given(st.lists(st.lists(st.sampled_from("abcd"), min_size=1, max_size=8).map(" ".join), min_size=1, max_size=10),
+           st.sampled_from([0.5, 0.9]))
+    def test_as_comparing_all_pairs(self, chat, said, threshold):
+        rows = [chat(f"u: {text}", "a: z") for text in said]
+        first = list(range(len(rows)))
+        for _ in rows:
+            for a in range(len(rows)):
+                for b in range(len(rows)):
+                    if jaccard(shingles(rows[a]), shingles(rows[b])) >= threshold:
+                        first[a] = first[b] = min(first[a], first[b])
+        assert self.of(rows, threshold) == [one if first.count(one) > 1 else -1 for one in first]

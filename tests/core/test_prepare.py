@@ -323,3 +323,19 @@ def test_a_source_that_gives_nothing_is_said_at_once_and_stops_the_run(tmp_path,
     text.write_text("A text.\n")
     with pytest.raises(DataError, match=r"the source replay.jsonl gives no example"):
         run(tmp_path / "c", tokenizer, [good], replay=[text, replay], max_rejected_share=1.0)
+
+
+def test_near_duplicates_that_stay_are_never_parted(tmp_path, tokenizer, write_jsonl):
+    source = write_jsonl([{"prompt": " ".join(f"{group}w{i}x{n if i == 7 else 0}" for i in range(60)),
+                           "completion": "yes"} for group in range(20) for n in range(5)])
+    out = tmp_path / "out"
+    run(out, tokenizer, [source], validation_share=0.4, duplicates={"near": False, "threshold": 0.8})
+    halves = [{(example.origin.line - 1) // 5 for example in load_examples(out / f"{name}.parquet")}
+              for name in ("train", "validation")]
+    assert not halves[0] & halves[1]
+    assert len(halves[0] | halves[1]) == 20
+    assert min(map(len, halves)) > 3
+    run(tmp_path / "alone", tokenizer, [source], validation_share=0.4, duplicates={"near": False, "threshold": 1.0})
+    parted = [{(example.origin.line - 1) // 5 for example in load_examples(tmp_path / "alone" / f"{name}.parquet")}
+              for name in ("train", "validation")]
+    assert parted[0] & parted[1], "without clusters they are"

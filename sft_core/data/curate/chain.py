@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from sft_core.config.data import DataSection, SourceReadSection, SourceSection
+from sft_core.config.duplicates import Compared
 from sft_core.data.curate.curated import write_curated
 from sft_core.data.curate.decide import Part
 from sft_core.data.curate.decontaminate import EvalItem, ItemIndex
@@ -48,7 +49,9 @@ class Wanted:
     def families(self) -> list[Family]:
         """What is to be measured."""
         section = self.data.duplicates
-        found = [sketches_of(compared, section) for compared in section.compared if section.exact or section.near]
+        kept_together: tuple[Compared, ...] = ("conversations",) if self._keeps_alike_together() else ()
+        compared = section.compared if section.exact or section.near else ()
+        found = [sketches_of(one, section) for one in dict.fromkeys((*compared, *kept_together))]
         if self.data.pii.action != "off":
             found.append(personal(self.data.pii))
         if self.data.decontaminate != "off":
@@ -60,7 +63,12 @@ class Wanted:
         facts = [_facts_stamp(self, at, family) for at in range(len(self.digests)) for family in self.families()]
         dates = [str(one.date) for one in self.data.sources] if self.data.duplicates.keep == "newest" else None
         return fingerprint("curate", code_version("sft_core.data.curate.chain"), facts,
-                           self.data.model_dump(mode="json", include=DECIDED_BY), dates)
+                           self.data.model_dump(mode="json", include=DECIDED_BY), dates,
+                           self._keeps_alike_together())
+
+    def _keeps_alike_together(self) -> bool:
+        """Whether near duplicates stay and some rows are held out: then they are looked for all the same."""
+        return not self.data.duplicates.near and self.data.validation_share > 0
 
 
 def curate(wanted: Wanted, keep: Keep, workers: Workers) -> Kept:

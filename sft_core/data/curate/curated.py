@@ -50,7 +50,8 @@ TWINS = pa.schema([*ORIGIN, ("of_source", pa.string()), ("of_file", pa.string())
 FLAWS = pa.schema([*ORIGIN, ("flaw", pa.string()), ("detail", pa.string())])
 PERSONAL = pa.schema([*ORIGIN, ("kind", pa.string()), ("turn", pa.int64()), ("part", pa.string()),
                       ("shown", pa.string())])
-ADDED = pa.schema([("items", pa.list_(pa.list_(pa.string()))), ("language", pa.string()), ("quality", pa.float64())])
+ADDED = pa.schema([("items", pa.list_(pa.list_(pa.string()))), ("language", pa.string()), ("quality", pa.float64()),
+                   ("cluster", pa.int64())])
 """Columns of a curated conversation besides its own."""
 
 
@@ -61,6 +62,7 @@ class Curated(NamedTuple):
     items: tuple[tuple[str, str], ...]  # evaluation items that it holds, as (suite, id)
     language: str  # of its answers; `und` where that cannot be said
     quality: float  # 0 to 1, see quality.score
+    cluster: int | None  # equal for near duplicates, where such stay
 
 
 class _Job(NamedTuple):
@@ -70,6 +72,7 @@ class _Job(NamedTuple):
     items: Mapping[int, list[tuple[str, str]]]
     languages: Sequence[str]
     scores: Sequence[float]
+    clusters: Sequence[int | None]
     redacted: Mapping[int, PiiSection]  # rows whose personal data become placeholders
 
 
@@ -82,6 +85,12 @@ def curated_shards(folder: Path) -> Iterator[list[Curated]]:
     for file in shards_of(folder):
         yield [Curated(conversation, tuple((suite, name) for suite, name in items), *known)
                for conversation, (items, *known) in zip(read_shard(file), rows_of_table(file, ADDED), strict=True)]
+
+
+def has_clusters(folder: Path) -> bool:
+    """Whether near duplicates stay among the rows."""
+    return any(pq.read_table(file, columns=["cluster"]).column(0).null_count < pq.read_metadata(file).num_rows
+               for file in shards_of(folder))
 
 
 def twins_of(folder: Path) -> list[tuple[Origin, Origin, float, bool]]:
@@ -124,7 +133,13 @@ def _job(shard: Path, out: Path, decided: Decided, rows: range, redacted: Mappin
     stays = np.array([row not in decided.gone for row in rows], np.bool_)
     items = {row - rows.start: list(zip(*found, strict=True)) for row in rows if (found := decided.items.get(row))}
     return _Job(shard, out, stays, items, decided.languages[rows.start:rows.stop],
-                decided.scores[rows.start:rows.stop], redacted)
+                decided.scores[rows.start:rows.stop], _clusters(decided, rows), redacted)
+
+
+def _clusters(decided: Decided, rows: range) -> Sequence[int | None]:
+    if decided.clusters is None:
+        return [None] * len(rows)
+    return [None if one < 0 else one for one in decided.clusters[rows.start:rows.stop].tolist()]
 
 
 def _keep_rows(job: _Job) -> None:
@@ -135,7 +150,8 @@ def _keep_rows(job: _Job) -> None:
             conversations[row] = redact(conversations[row], Finder(section))[0]
         table = conversation_table(conversations)
     items = pa.array([job.items.get(row, []) for row in range(table.num_rows)], ADDED.field("items").type)
-    added = [items, pa.array(job.languages, pa.string()), pa.array(job.scores, pa.float64())]
+    added = [items, pa.array(job.languages, pa.string()), pa.array(job.scores, pa.float64()),
+             pa.array(job.clusters, pa.int64())]
     for field, column in zip(ADDED, added, strict=True):
         table = table.append_column(field, column)
     write_table(job.out, table.filter(pa.array(job.stays)))

@@ -85,6 +85,7 @@ class Decided(NamedTuple):
     flaws: tuple[Flawed, ...]
     scores: Sequence[float]  # quality of each row, 0 to 1
     held: tuple[Held, ...]
+    clusters: NDArray[np.int64] | None  # [rows], see duplicates.clusters; None where no row is like another
 
 
 class Origins:
@@ -120,7 +121,8 @@ def decide(parts: Sequence[Part], data: DataSection) -> Decided:
     return Decided(
         origins, way.gone, tuple(zip(*way.steps, strict=True)) or ((),) * len(parts), tuple(way.twins),
         {row: found for row, found in items.items() if row not in way.gone},
-        [sys.intern(one.answer) for one in _facts(parts, "quality", Languages)], flaws, scores, held)
+        [sys.intern(one.answer) for one in _facts(parts, "quality", Languages)], flaws, scores, held,
+        _clusters(way, parts, data))
 
 
 def _quality(way: _Way, parts: Sequence[Part], data: DataSection) -> tuple[tuple[Flawed, ...], list[float]]:
@@ -211,6 +213,14 @@ def _duplicates(way: _Way, parts: Sequence[Part], section: DuplicatesSection, co
     if section.near:
         twins = duplicates.near(found, order, way.alive, section.threshold)
         way.same(f"near duplicates{said}", section, twins, Why.NEAR_DUPLICATE)
+
+
+def _clusters(way: _Way, parts: Sequence[Part], data: DataSection) -> NDArray[np.int64] | None:
+    """Near duplicates that stay, as no part of a cluster may be held out alone."""
+    if data.duplicates.near or not data.validation_share:
+        return None
+    sketches = [one for part in parts for one in sketches_in(part.facts["sketch_conversations"])]
+    return duplicates.clusters(duplicates.Gathered(sketches), way.alive, data.duplicates.threshold)
 
 
 def _preferred(parts: Sequence[Part], letters: NDArray[np.int64], section: DuplicatesSection) -> NDArray[np.int64]:

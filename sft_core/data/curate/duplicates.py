@@ -25,6 +25,8 @@ _SURE = 6.0
 """Standard deviations below the threshold at which two signatures are not worth a comparison of their sets."""
 _MANY = 32
 """Candidates from which on their signatures are compared first."""
+_MANY_ALIKE = 300
+"""Rows of one band from which on they are one cluster without a comparison of each pair."""
 
 
 class Twins(NamedTuple):
@@ -126,6 +128,35 @@ def near(found: Gathered, order: NDArray[np.int64], alive: NDArray[np.bool_], th
             for number in numbers:
                 staying.setdefault(number, []).append(row)
     return twins
+
+
+def clusters(found: Gathered, alive: NDArray[np.bool_], threshold: float) -> NDArray[np.int64]:
+    """[n], the first row of the cluster that a row is in, -1 where it is alone: rows as similar as `threshold` are in
+    one cluster, and so are those that others lie between. Where very many share a band they are one cluster without a
+    comparison: to keep more together than must be does no harm.
+    """
+    leader = np.arange(found.rows)
+
+    def find(row: int) -> int:
+        while leader[row] != row:
+            leader[row] = row = int(leader[leader[row]])
+        return row
+
+    rows, groups = _together(found, alive & ~found.empty(), threshold)
+    by_group = np.argsort(groups, kind="stable")
+    _, begins = np.unique(groups[by_group], return_index=True)
+    for members in np.split(rows[by_group], begins[1:]):
+        check()
+        for at, row in enumerate(members.tolist()):
+            others = members[:at].tolist() if len(members) <= _MANY_ALIKE else members[:min(at, 1)].tolist()
+            for other in others:
+                a, b = find(row), find(other)
+                if a != b and (len(members) > _MANY_ALIKE
+                               or jaccard(found.shingles(row), found.shingles(other)) >= threshold):
+                    leader[max(a, b)] = min(a, b)
+    first = np.array([find(row) for row in range(found.rows)], np.int64)
+    size = np.bincount(first, minlength=found.rows)
+    return np.where(size[first] > 1, first, -1) if found.rows else first
 
 
 def jaccard(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> float:
