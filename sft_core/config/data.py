@@ -14,6 +14,7 @@ from sft_core.config.pii import PiiSection
 from sft_core.config.provenance import SourceProvenanceSection, Use
 from sft_core.config.quality import QualitySection
 from sft_core.config.section import MOST, OffIsWord, Positive, Section, Share
+from sft_core.config.selection import SelectSection
 
 
 class ModelSection(Section):
@@ -111,6 +112,9 @@ class DataSection(Section):
     """Personal data and secrets in conversations."""
     quality: QualitySection = QualitySection()
     """What is wrong with answers, and which of it is left out."""
+    select: SelectSection | None = None
+    """Few rows out of all that are left, the best or the most different ones; a random draw of the same size is told
+    beside them. Without it all stay."""
     mixture: MixtureSection | None = None
     """How sources and labels share an epoch. Without it, and without `share` and `epochs` of any source, every example
     is used once in an epoch."""

@@ -160,6 +160,22 @@ class TestKept:
         written = (found.folder / "personal.parquet").read_bytes() + (found.folder / "curation.json").read_bytes()
         assert mail.encode() not in written
 
+    def test_a_selection_is_told_beside_a_random_draw(self, tmp_path, write_jsonl):
+        path = write_jsonl([{"prompt": f"question {n} about {n * n}", "completion": f"word{n} " * (n + 1)}
+                            for n in range(20)])
+        keep, asked = Noted(tmp_path / "kept"), {"n": 5, "by": "length"}
+        found = chain.curate(wanted(tmp_path, [path], select=asked, duplicates={"near": False}), keep, InProcess())
+        assert lines(found.folder) == [16, 17, 18, 19, 20]
+        assert found.result["sources"][0]["curated"] == {"not_selected": 15}
+        selected, random = (found.result["selection"][name] for name in ("selected", "random"))
+        assert selected["rows"] == random["rows"] == 5
+        assert selected["words"] > random["words"]
+        keep.made.clear()
+        diverse = chain.curate(wanted(tmp_path, [path], select={**asked, "diverse": True}, duplicates={"near": False}),
+                               keep, InProcess())
+        assert keep.made == ["curate"]
+        assert diverse.result["selection"]["selected"]["radius"] is not None
+
     def test_flaws_are_told_and_go_where_they_are_named(self, tmp_path, write_jsonl):
         refusal = "As an AI language model, I cannot say."
         path = write_jsonl([*rows(9), {"prompt": "Who are you?", "completion": refusal}])

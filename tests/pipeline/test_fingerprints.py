@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.mixture import MixtureSection
+from sft_core.config.selection import SelectSection
 from tasks import evaluate
 from tasks.prepare import prepare, prepared_stage
 from tasks.stages import Workspace
@@ -33,7 +34,7 @@ OTHER: dict[str, Any] = {
     "data.duplicates.compared": ("prompts",), "data.duplicates.keep": "first",
     "data.quality.drop": ("refusal",),
     "data.pii.kinds": ("key",), "data.pii.action": "redact", "data.normalise.kinds": ("html",),
-    "data.mixture": MixtureSection(),
+    "data.mixture": MixtureSection(), "data.select": SelectSection(n=9),
     "train.probe.suites": ("tiny_mmlu",), "eval.suites": ("tiny_refusal",), "eval.limits": {"tiny_mmlu": 3},
     "data.sources.0.columns": {"output": "x"}, "train.replay.sources.0.columns": {"text": "x"},
     "data.sources.0.ignore_columns": ("x",), "train.replay.sources.0.ignore_columns": ("x",),
@@ -50,7 +51,7 @@ _READ = ("path", "name", "format", "columns", "ignore_columns", "roles", "split"
 _WHENCE = ("licence", "date", "generator", "prompt_version", "sampling")
 _PREPARES = (*(f"data.sources.0.{one}" for one in _READ), "data.too_long", "data.repair",
              "data.sources.0.date", "data.sources.0.task", "data.sources.0.kind", "data.normalise",
-             "data.pii", "data.quality", "data.duplicates", "data.decontaminate",
+             "data.pii", "data.quality", "data.select", "data.duplicates", "data.decontaminate",
              "data.validation_share", "data.max_rejected_share", "data.mirror", "template")
 _NEVER = {TOLD: ("name", "gate", "tracking", "search", "eval.judge", "eval.min_scored", "data.use",
                  *(f"data.sources.0.{one}" for one in _WHENCE if one != "date"),
@@ -139,7 +140,7 @@ def changed(model: Any, path: list[str], annotation: Any, at: str) -> Any:
         name: changed(value, path[1:], annotation, at) if path[1:] else other(at, annotation, value)})
 
 
-NOT_THERE = ("search.", "eval.judge.", "data.mixture.", "model.path")
+NOT_THERE = ("search.", "eval.judge.", "data.mixture.", "data.select.", "model.path")
 """Sections that this configuration lacks, and what is only there with its files."""
 
 

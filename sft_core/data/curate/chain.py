@@ -19,7 +19,16 @@ from sft_core.data.curate.curated import write_curated
 from sft_core.data.curate.decide import Part
 from sft_core.data.curate.decontaminate import EvalItem, ItemIndex
 from sft_core.data.curate.kept import Keep, Kept, in_folder
-from sft_core.data.curate.measure import QUALITY, Family, items_of, measure_shards, personal, sketches_of
+from sft_core.data.curate.measure import (
+    QUALITY,
+    WORDS,
+    Family,
+    embeddings_by,
+    items_of,
+    measure_shards,
+    personal,
+    sketches_of,
+)
 from sft_core.data.curate.read import put_right, read_source
 from sft_core.data.shards import shards_of
 from sft_core.data.sources import name_of, source_digest
@@ -31,7 +40,7 @@ from sft_core.versions import code_version
 
 READ_BY = set(SourceReadSection.model_fields) - {"streaming"}
 """Fields of a source that what is read of it hangs on."""
-DECIDED_BY = {"quality", "pii", "duplicates", "decontaminate"}
+DECIDED_BY = {"quality", "pii", "duplicates", "decontaminate", "select"}
 """Sections of the data that say which rows stay."""
 
 
@@ -56,6 +65,9 @@ class Wanted:
             found.append(personal(self.data.pii))
         if self.data.decontaminate != "off":
             found.append(items_of(self.asked, lambda: ItemIndex(self.items())))
+        select = self.data.select
+        if select is not None:
+            found += [WORDS, *([embeddings_by(Path(select.embed))] if select.embed else [])]
         return [QUALITY, *found]
 
     def stamp(self) -> str:

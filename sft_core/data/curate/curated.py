@@ -118,7 +118,8 @@ def write_curated(out: Path, parts: Sequence[Part], data: DataSection, workers: 
     write_table(out / "duplicates.parquet", _twins(decided))
     write_table(out / "flaws.parquet", _noted(decided, decided.flaws, FLAWS))
     write_table(out / "personal.parquet", _noted(decided, decided.held, PERSONAL))
-    curation: dict[str, object] = {"sources": list(_by_source(parts, decided, data.pii.action == "redact"))}
+    curation: dict[str, object] = {"sources": list(_by_source(parts, decided, data.pii.action == "redact")),
+                                   "selection": decided.selection}
     write_json(out / "curation.json", curation)
     return curation
 

@@ -15,15 +15,17 @@ from numpy.typing import NDArray
 
 from sft_core.config.data import DataSection, SourceSection
 from sft_core.config.duplicates import Compared, DuplicatesSection
+from sft_core.config.selection import SelectSection
 from sft_core.conversation import Origin, Rejected, Why
 from sft_core.data.curate import duplicates, quality
 from sft_core.data.curate.kept import Kept
 from sft_core.data.curate.language import Languages
-from sft_core.data.curate.measure import Found, facts_of, sketches_in
+from sft_core.data.curate.measure import Found, embeddings_in, facts_of, sketches_in
 from sft_core.data.curate.pii import redact
 from sft_core.data.curate.pii.redact import PiiFacts
 from sft_core.data.curate.quality import Quality
 from sft_core.data.provenance.manifest import Step
+from sft_core.data.selection import Candidates, Embeddings, Signatures, Space, select
 from sft_core.data.shards import shards_of
 from sft_core.data.sources import name_of
 
@@ -85,6 +87,7 @@ class Decided(NamedTuple):
     flaws: tuple[Flawed, ...]
     scores: Sequence[float]  # quality of each row, 0 to 1
     held: tuple[Held, ...]
+    selection: Mapping[str, Any] | None  # what was selected, beside a random draw
     clusters: NDArray[np.int64] | None  # [rows], see duplicates.clusters; None where no row is like another
 
 
@@ -107,10 +110,10 @@ class Origins:
 
 def decide(parts: Sequence[Part], data: DataSection) -> Decided:
     """Which rows go, and why. The steps in their order: quality, personal data, evaluation items, exact and near
-    duplicates; what one step takes out, the next does not see."""
+    duplicates, selection; what one step takes out, the next does not see."""
     origins = Origins(file for part in parts for file in shards_of(part.shards))
     way = _Way(origins, [part.rows for part in parts])
-    flaws, scores = _quality(way, parts, data)
+    flaws, scores, words = _quality(way, parts, data)
     held = _personal(way, parts, data)
     items = {row: found for row, found in enumerate(_facts(parts, "items", Found)) if found.ids}
     if data.decontaminate == "drop":
@@ -118,24 +121,28 @@ def decide(parts: Sequence[Part], data: DataSection) -> Decided:
                                           for row, found in items.items()})
     for compared in data.duplicates.compared:
         _duplicates(way, parts, data.duplicates, compared)
+    selection = _select(way, parts, data.select, (scores, words)) if data.select else None
     return Decided(
         origins, way.gone, tuple(zip(*way.steps, strict=True)) or ((),) * len(parts), tuple(way.twins),
         {row: found for row, found in items.items() if row not in way.gone},
         [sys.intern(one.answer) for one in _facts(parts, "quality", Languages)], flaws, scores, held,
-        _clusters(way, parts, data))
+        selection, _clusters(way, parts, data))
 
 
-def _quality(way: _Way, parts: Sequence[Part], data: DataSection) -> tuple[tuple[Flawed, ...], list[float]]:
-    """Flaws and scores of all rows; takes out those with a flaw that `data.quality.drop` names."""
-    flaws, scores, reasons = [], [], {}
+def _quality(way: _Way, parts: Sequence[Part], data: DataSection
+             ) -> tuple[tuple[Flawed, ...], list[float], list[int]]:
+    """Flaws, scores and words of the answers of all rows; takes out those with a flaw that `data.quality.drop` names.
+    """
+    flaws, scores, words, reasons = [], [], [], {}
     for row, one in enumerate(_facts(parts, "quality", Quality)):
         flaws += [Flawed(row, found.flaw, found.detail) for found in quality.flaws(one, data.quality)]
         scores.append(quality.score(one, data.quality))
+        words.append(one.answer_words)
         if fault := quality.fault(one, data.quality):
             reasons[row] = (Why(fault.flaw), fault.detail)
     if data.quality.drop:
         way.step("quality", data.quality, reasons)
-    return tuple(flaws), scores
+    return tuple(flaws), scores, words
 
 
 def _personal(way: _Way, parts: Sequence[Part], data: DataSection) -> tuple[Held, ...]:
@@ -166,16 +173,16 @@ class _Way:
         self.gone: dict[int, tuple[Why, str]] = {}
         self.steps: list[list[Step]] = []  # per step, of every source
         self.twins: list[Twin] = []
-        self._source = np.repeat(np.arange(len(rows)), rows)
+        self.source = np.repeat(np.arange(len(rows)), rows)
         self._sources = len(rows)
 
     def step(self, name: str, settings: Any, reasons: Reasons) -> None:
         """Take out rows that are still there."""
-        before = np.bincount(self._source[self.alive], minlength=self._sources).tolist()
+        before = np.bincount(self.source[self.alive], minlength=self._sources).tolist()
         mine = {row: reason for row, reason in reasons.items() if self.alive[row]}
         counts: list[Counter[str]] = [Counter() for _ in range(self._sources)]
         for row, (why, _) in mine.items():
-            counts[self._source[row]][str(why)] += 1
+            counts[self.source[row]][str(why)] += 1
         self.alive[list(mine)] = False
         self.gone |= mine
         plain = settings if isinstance(settings, dict) else settings.model_dump(mode="json")
@@ -213,6 +220,28 @@ def _duplicates(way: _Way, parts: Sequence[Part], section: DuplicatesSection, co
     if section.near:
         twins = duplicates.near(found, order, way.alive, section.threshold)
         way.same(f"near duplicates{said}", section, twins, Why.NEAR_DUPLICATE)
+
+
+def _select(way: _Way, parts: Sequence[Part], section: SelectSection, known: tuple[list[float], list[int]]
+            ) -> Mapping[str, Any]:
+    """Take out what is not selected; says what was, beside a random draw of the same size."""
+    rows = np.flatnonzero(way.alive)
+    sketches = [one for part in parts for one in sketches_in(part.facts["words"])]
+    space: Space | None = None
+    if section.diverse and section.embed:
+        vectors = [embeddings_in(part.facts["embeddings"]).of for part in parts]
+        space = Embeddings(np.concatenate(vectors)[rows])
+    elif section.diverse:
+        space = Signatures(np.concatenate([one.signatures for one in sketches])[rows])
+    scores, words = known
+    places = np.concatenate([one.keys for one in sketches]).view(np.uint64).reshape(-1, 2)[:, 0]
+    names = [name_of(part.source) for part in parts]
+    found = select(Candidates(places[rows], [names[at] for at in way.source[rows]], np.array(words)[rows],
+                              {"quality": np.array(scores)[rows]}, space), section)
+    gone = np.setdiff1d(rows, rows[found.chosen])
+    way.step("selection", section, {int(row): (Why.NOT_SELECTED, f"others are before it by {section.by}")
+                                    for row in gone})
+    return found.to_dict()
 
 
 def _clusters(way: _Way, parts: Sequence[Part], data: DataSection) -> NDArray[np.int64] | None:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -23,9 +24,12 @@ from sft_core.data.curate.pii import redact
 from sft_core.data.curate.pii.finder import Finder
 from sft_core.data.curate.sketch import PERMUTATIONS, Sketches, read_sketches, sketch, write_sketches
 from sft_core.data.curate.words import texts
+from sft_core.data.selection import Embeddings
 from sft_core.data.shards import read_shard, shards_of, write_table
 from sft_core.data.workers import Workers
+from sft_core.errors import DataError
 from sft_core.progress import Progress
+from sft_core.stage import file_digest
 
 Measure = Callable[[Sequence[Conversation], Path], None]
 """Measures a shard and writes what it finds to a file."""
@@ -55,6 +59,23 @@ def sketches_of(compared: Compared, section: DuplicatesSection) -> Family:
     """What duplicates are found by."""
     return Family(f"sketch_{compared}", ("sft_core.data.curate.sketch",), [section.words, PERMUTATIONS],
                   lambda: partial(_sketch, compared=compared, shingle_words=section.words))
+
+
+WORDS = Family("words", ("sft_core.data.curate.sketch",), PERMUTATIONS, lambda: partial(
+    _sketch, compared="conversations", shingle_words=1))
+"""Sketches of single words: of longer shingles nearly all rows are equally far from each other."""
+
+
+def embeddings_by(folder: Path) -> Family:
+    """Sentence embeddings by the encoder in a folder.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise DataError(f"data.select.embed {folder} is no folder; give one that holds a sentence encoder")
+    files = {file.name: file_digest(file) for file in sorted(folder.iterdir()) if file.is_file()}
+    return Family("embeddings", ("sft_core.data.embed",), files, lambda: partial(_embeddings, folder=folder))
 
 
 def personal(section: PiiSection) -> Family:
@@ -87,6 +108,12 @@ def facts_of(folder: Path, kind: type[Any]) -> Iterator[Any]:
         yield from (kind(*values) for values in zip(*columns, strict=True))
 
 
+def embeddings_in(folder: Path) -> Embeddings:
+    """Embeddings of all rows."""
+    found = [np.load(file) for file in shards_of(folder)]
+    return Embeddings(np.concatenate(found) if found else np.zeros((0, 1), np.float32))
+
+
 def sketches_in(folder: Path) -> list[Sketches]:
     """Sketches, shard by shard."""
     return [read_sketches(file) for file in shards_of(folder)]
@@ -115,6 +142,15 @@ def _sketch(conversations: Sequence[Conversation], out: Path, *, compared: Compa
 def _quality(conversations: Sequence[Conversation], out: Path) -> None:
     languages = language.facts(conversations)
     write_facts([languages, quality.facts(conversations, languages)], out)
+
+
+def _embeddings(conversations: Sequence[Conversation], out: Path, *, folder: Path) -> None:
+    from sft_core.data.embed import embed  # brings torch
+
+    draft = out.with_name(f".{out.name}")
+    with draft.open("wb") as stream:
+        np.save(stream, embed(["\n\n".join(texts(one)) for one in conversations], folder).of)
+    draft.replace(out)
 
 
 def _personal(conversations: Sequence[Conversation], out: Path, *, finder: Finder) -> None:
