@@ -31,7 +31,7 @@ def run_synth(path: Path, overrides: list[str]) -> None:
         console.lines(f"server    {usage['calls']} calls, {usage['kept']} kept answers, {usage['prompt_tokens']} + "
                       f"{usage['completion_tokens']} tokens, cost {usage['cost']:.4f}")
     console.lines(f"rows      {summary['rows']}", f"left out  {Path(summary['folder']) / 'left.jsonl'}",
-                  f"to train  data.sources: [{{path: {summary['rows']}}}]")
+                  f"to train  data.sources as in {Path(summary['folder']) / 'source.yaml'}")
 
 
 def _title() -> str:

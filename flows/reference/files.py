@@ -41,7 +41,8 @@ FILES = {
     "runs/NAME/followed.json": "how far the tracker has followed the events",
     "runs/NAME/settled.json": "what the run was asked and made, so that the same command is told within seconds",
     "synth/NAME/": "what `sft synth` made: `rows.jsonl` (a source), `random.jsonl` (as many answers at random), "
-                   "`left.jsonl` (all else, with its reason), `report.json`, `manifest.json`, `config.yaml`",
+                   "`left.jsonl` (all else, with its reason), `report.json`, `manifest.json`, `config.yaml`, "
+                   "`source.yaml` (what an experiment says to train on it)",
     "sweeps/STUDY/": "the page `sweep.html`, front as JSON, pictures; logs of trials and workers",
     "trends/MODEL/": "the course of the nights of a registered model as page and picture",
     "index.html": "the list of all pages, as `sft open` made it",

@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from sft_core.config.experiment import ExperimentConfig
+from sft_core.config.synth import SynthConfig
 
 Schema = Mapping[str, Any]
 BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
@@ -39,6 +40,11 @@ def fields() -> Iterator[Field]:
     """All fields of an experiment; a section that stands in two places, the second time perhaps
     without some of its fields, is walked in the first."""
     yield from _walk(ExperimentConfig, "", set())
+
+
+def fields_of_synthesis() -> Iterator[Field]:
+    """All fields of synthesis but those of sections that an experiment has too."""
+    yield from _walk(SynthConfig, "", {one.section for one in fields() if one.section})
 
 
 def _walk(section: type[BaseModel], before: str, seen: set[type[BaseModel]]) -> Iterator[Field]:

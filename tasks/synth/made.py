@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from eval_suites.scorers.custom import scorer_version
 from eval_suites.suites.suite import named_suites
 from sft_core.config.data import ModelSection
@@ -19,7 +21,7 @@ from sft_core.config.synth import RejectSection, SynthConfig
 from sft_core.config.synth_file import LoadedSynth
 from sft_core.data.sources import source_digest
 from sft_core.errors import ConfigError, DataError
-from sft_core.stage import file_digest, fingerprint, write_json, write_text
+from sft_core.stage import file_digest, fingerprint, read_json, write_json, write_text
 from sft_core.synth.rows import word, write_rows
 from sft_core.versions import code_version
 from tasks.inputs import suite_stamp
@@ -30,6 +32,8 @@ from tasks.synth.prompts import own_suite
 CODE = ("sft_core.synth.self_instruct", "eval_suites.verifiers.named", "eval_suites.verifiers.sampling",
         "eval_suites.backends.sampled", "eval_suites.asking.questions", "sft_core.data.intake")
 ROWS, RANDOM, LEFT, REPORT, MANIFEST = "rows.jsonl", "random.jsonl", "left.jsonl", "report.json", "manifest.json"
+SOURCE = "source.yaml"
+"""In the folder of its name: what `data` of an experiment says to train on it."""
 
 
 def made_once(config: SynthConfig, place: Workspace, make: Callable[[Path], Mapping[str, object]]) -> Done:
@@ -97,12 +101,13 @@ def write_manifest(out: Path, config: SynthConfig, opened: Opened, prompt_versio
     section = config.generator
     sampling = section.model_dump(mode="json", include={"temperature", "top_p", "max_new_tokens"}) | {
         "seed": config.seed}
+    model = section.endpoint.model if section.endpoint else section.model.path if section.model else ""
     manifest = {
         "generators": {word(opened.generator.name): opened.generator.name}, "prompt_version": prompt_version,
         "sampling": sampling, "sha256": {name: file_digest(out / name) for name in (ROWS, RANDOM)
                                          if (out / name).exists()},
         "config": config.model_dump(mode="json", exclude={"name", "tracking"}), "usage": opened.usage._asdict(),
-        "provenance": {"kind": "synthetic", "generator": opened.generator.name, "prompt_version": prompt_version,
+        "provenance": {"kind": "synthetic", "generator": model, "prompt_version": prompt_version,
                        "sampling": sampling, "date": datetime.date.today().isoformat()}}
     write_json(out / MANIFEST, manifest)
     write_json(out / REPORT, dict(report))
@@ -110,10 +115,13 @@ def write_manifest(out: Path, config: SynthConfig, opened: Opened, prompt_versio
 
 
 def publish(loaded: LoadedSynth, done: Done, place: Workspace) -> Path:
-    """Copy what a stage made to its name's folder, with the configuration; its path."""
+    """Copy what a stage made to its name's folder, with the configuration and what trains on it; its path."""
     folder = place.root / "synth" / loaded.config.name
     for file in sorted(done.folder.iterdir()):
         if file.suffix in (".json", ".jsonl"):
             write_text(folder / file.name, file.read_text(encoding="utf-8"))
+    provenance = read_json(folder / MANIFEST, "provenance")["provenance"]
+    source = {"path": str((folder / ROWS).resolve()), "provenance": provenance}
+    write_text(folder / SOURCE, yaml.safe_dump({"sources": [source]}, sort_keys=False, allow_unicode=True))
     write_text(folder / "config.yaml", loaded.text)
     return folder

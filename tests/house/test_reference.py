@@ -8,7 +8,7 @@ import pytest
 
 from flows.reference import commands, environment
 from flows.reference.examples import EXAMPLES, UNITS, example
-from flows.reference.models import Field, fields
+from flows.reference.models import Field, fields, fields_of_synthesis
 from flows.reference.pages import FOLDER, pages
 from sft_core.config.file import examine
 
@@ -45,6 +45,13 @@ def test_the_rule_itself_can_fail() -> None:
     nothing = Field("train.nosuch", "", "text", "none", False, None, ())
     assert example(nothing) == ()
     assert examine(ROOT / "flows/configs/demo.yaml", ["train.nosuch=1"]).problems
+
+
+def test_every_field_of_synthesis_has_words_and_none_is_told_twice() -> None:
+    found = [*fields_of_synthesis()]
+    assert len(found) > 50
+    assert not [field.name for field in found if not field.says]
+    assert not {field.name for field in found} & {"generator.model.path", "reject.prompts.sources[].path"}
 
 
 def test_every_command_has_an_example() -> None:

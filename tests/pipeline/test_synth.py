@@ -65,9 +65,11 @@ def test_the_command_makes_a_source_and_says_the_same_again(sft: Sft, home: Path
     assert first.returncode == 0, first.stderr
     assert "pass@1" in first.stdout
     folder = home / "synth" / "few"
-    assert f"data.sources: [{{path: {folder / 'rows.jsonl'}}}]" in first.stdout
+    assert f"to train  data.sources as in {folder / 'source.yaml'}" in first.stdout
     assert {file.name for file in folder.iterdir()} == {"rows.jsonl", "random.jsonl", "left.jsonl", "report.json",
-                                                        "manifest.json", "config.yaml"}
+                                                        "manifest.json", "config.yaml", "source.yaml"}
+    source = SourceSection.model_validate(yaml.safe_load((folder / "source.yaml").read_text())["sources"][0])
+    assert (source.path, source.provenance.generator) == (str(folder.resolve() / "rows.jsonl"), "tiny")
     manifest = json.loads((folder / "manifest.json").read_text())
     row = json.loads((folder / "rows.jsonl").read_text().splitlines()[0])
     assert manifest["generators"][row["provenance"]["generator"]].startswith("tiny, transformers")
