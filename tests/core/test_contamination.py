@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -18,7 +19,7 @@ from sft_core.config.decontaminate import DecontaminateSection
 from sft_core.conversation import Why
 from sft_core.data.curate import contamination, features, recall, reworded
 from sft_core.data.curate.changes import CHANGES
-from sft_core.data.curate.contamination import Contamination, Finder, counted, facts, facts_of_texts, fault
+from sft_core.data.curate.contamination import Contamination, ItemFinder, counted, facts, facts_of_texts, fault
 from sft_core.data.curate.decontaminate import EvalItem, Find
 from sft_core.data.curate.recall import exact_interval, false_finds, recalls
 from sft_core.data.curate.reworded import RewordedIndex
@@ -49,7 +50,7 @@ FILLER = f"{SURVEY} so that nobody needed a hose or a can at all this year".spli
 
 def finds(text: str, *items: EvalItem) -> list[tuple[str, str]]:
     """(id, how) of what counts, in the order of the alphabet."""
-    (found,) = facts_of_texts([[text]], Finder(items or ITEMS))
+    (found,) = facts_of_texts([[text]], ItemFinder(items or ITEMS))
     return [(find.id, find.how) for find in counted(found, SECTION)]
 
 
@@ -88,6 +89,20 @@ class TestReworded:
             text = " ".join([*(FILLER * 40)[:before], changed("every eighth word left out", ITEMS[1]), *FILLER * 20])
             assert [item for item, _ in finds(text)] == ["1", "1"], before
 
+    @given(st.lists(st.integers(0, 900), min_size=1, max_size=4))
+    def test_a_word_stands_in_all_pieces_that_cover_it(self, lengths):
+        half = reworded.CHUNK_WORDS // 2
+        lengths = np.array(lengths)
+        text = np.repeat(np.arange(len(lengths)), lengths)
+        place = np.concatenate([np.arange(length) for length in lengths])
+        pieces = reworded._pieces(features.Found(place, text, place), lengths)
+        starts = [(number, start) for number, length in enumerate(lengths)
+                  for start in range(0, max(length - half, 1), half)]
+        assert pieces.text.tolist() == [number for number, _ in starts]
+        assert sorted(zip(pieces.piece.tolist(), pieces.feature.tolist(), strict=True)) == [
+            (piece, at) for piece, (number, start) in enumerate(starts)
+            for at in range(start, min(start + 2 * half, lengths[number]))]
+
     def test_options_in_any_order_without_their_question(self):
         text = "Tick one. " + " ".join(f"{letter}) {option}." for letter, option in zip("abcd", CHOICE.choices[::-1],
                                                                                           strict=True))
@@ -119,7 +134,7 @@ class TestReworded:
         assert finds(TEXTS[0], EvalItem("quiz", "e", "")) == []
 
     def test_it_travels_to_other_processes(self):
-        finder = Finder([*ITEMS, CHOICE])
+        finder = ItemFinder([*ITEMS, CHOICE])
         rows = [[changed("other words, sentences turned", item)] for item in ITEMS]
         assert facts_of_texts(rows, pickle.loads(pickle.dumps(finder))) == facts_of_texts(rows, finder)
 
@@ -161,7 +176,7 @@ class TestRows:
         rows = [chat("u: hi", "a: hello"), chat(f"u: {changed('other numbers', ITEMS[1])}", "a: 3"),
                 chat("u: go", "c: f " + json.dumps({"q": asked.replace(". ", ".\n")})),
                 chat("u: hi", f"a: So: {SOLVED.answers[0]}")]
-        found = facts(rows, Finder([*ITEMS, SOLVED]))
+        found = facts(rows, ItemFinder([*ITEMS, SOLVED]))
         assert found[0] == Contamination((), (), (), ())
         assert {(find.id, find.how) for find in found[1].finds()} >= {("1", "reworded")}
         assert ("2", "verbatim", 1.0) in {(find.id, find.how, find.share) for find in found[2].finds()}
@@ -172,7 +187,7 @@ class TestRows:
 
     def test_rows_do_not_depend_on_their_neighbours(self, monkeypatch):
         rows = [[changed(name, item)] for item in ITEMS for name in ("other numbers", "inside a long chat")]
-        finder = Finder(ITEMS)
+        finder = ItemFinder(ITEMS)
         together = facts_of_texts(rows, finder)
         monkeypatch.setattr(contamination, "BATCH_WORDS", 1)
         alone = [one for row in rows for one in facts_of_texts([row], finder)]
@@ -229,26 +244,31 @@ class TestDecision:
 class TestRecall:
     def test_what_is_found_of_what_was_planted(self):
         rows = [[" ".join(FILLER)]]
-        found = {one.change: one for one in recalls(Finder([*ITEMS, CHOICE, SOLVED]), rows, SECTION, 0)
+        found = {one.change: one for one in recalls(ItemFinder([*ITEMS, CHOICE, SOLVED]), rows, SECTION, 0)
                  if one.suite == "sums"}
         assert found["as it is"][2:] == (6, 5, 5)  # the sixth is too short to be looked for
         assert found["every eighth word left out"][2:] == (5, 5, 0)
         assert found["answer alone"][2:] == (1, 1, 1)
         assert found["other numbers"][2:4] == (5, 5)
 
+    def test_what_stands_beside_a_planted_item_does_not_count(self):
+        rows = [[TEXTS[0]]]  # an item itself, among which one that is too short is planted
+        found = {one.change: one for one in recalls(ItemFinder([ITEMS[0], SOLVED]), rows, SECTION, 0)}
+        assert found["inside a long chat"][2:] == (2, 1, 1)
+
     def test_it_falls_with_a_worse_detector(self):
-        def total(finder: Finder) -> int:
+        def total(finder: ItemFinder) -> int:
             return sum(one.found for one in recalls(finder, [], SECTION, 0))
 
-        assert total(Finder(ITEMS, reworded=False)) < 0.6 * total(Finder(ITEMS))
+        assert total(ItemFinder(ITEMS, reworded=False)) < 0.6 * total(ItemFinder(ITEMS))
 
     def test_the_sample_is_drawn_by_the_seed(self):
         section = DecontaminateSection(recall_items=2)
-        first, again, other = (recalls(Finder(ITEMS), [], section, seed) for seed in (0, 0, 1))
+        first, again, other = (recalls(ItemFinder(ITEMS), [], section, seed) for seed in (0, 0, 1))
         assert first == again
         assert {one.planted for one in first} <= {1, 2}
         assert len(first) == len(other)
-        assert recalls(Finder(ITEMS), [], DecontaminateSection(recall_items=0), 0) == []
+        assert recalls(ItemFinder(ITEMS), [], DecontaminateSection(recall_items=0), 0) == []
 
     def test_decoys_are_found_where_all_rows_are_alike(self):
         """Of a template with few values every mixture of items looks like an item."""
@@ -260,9 +280,9 @@ class TestRecall:
 
         items = [EvalItem("alike", str(at), one()) for at in range(20)]
         rows = [[one()] for _ in range(30)]
-        assert false_finds(Finder(items), rows, SECTION, 0).with_decoys > 20
+        assert false_finds(ItemFinder(items), rows, SECTION, 0).with_decoys > 20
         other = [[" ".join(FILLER)] for _ in range(30)]
-        found = false_finds(Finder(items), other, SECTION, 0)
+        found = false_finds(ItemFinder(items), other, SECTION, 0)
         assert found == (30, 0, 0)
         assert found.interval == (0.0, pytest.approx(1 - 0.025 ** (1 / 30)))
 
@@ -281,7 +301,7 @@ class TestReal:
     def test_recall_and_false_finds(self, real_data, gsm8k):
         rows = [[row["instruction"], row["input"], row["output"]]
                 for row in json.loads(real_data("alpaca_subset/random_9k.json").read_text(encoding="utf-8"))[:3000]]
-        finder = Finder(gsm8k)
+        finder = ItemFinder(gsm8k)
         found = {one.change: one.found / one.planted for one in recalls(finder, rows, SECTION, 0)}
         least = {"5 % of the letters wrong": 0.96, "first half": 0.97, "other names and numbers": 0.98}
         assert {change: share for change, share in found.items() if share < least.get(change, 0.99)} == {}
@@ -294,7 +314,7 @@ class TestReal:
         hard, train = ([json.loads(line)[column] for line in real_data(name).read_text(encoding="utf-8").splitlines()]
                        for name, column in (("math_word_problems/gsm_hard/gsmhardv2.jsonl", "input"),
                                             ("gsm8k/train.jsonl", "question")))
-        finder = Finder(gsm8k)
+        finder = ItemFinder(gsm8k)
         there = [any(counted(one, SECTION)) for one in facts_of_texts([[text] for text in hard], finder)]
         assert sum(there) >= 0.99 * len(hard)
         alike = [any(counted(one, SECTION)) for one in facts_of_texts([[text] for text in train[:3000]], finder)]
@@ -305,13 +325,13 @@ class TestReal:
                  for file in sorted(real_data("hub/cais/mmlu").glob("*_physics/test*.parquet"))
                  for at, row in enumerate(pq.read_table(file).to_pylist())]
         assert len(items) > 400
-        found = {one.change: one.found / one.planted for one in recalls(Finder(items), [], SECTION, 0)}
+        found = {one.change: one.found / one.planted for one in recalls(ItemFinder(items), [], SECTION, 0)}
         assert found["options in another order"] >= 0.98
         assert found["every eighth word left out"] > 0.85
         assert words(items[0].text)
 
 
 def test_recall_of_a_suite_is_told_by_its_name():
-    found = recalls(Finder([*ITEMS, CHOICE]), [], SECTION, 0)
+    found = recalls(ItemFinder([*ITEMS, CHOICE]), [], SECTION, 0)
     assert list(dict.fromkeys(one.suite for one in found)) == ["quiz", "sums"]
     assert recall.LOOKED_AT == 2_000

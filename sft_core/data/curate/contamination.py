@@ -35,7 +35,7 @@ class Contamination(NamedTuple):
         return map(Find, self.suites, self.ids, self.hows, self.shares)
 
 
-class Finder:
+class ItemFinder:
     """Looks for items word for word and, unless `reworded` is false, changed."""
 
     def __init__(self, items: Sequence[EvalItem], *, reworded: bool = True) -> None:
@@ -53,12 +53,12 @@ class Finder:
         return Find(self.items[item].suite, self.items[item].id, how, share)
 
 
-def facts(conversations: Sequence[Conversation], finder: Finder) -> list[Contamination]:
+def facts(conversations: Sequence[Conversation], finder: ItemFinder) -> list[Contamination]:
     """Per conversation what its texts hold, each turn and call by itself."""
     return facts_of_texts([texts(conversation) for conversation in conversations], finder)
 
 
-def facts_of_texts(rows: Sequence[Sequence[str]], finder: Finder) -> list[Contamination]:
+def facts_of_texts(rows: Sequence[Sequence[str]], finder: ItemFinder) -> list[Contamination]:
     """Per row what its texts hold; a document is a row of one text."""
     found: list[dict[tuple[str, str, How], float]] = [{} for _ in rows]
     for batch in _batches(rows):

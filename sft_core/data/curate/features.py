@@ -67,7 +67,8 @@ class Vocabulary:
         text = np.repeat(np.arange(len(batch)), lengths)
         kept = code != DIGITS
         code, text = code[kept], text[kept]
-        return Coded(code, text, np.arange(len(text)) - np.searchsorted(text, text))
+        counts = np.bincount(text, minlength=len(batch))
+        return Coded(code, text, np.arange(len(text)) - (np.cumsum(counts) - counts)[text])
 
     def pairs(self, coded: Coded) -> Found:
         """Neighbouring words that both occur in items."""

@@ -11,7 +11,7 @@ from scipy.stats import beta
 
 from sft_core.config.decontaminate import DecontaminateSection
 from sft_core.data.curate.changes import CHANGES
-from sft_core.data.curate.contamination import Finder, counted, facts_of_texts
+from sft_core.data.curate.contamination import ItemFinder, counted, facts_of_texts
 from sft_core.data.curate.decontaminate import EvalItem, Find
 from sft_core.stopping import check
 
@@ -58,7 +58,8 @@ class FalseFinds(NamedTuple):
         return exact_interval(self.with_decoys, self.rows)
 
 
-def recalls(finder: Finder, rows: Sequence[Sequence[str]], section: DecontaminateSection, seed: int) -> list[Recall]:
+def recalls(finder: ItemFinder, rows: Sequence[Sequence[str]], section: DecontaminateSection, seed: int
+            ) -> list[Recall]:
     """Plant up to `section.recall_items` items of every suite under every change, and count those that are found.
 
     The sample is of all items: those too short to be looked for count as missed. A change that leaves an item as it was
@@ -82,7 +83,8 @@ def recalls(finder: Finder, rows: Sequence[Sequence[str]], section: Decontaminat
     return [one for one in found if one.planted]
 
 
-def false_finds(finder: Finder, rows: Sequence[Sequence[str]], section: DecontaminateSection, seed: int) -> FalseFinds:
+def false_finds(finder: ItemFinder, rows: Sequence[Sequence[str]], section: DecontaminateSection, seed: int
+                ) -> FalseFinds:
     """How often something is found that cannot be there.
 
     Nobody knows which of the rows really hold an item, so the items are exchanged: decoys, as many and as long, are put
@@ -94,7 +96,7 @@ def false_finds(finder: Finder, rows: Sequence[Sequence[str]], section: Decontam
     told = section.model_copy(update={"verbatim": "report", "reworded": "report"})
     rng = Random(f"{seed} rows")
     sample = rng.sample(list(rows), min(len(rows), LOOKED_AT))
-    decoys = Finder([decoy for items in _by_suite(finder.items).values() for decoy in _decoys(items, rng)])
+    decoys = ItemFinder([decoy for items in _by_suite(finder.items).values() for decoy in _decoys(items, rng)])
     there, deceived = (sum(bool(counted(one, told)) for one in facts_of_texts(sample, which))
                        for which in (finder, decoys))
     return FalseFinds(len(sample), there, deceived)
@@ -119,7 +121,7 @@ def _planted(change: str, items: Sequence[EvalItem], rng: Random, context: Seque
             if text is not None and (text != item.text or change == next(iter(CHANGES)))]
 
 
-def _recall(finder: Finder, suite: str, change: str, planted: Sequence[tuple[EvalItem, str]],
+def _recall(finder: ItemFinder, suite: str, change: str, planted: Sequence[tuple[EvalItem, str]],
             section: DecontaminateSection) -> Recall:
     found = facts_of_texts([[text] for _, text in planted], finder)
     mine = [[find for find in counted(one, section) if _is(find, item)]
