@@ -55,6 +55,7 @@ def first_step(root: Path, count: int) -> tuple[float, dict[str, Any]]:
     out.mkdir()
     data = DataSection.model_validate({
         "sources": [{"path": str(file)}], "max_tokens": MAX_TOKENS, "too_long": "drop", "decontaminate": "off",
+        "normalise": {"kinds": []}, "quality": {"measure": False}, "pii": {"action": "off"},
         "duplicates": {"exact": False, "near": False}, "validation_share": 0.0})
     began = time.perf_counter()
     prepare(data, TemplateSection(name="chatml"), tokenizer=tokenizer, replay=(), eval_items=(), seed=0, mirror=None,

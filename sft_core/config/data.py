@@ -131,6 +131,14 @@ class DataSection(Section):
     `{cais/mmlu: /data/mmlu}`, or one folder that holds them as `org/name`. Goes before SFT_MIRROR; ids it does not name
     are looked up there. For models, training data and lm-eval's data sets."""
 
+    @model_validator(mode="after")
+    def _measured(self) -> DataSection:
+        languages = self.mixture is not None and self.mixture.languages
+        if not self.quality.measure and (languages or self.select):
+            raise ValueError("data.quality.measure is false, and data.select and limits on languages need what it "
+                             "measures; set it to true")
+        return self
+
 
 TemplateName = Literal["auto", "model", "chatml", "alpaca", "llama3", "zephyr", "gemma", "mistral"]
 Words = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sft_core.config.section import Positive, Section, Share
 
@@ -12,6 +12,9 @@ Flaw = Literal["length", "placeholder", "repetition", "refusal", "truncated", "d
 
 
 class QualitySection(Section):
+    measure: bool = True
+    """Look at languages and flaws. Off: some 0.2 ms a row are saved, every language is undetermined, and nothing can be
+    dropped or selected by them."""
     drop: tuple[Flaw, ...] = ()
     """Rows to leave out. Every flaw is counted and can be read, whatever stands here. `length`: fewer or more words
     than `least_words` and `most_words`; `placeholder`: `<noinput>`, `N/A`, `[your answer here]`; `repetition`: the
@@ -33,3 +36,9 @@ class QualitySection(Section):
     """Lost or garbled characters of a conversation from which it is damaged."""
     language_confidence: Share = 0.7
     """How sure both languages must be. A quarter of Alpaca's short questions are English by less than 0.8."""
+
+    @model_validator(mode="after")
+    def _measured(self) -> QualitySection:
+        if self.drop and not self.measure:
+            raise ValueError("drop names flaws, and measure: false looks for none; take one of them out")
+        return self

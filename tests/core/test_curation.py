@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import time
@@ -186,6 +187,18 @@ class TestKept:
                             InProcess())
         assert gone.result["sources"][0]["curated"] == {"refusal": 1}
         assert lines(gone.folder) == list(range(1, 10))
+
+    def test_where_nobody_looks_nothing_is_known(self, tmp_path, messy):
+        keep = Noted(tmp_path / "kept")
+        found = chain.curate(wanted(tmp_path, [messy], quality={"measure": False}, pii={"action": "off"},
+                                    normalise={"kinds": []}, decontaminate="off"), keep, InProcess())
+        assert keep.made == ["read", "facts", "curate"]
+        one = next(curated.curated_shards(found.folder))[0]
+        assert (one.language, math.isnan(one.quality)) == ("und", True)
+        with pytest.raises(ValueError, match="measure: false looks for none"):
+            wanted(tmp_path, [messy], quality={"measure": False, "drop": ["echo"]})
+        with pytest.raises(ValueError, match="data.quality.measure is false"):
+            wanted(tmp_path, [messy], quality={"measure": False}, select={"n": 3})
 
     def test_other_words_of_a_shingle_are_measured_and_other_items_too(self, tmp_path, messy):
         keep = Noted(tmp_path / "kept")

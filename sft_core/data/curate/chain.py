@@ -68,7 +68,7 @@ class Wanted:
         select = self.data.select
         if select is not None:
             found += [WORDS, *([embeddings_by(Path(select.embed))] if select.embed else [])]
-        return [QUALITY, *found]
+        return [*([QUALITY] if self.data.quality.measure else []), *found]
 
     def stamp(self) -> str:
         """What the curated rows hang on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from sft_core.config.selection import SelectSection
 from sft_core.conversation import Origin, Rejected, Why
 from sft_core.data.curate import duplicates, quality
 from sft_core.data.curate.kept import Kept
-from sft_core.data.curate.language import Languages
+from sft_core.data.curate.language import UNDETERMINED, Languages
 from sft_core.data.curate.measure import Found, embeddings_in, facts_of, sketches_in
 from sft_core.data.curate.pii import redact
 from sft_core.data.curate.pii.redact import PiiFacts
@@ -125,7 +126,8 @@ def decide(parts: Sequence[Part], data: DataSection) -> Decided:
     return Decided(
         origins, way.gone, tuple(zip(*way.steps, strict=True)) or ((),) * len(parts), tuple(way.twins),
         {row: found for row, found in items.items() if row not in way.gone},
-        [sys.intern(one.answer) for one in _facts(parts, "quality", Languages)], flaws, scores, held,
+        [sys.intern(one.answer) for one in _facts(parts, "quality", Languages)] or [UNDETERMINED] * len(origins), flaws,
+        scores or [math.nan] * len(origins), held,
         selection, _clusters(way, parts, data))
 
 
