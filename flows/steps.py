@@ -145,7 +145,7 @@ def evaluate(model: Model, base: Base | None = None, out: Path | None = None) ->
     kept = out or place.scratch / f"judged-{trained.fingerprint}"
     before, after = judged(known.results, tuned, config.eval.judge, place, kept)
     found = certificate(trained, config, place)
-    looked = None if config.data.decontaminate == "off" else prepared.result["contaminated"]
+    looked = prepared.result["contaminated"] if config.data.decontaminate.looks else None
     verdict = reach_verdict(before, after, config.gate, Known(looked, known.floors, (found.check(),) if found else ()))
     return Judged(verdict, before, after)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def asked_of(config: ExperimentConfig, place: Workspace) -> object:
     """Stands for the evaluation items that the data is searched for; None where it is not."""
-    if config.data.decontaminate == "off":
+    if not config.data.decontaminate.looks:
         return None
     return [version("questions"), [(one.asked(), outside(one, config.eval, place.mirror))
                                    for one in named_suites(config.eval.suites).values()]]
@@ -34,7 +34,7 @@ def items_of(config: ExperimentConfig, place: Workspace) -> Sequence[EvalItem]:
     Raises:
         EvalError: they cannot be read.
     """
-    if config.data.decontaminate == "off":
+    if not config.data.decontaminate.looks:
         return ()
     data_path = Path(config.eval.data_path) if config.eval.data_path else None
     return eval_items(config.eval.suites, mirror=place.mirror, include_path=config.eval.include_path,

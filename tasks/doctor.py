@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft_core.config.data import SourceSection
+from sft_core.config.decontaminate import NOTHING
 from sft_core.config.experiment import ExperimentConfig
 from tasks.prepare import prepare
 from tasks.stages import Done, Workspace
@@ -43,7 +44,7 @@ def examine(config: ExperimentConfig, place: Workspace) -> Iterator[Finding]:
 def cut(config: ExperimentConfig, rows: int = ROWS) -> ExperimentConfig:
     """The same experiment on the first `rows` rows of every source, not searched for evaluation items: finding those
     takes longer than all checks."""
-    data = config.data.model_copy(update={"sources": _limited(config.data.sources, rows), "decontaminate": "off"})
+    data = config.data.model_copy(update={"sources": _limited(config.data.sources, rows), "decontaminate": NOTHING})
     replay = config.train.replay.model_copy(update={"sources": _limited(config.train.replay.sources, rows)})
     return config.model_copy(update={"data": data, "train": config.train.model_copy(update={"replay": replay})})
 

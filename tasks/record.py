@@ -44,7 +44,7 @@ def record(
             write_results(run.folder / "evaluation" / label, result)
     write_beside(run.folder, Beside(
         {one.suite: one.floor for one in verdict.suites if one.floor},
-        None if run.config.data.decontaminate == "off" else prepared.result["contaminated"],
+        prepared.result["contaminated"] if run.config.data.decontaminate.looks else None,
         environment(run.config.model)))
     found = compared(verdict, results["base"], results["tuned"])
     write_verdict(run.folder, verdict)

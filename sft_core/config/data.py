@@ -7,13 +7,14 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
+from sft_core.config.decontaminate import Decontaminate, DecontaminateSection
 from sft_core.config.duplicates import DuplicatesSection
 from sft_core.config.mixture import MixtureSection, SourceMixSection
 from sft_core.config.normalise import NormaliseSection
 from sft_core.config.pii import PiiSection
 from sft_core.config.provenance import SourceProvenanceSection, Use
 from sft_core.config.quality import QualitySection
-from sft_core.config.section import MOST, OffIsWord, Positive, Section, Share
+from sft_core.config.section import MOST, Positive, Section, Share
 from sft_core.config.selection import SelectSection
 
 
@@ -105,9 +106,9 @@ class DataSection(Section):
     """Texts put right before anything is measured on them."""
     duplicates: DuplicatesSection = DuplicatesSection()
     """Removal of exact and near duplicates, across sources."""
-    decontaminate: Annotated[Literal["drop", "report", "off"], OffIsWord] = "drop"
-    """What to do with conversations and replay documents that hold an item of one of this run's evaluation suites.
-    `report` trains on them and gives the scores of the items that were not trained on beside those of all."""
+    decontaminate: Decontaminate = DecontaminateSection()
+    """What to do with conversations and replay documents that hold items of this run's evaluation suites; one word,
+    `drop`, `report` or `off`, holds for both kinds of finds."""
     pii: PiiSection = PiiSection()
     """Personal data and secrets in conversations."""
     quality: QualitySection = QualitySection()

@@ -29,7 +29,13 @@ class DecontaminateSection(Section):
     recall_items: Annotated[int, Field(ge=0, lt=MOST)] = 200
     """Items of every suite that are changed and planted to measure what is found of them; 0 measures nothing."""
 
+    @property
+    def looks(self) -> bool:
+        """Whether anything is looked for."""
+        return (self.verbatim, self.reworded) != ("off", "off")
 
+
+NOTHING = DecontaminateSection(verbatim="off", reworded="off")
 Decontaminate = Annotated[DecontaminateSection, BeforeValidator(
     lambda given: {"verbatim": given, "reworded": given} if isinstance(given, str | bool) else given)]
 """The section, or one word for both kinds of finds."""

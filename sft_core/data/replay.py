@@ -8,8 +8,9 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from sft_core.config.data import SourceSection
+from sft_core.config.decontaminate import DecontaminateSection
 from sft_core.conversation import Rejected, Row
-from sft_core.data.curate.decontaminate import ItemIndex, contaminated
+from sft_core.data.curate.contamination import Finder, counted, facts_of_texts, fault
 from sft_core.data.examples import ExampleFiles
 from sft_core.data.formats import to_text
 from sft_core.data.ledger import SourceCount
@@ -22,10 +23,10 @@ from sft_core.templates.render import Example, pieces, render_text
 
 
 class Look(NamedTuple):
-    """What to look for in text, and whether text that holds it goes; `found` grows by what stays, as (suite, id)."""
+    """What to look for in text, and what then becomes of it; `found` grows by what stays, as (suite, id)."""
 
-    items: ItemIndex
-    drop: bool
+    finder: Finder
+    section: DecontaminateSection
     found: set[tuple[str, str]]
 
 
@@ -63,9 +64,10 @@ def cut(source: SourceSection, rows: Iterable[Row | Rejected], tokenizer: PreTra
 
 def _text(row: Row | Rejected, source: SourceSection, look: Look) -> str | Rejected:
     text = row if isinstance(row, Rejected) else to_text(row, source)
-    if isinstance(text, Rejected) or not (item := look.items.find(text)):
+    if isinstance(text, Rejected):
         return text
-    if look.drop:
-        return contaminated(item, row.origin)
-    look.found.update((one.suite, one.id) for one in look.items.find_all(text))
+    (held,) = facts_of_texts([[text]], look.finder)
+    if why := fault(held, look.section):
+        return Rejected(*why, row.origin)
+    look.found.update((find.suite, find.id) for find in counted(held, look.section))
     return text

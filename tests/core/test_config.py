@@ -55,7 +55,8 @@ def test_minimal_file_loads_and_keeps_its_text(file: Path) -> None:
     ("name=007", "007"), ('name="007"', "007"), ("name=1e3", "1e3"), ("name=on", "on"),
     ("name=2026-11-29", "2026-11-29"),
     ("model.revision=1234567", "1234567"), ("model.revision=12e5", "12e5"), ("model.revision=null", None),
-    ("data.sources.0.subset=007", "007"), ("data.decontaminate=off", "off"), ("data.sources.0.name=0x10", "0x10"),
+    ("data.sources.0.subset=007", "007"), ("data.decontaminate.verbatim=off", "off"),
+    ("data.sources.0.name=0x10", "0x10"),
     ('template.kwargs.level="007"', "007"), ("template.kwargs.level=007", 7), ("template.kwargs.level=1e-3", 0.001),
     ("train.optim.lr=1e-3", 0.001), ("seed=007", 7)])
 def test_a_text_stays_the_text_that_was_typed(file: Path, override: str, value: object) -> None:
@@ -131,7 +132,7 @@ def test_overrides_are_typed_by_the_model(file: Path) -> None:
 
 def test_an_unquoted_off_is_the_word(file: Path) -> None:
     config = load(file, ["data.decontaminate=off", "eval.parity=off"]).config
-    assert (config.data.decontaminate, config.eval.parity) == ("off", "off")
+    assert (config.data.decontaminate.verbatim, config.data.decontaminate.reworded, config.eval.parity) == ("off",) * 3
     with pytest.raises(ConfigError, match=r"drop.*report.*off"):
         load(file, ["data.decontaminate=true"])
 

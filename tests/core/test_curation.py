@@ -113,7 +113,7 @@ class TestKept:
         keep = Noted(tmp_path / "kept")
         for threshold in (0.9, 0.99, 0.9):
             chain.curate(wanted(tmp_path, [messy], duplicates={"threshold": threshold}), keep, InProcess())
-        assert keep.made == ["read", "normalise", *["facts"] * 4, "curate", "curate"]
+        assert keep.made == ["read", "normalise", *["facts"] * 4, "recall", "curate", "curate"]
 
     def test_a_further_source_leaves_what_is_known_of_the_others(self, tmp_path, messy, write_jsonl):
         keep = Noted(tmp_path / "kept")
@@ -207,7 +207,7 @@ class TestKept:
         chain.curate(wanted(tmp_path, [messy], duplicates={"words": 5}), keep, InProcess())
         assert keep.made == ["facts", "curate"]
         chain.curate(wanted(tmp_path, [messy], (EvalItem("quiz", "7", QUESTION),)), keep, InProcess())
-        assert keep.made == ["facts", "curate"] * 2
+        assert keep.made == ["facts", "curate", "facts", "recall", "curate"]
 
     def test_a_shard_that_is_missing_is_measured_and_no_other(self, tmp_path, messy, monkeypatch):
         keep = kept.in_folder(tmp_path / "kept")

@@ -8,16 +8,18 @@ leaves what is known of the others.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from sft_core.config.data import DataSection, SourceReadSection, SourceSection
 from sft_core.config.duplicates import Compared
+from sft_core.data.curate.contamination import Finder
 from sft_core.data.curate.curated import write_curated
 from sft_core.data.curate.decide import Part
-from sft_core.data.curate.decontaminate import EvalItem, ItemIndex
+from sft_core.data.curate.decontaminate import EvalItem
 from sft_core.data.curate.kept import Keep, Kept, in_folder
 from sft_core.data.curate.measure import (
     QUALITY,
@@ -30,6 +32,7 @@ from sft_core.data.curate.measure import (
     sketches_of,
 )
 from sft_core.data.curate.read import put_right, read_source
+from sft_core.data.curate.recall import measure
 from sft_core.data.shards import shards_of
 from sft_core.data.sources import name_of, source_digest
 from sft_core.data.workers import InProcess, Workers
@@ -63,8 +66,8 @@ class Wanted:
         found = [sketches_of(one, section) for one in dict.fromkeys((*compared, *kept_together))]
         if self.data.pii.action != "off":
             found.append(personal(self.data.pii))
-        if self.data.decontaminate != "off":
-            found.append(items_of(self.asked, lambda: ItemIndex(self.items())))
+        if self.data.decontaminate.looks:
+            found.append(items_of(self.asked, self.data.decontaminate.reworded != "off", self.items))
         select = self.data.select
         if select is not None:
             found += [WORDS, *([embeddings_by(Path(select.embed))] if select.embed else [])]
@@ -91,7 +94,8 @@ def curate(wanted: Wanted, keep: Keep, workers: Workers) -> Kept:
     """
     refuse_equal_names(wanted.data.sources)
     parts = [_measured(wanted, at, keep, workers) for at in range(len(wanted.digests))]
-    return keep("curate", wanted.stamp(), lambda out: write_curated(out, parts, wanted.data, workers))
+    told = _recall(wanted, parts, keep)
+    return keep("curate", wanted.stamp(), lambda out: write_curated(out, parts, wanted.data, workers, told))
 
 
 def curate_here(data: DataSection, items: Sequence[EvalItem], folder: Path, *, mirror: Path | None = None,
@@ -137,6 +141,18 @@ def _facts(wanted: Wanted, at: int, shards: Path, keep: Keep, workers: Workers) 
             return {"shards": count}
 
         yield family.name, keep("facts", _facts_stamp(wanted, at, family), make).folder
+
+
+def _recall(wanted: Wanted, parts: Sequence[Part], keep: Keep) -> Mapping[str, Any] | None:
+    """How many evaluation items are found that are changed and planted among these rows, and how often something is
+    found that is none."""
+    section = wanted.data.decontaminate
+    if not (section.looks and section.recall_items):
+        return None
+    stamp = fingerprint("recall", code_version("sft_core.data.curate.recall"), wanted.asked, section,
+                        [_right_stamp(wanted, at) for at in range(len(parts))])
+    return keep("recall", stamp, lambda _: measure(
+        Finder(wanted.items(), reworded=section.reworded != "off"), [part.shards for part in parts], section)).result
 
 
 def _read_stamp(wanted: Wanted, at: int) -> str:

@@ -99,8 +99,9 @@ def twins_of(folder: Path) -> list[tuple[Origin, Origin, float, bool]]:
             for row in rows_of_table(folder / "duplicates.parquet", TWINS)]
 
 
-def write_curated(out: Path, parts: Sequence[Part], data: DataSection, workers: Workers) -> dict[str, object]:
-    """Decide, and write the folder; returns what `curation.json` says."""
+def write_curated(out: Path, parts: Sequence[Part], data: DataSection, workers: Workers,
+                  recall: Mapping[str, Any] | None) -> dict[str, object]:
+    """Decide, and write the folder; returns what `curation.json` says. `recall`: of decontamination, to be told."""
     decided = decide(parts, data)
     redacted = {one.row for one in decided.held} if data.pii.action == "redact" else set()
     shards = [file for part in parts for file in shards_of(part.shards)]
@@ -119,7 +120,7 @@ def write_curated(out: Path, parts: Sequence[Part], data: DataSection, workers: 
     write_table(out / "flaws.parquet", _noted(decided, decided.flaws, FLAWS))
     write_table(out / "personal.parquet", _noted(decided, decided.held, PERSONAL))
     curation: dict[str, object] = {"sources": list(_by_source(parts, decided, data.pii.action == "redact")),
-                                   "selection": decided.selection}
+                                   "selection": decided.selection, "recall": recall}
     write_json(out / "curation.json", curation)
     return curation
 
@@ -132,7 +133,8 @@ def _noted(decided: Decided, notes: Sequence[Any], schema: pa.Schema) -> pa.Tabl
 
 def _job(shard: Path, out: Path, decided: Decided, rows: range, redacted: Mapping[int, PiiSection]) -> _Job:
     stays = np.array([row not in decided.gone for row in rows], np.bool_)
-    items = {row - rows.start: list(zip(*found, strict=True)) for row in rows if (found := decided.items.get(row))}
+    items = {row - rows.start: sorted({(find.suite, find.id) for find in decided.items[row]})
+             for row in rows if row in decided.items}
     return _Job(shard, out, stays, items, decided.languages[rows.start:rows.stop],
                 decided.scores[rows.start:rows.stop], _clusters(decided, rows), redacted)
 

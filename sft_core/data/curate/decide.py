@@ -15,13 +15,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from sft_core.config.data import DataSection, SourceSection
+from sft_core.config.decontaminate import DecontaminateSection
 from sft_core.config.duplicates import Compared, DuplicatesSection
 from sft_core.config.selection import SelectSection
 from sft_core.conversation import Origin, Rejected, Why
-from sft_core.data.curate import duplicates, quality
+from sft_core.data.curate import contamination, duplicates, quality
+from sft_core.data.curate.contamination import Contamination
+from sft_core.data.curate.decontaminate import Find
 from sft_core.data.curate.kept import Kept
 from sft_core.data.curate.language import UNDETERMINED, Languages
-from sft_core.data.curate.measure import Found, embeddings_in, facts_of, sketches_in
+from sft_core.data.curate.measure import embeddings_in, facts_of, sketches_in
 from sft_core.data.curate.pii import redact
 from sft_core.data.curate.pii.redact import PiiFacts
 from sft_core.data.curate.quality import Quality
@@ -83,7 +86,7 @@ class Decided(NamedTuple):
     gone: Reasons
     steps: tuple[tuple[Step, ...], ...]  # of every source
     twins: tuple[Twin, ...]
-    items: Mapping[int, Found]  # rows that stay and hold evaluation items
+    items: Mapping[int, Sequence[Find]]  # rows that stay and hold evaluation items
     languages: Sequence[str]  # of the answers of each row
     flaws: tuple[Flawed, ...]
     scores: Sequence[float]  # quality of each row, 0 to 1
@@ -116,10 +119,7 @@ def decide(parts: Sequence[Part], data: DataSection) -> Decided:
     way = _Way(origins, [part.rows for part in parts])
     flaws, scores, words = _quality(way, parts, data)
     held = _personal(way, parts, data)
-    items = {row: found for row, found in enumerate(_facts(parts, "items", Found)) if found.ids}
-    if data.decontaminate == "drop":
-        way.step("evaluation items", {}, {row: (Why.CONTAMINATED, f"holds item {found.ids[0]} of {found.suites[0]}")
-                                          for row, found in items.items()})
+    items = _contaminated(way, parts, data.decontaminate)
     for compared in data.duplicates.compared:
         _duplicates(way, parts, data.duplicates, compared)
     selection = _select(way, parts, data.select, (scores, words)) if data.select else None
@@ -129,6 +129,19 @@ def decide(parts: Sequence[Part], data: DataSection) -> Decided:
         [sys.intern(one.answer) for one in _facts(parts, "quality", Languages)] or [UNDETERMINED] * len(origins), flaws,
         scores or [math.nan] * len(origins), held,
         selection, _clusters(way, parts, data))
+
+
+def _contaminated(way: _Way, parts: Sequence[Part], section: DecontaminateSection) -> dict[int, list[Find]]:
+    """Evaluation items that rows hold, by row; takes out those that `section` says are to be dropped."""
+    items, reasons = {}, {}
+    for row, found in enumerate(_facts(parts, "items", Contamination)):
+        if finds := contamination.counted(found, section):
+            items[row] = finds
+        if fault := contamination.fault(found, section):
+            reasons[row] = fault
+    if section.looks:
+        way.step("evaluation items", section, reasons)
+    return items
 
 
 def _quality(way: _Way, parts: Sequence[Part], data: DataSection

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from sft_core.config.duplicates import Compared, DuplicatesSection
 from sft_core.config.pii import PiiSection
 from sft_core.conversation import Conversation
-from sft_core.data.curate import language, quality
-from sft_core.data.curate.decontaminate import ItemIndex
+from sft_core.data.curate import contamination, language, quality
+from sft_core.data.curate.decontaminate import EvalItem
 from sft_core.data.curate.pii import redact
 from sft_core.data.curate.pii.finder import Finder
 from sft_core.data.curate.sketch import PERMUTATIONS, Sketches, read_sketches, sketch, write_sketches
@@ -42,13 +42,6 @@ class Family(NamedTuple):
     modules: tuple[str, ...]  # whose code they hang on
     settings: object  # what else they hang on, besides the rows
     measure: Callable[[], Measure]  # called when a shard is to be measured, and not before
-
-
-class Found(NamedTuple):
-    """Evaluation items that a conversation holds, as `suite` and `id`, each once."""
-
-    suites: tuple[str, ...]
-    ids: tuple[str, ...]
 
 
 QUALITY = Family("quality", ("sft_core.data.curate.language", "sft_core.data.curate.quality"), None, lambda: _quality)
@@ -85,9 +78,10 @@ def personal(section: PiiSection) -> Family:
         _personal, finder=Finder(section)))
 
 
-def items_of(asked: object, index: Callable[[], ItemIndex]) -> Family:
-    """Which evaluation items a conversation holds; `asked` stands for the items."""
-    return Family("items", ("sft_core.data.curate.decontaminate",), asked, lambda: partial(_items, index=index()))
+def items_of(asked: object, reworded: bool, items: Callable[[], Sequence[EvalItem]]) -> Family:
+    """Which evaluation items a conversation holds, changed ones too if `reworded`; `asked` stands for the items."""
+    return Family("items", ("sft_core.data.curate.contamination",), [asked, reworded],
+                  lambda: partial(_items, finder=contamination.Finder(items(), reworded=reworded)))
 
 
 def measure_shards(family: Family, shards: Path, out: Path, workers: Workers, bar: Progress) -> None:
@@ -157,10 +151,5 @@ def _personal(conversations: Sequence[Conversation], out: Path, *, finder: Finde
     write_facts([redact.facts(conversations, finder)], out)
 
 
-def _items(conversations: Sequence[Conversation], out: Path, *, index: ItemIndex) -> None:
-    write_facts([[_found(one, index) for one in conversations]], out)
-
-
-def _found(conversation: Conversation, index: ItemIndex) -> Found:
-    items = dict.fromkeys((item.suite, item.id) for text in texts(conversation) for item in index.find_all(text))
-    return Found(tuple(suite for suite, _ in items), tuple(name for _, name in items))
+def _items(conversations: Sequence[Conversation], out: Path, *, finder: contamination.Finder) -> None:
+    write_facts([contamination.facts(conversations, finder)], out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
@@ -13,10 +14,14 @@ from sft_core.config.decontaminate import DecontaminateSection
 from sft_core.data.curate.changes import CHANGES
 from sft_core.data.curate.contamination import ItemFinder, counted, facts_of_texts
 from sft_core.data.curate.decontaminate import EvalItem, Find
+from sft_core.data.curate.words import texts
+from sft_core.data.shards import read_shard, shards_of
 from sft_core.stopping import check
 
 LOOKED_AT = 2_000
 """Rows of the data that decoys are looked for in."""
+SHARDS = 4
+"""Shards that rows are taken from."""
 PHRASE_WORDS = 6
 """Length of the phrases that decoys are made of."""
 CONTEXT_LETTERS = 2_000
@@ -100,6 +105,17 @@ def false_finds(finder: ItemFinder, rows: Sequence[Sequence[str]], section: Deco
     there, deceived = (sum(bool(counted(one, told)) for one in facts_of_texts(sample, which))
                        for which in (finder, decoys))
     return FalseFinds(len(sample), there, deceived)
+
+
+def measure(finder: Finder, folders: Sequence[Path], section: DecontaminateSection, seed: int = 0) -> dict[str, object]:
+    """Both, as plain data for JSON, among rows of the shards in these folders."""
+    shards = [shard for folder in folders for shard in shards_of(folder)]
+    some = Random(seed).sample(shards, min(len(shards), SHARDS))
+    rows = [texts(one) for shard in sorted(some) for one in read_shard(shard)]
+    found = recalls(finder, rows, section, seed)
+    false = false_finds(finder, rows, section, seed)
+    return {"recalls": [{**one._asdict(), **one.interval._asdict()} for one in found],
+            "false": {**false._asdict(), **false.interval._asdict()}}
 
 
 def exact_interval(hits: int, of: int, level: float = 0.95) -> Interval:
