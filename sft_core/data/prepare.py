@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from sft_core.config.data import DataSection, SourceSection, TemplateSection, TrainingSourceSection
 from sft_core.conversation import Conversation, Rejected, Why
 from sft_core.data.curate.chain import refuse_equal_names
-from sft_core.data.curate.contamination import Finder
+from sft_core.data.curate.contamination import ItemFinder
 from sft_core.data.curate.curated import Curated, curated_shards, has_clusters
 from sft_core.data.curate.decontaminate import EvalItem, ids_by_suite
 from sft_core.data.examples import ExampleFiles, iter_examples
@@ -86,7 +86,7 @@ def prepare(  # noqa: PLR0913  (the inputs of a stage, all by keyword)
     told = _Labels({name_of(source): source for source in data.sources})
     tallies = _render(curated, renderer, data, seed, files, (trained_on, told))
     write_labels(out, Labels(told.languages, told.tasks, told.kinds))
-    look = Look(Finder(eval_items if data.decontaminate.looks else (),
+    look = Look(ItemFinder(eval_items if data.decontaminate.looks else (),
                        reworded=data.decontaminate.reworded != "off"), data.decontaminate, trained_on)
     replayed = [cut(source, read_rows(source, scratch=out / "sources", mirror=mirror), tokenizer, data.max_tokens, look,
                     files) for source in replay]

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from sft_core.config.data import SourceSection
 from sft_core.config.decontaminate import DecontaminateSection
 from sft_core.conversation import Rejected, Row
-from sft_core.data.curate.contamination import Finder, counted, facts_of_texts, fault
+from sft_core.data.curate.contamination import ItemFinder, counted, facts_of_texts, fault
 from sft_core.data.examples import ExampleFiles
 from sft_core.data.formats import to_text
 from sft_core.data.ledger import SourceCount
@@ -25,7 +25,7 @@ from sft_core.templates.render import Example, pieces, render_text
 class Look(NamedTuple):
     """What to look for in text, and what then becomes of it; `found` grows by what stays, as (suite, id)."""
 
-    finder: Finder
+    finder: ItemFinder
     section: DecontaminateSection
     found: set[tuple[str, str]]
 

@@ -4,14 +4,16 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from tokenizers import Tokenizer, models
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from sft_core.config import data, evaluate, experiment, section, train
+from sft_core.config import section
+from sft_core.config.experiment import ExperimentConfig
 
 Sft = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +33,8 @@ def spy(self, name):
                 frame.f_code is spy.__code__ or os.path.dirname(file) == ROOM):
             frame = frame.f_back  # the room's properties and functions read for whoever asks them
         if file != LOADER and f"{os.sep}pydantic{os.sep}" not in file:  # which only check
-            seen.add(f"{type(self).__name__}.{name}")
+            said_by = next(one for one in type(self).__mro__ if name in vars(one).get("__annotations__", {}))
+            seen.add(f"{said_by.__name__}.{name}")
     return object.__getattribute__(self, name)
 
 section.Section.__getattribute__ = spy
@@ -48,12 +51,25 @@ print("SEEN" + json.dumps(sorted(seen)))
 
 
 def fields() -> set[str]:
-    """Every field of every section, as Section.field."""
-    found = set()
-    for model in (value for room in (data, evaluate, train, experiment) for value in vars(room).values()):
-        if isinstance(model, type) and issubclass(model, section.Section):
-            found |= {f"{model.__name__}.{name}" for name in model.model_fields}
+    """Every field of every section of an experiment, as Section.field, by the section that says it."""
+    found: set[str] = set()
+    ahead: list[type[section.Section]] = [ExperimentConfig]
+    while ahead:
+        model = ahead.pop()
+        for one in (one for one in model.__mro__ if issubclass(one, section.Section)):
+            found |= {f"{one.__name__}.{name}" for name in vars(one).get("__annotations__", {})
+                      if name in model.model_fields}
+        ahead += [one for info in model.model_fields.values() for one in sections_in(info.annotation)]
     return found
+
+
+def sections_in(annotation: Any) -> Iterator[type[section.Section]]:
+    """The sections within a type."""
+    if isinstance(annotation, type) and issubclass(annotation, section.Section):
+        yield annotation
+    else:
+        for part in get_args(annotation):
+            yield from sections_in(part)
 
 
 @pytest.fixture
@@ -92,7 +108,11 @@ def test_every_field_is_read(config: Path, home: Path, hub: Path, prefect_api: s
     commands = [
         run(from_hub, "train.kl.beta=0.1", "train.kl.on=both", "eval.limit=2", "train.epochs=0.2",
             "tracking.registered_model=knobs", "train.checkpoint_every_s=0.001", "data.max_tokens=40",
-            "train.kl.reference=cache", "train.optim.schedule=wsd", "train.optim.name=muon"),
+            "train.kl.reference=cache", "train.optim.schedule=wsd", "train.optim.name=muon",
+            "data.mixture={size: 2000, languages: {en: {most: 1.0}}, tasks: {sums: {least: 0.0}}}",
+            "data.sources.1.task=sums", "data.sources.1.share=0.5", "data.select={n: 50, diverse: true}",
+            "data.duplicates={keep: newest, prefer: [chats]}", "data.pii.action=redact",
+            "data.quality.drop=[refusal]"),
         run("train.method=lora", "train.interpolate=0.5", "eval.held_back=0.5", "eval.limit=2", "train.epochs=0.2",
             "train.probe.suites=[tiny_refusal, tiny_mmlu]",
             "train.probe.items=2", "train.stopping.patience=1", "train.stopping.metric=tiny_refusal",

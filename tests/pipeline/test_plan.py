@@ -23,7 +23,8 @@ def test_a_plan_is_what_the_run_does_and_learns_from_it(sft: Sft, config: Path, 
     done = sft("plan", config, "--json")
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
-    assert [place.name for place in (home / "stages").iterdir()] == ["prepare"]
+    assert {place.name for place in (home / "stages").iterdir()} == {
+        "read", "normalise", "facts", "recall", "curate", "prepare"}
     assert not (home / "mlflow.db").exists()
     assert plan["stages"] == {"prepare": plan["stages"]["prepare"], "train": "to do", "base": "0 of 2 found",
                               "tuned": "0 of 2 found"}

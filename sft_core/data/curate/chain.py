@@ -16,7 +16,7 @@ from typing import Any
 
 from sft_core.config.data import DataSection, SourceReadSection, SourceSection
 from sft_core.config.duplicates import Compared
-from sft_core.data.curate.contamination import Finder
+from sft_core.data.curate.contamination import ItemFinder
 from sft_core.data.curate.curated import write_curated
 from sft_core.data.curate.decide import Part
 from sft_core.data.curate.decontaminate import EvalItem
@@ -152,7 +152,7 @@ def _recall(wanted: Wanted, parts: Sequence[Part], keep: Keep) -> Mapping[str, A
     stamp = fingerprint("recall", code_version("sft_core.data.curate.recall"), wanted.asked, section,
                         [_right_stamp(wanted, at) for at in range(len(parts))])
     return keep("recall", stamp, lambda _: measure(
-        Finder(wanted.items(), reworded=section.reworded != "off"), [part.shards for part in parts], section)).result
+        ItemFinder(wanted.items(), reworded=section.reworded != "off"), [part.shards for part in parts], section)).result
 
 
 def _read_stamp(wanted: Wanted, at: int) -> str:

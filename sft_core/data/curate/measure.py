@@ -81,7 +81,7 @@ def personal(section: PiiSection) -> Family:
 def items_of(asked: object, reworded: bool, items: Callable[[], Sequence[EvalItem]]) -> Family:
     """Which evaluation items a conversation holds, changed ones too if `reworded`; `asked` stands for the items."""
     return Family("items", ("sft_core.data.curate.contamination",), [asked, reworded],
-                  lambda: partial(_items, finder=contamination.Finder(items(), reworded=reworded)))
+                  lambda: partial(_items, finder=contamination.ItemFinder(items(), reworded=reworded)))
 
 
 def measure_shards(family: Family, shards: Path, out: Path, workers: Workers, bar: Progress) -> None:
@@ -151,5 +151,5 @@ def _personal(conversations: Sequence[Conversation], out: Path, *, finder: Finde
     write_facts([redact.facts(conversations, finder)], out)
 
 
-def _items(conversations: Sequence[Conversation], out: Path, *, finder: contamination.Finder) -> None:
+def _items(conversations: Sequence[Conversation], out: Path, *, finder: contamination.ItemFinder) -> None:
     write_facts([contamination.facts(conversations, finder)], out)

@@ -28,7 +28,7 @@ class Finder:
     """Looks for the kinds of one section; holds nothing but what the section says, and can be sent to workers."""
 
     def __init__(self, section: PiiSection) -> None:
-        self._section = section
+        self._names_model = section.names_model if "name" in section.kinds else ""
         self._kinds = [kind for kind in section.kinds if kind != "name"]
         self._allow = [re.compile(pattern, re.IGNORECASE) for pattern in section.allow]
 
@@ -50,8 +50,8 @@ class Finder:
         for kind in self._kinds:
             if digits >= _FEWEST_DIGITS.get(kind, 0) and (run or kind not in _RUNS):
                 yield from _BY_KIND[kind](text)
-        if "name" in self._section.kinds:
-            yield from names(text, self._section.names_model)
+        if self._names_model:
+            yield from names(text, self._names_model)
 
     def _may_stay(self, span: Span) -> bool:
         return any(pattern.fullmatch(span.value) for pattern in self._allow)
