@@ -151,8 +151,9 @@ def _recall(wanted: Wanted, parts: Sequence[Part], keep: Keep) -> Mapping[str, A
         return None
     stamp = fingerprint("recall", code_version("sft_core.data.curate.recall"), wanted.asked, section,
                         [_right_stamp(wanted, at) for at in range(len(parts))])
+    folders = [part.shards for part in parts]
     return keep("recall", stamp, lambda _: measure(
-        ItemFinder(wanted.items(), reworded=section.reworded != "off"), [part.shards for part in parts], section)).result
+        ItemFinder(wanted.items(), reworded=section.reworded != "off"), folders, section)).result
 
 
 def _read_stamp(wanted: Wanted, at: int) -> str:

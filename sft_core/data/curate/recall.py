@@ -107,7 +107,8 @@ def false_finds(finder: ItemFinder, rows: Sequence[Sequence[str]], section: Deco
     return FalseFinds(len(sample), there, deceived)
 
 
-def measure(finder: ItemFinder, folders: Sequence[Path], section: DecontaminateSection, seed: int = 0) -> dict[str, object]:
+def measure(finder: ItemFinder, folders: Sequence[Path], section: DecontaminateSection, seed: int = 0
+            ) -> dict[str, object]:
     """Both, as plain data for JSON, among rows of the shards in these folders."""
     shards = [shard for folder in folders for shard in shards_of(folder)]
     some = Random(seed).sample(shards, min(len(shards), SHARDS))
