@@ -12,11 +12,16 @@ programs show is made of them. `sft clean` says what takes room and who needs it
 """
 FILES = {
     "stages/STAGE/FINGERPRINT/": "one finished or begun piece of work; the fingerprint covers configuration, inputs "
-                                 "and code. STAGE is prepare, train, evaluate, floors, power, …",
+                                 "and code. STAGE is curate, prepare, train, evaluate, floors, power, …",
     "stages/*/*/done.json": "the mark of a finished stage, with its fingerprint, seconds and result",
     "stages/*/*/lock": "held while it is made",
     "stages/*/*/used": "shared by all who need it; when it was used last",
-    "stages/prepare/*/out/": "examples as Parquet, rejected rows with their reasons, ledger, manifest",
+    "stages/read/*/out/": "one source: its conversations as shards, and the rows that are none",
+    "stages/normalise/*/out/": "the same with texts put right, and what changed",
+    "stages/facts/*/out/": "what was measured of the conversations of a source: one kind of facts, shard by shard",
+    "stages/recall/*/": "how many changed evaluation items are found in this data",
+    "stages/curate/*/out/": "the conversations that stay, what goes and why, duplicates, flaws, the way of the rows",
+    "stages/prepare/*/out/": "examples as Parquet, rejected rows with their reasons, ledger",
     "stages/train/*/out/events.jsonl": "every step: losses, rate, tokens; what the tracker follows",
     "stages/train/*/out/checkpoints/": "what a killed training continues from; `best-N.safetensors` of early stopping",
     "stages/train/*/out/model/": "the tuned model: weights, tokenizer, chat template, generation config, card",

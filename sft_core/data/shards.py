@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from sft_core.conversation import Conversation, Origin, Rejected, ToolCall, Turn, Why
 from sft_core.errors import DataError
 
-SHARD_ROWS = 10_000
+SHARD_ROWS = 5_000
 SHARD_LETTERS = 32_000_000
 ORIGIN = [("source", pa.string()), ("file", pa.string()), ("line", pa.int64())]
 CONVERSATIONS = pa.schema([*ORIGIN, ("turns", pa.large_string()), ("tools", pa.large_string()),
