@@ -30,7 +30,7 @@ SMALL = {
     "name": "small",
     "model": {"path": "tiny"},
     "data": {"sources": [{"path": "tiny:sft", "limit": 120}], "max_tokens": 128, "too_long": "drop",
-             "max_rejected_share": 0.5},
+             "max_rejected_share": 0.5, "decontaminate": {"reworded": "off"}},
     "template": {"name": "chatml"},
     "train": {"epochs": 1, "rows_per_step": 4, "micro_rows": 4, "optim": {"lr": 1.0e-3},
               "replay": {"lambda": 0.5, "sources": [{"path": "tiny:replay", "limit": 60}], "tokens_per_step": 128}},

@@ -98,7 +98,7 @@ def test_whole_way_is_recorded_and_not_redone(sft: Sft, config: Path, home: Path
     before = done_marks(home)
     assert {stage: len(marks) for stage, marks in before.items()} == {
         "evaluate": 4, "floors": 2, "power": 1, "prepare": 1, "train": 1,
-        "read": 1, "normalise": 1, "facts": 4, "curate": 1}
+        "read": 1, "normalise": 1, "facts": 4, "recall": 1, "curate": 1}
     told = sft("run", config)
     assert told.returncode == 0, told.stderr[-3000:]
     assert "found whole" in told.stderr
