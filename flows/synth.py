@@ -13,6 +13,7 @@ from flows.around import around
 from flows.place import connect, workspace
 from infra.contract import Tracker
 from infra.orchestrator import HOOKS, outcome
+from infra.watching import only_to_prefect
 from sft_core.config.synth_file import LoadedSynth, load_synth
 from sft_core.errors import SftError
 from sft_core.visible import shortened
@@ -25,10 +26,9 @@ def run_synth(path: Path, overrides: list[str]) -> None:
     """`sft synth`: run the flow and say what came of it, and how it is trained on."""
     summary = outcome(sft_synth, str(path), overrides)
     console.table(f"Synthesis {summary['name']}, by {summary['generator']}", summary["table"])
-    usage = summary["usage"]
     console.lines(*summary["report"]["lines"])
-    if usage["calls"] or usage["kept"]:
-        console.lines(f"server    {usage['calls']} calls, {usage['kept']} kept answers, {usage['prompt_tokens']} + "
+    for what, usage in summary["usage"].items():
+        console.lines(f"{what:<9} {usage['calls']} calls, {usage['kept']} kept answers, {usage['prompt_tokens']} + "
                       f"{usage['completion_tokens']} tokens, cost {usage['cost']:.4f}")
     console.lines(f"rows      {summary['rows']}", f"left out  {Path(summary['folder']) / 'left.jsonl'}",
                   f"to train  data.sources as in {Path(summary['folder']) / 'source.yaml'}")
@@ -63,4 +63,6 @@ def sft_synth(config: forms.Synthesis = "reject", overrides: forms.Overrides = N
 
 def _synthesised(loaded: LoadedSynth, place: Workspace, tracker: Tracker) -> dict[str, Any]:
     there = loaded._replace(config=found(loaded.config, place, lambda: tracker))
-    return record_synthesis(there, synthesise(there, place), place, tracker)
+    summary = record_synthesis(there, synthesise(there, place), place, tracker)
+    only_to_prefect(*summary["report"]["lines"], f"rows: {summary['rows']}")
+    return summary

@@ -1,7 +1,8 @@
 """Answers that are drawn instead of decoded greedily: which token comes next.
 
 Every answer has a stream of random numbers of its own, one for each token, so that it is the same whatever is computed
-beside it, and however often memory runs out on the way.
+beside it, and however often memory runs out on the way. But for rounding: a batch of another shape has other last
+digits, and where a number falls within them of the border between two tokens, the answer goes another way.
 """
 
 from __future__ import annotations

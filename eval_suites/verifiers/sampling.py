@@ -19,6 +19,8 @@ KEPT = ""
 UNANSWERED, EMPTY, CUT, FAILED = "unanswered", "empty", "cut", "failed"
 """Besides `choose.WORSE` and `choose.ALIKE`, why an answer is not kept; behind `failed:` stands the verifier."""
 ALPHA = 0.05
+MANY = 0.5
+"""Share of prompts with one answer each time from which on that is told."""
 
 
 class Outcome(NamedTuple):
@@ -94,12 +96,16 @@ class Summary(NamedTuple):
     pass_n: Interval
     baseline: Interval
     tokens: int
+    same_each_time: int  # prompts whose answers are all one text
 
     def lines(self) -> list[str]:
         """For a person."""
         lost = ", ".join(f"{why} {number}" for why, number in self.reasons.items()) or "none"
-        return [f"{self.kept} of {self.answers} answers kept, to {self.prompts_with_kept} of {self.prompts} prompts; "
-                f"not kept: {lost}",
+        note = [f"NOTE: all {self.n} answers to {self.same_each_time} of {self.prompts} prompts are one; a server that "
+                "heeds no temperature gives them so (transformers' own does where the model's generation_config.json "
+                "does not say do_sample: true)"] if self.n > 1 and self.same_each_time > MANY * self.prompts else []
+        return [*note, f"{self.kept} of {self.answers} answers kept, to {self.prompts_with_kept} of {self.prompts} "
+                f"prompts; not kept: {lost}",
                 f"pass@1 {shown(self.pass_1)}, pass@{self.n} {shown(self.pass_n)} (95 %, prompts answered all "
                 f"{self.n} times: {self.pass_1.items})",
                 f"of as many answers at random {shown(self.baseline)} pass; of those kept all do"]
@@ -118,7 +124,16 @@ def summarised(found: Sampled, prompts: int, section: RejectSection, tokens: int
         prompts, len(found.outcomes), len(kept), len({one.prompt for one in kept}), dict(reasons.most_common()), n,
         _mean(whole, lambda prompt: pass_at(1, n, right[prompt])),
         _mean(whole, lambda prompt: pass_at(n, n, right[prompt])),
-        _mean(found.baseline, lambda at: float(found.outcomes[at].right)), tokens)
+        _mean(found.baseline, lambda at: float(found.outcomes[at].right)), tokens,
+        sum(len(texts) == 1 for texts in _texts(found).values()))
+
+
+def _texts(found: Sampled) -> dict[int, set[str]]:
+    """By prompt."""
+    texts: dict[int, set[str]] = {}
+    for one in found.outcomes:
+        texts.setdefault(one.prompt, set()).add(one.text)
+    return texts
 
 
 def _mean(things: Sequence[int], value: Callable[[int], float]) -> Interval:

@@ -50,7 +50,19 @@ NIGHTS = (
     Described("ALIAS/SUITE/flip_rate, ALIAS/SUITE/coverage", "share from 0 to 1",
               "items that changed; items with a score"),
 )
-GROUPS = {"Training": TRAINING, "Verdict": METRICS, "Sweeps": SWEEPS, "Nights": NIGHTS}
+SYNTHESIS = (
+    Described("synth/prompts, synth/answers, synth/kept, synth/prompts_with_kept", "count",
+              "rejection sampling: what was asked, how often it was answered, what is kept and of how many prompts"),
+    Described("synth/pass_1, synth/pass_n, synth/baseline", "share from 0 to 1",
+              "pass@1 and pass@n (n: `reject.samples`), and the share that passes of as many answers at random"),
+    Described("synth/tokens", "tokens", "of all answers"),
+    Described("synth/rows, synth/unanswered", "count", "Self-Instruct: rows that came in, requests without an answer"),
+    Described("rounds/rows, rounds/gain", "count", "new rows of a round, in all and for each instruction proposed; the "
+              "step is the round"),
+    Described("rounds/repetition, rounds/novelty", "share from 0 to 1", "mean highest ROUGE-L of a round's proposals "
+              "to the pool; share of the word triples of its rows that are new"),
+)
+GROUPS = {"Training": TRAINING, "Verdict": METRICS, "Sweeps": SWEEPS, "Nights": NIGHTS, "Synthesis": SYNTHESIS}
 
 
 def metrics_page() -> str:

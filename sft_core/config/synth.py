@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from sft_core.config.data import ModelSection, SourceSection, TemplateName, Words
+from sft_core.config.decontaminate import LEAST_PAIRS, LEAST_WORDS
 from sft_core.config.evaluate import SUFFIXES, EndpointSection, Suites
 from sft_core.config.experiment import TrackingSection
 from sft_core.config.section import MOST, Name, Positive, Section, Share
@@ -59,6 +60,13 @@ class GeneratorSection(Section):
 class UsedSuitesSection(Section):
     suites: Suites = ()
     """Suites that a model trained on this will be evaluated on: what holds one of their items is left out."""
+    reworded: bool = True
+    """Also where an item was changed: other numbers or names, sentences in other words. Off for prompts made from the
+    templates that the items are made from: they are only alike."""
+    pairs: Annotated[float, Field(ge=LEAST_PAIRS, le=1.0)] = 0.4
+    """As `data.decontaminate.pairs`."""
+    words: Annotated[float, Field(ge=LEAST_WORDS, le=1.0)] = 0.6
+    """As `data.decontaminate.words`."""
     include_path: str | None = None
     """Folder with lm-eval tasks of your own."""
     data_path: str | None = None

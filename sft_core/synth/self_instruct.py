@@ -27,6 +27,7 @@ UNANSWERED, NO_INSTANCE, ALIKE, CONTAMINATED, OTHER_OUTPUT, SURPLUS = (
 """Besides the faults of `filters.py`: why something does not come in."""
 Ask = Callable[[Sequence[Asked], str], list[Said]]
 """Gives what was said to each; the text names the step for people."""
+Holds = Callable[[Sequence[Sequence[str]]], list[str]]
 
 
 class Grown(NamedTuple):
@@ -67,11 +68,11 @@ class SelfInstruct:
         seed: decides which examples are shown.
         longest: tokens of an answer.
         ask: asks the generator.
-        holds: which item of an evaluation a text holds; '' where none.
+        holds: which item of an evaluation each row of texts holds; '' where none.
     """
 
     def __init__(self, seeds: Sequence[Task], section: SelfInstructSection, seed: int, longest: int, ask: Ask,
-                 holds: Callable[[str], str]) -> None:
+                 holds: Holds) -> None:
         self._seeds, self._section, self._seed, self._longest = list(seeds), section, seed, longest
         self._ask, self._holds = ask, holds
         self._examples, self._forbidden = prompts.Examples(seeds, seed), any_of(section.forbidden)
@@ -128,8 +129,10 @@ class SelfInstruct:
                   ) -> tuple[list[_Proposal], Counter[str]]:
         """The instructions that come in, and a tally of all. `nearest` is the similarity to the pool as it was."""
         before, found, tally = len(self._instructions), list[_Proposal](), Counter[str]()
-        for one, similarity in zip(proposed, nearest, strict=True):
+        held = self._holds([[one.instruction] for one in proposed])
+        for one, similarity, item in zip(proposed, nearest, held, strict=True):
             why, detail = self._fault(one.instruction, similarity, before)
+            why, detail = (CONTAMINATED, item) if item and not why else (why, detail)
             tally[why] += 1
             if why:
                 self.left.append(Left(why, detail, one.instruction))
@@ -145,8 +148,7 @@ class SelfInstruct:
         highest = max(similarity, self._instructions.nearest([text], since=before)[0].similarity)
         if highest >= section.max_similarity:
             return ALIKE, f"ROUGE-L {highest:.2f} to an instruction of the pool"
-        item = self._holds(text)
-        return (CONTAMINATED, item) if item else (IN, "")
+        return IN, ""
 
     def _carried_out(self, accepted: Sequence[_Proposal], number: int) -> Counter[str]:
         """Instances of the new instructions into `rows`; a tally of all."""
@@ -154,10 +156,11 @@ class SelfInstruct:
         asked = [self._instances_of(one.instruction, kind) for one, kind in zip(accepted, labelled, strict=True)]
         said = self._ask([Asked(one, self._longest) for one in asked], f"round {number}, instances") if asked else []
         tally: Counter[str] = Counter()
-        for one, kind, answer in zip(accepted, labelled, said, strict=True):
-            found = instances_in(answer, labels=kind)
+        read = [instances_in(answer, labels=kind) for answer, kind in zip(said, labelled, strict=True)]
+        held = iter(self._holds([[one.input, one.output] for found in read for one in found]))
+        for one, kind, answer, found in zip(accepted, labelled, said, read, strict=True):
             made = [Grown(one.instruction, each, kind, number, one.parents) for each in found]
-            new = [each for each in made if self._comes_in(each, found, tally)]
+            new = [each for each in made if self._comes_in(each, found, next(held), tally)]
             if new:
                 self._machine.append(Task(fingerprint(one.instruction), one.instruction,
                                           tuple(each.instance for each in new), kind))
@@ -178,9 +181,9 @@ class SelfInstruct:
         return prompts.output_first(instruction, self._examples.labelled) if labelled else \
             prompts.input_first(instruction, self._examples.plain)
 
-    def _comes_in(self, one: Grown, beside: Sequence[Instance], tally: Counter[str]) -> bool:
+    def _comes_in(self, one: Grown, beside: Sequence[Instance], item: str, tally: Counter[str]) -> bool:
         """Take a row in, or leave it with its reason."""
-        why, detail = self._fault_of_row(one, beside)
+        why, detail = (CONTAMINATED, item) if item else self._fault_of_row(one, beside)
         tally[why] += 1
         if why:
             self.left.append(Left(why, detail, one.instruction, one.instance))
@@ -199,8 +202,6 @@ class SelfInstruct:
         similarity = self._whole.nearest([one.text], least=most)[0].similarity
         if similarity >= most:
             return ALIKE, f"ROUGE-L {similarity:.2f} to a row of the pool"
-        if item := next(filter(None, map(self._holds, one.instance)), ""):
-            return CONTAMINATED, item
         of_task = sum(each.instruction == one.instruction for each in self.rows[-self._section.instances:])
         if of_task == self._section.instances or len(self.rows) == self._section.target:
             return SURPLUS, ""

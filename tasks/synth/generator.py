@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from eval_suites.backends.endpoint import Endpoint, Usage
 from infra.settings import secret
 from sft_core.config.data import ModelSection
+from sft_core.config.decontaminate import DecontaminateSection
 from sft_core.config.evaluate import EndpointSection
 from sft_core.config.synth import GeneratorSection, SynthConfig
 from sft_core.stage import fingerprint
@@ -19,8 +20,6 @@ from tasks.stages import Workspace
 if TYPE_CHECKING:
     from eval_suites.asking.respondent import ChatFormat
 
-NO_COST = Usage(0, 0, 0, 0, 0.0)
-
 
 class Opened(NamedTuple):
     """A generator, ready to be asked."""
@@ -29,9 +28,9 @@ class Opened(NamedTuple):
     endpoint: Endpoint | None
 
     @property
-    def usage(self) -> Usage:
-        """What a server was paid for in this process."""
-        return self.endpoint.usage if self.endpoint else NO_COST
+    def usage(self) -> dict[str, Usage]:
+        """What a server was paid for in this process; nothing of weights."""
+        return {"generator": self.endpoint.usage} if self.endpoint else {}
 
 
 def found(config: SynthConfig, place: Workspace, tracker: Opener) -> SynthConfig:
@@ -100,24 +99,26 @@ def asker(opened: Opened, section: GeneratorSection) -> Callable[[Sequence[Asked
     return lambda asked, label: ask_all(opened.generator, asked, section.max_unanswered_share, label)
 
 
-def holder(config: SynthConfig, place: Workspace) -> Callable[[str], str]:
-    """Says which item of the suites that will be used a text holds; '' where none.
+def holder(config: SynthConfig, place: Workspace) -> Callable[[Sequence[Sequence[str]]], list[str]]:
+    """Says which item of the suites that will be used each row of texts holds; '' where none.
 
     Raises:
         EvalError: a suite is unknown or cannot be read.
     """
     used = config.decontaminate
     if not used.suites:
-        return lambda _: ""
+        return lambda rows: [""] * len(rows)
     from eval_suites.asking.questions import eval_items
-    from sft_core.data.curate.decontaminate import ItemIndex
+    from sft_core.data.curate.contamination import ItemFinder, facts_of_texts, fault
 
-    index = ItemIndex(eval_items(used.suites, mirror=place.mirror, include_path=used.include_path,
-                                 scratch=place.scratch, data_path=Path(used.data_path) if used.data_path else None))
+    finder = ItemFinder(eval_items(used.suites, mirror=place.mirror, include_path=used.include_path,
+                                   scratch=place.scratch, data_path=Path(used.data_path) if used.data_path else None),
+                        reworded=used.reworded)
+    section = DecontaminateSection(reworded="drop" if used.reworded else "off", pairs=used.pairs, words=used.words)
 
-    def holds(text: str) -> str:
-        item = index.find(text)
-        return f"holds item {item.id} of {item.suite}" if item else ""
+    def holds(rows: Sequence[Sequence[str]]) -> list[str]:
+        found = (fault(one, section) for one in facts_of_texts(rows, finder))
+        return [one[1] if one else "" for one in found]
 
     return holds
 

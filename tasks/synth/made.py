@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from eval_suites.backends.endpoint import Usage
 from eval_suites.scorers.custom import scorer_version
 from eval_suites.suites.suite import named_suites
 from sft_core.config.data import ModelSection
@@ -26,11 +27,12 @@ from sft_core.synth.rows import word, write_rows
 from sft_core.versions import code_version
 from tasks.inputs import suite_stamp
 from tasks.stages import Done, Workspace, once
-from tasks.synth.generator import Opened, identity
+from tasks.synth.generator import identity
 from tasks.synth.prompts import own_suite
 
 CODE = ("sft_core.synth.self_instruct", "eval_suites.verifiers.named", "eval_suites.verifiers.sampling",
-        "eval_suites.backends.sampled", "eval_suites.asking.questions", "sft_core.data.intake")
+        "eval_suites.backends.sampled", "eval_suites.asking.questions", "sft_core.data.intake",
+        "sft_core.data.curate.contamination")
 ROWS, RANDOM, LEFT, REPORT, MANIFEST = "rows.jsonl", "random.jsonl", "left.jsonl", "report.json", "manifest.json"
 SOURCE = "source.yaml"
 """In the folder of its name: what `data` of an experiment says to train on it."""
@@ -94,24 +96,30 @@ def write_made(out: Path, rows: list[dict[str, Any]], left: Iterable[Mapping[str
     write_rows(out / ROWS, rows)
 
 
-def write_manifest(out: Path, config: SynthConfig, opened: Opened, prompt_version: str, report: Mapping[str, Any]
-                   ) -> dict[str, Any]:
+def write_manifest(out: Path, config: SynthConfig, name: str, usage: Mapping[str, Usage], prompt_version: str,
+                   report: Mapping[str, Any]) -> dict[str, Any]:
     """Where the rows come from: what the ids in their provenance stand for, and what a source says of itself; the
-    report beside it, and both as the stage's result."""
+    report beside it, and both as the stage's result.
+
+    Args:
+        name: of the generator.
+        usage: of servers in this process, by what they were asked for.
+    """
     section = config.generator
     sampling = section.model_dump(mode="json", include={"temperature", "top_p", "max_new_tokens"}) | {
         "seed": config.seed}
     model = section.endpoint.model if section.endpoint else section.model.path if section.model else ""
+    used = {what: one._asdict() for what, one in usage.items()}
     manifest = {
-        "generators": {word(opened.generator.name): opened.generator.name}, "prompt_version": prompt_version,
-        "sampling": sampling, "sha256": {name: file_digest(out / name) for name in (ROWS, RANDOM)
-                                         if (out / name).exists()},
-        "config": config.model_dump(mode="json", exclude={"name", "tracking"}), "usage": opened.usage._asdict(),
+        "generators": {word(name): name}, "prompt_version": prompt_version,
+        "sampling": sampling, "sha256": {file: file_digest(out / file) for file in (ROWS, RANDOM)
+                                         if (out / file).exists()},
+        "config": config.model_dump(mode="json", exclude={"name", "tracking"}), "usage": used,
         "provenance": {"kind": "synthetic", "generator": model, "prompt_version": prompt_version,
                        "sampling": sampling, "date": datetime.date.today().isoformat()}}
     write_json(out / MANIFEST, manifest)
     write_json(out / REPORT, dict(report))
-    return {"report": dict(report), "usage": manifest["usage"], "generator": opened.generator.name}
+    return {"report": dict(report), "usage": used, "generator": name}
 
 
 def publish(loaded: LoadedSynth, done: Done, place: Workspace) -> Path:

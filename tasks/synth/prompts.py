@@ -47,8 +47,8 @@ def own_suite(config: SynthConfig) -> Suite | None:
     return suite(config.reject.prompts.suite) if config.reject.prompts.suite else None
 
 
-def read_prompts(config: SynthConfig, place: Workspace, verifiers: Sequence[Verifier], holds: Callable[[str], str]
-                 ) -> Prompts:
+def read_prompts(config: SynthConfig, place: Workspace, verifiers: Sequence[Verifier],
+                 holds: Callable[[Sequence[Sequence[str]]], list[str]]) -> Prompts:
     """The prompts of a configuration, each once, those aside that no verifier can judge or that hold an item of an
     evaluation.
 
@@ -57,8 +57,10 @@ def read_prompts(config: SynthConfig, place: Workspace, verifiers: Sequence[Veri
     """
     assert config.reject is not None
     made, seen = Prompts([], []), set[str]()
-    for one in islice(_all(config, place, made.left), config.reject.prompts.limit):
-        why, detail = _fault(one, verifiers, holds, seen)
+    every = list(islice(_all(config, place, made.left), config.reject.prompts.limit))
+    for one, item in zip(every, holds([[*_texts(one)] for one in every]), strict=True):
+        why, detail = _fault(one, verifiers, seen)
+        why, detail = ("contaminated", item) if item and not why else (why, detail)
         seen.add(one.id)
         if why:
             made.left.append(LeftOut(why, detail, one.id))
@@ -71,16 +73,18 @@ def read_prompts(config: SynthConfig, place: Workspace, verifiers: Sequence[Veri
     return made
 
 
-def _fault(one: Prompted, verifiers: Sequence[Verifier], holds: Callable[[str], str], seen: set[str]
-           ) -> tuple[str, str]:
+def _texts(one: Prompted) -> Iterator[str]:
+    yield from (str(turn.get("content") or "") for turn in one.messages)
+    yield one.reference
+
+
+def _fault(one: Prompted, verifiers: Sequence[Verifier], seen: set[str]) -> tuple[str, str]:
     if one.id in seen:
         return "repeated", "it was asked before"
     for verifier in verifiers:
         if lack := verifier.lacks(one):
             return "not_verifiable", f"{verifier.name}: {lack}"
-    texts = [str(turn.get("content") or "") for turn in one.messages]
-    held = next(filter(None, map(holds, (*texts, one.reference))), "")
-    return ("contaminated", held) if held else ("", "")
+    return "", ""
 
 
 def _all(config: SynthConfig, place: Workspace, left: list[LeftOut]) -> Iterator[Prompted]:

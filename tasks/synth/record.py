@@ -17,6 +17,7 @@ from tasks.synth.made import LEFT, MANIFEST, REPORT, ROWS, publish
 from tasks.versions import head
 
 INTERVALS = ("pass_1", "pass_n", "baseline")
+OF_ROUNDS = ("rows", "gain", "repetition", "novelty")
 COUNTED = ("prompts", "answers", "kept", "prompts_with_kept", "tokens", "rows", "unanswered")
 
 
@@ -49,8 +50,7 @@ def record_synthesis(loaded: LoadedSynth, done: Done, place: Workspace, tracker:
                                flatten(config), loaded.text, origin("sft synth", head()))
     tracker.log_metrics(run_id, metrics(report))
     for one in report.get("rounds", ()):
-        tracker.log_metrics(run_id, {name: one[name] for name in ("rows", "gain", "repetition", "novelty")},
-                            one["number"])
+        tracker.log_metrics(run_id, {f"rounds/{name}": one[name] for name in OF_ROUNDS}, one["number"])
     for name in (REPORT, MANIFEST, ROWS, LEFT):
         tracker.log_artifacts(run_id, folder / name)
     tracker.describe(run_id, "\n\n".join(in_markdown(line) for line in report["lines"]), [REPORT, MANIFEST])
@@ -65,11 +65,8 @@ def record_synthesis(loaded: LoadedSynth, done: Done, place: Workspace, tracker:
 
 def metrics(report: Mapping[str, Any]) -> dict[str, float | None]:
     """Numbers for the tracker."""
-    found: dict[str, float | None] = {name: float(report[name]) for name in COUNTED if name in report}
-    for name in INTERVALS:
-        if name in report:
-            found[name] = report[name]["estimate"]
-    return found
+    found: dict[str, float | None] = {f"synth/{name}": float(report[name]) for name in COUNTED if name in report}
+    return found | {f"synth/{name}": report[name]["estimate"] for name in INTERVALS if name in report}
 
 
 def rows(report: Mapping[str, Any]) -> list[dict[str, object]]:

@@ -54,7 +54,9 @@ def _make(config: SynthConfig, place: Workspace, out: Path) -> Mapping[str, obje
                _left(prompts, found.outcomes))
     write_rows(out / RANDOM, [_row(prompts.asked, found.outcomes[at], who) for at in found.baseline])
     summary = summarised(found, len(prompts.asked), section, sum(one.tokens for one in said))
-    return write_manifest(out, config, opened, NO_PROMPTS, _report(summary, prompts, found.outcomes, verifiers))
+    usage = opened.usage | ({"judge": judge.usage} if judge else {})
+    return write_manifest(out, config, opened.generator.name, usage, NO_PROMPTS,
+                          _report(summary, prompts, found.outcomes, verifiers))
 
 
 def _row(asked: Sequence[Prompted], one: Outcome, who: str) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def _make(config: SynthConfig, place: Workspace, out: Path) -> Mapping[str, obje
         log.info("%s", told(one, len(pool.rows)))
     who = word(opened.generator.name)
     write_made(out, [_row(one, who) for one in pool.rows], map(_left, pool.left))
-    return write_manifest(out, config, opened, VERSION, _report(pool, rounds, len(seeds)))
+    return write_manifest(out, config, opened.generator.name, opened.usage, VERSION, _report(pool, rounds, len(seeds)))
 
 
 def told(one: Round, rows: int) -> str:

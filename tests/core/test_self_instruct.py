@@ -132,7 +132,11 @@ def section(**fields: object) -> SelfInstructSection:
                                                **fields})
 
 
-def grown(fake: Fake, held: Callable[[str], str] = lambda _: "", **fields: object) -> tuple[SelfInstruct, list[Round]]:
+def nothing(rows: Sequence[Sequence[str]]) -> list[str]:
+    return [""] * len(rows)
+
+
+def grown(fake: Fake, held: Callable[..., list[str]] = nothing, **fields: object) -> tuple[SelfInstruct, list[Round]]:
     pool = SelfInstruct(SEEDS, section(**fields), 0, 64, fake, held)
     return pool, list(pool.rounds())
 
@@ -194,9 +198,9 @@ def test_a_generator_that_says_nothing_or_never_stops_brings_nothing(answer: Sai
 def test_items_of_evaluations_do_not_come_in() -> None:
     index = ItemIndex([EvalItem("exam", "7", "Say how many apples has Tom left in the basket")])
 
-    def held(text: str) -> str:
-        item = index.find(text)
-        return f"holds item {item.id} of {item.suite}" if item else ""
+    def held(rows: Sequence[Sequence[str]]) -> list[str]:
+        items = [next(filter(None, map(index.find, row)), None) for row in rows]
+        return [f"holds item {item.id} of {item.suite}" if item else "" for item in items]
 
     asks = " Say how many apples has Tom left in the basket?\nTask 10:"
     fake = Fake(lambda draw: asks + Fake._new(draw))
@@ -232,7 +236,7 @@ def test_seeds_without_kinds_are_not_asked_for_them() -> None:
         asked.append(label)
         return [Fake()._one(one) for one in some]
 
-    list(SelfInstruct(plain, section(max_rounds=1), 0, 64, ask, lambda _: "").rounds())
+    list(SelfInstruct(plain, section(max_rounds=1), 0, 64, ask, nothing).rounds())
     assert asked == ["round 1, instructions", "round 1, instances"]
 
 

@@ -205,7 +205,10 @@ def outcomes() -> list[Outcome]:
     assert summary.pass_n.estimate == pytest.approx(0.5)
     assert summary.pass_1.items == 2
     assert len(found.baseline) == 2
+    assert summary.same_each_time == 1
     assert "2 of 12 answers kept, to 2 of 3 prompts" in summary.lines()[0]
+    alone = sampled(prompts[2:], said[8:], [rules.number(True)], SECTION, 0)
+    assert summarised(alone, 1, SECTION, 9).lines()[0].startswith("NOTE: all 4 answers to 1 of 1 prompts are one")
     return found.outcomes
 
 
