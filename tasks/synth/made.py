@@ -7,7 +7,7 @@ threshold selects anew and generates nothing.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,16 +83,19 @@ def _digest(file: str, field: str) -> str:
                           ) from error
 
 
-def write_made(out: Path, rows: list[dict[str, Any]], left: Iterable[Mapping[str, Any]]) -> None:
+def write_made(out: Path, rows: list[dict[str, Any]], left: Iterable[Mapping[str, Any]], said: Sequence[str]) -> None:
     """The rows, and what was left out with its reasons.
+
+    Args:
+        said: what it came to, for a person.
 
     Raises:
         DataError: there is no row.
     """
     write_rows(out / LEFT, left)
     if not rows:
-        raise DataError(f"no row came of it, all was left out; {out / LEFT} says of each why. Look at the thresholds, "
-                        "and at what the generator says")
+        raise DataError(f"no row came of it, all was left out: {'; '.join(said)}. {out / LEFT} says of each why; look "
+                        "at the thresholds, and at what the generator says")
     write_rows(out / ROWS, rows)
 
 
@@ -129,7 +132,7 @@ def publish(loaded: LoadedSynth, done: Done, place: Workspace) -> Path:
         if file.suffix in (".json", ".jsonl"):
             write_text(folder / file.name, file.read_text(encoding="utf-8"))
     provenance = read_json(folder / MANIFEST, "provenance")["provenance"]
-    source = {"path": str((folder / ROWS).resolve()), "provenance": provenance}
+    source = {"path": str((folder / ROWS).resolve()), **provenance}
     write_text(folder / SOURCE, yaml.safe_dump({"sources": [source]}, sort_keys=False, allow_unicode=True))
     write_text(folder / "config.yaml", loaded.text)
     return folder

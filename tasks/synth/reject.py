@@ -49,11 +49,11 @@ def _make(config: SynthConfig, place: Workspace, out: Path) -> Mapping[str, obje
         [Asked(one.messages, longest, number, one.tools) for one in prompts.asked for number in range(section.samples)],
         config.name)
     found = sampled(prompts.asked, said, verifiers, section, config.seed)
-    who = word(opened.generator.name)
+    who, summary = word(opened.generator.name), summarised(found, len(prompts.asked), section,
+                                                           sum(one.tokens for one in said))
     write_made(out, [_row(prompts.asked, one, who) for one in found.outcomes if one.why == KEPT],
-               _left(prompts, found.outcomes))
+               _left(prompts, found.outcomes), summary.lines())
     write_rows(out / RANDOM, [_row(prompts.asked, found.outcomes[at], who) for at in found.baseline])
-    summary = summarised(found, len(prompts.asked), section, sum(one.tokens for one in said))
     usage = opened.usage | ({"judge": judge.usage} if judge else {})
     return write_manifest(out, config, opened.generator.name, usage, NO_PROMPTS,
                           _report(summary, prompts, found.outcomes, verifiers))

@@ -44,8 +44,9 @@ def _make(config: SynthConfig, place: Workspace, out: Path) -> Mapping[str, obje
         rounds.append(one)
         log.info("%s", told(one, len(pool.rows)))
     who = word(opened.generator.name)
-    write_made(out, [_row(one, who) for one in pool.rows], map(_left, pool.left))
-    return write_manifest(out, config, opened.generator.name, opened.usage, VERSION, _report(pool, rounds, len(seeds)))
+    report = _report(pool, rounds, len(seeds))
+    write_made(out, [_row(one, who) for one in pool.rows], map(_left, pool.left), report["lines"])
+    return write_manifest(out, config, opened.generator.name, opened.usage, VERSION, report)
 
 
 def told(one: Round, rows: int) -> str:

@@ -69,7 +69,7 @@ def test_the_command_makes_a_source_and_says_the_same_again(sft: Sft, home: Path
     assert {file.name for file in folder.iterdir()} == {"rows.jsonl", "random.jsonl", "left.jsonl", "report.json",
                                                         "manifest.json", "config.yaml", "source.yaml"}
     source = SourceSection.model_validate(yaml.safe_load((folder / "source.yaml").read_text())["sources"][0])
-    assert (source.path, source.provenance.generator) == (str(folder.resolve() / "rows.jsonl"), "tiny")
+    assert (source.path, source.kind, source.generator) == (str(folder.resolve() / "rows.jsonl"), "synthetic", "tiny")
     manifest = json.loads((folder / "manifest.json").read_text())
     row = json.loads((folder / "rows.jsonl").read_text().splitlines()[0])
     assert manifest["generators"][row["provenance"]["generator"]].startswith("tiny, transformers")
@@ -198,7 +198,7 @@ def test_a_generator_that_says_nothing_is_told_and_leaves_what_it_said(place: Wo
     with serve(lambda body, n: "") as (url, _):
         config = written(tmp_path / "c.yaml", generator={"endpoint": {"url": url, "model": "m"}},
                          self_instruct={"prompts_per_round": 2}).config
-        with pytest.raises(DataError, match=r"no row came of it, all was left out; .*left.jsonl says of each why"):
+        with pytest.raises(DataError, match=r"no row came of it.* 0 rows out of 3 rounds.*left.jsonl says of each why"):
             self_instruction(config, place)
 
 
