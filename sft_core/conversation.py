@@ -93,6 +93,7 @@ class Why(StrEnum):
     ECHO = "echo"
     LANGUAGE = "language"
     TOO_LONG = "too_long"
+    NO_ITEM = "no_item"  # it is of a task in data.held_out_tasks, and no suite can ask it
     NO_TRAINED_TOKEN = "no_trained_token"
     THOUGHT = "thought"  # an answer thinks, and template.thinking is error
     TEMPLATE_REFUSED = "template_refused"  # the chat template cannot express it

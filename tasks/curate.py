@@ -51,8 +51,8 @@ def wanted_of(config: ExperimentConfig, place: Workspace) -> Wanted:
     from sft_core.data.sources import source_digest
 
     digests = [source_digest(one, scratch=place.scratch, mirror=place.mirror) for one in config.data.sources]
-    return Wanted(config.data, digests, asked_of(config, place), lambda: items_of(config, place), place.scratch,
-                  place.mirror)
+    return Wanted(config.data, config.seed, digests, asked_of(config, place), lambda: items_of(config, place),
+                  place.scratch, place.mirror)
 
 
 def curated_stage(wanted: Wanted, place: Workspace) -> Stage:

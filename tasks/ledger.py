@@ -26,6 +26,9 @@ def ledger_remarks(rows: Rows) -> list[str]:
         name = row["source"]
         if row["rejected"]:
             said.append(f"{name}: not used: {row['rejected']}")
+        if row["held_out"]:
+            said.append(f"{name}: {row['held_out']} conversations do not train and are items of held_out.jsonl "
+                        "(data.held_out_tasks)")
         if row["thoughts"]:
             said.append(f"{name}: {row['thoughts']} conversations lost the thoughts of their answers "
                         "(template.thinking: drop)")

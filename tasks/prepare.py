@@ -11,7 +11,7 @@ from tasks.curate import asked_of, curate, items_of, wanted_of
 from tasks.inputs import replay_sources, sources_of
 from tasks.stages import Done, Workspace, once, version
 
-READS = {"max_tokens", "too_long", "validation_share", "max_rejected_share", "decontaminate"}
+READS = {"max_tokens", "too_long", "validation_share", "max_rejected_share", "decontaminate", "held_out_tasks"}
 """Fields of the data section that this stage looks at; what becomes of rows before is in the stamp of `curate`."""
 
 

@@ -177,7 +177,8 @@ def mixing_of(config: ExperimentConfig) -> Mixing | None:
     data = config.data
     if data.mixture is None and not any(one.share is not None or one.epochs != 1.0 for one in data.sources):
         return None
-    return Mixing(data.mixture or MixtureSection(), {name_of(source): source for source in data.sources})
+    return Mixing(data.mixture or MixtureSection(), {
+        name_of(source): source for source in data.sources if not data.holds_out(source)})
 
 
 def inputs_of(config: ExperimentConfig, prepared: Done, place: Workspace) -> TrainInputs:

@@ -14,6 +14,7 @@ UNITS = {
     "data.sources[].share": "share, of those of all sources", "data.sources[].epochs": "uses of each example",
     "data.decontaminate.pairs": "share of 1", "data.decontaminate.words": "share of 1",
     "data.decontaminate.recall_items": "items per suite",
+    "data.sources[].shots": "rows",
     "data.quality.least_words": "words", "data.quality.most_words": "words",
     "data.quality.repeated_words": "share of 1", "data.quality.repeated_lines": "share of 1",
     "data.quality.echo": "share of 1", "data.quality.damage": "characters",
@@ -52,6 +53,8 @@ _LORA = "train.method=lora"
 _JUDGE = "eval.judge={endpoint: {url: http://127.0.0.1:8000/v1, model: judge}}"
 _LR = "train.optim.lr: {low: 1e-4, high: 1e-3, log: true}"
 _SYNTHETIC = "data.sources.0.kind=synthetic"
+_PHRASED = "data.sources.0={path: reviews.csv, task: tone, phrasings: [{prompt: 'Kind? {text}', answer: '{label}'}]}"
+_HELD = "data.sources=[{path: my.jsonl}, {path: pairs.jsonl, task: nli}]"
 _RUNGS = "search.rungs={}"
 _ANEW = "search.points=[]"
 _EPOCHS = "search.space={train.epochs: {low: 1, high: 3}}"
@@ -75,6 +78,12 @@ EXAMPLES: dict[str, str | tuple[str, ...]] = {
     "data.sources[].share": "data.sources.0.share=0.7",
     "data.sources[].epochs": "data.sources.0.epochs=2",
     "data.sources[].task": "data.sources.0.task=summarise",
+    "data.sources[].phrasings": "data.sources.0.phrasings=[{prompt: 'Is this kind? {text}', answer: '{label}'}]",
+    "data.sources[].phrasings[].prompt": (_PHRASED, "data.sources.0.phrasings.0.prompt='{text} Is it kind?'"),
+    "data.sources[].phrasings[].answer": (_PHRASED, "data.sources.0.phrasings.0.answer='It is {label}.'"),
+    "data.sources[].labels": (_PHRASED, "data.sources.0.labels={label: {0: unkind, 1: kind}}"),
+    "data.sources[].shots": (_PHRASED, "data.sources.0.shots=2"),
+    "data.held_out_tasks": (_HELD, "data.held_out_tasks=[nli]"),
     "data.sources[].licence": "data.sources.0.licence=cc-by-4.0",
     "data.sources[].generator": (_SYNTHETIC, "data.sources.0.generator=gpt-4"),
     "data.sources[].prompt_version": (_SYNTHETIC, "data.sources.0.prompt_version=v2"),

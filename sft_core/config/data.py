@@ -11,6 +11,7 @@ from sft_core.config.decontaminate import Decontaminate, DecontaminateSection
 from sft_core.config.duplicates import DuplicatesSection
 from sft_core.config.mixture import MixtureSection, SourceMixSection
 from sft_core.config.normalise import NormaliseSection
+from sft_core.config.phrasing import SourcePhrasingSection
 from sft_core.config.pii import PiiSection
 from sft_core.config.provenance import SourceProvenanceSection, Use
 from sft_core.config.quality import QualitySection
@@ -78,11 +79,21 @@ class SourceSection(SourceProvenanceSection, SourceReadSection):
     """Go on where none of its rows becomes an example; off: the run stops there."""
 
 
-class TrainingSourceSection(SourceMixSection, SourceSection):
-    """A source of conversations: it has its place in the mixture."""
+class TrainingSourceSection(SourcePhrasingSection, SourceMixSection, SourceSection):
+    """A source of conversations, or of plain rows with phrasings: it has its place in the mixture."""
 
     task: str | None = None
-    """What its rows ask for, e.g. `summarise`: a label that `data.mixture.tasks` can limit."""
+    """What its rows ask for, e.g. `summarise`: a label that `data.mixture.tasks` can limit and `data.held_out_tasks`
+    keep for evaluation."""
+
+    @model_validator(mode="after")
+    def _phrased_or_as_it_is(self) -> TrainingSourceSection:
+        given = [name for name in ("format", "columns", "roles", "ignore_columns")
+                 if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True)]
+        if self.phrasings and given:
+            raise ValueError(f"{given[0]} says how a chat is read, and phrasings make chats of rows that are none; "
+                             "take one of them out")
+        return self
 
 
 Repair = Literal["trim", "merge"]
@@ -116,6 +127,9 @@ class DataSection(Section):
     select: SelectSection | None = None
     """Few rows out of all that are left, the best or the most different ones; a random draw of the same size is told
     beside them. Without it all stay."""
+    held_out_tasks: tuple[str, ...] = ()
+    """Tasks that are kept for evaluation: sources with such a `task` do not train, and their rows become the items of a
+    suite, in the file `held_out.jsonl` beside the prepared examples."""
     mixture: MixtureSection | None = None
     """How sources and labels share an epoch. Without it, and without `share` and `epochs` of any source, every example
     is used once in an epoch."""
@@ -138,6 +152,21 @@ class DataSection(Section):
         if not self.quality.measure and (languages or self.select):
             raise ValueError("data.quality.measure is false, and data.select and limits on languages need what it "
                              "measures; set it to true")
+        return self
+
+    def holds_out(self, source: TrainingSourceSection) -> bool:
+        """Whether the rows of a source are kept for evaluation."""
+        return source.task in self.held_out_tasks
+
+    @model_validator(mode="after")
+    def _something_trains(self) -> DataSection:
+        there = dict.fromkeys(source.task for source in self.sources if source.task)
+        if unknown := [task for task in self.held_out_tasks if task not in there]:
+            raise ValueError(f"held_out_tasks names {unknown[0]}, which is the task of no source; there are "
+                             f"{', '.join(there) or 'none: give task of a source'}")
+        if all(map(self.holds_out, self.sources)):
+            raise ValueError(f"held_out_tasks names the tasks of all sources ({', '.join(there)}), and nothing is left "
+                             "to train on; leave one out")
         return self
 
 

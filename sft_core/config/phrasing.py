@@ -68,7 +68,7 @@ class SourcePhrasingSection(Section):
     rows of the validation half."""
 
     @cached_property
-    def columns(self) -> tuple[str, ...]:
+    def named(self) -> tuple[str, ...]:
         """All columns that its phrasings name."""
         return tuple(dict.fromkeys(name for one in self.phrasings for text in (one.prompt, one.answer)
                                    for name in columns_of(text)))
@@ -77,7 +77,7 @@ class SourcePhrasingSection(Section):
     def _used(self) -> SourcePhrasingSection:
         if (self.labels or self.shots) and not self.phrasings:
             raise ValueError("labels and shots are of phrasings, and there are none; give phrasings, or take them out")
-        if idle := sorted(self.labels.keys() - set(self.columns)):
+        if idle := sorted(self.labels.keys() - set(self.named)):
             raise ValueError(f"labels names the column {', '.join(idle)}, which no phrasing does; those name "
-                             f"{', '.join(self.columns)}")
+                             f"{', '.join(self.named)}")
         return self

@@ -23,6 +23,7 @@ embed.py     sentence embeddings, for distances between rows
 provenance/  where data comes from, what was done to it, what it may be used for
 holdout.py   train / validation split
 mix/         how often each example is used in each epoch
+held_tasks.py rows of held-out tasks → items of a suite
 tally.py     what becomes of a source, counted along
 examples.py  rendered examples on disk
 replay.py    raw text → examples

@@ -9,19 +9,22 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, groupby, islice
 from pathlib import Path
 
-from sft_core.config.data import Repair, SourceSection
+from sft_core.config.data import Repair, SourceSection, TrainingSourceSection
 from sft_core.conversation import Conversation, Rejected, Row, Why
 from sft_core.data.columns import IN_MESSAGE, Columns
 from sft_core.data.formats import LOOKED_AT, format_of, to_conversation
+from sft_core.data.phrasings import Halves, phrased_rows
 from sft_core.data.sources import name_of, read_rows
 from sft_core.data.trees import is_message, threads
 from sft_core.errors import DataError
 from sft_core.stopping import check
 
 log = logging.getLogger("sft")
+NO_VALIDATION = Halves(0.0, 0)
 
 
 def tallied(rejected: Counter[str]) -> str:
@@ -52,15 +55,24 @@ class Taken:
         self.unused.update(found.unused)
 
 
-def take_in(source: SourceSection, taken: Taken, *, scratch: Path, mirror: Path | None, repair: Sequence[Repair] = ()
-            ) -> Iterator[Conversation | Rejected]:
-    """What the rows of a source are, in order, one at a time; `taken` counts along. `repair` as in `data.repair`.
+def take_in(source: SourceSection, taken: Taken, *, scratch: Path, mirror: Path | None, repair: Sequence[Repair] = (),
+            halves: Halves = NO_VALIDATION) -> Iterator[Conversation | Rejected]:
+    """What the rows of a source are, in order, one at a time; `taken` counts along.
+
+    Args:
+        scratch: folder for what `tiny:…` stands for.
+        mirror: that which stands for the hub, or None.
+        repair: as in `data.repair`.
+        halves: where `shots` of the source asks for other rows, those of validation are not shown.
 
     Raises:
         DataError: the source cannot be read, holds no rows, or no conversations.
     """
     name = name_of(source)
-    for _, in_file in groupby(read_rows(source, scratch=scratch, mirror=mirror), key=lambda row: row.origin.file):
+    rows = partial(read_rows, source, scratch=scratch, mirror=mirror)
+    if isinstance(source, TrainingSourceSection) and source.phrasings:
+        rows = partial(phrased_rows, rows, source, name, halves)
+    for _, in_file in groupby(rows(), key=lambda row: row.origin.file):
         for found in _understand(in_file, source, taken, repair):
             taken.note(found)
             yield found

@@ -39,6 +39,7 @@ class SourceCount:
     kept: int
     train: int
     validation: int
+    held_out: int = 0  # of a task in data.held_out_tasks: they become items of a suite
     examples: int = 0  # a conversation gives several where its turns are trained apart, a long document its pieces
     truncated: int = 0  # conversations that lost their oldest turns
     turns_dropped: int = 0  # turns lost that way
@@ -80,10 +81,10 @@ class Ledger:
         nothing disappears without a tally."""
         for count in (*self.sources, *self.replay):
             rejected = sum(count.rejected.values())
-            if count.read != count.kept + rejected or count.kept != count.train + count.validation:
+            if count.read != count.kept + rejected or count.kept != count.train + count.validation + count.held_out:
                 raise DataError(f"the counts of {count.source} do not add up: {count.read} read, {count.kept} kept "
-                                f"({count.train} + {count.validation}), {rejected} rejected; this is a bug, please "
-                                "report it")
+                                f"({count.train} + {count.validation} + {count.held_out}), {rejected} rejected; this "
+                                "is a bug, please report it")
             if count.answers_cut:
                 raise DataError(f"{count.answers_cut} answers of {count.source} were cut; this is a bug, please report "
                                 "it")
@@ -133,10 +134,10 @@ class Ledger:
             {
                 "source": count.source, "use": use, "format": ", ".join(count.formats), "read": count.read,
                 "kept": count.kept, "rejected": ", ".join(f"{why} {n}" for why, n in count.rejected.items()),
-                "train": count.train, "validation": count.validation, "examples": count.examples,
-                "truncated": count.truncated, "split": count.split, "answers_cut": count.answers_cut,
-                "escaped": count.escaped, "thoughts": count.thoughts, "repaired": count.repaired,
-                "nulls": count.nulls, "tokens": count.tokens,
+                "train": count.train, "validation": count.validation, "held_out": count.held_out,
+                "examples": count.examples, "truncated": count.truncated, "split": count.split,
+                "answers_cut": count.answers_cut, "escaped": count.escaped, "thoughts": count.thoughts,
+                "repaired": count.repaired, "nulls": count.nulls, "tokens": count.tokens,
                 "trained_tokens": count.trained_tokens, "trained_share": count.trained_share,
                 "stops_trained": count.stops_trained,
             }

@@ -31,7 +31,7 @@ class Worded(NamedTuple):
     """What phrasings need of a row."""
 
     number: int  # by content: chooses the phrasing, and which rows are shown
-    values: tuple[str, ...]  # of section.columns
+    values: tuple[str, ...]  # of section.named
 
     def phrasing(self, section: SourcePhrasingSection) -> PhrasingSection:
         """The one that its content chooses."""
@@ -39,7 +39,7 @@ class Worded(NamedTuple):
 
     def filled(self, text: str, section: SourcePhrasingSection) -> str:
         """A text with its values in the place of columns."""
-        values = dict(zip(section.columns, self.values, strict=True))
+        values = dict(zip(section.named, self.values, strict=True))
         return "".join(before + (values[name] if name is not None else "")
                        for before, name, _, _ in string.Formatter().parse(text))
 
@@ -58,14 +58,14 @@ class Halves(NamedTuple):
     seed: int
 
 
-def phrased_rows(read: Callable[[], Iterator[Row | Rejected]], section: SourcePhrasingSection, source: str, seed: int,
+def phrased_rows(read: Callable[[], Iterator[Row | Rejected]], section: SourcePhrasingSection, source: str,
                  halves: Halves) -> Iterator[Row | Rejected]:
     """All rows of a source as chats, in their order; where `shots` asks for other rows, read twice.
 
     Args:
         read: its rows, file by file.
         source: its name, for errors.
-        seed: of the choice of phrasings and of rows that are shown.
+        halves: which rows are not shown; nothing else hangs on it, and without `shots` nothing does.
 
     Raises:
         DataError: a phrasing names a column that the first rows of a file do not have.
@@ -73,13 +73,13 @@ def phrased_rows(read: Callable[[], Iterator[Row | Rejected]], section: SourcePh
     shown: dict[str, tuple[Worded, ...]] = {}
     if section.shots:
         rows = (row for row in read() if isinstance(row, Row))
-        shown = {file: pool(in_file, section, seed, halves) for file, in_file in groupby(rows, key=_file)}
+        shown = {file: pool(in_file, section, halves) for file, in_file in groupby(rows, key=_file)}
     for file, in_file in groupby(read(), key=_file):
         head = list(islice(in_file, LOOKED_AT))
         check_columns(section, source, [row for row in head if isinstance(row, Row)])
         for row in chain(head, in_file):
             check()
-            yield to_messages(row, section, seed, shown.get(file, ())) if isinstance(row, Row) else row
+            yield to_messages(row, section, shown.get(file, ())) if isinstance(row, Row) else row
 
 
 def check_columns(section: SourcePhrasingSection, source: str, rows: Sequence[Row]) -> None:
@@ -89,45 +89,45 @@ def check_columns(section: SourcePhrasingSection, source: str, rows: Sequence[Ro
         DataError: a phrasing names a column that none of them has.
     """
     there = dict.fromkeys(name for row in rows for name in row.data)
-    if rows and (gone := [name for name in section.columns if name not in there]):
+    if rows and (gone := [name for name in section.named if name not in there]):
         raise DataError(f"a phrasing of {source} names the column {gone[0]}, and its rows have {', '.join(there)}; "
                         "correct data.sources.phrasings")
 
 
-def worded(row: Row, section: SourcePhrasingSection, seed: int) -> Worded | Missing:
+def worded(row: Row, section: SourcePhrasingSection) -> Worded | Missing:
     """One row. Pure: the same whatever other rows there are."""
     values: list[str] = []
-    for name in section.columns:
+    for name in section.named:
         found = _text(row.data.get(name), section.labels.get(name))
         if found is None:
             return _missing(row, name, section)
         values.append(found)
     content = json.dumps(values, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    number = int.from_bytes(hashlib.blake2b(content, digest_size=8, salt=_salt(seed)).digest(), "big")
+    number = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
     return Worded(number, tuple(values))
 
 
-def pool(rows: Iterable[Row], section: SourcePhrasingSection, seed: int, halves: Halves) -> tuple[Worded, ...]:
+def pool(rows: Iterable[Row], section: SourcePhrasingSection, halves: Halves) -> tuple[Worded, ...]:
     """Rows of one file that may be shown in others: of the training half alone. Reads all rows, and keeps few."""
 
     def shown() -> Iterable[Worded]:
         for row in rows:
             check()
-            one = worded(row, section, seed)
+            one = worded(row, section)
             if isinstance(one, Worded) and not _held_out(one, section, halves):
                 yield one
 
     return tuple(dict.fromkeys(heapq.nsmallest(POOL, shown())))
 
 
-def to_messages(row: Row, section: SourcePhrasingSection, seed: int, shown: Sequence[Worded] = ()) -> Row | Rejected:
+def to_messages(row: Row, section: SourcePhrasingSection, shown: Sequence[Worded] = ()) -> Row | Rejected:
     """A row as a chat: some of those shown, which are context, then its own question and answer, all in its phrasing.
 
     Args:
         shown: as `pool` gives them; needed where `shots` asks for them. Those of this row's own content are left out;
             of a file with too few rows there are fewer.
     """
-    own = worded(row, section, seed)
+    own = worded(row, section)
     if isinstance(own, Missing):
         return Rejected(own.why, own.detail, row.origin)
     others = heapq.nsmallest(section.shots, (one for one in shown if one.number != own.number),
@@ -139,32 +139,6 @@ def to_messages(row: Row, section: SourcePhrasingSection, seed: int, shown: Sequ
                      {"role": "assistant", "content": one.filled(phrasing.answer, section)}
                      | ({} if one is own else {"weight": 0})]
     return Row(row.origin, {"messages": messages})
-
-
-def evaluation_row(row: Row, task: str) -> dict[str, Any]:
-    """A row of a task that is held out, as `to_messages` gives it, for a file of evaluation items."""
-    messages = row.data["messages"]
-    return {"id": f"{row.origin.source}:{row.origin.file}:{row.origin.line}", "task": task,
-            "messages": [{key: value for key, value in one.items() if key != "weight"} for one in messages[:-1]],
-            "answer": messages[-1]["content"]}
-
-
-def check_held_out(held_out: Sequence[str], tasks: Mapping[str, str | None]) -> None:
-    """Look at the tasks that are kept for evaluation.
-
-    Args:
-        tasks: task by source.
-
-    Raises:
-        DataError: one that no source is of, or nothing would be left.
-    """
-    there = sorted({task for task in tasks.values() if task})
-    if unknown := [task for task in held_out if task not in there]:
-        raise DataError(f"data.held_out_tasks names {unknown[0]}, which is the task of no source; there are "
-                        f"{', '.join(there) or 'none: give task of a source'}")
-    if tasks and all(task in held_out for task in tasks.values()):
-        raise DataError(f"data.held_out_tasks names the tasks of all sources ({', '.join(there)}); nothing is left to "
-                        "train on: leave one out")
 
 
 def _missing(row: Row, name: str, section: SourcePhrasingSection) -> Missing:
@@ -201,7 +175,3 @@ def _held_out(one: Worded, section: SourcePhrasingSection, halves: Halves) -> bo
 def _between(own: Worded, other: Worded) -> bytes:
     """A number of the pair: which rows are shown does not hang on the others that could be."""
     return hashlib.blake2b(f"{own.number}/{other.number}".encode(), digest_size=8).digest()
-
-
-def _salt(seed: int) -> bytes:
-    return (seed % 2**64).to_bytes(8, "big")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
@@ -24,6 +24,7 @@ from sft_core.data.curate.contamination import ItemFinder
 from sft_core.data.curate.curated import Curated, curated_shards, has_clusters
 from sft_core.data.curate.decontaminate import EvalItem, ids_by_suite
 from sft_core.data.examples import ExampleFiles, iter_examples
+from sft_core.data.held_tasks import HeldOut
 from sft_core.data.holdout import held_out, place
 from sft_core.data.intake import tallied
 from sft_core.data.ledger import Ledger, SourceCount, Split, Totals
@@ -58,8 +59,8 @@ def prepare(  # noqa: PLR0913  (the inputs of a stage, all by keyword)
 
     Written are `train.parquet`, `validation.parquet`, `replay.parquet` (`load_examples` reads them),
     `rejected.parquet`, `ledger.json`, `contaminated.json` (suite → ids of its items in what is trained on),
-    `template.json`, `sample.jsonl`, `labels.parquet` (of the training examples, for the mixture), and in `sources/`
-    what `tiny:…` stands for.
+    `template.json`, `sample.jsonl`, `labels.parquet` (of the training examples, for the mixture), where tasks are
+    held out `held_out.jsonl`, and in `sources/` what `tiny:…` stands for.
 
     Args:
         data, template: their sections of the configuration.
@@ -83,8 +84,10 @@ def prepare(  # noqa: PLR0913  (the inputs of a stage, all by keyword)
     for batch in pq.ParquetFile(curated / "rejected.parquet").iter_batches():
         files.rejected.add_table(pa.Table.from_batches([batch]))
     trained_on: set[tuple[str, str]] = set()
+    held = HeldOut(data, out)
     told = _Labels({name_of(source): source for source in data.sources})
-    tallies = _render(curated, renderer, data, seed, files, (trained_on, told))
+    tallies = _render(curated, renderer, data, seed, files, (trained_on, told, held))
+    held.close()
     write_labels(out, Labels(told.languages, told.tasks, told.kinds))
     look = Look(ItemFinder(eval_items if data.decontaminate.looks else (),
                        reworded=data.decontaminate.reworded != "off"), data.decontaminate, trained_on)
@@ -123,14 +126,16 @@ class _Labels:
 
 
 def _render(curated: Path, renderer: Renderer, data: DataSection, seed: int, files: ExampleFiles,
-            noted: tuple[set[tuple[str, str]], _Labels]) -> dict[str, Tally]:
+            noted: tuple[set[tuple[str, str]], _Labels, HeldOut]) -> dict[str, Tally]:
     """Render and split, shard by shard; what became of every source. `noted` grows by the evaluation items and labels
-    of what is trained on."""
-    trained_on, labels = noted
+    of what is trained on, and by the rows of held-out tasks."""
+    trained_on, labels, held = noted
     sides = _sides(curated, data.validation_share, seed)
     tallies: dict[str, Tally] = defaultdict(Tally)
     with progress("rendering", rows_in(curated), "conversations") as bar:
-        for shard in curated_shards(curated):
+        for curated_shard in curated_shards(curated):
+            shard = list(_to_train(curated_shard, held, files, tallies))
+            bar.advance(len(curated_shard) - len(shard))
             examples: dict[Split, list[Example]] = {"train": [], "validation": []}
             conversations = [one.conversation for one in shard]
             for one, found in zip(shard, fit(conversations, renderer, data), strict=True):
@@ -150,6 +155,20 @@ def _render(curated: Path, renderer: Renderer, data: DataSection, seed: int, fil
             for name, rows in examples.items():
                 files.write(name, rows)
     return tallies
+
+
+def _to_train(shard: Sequence[Curated], held: HeldOut, files: ExampleFiles, tallies: Mapping[str, Tally]
+              ) -> Iterator[Curated]:
+    """Rows that are of no held-out task; the others go there."""
+    for one in shard:
+        source = one.conversation.origin.source
+        if source not in held.sources:
+            yield one
+        elif refused := held.add(one):
+            tallies[source].reject(refused)
+            files.rejected.add([refused])
+        else:
+            tallies[source].held_out += 1
 
 
 def _sides(curated: Path, share: float, seed: int) -> Callable[[Curated], bool]:
@@ -183,18 +202,19 @@ def _tell(reads: Sequence[Mapping[str, Any]], tallies: Mapping[str, Tally]) -> N
     for read in reads:
         tally = tallies[read["name"]]
         mine = Counter(read["curated"]) + tally.rejected
-        left = tally.train + tally.validation
+        left = tally.train + tally.validation + tally.held_out
         if mine:
             first = f"; the first: {tally.first.origin}: {tally.first.detail}" if tally.first else ""
-            log.log(logging.INFO if left else logging.WARNING, "%s: %d of %d rows become examples; left out: %s%s",
-                    read["name"], left, read["rows"], tallied(mine), first)
+            log.log(logging.INFO if left else logging.WARNING, "%s: %d of %d rows become %s; left out: %s%s",
+                    read["name"], left, read["rows"], "items of held_out.jsonl" if tally.held_out else "examples",
+                    tallied(mine), first)
 
 
 def _count(read: Mapping[str, Any], tally: Tally, template: TemplateSection) -> SourceCount:
     rejected = Counter(read["rejected"]) + Counter(read["curated"]) + tally.rejected
     counts = tally.counts() | ({} if template.thinking == "drop" else {"thoughts": 0})
     return SourceCount(read["name"], tuple(read["formats"]), read["rows"], dict(sorted(rejected.items())),
-                       tally.train + tally.validation, nulls=read["nulls"], **counts)
+                       tally.train + tally.validation + tally.held_out, nulls=read["nulls"], **counts)
 
 
 def _check(ledger: Ledger, data: DataSection, out: Path) -> None:
@@ -229,7 +249,7 @@ def _remedies(reasons: Mapping[str, int]) -> str:
 def _check_sources(counts: Sequence[tuple[SourceSection, SourceCount]], out: Path) -> None:
     """A source that gives nothing is a mistake until its section says otherwise."""
     for source, count in counts:
-        if not (source.may_be_empty or count.examples):
+        if not (source.may_be_empty or count.examples or count.held_out):
             raise DataError(f"the source {count.source} gives no example: of {count.read} rows read {count.kept} are "
                             f"kept, and left out are {_listed(count.rejected)}; `sft data show CONFIG --rejected` "
                             f"lists them ({out / 'rejected.parquet'}); correct it, take it out, or set may_be_empty: "

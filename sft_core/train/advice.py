@@ -98,7 +98,7 @@ def _lost_rows(seen: Foreseen) -> Iterator[str]:
 def _one_source(seen: Foreseen) -> Iterator[str]:
     weights = seen.outlook.data.course.sft.weighing.by_source
     tokens = {one.name: one.trained_tokens for one in seen.outlook.mixed if one.what == "source"} or {
-        one["source"]: one["trained_tokens"] for one in seen.ledger["sources"]}
+        one["source"]: one["trained_tokens"] for one in seen.ledger["sources"] if not one["held_out"]}
     shares = {source: number * weights.get(source, 1.0) for source, number in tokens.items()}
     name = max(shares, key=lambda source: shares[source])
     if len(shares) > 1 and shares[name] > DOMINATES * sum(shares.values()):

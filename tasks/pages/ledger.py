@@ -37,6 +37,8 @@ def _steps(one: Mapping[str, Any]) -> list[Step]:
     steps = [Step("read", one["read"], "rows", one["read"] / rows)]
     reasons = sorted(one["rejected"].items(), key=lambda pair: (-pair[1], pair[0]))
     steps += [Step(why.replace("_", " "), count, "rows", count / rows, left_out=True) for why, count in reasons]
+    if one["held_out"]:
+        steps.append(Step("of held-out tasks", one["held_out"], "rows", one["held_out"] / rows))
     steps.append(Step("became examples", one["examples"], "examples", one["examples"] / rows))
     steps += [Step(f"of them {what}", one[key], "examples", one[key] / rows) for what, key in OF_THEM if one[key]]
     return [*steps, Step("tokens", one["tokens"], "tokens", one["tokens"] / tokens),

@@ -19,7 +19,8 @@ from sft_core.train.outlook import Outlook, look_ahead
 from sft_core.train.trainer import train
 
 Section = Callable[..., TrainSection]
-SOURCE = {"source": "train", "read": 24, "kept": 24, "truncated": 0, "rejected": {}, "trained_tokens": 100}
+SOURCE = {"source": "train", "read": 24, "kept": 24, "truncated": 0, "rejected": {}, "held_out": 0,
+          "trained_tokens": 100}
 DATA = {"sources": [{"path": "rows.jsonl"}], "max_tokens": 32}
 
 
@@ -88,6 +89,7 @@ def test_rows_that_are_lost_cut_or_drowned_are_said(usual: Callable[..., Outlook
         usual(), {**SOURCE, "truncated": 20})[0]
     small = {**SOURCE, "source": "small", "trained_tokens": 3}
     assert "train has 97 % of all trained tokens" in said(usual(), SOURCE, small)[0]
+    assert not said(usual(), SOURCE, {**small, "trained_tokens": 0, "held_out": 24})
 
 
 def test_what_does_not_fit_is_said_with_what_would(usual: Callable[..., Outlook]) -> None:

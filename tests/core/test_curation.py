@@ -61,7 +61,7 @@ def wanted(tmp_path: Path, sources: list[Any], items: tuple[EvalItem, ...] = (),
     data = DataSection.model_validate({"max_tokens": 400, **settings, "sources": [
         source if isinstance(source, dict) else {"path": str(source)} for source in sources]})
     digests = [source_digest(one, scratch=tmp_path, mirror=None) for one in data.sources]
-    return chain.Wanted(data, digests, [list(item) for item in items], lambda: items, tmp_path / "scratch", None)
+    return chain.Wanted(data, 0, digests, [list(item) for item in items], lambda: items, tmp_path / "scratch", None)
 
 
 def stays(folder: Path) -> list[Origin]:

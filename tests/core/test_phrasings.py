@@ -20,8 +20,6 @@ from sft_core.data.holdout import split
 from sft_core.data.phrasings import (
     Halves,
     check_columns,
-    check_held_out,
-    evaluation_row,
     phrased_rows,
     pool,
     to_messages,
@@ -46,7 +44,7 @@ def _said(found: Row | Rejected) -> list[tuple[str, str, int]]:
 
 def test_a_row_in_the_phrasing_of_its_content() -> None:
     rows = [_row(number) for number in range(300)]
-    said = [_said(to_messages(row, REVIEWS, 0)) for row in rows]
+    said = [_said(to_messages(row, REVIEWS)) for row in rows]
     for number, ((_, prompt, _), (role, answer, weight)) in enumerate(said):
         name = ("unkind", "kind")[number % 2]
         assert (prompt, answer) in {(f"Is this kind? review {number}", name),
@@ -55,9 +53,8 @@ def test_a_row_in_the_phrasing_of_its_content() -> None:
         assert (role, weight) == ("assistant", 1)
     kinds = Counter(prompt.split()[0] for ((_, prompt, _), _) in said)
     assert min(kinds.values()) > 70
-    assert [_said(to_messages(row, REVIEWS, 0)) for row in rows[100:]] == said[100:], "others change nothing"
-    assert said != [_said(to_messages(row, REVIEWS, 1)) for row in rows]
-    assert _said(to_messages(_row(7)._replace(origin=Origin("x", "y", 1)), REVIEWS, 0)) == said[7]
+    assert [_said(to_messages(row, REVIEWS)) for row in rows[100:]] == said[100:], "others change nothing"
+    assert _said(to_messages(_row(7)._replace(origin=Origin("x", "y", 1)), REVIEWS)) == said[7]
 
 
 def _number(turns: Sequence[Turn]) -> int:
@@ -68,9 +65,9 @@ def test_shots_are_other_rows_of_the_training_half(chat: Callable[..., Conversat
     section = REVIEWS.model_copy(update={"shots": 2})
     rows = [_row(number) for number in range(400)]
     halves = Halves(0.3, 5)
-    shown = pool(rows, section, 5, halves)
+    shown = pool(rows, section, halves)
     assert 50 < len(shown) <= 64
-    found = [to_messages(row, section, 5, shown) for row in rows]
+    found = [to_messages(row, section, shown) for row in rows]
     source = SourceSection(path="r.jsonl")
     talks = [to_conversation(row, "messages", source, ()) for row in found if isinstance(row, Row)]
     kept = [talk for talk in talks if isinstance(talk, Conversation)]
@@ -85,16 +82,16 @@ def test_shots_are_other_rows_of_the_training_half(chat: Callable[..., Conversat
         assert not own & set(rows_in[:2]), "a validation row is shown"
         assert len({re.sub("[0-9]+|unkind|kind", "", turn.content) for turn in talk.turns if turn.role == "user"}) == 1
     assert len({talk.turns[0].content for talk in kept}) > 30
-    assert pool(rows[::-1], section, 5, halves) == shown
+    assert pool(rows[::-1], section, halves) == shown
 
 
 def test_a_small_file_gives_fewer_shots() -> None:
     section = REVIEWS.model_copy(update={"shots": 3})
     rows = [_row(0), _row(1), _row(0)]
-    shown = pool(rows, section, 0, Halves(0.0, 0))
+    shown = pool(rows, section, Halves(0.0, 0))
     assert len(shown) == 2
-    assert len(_said(to_messages(rows[0], section, 0, shown))) == 4
-    assert pool(rows, section, 0, Halves(1.0, 0)) == ()
+    assert len(_said(to_messages(rows[0], section, shown))) == 4
+    assert pool(rows, section, Halves(1.0, 0)) == ()
 
 
 @pytest.mark.parametrize(("data", "why", "said"), [
@@ -104,11 +101,11 @@ def test_a_small_file_gives_fewer_shots() -> None:
     ({"text": []}, Why.WRONG_TYPE, "text is a list"),
 ])
 def test_rows_that_cannot_be_phrased(data: dict[str, Any], why: Why, said: str) -> None:
-    found = to_messages(_row(0, **data), REVIEWS, 0)
+    found = to_messages(_row(0, **data), REVIEWS)
     assert isinstance(found, Rejected)
     assert found.why is why
     assert said in found.detail
-    assert pool([_row(0, **data)], REVIEWS, 0, Halves(0.0, 0)) == ()
+    assert pool([_row(0, **data)], REVIEWS, Halves(0.0, 0)) == ()
 
 
 def test_values_as_words() -> None:
@@ -116,17 +113,17 @@ def test_values_as_words() -> None:
         "phrasings": [{"prompt": "{a b} {{x}} {n}", "answer": "{yes}, {tags}"}],
         "labels": {"yes": {True: "yes", False: "no"}}})
     data = {"a b": "{n} %s", "n": 3.0, "yes": False, "tags": ["x", 2]}
-    found = to_messages(Row(Origin("s", "f", 1), data), section, 0)
+    found = to_messages(Row(Origin("s", "f", 1), data), section)
     assert [text for _, text, _ in _said(found)] == ["{n} %s {x} 3", "no, x, 2"]
     listed = SourcePhrasingSection.model_validate({
         "phrasings": [{"prompt": "{t}", "answer": "{label}"}], "labels": {"label": {0: "a", 1: "b"}}})
-    assert _said(to_messages(Row(Origin("s", "f", 1), {"t": "x", "label": [1, 0]}), listed, 0))[1][1] == "b, a"
+    assert _said(to_messages(Row(Origin("s", "f", 1), {"t": "x", "label": [1, 0]}), listed))[1][1] == "b, a"
 
 
 @given(st.dictionaries(st.sampled_from(["a", "b"]), st.text(), min_size=2))
 def test_any_text_comes_through_as_it_is(values: dict[str, str]) -> None:
     section = SourcePhrasingSection.model_validate({"phrasings": [{"prompt": "<{a}|{b}>", "answer": "{b}"}]})
-    found = to_messages(Row(Origin("s", "f", 1), values), section, 0)
+    found = to_messages(Row(Origin("s", "f", 1), values), section)
     assert [text for _, text, _ in _said(found)] == [f"<{values['a']}|{values['b']}>", values["b"]]
 
 
@@ -165,37 +162,20 @@ def test_a_source_of_several_files() -> None:
         reads.append(1)
         return iter(rows)
 
-    found = list(phrased_rows(read, section, "reviews", 0, Halves(0.0, 0)))
+    found = list(phrased_rows(read, section, "reviews", Halves(0.0, 0)))
     assert len(reads) == 2
     assert [one.origin for one in found] == [one.origin for one in rows]
     assert found[2] == rows[2]
     chats = [_said(one) for one in found if isinstance(one, Row)]
     assert [len(one) for one in chats] == [4, 4, 4, 2, 4, 4, 4], "a file of one row has none to show"
-    assert [one for one in phrased_rows(read, REVIEWS, "reviews", 0, Halves(0.0, 0)) if isinstance(one, Row)] == [
-        to_messages(row, REVIEWS, 0) for row in rows if isinstance(row, Row)]
+    assert [one for one in phrased_rows(read, REVIEWS, "reviews", Halves(0.0, 0)) if isinstance(one, Row)] == [
+        to_messages(row, REVIEWS) for row in rows if isinstance(row, Row)]
     assert len(reads) == 3
     other = SourcePhrasingSection.model_validate({"phrasings": [{"prompt": "{body}", "answer": "{label}"}]})
     with pytest.raises(DataError, match="of reviews names the column body"):
-        next(phrased_rows(read, other, "reviews", 0, Halves(0.0, 0)))
+        next(phrased_rows(read, other, "reviews", Halves(0.0, 0)))
     broken = [rows[2]]
-    assert list(phrased_rows(lambda: iter(broken), other, "reviews", 0, Halves(0.0, 0))) == broken
-
-
-def test_held_out_tasks() -> None:
-    tasks = {"a": "nli", "b": "sentiment", "c": None}
-    check_held_out(["nli"], tasks)
-    check_held_out([], {"a": None})
-    with pytest.raises(DataError, match="names nlu, which is the task of no source; there are nli, sentiment"):
-        check_held_out(["nlu"], tasks)
-    with pytest.raises(DataError, match="nothing is left to train on"):
-        check_held_out(["nli", "sentiment"], {"a": "nli", "b": "sentiment"})
-    section = REVIEWS.model_copy(update={"shots": 1})
-    row = to_messages(_row(4), section, 0, pool([_row(1)], section, 0, Halves(0.0, 0)))
-    assert isinstance(row, Row)
-    item = evaluation_row(row, "sentiment")
-    assert [one["role"] for one in item["messages"]] == ["user", "assistant", "user"]
-    assert (item["id"], item["task"]) == ("reviews:r.jsonl:5", "sentiment")
-    assert item["answer"] == row.data["messages"][-1]["content"]
+    assert list(phrased_rows(lambda: iter(broken), other, "reviews", Halves(0.0, 0))) == broken
 
 
 def test_the_split_looks_at_the_first_question_that_is_trained(chat: Callable[..., Conversation]) -> None:

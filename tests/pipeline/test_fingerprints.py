@@ -20,7 +20,8 @@ from tasks.train import reference_stage, trained_stage
 Stamps = dict[str, Callable[[ExperimentConfig], str]]
 ALL_ON: dict[str, Any] = {
     "name": "x", "model": {"path": "tiny"}, "template": {"name": "chatml"},
-    "data": {"sources": [{"path": "tiny:sft", "limit": 30}], "max_tokens": 128, "too_long": "drop",
+    "data": {"sources": [{"path": "tiny:sft", "limit": 30, "shots": 1, "phrasings": [
+        {"prompt": "{prompt}", "answer": "{completion}"}]}], "max_tokens": 128, "too_long": "drop",
              "max_rejected_share": 0.5, "decontaminate": "report", "duplicates": {"keep": "newest"}},
     "train": {"method": "lora", "optim": {"lr": 1e-3}, "kl": {"beta": 0.1, "on": "both", "reference": "cache"},
               "replay": {"lambda": 0.5, "sources": [{"path": "tiny:replay", "limit": 9}]}, "stopping": {"patience": 1}},
@@ -36,6 +37,7 @@ OTHER: dict[str, Any] = {
     "data.pii.kinds": ("key",), "data.pii.action": "redact", "data.normalise.kinds": ("html",),
     "data.mixture": MixtureSection(), "data.select": SelectSection(n=9),
     "train.probe.suites": ("tiny_mmlu",), "eval.suites": ("tiny_refusal",), "eval.limits": {"tiny_mmlu": 3},
+    "data.sources.0.labels": {"prompt": {"x": "y"}},
     "data.sources.0.columns": {"output": "x"}, "train.replay.sources.0.columns": {"text": "x"},
     "data.sources.0.ignore_columns": ("x",), "train.replay.sources.0.ignore_columns": ("x",),
     "data.repair": ("trim",), "data.sources.0.roles": {"x": "user"}, "train.replay.sources.0.roles": {"x": "user"}}
@@ -49,7 +51,8 @@ LATER, BEFORE, TOLD = "is read by later stages alone", "is read by earlier stage
 _READ = ("path", "name", "format", "columns", "ignore_columns", "roles", "split", "subset", "revision", "streaming",
          "limit", "may_be_empty")
 _WHENCE = ("licence", "date", "generator", "prompt_version", "sampling")
-_PREPARES = (*(f"data.sources.0.{one}" for one in _READ), "data.too_long", "data.repair",
+_PREPARES = (*(f"data.sources.0.{one}" for one in (*_READ, "phrasings", "labels", "shots")), "data.held_out_tasks",
+             "data.too_long", "data.repair",
              "data.sources.0.date", "data.sources.0.task", "data.sources.0.kind", "data.normalise",
              "data.pii", "data.quality", "data.select", "data.duplicates", "data.decontaminate",
              "data.validation_share", "data.max_rejected_share", "data.mirror", "template")

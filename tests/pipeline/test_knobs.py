@@ -100,7 +100,8 @@ def test_every_field_is_read(config: Path, home: Path, hub: Path, prefect_api: s
     def run(*changes: str) -> list[str]:
         return ["run", str(config), *(part for change in changes for part in ("--set", change))]
 
-    from_hub = "data.sources=[{path: tiny:sft, limit: 60}, {path: someone/chats, subset: default}]"
+    from_hub = ("data.sources=[{path: tiny:sft, limit: 60}, {path: someone/chats, subset: default, "
+                "phrasings: [{prompt: '{instruction}', answer: '{output}'}]}]")
     sweep = json.dumps({"space": {"train.optim.lr": {"low": 1e-4, "high": 1e-3, "log": True},
                                   "train.epochs": {"choices": [0.1, 0.2], "when": {"seed": 0}}},
                         "alignment": ["tiny_refusal"], "capability": ["tiny_mmlu"], "trials": 1, "confirm": 0,
@@ -109,7 +110,7 @@ def test_every_field_is_read(config: Path, home: Path, hub: Path, prefect_api: s
         run(from_hub, "train.kl.beta=0.1", "train.kl.on=both", "eval.limit=2", "train.epochs=0.2",
             "tracking.registered_model=knobs", "train.checkpoint_every_s=0.001", "data.max_tokens=40",
             "train.kl.reference=cache", "train.optim.schedule=wsd", "train.optim.name=muon",
-            "data.mixture={size: 2000, languages: {en: {most: 1.0}}, tasks: {sums: {least: 0.0}}}",
+            "data.mixture={size: 2000, most_repeats: 99, languages: {en: {most: 1.0}}, tasks: {sums: {least: 0.0}}}",
             "data.sources.1.task=sums", "data.sources.1.share=0.5", "data.select={n: 50, diverse: true}",
             "data.duplicates={keep: newest, prefer: [chats]}", "data.pii.action=redact",
             "data.quality.drop=[refusal]"),

@@ -16,6 +16,7 @@ from typing import Any
 
 from sft_core.config.data import DataSection, SourceReadSection, SourceSection
 from sft_core.config.duplicates import Compared
+from sft_core.config.phrasing import SourcePhrasingSection
 from sft_core.data.curate.contamination import ItemFinder
 from sft_core.data.curate.curated import write_curated
 from sft_core.data.curate.decide import Part
@@ -33,6 +34,7 @@ from sft_core.data.curate.measure import (
 )
 from sft_core.data.curate.read import put_right, read_source
 from sft_core.data.curate.recall import measure
+from sft_core.data.phrasings import Halves
 from sft_core.data.shards import shards_of
 from sft_core.data.sources import name_of, source_digest
 from sft_core.data.workers import InProcess, Workers
@@ -41,7 +43,7 @@ from sft_core.progress import progress
 from sft_core.stage import fingerprint
 from sft_core.versions import code_version
 
-READ_BY = set(SourceReadSection.model_fields) - {"streaming"}
+READ_BY = {*SourceReadSection.model_fields, *SourcePhrasingSection.model_fields} - {"streaming"}
 """Fields of a source that what is read of it hangs on."""
 DECIDED_BY = {"quality", "pii", "duplicates", "decontaminate", "select"}
 """Sections of the data that say which rows stay."""
@@ -52,6 +54,7 @@ class Wanted:
     """What is curated, and what for."""
 
     data: DataSection
+    seed: int  # of the split
     digests: Sequence[str]  # of the sources, see `source_digest`
     asked: object  # stands for the evaluation items
     items: Callable[[], Sequence[EvalItem]]
@@ -79,7 +82,11 @@ class Wanted:
         dates = [str(one.date) for one in self.data.sources] if self.data.duplicates.keep == "newest" else None
         return fingerprint("curate", code_version("sft_core.data.curate.chain"), facts,
                            self.data.model_dump(mode="json", include=DECIDED_BY), dates,
-                           self._keeps_alike_together())
+                           list(map(self.data.holds_out, self.data.sources)), self._keeps_alike_together())
+
+    def halves(self) -> Halves:
+        """What the rows of a source with `shots` hang on besides the source."""
+        return Halves(self.data.validation_share, self.seed)
 
     def _keeps_alike_together(self) -> bool:
         """Whether near duplicates stay and some rows are held out: then they are looked for all the same."""
@@ -98,16 +105,17 @@ def curate(wanted: Wanted, keep: Keep, workers: Workers) -> Kept:
     return keep("curate", wanted.stamp(), lambda out: write_curated(out, parts, wanted.data, workers, told))
 
 
-def curate_here(data: DataSection, items: Sequence[EvalItem], folder: Path, *, mirror: Path | None = None,
-                workers: Workers | None = None) -> Path:
-    """`curate` without a workspace: everything is kept below `folder`. Returns the folder of what stays.
+def curate_here(data: DataSection, items: Sequence[EvalItem], folder: Path, *, seed: int = 0,
+                mirror: Path | None = None, workers: Workers | None = None) -> Path:
+    """`curate` without a workspace: everything is kept below `folder`, and `seed` is of the split. Returns the folder
+    of what stays.
 
     Raises:
         DataError: as `curate`.
     """
     scratch = folder / "sources"
     digests = [source_digest(source, scratch=scratch, mirror=mirror) for source in data.sources]
-    wanted = Wanted(data, digests, fingerprint(*items), lambda: items, scratch, mirror)
+    wanted = Wanted(data, seed, digests, fingerprint(*items), lambda: items, scratch, mirror)
     return curate(wanted, in_folder(folder), workers or InProcess()).folder
 
 
@@ -122,7 +130,7 @@ def _measured(wanted: Wanted, at: int, keep: Keep, workers: Workers) -> Part:
     """One source with all that is to be known of it."""
     data, source = wanted.data, wanted.data.sources[at]
     read = keep("read", _read_stamp(wanted, at), partial(
-        read_source, source, data.repair, wanted.digests[at], (wanted.scratch, wanted.mirror)))
+        read_source, source, data.repair, wanted.halves(), wanted.digests[at], (wanted.scratch, wanted.mirror)))
     right = read
     if data.normalise.kinds:
         right = keep("normalise", _right_stamp(wanted, at), partial(
@@ -157,9 +165,10 @@ def _recall(wanted: Wanted, parts: Sequence[Part], keep: Keep) -> Mapping[str, A
 
 
 def _read_stamp(wanted: Wanted, at: int) -> str:
+    source = wanted.data.sources[at]
     return fingerprint("read", code_version("sft_core.data.intake", "sft_core.data.shards"),
-                       wanted.data.sources[at].model_dump(mode="json", include=READ_BY), wanted.data.repair,
-                       wanted.digests[at])
+                       source.model_dump(mode="json", include=READ_BY), wanted.data.repair,
+                       wanted.halves() if source.shots else None, wanted.digests[at])
 
 
 def _right_stamp(wanted: Wanted, at: int) -> str:

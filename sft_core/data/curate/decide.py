@@ -14,8 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from sft_core.config.data import DataSection, SourceSection
-from sft_core.config.decontaminate import DecontaminateSection
+from sft_core.config.data import DataSection, TrainingSourceSection
 from sft_core.config.duplicates import Compared, DuplicatesSection
 from sft_core.config.selection import SelectSection
 from sft_core.conversation import Origin, Rejected, Why
@@ -40,7 +39,7 @@ Reasons = Mapping[int, tuple[Why, str]]
 class Part(NamedTuple):
     """One source."""
 
-    source: SourceSection
+    source: TrainingSourceSection
     read: Kept  # as it was read
     shards: Path  # with texts put right
     changed: Mapping[str, int]  # conversations that this changed, by kind
@@ -119,7 +118,7 @@ def decide(parts: Sequence[Part], data: DataSection) -> Decided:
     way = _Way(origins, [part.rows for part in parts])
     flaws, scores, words = _quality(way, parts, data)
     held = _personal(way, parts, data)
-    items = _contaminated(way, parts, data.decontaminate)
+    items = _contaminated(way, parts, data)
     for compared in data.duplicates.compared:
         _duplicates(way, parts, data.duplicates, compared)
     selection = _select(way, parts, data.select, (scores, words)) if data.select else None
@@ -131,10 +130,14 @@ def decide(parts: Sequence[Part], data: DataSection) -> Decided:
         selection, _clusters(way, parts, data))
 
 
-def _contaminated(way: _Way, parts: Sequence[Part], section: DecontaminateSection) -> dict[int, list[Find]]:
-    """Evaluation items that rows hold, by row; takes out those that `section` says are to be dropped."""
-    items, reasons = {}, {}
+def _contaminated(way: _Way, parts: Sequence[Part], data: DataSection) -> dict[int, list[Find]]:
+    """Evaluation items that rows hold, by row; takes out those that `data.decontaminate` says are to be dropped. Rows
+    of held-out tasks do not train, and are items themselves."""
+    items, reasons, section = {}, {}, data.decontaminate
+    trains = [not data.holds_out(part.source) for part in parts]
     for row, found in enumerate(_facts(parts, "items", Contamination)):
+        if not trains[way.source[row]]:
+            continue
         if finds := contamination.counted(found, section):
             items[row] = finds
         if fault := contamination.fault(found, section):

@@ -15,6 +15,7 @@ from sft_core.config.normalise import NormaliseSection
 from sft_core.conversation import Conversation, Origin, Rejected
 from sft_core.data.curate.normalise import Change, normalise
 from sft_core.data.intake import Taken, take_in
+from sft_core.data.phrasings import Halves
 from sft_core.data.shards import (
     ORIGIN,
     RejectedWriter,
@@ -36,12 +37,14 @@ REJECTED = "rejected.parquet"
 CHANGES = pa.schema([*ORIGIN, *((name, pa.string()) for name in Change._fields)])
 
 
-def read_source(source: SourceSection, repair: Sequence[Repair], digest: str, places: tuple[Path, Path | None],
-                out: Path) -> dict[str, object]:
+def read_source(
+    source: SourceSection, repair: Sequence[Repair], halves: Halves, digest: str, places: tuple[Path, Path | None],
+    out: Path,
+) -> dict[str, object]:
     """Write the conversations of a source as shards, and the rows that are none; says what was read.
 
     Args:
-        repair: as in `data.repair`.
+        repair, halves: see `take_in`.
         digest: of the source before, see `source_digest`.
         places: folder for what `tiny:…` stands for, and that which stands for the hub, or None.
 
@@ -52,7 +55,7 @@ def read_source(source: SourceSection, repair: Sequence[Repair], digest: str, pl
     scratch, mirror = places
 
     def conversations() -> Iterator[Conversation]:
-        for found in take_in(source, taken, scratch=scratch, mirror=mirror, repair=repair):
+        for found in take_in(source, taken, scratch=scratch, mirror=mirror, repair=repair, halves=halves):
             if isinstance(found, Rejected):
                 rejected.add([found])
             else:

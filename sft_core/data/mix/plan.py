@@ -22,7 +22,7 @@ class Mixing(NamedTuple):
     """What the configuration says of a mixture."""
 
     section: MixtureSection
-    sources: Mapping[str, SourceMixSection]  # by name, every one
+    sources: Mapping[str, SourceMixSection]  # by name, every one that trains
 
     @property
     def needs_labels(self) -> bool:
