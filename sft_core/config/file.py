@@ -219,15 +219,15 @@ def _unfit(config: ExperimentConfig) -> Iterator[Cause]:
 
 
 def _unfit_field(config: ExperimentConfig, field: str, space: Mapping[str, Range]) -> Iterator[Cause]:
-    above, trains = needed(space, field).keys(), []
+    above, ways = needed(space, field).keys(), []
     for beside, one in product(settings(space, field), tried(field, space[field])):
         try:
-            trains.append(trial_config(config, LONGEST_TRIAL, {**beside, field: one.value}).train)
+            ways.append(trial_config(config, LONGEST_TRIAL, {**beside, field: one.value}))
         except ConfigError as error:
             with_ = "".join(f" with {name} = {value!r}" for name, value in beside.items())
             yield Cause(("search", "space", *one.key), f"search.space.{'.'.join(map(str, one.key))} = {one.value!r}"
                                                        f"{with_}: {_reason(error)}")
-    if why := idle(field, trains, space.keys() - above - {field}):
+    if why := idle(field, ways, space.keys() - above - {field}):
         yield Cause(("search", "space", field), f"search.space.{field}: all trials would be the same, because {why}; "
                                                 "take it out of the space")
 

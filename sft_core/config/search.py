@@ -24,42 +24,64 @@ class _Idle(NamedTuple):
     """Fields that a trial's result does not hang on."""
 
     below: str  # the field, or the section that it is in
-    while_: Callable[[TrainSection], bool]
-    unless: tuple[str, ...]  # searched fields that may end that
+    while_: Callable[[ExperimentConfig], bool]
+    unless: tuple[str, ...]  # searched fields, or sections with such, that may end that
     why: str
 
 
-_ALWAYS = ("name", "tracking", "gate", "eval", "search", "data.mirror", "model.device", "model.attention",
-           *(f"train.{field}" for field in sorted(NO_WEIGHT)))
+_ALWAYS = ("name", "tracking", "gate", "eval", "search", "data.mirror", "data.processes", "model.device",
+           "model.attention", *(f"train.{field}" for field in sorted(NO_WEIGHT)))
 _IDLE = (
     *(_Idle(below, lambda _: True, (), "it changes nothing that a trial learns") for below in _ALWAYS),
-    _Idle("train.lora", lambda train: train.method != "lora", ("train.method",), "train.method is full"),
-    _Idle("train.replay", lambda train: not train.wants_replay, ("train.replay.lambda", "train.kl.beta"),
+    _Idle("train.lora", lambda config: config.train.method != "lora", ("train.method",), "train.method is full"),
+    _Idle("train.replay", lambda config: not config.train.wants_replay, ("train.replay.lambda", "train.kl.beta"),
           "train.replay.lambda is 0 and no KL looks at replay text"),
-    _Idle("train.kl", lambda train: not train.kl.beta, ("train.kl.beta",), "train.kl.beta is 0"),
-    _Idle("train.optim.decay_share", lambda train: train.optim.schedule != "wsd", ("train.optim.schedule",),
+    _Idle("train.kl", lambda config: not config.train.kl.beta, ("train.kl.beta",), "train.kl.beta is 0"),
+    _Idle("train.optim.decay_share", lambda config: config.train.optim.schedule != "wsd", ("train.optim.schedule",),
           "train.optim.schedule is not wsd"),
-    _Idle("train.stopping", lambda train: not train.stopping.patience, ("train.stopping.patience",),
+    _Idle("train.stopping", lambda config: not config.train.stopping.patience, ("train.stopping.patience",),
           "train.stopping.patience is 0"),
-    _Idle("train.probe", lambda train: train.stopping.metric not in train.probe.names or not train.stopping.patience,
+    _Idle("train.probe", lambda config: not _probe_stops(config.train),
           ("train.stopping.metric", "train.stopping.patience"), "probes only tell where train.stopping asks none"),
-    _Idle("train.rows_per_step", lambda train: train.tokens_per_step is not None, ("train.tokens_per_step",),
+    _Idle("train.rows_per_step", lambda config: config.train.tokens_per_step is not None, ("train.tokens_per_step",),
           "train.tokens_per_step is set"),
+    _Idle("data.sources.0.share",
+          lambda config: len(config.data.sources) == 1 and config.data.sources[0].share is not None, (),
+          "there is no other source"),
+    _Idle("data.mixture.temperature", lambda config: _unshared(config) < 2, ("data.sources", "data.held_out_tasks"),
+          "no two sources are without a share"),
+    _Idle("data.mixture.cap", lambda config: not _unshared(config), ("data.sources", "data.held_out_tasks"),
+          "every source has a share"),
+    _Idle("data.mixture.most_repeats", lambda config: config.data.mixture is None or config.data.mixture.size is None,
+          ("data.mixture.size",), "data.mixture.size is not set"),
 )
 
 
-def idle(field: str, trains: Sequence[TrainSection], searched: Set[str]) -> str:
+def idle(field: str, ways: Sequence[ExperimentConfig], searched: Set[str]) -> str:
     """Why a searched field changes nothing, so that all its trials would be the same; empty where it does.
 
     Args:
         field: its dotted name.
-        trains: the section `train` of every way in which it is drawn.
+        ways: the configuration in every way in which it is drawn.
         searched: fields that are searched and that it does not need.
     """
-    rules = [rule for rule in _IDLE if field == rule.below or field.startswith(f"{rule.below}.")]
-    why = [next((rule.why for rule in rules if rule.while_(train) and not searched & set(rule.unless)), "")
-           for train in trains]
+    rules = [rule for rule in _IDLE if _inside(field, rule.below)
+             and not any(_inside(other, one) for other in searched for one in rule.unless)]
+    why = [next((rule.why for rule in rules if rule.while_(config)), "") for config in ways]
     return why[0] if why and all(why) else ""
+
+
+def _inside(field: str, section: str) -> bool:
+    return field == section or field.startswith(f"{section}.")
+
+
+def _probe_stops(train: TrainSection) -> bool:
+    return train.stopping.metric in train.probe.names and bool(train.stopping.patience)
+
+
+def _unshared(config: ExperimentConfig) -> int:
+    """Training sources whose share the mixture decides."""
+    return sum(one.share is None and not config.data.holds_out(one) for one in config.data.sources)
 
 
 def tried(field: str, span: Range) -> Iterator[Tried]:

@@ -210,7 +210,11 @@ def test_searched_values_have_the_type_of_their_field(file: Path) -> None:
     ("eval.batch_tokens", (), "it changes nothing"), ("gate.max_tax", (), "it changes nothing"),
     ("train.replay.tokens_per_step", (), "train.replay.lambda is 0"), ("train.optim.decay_share", (), "is not wsd"),
     ("train.rows_per_step", ("train.tokens_per_step=64",), "train.tokens_per_step is set"),
-    ("train.stopping.min_delta", (), "patience is 0"), ("train.probe.items", (), "probes only tell")])
+    ("train.stopping.min_delta", (), "patience is 0"), ("train.probe.items", (), "probes only tell"),
+    ("data.sources.0.share", (), "there is no other source"), ("data.processes", (), "it changes nothing"),
+    ("data.mixture.temperature", (), "no two sources are without a share"),
+    ("data.mixture.cap", ("data.sources=[{path: x, share: 2}, {path: y, share: 1}]",), "every source has a share"),
+    ("data.mixture.most_repeats", (), "data.mixture.size is not set")])
 def test_a_searched_field_that_changes_nothing_is_refused(file: Path, field: str, settings: tuple[str, ...], why: str
                                                           ) -> None:
     """All trials were trained and came out the same."""
