@@ -18,10 +18,12 @@ promotion.py   promote, rollback
 registry.py    models, lineage
 synth.py       the flow sft-synth
 bisect.py      which difference between two runs accounts for a loss
-evaluation.py  eval, compare, suites, data show
+evaluation.py  eval, compare, suites
+data.py        data check, show and report
 checking.py    a configuration, and all that it needs, looked at before anything starts
 panels.py      the heads under which its help lists the commands
 cli_begin.py   what its commands do first, the configuration that they are given
+cli_data.py    its commands data check, show and report
 cli_evaluation.py its commands eval, compare, suites and parity
 cli_workspace.py its commands plan, runs, show, rm, join, clean, reconcile and dashboard
 cli_pages.py   its command open

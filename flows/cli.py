@@ -15,7 +15,8 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from flows.cli_begin import ConfigFile, out_file, out_folder
+from flows.cli_begin import ConfigFile, Overrides, out_folder
+from flows.cli_data import add_data
 from flows.cli_evaluation import add_evaluation
 from flows.cli_judging import add_judging
 from flows.cli_model import add_model
@@ -83,6 +84,7 @@ app = typer.Typer(
       sft run demo                   one experiment on the tiny world\n
       sft run demo --set train.replay.lambda=0    without replay\n
       sft plan demo                  what a run will do and cost\n
+      sft data check demo            what becomes of the rows, and why\n
       sft data show demo             which tokens are trained\n
       sft doctor demo                is model, data or a setting wrong?\n
       sft sweep sweep --trials 8     search rate, epochs, λ and β\n
@@ -96,17 +98,10 @@ app = typer.Typer(
     twice; a killed run continues when the same command is given again.
     Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 gate failed.""",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Look at training data as the model will see it.")
 config_app = typer.Typer(no_args_is_help=True, help="Check configurations and get their JSON Schema.")
 tiny_app = typer.Typer(no_args_is_help=True, help="The embedded tiny world.")
-app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 app.add_typer(tiny_app, name="tiny")
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="A.B=C", help="Override a field; typed and checked like the file. Repeatable."),
-]
 
 
 def begin(*, make: bool = True, flows: bool = True) -> Settings:
@@ -249,33 +244,6 @@ def story(
     run_story(seeds, lab)
 
 
-@data_app.command(name="show")
-def data_show(  # noqa: PLR0913  (the options of a command)
-    config: ConfigFile,
-    row: Annotated[int, typer.Option(min=0, help="First row to show, counted from 0")] = 0,
-    count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="How many; default: 3, of rejected rows 20")]
-    = None,
-    packed: Annotated[bool, typer.Option("--packed", help="Rows as they are packed in the first epoch")] = False,
-    rejected: Annotated[bool, typer.Option("--rejected", help="Rows that are not used, and why")] = False,
-    html: Annotated[Path | None, typer.Option(callback=out_file, help="Write a page instead of printing")] = None,
-    overrides: Overrides = None,
-) -> None:
-    """Prepare the data (cached) and show tokens as trained, context or special, with the ledger.
-
-    Rejected rows can be read also where they are so many that the preparation fails.
-    """
-    begin()
-    if rejected and (packed or html):
-        raise ConfigError("--rejected shows rows that never became tokens; leave out --packed and --html")
-    from flows.evaluation import show_data, show_rejected
-    from tasks.show import Wanted
-
-    if rejected:
-        show_rejected(config, overrides or [], Wanted(row, count or 20))
-    else:
-        show_data(config, overrides or [], Wanted(row, count or 3, packed), html=html)
-
-
 @config_app.command(name="schema")
 def config_schema() -> None:
     """Print the JSON Schema of a configuration, for editors (`# yaml-language-server: $schema=…`)."""
@@ -308,6 +276,7 @@ def tiny_build(
     build_tiny(folder)
 
 
+add_data(app, begin)
 add_evaluation(app, begin)
 add_judging(app, begin)
 add_model(app, begin)

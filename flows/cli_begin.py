@@ -24,6 +24,10 @@ def _configuration(given: Path) -> Path:
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", callback=_configuration, help=(
     "YAML file, or the name of a shipped one: demo, sweep, …"))]
 """As on Prefect's page."""
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Override a field; typed and checked like the file. Repeatable."),
+]
 
 
 def after(begin: Callable[[], object], command: Callable[..., None]) -> Callable[..., None]:

@@ -145,7 +145,7 @@ def experiment(summary: dict[str, Any], config: ExperimentConfig) -> None:
     page, runs = run_page(summary["mlflow_pages"], summary["mlflow_run_id"]), runs_page(summary["mlflow_pages"])
     lines("", f"model    {summary['model']} ({saved(summary['saved'])})",
           f"run      {summary['run']}  ({summary['folder']})",
-          f"report   {summary['folder']}/report.html",
+          f"report   {summary['folder']}/report.html", f"data     {summary['folder']}/data.html",
           *([f"MLflow   {page}"] if page else []), f"compare  {runs or where_to_look(summary['mlflow_uri'])}")
     if config.gate.enforce and summary["gate"]["outcome"] != "pass":
         raise GateFailed(f"{summary['gate']['outcome']}: {summary['gate']['reason']}")

@@ -1,10 +1,8 @@
-"""`sft eval`, `sft compare`, `sft suites` and `sft data show`: looking at models, runs, suites and data."""
+"""`sft eval`, `sft compare` and `sft suites`: looking at models, runs and suites."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,15 +10,13 @@ from flows import console
 from flows.place import look, workspace
 from sft_core.config.data import ModelSection
 from sft_core.config.evaluate import EvalSection, GateSection
-from sft_core.config.file import load
-from sft_core.errors import ConfigError, DataError, EvalError
+from sft_core.errors import ConfigError, EvalError
 from tasks.evaluate import Subject, alike, check_loaded, evaluate, floors, named
 from tasks.measure import Against
 from tasks.mirror import asked_mirror
 from tasks.needs import check_needs, evaluation_lacks, named_lacks
-from tasks.prepare import prepare, prepared_stage
 from tasks.runs import Beside, Found, joined, results_of
-from tasks.show import Wanted, check_measured, rejected_rows, remarks, shown_rows
+from tasks.show import check_measured, remarks
 from tasks.stages import Workspace
 from tasks.verdict import (
     Compared,
@@ -189,55 +185,3 @@ def list_suites(data_path: Path | None, mirror: Path | None, *, as_json: bool) -
         console.table("Suites (lm:TASK is any task of lm-eval)", short)
         console.lines("detectable: the smallest difference in points that is found with 80 % power at a base of 50 %; "
                       "alike: the same where all items of a cluster change together")
-
-
-def show_data(path: Path, overrides: list[str], wanted: Wanted, *, html: Path | None) -> None:
-    """`sft data show`: prepared examples with their masks, alone or packed, and the ledger."""
-    config = load(path, overrides).here().config
-    place = workspace(config)
-    prepared = prepare(config, place)
-    if html:
-        from tasks.pages.masks import write_masks_page
-
-        write_masks_page(html, config, prepared, place, wanted)
-        console.lines(f"{html}: {'packed rows' if wanted.packed else 'examples'} from {wanted.first} on")
-    else:
-        for text in shown_rows(config, prepared, place, wanted):
-            console.console.print(text)
-    console.ledger("Ledger", prepared.result["rows"])
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what the stage tells of its way, which the rows asked for would follow."""
-    log = logging.getLogger("sft")
-    before = log.level
-    log.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        log.setLevel(before)
-
-
-def show_rejected(path: Path, overrides: list[str], wanted: Wanted) -> None:
-    """`sft data show --rejected`: rows that are not used, also where they are so many that the stage fails.
-
-    Raises:
-        DataError: what the stage failed with, behind the rows.
-    """
-    config = load(path, overrides).here().config
-    place = workspace(config)
-    stage = prepared_stage(config, place)
-    failed: DataError | None = None
-    try:
-        with _quiet():
-            prepare(config, place)
-    except DataError as error:
-        failed = error
-        if not (stage.work / "rejected.parquet").exists():
-            raise
-    rows, total = rejected_rows(stage.work, wanted, config, place)
-    all_of_them = "" if len(rows) == total else f"; `-n {total}` shows all"
-    console.lines(*rows, f"{len(rows)} of {total} rejected rows, from {wanted.first} on{all_of_them}")
-    if failed:
-        raise failed

@@ -8,6 +8,10 @@ needs.py       what a run needs besides its configuration
 inputs.py      what a run reads, and whether any of it has changed
 curate.py      the stage curate
 prepare.py     the stage prepare
+provenance.py  the stage manifest: where data comes from and what it may be used for
+mixture.py     what the mixture reaches, before anything is trained
+data_view.py   what a curation came to, as tables
+data_rows.py   its rows for a person, with what stands there
 plan.py        what a run will do, take and find out, before it starts
 sweep_plan.py  how long a sweep will take
 apart.py       calls in processes of their own
@@ -64,5 +68,5 @@ doctor.py      pre-flight of an experiment
 parity.py      the parity certificate, alone or against a server
 serve.py       a model behind a server, certified
 chat.py        a conversation with a model, token by token
-show.py        prepared examples and suites for a person
+show.py        prepared examples, raw rows and suites for a person
 """

@@ -58,6 +58,7 @@ class _Records(NamedTuple):
     training: Mapping[str, Any]
     lineage: Mapping[str, Any]
     contaminated: Mapping[str, Sequence[str]] | None
+    data: Mapping[str, Any]  # the manifest
 
 
 def card_of(about: About, mirror: Path | None) -> str:
@@ -90,7 +91,7 @@ def _records(run: Recorded) -> _Records:
     with suppress(TrackingError):  # of a run that is older than it
         lineage = read_lineage(run)
     return _Records(loaded.config, loaded.text, there("verdict.json"), there("summary.json"), there("training.json"),
-                    lineage, run.beside().contaminated)
+                    lineage, run.beside().contaminated, there("data/manifest.json"))
 
 
 def _foreign(about: About, mirror: Path | None) -> str:
@@ -170,6 +171,10 @@ def _trained(about: About, found: _Records) -> Iterator[str]:
             for row in found.summary.get("ledger", ())]
     yield from _table(rows or [{"source": _named(source.name or source.path), "use": use}
                                for source, use in sources_of(config)])
+    if found.data:
+        yield from ("", f"The curated data has the fingerprint `{_code(found.data['fingerprint'])}`: "
+                    f"{found.data['rows_out']:,} of {found.data['rows_in']:,} rows, for "
+                    f"{_code(found.data['use'] or 'no declared')} use; `data/README.md` of the run is its card.")
 
 
 def _template(about: About, config: ExperimentConfig) -> str:

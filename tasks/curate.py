@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from eval_suites.asking.questions import eval_items
 from eval_suites.lm_door.data import outside
@@ -60,6 +60,13 @@ def curated_stage(wanted: Wanted, place: Workspace) -> Stage:
     return place.shared("curate", wanted.stamp())
 
 
+class Curation(NamedTuple):
+    """Curated data, and what it came out of."""
+
+    done: Done
+    shards: list[Path]  # of every source the folder of its conversations before anything went, their texts put right
+
+
 @stage_task("curate", "curate the data of {config.name}")
 def curate(config: ExperimentConfig, place: Workspace) -> Done:
     """Curate the training data of an experiment, or find it curated.
@@ -67,11 +74,32 @@ def curate(config: ExperimentConfig, place: Workspace) -> Done:
     Raises:
         DataError, EvalError: an input is missing or cannot be used.
     """
+    return _curated(wanted_of(config, place), place)
+
+
+def curation(config: ExperimentConfig, place: Workspace, *, whole: bool = True) -> Curation:
+    """The curated data of an experiment, made where it is not there.
+
+    Args:
+        whole: what it came out of is there too; else only where nobody has removed it, as for a record of what is.
+
+    Raises:
+        DataError, EvalError: an input is missing or cannot be used.
+    """
+    wanted = wanted_of(config, place)
+    stage = curated_stage(wanted, place)
+    result = None if whole else stage.take()
+    done = _curated(wanted, place) if result is None else Done(stage.fingerprint, stage.work, result, reused=True)
+    kept = [place.stages.open(*wanted.rows_kept(at)) for at in range(len(wanted.digests))]
+    return Curation(done, [one.work for one in kept if one.take() is not None])
+
+
+def _curated(wanted: Wanted, place: Workspace) -> Done:
     from sft_core.data.curate.chain import curate as curate_data
     from sft_core.data.curate.kept import Kept
     from sft_core.data.workers import processes
 
-    wanted, made = wanted_of(config, place), []
+    made = []
 
     def keep(name: str, stamp: str, make: Callable[[Path], Mapping[str, object]]) -> Kept:
         shared = name == "curate"  # the others are large, and quickly made
@@ -80,6 +108,6 @@ def curate(config: ExperimentConfig, place: Workspace) -> Done:
         made.append(done)
         return Kept(done.folder, done.result)
 
-    with processes(config.data.processes) as workers:
+    with processes(wanted.data.processes) as workers:
         curate_data(wanted, keep, workers)
     return made[-1]

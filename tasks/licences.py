@@ -21,6 +21,8 @@ TOLD_IN = ("README.md", "SOURCE.md")
 _SAID = re.compile(r"^[^\w\n]*licen[cs]e[^\w\n]{0,4}:[^\w\n]*(\w.*)$", re.IGNORECASE | re.MULTILINE)
 _FILES = re.compile(r"(LICEN[CS]E|COPYING)(\..*)?", re.IGNORECASE)
 PAGE = "its page on the hub"
+HUB_NAME = re.compile(r"(?!own$)[a-z][a-z0-9.-]*")
+"""How the hub writes the name of a licence; `own` is none."""
 LONGEST = 300
 """Characters of a licence in words."""
 
@@ -64,7 +66,10 @@ def own_id(section: ModelSection, mirror: Path | None) -> str | None:
 
 
 def licence_of_source(source: SourceSection, mirror: Path | None) -> Licence | None:
-    """Of a data source: of its folder, or the one around it, or the page of a hub id; None where nothing says."""
+    """Of a data source: as the configuration says, or its folder, or the one around it, or the page of a hub id; None
+    where nothing says."""
+    if source.licence is not None:
+        return Licence(source.licence, source.licence if HUB_NAME.fullmatch(source.licence) else None, "configuration")
     if source.path.startswith("tiny:"):
         return Licence(OWN, OWN, "part of sft-platform")
     place = Path(source.path).expanduser()

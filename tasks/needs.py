@@ -96,9 +96,16 @@ def path_lacks(config: ExperimentConfig, place: Workspace) -> list[Lack]:
     """All that an experiment names by a path or a hub id and is not here, and its device; a sentence each."""
     config = as_searched(config)
     return [*model_lacks(config.model, place), *_template_lacks(config, place),
-            *_source_lacks(config, place), *_evaluation_paths(config.eval, place), *_search_lacks(config),
+            *_source_lacks(config, place), *_use_lacks(config, place), *_evaluation_paths(config.eval, place),
+            *_search_lacks(config),
             *_suite_lacks(("train", "probe", "suites"), config.train.probe.suites, config.eval, place,
                           told=config.eval.suites)]
+
+
+def data_lacks(config: ExperimentConfig, place: Workspace) -> list[Lack]:
+    """What keeps the data of an experiment from being curated, a sentence each: neither base nor template is asked."""
+    suites = _evaluation_paths(config.eval, place) if config.data.decontaminate.looks else []
+    return [*_source_lacks(config, place), *_use_lacks(config, place), *suites]
 
 
 def run_lacks(config: ExperimentConfig, place: Workspace) -> list[Lack]:
@@ -155,6 +162,15 @@ def _source_lacks(config: ExperimentConfig, place: Workspace) -> Iterator[Lack]:
             if absent := why_no_source(source, place.mirror):
                 yield _of_hub((*section, "sources", index, "path"), f"the data set {source.path!r}",
                               _made_by_make(source.path, absent))
+
+
+def _use_lacks(config: ExperimentConfig, place: Workspace) -> list[Lack]:
+    """Sources whose licence forbids what the data is for."""
+    if config.data.use is None:
+        return []
+    from tasks.provenance import use_lacks  # brings the hub's client
+
+    return list(use_lacks(config, place.mirror))
 
 
 def _made_by_make(path: str, absent: Absent) -> Absent:

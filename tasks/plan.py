@@ -33,6 +33,7 @@ from tasks.facts import duration
 from tasks.interpolate import interpolated_stage
 from tasks.pace import NOTHING, Span, evaluation_span, training_span
 from tasks.prepare import prepare
+from tasks.provenance import unknown_licences
 from tasks.stages import Done, Workspace
 from tasks.train import inputs_of, trained_stage
 
@@ -175,8 +176,9 @@ def plan_of(config: ExperimentConfig, prepared: Done, place: Workspace, times: f
     training = NOTHING if trained == "found" else training_span(config, outlook, place)
     evaluation = sum((one.time for one in suites), NOTHING)
     odd = advice(Foreseen(outlook, config.data, prepared.result["ledger"], training.high or None))
+    use = unknown_licences(config, place.mirror) if config.data.use else ()
     return Plan(config.name, outlook, prepared, times, trained, suites, training, evaluation,
-                config.eval.floor_items, (*odd, *_of_suites(suites, terms)))
+                config.eval.floor_items, (*odd, *_of_suites(suites, terms), *use))
 
 
 def tell_plan(config: ExperimentConfig, prepared: Done, place: Workspace, of: str = "plan") -> None:

@@ -16,6 +16,7 @@ from sft_core.stage import write_json
 from tasks.experiment import FOLLOWED, Experiment
 from tasks.lineage import enrol, write_lineage
 from tasks.metrics import compared_by, verdict_metrics
+from tasks.pages.data import record_data
 from tasks.pages.run import Made, write_run_page
 from tasks.prefect_page import show_run
 from tasks.run_page import FILES, derived, inputs, note
@@ -53,12 +54,14 @@ def record(
     write_json(run.folder / "training.json", trained.result)
     link_to(run.folder / "model", trained.folder / "model")
     lineage = write_lineage(run, prepared, trained, place)
-    write_run_page(run, Made(prepared, trained, lineage), found, place)
+    told = record_data(run, trained, place)
+    write_run_page(run, Made(prepared, trained, lineage, told), found, place)
+    summary |= {"data": told._asdict()}
     write_json(run.folder / "summary.json", summary, as_it_is=True)
     _track(run, trained, results, verdict)
     _offer(run, trained, lineage)
     said = note(run, prepared, trained, verdict)
-    run.tracker.describe(run.run_id, said, FILES, list(inputs(prepared, results["tuned"])),
+    run.tracker.describe(run.run_id, said, FILES, list(inputs(prepared, results["tuned"], told)),
                          derived(prepared.result["ledger"], trained.result))
     run.tracker.set_tags(run.run_id, {"sft.gate": verdict.gate, "sft.reason": verdict.reason})
     run.tracker.finish(run.run_id)
@@ -92,10 +95,11 @@ def _track(run: Experiment, trained: Done, results: Mapping[str, Mapping[str, Su
     found = verdict_metrics(results["base"], results["tuned"], verdict)
     tracker.log_metrics(run_id, found)
     tracker.arrange(compared_by(found))
-    for name in ("report.html", "tax.png", "verdict.json", "ledger.json", "training.json", "lineage.json",
+    for name in ("report.html", "data.html", "tax.png", "verdict.json", "ledger.json", "training.json", "lineage.json",
                  "summary.json"):
         tracker.log_artifacts(run_id, run.folder / name)
-    tracker.log_artifacts(run_id, run.folder / "evaluation", "evaluation")
+    for name in ("evaluation", "data"):
+        tracker.log_artifacts(run_id, run.folder / name, name)
     tracker.log_artifacts(run_id, trained.folder / "events.jsonl")
     for suite, result in results["tuned"].items():
         tracker.log_table(run_id, f"items/{file_name(suite)}.json",

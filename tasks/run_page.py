@@ -10,9 +10,11 @@ from eval_suites.verdict.verdict import Verdict
 from infra.naming import Input, digest_of, in_markdown
 from tasks.experiment import Experiment
 from tasks.facts import sortable
+from tasks.pages.data import DataTold
 from tasks.stages import Done
 
-FILES = ("report.html", "config.yaml", "lineage.json", "ledger.json", "items")
+CURATED = "curated data"
+FILES = ("report.html", "data.html", "config.yaml", "lineage.json", "ledger.json", "items")
 """Artifacts that the note leads to."""
 TOLD = ("suite", "base", "tuned", "tax / win", "interval", "items", "outcome")
 
@@ -34,8 +36,11 @@ def note(run: Experiment, prepared: Done, trained: Done, verdict: Verdict) -> st
         f"`sft run {run.folder / 'config.yaml'}` makes it again."])
 
 
-def inputs(prepared: Done, results: Mapping[str, SuiteResult]) -> Iterator[Input]:
-    """Sources of training and of replay, and suites, each with the digest of what it was."""
+def inputs(prepared: Done, results: Mapping[str, SuiteResult], data: DataTold) -> Iterator[Input]:
+    """The curated data as a whole, by the fingerprint of its manifest; sources of training and of replay, and suites,
+    each with the digest of what it was."""
+    yield Input(CURATED, data.fingerprint, "training", "data/manifest.json",
+                {"rows_in": data.rows_in, "rows_out": data.rows_out})
     digests = {(one["name"], one["use"]): one for one in prepared.result["sources"]}
     ledger: Mapping[str, Any] = prepared.result["ledger"]
     for use, counted in (("train", ledger["sources"]), ("replay", ledger["replay"])):

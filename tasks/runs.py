@@ -28,7 +28,7 @@ RUN_ID = re.compile("[0-9a-f]{6,32}")
 RESULTS = frozenset({"config.yaml", "evaluation"})
 RECORD = RESULTS | {"lineage.json", "verdict.json"}
 WHOLE = RECORD | {"model"}
-ALL = WHOLE | {"ledger.json", "summary.json", "training.json"}
+ALL = WHOLE | {"data", "ledger.json", "summary.json", "training.json"}
 """Parts of a run that can be fetched."""
 
 

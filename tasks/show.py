@@ -1,9 +1,9 @@
-"""Prepared examples, rejected rows and suites in a form that a person can read."""
+"""Prepared examples, raw rows and suites in a form that a person can read."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +19,6 @@ from sft_core.errors import ConfigError, DataError, EvalError
 from sft_core.stage import read_json
 from tasks.inputs import replay_sources
 from tasks.stages import Done, Workspace
-
-BEGINNING = 200
-"""Characters of a rejected row that are shown."""
 
 
 class Wanted(NamedTuple):
@@ -69,28 +66,8 @@ def telling_rows(config: ExperimentConfig, prepared: Done, place: Workspace) -> 
             for number, why in telling(examples)]
 
 
-def rejected_rows(folder: Path, wanted: Wanted, config: ExperimentConfig, place: Workspace) -> tuple[list[str], int]:
-    """Rows that are not used as `file:line: reason: detail`, each with the beginning of what it holds, and how many
-    there are in all.
-
-    Args:
-        folder: of the stage prepare, finished or failed.
-        wanted: which of them.
-        config, place: where their sources are read once more.
-
-    Raises:
-        DataError: the stage did not come so far.
-    """
-    from sft_core.data.shards import load_rejected
-
-    rows = load_rejected(folder / "rejected.parquet")
-    some = rows[wanted.first : wanted.first + wanted.most]
-    held = _held({row.origin for row in some}, config, place)
-    return [f"{row.origin}: {row.why}: {row.detail}{held.get(row.origin, '')}" for row in some], len(rows)
-
-
-def _held(wanted: set[Origin], config: ExperimentConfig, place: Workspace) -> dict[Origin, str]:
-    """How these rows begin, on a line of its own; nothing of one that could not be read."""
+def held_rows(wanted: Collection[Origin], config: ExperimentConfig, place: Workspace) -> dict[Origin, str]:
+    """What these rows of the sources hold, as JSON; nothing of one that could not be read."""
     from sft_core.data.sources import name_of, read_rows
 
     found: dict[Origin, str] = {}
@@ -101,8 +78,7 @@ def _held(wanted: set[Origin], config: ExperimentConfig, place: Workspace) -> di
             if row.origin in left:
                 left.discard(row.origin)
                 if isinstance(row, Row):
-                    text = json.dumps(dict(row.data), ensure_ascii=False, default=str)
-                    found[row.origin] = f"\n    {text[:BEGINNING]}{'…' * (len(text) > BEGINNING)}"
+                    found[row.origin] = json.dumps(dict(row.data), ensure_ascii=False, default=str)
     return found
 
 

@@ -208,6 +208,8 @@ def _links(run: Recorded, told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "folder", str(run.folder)
     if (run.folder / "report.html").exists():
         yield "page", str(run.folder / "report.html")
+    if (run.folder / "data.html").exists():
+        yield "data", str(run.folder / "data.html")
     if (run.folder / "model").exists():
         yield "model", str((run.folder / "model").resolve())
     uri, run_id = told.get("mlflow_uri", ""), told.get("mlflow_run_id", "")

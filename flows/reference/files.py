@@ -37,6 +37,10 @@ FILES = {
     "runs/NAME/evaluation/beside.json": "the A/A floor, checks and what else stands beside the scores",
     "runs/NAME/verdict.json": "every number of the verdict and of the gate",
     "runs/NAME/report.html": "the page of the run; loads nothing",
+    "runs/NAME/data.html": "the page of its data: the way of the rows, with examples of what was taken out or put "
+                           "right",
+    "runs/NAME/data/": "`manifest.json`: where the data comes from, with hashes, licences, steps and counts; "
+                       "`README.md`, the same as a data card",
     "runs/NAME/report-items/": "items that do not fit into the page, which loads them on a click",
     "runs/NAME/tax.png": "wins and tax with intervals",
     "runs/NAME/lineage.json": "digests of sources, data, configuration, base, model, results; code and libraries",

@@ -84,8 +84,14 @@ def read_shard(path: Path) -> list[Conversation]:
     Raises:
         DataError: the file is missing or was not written by `write_shard`.
     """
-    return [Conversation(_turns(turns), Origin(*origin), _text(tools), nulls, tuple(unused), repaired, _text(variables))
-            for *origin, turns, tools, variables, nulls, unused, repaired in rows_of_table(path, CONVERSATIONS)]
+    return list(map(_conversation, rows_of_table(path, CONVERSATIONS)))
+
+
+def read_some(path: Path, rows: Sequence[int]) -> list[Conversation]:
+    """The conversations in these rows of a shard, counted from 0."""
+    table = pq.read_table(path, columns=CONVERSATIONS.names).take(pa.array(rows, pa.int64())).cast(CONVERSATIONS)
+    columns = (table.column(name).to_pylist() for name in CONVERSATIONS.names)
+    return list(map(_conversation, zip(*columns, strict=True)))
 
 
 def rows_of_table(path: Path, schema: pa.Schema) -> Iterator[tuple[Any, ...]]:
@@ -152,6 +158,11 @@ def load_rejected(path: Path) -> list[Rejected]:
 def origin_columns(origins: Sequence[Origin]) -> list[list[Any]]:
     """Origins as three columns."""
     return [[one.source for one in origins], [one.file for one in origins], [one.line for one in origins]]
+
+
+def _conversation(row: tuple[Any, ...]) -> Conversation:
+    *origin, turns, tools, variables, nulls, unused, repaired = row
+    return Conversation(_turns(turns), Origin(*origin), _text(tools), nulls, tuple(unused), repaired, _text(variables))
 
 
 def _turns(text: str) -> tuple[Turn, ...]:

@@ -9,5 +9,7 @@ report.py  two models compared (report.html.jinja)
 sweep.py   a sweep: front, trials, how it went (sweep.html.jinja)
 nights.py  the nights of a registered model (nights.html.jinja)
 index.py   the workspace: what has a page, and how it stands (index.html.jinja)
+way.py     the way of the rows as a picture
+data.py    the data of a configuration or a run (data.html.jinja)
 run.py     one run: the comparison, and what was trained on what, how, when and where (run.html.jinja)
 """

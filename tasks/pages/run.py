@@ -13,7 +13,9 @@ from infra.naming import run_page, runs_page
 from sft_core.stage import write_text
 from tasks.experiment import Experiment
 from tasks.facts import Count, carried_out, chain, changed, described, duration
+from tasks.pages import data
 from tasks.pages.curves import curves
+from tasks.pages.data import DataTold
 from tasks.pages.items import items
 from tasks.pages.ledger import ways
 from tasks.pages.masks import telling_masks
@@ -31,6 +33,7 @@ class Made(NamedTuple):
     prepared: Done
     trained: Done
     lineage: Mapping[str, Any]
+    data: DataTold
 
 
 def write_run_page(run: Experiment, made: Made, found: Compared, place: Workspace) -> None:
@@ -46,7 +49,7 @@ def write_run_page(run: Experiment, made: Made, found: Compared, place: Workspac
         "parts": parts, "facts": [*described(run.config), *carried_out(told, made.lineage["made_with"], time.time())],
         "changed": list(changed(told, counts, found.base, found.tuned)),
         "curves": curves(made.trained.folder / "events.jsonl"), "ways": ways(made.prepared.result["ledger"]),
-        "learned": _learned(made),
+        "learned": _learned(made), "curated": made.data.short, "data_page": data.FILE,
         "masks": telling_masks(run.config, made.prepared, place), "times": [_time_row(*one) for one in times],
         "cost": _cost(times, made.trained), "lineage": chain(made.lineage),
         "machine": [{"what": name, "version": text} for name, text in environment(run.config.model).items()],

@@ -96,8 +96,9 @@ def test_what_goes_can_be_read_and_the_counts_add_up(tmp_path, messy):
         "flaws": {}, "personal": {}, "rejected": {"unreadable": 1}, "changed": {},
         "curated": {"exact_duplicate": 1, "near_duplicate": 1, "contaminated": 1}}
     steps = source["steps"]
-    assert [step["name"] for step in steps] == ["read", "evaluation items", "exact duplicates of conversations",
-                                                "near duplicates of conversations"]
+    assert [step["name"] for step in steps] == [
+        "read", "normalise", "evaluation items", "exact duplicates of conversations",
+        "near duplicates of conversations"]
     for before, after in pairwise(steps):
         assert before["rows_in"] == before["rows_out"] + sum(before["reasons"].values())
         assert after["rows_in"] == before["rows_out"]

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from sft_core.config.provenance import SourceProvenanceSection
 from sft_core.data.provenance.card import data_card
-from sft_core.data.provenance.manifest import SourceRecord, Step, joined, manifest, parts_of, unknown_licences
+from sft_core.data.provenance.manifest import SourceRecord, Step, joined, manifest, parts_of
 from sft_core.data.provenance.terms import TABLE, check_use, terms_of, terms_of_generator
 from sft_core.errors import DataError
 
@@ -140,7 +140,6 @@ def test_a_use_that_one_source_forbids_stops(tmp_path: Path) -> None:
     assert manifest(records, None, DAY)["use"] is None
     with pytest.raises(DataError, match="the source poor is under cc-by-nc-4.0"):
         manifest(records, "commercial", DAY)
-    assert unknown_licences(records) == ["odd"]
 
 
 def test_the_card_says_it_all_and_obeys_nothing(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from eval_suites.results import SuiteResult, ended
 from infra.naming import digest_of
 from sft_core.config.experiment import ExperimentConfig
 from tasks.facts import Count, chain, changed, described, duration, sortable
+from tasks.pages.data import DataTold
 from tasks.run_page import inputs
 
 Make = Callable[..., SuiteResult]
@@ -31,7 +32,7 @@ def test_a_source_has_one_hash_in_whatever_order_its_files_are_told() -> None:
         counted = dict.fromkeys(("read", "kept", "examples", "tokens", "trained_tokens"), 1)
         prepared: Any = SimpleNamespace(result={
             "sources": [source], "ledger": {"sources": [{"source": "s", **counted}], "replay": []}})
-        data, = inputs(prepared, {})
+        _, data = inputs(prepared, {}, DataTold("f", 1, 1, [], []))
         return str(chain({**LINEAGE, "sources": [source]})[0]["hash"]), data.digest
 
     assert told(FILES) == told(dict(sorted(FILES.items())))

@@ -69,7 +69,8 @@ def test_whole_way_is_recorded_and_not_redone(sft: Sft, config: Path, home: Path
     assert stored["trained"] == training["validation"][-1][1]
     assert f"({stored['form']}; validation loss {stored['loss']:.4f}, as trained " in done.stdout
     artifacts = {entry.path for entry in client.list_artifacts(run["mlflow_run_id"])}
-    assert {"config.yaml", "verdict.json", "report.html", "tax.png", "ledger.json", "evaluation", "model"} <= artifacts
+    assert {"config.yaml", "verdict.json", "report.html", "tax.png", "ledger.json", "evaluation", "model",
+            "data.html", "data"} <= artifacts
     assert {name.partition("/")[0] for name in tracked.data.metrics} == {
         "safety", "score", "system", "tax", "train", "validation", "win"}
     assert json.loads((run_file.parent / "verdict.json").read_text())["suites"]
@@ -77,15 +78,21 @@ def test_whole_way_is_recorded_and_not_redone(sft: Sft, config: Path, home: Path
     assert tags["mlflow.note.content"].startswith(f"**Gate: {tags['sft.gate']}.** ")
     assert re.search(r"\n\| tiny\\_refusal \| .* \|\n", tags["mlflow.note.content"])
     page = f"#/experiments/{tracked.info.experiment_id}/runs/{tracked.info.run_id}/artifacts"
-    links = [f"[{file}]({page}/{file}?workflowType=machine_learning)" for file in ("report.html", "config.yaml")]
+    links = [f"[{file}]({page}/{file}?workflowType=machine_learning)"
+             for file in ("report.html", "data.html", "config.yaml")]
     assert " · ".join(links) in tags["mlflow.note.content"]
     assert (tags["mlflow.source.name"], tags["sft.method"], tags["sft.lambda"]) == ("sft run", "full", "0.5")
     used = {one.dataset.name: (one.tags[0].value, json.loads(one.dataset.profile))
             for one in tracked.inputs.dataset_inputs}
     assert {name: use for name, (use, _) in used.items()} == {
-        "tiny:sft": "training", "tiny:replay": "replay", "tiny_mmlu": "evaluation", "tiny_refusal": "evaluation"}
+        "curated data": "training", "tiny:sft": "training", "tiny:replay": "replay",
+        "tiny_mmlu": "evaluation", "tiny_refusal": "evaluation"}
     assert used["tiny:sft"][1]["kept"] > 0
     assert used["tiny_refusal"][1] == {"items": 12}
+    manifest = json.loads((run_file.parent / "data" / "manifest.json").read_text())
+    digests = {one.dataset.name: one.dataset.digest for one in tracked.inputs.dataset_inputs}
+    assert digests["curated data"] == manifest["fingerprint"]
+    assert manifest["fingerprint"] in (run_file.parent / "data.html").read_text()
     table = json.loads(Path(client.download_artifacts(tracked.info.run_id, "items/tiny_refusal.json")).read_text())
     assert {"prompt", "ids", "base_answer", "base_score", "base_why", "tuned_answer"} <= set(table["columns"])
     assert len(table["data"]) == 12
@@ -98,7 +105,7 @@ def test_whole_way_is_recorded_and_not_redone(sft: Sft, config: Path, home: Path
     before = done_marks(home)
     assert {stage: len(marks) for stage, marks in before.items()} == {
         "evaluate": 4, "floors": 2, "power": 1, "prepare": 1, "train": 1,
-        "read": 1, "normalise": 1, "facts": 4, "recall": 1, "curate": 1}
+        "read": 1, "normalise": 1, "facts": 4, "recall": 1, "curate": 1, "manifest": 1}
     told = sft("run", config)
     assert told.returncode == 0, told.stderr[-3000:]
     assert "found whole" in told.stderr

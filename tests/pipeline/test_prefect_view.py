@@ -53,7 +53,9 @@ def test_flow_run_has_the_name_of_its_experiment_and_holds_our_log(
     tasks = {one["name"] for one in requests.post(f"{prefect_api}/task_runs/filter", json=asked, timeout=10).json()}
     found = {one["key"]: one for one in requests.post(f"{prefect_api}/artifacts/filter", timeout=10, json={
         "artifacts": {"flow_run_id": {"any_": [run["id"]]}}}).json()}
-    assert set(found) == {"verdict-seen", "suites-seen", "ledger-seen"}, "a store without a server has no links"
+    assert set(found) == {"verdict-seen", "suites-seen", "data-seen", "ledger-seen"}, "no links without pages"
+    assert json.loads(found["data-seen"]["data"])[0] == {
+        "source": "tiny:sft", "step": "read", "in": "120", "changed": "0", "left out": "0", "out": "120", "why": ""}
     verdict, ledger = found["verdict-seen"]["data"], json.loads(found["ledger-seen"]["data"])
     assert verdict.startswith("**Gate: undecided.** The tax on tiny\\_mmlu is not proved")
     assert "/report.html`" in verdict
@@ -68,8 +70,8 @@ def test_flow_run_has_the_name_of_its_experiment_and_holds_our_log(
         assert said in told, told
     assert "Not to be had" not in told
     assert json.loads(sft("show", name, "--json").stdout)["state"] == "done"
-    assert tasks == {"prepare the data of seen", "evaluate base", "A/A floor of base", "train: full, 1 epochs",
-                     "evaluate tuned", "verdict", "record"}
+    assert tasks == {"prepare the data of seen", "curate the data of seen", "evaluate base", "A/A floor of base",
+                     "train: full, 1 epochs", "evaluate tuned", "verdict", "record"}
 
 
 def test_worker_says_in_one_line_that_a_run_was_stopped(

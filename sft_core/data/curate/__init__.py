@@ -24,5 +24,6 @@ kept.py           where the steps of a curation are kept
 read.py           a source as shards, and the same put right
 decide.py         facts → which rows stay
 curated.py        the folder of those that stay, what goes, and the way of the rows in numbers
+look.py           what was found, row by row, for a person
 chain.py          sources → curated conversations, each step kept by what it hangs on
 """

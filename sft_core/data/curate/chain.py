@@ -76,6 +76,10 @@ class Wanted:
             found += [WORDS, *([embeddings_by(Path(select.embed))] if select.embed else [])]
         return [*([QUALITY] if self.data.quality.measure else []), *found]
 
+    def rows_kept(self, at: int) -> tuple[str, str]:
+        """Under which name and stamp the conversations of a source are kept, their texts put right."""
+        return "normalise" if self.data.normalise.kinds else "read", _right_stamp(self, at)
+
     def stamp(self) -> str:
         """What the curated rows hang on."""
         facts = [_facts_stamp(self, at, family) for at in range(len(self.digests)) for family in self.families()]
@@ -136,7 +140,8 @@ def _measured(wanted: Wanted, at: int, keep: Keep, workers: Workers) -> Part:
         right = keep("normalise", _right_stamp(wanted, at), partial(
             put_right, read.folder, data.normalise, name_of(source), workers))
     facts = dict(_facts(wanted, at, right.folder, keep, workers))
-    return Part(source, read, right.folder, right.result.get("changed", {}), facts)
+    changed, count = right.result.get("changed", {}), right.result.get("conversations", 0)
+    return Part(source, read, right.folder, changed, count, facts)
 
 
 def _facts(wanted: Wanted, at: int, shards: Path, keep: Keep, workers: Workers) -> Iterator[tuple[str, Path]]:

@@ -119,8 +119,8 @@ def write_curated(out: Path, parts: Sequence[Part], data: DataSection, workers: 
     write_table(out / "duplicates.parquet", _twins(decided))
     write_table(out / "flaws.parquet", _noted(decided, decided.flaws, FLAWS))
     write_table(out / "personal.parquet", _noted(decided, decided.held, PERSONAL))
-    curation: dict[str, object] = {"sources": list(_by_source(parts, decided, data.pii.action == "redact")),
-                                   "selection": decided.selection, "recall": recall}
+    curation: dict[str, object] = {"sources": list(_by_source(parts, decided, data)), "selection": decided.selection,
+                                   "recall": recall}
     write_json(out / "curation.json", curation)
     return curation
 
@@ -167,9 +167,9 @@ def _twins(decided: Decided) -> pa.Table:
                      [twin.exact for twin in decided.twins]], schema=TWINS)
 
 
-def _by_source(parts: Sequence[Part], decided: Decided, redacts: bool) -> Iterator[dict[str, Any]]:
+def _by_source(parts: Sequence[Part], decided: Decided, data: DataSection) -> Iterator[dict[str, Any]]:
     """What became of every source."""
-    at = 0
+    at, redacts = 0, data.pii.action == "redact"
     for part, steps in zip(parts, decided.steps, strict=True):
         rows = range(at, at + part.rows)
         at = rows.stop
@@ -177,8 +177,10 @@ def _by_source(parts: Sequence[Part], decided: Decided, redacts: bool) -> Iterat
         kept = [row for row in rows if row not in decided.gone]
         reasons: Counter[str] = sum((Counter(step.reasons) for step in steps), Counter())
         read = Step("read", {}, part.read.result["rows"], len(rows), reasons=part.read.result["rejected"])
+        right = [Step("normalise", data.normalise.model_dump(mode="json"), len(rows), len(rows), part.put_right)
+                 ] if data.normalise.kinds else []
         yield {"name": name_of(part.source), **part.read.result, "changed": dict(part.changed),
-               "curated": dict(sorted(reasons.items())), "steps": [asdict(step) for step in (read, *steps)],
+               "curated": dict(sorted(reasons.items())), "steps": [asdict(step) for step in (read, *right, *steps)],
                "flaws": dict(sorted(Counter(one.flaw for one in decided.flaws if one.row in rows).items())),
                    "personal": {name: dict(sorted(Counter(one.kind for one in some).items())) for name, some in (
                    ("found", mine), ("redacted", [one for one in mine if redacts and one.row not in decided.gone]))},

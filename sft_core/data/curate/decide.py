@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +43,7 @@ class Part(NamedTuple):
     read: Kept  # as it was read
     shards: Path  # with texts put right
     changed: Mapping[str, int]  # conversations that this changed, by kind
+    put_right: int  # conversations that this changed
     facts: Mapping[str, Path]  # folders of facts about the shards by the name of the family
 
     @property
@@ -170,8 +171,8 @@ def _personal(way: _Way, parts: Sequence[Part], data: DataSection) -> tuple[Held
         held += [Held(row, *each) for each in zip(found.kinds, found.turns, found.parts, found.shown, strict=True)]
         if fault := redact.fault(found, data.pii):
             reasons[row] = fault
-    if data.pii.action == "drop":
-        way.step("personal data", data.pii, reasons)
+    if data.pii.action in ("drop", "redact"):
+        way.step("personal data", data.pii, reasons, {one.row for one in held} if data.pii.action == "redact" else ())
     return tuple(held)
 
 
@@ -194,8 +195,8 @@ class _Way:
         self.source = np.repeat(np.arange(len(rows)), rows)
         self._sources = len(rows)
 
-    def step(self, name: str, settings: Any, reasons: Reasons) -> None:
-        """Take out rows that are still there."""
+    def step(self, name: str, settings: Any, reasons: Reasons, changed: Collection[int] = ()) -> None:
+        """Take out rows that are still there; `changed` ones stay with other texts."""
         before = np.bincount(self.source[self.alive], minlength=self._sources).tolist()
         mine = {row: reason for row, reason in reasons.items() if self.alive[row]}
         counts: list[Counter[str]] = [Counter() for _ in range(self._sources)]
@@ -203,9 +204,10 @@ class _Way:
             counts[self.source[row]][str(why)] += 1
         self.alive[list(mine)] = False
         self.gone |= mine
+        others = Counter(int(self.source[row]) for row in changed if self.alive[row])
         plain = settings if isinstance(settings, dict) else settings.model_dump(mode="json")
-        self.steps.append([Step(name, plain, rows, rows - count.total(), reasons=dict(sorted(count.items())))
-                           for rows, count in zip(before, counts, strict=True)])
+        self.steps.append([Step(name, plain, rows, rows - count.total(), others[at], dict(sorted(count.items())))
+                           for at, (rows, count) in enumerate(zip(before, counts, strict=True))])
 
     def same(self, name: str, settings: Any, twins: duplicates.Twins, why: Why) -> None:
         """Take out rows for which another one stays."""

@@ -34,6 +34,8 @@ from sft_core.errors import DataError
 from sft_core.progress import progress
 
 REJECTED = "rejected.parquet"
+KEPT = "kept"
+"""What is said of a text that stays as it was, as nothing would be left of it."""
 CHANGES = pa.schema([*ORIGIN, *((name, pa.string()) for name in Change._fields)])
 
 
@@ -70,17 +72,19 @@ def read_source(
 
 
 def put_right(shards: Path, section: NormaliseSection, name: str, workers: Workers, out: Path) -> dict[str, object]:
-    """The same shards with their texts put right, and what changed beside each; says how many conversations changed in
-    which way."""
+    """The same shards with their texts put right, and what changed beside each; says how many conversations changed,
+    and in which way."""
     left = [shard for shard in shards_of(shards) if not (out / shard.name).exists()]
     with progress(f"{name}: putting texts right", len(left), "shards") as bar:
         for _ in workers.map(partial(_put_right, section=section, out=out), left):
             bar.advance()
     changed: Counter[str] = Counter()
+    count = 0
     for shard in shards_of(out):
         rows = {(*row[:3], row[3]) for row in rows_of_table(_changes(shard), CHANGES)}
         changed.update(row[3] for row in rows)
-    return {"changed": dict(sorted(changed.items()))}
+        count += len({row[:3] for row in rows if row[3] != KEPT})
+    return {"changed": dict(sorted(changed.items())), "conversations": count}
 
 
 def changes_in(folder: Path) -> Iterator[tuple[Origin, Change]]:

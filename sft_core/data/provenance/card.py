@@ -12,6 +12,8 @@ from sft_core.visible import visible
 
 SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"))
 NOT_KNOWN = "not known"
+LONGEST_SETTING = 100
+"""Characters of one; the manifest has it whole."""
 
 
 def data_card(name: str, manifest: Mapping[str, Any]) -> str:
@@ -31,7 +33,7 @@ def data_card(name: str, manifest: Mapping[str, Any]) -> str:
         "## Sources", "", *_table([_source(one) for one in sources]), "",
         "## Licences", "", *_licences(sources), "",
         "## What was done", "", *(line for one in sources for line in _steps(one)),
-        "## Files", "", *_table([{"source": one["name"], "file": part["name"], "bytes": f"{part['bytes']:,}",
+        "## Files", "", *_table([{"source": one["name"], "file": part["name"], "bytes": _bytes(part),
                                   "SHA-256": part["sha256"]} for one in sources for part in one["parts"]]), ""])
 
 
@@ -66,11 +68,20 @@ def _licences(sources: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _steps(one: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"### {_plain(one['name'])}", "")
     yield from _table([{
-        "step": step["name"], "settings": ", ".join(f"{key} {value}" for key, value in step["settings"].items()) or "–",
+        "step": step["name"], "settings": ", ".join(map(_setting, step["settings"].items())) or "–",
         "rows in": f"{step['rows_in']:,}", "changed": f"{step['changed']:,}", "left out": ", ".join(
             f"{why} {number:,}" for why, number in step["reasons"].items()) or "0", "rows out": f"{step['rows_out']:,}"}
         for step in one["steps"]])
     yield ""
+
+
+def _bytes(part: Mapping[str, Any]) -> str:
+    return NOT_KNOWN if part["bytes"] is None else f"{part['bytes']:,}"
+
+
+def _setting(said: tuple[str, Any]) -> str:
+    name, value = said[0], ", ".join(map(str, said[1])) if isinstance(said[1], list) else str(said[1])
+    return f"{name} {value if len(value) <= LONGEST_SETTING else f'{value[:LONGEST_SETTING]}…'}"
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:

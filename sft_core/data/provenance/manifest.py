@@ -26,7 +26,7 @@ class Part:
 
     name: str  # relative to the source
     sha256: str
-    bytes: int
+    bytes: int | None  # None of rows that a hub data set was read as
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,3 @@ def manifest(records: Sequence[SourceRecord], use: Use | None, made: datetime.da
     return {"version": VERSION, "fingerprint": fingerprint("manifest", VERSION, use, sources), "made": made.isoformat(),
             "use": use, "rows_in": sum(one.rows_in for one in records),
             "rows_out": sum(one.rows_out for one in records), "sources": sources}
-
-
-def unknown_licences(records: Iterable[SourceRecord]) -> list[str]:
-    """Names of the sources whose licence nothing says, or whose name for it the table does not know: to be told."""
-    return [one.name for one in records if terms_of(one.licence) is None]
