@@ -123,8 +123,8 @@ def _result(future: Future[O]) -> O:
         try:
             return future.result(POLL_S)
         except NotYet:
-            if future.done():  # the function itself raised it
-                raise
+            if future.done():  # just now, or the function itself raised it
+                return future.result()
             check()
 
 

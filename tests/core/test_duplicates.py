@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -11,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sft_core.conversation import Conversation
+from sft_core.conversation import Conversation, Origin, Turn
 from sft_core.data.curate import duplicates
-from sft_core.data.curate.duplicates import Gathered
+from sft_core.data.curate.duplicates import Gathered, gathered
 from sft_core.data.curate.sketch import read_sketches, sketch, write_sketches
 from sft_core.data.curate.words import texts, words
+from sft_core.data.workers import Workers, processes
 
 WORDS = " ".join(f"word{i}" for i in range(60))
 
@@ -206,3 +208,39 @@ class TestClusters:
                     if jaccard(shingles(rows[a]), shingles(rows[b])) >= threshold:
                         first[a] = first[b] = min(first[a], first[b])
         assert self.of(rows, threshold) == [one if first.count(one) > 1 else -1 for one in first]
+
+
+class TestSeveralProcesses:
+    @pytest.fixture(scope="class")
+    def files(self, tmp_path_factory):
+        """Sketches of three shards whose rows have likes within them and across."""
+        folder = tmp_path_factory.mktemp("sketches")
+        rng = random.Random(3)
+        said = [" ".join(rng.choices(WORDS.split(), k=rng.randint(20, 40))) for _ in range(60)]
+        rows = [Conversation((Turn("assistant", f"{text}{' more' * copy}"),), Origin("a", "b", copy))
+                for copy in range(3) for text in said]
+        rng.shuffle(rows)
+        for at in range(3):
+            write_sketches(folder / f"{at}.arrow", sketch(rows[at * 60:at * 60 + 60], 3))
+        return sorted(folder.iterdir())
+
+    def join(self, files, workers: Workers | None) -> tuple[Any, ...]:
+        found = gathered(files)
+        args = found, np.arange(found.rows), np.ones(found.rows, bool), 0.8
+        return *duplicates.near(*args, workers), duplicates.clusters(found, args[2], 0.8, workers)
+
+    def test_the_join_is_the_same(self, files):
+        here = self.join(files, None)
+        assert (here[0] >= 0).sum() > 60
+        assert (here[2] >= 0).sum() > 120
+        with processes(2) as workers:
+            for ours, theirs in zip(here, self.join(files, workers), strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+
+    def test_sketches_travel_as_the_files_that_they_are_in(self, files):
+        found = gathered(files)
+        travelling = pickle.dumps(found)
+        assert len(travelling) < 2_000
+        np.testing.assert_array_equal(pickle.loads(travelling).band(8, 8), found.band(8, 8))
+        alone = Gathered([read_sketches(file) for file in files])
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(alone)).keys(), found.keys())

@@ -102,7 +102,7 @@ def twins_of(folder: Path) -> list[tuple[Origin, Origin, float, bool]]:
 def write_curated(out: Path, parts: Sequence[Part], data: DataSection, workers: Workers,
                   recall: Mapping[str, Any] | None) -> dict[str, object]:
     """Decide, and write the folder; returns what `curation.json` says. `recall`: of decontamination, to be told."""
-    decided = decide(parts, data)
+    decided = decide(parts, data, workers)
     redacted = {one.row for one in decided.held} if data.pii.action == "redact" else set()
     shards = [file for part in parts for file in shards_of(part.shards)]
     starts = decided.origins.starts

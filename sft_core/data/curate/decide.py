@@ -31,6 +31,7 @@ from sft_core.data.provenance.manifest import Step
 from sft_core.data.selection import Candidates, Embeddings, Signatures, Space, select
 from sft_core.data.shards import shards_of
 from sft_core.data.sources import name_of
+from sft_core.data.workers import Workers
 
 Reasons = Mapping[int, tuple[Why, str]]
 """Row → why it goes, and what a person reads of it."""
@@ -112,7 +113,7 @@ class Origins:
         return Origin(*(column[row].as_py() for column in self._table.columns))
 
 
-def decide(parts: Sequence[Part], data: DataSection) -> Decided:
+def decide(parts: Sequence[Part], data: DataSection, workers: Workers) -> Decided:
     """Which rows go, and why. The steps in their order: quality, personal data, evaluation items, exact and near
     duplicates, selection; what one step takes out, the next does not see."""
     origins = Origins(file for part in parts for file in shards_of(part.shards))
@@ -121,14 +122,14 @@ def decide(parts: Sequence[Part], data: DataSection) -> Decided:
     held = _personal(way, parts, data)
     items = _contaminated(way, parts, data)
     for compared in data.duplicates.compared:
-        _duplicates(way, parts, data.duplicates, compared)
+        _duplicates(way, parts, (data.duplicates, compared), workers)
     selection = _select(way, parts, data.select, (scores, words)) if data.select else None
     return Decided(
         origins, way.gone, tuple(zip(*way.steps, strict=True)) or ((),) * len(parts), tuple(way.twins),
         {row: found for row, found in items.items() if row not in way.gone},
         [sys.intern(one.answer) for one in _facts(parts, "quality", Languages)] or [UNDETERMINED] * len(origins), flaws,
         scores or [math.nan] * len(origins), held,
-        selection, _clusters(way, parts, data))
+        selection, _clusters(way, parts, data, workers))
 
 
 def _contaminated(way: _Way, parts: Sequence[Part], data: DataSection) -> dict[int, list[Find]]:
@@ -228,17 +229,19 @@ def _facts(parts: Sequence[Part], family: str, kind: type[Any]) -> Iterator[Any]
             yield from facts_of(part.facts[family], kind)
 
 
-def _duplicates(way: _Way, parts: Sequence[Part], section: DuplicatesSection, compared: Compared) -> None:
+def _duplicates(way: _Way, parts: Sequence[Part], wanted: tuple[DuplicatesSection, Compared], workers: Workers
+                ) -> None:
+    section, compared = wanted
     if not (section.exact or section.near):
         return
-    found = duplicates.Gathered([one for part in parts for one in sketches_in(part.facts[f"sketch_{compared}"])])
+    found = _sketches(parts, compared)
     order = _preferred(parts, found.letters(), section)
     said = f" of {compared}"
     if section.exact:
         twins = duplicates.exact(found.keys(), order[way.alive[order]])
         way.same(f"exact duplicates{said}", section, twins, Why.EXACT_DUPLICATE)
     if section.near:
-        twins = duplicates.near(found, order, way.alive, section.threshold)
+        twins = duplicates.near(found, order, way.alive, section.threshold, workers)
         way.same(f"near duplicates{said}", section, twins, Why.NEAR_DUPLICATE)
 
 
@@ -264,12 +267,15 @@ def _select(way: _Way, parts: Sequence[Part], section: SelectSection, known: tup
     return found.to_dict()
 
 
-def _clusters(way: _Way, parts: Sequence[Part], data: DataSection) -> NDArray[np.int64] | None:
+def _sketches(parts: Sequence[Part], compared: Compared) -> duplicates.Gathered:
+    return duplicates.gathered([file for part in parts for file in shards_of(part.facts[f"sketch_{compared}"])])
+
+
+def _clusters(way: _Way, parts: Sequence[Part], data: DataSection, workers: Workers) -> NDArray[np.int64] | None:
     """Near duplicates that stay, as no part of a cluster may be held out alone."""
     if data.duplicates.near or not data.validation_share:
         return None
-    sketches = [one for part in parts for one in sketches_in(part.facts["sketch_conversations"])]
-    return duplicates.clusters(duplicates.Gathered(sketches), way.alive, data.duplicates.threshold)
+    return duplicates.clusters(_sketches(parts, "conversations"), way.alive, data.duplicates.threshold, workers)
 
 
 def _preferred(parts: Sequence[Part], letters: NDArray[np.int64], section: DuplicatesSection) -> NDArray[np.int64]:

@@ -10,13 +10,16 @@ at a time, so that memory holds the signatures of a band and not an index of all
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sft_core.data.curate.sketch import PERMUTATIONS, Sketches
+from sft_core.data.curate.sketch import PERMUTATIONS, Sketches, read_sketches
+from sft_core.data.workers import InProcess, Workers
 from sft_core.stopping import check
 
 RECALL = 0.999
@@ -37,12 +40,20 @@ class Twins(NamedTuple):
 
 
 class Gathered:
-    """The sketches of several shards as if they were one."""
+    """The sketches of several shards as if they were one.
 
-    def __init__(self, shards: Sequence[Sketches]) -> None:
+    Args:
+        files: where they were read from, if they were; another process then reads them itself.
+    """
+
+    def __init__(self, shards: Sequence[Sketches], files: Sequence[Path] = ()) -> None:
         self._shards = shards
+        self._files = files
         self._starts = np.cumsum([0, *(len(shard.keys) for shard in shards)])
         self.rows = int(self._starts[-1])
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (gathered, (self._files,)) if self._files else (Gathered, (self._shards,))
 
     def keys(self) -> NDArray[np.bytes_]:
         """[rows], see `Sketches`."""
@@ -77,6 +88,11 @@ class Gathered:
         return self._shards[shard], row - int(self._starts[shard])
 
 
+def gathered(files: Sequence[Path]) -> Gathered:
+    """The sketches of these files, mapped into memory."""
+    return Gathered([read_sketches(file) for file in files], files)
+
+
 def exact(keys: NDArray[np.bytes_], order: NDArray[np.int64]) -> Twins:
     """Rows with the key of a preferred one.
 
@@ -98,16 +114,18 @@ def exact(keys: NDArray[np.bytes_], order: NDArray[np.int64]) -> Twins:
     return twins
 
 
-def near(found: Gathered, order: NDArray[np.int64], alive: NDArray[np.bool_], threshold: float) -> Twins:
+def near(found: Gathered, order: NDArray[np.int64], alive: NDArray[np.bool_], threshold: float,
+         workers: Workers | None = None) -> Twins:
     """Rows whose set of shingles has a Jaccard similarity of at least `threshold` to that of a preferred row that
     stays; of several such the most preferred one is named.
 
     Args:
         order: [n], the rows from the most preferred on.
         alive: [n], rows that take part. Rows without a word are like nothing.
+        workers: who looks through the bands; None: this process.
     """
     twins = _none(found.rows)
-    rows, groups = _together(found, alive & ~found.empty(), threshold)
+    rows, groups = _together(found, alive & ~found.empty(), threshold, workers)
     several, begins = np.unique(rows, return_index=True)
     mine = dict(zip(several.tolist(), np.split(groups, begins[1:]), strict=True)) if len(rows) else {}
     place = np.empty(found.rows, np.int64)
@@ -130,7 +148,8 @@ def near(found: Gathered, order: NDArray[np.int64], alive: NDArray[np.bool_], th
     return twins
 
 
-def clusters(found: Gathered, alive: NDArray[np.bool_], threshold: float) -> NDArray[np.int64]:
+def clusters(found: Gathered, alive: NDArray[np.bool_], threshold: float, workers: Workers | None = None
+             ) -> NDArray[np.int64]:
     """[n], the first row of the cluster that a row is in, -1 where it is alone: rows as similar as `threshold` are in
     one cluster, and so are those that others lie between. Where very many share a band they are one cluster without a
     comparison: to keep more together than must be does no harm.
@@ -142,7 +161,7 @@ def clusters(found: Gathered, alive: NDArray[np.bool_], threshold: float) -> NDA
             leader[row] = row = int(leader[leader[row]])
         return row
 
-    rows, groups = _together(found, alive & ~found.empty(), threshold)
+    rows, groups = _together(found, alive & ~found.empty(), threshold, workers)
     by_group = np.argsort(groups, kind="stable")
     _, begins = np.unique(groups[by_group], return_index=True)
     for members in np.split(rows[by_group], begins[1:]):
@@ -177,34 +196,30 @@ def _none(rows: int) -> Twins:
     return Twins(np.full(rows, -1, np.int64), np.full(rows, np.nan))
 
 
-def _together(found: Gathered, alive: NDArray[np.bool_], threshold: float
+def _together(found: Gathered, alive: NDArray[np.bool_], threshold: float, workers: Workers | None
               ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(row, group) for each group of rows that share a band, sorted by row."""
     width = band_width(threshold)
-    members = np.flatnonzero(alive)
+    job = partial(_of_band, found=found, width=width, members=np.flatnonzero(alive))
     rows, groups, last = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], 0
-    for at in range(0, PERMUTATIONS, width):
-        check()
-        for some, numbered in _grouped(members, found.band(at, width)[members]):
-            rows.append(some)
-            groups.append(numbered + last)
-            last += int(numbered[-1]) + 1
+    for some, numbered in (workers or InProcess()).map(job, range(0, PERMUTATIONS, width)):
+        rows.append(some)
+        groups.append(numbered + last)
+        last += int(numbered[-1]) + 1 if len(numbered) else 0
     all_rows, all_groups = np.concatenate(rows), np.concatenate(groups)
     by_row = np.argsort(all_rows, kind="stable")
     return all_rows[by_row], all_groups[by_row]
 
 
-def _grouped(members: NDArray[np.int64], values: NDArray[np.uint64]
-             ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Members that share their value with another one, and the number of their group; nothing where there are none."""
-    if not len(values):
-        return
+def _of_band(at: int, *, found: Gathered, width: int, members: NDArray[np.int64]
+             ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Members that share a band with another one, and the number of their group."""
+    values = found.band(at, width)[members]
     by_value = np.argsort(values, kind="stable")
     same = values[by_value][1:] == values[by_value][:-1]
-    shared = np.r_[False, same] | np.r_[same, False]
-    begins = np.r_[True, ~same] & shared
-    if shared.any():
-        yield members[by_value[shared]], (np.cumsum(begins) - 1)[shared]
+    after, before = np.r_[np.zeros(1, np.bool_), same], np.r_[same, np.zeros(1, np.bool_)]
+    shared = (after | before)[:len(members)]
+    return members[by_value[shared]], (np.cumsum(~after[:len(members)] & shared) - 1)[shared]
 
 
 def _worth_it(found: Gathered, row: int, candidates: list[int], threshold: float) -> Iterable[int]:
