@@ -15,7 +15,7 @@ help:
 	@echo "make chaos     the long forms of tests whose short forms are in make test, and 125 kills (an hour)"
 	@echo "make story     what SFT buys and costs on the tiny world, three seeds (about 15 minutes)"
 	@echo "make coverage  tests of sft_core and eval_suites with their coverage"
-	@echo "make bench     training against TRL, evaluation against lm-eval's CLI (40 minutes; --quick of each: one or two)"
+	@echo "make bench     training against TRL, evaluation against lm-eval's CLI, data (80 minutes; --quick of each: one or two)"
 	@echo "make docs      the documentation as a site in site/, links checked"
 	@echo "make reference the pages of docs/reference from the code; make picture: README's, from a run of the demo"
 	@echo "make clean     remove the workspace .sft (runs, caches, tracking); the environment stays"
@@ -60,6 +60,7 @@ coverage: setup-dev
 bench: setup-dev
 	$(BIN)/python -m bench.train --json .sft/bench_train.json
 	$(BIN)/python -m bench.evaluation --json .sft/bench_evaluation.json
+	$(ONE_THREAD) $(BIN)/python -m bench.data --json .sft/bench_data.json
 
 docs: setup-dev
 	$(BIN)/zensical build --clean --strict

@@ -69,7 +69,8 @@ def first_step(root: Path, count: int) -> tuple[float, dict[str, Any]]:
     return whole / alone, {"rows": count, "tokenizer_s": alone, "prepare_s": prepared, "first_step_s": whole}
 
 
-def _model(folder: Path, texts: list[str]) -> PreTrainedTokenizerFast:
+def write_tokenizer(folder: Path, texts: list[str]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of 8,192 tokens, trained on these texts."""
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
@@ -79,10 +80,15 @@ def _model(folder: Path, texts: list[str]) -> PreTrainedTokenizerFast:
         show_progress=False))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=special[0], pad_token=special[1],
                                         additional_special_tokens=special[2:])
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def _model(folder: Path, texts: list[str]) -> PreTrainedTokenizerFast:
+    tokenizer = write_tokenizer(folder, texts)
     torch.manual_seed(0)
     config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
                          num_attention_heads=2, max_position_embeddings=MAX_TOKENS, bos_token_id=0, eos_token_id=0,
                          pad_token_id=1)
     LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
     return tokenizer
