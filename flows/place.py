@@ -19,7 +19,7 @@ def workspace(config: ExperimentConfig | None = None) -> Workspace:
     """
     settings = read_settings()
     elsewhere = shared_stages(settings, config.tracking.uri if config else None)
-    here = Workspace(settings.workspace, settings.mirror, elsewhere, settings.address)
+    here = Workspace(settings.workspace, settings.mirror, elsewhere, settings.address, settings.dask)
     return mirrored(here, config.data.mirror if config else None)
 
 

@@ -61,7 +61,8 @@ def work(name: str, settings: Settings, storage: str | None = None, trials: int 
     config = _config_of(aim)
     assert config.search is not None, "a sweep has one"
     elsewhere = shared_stages(settings, config.tracking.uri)
-    place = mirrored(Workspace(settings.workspace, settings.mirror, elsewhere, settings.address), config.data.mirror)
+    place = mirrored(Workspace(settings.workspace, settings.mirror, elsewhere, settings.address, settings.dask),
+                     config.data.mirror)
     folder = settings.workspace / "sweeps" / name
     note_sweep(folder, aim.parent)
     with (a_gpu_alone(settings.workspace, config.model.device) as environment,

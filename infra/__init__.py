@@ -32,6 +32,7 @@ study_contract.py   what the study of a sweep must do, likewise
 door.py             what MLflow and its stores raise, as our errors
 registry.py         the door to MLflow's registry: versions, aliases, files that are what was registered
 tracking.py         the only door to MLflow: runs, metrics, artifacts, tables
+dask.py             the only door to Dask: shards of data on a cluster
 shared_stages.py    finished stages for other machines, on the MLflow server
 changes.py          which settings a stored study has otherwise
 best.py             the trials of a sweep that no other one beats

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from sft_core.errors import ConfigError
 from sft_core.masking import address_problem
@@ -28,3 +29,11 @@ def check_addresses(variables: Mapping[str, str]) -> None:
     """Raises ConfigError where one of the addresses among these variables could be taken for another one."""
     for name in ADDRESSES:
         check_address(name, variables.get(name, "").strip())
+
+
+def absolute_uri(uri: str | None) -> str | None:
+    """A SQLite URI with its file made absolute (worker and shell run in different folders); others unchanged."""
+    prefix = "sqlite:///"
+    if uri is None or not uri.startswith(prefix) or uri.startswith(prefix + "/"):
+        return uri
+    return prefix + str(Path(uri.removeprefix(prefix)).absolute())

@@ -34,8 +34,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from infra.addresses import check_address, check_addresses
+from infra.addresses import absolute_uri, check_address, check_addresses
 from infra.daemons import read_state
+from infra.dask import check_cluster
 from infra.disk import check_writable
 from infra.layout import check_layout
 from infra.postgres import databases
@@ -104,6 +105,8 @@ class Settings:
     share: bool = False
     """Finished stages that all trials of a sweep have in common are kept on the MLflow server, for machines that have
     no workspace in common (SFT_SHARE=mlflow)."""
+    dask: str | None = None
+    """Scheduler of the Dask cluster that works on data, or `local:N` (SFT_DASK); None: processes of this machine."""
 
     def __repr__(self) -> str:
         """Without passwords: of databases and servers in their addresses, of clients at all."""
@@ -115,8 +118,8 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     """Read the environment once. Empty variables count as unset.
 
     Raises:
-        ConfigError: SFT_MIRROR is not a folder, SFT_HOME is a file, SFT_SHARE, SFT_DATABASE_URL or SFT_ARTIFACTS is
-            nothing that is known, or the password of an address needs quoting.
+        ConfigError: SFT_MIRROR is not a folder, SFT_HOME is a file, SFT_SHARE, SFT_DATABASE_URL, SFT_ARTIFACTS or
+            SFT_DASK is nothing that is known, or the password of an address needs quoting.
     """
     check_addresses(environ)
 
@@ -152,6 +155,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         credentials={**state.environment, **_credentials(environ)},
         address=given("SFT_ADDRESS"),
         share=share is not None,
+        dask=check_cluster(cluster) if (cluster := given("SFT_DASK")) else None,
     )
 
 
@@ -222,14 +226,6 @@ def person() -> str:
     return f"{user}@{platform.node()}"
 
 
-def absolute_uri(uri: str | None) -> str | None:
-    """A SQLite URI with its file made absolute (worker and shell run in different folders); others unchanged."""
-    prefix = "sqlite:///"
-    if uri is None or not uri.startswith(prefix) or uri.startswith(prefix + "/"):
-        return uri
-    return prefix + str(Path(uri.removeprefix(prefix)).absolute())
-
-
 def job_environment(settings: Settings) -> dict[str, str]:
     """Environment of every job that a worker starts: absolute, so that it writes where the shell reads."""
     block = {
@@ -250,6 +246,8 @@ def job_environment(settings: Settings) -> dict[str, str]:
         block["SFT_ARTIFACTS"] = settings.artifacts.removeprefix("file://")
     if settings.share:
         block["SFT_SHARE"] = "mlflow"
+    if settings.dask:
+        block["SFT_DASK"] = settings.dask
     return block
 
 

@@ -23,13 +23,13 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 
 from infra import events as event_file
 from infra import naming, runs_view
+from infra.addresses import absolute_uri
 from infra.contract import ERROR, NOTHING_ASKED, Keep, TrackedRun, Tracker
 from infra.databases import is_absent, is_sql, try_connection, why_not
 from infra.door import FAILURES, door
 from infra.linking import linked, local_folder
 from infra.reach import require_mlflow
 from infra.registry import MlflowRegistry
-from infra.settings import absolute_uri
 from sft_core.errors import TrackingError
 from sft_core.locks import exclusive
 from sft_core.masking import masked

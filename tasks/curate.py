@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,11 +15,13 @@ from infra.orchestrator import stage_task
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.data.curate.decontaminate import EvalItem
 from sft_core.stage import Stage
+from sft_core.versions import code_version
 from tasks.stages import Done, Workspace, once, version
 
 if TYPE_CHECKING:
     from sft_core.data.curate.chain import Wanted
     from sft_core.data.curate.kept import Kept
+    from sft_core.data.workers import Workers
 
 
 def asked_of(config: ExperimentConfig, place: Workspace) -> object:
@@ -73,6 +77,7 @@ def curate(config: ExperimentConfig, place: Workspace) -> Done:
 
     Raises:
         DataError, EvalError: an input is missing or cannot be used.
+        OrchestrationError: the Dask cluster that SFT_DASK names cannot be used.
     """
     return _curated(wanted_of(config, place), place)
 
@@ -97,7 +102,6 @@ def curation(config: ExperimentConfig, place: Workspace, *, whole: bool = True) 
 def _curated(wanted: Wanted, place: Workspace) -> Done:
     from sft_core.data.curate.chain import curate as curate_data
     from sft_core.data.curate.kept import Kept
-    from sft_core.data.workers import processes
 
     made = []
 
@@ -108,6 +112,21 @@ def _curated(wanted: Wanted, place: Workspace) -> Done:
         made.append(done)
         return Kept(done.folder, done.result)
 
-    with processes(wanted.data.processes) as workers:
+    with _workers(wanted.data.processes, place) as workers:
         curate_data(wanted, keep, workers)
     return made[-1]
+
+
+@contextmanager
+def _workers(several_processes: int | None, place: Workspace) -> Iterator[Workers]:
+    from sft_core.data.workers import processes
+
+    if place.dask is None:
+        with processes(several_processes) as workers:
+            yield workers
+        return
+    from infra.dask import cluster, refuse_others
+
+    with cluster(place.dask) as several:
+        refuse_others(several, place.stages.root, partial(code_version, "sft_core.data.curate.chain"))
+        yield several

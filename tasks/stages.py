@@ -27,6 +27,8 @@ class Workspace(NamedTuple):
     """Where other machines keep finished stages, and look for ours."""
     address: str | None = None
     """Of this machine for others that train with it; None: of the interface by which it reaches others."""
+    dask: str | None = None
+    """The Dask cluster that works on data, see `infra/dask.py`; None: processes of this machine."""
 
     @property
     def stages(self) -> StageStore:

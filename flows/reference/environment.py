@@ -27,6 +27,8 @@ VARIABLES = {
                           "a journal file in the workspace"),
     "SFT_SHARE": ("`mlflow`: stages that trials have in common are shared by the MLflow server, for machines without a "
                   "common folder", "not shared"),
+    "SFT_DASK": ("a Dask cluster that works on data: the address of its scheduler, `tcp://host:8786`, or `local:2` "
+                 "for two processes of this machine ([how](../howto/data-cluster.md))", "processes of this machine"),
     "SFT_ADDRESS": ("under which other machines of a run with `train.machines` reach this one, where it has several",
                     "that of the interface towards them"),
     "SFT_NIGHTLY_WEBHOOK": ("where a red night is posted to as JSON", "nobody is told but Prefect and MLflow"),
@@ -51,7 +53,7 @@ VARIABLES = {
 EXTRAS = {
     "auth": "`sft up --host`: MLflow asks for a user",
     "dashboard": "`sft dashboard`: optuna-dashboard on a sweep",
-    "dask": "shards of data on a Dask cluster (`prefect-dask`)",
+    "dask": "shards of data on a Dask cluster (`SFT_DASK`)",
     "dev": "tests, linters, the documentation",
     "gguf": "`sft model import`: GGUF files made folders",
     "ifeval": "what lm-eval's `ifeval` checks answers with; besides, NLTK's `punkt_tab`",

@@ -41,7 +41,8 @@ def undeclared(names: dict[str, str], declared: set[str]) -> dict[str, str]:
 REQUIRED = {name_of(each) for each in PROJECT["dependencies"]}
 EXTRAS = {extra: {name_of(each) for each in all_} for extra, all_ in PROJECT["optional-dependencies"].items()}
 LATE = {"trl": "trl", "vllm": "vllm", "nltk": "ifeval", "bitsandbytes": "qlora", "psycopg": "postgres", "gguf": "gguf",
-        "optuna_dashboard": "dashboard", "boto3": "s3", "botocore": "s3", "presidio_analyzer": "names"}
+        "optuna_dashboard": "dashboard", "boto3": "s3", "botocore": "s3", "presidio_analyzer": "names",
+        "prefect_dask": "dask", "distributed": "dask"}
 """Imports that stand where an absent extra gives an error with its install line: the import, and the extra."""
 
 

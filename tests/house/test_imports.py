@@ -30,6 +30,7 @@ DOORS = {
     "optuna": {"infra/study.py", "infra/samplers.py", "infra/stored.py", "infra/study_rows.py",
                "infra/study_storage.py", "infra/importances.py"},
     "lm_eval": {"eval_suites/lm_door"},
+    **dict.fromkeys(("dask", "distributed", "prefect_dask"), {"infra/dask.py"}),
 }
 ONLY_IN = {"prefect": {"tasks", "flows", "infra"}}
 
@@ -103,6 +104,7 @@ def test_the_rule_itself_can_fail() -> None:
     assert breaks("sft_core", "sft_core/train/step.py", "sft_core.model.load.load") is None
     assert breaks("eval_suites", "eval_suites/x.py", "prefect.task")
     assert breaks("infra", "infra/tracking.py", "mlflow") is None
+    assert breaks("tasks", "tasks/x.py", "distributed.Client")
 
 
 @pytest.mark.parametrize("room", ["sft_core", "eval_suites"])
