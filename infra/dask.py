@@ -133,7 +133,7 @@ def cluster(address: str) -> Iterator[Cluster]:
         raise OrchestrationError("SFT_DASK names a cluster, which needs the package prefect-dask; install it with "
                                  "`pip install 'sft-platform[dask]'`, or unset it") from error
     local = {"n_workers": int(address.removeprefix(LOCAL)), "threads_per_worker": 1, "processes": True,
-             "dashboard_address": None} if address.startswith(LOCAL) else None
+             "dashboard_address": "127.0.0.1:0"} if address.startswith(LOCAL) else None
     with DaskTaskRunner(cluster_kwargs=local) if local else DaskTaskRunner(address=address) as runner:
         try:
             client = runner.client

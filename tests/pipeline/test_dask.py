@@ -12,6 +12,8 @@ import pytest
 
 pytest.importorskip("prefect_dask")
 
+import dask
+
 from infra import dask as door
 from infra.dask import Cluster, check_cluster, cluster, refuse_others
 from sft_core.config.data import DataSection
@@ -95,7 +97,8 @@ class TestWorkersThatCannotBeUsed:
             refuse_others(two, tmp_path, lambda: str(os.getpid()))
 
     def test_a_shard_that_ends_every_worker_is_told(self) -> None:
-        with cluster("local:1") as one, pytest.raises(DataError, match="ended several workers .* give them more"):
+        with (dask.config.set({"distributed.scheduler.allowed-failures": 1}), cluster("local:1") as one,
+              pytest.raises(DataError, match="ended several workers .* give them more")):
             list(one.map(dies, range(4)))
 
     def test_a_cluster_without_workers_is_told(self, two: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,11 +107,9 @@ class TestWorkersThatCannotBeUsed:
         with pytest.raises(DataError, match=r"has had no worker for .* s; start some \(`dask worker"):
             list(two.map(double, range(4)))
 
-    def test_a_scheduler_that_is_not_there_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from distributed import config
-
-        monkeypatch.setitem(config.config["distributed"]["comm"]["timeouts"], "connect", "1s")
-        with (pytest.raises(OrchestrationError, match="no Dask scheduler answers at tcp://127.0.0.1:9 "),
+    def test_a_scheduler_that_is_not_there_is_told(self) -> None:
+        with (dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+              pytest.raises(OrchestrationError, match="no Dask scheduler answers at tcp://127.0.0.1:9 "),
               cluster("tcp://127.0.0.1:9")):
             pass
 
