@@ -162,7 +162,7 @@ def _wanted(root: Path, files: list[str], items: str) -> Wanted:
     digests = [source_digest(one, scratch=root, mirror=None) for one in data.sources]
     asked = [EvalItem(suite, name, text, tuple(answers), tuple(choices)) for suite, name, text, answers, choices
              in json.loads(Path(items).read_text(encoding="utf-8"))]
-    return Wanted(data, digests, len(asked), lambda: asked, root, None)
+    return Wanted(data, 0, digests, len(asked), lambda: asked, root, None)
 
 
 def _gone(found: duplicates.Gathered, threshold: float, *, exact: bool = True, workers: Workers | None = None) -> int:
