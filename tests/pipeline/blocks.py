@@ -17,6 +17,8 @@ from sybil.parsers.markdown.lexers import FencedCodeBlockLexer
 from flows.reference.commands import commands
 from flows.reference.environment import VARIABLES
 from sft_core.config.file import examine
+from sft_core.config.synth_file import load_synth
+from sft_core.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -25,7 +27,7 @@ CONFIGS = ROOT / "flows" / "configs"
 COMMANDS = commands()
 MARK = re.compile(r"<!-- (run|not run: [^>]+|file: \S+) -->\n$")
 INLINE = re.compile(r"(?<!`)`(sft [a-z][^`]*)`(?!`)")
-FOREIGN = {"hf", "lm-eval", "pip", "vllm", "exec"}
+FOREIGN = {"dask", "hf", "lm-eval", "pip", "vllm", "exec"}
 """Programs that are not ours, and not looked into: a reader has, or wants, their own manual."""
 OTHERS = {"AWS_ACCESS_KEY_ID", "PIP_INDEX_URL"}
 """Variables that other programs read."""
@@ -123,7 +125,11 @@ def check_sft(rest: Sequence[str], *, whole: bool = True) -> None:
         raise Wrong(f"sft {name} needs {lacks}")
     if whole and len(free) < sum(one.required for one in arguments):
         raise Wrong(f"sft {name} needs more than {free}")
-    check_settings(free[:1], [word for flag, word in zip(rest, rest[1:], strict=False) if flag == "--set"])
+    settings = [word for flag, word in zip(rest, rest[1:], strict=False) if flag == "--set"]
+    if name == "synth":
+        check_synth(free[:1], settings)
+    else:
+        check_settings(free[:1], settings)
 
 
 def taken_apart(name: str, command: Any, options: Mapping[str, Any], rest: Sequence[str], *, whole: bool
@@ -159,6 +165,16 @@ def check_value(what: str, value: str, hint: Any) -> None:
         raise Wrong(f"{what} takes {literal}, not {value}")
     if int in kinds and not (value.isdigit() or placeholder):
         raise Wrong(f"{what} takes a whole number, not {value}")
+
+
+def check_synth(config: Sequence[str], settings: Sequence[str]) -> None:
+    """Of a shipped configuration of synthesis, by its name or its path."""
+    shipped = CONFIGS / "synth" / f"{Path(config[0]).stem}.yaml" if config else None
+    if settings and shipped is not None and shipped.is_file():
+        try:
+            load_synth(shipped, settings)
+        except ConfigError as error:
+            raise Wrong(str(error)) from error
 
 
 def check_settings(config: Sequence[str], settings: Sequence[str]) -> None:
