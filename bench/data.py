@@ -33,7 +33,7 @@ from eval_suites.asking.questions import eval_items
 from sft_core.config.decontaminate import DecontaminateSection
 from sft_core.config.pii import PiiSection
 from sft_core.data.curate.contamination import ItemFinder
-from sft_core.data.curate.decontaminate import EvalItem
+from sft_core.data.curate.items import EvalItem
 from sft_core.data.curate.pii.finder import Finder as PiiFinder
 from sft_core.data.curate.pii.measure import labelled, measure
 from sft_core.data.curate.recall import Recall, false_finds, recalls

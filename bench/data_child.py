@@ -27,7 +27,7 @@ from sft_core.config.duplicates import DuplicatesSection
 from sft_core.conversation import Conversation
 from sft_core.data.curate import duplicates
 from sft_core.data.curate.chain import Wanted, curate
-from sft_core.data.curate.decontaminate import EvalItem
+from sft_core.data.curate.items import EvalItem
 from sft_core.data.curate.kept import Kept, in_folder
 from sft_core.data.curate.measure import measure_shards, sketches_of
 from sft_core.data.curate.sketch import PERMUTATIONS, sketch

@@ -13,7 +13,7 @@ from eval_suites.lm_door.data import outside
 from eval_suites.suites.suite import named_suites
 from infra.orchestrator import stage_task
 from sft_core.config.experiment import ExperimentConfig
-from sft_core.data.curate.decontaminate import EvalItem
+from sft_core.data.curate.items import EvalItem
 from sft_core.stage import Stage
 from sft_core.versions import code_version
 from tasks.stages import Done, Workspace, once, version

@@ -8,7 +8,7 @@ from pathlib import Path
 from eval_suites.suites.chat_item import ChatItem, LikelihoodItem
 from eval_suites.suites.items import read_items, read_texts
 from eval_suites.suites.suite import Suite, suite
-from sft_core.data.curate.decontaminate import EvalItem
+from sft_core.data.curate.items import EvalItem
 
 
 def eval_items(suites: Sequence[str], *, mirror: Path | None, include_path: str | None, scratch: Path,

@@ -22,7 +22,8 @@ from sft_core.conversation import Conversation, Rejected, Why
 from sft_core.data.curate.chain import refuse_equal_names
 from sft_core.data.curate.contamination import ItemFinder
 from sft_core.data.curate.curated import Curated, curated_shards, has_clusters
-from sft_core.data.curate.decontaminate import EvalItem, ids_by_suite
+from sft_core.data.curate.decontaminate import ids_by_suite
+from sft_core.data.curate.items import EvalItem
 from sft_core.data.examples import ExampleFiles, iter_examples
 from sft_core.data.held_tasks import HeldOut
 from sft_core.data.holdout import held_out, place

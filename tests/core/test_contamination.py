@@ -20,7 +20,8 @@ from sft_core.conversation import Why
 from sft_core.data.curate import contamination, features, recall, reworded
 from sft_core.data.curate.changes import CHANGES
 from sft_core.data.curate.contamination import Contamination, ItemFinder, counted, facts, facts_of_texts, fault
-from sft_core.data.curate.decontaminate import EvalItem, Find
+from sft_core.data.curate.decontaminate import Find
+from sft_core.data.curate.items import EvalItem
 from sft_core.data.curate.recall import exact_interval, false_finds, recalls
 from sft_core.data.curate.reworded import RewordedIndex
 from sft_core.data.curate.words import texts, words

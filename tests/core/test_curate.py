@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sft_core.data.curate.decontaminate import EvalItem, ItemIndex, contaminated, ids_by_suite
+from sft_core.data.curate.decontaminate import ItemIndex, contaminated, ids_by_suite
+from sft_core.data.curate.items import EvalItem
 from sft_core.data.curate.words import texts
 
 SHORT = EvalItem("quiz", "7", "What is the colour of Bako?")

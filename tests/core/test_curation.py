@@ -20,7 +20,7 @@ from sft_core.config.data import DataSection
 from sft_core.conversation import Origin
 from sft_core.data import shards, workers
 from sft_core.data.curate import chain, curated, kept, measure
-from sft_core.data.curate.decontaminate import EvalItem
+from sft_core.data.curate.items import EvalItem
 from sft_core.data.curate.read import changes_in
 from sft_core.data.sources import source_digest
 from sft_core.data.workers import InProcess, Processes, Workers

@@ -16,7 +16,7 @@ from eval_suites.suites.items import read_items
 from eval_suites.suites.suite import suite
 from sft_core.config.data import DataSection, TemplateSection
 from sft_core.data.curate.chain import Wanted, curate_here
-from sft_core.data.curate.decontaminate import EvalItem
+from sft_core.data.curate.items import EvalItem
 from sft_core.data.examples import load_examples
 from sft_core.data.ledger import Ledger
 from sft_core.data.prepare import prepare

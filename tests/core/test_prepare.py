@@ -15,7 +15,7 @@ import pytest
 from sft_core.config.data import DataSection, SourceSection, TemplateSection, TrainingSourceSection
 from sft_core.conversation import Origin
 from sft_core.data.curate.chain import curate_here
-from sft_core.data.curate.decontaminate import EvalItem
+from sft_core.data.curate.items import EvalItem
 from sft_core.data.examples import load_examples
 from sft_core.data.ledger import Ledger
 from sft_core.data.prepare import prepare

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from sft_core.config.synth import SelfInstructSection
-from sft_core.data.curate.decontaminate import EvalItem, ItemIndex
+from sft_core.data.curate.decontaminate import ItemIndex
+from sft_core.data.curate.items import EvalItem
 from sft_core.errors import DataError
 from sft_core.synth import prompts
 from sft_core.synth.contract import Asked, Said

@@ -10,7 +10,7 @@ import pytest
 from eval_suites.asking.questions import eval_items
 from sft_core.config.decontaminate import DecontaminateSection
 from sft_core.data.curate.contamination import ItemFinder, counted, facts_of_texts
-from sft_core.data.curate.decontaminate import EvalItem
+from sft_core.data.curate.items import EvalItem
 from sft_core.data.curate.recall import recalls
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"

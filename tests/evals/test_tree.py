@@ -145,7 +145,7 @@ def test_answers_equal_those_of_one_prompt_at_a_time(model: Any) -> None:
     hook = model.get_input_embeddings().register_forward_hook(lambda _, args, __: sizes.append(tuple(args[0].shape)))
     found = dict(Local(model, 2000).generate(prompts, Stops(frozenset())))
     hook.remove()
-    for place, (begin, longest) in enumerate(prompts):
+    for place, (begin, longest, *_) in enumerate(prompts):
         row = list(begin)
         for _ in range(longest):
             row.append(int(model(torch.tensor([row])).logits[0, -1].argmax()))

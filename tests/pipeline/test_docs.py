@@ -23,6 +23,7 @@ from flows.reference.files import FILES
 from flows.reference.metrics import GROUPS
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.file import examine
+from sft_core.config.synth_file import load_synth
 from tests.pipeline.blocks import CONFIGS, INLINE, PAGES, ROOT, Block, Wrong, blocks, check, check_sft, heredocs, lines
 from tests.pipeline.conftest import Warm, environment
 
@@ -96,6 +97,10 @@ def configured(text: str, folder: Path) -> list[str]:
         return list(examine(file).problems)
     if "engine" in data:
         Suite.model_validate({"name": "mine", **data})
+        return []
+    if "generator" in data:
+        (file := folder / "synth.yaml").write_text(text, encoding="utf-8")
+        load_synth(file)
         return []
     assert data.keys() <= ExperimentConfig.model_fields.keys() | {"space", "constraints", "rungs", "points"}
     return list(examine(*whole(data)).problems)

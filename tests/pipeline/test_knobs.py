@@ -111,7 +111,7 @@ def test_every_field_is_read(config: Path, home: Path, hub: Path, prefect_api: s
             "tracking.registered_model=knobs", "train.checkpoint_every_s=0.001", "data.max_tokens=40",
             "train.kl.reference=cache", "train.optim.schedule=wsd", "train.optim.name=muon",
             "data.mixture={size: 2000, most_repeats: 99, languages: {en: {most: 1.0}}, tasks: {sums: {least: 0.0}}}",
-            "data.sources.1.task=sums", "data.sources.1.share=0.5", "data.select={n: 50, diverse: true}",
+            "data.sources.1.task=sums", "data.sources.1.share=0.5", "data.select={share: 0.8, diverse: true}",
             "data.duplicates={keep: newest, prefer: [chats]}", "data.pii.action=redact",
             "data.quality.drop=[refusal]"),
         run("train.method=lora", "train.interpolate=0.5", "eval.held_back=0.5", "eval.limit=2", "train.epochs=0.2",

@@ -179,10 +179,10 @@ def test_self_instruct_grows_rows_that_are_a_source_and_goes_on_after_its_server
         with pytest.raises(EvalError, match="have no answer"):
             self_instruction(made(url).config, place)
         kept = (place.root / "cache" / "synth.jsonl").read_text().split("\n")
-        assert len(kept) == 9
+        assert 8 <= len(kept) <= 9  # one of the eight may be on its way when another fails
     with serve(lambda body, n: answer(body["messages"][0]["content"], n + 8)) as (url, seen):
         done = self_instruction(made(url).config, place)
-        assert (place.root / "cache" / "synth.jsonl").read_text().split("\n")[:9] == kept
+        assert (place.root / "cache" / "synth.jsonl").read_text().split("\n")[:len(kept)] == kept
         asked = len(seen)
     report, rows = done.result["report"], rows_of(done)
     assert report["rows"] == len(rows) == 6

@@ -71,7 +71,7 @@ def test_an_edit_redoes_what_reaches_it_and_nothing_else(tree: Path, name: str) 
 
 def test_every_shipped_data_file_belongs_to_something(tree: Path) -> None:
     reached = set(code_files(*(entry for entries in CODE.values() for entry in entries),
-                             "eval_suites.judge.human", root=tree))
+                             "eval_suites.judge.human", "sft_core.synth.seeds", root=tree))
     data = {file for file in tree.rglob("*") if file.is_file() and file.suffix != ".py"}
     assert data - reached == set()
 

@@ -12,6 +12,7 @@ boilerplate.py    stock refusals and placeholders
 ending.py         answers that stop before their end
 pii/              personal data and secrets: found, counted, taken out
 rewrite.py        every text of a conversation through a function; JSON stays JSON
+items.py          the items of evaluation suites
 decontaminate.py  evaluation items word for word in texts
 features.py       what a changed item still has in common with itself
 reworded.py       evaluation items that were changed

@@ -20,7 +20,7 @@ from sft_core.config.phrasing import SourcePhrasingSection
 from sft_core.data.curate.contamination import ItemFinder
 from sft_core.data.curate.curated import write_curated
 from sft_core.data.curate.decide import Part
-from sft_core.data.curate.decontaminate import EvalItem
+from sft_core.data.curate.items import EvalItem
 from sft_core.data.curate.kept import Keep, Kept, in_folder
 from sft_core.data.curate.measure import (
     QUALITY,

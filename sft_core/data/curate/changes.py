@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
-from sft_core.data.curate.decontaminate import GRAM_WORDS, EvalItem
+from sft_core.data.curate.decontaminate import GRAM_WORDS
 from sft_core.data.curate.features import ENGLISH, FUNCTION_WORDS
+from sft_core.data.curate.items import EvalItem
 from sft_core.data.curate.words import words
 
 _NUMBER = re.compile(r"\d+")

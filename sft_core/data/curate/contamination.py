@@ -7,7 +7,8 @@ from typing import NamedTuple, get_args
 
 from sft_core.config.decontaminate import DecontaminateSection
 from sft_core.conversation import Conversation, Why
-from sft_core.data.curate.decontaminate import EvalItem, Find, How, ItemIndex
+from sft_core.data.curate.decontaminate import Find, How, ItemIndex
+from sft_core.data.curate.items import EvalItem
 from sft_core.data.curate.reworded import RewordedIndex
 from sft_core.data.curate.words import texts, words
 from sft_core.stopping import check

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 from sft_core.conversation import Origin, Rejected, Why
 from sft_core.data.curate.features import EXAM_WORDS
+from sft_core.data.curate.items import EvalItem
 from sft_core.data.curate.words import words
 from sft_core.stopping import check
 
@@ -20,16 +21,6 @@ and in what begins every web page."""
 How = Literal["verbatim", "answer", "reworded", "paraphrased"]
 """What of an item was found: its question word for word, its answer word for word, much of its pairs of words, or much
 of its words. The surest first."""
-
-
-class EvalItem(NamedTuple):
-    """One question of an evaluation suite, with what the suite knows of its answer; parts of an item share its id."""
-
-    suite: str
-    id: str
-    text: str
-    answers: tuple[str, ...] = ()  # texts that solve it or would score
-    choices: tuple[str, ...] = ()  # what is to be chosen from, in the suite's order
 
 
 class Find(NamedTuple):

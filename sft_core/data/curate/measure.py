@@ -19,7 +19,7 @@ from sft_core.config.duplicates import Compared, DuplicatesSection
 from sft_core.config.pii import PiiSection
 from sft_core.conversation import Conversation
 from sft_core.data.curate import contamination, language, quality
-from sft_core.data.curate.decontaminate import EvalItem
+from sft_core.data.curate.items import EvalItem
 from sft_core.data.curate.pii import redact
 from sft_core.data.curate.pii.finder import Finder
 from sft_core.data.curate.sketch import PERMUTATIONS, Sketches, read_sketches, sketch, write_sketches

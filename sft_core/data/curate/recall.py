@@ -13,7 +13,8 @@ from scipy.stats import beta
 from sft_core.config.decontaminate import DecontaminateSection
 from sft_core.data.curate.changes import CHANGES
 from sft_core.data.curate.contamination import ItemFinder, counted, facts_of_texts
-from sft_core.data.curate.decontaminate import EvalItem, Find
+from sft_core.data.curate.decontaminate import Find
+from sft_core.data.curate.items import EvalItem
 from sft_core.data.curate.words import texts
 from sft_core.data.shards import read_shard, shards_of
 from sft_core.stopping import check

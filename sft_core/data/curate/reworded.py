@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from sft_core.config.decontaminate import LEAST_PAIRS, LEAST_WORDS
-from sft_core.data.curate.decontaminate import EvalItem, How
+from sft_core.data.curate.decontaminate import How
 from sft_core.data.curate.features import Coded, Found, Ints, Vocabulary
+from sft_core.data.curate.items import EvalItem
 from sft_core.data.curate.words import words
 
 LEAST_SHARE: dict[How, float] = {"reworded": LEAST_PAIRS, "paraphrased": LEAST_WORDS}

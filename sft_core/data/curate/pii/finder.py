@@ -28,7 +28,8 @@ class Finder:
     """Looks for the kinds of one section; holds nothing but what the section says, and can be sent to workers."""
 
     def __init__(self, section: PiiSection) -> None:
-        self._names_model = section.names_model if "name" in section.kinds else ""
+        model = section.names_model
+        self._names_model = model if "name" in section.kinds else ""
         self._kinds = [kind for kind in section.kinds if kind != "name"]
         self._allow = [re.compile(pattern, re.IGNORECASE) for pattern in section.allow]
 
