@@ -20,7 +20,7 @@ EDITS = {
     "sft_core/doctor/examine.py": set(),
     "sft_core/model/load.py": {"prepare", "reference", "train", "interpolate", *ASKING},
     "sft_core/templates/chatml.jinja": {"prepare", "reference", "train", "interpolate", *ASKING},
-    "sft_core/data/formats.py": {"prepare", "reference", "train", "interpolate"},
+    "sft_core/data/formats.py": {"prepare"},
     "sft_core/tiny/base/model.safetensors": {"prepare", "reference", "train", "interpolate", *ASKING},
     "sft_core/train/trainer.py": {"train"},
     "sft_core/train/interpolate.py": {"interpolate"},
