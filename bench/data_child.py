@@ -66,7 +66,7 @@ def step(folder: str, files: list[str], items: str, workers: int) -> dict[str, A
 
     def keep(name: str, stamp: str, make: Callable[[Path], Mapping[str, object]]) -> Kept:
         if name == "facts":
-            families = wanted.families()
+            families = wanted.families
             name = families[next(facts) % len(families)].name
         if not (root / name / f"{stamp}.json").exists():
             found.append(_measure(name, lambda: steps(name, stamp, make)))

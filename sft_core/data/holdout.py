@@ -10,38 +10,12 @@ from typing import NamedTuple
 from sft_core.conversation import Conversation, Turn
 
 
-class Split(NamedTuple):
-    """Conversations in their old order."""
-
-    train: list[Conversation]
-    validation: list[Conversation]
-
-
 class Place(NamedTuple):
     """Where the first question that is trained (folded case and white space) puts a conversation; equal for equal
     questions."""
 
     rank: int  # of the questions of a cluster, the one with the lowest speaks for all; below 2^63
     at: float  # in [0, 1): below the share that is held out, it is
-
-
-def split(conversations: Sequence[Conversation], validation_share: float, seed: int,
-          clusters: Iterable[Hashable] | None = None) -> Split:
-    """Hold out about `validation_share` of the conversations.
-
-    The side hangs on the first question alone whose answer is trained: a conversation stays where it is when others
-    come or go, and no question of validation is trained, whatever its system turn or answer.
-
-    Args:
-        clusters: by conversation what it is too much alike to be parted from, such as its cluster of near duplicates;
-            see `held_out` for what then moves when others come.
-    """
-    halves = Split([], [])
-    places = [place(conversation, seed) for conversation in conversations]
-    sides = held_out(places, validation_share, clusters)
-    for conversation, out in zip(conversations, sides, strict=True):
-        (halves.validation if out else halves.train).append(conversation)
-    return halves
 
 
 def place(conversation: Conversation, seed: int) -> Place:
@@ -63,7 +37,9 @@ def _is_context(turn: Turn) -> bool:
 
 
 def held_out(places: Sequence[Place], share: float, clusters: Iterable[Hashable] | None = None) -> list[bool]:
-    """Whether each is held out; all of one cluster, and all clusters that share a question, are on one side.
+    """Whether each is held out, about `share` of all; all of one cluster, and all clusters that share a question, are
+    on one side. A conversation stays where it is when others come or go, and no question of validation is trained,
+    whatever its system turn or answer.
 
     One member speaks for its cluster, that with the lowest rank, which is content and nothing else. So a cluster of n
     that one more row joins moves with a chance of 2 · share · (1 - share) / (n + 1): the newcomer has to speak for it,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from sft_core.config.data import Repair, SourceSection
 from sft_core.conversation import Conversation, Origin, Rejected, ToolCall, Turn
+from sft_core.data.holdout import held_out, place
 from sft_core.data.intake import Taken, take_in
 from sft_core.templates.render import IGNORE, Example
 
@@ -40,6 +41,26 @@ class Read(NamedTuple):
     conversations: list[Conversation]
     rejected: list[Rejected]
     rows: int
+
+
+class Halves(NamedTuple):
+    """Conversations in their old order."""
+
+    train: list[Conversation]
+    validation: list[Conversation]
+
+
+@pytest.fixture(scope="session")
+def split() -> Callable[..., Halves]:
+    """Conversations parted as `place` and `held_out` say."""
+
+    def part(conversations: Sequence[Conversation], share: float, seed: int,
+             clusters: Iterable[Hashable] | None = None) -> Halves:
+        sides = held_out([place(one, seed) for one in conversations], share, clusters)
+        both = list(zip(conversations, sides, strict=True))
+        return Halves([one for one, out in both if not out], [one for one, out in both if out])
+
+    return part
 
 
 @pytest.fixture

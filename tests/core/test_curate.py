@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sft_core.data.curate.decontaminate import ItemIndex, contaminated, ids_by_suite
+from sft_core.config.decontaminate import DecontaminateSection
+from sft_core.data.curate.contamination import ItemFinder, facts, fault
+from sft_core.data.curate.decontaminate import ItemIndex, ids_by_suite
 from sft_core.data.curate.items import EvalItem
-from sft_core.data.curate.words import texts
+from sft_core.data.curate.words import words
 
 SHORT = EvalItem("quiz", "7", "What is the colour of Bako?")
 LONG = EvalItem("exam", "12", " ".join(f"item{i}" for i in range(20)))
@@ -18,8 +20,9 @@ LONG = EvalItem("exam", "12", " ".join(f"item{i}" for i in range(20)))
 
 class TestDecontaminate:
     def of(self, conversation: Any, items: tuple[EvalItem, ...]) -> str | None:
-        item = next((item for text in texts(conversation) if (item := ItemIndex(items).find(text))), None)
-        return contaminated(item, conversation.origin).detail if item else None
+        (found,) = facts([conversation], ItemFinder(items, reworded=False))
+        why = fault(found, DecontaminateSection())
+        return why[1] if why else None
 
     def found(self, chat: Any, text: str, turn: str = "u", items: tuple[EvalItem, ...] = (SHORT, LONG)) -> str | None:
         return self.of(chat("u: hi", f"a: {text}") if turn == "a" else chat(f"u: {text}", "a: yo"), items)
@@ -55,9 +58,9 @@ class TestDecontaminate:
         grams = [item[at : at + 13] for at in range(max(len(item) - 13, 0) + 1)]
         expected = any(text[at : at + len(gram)] == gram for gram in grams for at in range(len(text)))
         index = ItemIndex([EvalItem("s", "1", " ".join(item))])
-        assert (index.find(" ".join(text)) is not None) == expected
+        assert any(index.occurrences(text)) == expected
 
     def test_all_items_of_a_text_by_suite(self):
-        index = ItemIndex([SHORT, LONG, EvalItem("quiz", "8", "nobody says this here ever")])
-        found = list(index.find_all(f"{SHORT.text} {LONG.text} {SHORT.text}"))
-        assert ids_by_suite(found) == {"exam": ["12"], "quiz": ["7"]}
+        items = [SHORT, LONG, EvalItem("quiz", "8", "nobody says this here ever")]
+        found = ItemIndex(items).occurrences(words(f"{SHORT.text} {LONG.text} {SHORT.text}"))
+        assert ids_by_suite(items[number] for number, _ in found) == {"exam": ["12"], "quiz": ["7"]}

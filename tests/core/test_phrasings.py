@@ -16,7 +16,6 @@ from sft_core.config.data import SourceSection
 from sft_core.config.phrasing import SourcePhrasingSection, columns_of
 from sft_core.conversation import Conversation, Origin, Rejected, Row, Turn, Why
 from sft_core.data.formats import to_conversation
-from sft_core.data.holdout import split
 from sft_core.data.phrasings import (
     Halves,
     check_columns,
@@ -61,7 +60,7 @@ def _number(turns: Sequence[Turn]) -> int:
     return int(re.findall("review ([0-9]+)", turns[0].content + turns[1].content)[0])
 
 
-def test_shots_are_other_rows_of_the_training_half(chat: Callable[..., Conversation]) -> None:
+def test_shots_are_other_rows_of_the_training_half(split: Callable[..., Any]) -> None:
     section = REVIEWS.model_copy(update={"shots": 2})
     rows = [_row(number) for number in range(400)]
     halves = Halves(0.3, 5)
@@ -178,7 +177,8 @@ def test_a_source_of_several_files() -> None:
     assert list(phrased_rows(lambda: iter(broken), other, "reviews", Halves(0.0, 0))) == broken
 
 
-def test_the_split_looks_at_the_first_question_that_is_trained(chat: Callable[..., Conversation]) -> None:
+def test_the_split_looks_at_the_first_question_that_is_trained(
+        split: Callable[..., Any], chat: Callable[..., Conversation]) -> None:
     plain = chat("u: own question", "a: x")
     shown = chat("u: another", "a: y", "u: own question", "a: x")
     shown = shown._replace(turns=(shown.turns[0], shown.turns[1]._replace(masked=True), *shown.turns[2:]))

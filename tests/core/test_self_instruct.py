@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from sft_core.config.decontaminate import DecontaminateSection
 from sft_core.config.synth import SelfInstructSection
-from sft_core.data.curate.decontaminate import ItemIndex
+from sft_core.data.curate.contamination import ItemFinder, facts_of_texts, fault
 from sft_core.data.curate.items import EvalItem
 from sft_core.errors import DataError
 from sft_core.synth import prompts
@@ -197,11 +198,11 @@ def test_a_generator_that_says_nothing_or_never_stops_brings_nothing(answer: Sai
 
 
 def test_items_of_evaluations_do_not_come_in() -> None:
-    index = ItemIndex([EvalItem("exam", "7", "Say how many apples has Tom left in the basket")])
+    finder = ItemFinder([EvalItem("exam", "7", "Say how many apples has Tom left in the basket")], reworded=False)
 
     def held(rows: Sequence[Sequence[str]]) -> list[str]:
-        items = [next(filter(None, map(index.find, row)), None) for row in rows]
-        return [f"holds item {item.id} of {item.suite}" if item else "" for item in items]
+        whys = (fault(found, DecontaminateSection()) for found in facts_of_texts(rows, finder))
+        return [why[1] if why else "" for why in whys]
 
     asks = " Say how many apples has Tom left in the basket?\nTask 10:"
     fake = Fake(lambda draw: asks + Fake._new(draw))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +61,9 @@ class Wanted:
     scratch: Path
     mirror: Path | None
 
+    @cached_property
     def families(self) -> list[Family]:
-        """What is to be measured."""
+        """What is to be measured; an encoder of sentences is hashed for it, once."""
         section = self.data.duplicates
         kept_together: tuple[Compared, ...] = ("conversations",) if self._keeps_alike_together() else ()
         compared = section.compared if section.exact or section.near else ()
@@ -82,7 +83,7 @@ class Wanted:
 
     def stamp(self) -> str:
         """What the curated rows hang on."""
-        facts = [_facts_stamp(self, at, family) for at in range(len(self.digests)) for family in self.families()]
+        facts = [_facts_stamp(self, at, family) for at in range(len(self.digests)) for family in self.families]
         dates = [str(one.date) for one in self.data.sources] if self.data.duplicates.keep == "newest" else None
         return fingerprint("curate", code_version("sft_core.data.curate.chain"), facts,
                            self.data.model_dump(mode="json", include=DECIDED_BY), dates,
@@ -146,7 +147,7 @@ def _measured(wanted: Wanted, at: int, keep: Keep, workers: Workers) -> Part:
 
 def _facts(wanted: Wanted, at: int, shards: Path, keep: Keep, workers: Workers) -> Iterator[tuple[str, Path]]:
     name, count = name_of(wanted.data.sources[at]), len(shards_of(shards))
-    for family in wanted.families():
+    for family in wanted.families:
 
         def make(out: Path, family: Family = family) -> dict[str, object]:
             with progress(f"{name}: {family.name}", count, "shards") as bar:

@@ -73,7 +73,8 @@ class _Job(NamedTuple):
     languages: Sequence[str]
     scores: Sequence[float]
     clusters: Sequence[int | None]
-    redacted: Mapping[int, PiiSection]  # rows whose personal data become placeholders
+    redacted: Sequence[int]  # rows whose personal data become placeholders
+    pii: PiiSection
 
 
 def curated_shards(folder: Path) -> Iterator[list[Curated]]:
@@ -107,8 +108,7 @@ def write_curated(out: Path, parts: Sequence[Part], data: DataSection, workers: 
     shards = [file for part in parts for file in shards_of(part.shards)]
     starts = decided.origins.starts
     drain(workers.map(_keep_rows, [
-        _job(file, out / shard_name(number), decided, range(start, stop), {
-            row - start: data.pii for row in range(start, stop) if row in redacted})
+        _job(file, out / shard_name(number), decided, range(start, stop), (redacted, data.pii))
         for number, (file, start, stop) in enumerate(zip(shards, starts[:-1], starts[1:], strict=True))]))
     rejected = RejectedWriter(out / REJECTED)
     for part in parts:
@@ -131,12 +131,15 @@ def _noted(decided: Decided, notes: Sequence[Any], schema: pa.Schema) -> pa.Tabl
                      *([getattr(one, name) for one in notes] for name in schema.names[len(ORIGIN):])], schema=schema)
 
 
-def _job(shard: Path, out: Path, decided: Decided, rows: range, redacted: Mapping[int, PiiSection]) -> _Job:
+def _job(shard: Path, out: Path, decided: Decided, rows: range, redacting: tuple[set[int], PiiSection]) -> _Job:
+    """`redacting`: rows whose personal data become placeholders, of all shards, and what is looked for."""
     stays = np.array([row not in decided.gone for row in rows], np.bool_)
     items = {row - rows.start: sorted({(find.suite, find.id) for find in decided.items[row]})
              for row in rows if row in decided.items}
+    redacted, section = redacting
     return _Job(shard, out, stays, items, decided.languages[rows.start:rows.stop],
-                decided.scores[rows.start:rows.stop], _clusters(decided, rows), redacted)
+                decided.scores[rows.start:rows.stop], _clusters(decided, rows),
+                [row - rows.start for row in rows if row in redacted], section)
 
 
 def _clusters(decided: Decided, rows: range) -> Sequence[int | None]:
@@ -148,9 +151,9 @@ def _clusters(decided: Decided, rows: range) -> Sequence[int | None]:
 def _keep_rows(job: _Job) -> None:
     table = pq.read_table(job.shard, schema=CONVERSATIONS)
     if job.redacted:
-        conversations = read_shard(job.shard)
-        for row, section in job.redacted.items():
-            conversations[row] = redact(conversations[row], Finder(section))[0]
+        conversations, finder = read_shard(job.shard), Finder(job.pii)
+        for row in job.redacted:
+            conversations[row] = redact(conversations[row], finder)[0]
         table = conversation_table(conversations)
     items = pa.array([job.items.get(row, []) for row in range(table.num_rows)], ADDED.field("items").type)
     added = [items, pa.array(job.languages, pa.string()), pa.array(job.scores, pa.float64()),
@@ -182,7 +185,7 @@ def _by_source(parts: Sequence[Part], decided: Decided, data: DataSection) -> It
         yield {"name": name_of(part.source), **part.read.result, "changed": dict(part.changed),
                "curated": dict(sorted(reasons.items())), "steps": [asdict(step) for step in (read, *right, *steps)],
                "flaws": dict(sorted(Counter(one.flaw for one in decided.flaws if one.row in rows).items())),
-                   "personal": {name: dict(sorted(Counter(one.kind for one in some).items())) for name, some in (
+               "personal": {name: dict(sorted(Counter(one.kind for one in some).items())) for name, some in (
                    ("found", mine), ("redacted", [one for one in mine if redacts and one.row not in decided.gone]))},
                "languages": {name: dict(Counter(decided.languages[row] for row in some).most_common())
                              for name, some in (("read", rows), ("kept", kept))}}

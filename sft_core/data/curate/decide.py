@@ -158,7 +158,7 @@ def _quality(way: _Way, parts: Sequence[Part], data: DataSection
         flaws += [Flawed(row, found.flaw, found.detail) for found in quality.flaws(one, data.quality)]
         scores.append(quality.score(one, data.quality))
         words.append(one.answer_words)
-        if fault := quality.fault(one, data.quality):
+        if data.quality.drop and (fault := quality.fault(one, data.quality)):
             reasons[row] = (Why(fault.flaw), fault.detail)
     if data.quality.drop:
         way.step("quality", data.quality, reasons)

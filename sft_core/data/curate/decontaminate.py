@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from sft_core.conversation import Origin, Rejected, Why
 from sft_core.data.curate.features import EXAM_WORDS
 from sft_core.data.curate.items import EvalItem
 from sft_core.data.curate.words import words
-from sft_core.stopping import check
 
 GRAM_WORDS = 13
 """Length of a shared run of words that counts as contamination (Brown et al. 2020, appendix C)."""
@@ -51,7 +49,6 @@ class ItemIndex:
     """
 
     def __init__(self, items: Sequence[EvalItem]) -> None:
-        self._items = items
         self._spans = [span for number, item in enumerate(items) for span in _spans(number, item)]
         self._places: dict[tuple[str, ...], list[tuple[_Span, int]]] = {}
         for span in self._spans:
@@ -59,15 +56,6 @@ class ItemIndex:
                 five = tuple(span.words[at : at + LEAST_WORDS])
                 if not all(map(str.isdigit, five)):
                     self._places.setdefault(five, []).append((span, at))
-
-    def find(self, text: str) -> EvalItem | None:
-        """The first item that the text holds, in the order of the text."""
-        return next(self.find_all(text), None)
-
-    def find_all(self, text: str) -> Iterator[EvalItem]:
-        """Every item that the text holds, in the order of the text; an item may come several times."""
-        check()
-        return (self._items[number] for number, _ in self.occurrences(words(text)))
 
     def occurrences(self, found: Sequence[str]) -> Iterator[tuple[int, How]]:
         """Number of every item that these words of a text hold, in their order, and whether its question or answer."""
@@ -107,8 +95,3 @@ def ids_by_suite(items: Iterable[EvalItem | Find]) -> dict[str, list[str]]:
     for item in items:
         found.setdefault(item.suite, set()).add(item.id)
     return {suite: sorted(found[suite]) for suite in sorted(found)}
-
-
-def contaminated(item: EvalItem, origin: Origin) -> Rejected:
-    """A row that goes because it holds an item; the reason names suite and id."""
-    return Rejected(Why.CONTAMINATED, f"holds item {item.id} of {item.suite}", origin)
