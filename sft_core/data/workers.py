@@ -19,6 +19,7 @@ from concurrent.futures import TimeoutError as NotYet
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import lru_cache
+from multiprocessing.context import BaseContext
 from typing import Any, Protocol, TypeVar
 
 from sft_core.errors import DataError
@@ -29,6 +30,7 @@ LEAST_SHARDS = 4
 _AHEAD = 2
 """Shards a process that are handed out before the first is done."""
 _PR_SET_PDEATHSIG = 1
+_server_of: int | None = None  # the process whose fork server this module knows
 I = TypeVar("I")  # noqa: E741
 O = TypeVar("O")  # noqa: E741
 
@@ -96,9 +98,7 @@ class Processes:
 
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:
-            context = multiprocessing.get_context("forkserver")  # a fork of this process would take its locks along
-            context.set_forkserver_preload(["sft_core.data.curate.measure"])
-            self._pool = ProcessPoolExecutor(self._count, context, _begin)
+            self._pool = ProcessPoolExecutor(self._count, _context(), _begin)
         return self._pool
 
 
@@ -116,6 +116,16 @@ def processes(count: int | None) -> Iterator[Workers]:
 def drain(results: Iterable[object]) -> None:
     """Compute all, whatever comes of it."""
     deque(results, maxlen=0)
+
+
+def _context() -> BaseContext:
+    """Processes are forked by a server: a fork of this process would take its locks along. One that was forked itself
+    cannot ask the server of its parent, whose end it cannot wait for; there each process begins anew."""
+    global _server_of
+    _server_of = _server_of or os.getpid()
+    context = multiprocessing.get_context("forkserver" if _server_of == os.getpid() else "spawn")
+    context.set_forkserver_preload(["sft_core.data.curate.measure"])
+    return context
 
 
 def _result(future: Future[O]) -> O:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
 import signal
 import time
@@ -260,6 +261,22 @@ def two() -> Any:
     pool = Processes(2)
     yield pool
     pool.close()
+
+
+def test_a_forked_process_starts_workers_too(two):
+    """It knows of the fork server of its parent, whose child it cannot wait for."""
+    def work() -> None:
+        own = Processes(2)
+        try:
+            assert list(own.map(abs, range(-9, 0))) == [*range(9, 0, -1)]
+        finally:
+            own.close()
+
+    assert list(two.map(abs, range(-9, 0))) == [*range(9, 0, -1)]
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
 
 
 @pytest.mark.usefixtures("small_shards")
