@@ -12,6 +12,7 @@ import os
 import pickle
 import signal
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -69,16 +70,15 @@ class Processes:
             yield from InProcess().map(function, items)
             return
         pool = self._started()
-        job = pickle.dumps(function)
         waiting: deque[Future[Any]] = deque()
-        left = iter(items)
         try:
-            for item in left:
-                waiting.append(pool.submit(_called, job, item))
-                if len(waiting) >= _AHEAD * self._count:
+            with _in_file(function) as job:
+                for item in items:
+                    waiting.append(pool.submit(_called, job, item))
+                    if len(waiting) >= _AHEAD * self._count:
+                        yield _result(waiting.popleft())
+                while waiting:
                     yield _result(waiting.popleft())
-            while waiting:
-                yield _result(waiting.popleft())
         except BrokenProcessPool as error:
             raise DataError(f"one of {self._count} processes that work on the data is gone ({error}); the kernel ends "
                             "one when memory runs out (`dmesg` says so): set data.processes to a smaller number, and "
@@ -146,11 +146,22 @@ def _begin() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+@contextmanager
+def _in_file(function: Callable[..., Any]) -> Iterator[str]:
+    """The path of a function that each process reads once: an index of evaluation items is too large for every call.
+    """
+    with tempfile.NamedTemporaryFile(prefix="sft-job-") as file:
+        pickle.dump(function, file)
+        file.flush()
+        yield file.name
+
+
 @lru_cache(maxsize=4)
-def _loaded(job: bytes) -> Callable[[Any], Any]:
-    found: Callable[[Any], Any] = pickle.loads(job)
+def _loaded(job: str) -> Callable[[Any], Any]:
+    with open(job, "rb") as stream:
+        found: Callable[[Any], Any] = pickle.load(stream)
     return found
 
 
-def _called(job: bytes, item: Any) -> Any:
+def _called(job: str, item: Any) -> Any:
     return _loaded(job)(item)

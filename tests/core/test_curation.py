@@ -20,7 +20,7 @@ import pytest
 from sft_core.config.data import DataSection
 from sft_core.conversation import Origin
 from sft_core.data import shards, workers
-from sft_core.data.curate import chain, curated, kept, measure
+from sft_core.data.curate import chain, curated, kept, measure, recall
 from sft_core.data.curate.items import EvalItem
 from sft_core.data.curate.read import changes_in
 from sft_core.data.sources import source_digest
@@ -41,6 +41,7 @@ def rows(count: int, start: int = 0) -> list[dict[str, str]]:
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "SHARD_ROWS", 7)
+    monkeypatch.setattr(recall, "AT_ONCE", 2)
 
 
 class Noted:

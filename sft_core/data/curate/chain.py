@@ -71,11 +71,16 @@ class Wanted:
         if self.data.pii.action != "off":
             found.append(personal(self.data.pii))
         if self.data.decontaminate.looks:
-            found.append(items_of(self.asked, self.data.decontaminate.reworded != "off", self.items))
+            found.append(items_of(self.asked, self.data.decontaminate.reworded != "off", lambda: self.finder))
         select = self.data.select
         if select is not None:
             found += [WORDS, *([embeddings_by(Path(select.embed))] if select.embed else [])]
         return [*([QUALITY] if self.data.quality.measure else []), *found]
+
+    @cached_property
+    def finder(self) -> ItemFinder:
+        """Looks for the evaluation items: to read thousands and to index them takes seconds."""
+        return ItemFinder(self.items(), reworded=self.data.decontaminate.reworded != "off")
 
     def rows_kept(self, at: int) -> tuple[str, str]:
         """Under which name and stamp the conversations of a source are kept, their texts put right."""
@@ -106,7 +111,7 @@ def curate(wanted: Wanted, keep: Keep, workers: Workers) -> Kept:
     """
     refuse_equal_names(wanted.data.sources)
     parts = [_measured(wanted, at, keep, workers) for at in range(len(wanted.digests))]
-    told = _recall(wanted, parts, keep)
+    told = _recall(wanted, parts, keep, workers)
     return keep("curate", wanted.stamp(), lambda out: write_curated(out, parts, wanted.data, workers, told))
 
 
@@ -157,7 +162,7 @@ def _facts(wanted: Wanted, at: int, shards: Path, keep: Keep, workers: Workers) 
         yield family.name, keep("facts", _facts_stamp(wanted, at, family), make).folder
 
 
-def _recall(wanted: Wanted, parts: Sequence[Part], keep: Keep) -> Mapping[str, Any] | None:
+def _recall(wanted: Wanted, parts: Sequence[Part], keep: Keep, workers: Workers) -> Mapping[str, Any] | None:
     """How many evaluation items are found that are changed and planted among these rows, and how often something is
     found that is none."""
     section = wanted.data.decontaminate
@@ -166,8 +171,7 @@ def _recall(wanted: Wanted, parts: Sequence[Part], keep: Keep) -> Mapping[str, A
     stamp = fingerprint("recall", code_version("sft_core.data.curate.recall"), wanted.asked, section,
                         [_right_stamp(wanted, at) for at in range(len(parts))])
     folders = [part.shards for part in parts]
-    return keep("recall", stamp, lambda _: measure(
-        ItemFinder(wanted.items(), reworded=section.reworded != "off"), folders, section)).result
+    return keep("recall", stamp, lambda _: measure(wanted.finder, folders, section, workers)).result
 
 
 def _read_stamp(wanted: Wanted, at: int) -> str:

@@ -19,7 +19,6 @@ from sft_core.config.duplicates import Compared, DuplicatesSection
 from sft_core.config.pii import PiiSection
 from sft_core.conversation import Conversation
 from sft_core.data.curate import contamination, language, quality
-from sft_core.data.curate.items import EvalItem
 from sft_core.data.curate.pii import redact
 from sft_core.data.curate.pii.finder import Finder
 from sft_core.data.curate.sketch import PERMUTATIONS, Sketches, read_sketches, sketch, write_sketches
@@ -78,10 +77,10 @@ def personal(section: PiiSection) -> Family:
         _personal, finder=Finder(section)))
 
 
-def items_of(asked: object, reworded: bool, items: Callable[[], Sequence[EvalItem]]) -> Family:
+def items_of(asked: object, reworded: bool, finder: Callable[[], contamination.ItemFinder]) -> Family:
     """Which evaluation items a conversation holds, changed ones too if `reworded`; `asked` stands for the items."""
     return Family("items", ("sft_core.data.curate.contamination",), [asked, reworded],
-                  lambda: partial(_items, finder=contamination.ItemFinder(items(), reworded=reworded)))
+                  lambda: partial(_items, finder=finder()))
 
 
 def measure_shards(family: Family, shards: Path, out: Path, workers: Workers, bar: Progress) -> None:

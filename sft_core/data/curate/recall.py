@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
+from functools import partial
+from itertools import chain, groupby
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -12,11 +13,12 @@ from scipy.stats import beta
 
 from sft_core.config.decontaminate import DecontaminateSection
 from sft_core.data.curate.changes import CHANGES
-from sft_core.data.curate.contamination import ItemFinder, counted, facts_of_texts
+from sft_core.data.curate.contamination import Contamination, ItemFinder, counted, facts_of_texts
 from sft_core.data.curate.decontaminate import Find
 from sft_core.data.curate.items import EvalItem
 from sft_core.data.curate.words import texts
 from sft_core.data.shards import read_shard, shards_of
+from sft_core.data.workers import InProcess, Workers
 from sft_core.stopping import check
 
 LOOKED_AT = 2_000
@@ -25,6 +27,10 @@ SHARDS = 4
 """Shards that rows are taken from."""
 PHRASE_WORDS = 6
 """Length of the phrases that decoys are made of."""
+AT_ONCE = 250
+"""Texts that one process searches at a time."""
+SEED = 0
+"""Of what is planted and drawn for a report."""
 CONTEXT_LETTERS = 2_000
 """The longest text that an item is planted beside."""
 
@@ -64,8 +70,8 @@ class FalseFinds(NamedTuple):
         return exact_interval(self.with_decoys, self.rows)
 
 
-def recalls(finder: ItemFinder, rows: Sequence[Sequence[str]], section: DecontaminateSection, seed: int
-            ) -> list[Recall]:
+def recalls(finder: ItemFinder, rows: Sequence[Sequence[str]], section: DecontaminateSection, seed: int,
+            workers: Workers | None = None) -> list[Recall]:
     """Plant up to `section.recall_items` items of every suite under every change, and count those that are found.
 
     The sample is of all items: those too short to be looked for count as missed. A change that leaves an item as it was
@@ -76,21 +82,23 @@ def recalls(finder: ItemFinder, rows: Sequence[Sequence[str]], section: Decontam
         rows: texts of some of the data's rows, among which items are planted.
         section: its thresholds count; what to do with finds does not.
         seed: of samples and changes.
+        workers: who searches; by default this process.
     """
     told = section.model_copy(update={"verbatim": "report", "reworded": "report"})
     context = [text[:CONTEXT_LETTERS] for texts in rows for text in texts]
-    found = []
+    planted = []
     for suite, items in _by_suite(finder.items).items():
         check()
         rng = Random(f"{seed} {suite}")
         drawn = rng.sample(items, min(len(items), section.recall_items))
-        for change in CHANGES:
-            found.append(_recall(finder, suite, change, _planted(change, drawn, rng, context), told))
-    return [one for one in found if one.planted]
+        planted += [(suite, change, _planted(change, drawn, rng, context)) for change in CHANGES]
+    found = iter(_searched(finder, [[text] for *_, several in planted for _, text in several], workers))
+    return [_recall(suite, change, [(item, counted(next(found), told)) for item, _ in several])
+            for suite, change, several in planted if several]
 
 
-def false_finds(finder: ItemFinder, rows: Sequence[Sequence[str]], section: DecontaminateSection, seed: int
-                ) -> FalseFinds:
+def false_finds(finder: ItemFinder, rows: Sequence[Sequence[str]], section: DecontaminateSection, seed: int,
+                workers: Workers | None = None) -> FalseFinds:
     """How often something is found that cannot be there.
 
     Nobody knows which of the rows really hold an item, so the items are exchanged: decoys, as many and as long, are put
@@ -103,19 +111,19 @@ def false_finds(finder: ItemFinder, rows: Sequence[Sequence[str]], section: Deco
     rng = Random(f"{seed} rows")
     sample = rng.sample(list(rows), min(len(rows), LOOKED_AT))
     decoys = ItemFinder([decoy for items in _by_suite(finder.items).values() for decoy in _decoys(items, rng)])
-    there, deceived = (sum(bool(counted(one, told)) for one in facts_of_texts(sample, which))
+    there, deceived = (sum(bool(counted(one, told)) for one in _searched(which, sample, workers))
                        for which in (finder, decoys))
     return FalseFinds(len(sample), there, deceived)
 
 
-def measure(finder: ItemFinder, folders: Sequence[Path], section: DecontaminateSection, seed: int = 0
+def measure(finder: ItemFinder, folders: Sequence[Path], section: DecontaminateSection, workers: Workers
             ) -> dict[str, object]:
     """Both, as plain data for JSON, among rows of the shards in these folders."""
     shards = [shard for folder in folders for shard in shards_of(folder)]
-    some = Random(seed).sample(shards, min(len(shards), SHARDS))
+    some = Random(SEED).sample(shards, min(len(shards), SHARDS))
     rows = [texts(one) for shard in sorted(some) for one in read_shard(shard)]
-    found = recalls(finder, rows, section, seed)
-    false = false_finds(finder, rows, section, seed)
+    found = recalls(finder, rows, section, SEED, workers)
+    false = false_finds(finder, rows, section, SEED, workers)
     return {"recalls": [{**one._asdict(), **one.interval._asdict()} for one in found],
             "false": {**false._asdict(), **false.interval._asdict()}}
 
@@ -139,11 +147,14 @@ def _planted(change: str, items: Sequence[EvalItem], rng: Random, context: Seque
             if text is not None and (text != item.text or change == next(iter(CHANGES)))]
 
 
-def _recall(finder: ItemFinder, suite: str, change: str, planted: Sequence[tuple[EvalItem, str]],
-            section: DecontaminateSection) -> Recall:
-    found = facts_of_texts([[text] for _, text in planted], finder)
-    mine = [[find for find in counted(one, section) if _is(find, item)]
-            for one, (item, _) in zip(found, planted, strict=True)]
+def _searched(finder: ItemFinder, rows: Sequence[Sequence[str]], workers: Workers | None) -> list[Contamination]:
+    parts = [rows[at:at + AT_ONCE] for at in range(0, len(rows), AT_ONCE)]
+    return list(chain.from_iterable((workers or InProcess()).map(partial(facts_of_texts, finder=finder), parts)))
+
+
+def _recall(suite: str, change: str, planted: Sequence[tuple[EvalItem, Sequence[Find]]]) -> Recall:
+    """`planted`: items with what was found where they stand."""
+    mine = [[find for find in finds if _is(find, item)] for item, finds in planted]
     in_a_row = [[find for find in finds if find.how in ("verbatim", "answer")] for finds in mine]
     return Recall(suite, change, len(planted), sum(map(bool, mine)), sum(map(bool, in_a_row)))
 
