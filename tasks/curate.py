@@ -112,13 +112,18 @@ def _curated(wanted: Wanted, place: Workspace) -> Done:
         made.append(done)
         return Kept(done.folder, done.result)
 
-    with _workers(wanted.data.processes, place) as workers:
+    with workers_of(wanted.data.processes, place) as workers:
         curate_data(wanted, keep, workers)
     return made[-1]
 
 
 @contextmanager
-def _workers(several_processes: int | None, place: Workspace) -> Iterator[Workers]:
+def workers_of(several_processes: int | None, place: Workspace) -> Iterator[Workers]:
+    """Who computes: so many processes of this machine, or the Dask cluster that SFT_DASK names.
+
+    Raises:
+        OrchestrationError: that cluster cannot be used.
+    """
     from sft_core.data.workers import processes
 
     if place.dask is None:
@@ -128,5 +133,5 @@ def _workers(several_processes: int | None, place: Workspace) -> Iterator[Worker
     from infra.dask import cluster, refuse_others
 
     with cluster(place.dask) as several:
-        refuse_others(several, place.stages.root, partial(code_version, "sft_core.data.curate.chain"))
+        refuse_others(several, place.stages.root, partial(code_version, "sft_core.data.prepare"))
         yield several

@@ -7,7 +7,7 @@ from pathlib import Path
 from infra.orchestrator import stage_task
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.stage import Stage, fingerprint, read_json
-from tasks.curate import asked_of, curate, items_of, wanted_of
+from tasks.curate import asked_of, curate, items_of, wanted_of, workers_of
 from tasks.inputs import replay_sources, sources_of
 from tasks.stages import Done, Workspace, once, version
 
@@ -56,11 +56,13 @@ def prepare(config: ExperimentConfig, place: Workspace) -> Done:
     from sft_core.model.load import load_tokenizer, locate
 
     def make(out: Path) -> dict[str, object]:
-        ledger = prepare_data(
-            config.data, config.template, tokenizer=load_tokenizer(config.model, locate(config.model, place.mirror)),
-            curated=curate(config, place).folder, replay=replay_sources(config),
-            eval_items=items_of(config, place) if replay_sources(config) else (), seed=config.seed,
-            mirror=place.mirror, out=out)
+        curated = curate(config, place).folder
+        tokenizer = load_tokenizer(config.model, locate(config.model, place.mirror))
+        with workers_of(config.data.processes, place) as workers:
+            ledger = prepare_data(
+                config.data, config.template, tokenizer=tokenizer, curated=curated, replay=replay_sources(config),
+                eval_items=items_of(config, place) if replay_sources(config) else (), seed=config.seed,
+                mirror=place.mirror, out=out, workers=workers)
         found = read_json(out / "contaminated.json")
         return {"ledger": ledger.to_dict(), "rows": ledger.table(), "contaminated": found,
                 "sources": [{"name": name_of(source), "use": use, "path": source.path, "files": source_files(

@@ -28,6 +28,7 @@ tally.py     what becomes of a source, counted along
 examples.py  rendered examples on disk
 replay.py    raw text → examples
 ledger.py    counts of everything read, dropped, cut and trained
+rendering.py one shard of curated conversations → examples, split and counted
 prepare.py   curated conversations → examples and the ledger
 show.py      the mask viewer
 """

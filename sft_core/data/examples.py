@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,13 @@ from sft_core.templates.render import IGNORE, Example
 _EXAMPLES = pa.schema([("input_ids", pa.list_(pa.int32())), ("targets", pa.list_(pa.int32())), *ORIGIN])
 
 
+class Block(NamedTuple):
+    """Examples as they are written, and how much they are."""
+
+    table: pa.Table
+    totals: Totals
+
+
 class ExampleFiles:
     """The files of one preparation, written as their rows come: examples of every split, and what was rejected."""
 
@@ -27,18 +34,22 @@ class ExampleFiles:
         self.rejected = RejectedWriter(out / "rejected.parquet")
         self._writers = {name: pq.ParquetWriter(out / f"{name}.parquet", _EXAMPLES) for name in get_args(Split)}
 
-    def write(self, name: Split, examples: Sequence[Example]) -> None:
+    def write(self, name: Split, block: Block) -> None:
         """These come next in the file of that name."""
-        self._writers[name].write_table(_table(examples))
-        trained = sum(len(e.targets) - e.targets.count(IGNORE) for e in examples)
-        more = Totals(len(examples), sum(len(e.input_ids) for e in examples), trained)
-        self.totals[name] = Totals(*map(sum, zip(self.totals.get(name, Totals()), more, strict=True)))
+        self._writers[name].write_table(block.table)
+        self.totals[name] = Totals(*map(sum, zip(self.totals.get(name, Totals()), block.totals, strict=True)))
 
     def close(self) -> None:
         """Nothing more comes."""
         self.rejected.close()
         for writer in self._writers.values():
             writer.close()
+
+
+def block_of(examples: Sequence[Example]) -> Block:
+    """Some examples, to be written."""
+    trained = sum(len(e.targets) - e.targets.count(IGNORE) for e in examples)
+    return Block(_table(examples), Totals(len(examples), sum(len(e.input_ids) for e in examples), trained))
 
 
 def load_examples(path: Path) -> list[Example]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +31,22 @@ def item_of(one: Curated, task: str) -> dict[str, Any] | Rejected:
             "expect": {"answers": [answer]}, "reference": answer}
 
 
+def held_sources(data: DataSection) -> dict[str, str]:
+    """The sources of held-out tasks, with their task."""
+    return {name_of(source): str(source.task) for source in data.sources if data.holds_out(source)}
+
+
 class HeldOut:
     """Writes items to `held_out.jsonl` as they come; the file is there where tasks are held out, and only there."""
 
     def __init__(self, data: DataSection, folder: Path) -> None:
-        self.sources = {name_of(source): str(source.task) for source in data.sources if data.holds_out(source)}
-        self._stream = (folder / FILE).open("w", encoding="utf-8") if self.sources else None
+        self._stream = (folder / FILE).open("w", encoding="utf-8") if held_sources(data) else None
 
-    def add(self, one: Curated) -> Rejected | None:
-        """Write one, or say why it is no item."""
-        assert self._stream is not None
-        item = item_of(one, self.sources[one.conversation.origin.source])
-        if isinstance(item, Rejected):
-            return item
-        self._stream.write(json.dumps(item) + "\n")
-        return None
+    def write(self, items: Iterable[Mapping[str, Any]]) -> None:
+        """These come next."""
+        for item in items:
+            assert self._stream is not None
+            self._stream.write(json.dumps(item) + "\n")
 
     def close(self) -> None:
         """Nothing more comes."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,11 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
-from sft_core.config.data import DataSection, SourceSection, TemplateSection, TrainingSourceSection
-from sft_core.conversation import Conversation, Rejected, Why
+from sft_core.config.data import DataSection, SourceSection, TemplateSection
+from sft_core.conversation import Why
 from sft_core.data.curate.chain import refuse_equal_names
 from sft_core.data.curate.contamination import ItemFinder
-from sft_core.data.curate.curated import Curated, curated_shards, has_clusters
+from sft_core.data.curate.curated import curated_shards, has_clusters
 from sft_core.data.curate.decontaminate import ids_by_suite
 from sft_core.data.curate.items import EvalItem
 from sft_core.data.examples import ExampleFiles, iter_examples
@@ -29,23 +30,19 @@ from sft_core.data.held_tasks import HeldOut
 from sft_core.data.holdout import held_out, place
 from sft_core.data.intake import tallied
 from sft_core.data.ledger import Ledger, SourceCount, Split, Totals
-from sft_core.data.mix.labels import UNKNOWN, Labels, write_labels
+from sft_core.data.mix.labels import Labels, write_labels
+from sft_core.data.rendering import Recipe, RenderedShard, ShardToRender, render_shard
 from sft_core.data.replay import Look, cut
-from sft_core.data.shards import (
-    load_rejected,
-    rows_in,
-)
+from sft_core.data.shards import load_rejected, rows_in, shards_of
 from sft_core.data.show import spans_of
-from sft_core.data.sources import name_of, read_rows
+from sft_core.data.sources import read_rows
 from sft_core.data.tally import Tally
+from sft_core.data.workers import InProcess, Workers
 from sft_core.errors import DataError
 from sft_core.progress import progress
 from sft_core.stage import read_json, write_json
-from sft_core.stopping import check
 from sft_core.templates.choose import choose
-from sft_core.templates.render import Example, Renderer
-from sft_core.templates.thoughts import thinks
-from sft_core.templates.truncate import Fitted, fit
+from sft_core.templates.render import Example
 
 log = logging.getLogger("sft")
 SAMPLES = 20
@@ -55,6 +52,7 @@ SAMPLES = 20
 def prepare(  # noqa: PLR0913  (the inputs of a stage, all by keyword)
     data: DataSection, template: TemplateSection, *, tokenizer: PreTrainedTokenizerBase, curated: Path,
     replay: tuple[SourceSection, ...], eval_items: Sequence[EvalItem], seed: int, mirror: Path | None, out: Path,
+    workers: Workers | None = None,
 ) -> Ledger:
     """Prepare training data into the existing, empty folder `out`.
 
@@ -71,131 +69,89 @@ def prepare(  # noqa: PLR0913  (the inputs of a stage, all by keyword)
         eval_items: what to look for in replay text, see `data.decontaminate`.
         seed: of the split.
         mirror: folder that stands for the hub, or None.
+        workers: who renders; by default this process. The examples are the same.
 
     Raises:
         DataError: a source cannot be read; more than `data.max_rejected_share` of the rows cannot be used; an example
             is too long under `too_long: fail`; no example is left.
         TemplateError: the template cannot be used with this tokenizer.
     """
-    chosen = choose(template, tokenizer)
-    renderer = Renderer(chosen, tokenizer, template)
+    recipe = Recipe(choose(template, tokenizer), tokenizer, template, data, seed)
+    recipe.renderer  # noqa: B018  (an unusable template is told of before anything is written)
     refuse_equal_names([*data.sources, *replay])
-    curation = read_json(curated / "curation.json")
-    files = ExampleFiles(out)
-    for batch in pq.ParquetFile(curated / "rejected.parquet").iter_batches():
-        files.rejected.add_table(pa.Table.from_batches([batch]))
-    trained_on: set[tuple[str, str]] = set()
-    held = HeldOut(data, out)
-    told = _Labels({name_of(source): source for source in data.sources})
-    tallies = _render(curated, renderer, data, seed, files, (trained_on, told, held))
-    held.close()
-    write_labels(out, Labels(told.languages, told.tasks, told.kinds))
+    made = _Made(data, curated, out)
+    for shard in _rendered(curated, recipe, workers or InProcess()):
+        made.add(shard)
     look = Look(ItemFinder(eval_items if data.decontaminate.looks else (),
-                       reworded=data.decontaminate.reworded != "off"), data.decontaminate, trained_on)
+                       reworded=data.decontaminate.reworded != "off"), data.decontaminate, made.trained_on)
     replayed = [cut(source, read_rows(source, scratch=out / "sources", mirror=mirror), tokenizer, data.max_tokens, look,
-                    files) for source in replay]
-    files.close()
-    _tell(curation["sources"], tallies)
+                    made.files) for source in replay]
+    made.close(out)
+    reads = read_json(curated / "curation.json")["sources"]
+    _tell(reads, made.tallies)
     ledger = Ledger(
-        tuple(_count(read, tallies[read["name"]], template) for read in curation["sources"]),
-        tuple(replayed), {name: files.totals.get(name, Totals()) for name in get_args(Split)})
+        tuple(_count(read, made.tallies[read["name"]], template) for read in reads),
+        tuple(replayed), {name: made.files.totals.get(name, Totals()) for name in get_args(Split)})
     write_json(out / "ledger.json", ledger.to_dict())
-    write_json(out / "contaminated.json", ids_by_suite(EvalItem(suite, name, "") for suite, name in trained_on))
+    write_json(out / "contaminated.json", ids_by_suite(EvalItem(suite, name, "") for suite, name in made.trained_on))
     write_json(out / "template.json", {
-        "name": chosen.name, "stops": list(chosen.stops), "jinja": chosen.jinja, "added_tokens": list(chosen.added)})
+        "name": recipe.template.name, "stops": list(recipe.template.stops), "jinja": recipe.template.jinja,
+        "added_tokens": list(recipe.template.added)})
     _write_samples(out / "sample.jsonl", islice(iter_examples(out / "train.parquet"), SAMPLES), tokenizer)
     _check(ledger, data, out)
     _check_sources([*zip(data.sources, ledger.sources, strict=True), *zip(replay, ledger.replay, strict=True)], out)
     return ledger
 
 
-class _Labels:
-    """What is known of each training example, in their order."""
+class _Made:
+    """What all shards came to, written as they come."""
 
-    def __init__(self, sources: Mapping[str, TrainingSourceSection]) -> None:
-        self._sources = sources
-        self.languages: list[str] = []
-        self.tasks: list[str] = []
-        self.kinds: list[str] = []
+    def __init__(self, data: DataSection, curated: Path, out: Path) -> None:
+        self.files = ExampleFiles(out)
+        self.tallies: dict[str, Tally] = defaultdict(Tally)
+        self.trained_on: set[tuple[str, str]] = set()
+        self._labels, self._held = Labels([], [], []), HeldOut(data, out)
+        for batch in pq.ParquetFile(curated / "rejected.parquet").iter_batches():
+            self.files.rejected.add_table(pa.Table.from_batches([batch]))
 
-    def add(self, one: Curated, examples: int) -> None:
-        """So many examples are made of this conversation."""
-        source = self._sources[one.conversation.origin.source]
-        self.languages += [one.language] * examples
-        self.tasks += [source.task or UNKNOWN] * examples
-        self.kinds += [source.kind] * examples
+    def add(self, shard: RenderedShard) -> None:
+        """This one comes next."""
+        for name, block in shard.blocks.items():
+            self.files.write(name, block)
+        for source, tally in shard.tallies.items():
+            self.tallies[source].merge(tally)
+        self.files.rejected.add(shard.rejected)
+        self._held.write(shard.held)
+        self._labels.add(shard.labels)
+        self.trained_on.update(shard.trained_on)
+
+    def close(self, out: Path) -> None:
+        """Nothing more comes."""
+        self._held.close()
+        self.files.close()
+        write_labels(out, self._labels)
 
 
-def _render(curated: Path, renderer: Renderer, data: DataSection, seed: int, files: ExampleFiles,
-            noted: tuple[set[tuple[str, str]], _Labels, HeldOut]) -> dict[str, Tally]:
-    """Render and split, shard by shard; what became of every source. `noted` grows by the evaluation items and labels
-    of what is trained on, and by the rows of held-out tasks."""
-    trained_on, labels, held = noted
-    sides = _sides(curated, data.validation_share, seed)
-    tallies: dict[str, Tally] = defaultdict(Tally)
+def _rendered(curated: Path, recipe: Recipe, workers: Workers) -> Iterator[RenderedShard]:
+    files = shards_of(curated)
+    shards = [ShardToRender(file, sides) for file, sides in zip(files, _sides(curated, recipe), strict=True)]
     with progress("rendering", rows_in(curated), "conversations") as bar:
-        for curated_shard in curated_shards(curated):
-            shard = list(_to_train(curated_shard, held, files, tallies))
-            bar.advance(len(curated_shard) - len(shard))
-            examples: dict[Split, list[Example]] = {"train": [], "validation": []}
-            conversations = [one.conversation for one in shard]
-            for one, found in zip(shard, fit(conversations, renderer, data), strict=True):
-                check()
-                tally = tallies[one.conversation.origin.source]
-                if isinstance(found, Rejected):
-                    tally.reject(found)
-                    files.rejected.add([found])
-                else:
-                    half: Split = "validation" if sides(one) else "train"
-                    examples[half] += found.examples
-                    _tally(tally, one.conversation, found, half, renderer.stop_ids)
-                    if half == "train":
-                        trained_on.update(one.items)
-                        labels.add(one, len(found.examples))
-                bar.advance()
-            for name, rows in examples.items():
-                files.write(name, rows)
-    return tallies
+        for shard in workers.map(partial(render_shard, recipe=recipe), shards):
+            bar.advance(shard.rows)
+            yield shard
 
 
-def _to_train(shard: Sequence[Curated], held: HeldOut, files: ExampleFiles, tallies: Mapping[str, Tally]
-              ) -> Iterator[Curated]:
-    """Rows that are of no held-out task; the others go there."""
-    for one in shard:
-        source = one.conversation.origin.source
-        if source not in held.sources:
-            yield one
-        elif refused := held.add(one):
-            tallies[source].reject(refused)
-            files.rejected.add([refused])
-        else:
-            tallies[source].held_out += 1
-
-
-def _sides(curated: Path, share: float, seed: int) -> Callable[[Curated], bool]:
-    """Says whether a conversation is held out; of near duplicates that stay, none is without the others."""
+def _sides(curated: Path, recipe: Recipe) -> list[list[bool] | None]:
+    """Of the conversations of every shard which are held out; of near duplicates that stay, none is without the others.
+    None where there are no such, and each one's content says it."""
     if not has_clusters(curated):
-        return lambda one: place(one.conversation, seed).at < share
-    rows = [(one.conversation.origin, place(one.conversation, seed), one.cluster)
-            for shard in curated_shards(curated) for one in shard]
-    clusters = (-at if cluster is None else cluster for at, (_, _, cluster) in enumerate(rows, 1))
-    out = dict(zip((origin for origin, _, _ in rows), held_out([at for _, at, _ in rows], share, clusters),
-                   strict=True))
-    return lambda one: out[one.conversation.origin]
-
-
-def _tally(tally: Tally, conversation: Conversation, found: Fitted, half: Split, stop_ids: Collection[int]) -> None:
-    if half == "train":
-        tally.train += 1
-    else:
-        tally.validation += 1
-    tally.truncated += found.turns_dropped > 0
-    tally.turns_dropped += found.turns_dropped
-    tally.split += len(found.examples) > 1
-    tally.escaped += found.escaped
-    tally.thoughts += any(map(thinks, conversation.turns))
-    tally.repaired += conversation.repaired
-    tally.add(found.examples, stop_ids)
+        return [None] * len(shards_of(curated))
+    shards = [[(place(one.conversation, recipe.seed), one.cluster) for one in shard]
+              for shard in curated_shards(curated)]
+    rows = list(chain.from_iterable(shards))
+    clusters = (-at if cluster is None else cluster for at, (_, cluster) in enumerate(rows, 1))
+    out = iter(held_out([at for at, _ in rows], recipe.data.validation_share, clusters))
+    return [list(islice(out, len(shard))) for shard in shards]
 
 
 def _tell(reads: Sequence[Mapping[str, Any]], tallies: Mapping[str, Tally]) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
 from sft_core.config.data import SourceSection
 from sft_core.config.decontaminate import DecontaminateSection
-from sft_core.conversation import Rejected, Row
-from sft_core.data.curate.contamination import ItemFinder, counted, facts_of_texts, fault
-from sft_core.data.examples import ExampleFiles
+from sft_core.conversation import Origin, Rejected, Row
+from sft_core.data.curate.contamination import Contamination, ItemFinder, counted, facts_of_texts, fault
+from sft_core.data.examples import ExampleFiles, block_of
 from sft_core.data.formats import to_text
 from sft_core.data.ledger import SourceCount
 from sft_core.data.shards import SHARD_ROWS
@@ -20,6 +21,9 @@ from sft_core.data.tally import Tally
 from sft_core.errors import DataError
 from sft_core.stopping import check
 from sft_core.templates.render import Example, pieces, render_text
+
+AT_ONCE = 100
+"""Documents that are searched together."""
 
 
 class Look(NamedTuple):
@@ -42,32 +46,38 @@ def cut(source: SourceSection, rows: Iterable[Row | Rejected], tokenizer: PreTra
                         "or rows with a column text (map it: columns: {text: body})")
     tally = Tally()
     examples: list[Example] = []
-    for row in rows:
+    for origin, text in _texts(rows, source, look):
         check()
-        text = _text(row, source, look)
         if isinstance(text, Rejected):
             tally.reject(text)
             files.rejected.add([text])
             continue
-        parts = list(pieces(render_text(text, tokenizer, row.origin), max_tokens))
+        parts = list(pieces(render_text(text, tokenizer, origin), max_tokens))
         tally.train += 1
         tally.split += len(parts) > 1
         tally.add(parts, (tokenizer.eos_token_id,))
         examples += parts
         if len(examples) >= SHARD_ROWS:
-            files.write("replay", examples)
+            files.write("replay", block_of(examples))
             examples = []
-    files.write("replay", examples)
+    files.write("replay", block_of(examples))
     return SourceCount(name_of(source), ("text",), tally.train + tally.rejected.total(),
                        dict(sorted(tally.rejected.items())), tally.train, **tally.counts())
 
 
-def _text(row: Row | Rejected, source: SourceSection, look: Look) -> str | Rejected:
-    text = row if isinstance(row, Rejected) else to_text(row, source)
-    if isinstance(text, Rejected):
-        return text
-    (held,) = facts_of_texts([[text]], look.finder)
+def _texts(rows: Iterable[Row | Rejected], source: SourceSection, look: Look
+           ) -> Iterator[tuple[Origin, str | Rejected]]:
+    """What the documents say, or why they go; searched for items many at a time."""
+    left = iter(rows)
+    while some := list(islice(left, AT_ONCE)):
+        texts = [row if isinstance(row, Rejected) else to_text(row, source) for row in some]
+        held = iter(facts_of_texts([[text] for text in texts if isinstance(text, str)], look.finder))
+        for row, text in zip(some, texts, strict=True):
+            yield row.origin, text if isinstance(text, Rejected) else _looked(row.origin, text, next(held), look)
+
+
+def _looked(origin: Origin, text: str, held: Contamination, look: Look) -> str | Rejected:
     if why := fault(held, look.section):
-        return Rejected(*why, row.origin)
+        return Rejected(*why, origin)
     look.found.update((find.suite, find.id) for find in counted(held, look.section))
     return text

@@ -44,6 +44,13 @@ class Tally:
             self.trained_tokens += len(example.targets) - example.targets.count(IGNORE)
             self.stops_trained += sum(map(example.targets.count, set(stop_ids)))
 
+    def merge(self, other: Tally) -> None:
+        """Count what became of further rows."""
+        self.rejected += other.rejected
+        self.first = self.first or other.first
+        for name, count in other.counts().items():
+            setattr(self, name, getattr(self, name) + count)
+
     def counts(self) -> dict[str, Any]:
         """As arguments of `SourceCount`."""
         return {name: value for name, value in vars(self).items() if name not in ("rejected", "first")}

@@ -14,11 +14,13 @@ import pytest
 
 from sft_core.config.data import DataSection, SourceSection, TemplateSection, TrainingSourceSection
 from sft_core.conversation import Origin
+from sft_core.data import shards
 from sft_core.data.curate.chain import curate_here
 from sft_core.data.curate.items import EvalItem
 from sft_core.data.examples import load_examples
 from sft_core.data.ledger import Ledger
 from sft_core.data.prepare import prepare
+from sft_core.data.workers import Processes
 from sft_core.errors import DataError, TemplateError
 from sft_core.templates.render import IGNORE
 
@@ -31,9 +33,10 @@ def row(number: int) -> dict[str, str]:
 
 def run(out: Path, tokenizer: Any, sources: list[Any], *, items: tuple[EvalItem, ...] = (), **settings: Any
         ) -> Ledger:
-    """`settings`: fields of the data section; and `replay` (sources), `template` (its name), `seed`."""
+    """`settings`: fields of the data section; and `replay` (sources), `template` (its name), `seed`, `workers`."""
     out.mkdir(exist_ok=True)
     replay, template, seed = settings.pop("replay", []), settings.pop("template", "chatml"), settings.pop("seed", 0)
+    workers = settings.pop("workers", None)
 
     def section(source: Path | dict[str, Any]) -> dict[str, Any]:
         return source if isinstance(source, dict) else {"path": str(source)}
@@ -44,7 +47,7 @@ def run(out: Path, tokenizer: Any, sources: list[Any], *, items: tuple[EvalItem,
         wanted, TemplateSection.model_validate({"name": template}), tokenizer=tokenizer,
         curated=curate_here(wanted, items, out.with_name(f"{out.name}-curated")),
         replay=tuple(SourceSection.model_validate(section(s)) for s in replay), eval_items=items, seed=seed,
-        mirror=None, out=out)
+        mirror=None, out=out, workers=workers)
 
 
 @pytest.fixture
@@ -59,6 +62,28 @@ def messy(write_jsonl) -> Path:
     path = write_jsonl(rows)
     path.write_text(path.read_text() + "broken\n")
     return path
+
+
+@pytest.mark.parametrize("duplicates", [{}, {"near": False}], ids=["none is alike", "some are alike"])
+def test_several_processes_make_the_same(tmp_path, tokenizer, messy, write_jsonl, monkeypatch, duplicates):
+    monkeypatch.setattr(shards, "SHARD_ROWS", 5)
+    asked = write_jsonl([row(number) for number in range(60, 75)], "asked.jsonl")
+    pool = Processes(2)
+    wanted: dict[str, Any] = {
+        "sources": [messy, {"path": str(asked), "task": "quiz"}], "held_out_tasks": ["quiz"], "too_long": "drop",
+        "items": (EvalItem("quiz", "7", QUESTION),), "max_tokens": 400, "max_rejected_share": 0.1,
+        "duplicates": duplicates, "decontaminate": "report"}
+    try:
+        alone, together = (run(tmp_path / name, tokenizer, wanted["sources"], workers=workers, **{
+            key: value for key, value in wanted.items() if key != "sources"})
+            for name, workers in (("alone", None), ("together", pool)))
+    finally:
+        pool.close()
+    assert alone == together
+    ours, theirs = ({file.name: file.read_bytes() for file in (tmp_path / name).iterdir() if file.is_file()}
+                    for name in ("alone", "together"))
+    assert {"train.parquet", "held_out.jsonl", "labels.parquet", "contaminated.json"} <= ours.keys()
+    assert ours == theirs
 
 
 def test_every_row_is_accounted_for(tmp_path, tokenizer, messy):

@@ -83,9 +83,17 @@ def curated_shards(folder: Path) -> Iterator[list[Curated]]:
     Raises:
         DataError: a file was not written by `curate`.
     """
-    for file in shards_of(folder):
-        yield [Curated(conversation, tuple((suite, name) for suite, name in items), *known)
-               for conversation, (items, *known) in zip(read_shard(file), rows_of_table(file, ADDED), strict=True)]
+    return map(read_curated, shards_of(folder))
+
+
+def read_curated(file: Path) -> list[Curated]:
+    """What stays of one shard.
+
+    Raises:
+        DataError: the file was not written by `curate`.
+    """
+    return [Curated(conversation, tuple((suite, name) for suite, name in items), *known)
+            for conversation, (items, *known) in zip(read_shard(file), rows_of_table(file, ADDED), strict=True)]
 
 
 def has_clusters(folder: Path) -> bool:

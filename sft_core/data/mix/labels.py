@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,9 +17,14 @@ UNKNOWN = "unknown"
 class Labels(NamedTuple):
     """One entry per training example; `unknown` where nothing is known."""
 
-    language: Sequence[str]
-    task: Sequence[str]
-    kind: Sequence[str]  # human, synthetic or unknown
+    language: list[str]
+    task: list[str]
+    kind: list[str]  # human, synthetic or unknown
+
+    def add(self, others: Labels) -> None:
+        """These examples come next."""
+        for mine, theirs in zip(self, others, strict=True):
+            mine += theirs
 
 
 def write_labels(prepared: Path, labels: Labels) -> None:
