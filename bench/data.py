@@ -95,7 +95,7 @@ class Bench:
             found = run("dedup", shards=str(shards), out=str(folder / "dedup"), workers=self.workers)
             self.keys |= {f"dedup_{name}_s": found["seconds"], f"dedup_{name}_gb": found["peak_gb"]}
             steps[name]["prepare"] = run("prepare", curated=curated, tokenizer=str(tokenizer),
-                                         out=str(folder / "prepared"))
+                                         out=str(folder / "prepared"), workers=self.workers)
             self.keys[f"prepare_{name}_gb"] = steps[name]["prepare"]["peak_gb"]
             self.details.setdefault("dedup", {})[name] = found
             print(told(name, rows, steps[name]), flush=True)

@@ -102,7 +102,7 @@ def dedup(shards: str, out: str, workers: int) -> dict[str, Any]:
     return {**_measure("dedup", work)._asdict(), "gone": gone[0]}
 
 
-def prepare(curated: str, tokenizer: str, out: str) -> dict[str, Any]:
+def prepare(curated: str, tokenizer: str, out: str, workers: int) -> dict[str, Any]:
     """Rendering and splitting curated rows."""
     from transformers import AutoTokenizer
 
@@ -110,9 +110,11 @@ def prepare(curated: str, tokenizer: str, out: str) -> dict[str, Any]:
 
     data = DataSection.model_validate({**EVERYTHING, "sources": [{"path": "rows.jsonl", "name": "rows"}]})
     Path(out).mkdir(parents=True)
-    return _measure("prepare", lambda: prepare_data(
-        data, TemplateSection(name="chatml"), tokenizer=AutoTokenizer.from_pretrained(tokenizer), curated=Path(curated),
-        replay=(), eval_items=(), seed=0, mirror=None, out=Path(out)))._asdict()
+    with processes(workers) as pool:
+        return _measure("prepare", lambda: prepare_data(
+            data, TemplateSection(name="chatml"), tokenizer=AutoTokenizer.from_pretrained(tokenizer),
+            curated=Path(curated), replay=(), eval_items=(), seed=0, mirror=None, out=Path(out), workers=pool)
+            )._asdict()
 
 
 def against(shards: str, rows: int) -> dict[str, Any]:

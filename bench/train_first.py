@@ -18,6 +18,7 @@ from sft_core.config.data import DataSection, ModelSection, TemplateSection
 from sft_core.config.train import TrainSection
 from sft_core.data.curate.chain import curate_here
 from sft_core.data.prepare import prepare
+from sft_core.data.workers import processes
 from sft_core.train.inputs import TrainInputs
 
 MAX_TOKENS = 1024
@@ -40,7 +41,8 @@ def rows_of(count: int, seed: int) -> list[dict[str, str]]:
 def first_step(root: Path, count: int) -> tuple[float, dict[str, Any]]:
     """Seconds of prepare, set-up and one step over those of the tokenizer's own batch call; and the parts.
 
-    Curation is off: it looks at the rows and not at tokens. The tokenizer encodes the same texts in one call.
+    Curation is off: it looks at the rows and not at tokens. The tokenizer encodes the same texts in one call, in as
+    many threads as there are cores; preparation has as many processes.
     """
     root.mkdir(parents=True, exist_ok=True)
     rows = rows_of(count, seed=0)
@@ -58,8 +60,10 @@ def first_step(root: Path, count: int) -> tuple[float, dict[str, Any]]:
         "normalise": {"kinds": []}, "quality": {"measure": False}, "pii": {"action": "off"},
         "duplicates": {"exact": False, "near": False}, "validation_share": 0.0})
     began = time.perf_counter()
-    prepare(data, TemplateSection(name="chatml"), tokenizer=tokenizer, replay=(), eval_items=(), seed=0, mirror=None,
-            curated=curate_here(data, (), root / "curated"), out=out)
+    with processes(None) as workers:
+        prepare(data, TemplateSection(name="chatml"), tokenizer=tokenizer, replay=(), eval_items=(), seed=0,
+                mirror=None, curated=curate_here(data, (), root / "curated", workers=workers), out=out,
+                workers=workers)
     prepared = time.perf_counter() - began
     section = TrainSection.model_validate({"optim": {"lr": 1e-4}, "rows_per_step": 1, "micro_rows": 1})
     inputs = TrainInputs(prepared=out, model=ModelSection(path=str(root / "model"), device="cpu"),
