@@ -83,6 +83,7 @@ class Why(StrEnum):
     NEAR_DUPLICATE = "near_duplicate"
     CONTAMINATED = "contaminated"
     PERSONAL_DATA = "personal_data"  # it holds personal data or a secret, and data.pii.action is drop
+    SCORE = "score"  # data.scores.keep wants others
     NOT_SELECTED = "not_selected"  # data.select keeps others
     LENGTH = "length"  # from here to LANGUAGE: flaws that data.quality.drop names
     PLACEHOLDER = "placeholder"

@@ -7,6 +7,7 @@ pace.py        how fast earlier runs of a model went on this machine, and how fa
 needs.py       what a run needs besides its configuration
 inputs.py      what a run reads, and whether any of it has changed
 curate.py      the stage curate
+scores.py      who gives rows scores: a model, a judge
 prepare.py     the stage prepare
 provenance.py  the stage manifest: where data comes from and what it may be used for
 mixture.py     what the mixture reaches, before anything is trained

@@ -16,6 +16,7 @@ from sft_core.config.experiment import ExperimentConfig
 from sft_core.data.curate.items import EvalItem
 from sft_core.stage import Stage
 from sft_core.versions import code_version
+from tasks.scores import scoring_of
 from tasks.stages import Done, Workspace, once, version
 
 if TYPE_CHECKING:
@@ -50,13 +51,14 @@ def wanted_of(config: ExperimentConfig, place: Workspace) -> Wanted:
 
     Raises:
         DataError: a source cannot be found.
+        ModelError: nor the model that is to score rows.
     """
     from sft_core.data.curate.chain import Wanted
     from sft_core.data.sources import source_digest
 
     digests = [source_digest(one, scratch=place.scratch, mirror=place.mirror) for one in config.data.sources]
     return Wanted(config.data, config.seed, digests, asked_of(config, place), lambda: items_of(config, place),
-                  place.scratch, place.mirror)
+                  place.scratch, place.mirror, scoring_of(config, place))
 
 
 def curated_stage(wanted: Wanted, place: Workspace) -> Stage:
@@ -76,7 +78,8 @@ def curate(config: ExperimentConfig, place: Workspace) -> Done:
     """Curate the training data of an experiment, or find it curated.
 
     Raises:
-        DataError, EvalError: an input is missing or cannot be used.
+        DataError, EvalError, ModelError, TemplateError: an input is missing or cannot be used, or too many rows have
+            no grade of a judge.
         OrchestrationError: the Dask cluster that SFT_DASK names cannot be used.
     """
     return _curated(wanted_of(config, place), place)

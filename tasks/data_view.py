@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sft_core.conversation import Why
+from sft_core.data.curate.scores import QUANTILES
 from sft_core.data.ledger import POLICY
 from sft_core.data.mix.plan import Mixed
 
@@ -21,7 +22,8 @@ SHARES = (("planted", "found"), ("rows", "with_decoys"))
 """Keys of which the second is a part of the first."""
 TITLES = {"recall.recalls": "Evaluation items that were changed and planted in this data, and how many are found",
           "recall.false": "Rows of this data in which items are found, and in which items that nobody asks are",
-          "selection": "What was selected, beside a random draw of the same size"}
+          "judge": "Rows that the judge was asked about, and what came of it",
+         "selection": "What was selected, beside a random draw of the same size"}
 """Parts of `curation.json` that have more words than their key."""
 
 WRITERS = {"human": "people", "synthetic": "a model", "unknown": "not known"}
@@ -69,6 +71,8 @@ def parts(curation: Mapping[str, Any]) -> Iterator[Part]:
              _counted(sources, lambda one: one["personal"]["redacted"])),
         Part("Languages of answers, before and after", languages(sources),
              "und: nothing that tells, as of numbers, names and code"),
+        Part("Scores of rows, before and after", scores(sources), "per cent: this share of the rows is at or below; "
+             "without: rows that have no such score, or of which it was not asked"),
         *(part for key, value in curation.items() if key != "sources" for part in _further(key, value)),
     ) if one.rows)
 
@@ -87,6 +91,13 @@ def languages(sources: Sequence[Mapping[str, Any]]) -> list[Row]:
                           "share before": in_percent(before, sum(read.values())), "after": f"{after:,}",
                           "share after": in_percent(after, sum(kept.values()))})
     return found
+
+
+def scores(sources: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Of every source and score how it spreads over the rows read and kept."""
+    return [{"source": one["name"], "score": name, "of": f"rows {when}",
+             **{key: _shown(key, said[key]) for key in ("rows", "without", *QUANTILES)}}
+            for one in sources for name, both in one["scores"].items() for when, said in both.items()]
 
 
 def licences(manifest: Mapping[str, Any]) -> list[Row]:

@@ -36,6 +36,11 @@ def sources_of(config: ExperimentConfig) -> list[tuple[SourceSection, str]]:
     return [*((one, "train") for one in config.data.sources), *((one, "replay") for one in replay_sources(config))]
 
 
+def text_of(path: str | None) -> str | None:
+    """What a template's file says; an unreadable one is told of when it is used."""
+    return Path(path).read_text(encoding="utf-8", errors="replace") if path and Path(path).is_file() else None
+
+
 def suite_stamp(chosen: Suite, section: EvalSection, mirror: Path | None) -> tuple[object, ...]:
     """Moves with all that a suite asks, and with its own scoring function."""
     scored = scorer_version(chosen.scorer, chosen.folder) if chosen.scorer else None

@@ -18,7 +18,7 @@ from infra.reach import why_unreachable
 from infra.real_model import MADE
 from infra.settings import secret
 from sft_core.config.data import ModelSection, TemplateSection
-from sft_core.config.evaluate import EvalSection, JudgeSection
+from sft_core.config.evaluate import EndpointSection, EvalSection
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.file import variants
 from sft_core.config.followups import as_searched
@@ -63,7 +63,8 @@ def _services(section: EvalSection) -> Iterator[Lack]:
         if why := why_no_cuda():
             yield Lack(("eval", "backend"), f"eval.backend: vllm needs CUDA, and {why}; use transformers")
     if section.judge and (section.refusal_scorer == "judge" or any(map(_open_ended, section.suites))):
-        yield from _judge_lacks(section.judge)
+        yield from _judge_lacks(("eval", "judge"), section.judge.endpoint, "open-ended answers are then kept and "
+                                "unscored")
 
 
 def model_lacks(section: ModelSection, place: Workspace) -> list[Lack]:
@@ -103,14 +104,16 @@ def path_lacks(config: ExperimentConfig, place: Workspace) -> list[Lack]:
 
 
 def data_lacks(config: ExperimentConfig, place: Workspace) -> list[Lack]:
-    """What keeps the data of an experiment from being curated, a sentence each: neither base nor template is asked."""
+    """What keeps the data of an experiment from being curated, a sentence each: base and template are asked only where
+    rows are scored by them."""
     suites = _evaluation_paths(config.eval, place) if config.data.decontaminate.looks else []
-    return [*_source_lacks(config, place), *_use_lacks(config, place), *suites]
+    base = [*model_lacks(config.model, place), *_template_lacks(config, place)] if config.data.scores.measure else []
+    return [*base, *_source_lacks(config, place), *_use_lacks(config, place), *suites, *_score_lacks(config, place)]
 
 
 def run_lacks(config: ExperimentConfig, place: Workspace) -> list[Lack]:
     """What an experiment lacks, a sentence each."""
-    return [*path_lacks(config, place), *_services(config.eval),
+    return [*path_lacks(config, place), *_score_lacks(config, place), *_services(config.eval),
             *dict.fromkeys(lack for one in variants(config) for lack in _packages(one.train))]
 
 
@@ -162,6 +165,18 @@ def _source_lacks(config: ExperimentConfig, place: Workspace) -> Iterator[Lack]:
             if absent := why_no_source(source, place.mirror):
                 yield _of_hub((*section, "sources", index, "path"), f"the data set {source.path!r}",
                               _made_by_make(source.path, absent))
+
+
+def _score_lacks(config: ExperimentConfig, place: Workspace) -> Iterator[Lack]:
+    """The model and the judge that score rows."""
+    path, judge = config.data.scores.model, config.data.scores.judge
+    if path is not None:
+        absent = why_no_model(ModelSection(path=path), place.mirror)
+        if absent:
+            yield _of_hub(("data", "scores", "model"), f"the model {path!r}", absent._replace(
+                why=absent.why.removeprefix("model.path: ")))
+    if judge is not None:
+        yield from _judge_lacks(("data", "scores", "judge"), judge.endpoint, "rows then have no grade")
 
 
 def _use_lacks(config: ExperimentConfig, place: Workspace) -> list[Lack]:
@@ -269,13 +284,13 @@ def _open_ended(reference: str) -> bool:
         return False
 
 
-def _judge_lacks(judge: JudgeSection) -> Iterator[Lack]:
-    """Key and server."""
-    endpoint: Key = ("eval", "judge", "endpoint")
-    yield from (Lack((*endpoint, "key_env"), said) for said in _told(lambda: secret(judge.endpoint.key_env)))
-    if why := why_unreachable(judge.endpoint.url):
-        yield Lack((*endpoint, "url"), f"eval.judge.endpoint: no judge answers at {judge.endpoint.url} ({why}); start "
-                   "it, correct the url, or leave eval.judge out: open-ended answers are then kept and unscored")
+def _judge_lacks(key: Key, section: EndpointSection, without: str) -> Iterator[Lack]:
+    """Key and server of a judge. `without`: what becomes of what it is to judge, where it is left out."""
+    endpoint, name = (*key, "endpoint"), ".".join(map(str, key))
+    yield from (Lack((*endpoint, "key_env"), said) for said in _told(lambda: secret(section.key_env)))
+    if why := why_unreachable(section.url):
+        yield Lack((*endpoint, "url"), f"{name}.endpoint: no judge answers at {section.url} ({why}); start it, correct "
+                   f"the url, or leave {name} out: {without}")
 
 
 def _told(look: Callable[[], object]) -> list[str]:

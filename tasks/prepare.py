@@ -8,7 +8,7 @@ from infra.orchestrator import stage_task
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.stage import Stage, fingerprint, read_json
 from tasks.curate import asked_of, curate, items_of, wanted_of, workers_of
-from tasks.inputs import replay_sources, sources_of
+from tasks.inputs import replay_sources, sources_of, text_of
 from tasks.stages import Done, Workspace, once, version
 
 READS = {"max_tokens", "too_long", "validation_share", "max_rejected_share", "decontaminate", "held_out_tasks"}
@@ -30,18 +30,13 @@ def prepared_stage(config: ExperimentConfig, place: Workspace) -> Stage:
     tokenizer = {name: digest for name, digest in identity["files"].items() if not name.endswith(".safetensors")}
     stamp = fingerprint(
         "prepare", version("prepare"), config.data.model_dump(mode="json", include=READS),
-        config.template, _text_of(config.template.path), config.seed, tokenizer, wanted_of(config, place).stamp(),
+        config.template, text_of(config.template.path), config.seed, tokenizer, wanted_of(config, place).stamp(),
         [(one.may_be_empty, one.task, one.kind) for one in config.data.sources],
         asked_of(config, place) if replay_sources(config) else None,
         [(source.model_dump(mode="json", include=READ_BY), source.may_be_empty,
           source_digest(source, scratch=place.scratch, mirror=place.mirror)) for source in replay_sources(config)],
     )
     return place.shared("prepare", stamp)
-
-
-def _text_of(path: str | None) -> str | None:
-    """What a template's file says; an unreadable one is told of when it is used."""
-    return Path(path).read_text(encoding="utf-8", errors="replace") if path and Path(path).is_file() else None
 
 
 @stage_task("prepare", "prepare the data of {config.name}")

@@ -81,7 +81,7 @@ def write_manifest(config: ExperimentConfig, curated: Curation, place: Workspace
 def _record(source: SourceSection, licence: Licence | None, counted: dict[str, Any], place: Workspace) -> SourceRecord:
     return SourceRecord(
         name_of(source), _path(source), source.revision, licence and licence.said, licence and licence.where, source,
-        _parts(source, place), tuple(Step(**step) for step in counted["steps"]))
+        _parts(source, place), tuple(Step(**step) for step in counted["steps"]), counted["scores"])
 
 
 def _parts(source: SourceSection, place: Workspace) -> tuple[Part, ...]:

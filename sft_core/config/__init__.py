@@ -13,6 +13,7 @@ phrasing.py    plain rows as instructions
 selection.py   few rows out of many
 pii.py         personal data and secrets
 quality.py     what is wrong with answers
+scores.py      scores of rows that a model gives
 provenance.py  where data comes from, and what it may be used for
 mixture.py     how often each example is used in an epoch
 train.py       optimiser, adapters, replay, KL

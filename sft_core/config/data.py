@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
@@ -15,6 +15,7 @@ from sft_core.config.phrasing import SourcePhrasingSection
 from sft_core.config.pii import PiiSection
 from sft_core.config.provenance import SourceProvenanceSection, Use
 from sft_core.config.quality import QualitySection
+from sft_core.config.scores import Score, ScoresSection, how_to_have
 from sft_core.config.section import MOST, Positive, Section, Share
 from sft_core.config.selection import SelectSection
 
@@ -124,6 +125,8 @@ class DataSection(Section):
     """Personal data and secrets in conversations."""
     quality: QualitySection = QualitySection()
     """What is wrong with answers, and which of it is left out."""
+    scores: ScoresSection = ScoresSection()
+    """Scores that a model gives: perplexity, instruction-following difficulty, a judge's grades."""
     select: SelectSection | None = None
     """Few rows out of all that are left, the best or the most different ones; a random draw of the same size is told
     beside them. Without it all stay."""
@@ -152,6 +155,9 @@ class DataSection(Section):
         if not self.quality.measure and (languages or self.select):
             raise ValueError("data.quality.measure is false, and data.select and limits on languages need what it "
                              "measures; set it to true")
+        wanted = self.select.by if self.select else "quality"
+        if wanted in get_args(Score) and wanted not in self.scores.names:
+            raise ValueError(f"data.select.by is {wanted}, which nothing measures; {how_to_have(wanted)}")
         return self
 
     def holds_out(self, source: TrainingSourceSection) -> bool:

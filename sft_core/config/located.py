@@ -17,7 +17,7 @@ PATHS: tuple[Key, ...] = (
     ("model", "path"), ("data", "sources", EACH, "path"), ("data", "mirror"), ("data", "mirror", EACH),
     ("train", "replay", "sources", EACH, "path"), ("train", "probe", "suites", EACH), ("template", "path"),
     ("eval", "suites", EACH), ("eval", "include_path"), ("eval", "data_path"), ("eval", "refusal_scorer"),
-    ("eval", "judge", "gold"))
+    ("eval", "judge", "gold"), ("data", "scores", "model"), ("data", "select", "embed"))
 """Fields that may name a file or folder of this machine."""
 
 

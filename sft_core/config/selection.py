@@ -14,10 +14,10 @@ class SelectSection(Section):
     """Select this many rows; all, where there are no more."""
     share: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     """Select this share of the rows."""
-    by: str = "quality"
-    """What a row is chosen by: `quality`, `length` (words), `random`, or the name of another score."""
+    by: Literal["quality", "length", "random", "perplexity", "ifd", "judge"] = "quality"
+    """What a row is chosen by: `quality`, `length` (words), `random`, or a score that `data.scores` measures."""
     prefer: Literal["high", "low"] = "high"
-    """Which end of the score is the better one."""
+    """Which end of the score is the better one. By `ifd` the high end is what the paper chooses, among rows up to 1."""
     diverse: bool = False
     """Choose rows that are far from those chosen before, too: always the one whose distance, times its rank by the
     score, is the largest (k-center greedy, Sener and Savarese 2018). Distances are estimated Jaccard distances of the

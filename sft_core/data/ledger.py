@@ -12,7 +12,7 @@ from sft_core.errors import DataError
 POLICY = frozenset({
     Why.EXACT_DUPLICATE, Why.NEAR_DUPLICATE, Why.CONTAMINATED, Why.TOO_LONG, Why.BAD_ANSWER, Why.LENGTH,
     Why.PLACEHOLDER, Why.REPETITION, Why.REFUSAL, Why.TRUNCATED, Why.DAMAGE, Why.ECHO, Why.LANGUAGE,
-    Why.NOT_SELECTED, Why.PERSONAL_DATA,
+    Why.SCORE, Why.NOT_SELECTED, Why.PERSONAL_DATA,
 })
 """Rows that could be used and are left out on purpose; all other reasons mean that a row cannot be used."""
 

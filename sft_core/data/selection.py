@@ -76,7 +76,7 @@ class Makeup(NamedTuple):
     """What a choice of rows is like. None is not measured, as there are no distances or no scores."""
 
     rows: int
-    score: float | None  # mean
+    median: Mapping[str, float | None]  # of each score
     words: float | None  # mean
     radius: float | None  # largest distance of a row, of all that there were, to the nearest chosen one
     distance: float | None  # mean distance of all rows to the nearest chosen one
@@ -128,8 +128,7 @@ def select(rows: Candidates, section: SelectSection) -> Selection:
         chosen = line[:wanted]
     chosen = np.sort(chosen)
     random = _matched(rows, chosen)
-    shown = np.full(len(said), np.nan) if section.by == "random" else said
-    return Selection(chosen, random, *(_makeup(rows, shown, one) for one in (chosen, random)))
+    return Selection(chosen, random, *(_makeup(rows, one) for one in (chosen, random)))
 
 
 def _scores(rows: Candidates, section: SelectSection) -> Reals:
@@ -181,10 +180,10 @@ def _shuffled(places: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return mixed ^ (mixed >> np.uint64(32))
 
 
-def _makeup(rows: Candidates, scores: Reals, chosen: Indices) -> Makeup:
-    known = scores[chosen][np.isfinite(scores[chosen])]
-    found = Makeup(len(chosen), float(known.mean()) if len(known) else None, float(rows.words[chosen].mean()), None,
-                   None, None)
+def _makeup(rows: Candidates, chosen: Indices) -> Makeup:
+    known = {name: one[chosen][np.isfinite(one[chosen])] for name, one in rows.scores.items()}
+    median = {name: float(np.median(one)) if len(one) else None for name, one in known.items()}
+    found = Makeup(len(chosen), median, float(rows.words[chosen].mean()), None, None, None)
     if rows.space is None:
         return found
     sample = np.argsort(rows.places, kind="stable")[:min(LOOKED_AT, 1 + PAIRS // len(chosen))]

@@ -115,6 +115,16 @@ class Template:
         return render(self.jinja, self.names, messages_of(turns, self.form), tools_of(tools, self.form),
                       opening=True).text
 
+    def opening(self) -> str:
+        """What stands between a question and its answer, but for the end of the question where that is told apart:
+        `<|im_start|>assistant`, `### Response:`. Empty where a question alone cannot be asked."""
+        asked = Conversation((Turn("user", "x"),), Origin("", "", 0))
+        try:
+            prompt = self.prompt(asked.turns)
+            return prompt[self._opening(asked, 1, prompt):]
+        except TemplateRefused:
+            return ""
+
     def render(self, turns: Sequence[Turn], tools: str | None = None, marked: bool = False) -> Rendering:
         """The text without an opening, and with `marked` the character ranges of the generation marks.
 

@@ -93,10 +93,12 @@ def test_what_goes_can_be_read_and_the_counts_add_up(tmp_path, messy):
         (35, "unreadable"), (31, "exact_duplicate"), (33, "near_duplicate"), (34, "contaminated")]
     assert lines(found.folder) == [n for n in range(1, 36) if n not in (31, 33, 34, 35)]
     (source,) = found.result["sources"]
-    assert source | {"languages": {}, "steps": [], "flaws": {}, "personal": {}} == {
+    assert source | {"languages": {}, "steps": [], "flaws": {}, "personal": {}, "scores": {}} == {
         "name": "messy.jsonl", "rows": 35, "formats": ["prompt_completion"], "nulls": 0, "languages": {}, "steps": [],
-        "flaws": {}, "personal": {}, "rejected": {"unreadable": 1}, "changed": {},
+        "flaws": {}, "personal": {}, "scores": {}, "rejected": {"unreadable": 1}, "changed": {},
         "curated": {"exact_duplicate": 1, "near_duplicate": 1, "contaminated": 1}}
+    assert [(name, of["read"]["rows"], of["kept"]["rows"]) for name, of in source["scores"].items()] == [
+        ("quality", 34, 31)]
     steps = source["steps"]
     assert [step["name"] for step in steps] == [
         "read", "normalise", "evaluation items", "exact duplicates of conversations",

@@ -60,4 +60,4 @@ def test_totals():
 def test_what_is_left_out_on_purpose_is_no_fault_of_the_data():
     flaws = {Why(flaw) for flaw in get_args(Flaw)}
     assert {Why.EXACT_DUPLICATE, Why.NEAR_DUPLICATE, Why.CONTAMINATED, Why.TOO_LONG, Why.BAD_ANSWER,
-            Why.NOT_SELECTED, Why.PERSONAL_DATA} | flaws == POLICY
+            Why.SCORE, Why.NOT_SELECTED, Why.PERSONAL_DATA} | flaws == POLICY

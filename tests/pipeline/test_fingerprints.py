@@ -22,7 +22,8 @@ ALL_ON: dict[str, Any] = {
     "name": "x", "model": {"path": "tiny"}, "template": {"name": "chatml"},
     "data": {"sources": [{"path": "tiny:sft", "limit": 30, "shots": 1, "phrasings": [
         {"prompt": "{prompt}", "answer": "{completion}"}]}], "max_tokens": 128, "too_long": "drop",
-             "max_rejected_share": 0.5, "decontaminate": "report", "duplicates": {"keep": "newest"}},
+             "max_rejected_share": 0.5, "decontaminate": "report", "duplicates": {"keep": "newest"},
+             "scores": {"measure": ["ifd"]}},
     "train": {"method": "lora", "optim": {"lr": 1e-3}, "kl": {"beta": 0.1, "on": "both", "reference": "cache"},
               "replay": {"lambda": 0.5, "sources": [{"path": "tiny:replay", "limit": 9}]}, "stopping": {"patience": 1}},
     "eval": {"suites": ["tiny_mmlu"], "limit": 6}}
@@ -33,7 +34,7 @@ OTHER: dict[str, Any] = {
     "train.optim.betas": (0.8, 0.9), "template.date": datetime.date(2026, 1, 1),
     "data.sources.0.date": datetime.date(2026, 1, 1), "train.replay.sources.0.date": datetime.date(2026, 1, 1),
     "data.duplicates.compared": ("prompts",), "data.duplicates.keep": "first",
-    "data.quality.drop": ("refusal",),
+    "data.quality.drop": ("refusal",), "data.scores.measure": ("perplexity",),
     "data.pii.kinds": ("key",), "data.pii.action": "redact", "data.normalise.kinds": ("html",),
     "data.mixture": MixtureSection(), "data.select": SelectSection(n=9),
     "train.probe.suites": ("tiny_mmlu",), "eval.suites": ("tiny_refusal",), "eval.limits": {"tiny_mmlu": 3},
@@ -54,7 +55,7 @@ _WHENCE = ("licence", "date", "generator", "prompt_version", "sampling")
 _PREPARES = (*(f"data.sources.0.{one}" for one in (*_READ, "phrasings", "labels", "shots")), "data.held_out_tasks",
              "data.too_long", "data.repair",
              "data.sources.0.date", "data.sources.0.task", "data.sources.0.kind", "data.normalise",
-             "data.pii", "data.quality", "data.select", "data.duplicates", "data.decontaminate",
+             "data.pii", "data.quality", "data.scores", "data.select", "data.duplicates", "data.decontaminate",
              "data.validation_share", "data.max_rejected_share", "data.mirror", "template")
 _NEVER = {TOLD: ("name", "gate", "tracking", "search", "eval.judge", "eval.min_scored", "data.use",
                  *(f"data.sources.0.{one}" for one in _WHENCE if one != "date"),
@@ -68,7 +69,7 @@ HARMLESS: dict[str, dict[str, tuple[str, ...]]] = {
                 "train.optim", "train.lora", "train.kl", "train.replay.lambda", "train.replay.tokens_per_step",
                 "train.checkpoint_every_s", "train.keep_checkpoints", "train.validate_every_steps", "train.stopping",
                 "train.probe", "train.save_dtype", "train.gradient_checkpointing", "train.compile", "train.processes",
-                "train.machines", "train.shard", "train.interpolate", "model.precision", "data.pack",
+                "train.machines", "train.shard", "train.interpolate", "data.pack",
                 "data.sources.0.weight", "train.replay.sources.0.weight",
                 "data.sources.0.share", "data.sources.0.epochs", "data.mixture",
                 *(f"eval.{one}" for one in (
@@ -143,7 +144,8 @@ def changed(model: Any, path: list[str], annotation: Any, at: str) -> Any:
         name: changed(value, path[1:], annotation, at) if path[1:] else other(at, annotation, value)})
 
 
-NOT_THERE = ("search.", "eval.judge.", "data.mixture.", "data.select.", "model.path")
+NOT_THERE = ("search.", "eval.judge.", "data.mixture.", "data.select.", "data.scores.judge.", "data.scores.model",
+             "model.path")
 """Sections that this configuration lacks, and what is only there with its files."""
 
 

@@ -113,7 +113,9 @@ def test_every_field_is_read(config: Path, home: Path, hub: Path, prefect_api: s
             "data.mixture={size: 2000, most_repeats: 99, languages: {en: {most: 1.0}}, tasks: {sums: {least: 0.0}}}",
             "data.sources.1.task=sums", "data.sources.1.share=0.5", "data.select={share: 0.8, diverse: true}",
             "data.duplicates={keep: newest, prefer: [chats]}", "data.pii.action=redact",
-            "data.quality.drop=[refusal]"),
+            "data.quality.drop=[refusal]", "data.scores.measure=[ifd]", "data.scores.keep={ifd: [0, null]}",
+            f"data.scores.judge={{endpoint: {{url: {prefect_api}/v1, model: nobody, retries: 0}}, "
+            "max_ungraded_share: 1}"),
         run("train.method=lora", "train.interpolate=0.5", "eval.held_back=0.5", "eval.limit=2", "train.epochs=0.2",
             "train.probe.suites=[tiny_refusal, tiny_mmlu]",
             "train.probe.items=2", "train.stopping.patience=1", "train.stopping.metric=tiny_refusal",

@@ -20,9 +20,12 @@ contamination.py  which items rows hold, and what follows from it
 changes.py        ways to change an item
 recall.py         how many changed items are found, and how often something is found that is not there
 measure.py        families of facts, shard by shard
+scores.py         what a model and a judge think of rows: which go, and how scores spread
+likelihood.py     how likely a model finds answers, behind their prompts and alone
 duplicates.py     exact and near duplicates among all rows
 kept.py           where the steps of a curation are kept
 read.py           a source as shards, and the same put right
+way.py            the rows on their way: which are still there, why the others went
 decide.py         facts → which rows stay
 curated.py        the folder of those that stay, what goes, and the way of the rows in numbers
 look.py           what was found, row by row, for a person

@@ -31,9 +31,11 @@ from sft_core.data.curate.measure import (
     measure_shards,
     personal,
     sketches_of,
+    way_of,
 )
 from sft_core.data.curate.read import put_right, read_source
 from sft_core.data.curate.recall import measure
+from sft_core.data.curate.scores import Grader
 from sft_core.data.phrasings import Halves
 from sft_core.data.shards import shards_of
 from sft_core.data.sources import name_of, source_digest
@@ -50,6 +52,15 @@ DECIDED_BY = {"quality", "pii", "duplicates", "decontaminate", "select"}
 
 
 @dataclass(frozen=True)
+class Scoring:
+    """Who gives the scores of `data.scores`."""
+
+    families: Sequence[Family] = ()  # measured by a model
+    grader: Grader | None = None
+    close: Callable[[], None] = lambda: None  # gives the model's memory back
+
+
+@dataclass(frozen=True)
 class Wanted:
     """What is curated, and what for."""
 
@@ -60,6 +71,7 @@ class Wanted:
     items: Callable[[], Sequence[EvalItem]]
     scratch: Path
     mirror: Path | None
+    scoring: Scoring = Scoring()
 
     @cached_property
     def families(self) -> list[Family]:
@@ -75,7 +87,7 @@ class Wanted:
         select = self.data.select
         if select is not None:
             found += [WORDS, *([embeddings_by(Path(select.embed))] if select.embed else [])]
-        return [*([QUALITY] if self.data.quality.measure else []), *found]
+        return [*([QUALITY] if self.data.quality.measure else []), *found, *self.scoring.families]
 
     @cached_property
     def finder(self) -> ItemFinder:
@@ -91,7 +103,8 @@ class Wanted:
         facts = [_facts_stamp(self, at, family) for at in range(len(self.digests)) for family in self.families]
         dates = [str(one.date) for one in self.data.sources] if self.data.duplicates.keep == "newest" else None
         return fingerprint("curate", code_version("sft_core.data.curate.chain"), facts,
-                           self.data.model_dump(mode="json", include=DECIDED_BY), dates,
+                           self.data.model_dump(mode="json", include=DECIDED_BY), self.data.scores.keep,
+                           self.scoring.grader and self.scoring.grader.stamp, dates,
                            list(map(self.data.holds_out, self.data.sources)), self._keeps_alike_together())
 
     def halves(self) -> Halves:
@@ -108,11 +121,16 @@ def curate(wanted: Wanted, keep: Keep, workers: Workers) -> Kept:
 
     Raises:
         DataError: a source cannot be read, has changed while it was read, or two have one name.
+        EvalError: too many rows have no grade of the judge.
     """
     refuse_equal_names(wanted.data.sources)
-    parts = [_measured(wanted, at, keep, workers) for at in range(len(wanted.digests))]
+    try:
+        parts = [_measured(wanted, at, keep, workers) for at in range(len(wanted.digests))]
+    finally:
+        wanted.scoring.close()
     told = _recall(wanted, parts, keep, workers)
-    return keep("curate", wanted.stamp(), lambda out: write_curated(out, parts, wanted.data, workers, told))
+    return keep("curate", wanted.stamp(), lambda out: write_curated(
+        out, parts, wanted.data, workers, (told, wanted.scoring.grader)))
 
 
 def curate_here(data: DataSection, items: Sequence[EvalItem], folder: Path, *, seed: int = 0,
@@ -155,7 +173,8 @@ def _facts(wanted: Wanted, at: int, shards: Path, keep: Keep, workers: Workers) 
     for family in wanted.families:
 
         def make(out: Path, family: Family = family) -> dict[str, object]:
-            with progress(f"{name}: {family.name}", count, "shards") as bar:
+            total, begun, unit = way_of(family, shards, out)
+            with progress(f"{name}: {family.name}", total, unit, begun=begun) as bar:
                 measure_shards(family, shards, out, workers, bar)
             return {"shards": count}
 

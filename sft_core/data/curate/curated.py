@@ -5,7 +5,7 @@
 `duplicates.parquet`          what went as the like of another, and of which
 `flaws.parquet`               what is wrong with which row, dropped or not
 `personal.parquet`            personal data and secrets, by their beginnings
-`curation.json`               per source and per step: rows that came, stayed and went; texts put right; languages
+`curation.json`               per source and step: rows that came, stayed and went; texts put right; languages, scores
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -23,11 +23,14 @@ from numpy.typing import NDArray
 
 from sft_core.config.data import DataSection
 from sft_core.config.pii import PiiSection
+from sft_core.config.scores import Score
 from sft_core.conversation import Conversation, Origin
+from sft_core.data.curate import scores
 from sft_core.data.curate.decide import Decided, Part, decide, rejected_of
 from sft_core.data.curate.pii.finder import Finder
 from sft_core.data.curate.pii.redact import redact
 from sft_core.data.curate.read import REJECTED
+from sft_core.data.curate.scores import Grader
 from sft_core.data.provenance.manifest import Step
 from sft_core.data.shards import (
     CONVERSATIONS,
@@ -51,7 +54,7 @@ FLAWS = pa.schema([*ORIGIN, ("flaw", pa.string()), ("detail", pa.string())])
 PERSONAL = pa.schema([*ORIGIN, ("kind", pa.string()), ("turn", pa.int64()), ("part", pa.string()),
                       ("shown", pa.string())])
 ADDED = pa.schema([("items", pa.list_(pa.list_(pa.string()))), ("language", pa.string()), ("quality", pa.float64()),
-                   ("cluster", pa.int64())])
+                   ("cluster", pa.int64()), *((name, pa.float64()) for name in get_args(Score))])
 """Columns of a curated conversation besides its own."""
 
 
@@ -63,6 +66,9 @@ class Curated(NamedTuple):
     language: str  # of its answers; `und` where that cannot be said
     quality: float  # 0 to 1, see quality.score
     cluster: int | None  # equal for near duplicates, where such stay
+    perplexity: float | None = None  # these three as `data.scores` has them; None where they were not measured
+    ifd: float | None = None
+    judge: float | None = None
 
 
 class _Job(NamedTuple):
@@ -71,7 +77,7 @@ class _Job(NamedTuple):
     stays: NDArray[np.bool_]  # [rows of the shard]
     items: Mapping[int, list[tuple[str, str]]]
     languages: Sequence[str]
-    scores: Sequence[float]
+    scores: Mapping[str, NDArray[np.float64]]
     clusters: Sequence[int | None]
     redacted: Sequence[int]  # rows whose personal data become placeholders
     pii: PiiSection
@@ -109,9 +115,17 @@ def twins_of(folder: Path) -> list[tuple[Origin, Origin, float, bool]]:
 
 
 def write_curated(out: Path, parts: Sequence[Part], data: DataSection, workers: Workers,
-                  recall: Mapping[str, Any] | None) -> dict[str, object]:
-    """Decide, and write the folder; returns what `curation.json` says. `recall`: of decontamination, to be told."""
-    decided = decide(parts, data, workers)
+                  besides: tuple[Mapping[str, Any] | None, Grader | None]) -> dict[str, object]:
+    """Decide, and write the folder; returns what `curation.json` says.
+
+    Args:
+        besides: the recall of decontamination, to be told, and a judge of rows.
+
+    Raises:
+        EvalError: too many rows have no grade of the judge.
+    """
+    recall, grader = besides
+    decided = decide(parts, data, workers, grader)
     redacted = {one.row for one in decided.held} if data.pii.action == "redact" else set()
     shards = [file for part in parts for file in shards_of(part.shards)]
     starts = decided.origins.starts
@@ -127,8 +141,8 @@ def write_curated(out: Path, parts: Sequence[Part], data: DataSection, workers: 
     write_table(out / "duplicates.parquet", _twins(decided))
     write_table(out / "flaws.parquet", _noted(decided, decided.flaws, FLAWS))
     write_table(out / "personal.parquet", _noted(decided, decided.held, PERSONAL))
-    curation: dict[str, object] = {"sources": list(_by_source(parts, decided, data)), "selection": decided.selection,
-                                   "recall": recall}
+    curation: dict[str, object] = {"sources": list(_by_source(parts, decided, data)), "judge": decided.judged,
+                                   "selection": decided.selection, "recall": recall}
     write_json(out / "curation.json", curation)
     return curation
 
@@ -146,7 +160,7 @@ def _job(shard: Path, out: Path, decided: Decided, rows: range, redacting: tuple
              for row in rows if row in decided.items}
     redacted, section = redacting
     return _Job(shard, out, stays, items, decided.languages[rows.start:rows.stop],
-                decided.scores[rows.start:rows.stop], _clusters(decided, rows),
+                {name: known[rows.start:rows.stop] for name, known in decided.scores.items()}, _clusters(decided, rows),
                 [row - rows.start for row in rows if row in redacted], section)
 
 
@@ -164,8 +178,10 @@ def _keep_rows(job: _Job) -> None:
             conversations[row] = redact(conversations[row], finder)[0]
         table = conversation_table(conversations)
     items = pa.array([job.items.get(row, []) for row in range(table.num_rows)], ADDED.field("items").type)
-    added = [items, pa.array(job.languages, pa.string()), pa.array(job.scores, pa.float64()),
-             pa.array(job.clusters, pa.int64())]
+    added = [items, pa.array(job.languages, pa.string()), pa.array(job.scores["quality"], pa.float64()),
+             pa.array(job.clusters, pa.int64()), *(
+        pa.array(job.scores[name], pa.float64(), from_pandas=True) if name in job.scores
+        else pa.nulls(table.num_rows, pa.float64()) for name in get_args(Score))]
     for field, column in zip(ADDED, added, strict=True):
         table = table.append_column(field, column)
     write_table(job.out, table.filter(pa.array(job.stays)))
@@ -195,5 +211,7 @@ def _by_source(parts: Sequence[Part], decided: Decided, data: DataSection) -> It
                "flaws": dict(sorted(Counter(one.flaw for one in decided.flaws if one.row in rows).items())),
                "personal": {name: dict(sorted(Counter(one.kind for one in some).items())) for name, some in (
                    ("found", mine), ("redacted", [one for one in mine if redacts and one.row not in decided.gone]))},
+               "scores": {name: {when: scores.spread(known[some]) for when, some in (("read", rows), ("kept", kept))}
+                          for name, known in decided.scores.items() if np.isfinite(known).any()},
                "languages": {name: dict(Counter(decided.languages[row] for row in some).most_common())
                              for name, some in (("read", rows), ("kept", kept))}}

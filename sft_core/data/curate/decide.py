@@ -4,37 +4,36 @@ from __future__ import annotations
 
 import math
 import sys
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from sft_core.config.data import DataSection, TrainingSourceSection
 from sft_core.config.duplicates import Compared, DuplicatesSection
+from sft_core.config.scores import Bounds, Score
 from sft_core.config.selection import SelectSection
-from sft_core.conversation import Origin, Rejected, Why
-from sft_core.data.curate import contamination, duplicates, quality
+from sft_core.conversation import Rejected, Why
+from sft_core.data.curate import contamination, duplicates, quality, scores
 from sft_core.data.curate.contamination import Contamination
 from sft_core.data.curate.decontaminate import Find
 from sft_core.data.curate.kept import Kept
 from sft_core.data.curate.language import UNDETERMINED, Languages
-from sft_core.data.curate.measure import embeddings_in, facts_of, sketches_in
+from sft_core.data.curate.measure import column_in, embeddings_in, facts_of, sketches_in
 from sft_core.data.curate.pii import redact
+from sft_core.data.curate.pii.finder import Finder
 from sft_core.data.curate.pii.redact import PiiFacts
 from sft_core.data.curate.quality import Quality
+from sft_core.data.curate.scores import Grader, Reals
+from sft_core.data.curate.way import Origins, Reasons, Twin, Way
 from sft_core.data.provenance.manifest import Step
 from sft_core.data.selection import Candidates, Embeddings, Signatures, Space, select
 from sft_core.data.shards import shards_of
 from sft_core.data.sources import name_of
 from sft_core.data.workers import Workers
-
-Reasons = Mapping[int, tuple[Why, str]]
-"""Row → why it goes, and what a person reads of it."""
 
 
 class Part(NamedTuple):
@@ -51,15 +50,6 @@ class Part(NamedTuple):
     def rows(self) -> int:
         """Conversations that were read."""
         return sum(pq.read_metadata(file).num_rows for file in shards_of(self.shards))
-
-
-class Twin(NamedTuple):
-    """A row that went as the like of another."""
-
-    row: int
-    of: int
-    similarity: float
-    exact: bool
 
 
 class Flawed(NamedTuple):
@@ -90,49 +80,39 @@ class Decided(NamedTuple):
     items: Mapping[int, Sequence[Find]]  # rows that stay and hold evaluation items
     languages: Sequence[str]  # of the answers of each row
     flaws: tuple[Flawed, ...]
-    scores: Sequence[float]  # quality of each row, 0 to 1
+    scores: Mapping[str, Reals]  # of each row by name, nan where it has none
     held: tuple[Held, ...]
+    judged: Mapping[str, int] | None  # rows that a judge was asked about, and what came of it
     selection: Mapping[str, Any] | None  # what was selected, beside a random draw
     clusters: NDArray[np.int64] | None  # [rows], see duplicates.clusters; None where no row is like another
 
 
-class Origins:
-    """Where rows stand, without an object for each."""
-
-    def __init__(self, shards: Iterable[Path]) -> None:
-        tables = [pq.read_table(file, columns=["source", "file", "line"], read_dictionary=["source", "file"])
-                  for file in shards]
-        self.starts = np.cumsum([0, *map(len, tables)]).tolist()
-        self._table = pa.concat_tables(tables).unify_dictionaries().combine_chunks() if tables else None
-
-    def __len__(self) -> int:
-        return int(self.starts[-1])
-
-    def __getitem__(self, row: int) -> Origin:
-        assert self._table is not None
-        return Origin(*(column[row].as_py() for column in self._table.columns))
-
-
-def decide(parts: Sequence[Part], data: DataSection, workers: Workers) -> Decided:
+def decide(parts: Sequence[Part], data: DataSection, workers: Workers, grader: Grader | None = None) -> Decided:
     """Which rows go, and why. The steps in their order: quality, personal data, evaluation items, exact and near
-    duplicates, selection; what one step takes out, the next does not see."""
+    duplicates, scores of a model, grades of a judge, selection; what one step takes out, the next does not see, nor is
+    the judge asked about it.
+
+    Raises:
+        EvalError: too many rows have no grade of the judge.
+    """
     origins = Origins(file for part in parts for file in shards_of(part.shards))
-    way = _Way(origins, [part.rows for part in parts])
-    flaws, scores, words = _quality(way, parts, data)
+    way = Way(origins, [part.rows for part in parts])
+    flaws, quality_of, words = _quality(way, parts, data)
     held = _personal(way, parts, data)
     items = _contaminated(way, parts, data)
     for compared in data.duplicates.compared:
         _duplicates(way, parts, (data.duplicates, compared), workers)
-    selection = _select(way, parts, data.select, (scores, words)) if data.select else None
+    known = {"quality": np.array(quality_of or [math.nan] * len(origins)), **_of_model(way, parts, data)}
+    judged = _judged(way, parts, data, (grader, held), known) if grader else None
+    selection = _select(way, parts, data.select, (known, words)) if data.select else None
     return Decided(
         origins, way.gone, tuple(zip(*way.steps, strict=True)) or ((),) * len(parts), tuple(way.twins),
         {row: found for row, found in items.items() if row not in way.gone},
         [sys.intern(one.answer) for one in _facts(parts, "quality", Languages)] or [UNDETERMINED] * len(origins), flaws,
-        scores or [math.nan] * len(origins), held,
-        selection, _clusters(way, parts, data, workers))
+        known, held, judged, selection, _clusters(way, parts, data, workers))
 
 
-def _contaminated(way: _Way, parts: Sequence[Part], data: DataSection) -> dict[int, list[Find]]:
+def _contaminated(way: Way, parts: Sequence[Part], data: DataSection) -> dict[int, list[Find]]:
     """Evaluation items that rows hold, by row; takes out those that `data.decontaminate` says are to be dropped. Rows
     of held-out tasks do not train, and are items themselves."""
     items, reasons, section = {}, {}, data.decontaminate
@@ -149,23 +129,23 @@ def _contaminated(way: _Way, parts: Sequence[Part], data: DataSection) -> dict[i
     return items
 
 
-def _quality(way: _Way, parts: Sequence[Part], data: DataSection
+def _quality(way: Way, parts: Sequence[Part], data: DataSection
              ) -> tuple[tuple[Flawed, ...], list[float], list[int]]:
     """Flaws, scores and words of the answers of all rows; takes out those with a flaw that `data.quality.drop` names.
     """
-    flaws, scores, words, reasons = [], [], [], {}
+    flaws, scored, words, reasons = [], [], [], {}
     for row, one in enumerate(_facts(parts, "quality", Quality)):
         flaws += [Flawed(row, found.flaw, found.detail) for found in quality.flaws(one, data.quality)]
-        scores.append(quality.score(one, data.quality))
+        scored.append(quality.score(one, data.quality))
         words.append(one.answer_words)
         if data.quality.drop and (fault := quality.fault(one, data.quality)):
             reasons[row] = (Why(fault.flaw), fault.detail)
     if data.quality.drop:
         way.step("quality", data.quality, reasons)
-    return tuple(flaws), scores, words
+    return tuple(flaws), scored, words
 
 
-def _personal(way: _Way, parts: Sequence[Part], data: DataSection) -> tuple[Held, ...]:
+def _personal(way: Way, parts: Sequence[Part], data: DataSection) -> tuple[Held, ...]:
     """Personal data of all rows; takes out those that hold any where `data.pii.action` is drop."""
     held, reasons = [], {}
     for row, found in enumerate(_facts(parts, "personal", PiiFacts)):
@@ -177,49 +157,56 @@ def _personal(way: _Way, parts: Sequence[Part], data: DataSection) -> tuple[Held
     return tuple(held)
 
 
+def _of_model(way: Way, parts: Sequence[Part], data: DataSection) -> dict[str, Reals]:
+    """What a model measured of all rows; takes out those that `data.scores.keep` does not want."""
+    if not (names := data.scores.measure):
+        return {}
+    nats, tokens = (_column(parts, "likelihood", name) for name in ("nats", "tokens"))
+    found = {"perplexity": scores.perplexity(nats, tokens)}
+    if "ifd" in names:
+        found["ifd"] = scores.ifd(nats, _column(parts, "alone", "alone_nats"))
+    if ends := {name: each for name, each in data.scores.keep.items() if name in found}:
+        way.step("scores", {name: list(each) for name, each in ends.items()}, _beyond(ends, found))
+    return found
+
+
+def _judged(way: Way, parts: Sequence[Part], data: DataSection, knows: tuple[Grader, Sequence[Held]],
+            known: dict[str, Reals]) -> Mapping[str, int]:
+    """What a judge says of the rows that are still there; takes out those that `data.scores.keep` does not want, and
+    where it names the judge those without a grade. `known` gets the grades."""
+    grader, held = knows
+    rows = np.flatnonzero(way.alive)
+    shards = [file for part in parts for file in shards_of(part.shards)]
+    asked = scores.conversations_in(shards, way.origins.starts, rows)
+    if data.pii.action == "redact":  # no value leaves this machine that training would not see
+        finder, personal = Finder(data.pii), {one.row for one in held}
+        asked = ((row, redact.redact(one, finder)[0] if row in personal else one) for row, one in asked)
+    found = scores.graded(grader, asked, len(rows))
+    known["judge"] = np.full(len(way.alive), math.nan)
+    for row, grade in found.items():
+        known["judge"][row] = math.nan if grade.value is None else grade.value
+    if ends := data.scores.keep.get("judge"):
+        way.step("judge", {"judge": list(ends)}, _beyond({"judge": ends}, known) | {
+            row: (Why.SCORE, f"no grade of the judge: {grade.why}") for row, grade in found.items()
+            if grade.value is None})
+    return scores.told(found.values())
+
+
+def _beyond(ends: Mapping[Score, Bounds], known: Mapping[str, Reals]) -> dict[int, tuple[Why, str]]:
+    """Rows whose scores are beyond these ends."""
+    return {row: (Why.SCORE, detail) for name, each in ends.items()
+            for row, detail in scores.outside(name, known[name], each)}
+
+
+def _column(parts: Sequence[Part], family: str, name: str) -> Reals:
+    return np.concatenate([column_in(part.facts[family], name) for part in parts])
+
+
 def rejected_of(decided: Decided) -> Iterator[Rejected]:
     """The rows that go, in their order."""
     for row in sorted(decided.gone):
         why, detail = decided.gone[row]
         yield Rejected(why, detail, decided.origins[row])
-
-
-class _Way:
-    """The rows on their way through the steps."""
-
-    def __init__(self, origins: Origins, rows: Sequence[int]) -> None:
-        self.origins = origins
-        self.alive = np.ones(len(origins), np.bool_)
-        self.gone: dict[int, tuple[Why, str]] = {}
-        self.steps: list[list[Step]] = []  # per step, of every source
-        self.twins: list[Twin] = []
-        self.source = np.repeat(np.arange(len(rows)), rows)
-        self._sources = len(rows)
-
-    def step(self, name: str, settings: Any, reasons: Reasons, changed: Collection[int] = ()) -> None:
-        """Take out rows that are still there; `changed` ones stay with other texts."""
-        before = np.bincount(self.source[self.alive], minlength=self._sources).tolist()
-        mine = {row: reason for row, reason in reasons.items() if self.alive[row]}
-        counts: list[Counter[str]] = [Counter() for _ in range(self._sources)]
-        for row, (why, _) in mine.items():
-            counts[self.source[row]][str(why)] += 1
-        self.alive[list(mine)] = False
-        self.gone |= mine
-        others = Counter(int(self.source[row]) for row in changed if self.alive[row])
-        plain = settings if isinstance(settings, dict) else settings.model_dump(mode="json")
-        self.steps.append([Step(name, plain, rows, rows - count.total(), others[at], dict(sorted(count.items())))
-                           for at, (rows, count) in enumerate(zip(before, counts, strict=True))])
-
-    def same(self, name: str, settings: Any, twins: duplicates.Twins, why: Why) -> None:
-        """Take out rows for which another one stays."""
-        reasons = {}
-        for row in np.flatnonzero(twins.of >= 0).tolist():
-            other, similarity = int(twins.of[row]), float(twins.similarity[row])
-            like = f"same as {self.origins[other]}" if why is Why.EXACT_DUPLICATE else \
-                f"{similarity:.2f} like {self.origins[other]}"
-            reasons[row] = (why, like)
-            self.twins.append(Twin(row, other, similarity, why is Why.EXACT_DUPLICATE))
-        self.step(name, settings, reasons)
 
 
 def _facts(parts: Sequence[Part], family: str, kind: type[Any]) -> Iterator[Any]:
@@ -229,7 +216,7 @@ def _facts(parts: Sequence[Part], family: str, kind: type[Any]) -> Iterator[Any]
             yield from facts_of(part.facts[family], kind)
 
 
-def _duplicates(way: _Way, parts: Sequence[Part], wanted: tuple[DuplicatesSection, Compared], workers: Workers
+def _duplicates(way: Way, parts: Sequence[Part], wanted: tuple[DuplicatesSection, Compared], workers: Workers
                 ) -> None:
     section, compared = wanted
     if not (section.exact or section.near):
@@ -245,7 +232,7 @@ def _duplicates(way: _Way, parts: Sequence[Part], wanted: tuple[DuplicatesSectio
         way.same(f"near duplicates{said}", section, twins, Why.NEAR_DUPLICATE)
 
 
-def _select(way: _Way, parts: Sequence[Part], section: SelectSection, known: tuple[list[float], list[int]]
+def _select(way: Way, parts: Sequence[Part], section: SelectSection, known: tuple[Mapping[str, Reals], list[int]]
             ) -> Mapping[str, Any]:
     """Take out what is not selected; says what was, beside a random draw of the same size."""
     rows = np.flatnonzero(way.alive)
@@ -256,11 +243,11 @@ def _select(way: _Way, parts: Sequence[Part], section: SelectSection, known: tup
         space = Embeddings(np.concatenate(vectors)[rows])
     elif section.diverse:
         space = Signatures(np.concatenate([one.signatures for one in sketches])[rows])
-    scores, words = known
+    by_name, words = known
     places = np.concatenate([one.keys for one in sketches]).view(np.uint64).reshape(-1, 2)[:, 0]
     names = [name_of(part.source) for part in parts]
     found = select(Candidates(places[rows], [names[at] for at in way.source[rows]], np.array(words)[rows],
-                              {"quality": np.array(scores)[rows]}, space), section)
+                              {name: one[rows] for name, one in by_name.items()}, space), section)
     gone = np.setdiff1d(rows, rows[found.chosen])
     way.step("selection", section, {int(row): (Why.NOT_SELECTED, f"others are before it by {section.by}")
                                     for row in gone})
@@ -271,7 +258,7 @@ def _sketches(parts: Sequence[Part], compared: Compared) -> duplicates.Gathered:
     return duplicates.gathered([file for part in parts for file in shards_of(part.facts[f"sketch_{compared}"])])
 
 
-def _clusters(way: _Way, parts: Sequence[Part], data: DataSection, workers: Workers) -> NDArray[np.int64] | None:
+def _clusters(way: Way, parts: Sequence[Part], data: DataSection, workers: Workers) -> NDArray[np.int64] | None:
     """Near duplicates that stay, as no part of a cluster may be held out alone."""
     if data.duplicates.near or not data.validation_share:
         return None

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from sft_core.config.duplicates import Compared, DuplicatesSection
 from sft_core.config.pii import PiiSection
@@ -24,14 +25,15 @@ from sft_core.data.curate.pii.finder import Finder
 from sft_core.data.curate.sketch import PERMUTATIONS, Sketches, read_sketches, sketch, write_sketches
 from sft_core.data.curate.words import texts
 from sft_core.data.selection import Embeddings
-from sft_core.data.shards import read_shard, shards_of, write_table
-from sft_core.data.workers import Workers
+from sft_core.data.shards import read_shard, rows_in, shards_of, write_table
+from sft_core.data.workers import InProcess, Workers, drain
 from sft_core.errors import DataError
 from sft_core.progress import Progress
 from sft_core.stage import file_digest
 
-Measure = Callable[[Sequence[Conversation], Path], None]
-"""Measures a shard and writes what it finds to a file."""
+Measure = Callable[..., None]
+"""Measures a shard: takes its conversations and the file to write, and where a family is measured `here` a bar, which
+it advances row by row."""
 
 
 class Family(NamedTuple):
@@ -41,6 +43,7 @@ class Family(NamedTuple):
     modules: tuple[str, ...]  # whose code they hang on
     settings: object  # what else they hang on, besides the rows
     measure: Callable[[], Measure]  # called when a shard is to be measured, and not before
+    here: bool = False  # in this process alone: by a model, which is loaded once
 
 
 QUALITY = Family("quality", ("sft_core.data.curate.language", "sft_core.data.curate.quality"), None, lambda: _quality)
@@ -86,10 +89,20 @@ def items_of(asked: object, reworded: bool, finder: Callable[[], contamination.I
 def measure_shards(family: Family, shards: Path, out: Path, workers: Workers, bar: Progress) -> None:
     """Measure the shards of a folder that were not measured yet; `out` gets one file for each."""
     left = [shard for shard in shards_of(shards) if not (out / shard.name).exists()]
-    if left:
-        job = partial(_measured, measure=family.measure(), out=out)
-        for _ in workers.map(job, left):
+    if left and family.here:
+        drain(InProcess().map(partial(_measured, measure=partial(family.measure(), bar=bar), out=out), left))
+    elif left:
+        for _ in workers.map(partial(_measured, measure=family.measure(), out=out), left):
             bar.advance()
+
+
+def way_of(family: Family, shards: Path, out: Path) -> tuple[int, int, str]:
+    """How much there is to measure, how much of it is done, and of what: shards, or rows where they take long."""
+    every = shards_of(shards)
+    done = [shard for shard in every if (out / shard.name).exists()]
+    if not family.here:
+        return len(every), len(done), "shards"
+    return rows_in(shards), sum(pq.read_metadata(shard).num_rows for shard in done), "rows"
 
 
 def facts_of(folder: Path, kind: type[Any]) -> Iterator[Any]:
@@ -99,6 +112,12 @@ def facts_of(folder: Path, kind: type[Any]) -> Iterator[Any]:
         columns = [map(tuple, column.to_pylist()) if pa.types.is_list(column.type) else column.to_pylist()
                    for column in (table.column(name) for name in kind._fields)]
         yield from (kind(*values) for values in zip(*columns, strict=True))
+
+
+def column_in(folder: Path, name: str) -> NDArray[np.float64]:
+    """[rows]: a column of facts that holds numbers; nan where there is none."""
+    found = [pq.read_table(file, columns=[name]).column(0).cast(pa.float64()).to_numpy() for file in shards_of(folder)]
+    return np.concatenate(found) if found else np.zeros(0)
 
 
 def embeddings_in(folder: Path) -> Embeddings:

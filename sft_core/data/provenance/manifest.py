@@ -60,6 +60,7 @@ class SourceRecord:
     told: SourceProvenanceSection
     parts: tuple[Part, ...]
     steps: tuple[Step, ...]
+    scores: Mapping[str, Any] = field(default_factory=dict)  # by name, how they spread over the rows read and kept
 
     def __post_init__(self) -> None:
         """Raises DataError when rows are lost or won between two steps or within one."""
@@ -94,7 +95,8 @@ class SourceRecord:
             "date": self.told.date.isoformat() if self.told.date else None, "kind": self.told.kind,
             "generator": self.told.generator, "prompt_version": self.told.prompt_version,
             "sampling": dict(self.told.sampling), "parts": [asdict(part) for part in self.parts],
-            "steps": [asdict(step) for step in self.steps], "rows_in": self.rows_in, "rows_out": self.rows_out}
+            "steps": [asdict(step) for step in self.steps], "scores": dict(self.scores),
+            "rows_in": self.rows_in, "rows_out": self.rows_out}
 
 
 def joined(shards: Sequence[SourceRecord]) -> SourceRecord:
@@ -125,7 +127,7 @@ def manifest(records: Sequence[SourceRecord], use: Use | None, made: datetime.da
 
     Args:
         use: what the data is for, `data.use`; None where nobody says.
-        made: the day; no part of the fingerprint.
+        made: the day; no part of the fingerprint, nor are scores, of which another machine rounds others.
 
     Raises:
         DataError: a source must not be put to this use.
@@ -134,6 +136,7 @@ def manifest(records: Sequence[SourceRecord], use: Use | None, made: datetime.da
         for one in records:
             check_use(one.name, use, licence=one.licence, generator=one.told.generator)
     sources = [one.to_dict() for one in records]
-    return {"version": VERSION, "fingerprint": fingerprint("manifest", VERSION, use, sources), "made": made.isoformat(),
+    plain = [{name: said for name, said in one.items() if name != "scores"} for one in sources]
+    return {"version": VERSION, "fingerprint": fingerprint("manifest", VERSION, use, plain), "made": made.isoformat(),
             "use": use, "rows_in": sum(one.rows_in for one in records),
             "rows_out": sum(one.rows_out for one in records), "sources": sources}
