@@ -2,8 +2,8 @@
 
     python -m bench.data_child '{"what": "step", "folder": …}'        prints what it found as JSON
 
-The peak is of this process and those that it has started, sampled; pages that several of them map count for each, so it
-is an upper bound.
+The peak is of this process and those that it has started, sampled; of a page that several of them map, each has its
+part (proportional set size, of Linux).
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ class _Used:
         me, total = psutil.Process(), 0
         for one in (me, *me.children(recursive=True)):
             try:
-                total += one.memory_info().rss
+                total += one.memory_full_info().pss
                 self._busy[one.pid] = sum(one.cpu_times()[:2])
             except psutil.NoSuchProcess:
                 continue

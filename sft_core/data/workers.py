@@ -21,6 +21,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import lru_cache
 from multiprocessing.context import BaseContext
+from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
 from sft_core.errors import DataError
@@ -74,7 +75,8 @@ class Processes:
         try:
             with _in_file(function) as job:
                 for item in items:
-                    waiting.append(pool.submit(_called, job, item))
+                    with _without_main():
+                        waiting.append(pool.submit(_called, job, item))
                     if len(waiting) >= _AHEAD * self._count:
                         yield _result(waiting.popleft())
                 while waiting:
@@ -126,6 +128,18 @@ def _context() -> BaseContext:
     context = multiprocessing.get_context("forkserver" if _server_of == os.getpid() else "spawn")
     context.set_forkserver_preload(["sft_core.data.curate.measure"])
     return context
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """A process that is started meanwhile does not import the main module of this one, which of a run on a server is
+    all of Prefect; what it computes stands in other modules."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _result(future: Future[O]) -> O:
