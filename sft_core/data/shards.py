@@ -100,11 +100,20 @@ def rows_of_table(path: Path, schema: pa.Schema) -> Iterator[tuple[Any, ...]]:
     Raises:
         DataError: the file is missing or has other columns.
     """
+    for table in tables_of(path, schema):
+        yield from zip(*(column.to_pylist() for column in table.columns), strict=True)
+
+
+def tables_of(path: Path, schema: pa.Schema) -> Iterator[pa.Table]:
+    """A Parquet file of ours in tables of a few thousand rows.
+
+    Raises:
+        DataError: the file is missing or has other columns.
+    """
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=4096, columns=schema.names):
-                columns = pa.Table.from_batches([batch]).cast(schema)
-                yield from zip(*(columns.column(name).to_pylist() for name in schema.names), strict=True)
+                yield pa.Table.from_batches([batch]).select(schema.names).cast(schema)
     except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
         raise DataError(f"cannot read {path}: {error}; remove its stage folder, and run the stage prepare again"
                         ) from error

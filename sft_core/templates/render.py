@@ -43,8 +43,8 @@ class Example(NamedTuple):
     `targets[i]` is the id that position i must predict: `input_ids[i + 1]` where that token is trained, else IGNORE.
     """
 
-    input_ids: list[int]
-    targets: list[int]
+    input_ids: Sequence[int]
+    targets: Sequence[int]
     origin: Origin
 
 

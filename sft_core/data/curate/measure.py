@@ -133,12 +133,8 @@ def sketches_in(folder: Path) -> list[Sketches]:
 
 def write_facts(kinds: Sequence[Sequence[Any]], out: Path) -> None:
     """Write named tuples of plain values; those of several kinds side by side."""
-    write_table(out, pa.table({name: pa.array([_listed(getattr(one, name)) for one in facts])
-                               for facts in kinds for name in type(facts[0])._fields}))
-
-
-def _listed(value: object) -> object:
-    return list(value) if isinstance(value, tuple) else value
+    write_table(out, pa.table({name: pa.array(column) for facts in kinds for name, column in zip(
+        type(facts[0])._fields, zip(*facts, strict=True), strict=True)}))
 
 
 def _measured(shard: Path, *, measure: Measure, out: Path) -> None:
