@@ -249,8 +249,9 @@ def _select(way: Way, parts: Sequence[Part], section: SelectSection, known: tupl
     found = select(Candidates(places[rows], [names[at] for at in way.source[rows]], np.array(words)[rows],
                               {name: one[rows] for name, one in by_name.items()}, space), section)
     gone = np.setdiff1d(rows, rows[found.chosen])
-    way.step("selection", section, {int(row): (Why.NOT_SELECTED, f"others are before it by {section.by}")
-                                    for row in gone})
+    by = by_name.get(section.by)
+    way.step("selection", section, {row: (Why.NOT_SELECTED, f"others are before it by {section.by}" + (
+        "" if by is None else f" ({by[row]:.4g})")) for row in gone.tolist()})
     return found.to_dict()
 
 
