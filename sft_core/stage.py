@@ -125,9 +125,9 @@ def whole_folder(folder: Path, writing: Callable[[Path], AbstractContextManager[
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def write_json(path: Path, value: object, *, as_it_is: bool = False) -> None:
-    """Write JSON atomically, keys sorted; `as_it_is`: in their order, as of rows that are shown as a table."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=not as_it_is) + "\n")
+def write_json(path: Path, value: object) -> None:
+    """Write JSON atomically, keys in their order: what is shown as a table has its columns in it."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path, *wanted: str) -> Any:
@@ -215,11 +215,15 @@ class Stage:
         return self.work
 
     def finish(self, result: Mapping[str, object], seconds: float | None = None) -> dict[str, Any]:
-        """Write the done-mark, last of all; `seconds` is how long it took, of a stage that was made in one go."""
+        """Write the done-mark, last of all; `seconds` is how long it took, of a stage that was made in one go.
+
+        Returns:
+            The result as whoever finds the stage reads it, so that what is shown of it is the same.
+        """
         share(self.folder / USED)
         write_json(self.folder / DONE, {"stage": self.name, "fingerprint": self.fingerprint, "seconds": seconds,
                                         "result": dict(result)})
-        return dict(result)
+        return dict(read_json(self.folder / DONE)["result"])
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -71,7 +71,7 @@ def write_manifest(config: ExperimentConfig, curated: Curation, place: Workspace
         counted = read_json(curated.done.folder / "curation.json")["sources"]
         made = manifest([_record(*each, place) for each in zip(sources, licences, counted, strict=True)],
                         config.data.use, datetime.date.today())
-        write_json(out / MANIFEST, made, as_it_is=True)
+        write_json(out / MANIFEST, made)
         write_text(out / CARD, data_card(config.name, made))
         return made
 

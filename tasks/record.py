@@ -57,7 +57,7 @@ def record(
     told = record_data(run, trained, place)
     write_run_page(run, Made(prepared, trained, lineage, told), found, place)
     summary |= {"data": told._asdict()}
-    write_json(run.folder / "summary.json", summary, as_it_is=True)
+    write_json(run.folder / "summary.json", summary)
     _track(run, trained, results, verdict)
     _offer(run, trained, lineage)
     said = note(run, prepared, trained, verdict)

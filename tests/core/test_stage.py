@@ -23,6 +23,16 @@ def test_finished_stage_is_found_again_and_an_unfinished_one_is_not(tmp_path: Pa
     assert StageStore(tmp_path).open("prepare", "abd").result() is None
 
 
+def test_what_is_found_reads_as_what_was_made(tmp_path: Path) -> None:
+    stage = StageStore(tmp_path).open("curate", "abc")
+    stage.fresh()
+    made = stage.finish({"way": [{"suite": "quiz", "change": "typos", "ends": (0.1, 0.9)}], "rows": 3})
+    found = StageStore(tmp_path).open("curate", "abc").result()
+    assert json.dumps(made) == json.dumps(found), "tables have their columns in the order of the keys"
+    assert made == found
+    assert list(made["way"][0]) == ["suite", "change", "ends"]
+
+
 def test_done_mark_of_another_fingerprint_is_not_believed(tmp_path: Path) -> None:
     stage = StageStore(tmp_path).open("train", "abc")
     stage.fresh()

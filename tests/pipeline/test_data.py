@@ -240,6 +240,7 @@ class TestCommands:
         for there in ("The way of the rows", "refusal 1", "Licences; declared use: none",
                       "warning: second: its licence", f"sft data report {configured}"):
             assert there in done.output, there
+        assert sft(place, monkeypatch, "check", str(configured)).stdout == done.stdout, "found, and not made"
         found: dict[str, Any] = json.loads(sft(place, monkeypatch, "check", str(configured), "--json").stdout)
         assert [one["name"] for one in found["sources"]] == ["first", "second"]
         assert found["manifest"]["rows_out"] == 13
