@@ -36,11 +36,12 @@ class Input(NamedTuple):
     name: str
     digest: str
     use: str
-    """`training`, `replay` or `evaluation`."""
+    """`training`, `replay`, `evaluation`, or `held_out` of rows that become items of a suite."""
     source: str
     """Where it was read."""
-    profile: Mapping[str, int]
-    """How much it is, e.g. rows and tokens."""
+    profile: Mapping[str, object]
+    """How much it is, e.g. rows and tokens. It hangs on name and digest: MLflow keeps what the first run said of them.
+    """
 
 
 def origin(source: str, commit: str | None) -> dict[str, str]:

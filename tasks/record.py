@@ -11,6 +11,7 @@ from eval_suites.verdict.verdict import Verdict
 from infra.contract import CANDIDATE
 from infra.events import Mark, batches, load_mark, save_mark
 from infra.orchestrator import stage_task
+from sft_core.data.sources import name_of
 from sft_core.names import file_name
 from sft_core.stage import write_json
 from tasks.experiment import FOLLOWED, Experiment
@@ -61,7 +62,8 @@ def record(
     _track(run, trained, results, verdict)
     _offer(run, trained, lineage)
     said = note(run, prepared, trained, verdict)
-    run.tracker.describe(run.run_id, said, FILES, list(inputs(prepared, results["tuned"], told)),
+    held = {name_of(source) for source in run.config.data.sources if run.config.data.holds_out(source)}
+    run.tracker.describe(run.run_id, said, FILES, list(inputs(prepared, results["tuned"], told, held)),
                          derived(prepared.result["ledger"], trained.result))
     run.tracker.set_tags(run.run_id, {"sft.gate": verdict.gate, "sft.reason": verdict.reason})
     run.tracker.finish(run.run_id)

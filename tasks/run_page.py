@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from eval_suites.results import SuiteResult
 from eval_suites.verdict.verdict import Verdict
 from infra.naming import Input, digest_of, in_markdown
+from sft_core.stage import fingerprint
 from tasks.experiment import Experiment
 from tasks.facts import sortable
 from tasks.pages.data import DataTold
 from tasks.stages import Done
 
-CURATED = "curated data"
+CURATED, PREPARED = "curated data", "prepared data"
+TOTALS = ("train_examples", "train_tokens", "train_trained_tokens", "validation_examples", "replay_tokens")
+COUNTS = ("read", "kept", "held_out", "examples", "tokens", "trained_tokens")
+"""Of the ledger what MLflow shows of the prepared data: of all, and of each source."""
 FILES = ("report.html", "data.html", "config.yaml", "lineage.json", "ledger.json", "items")
 """Artifacts that the note leads to."""
 TOLD = ("suite", "base", "tuned", "tax / win", "interval", "items", "outcome")
@@ -36,21 +40,32 @@ def note(run: Experiment, prepared: Done, trained: Done, verdict: Verdict) -> st
         f"`sft run {run.folder / 'config.yaml'}` makes it again."])
 
 
-def inputs(prepared: Done, results: Mapping[str, SuiteResult], data: DataTold) -> Iterator[Input]:
-    """The curated data as a whole, by the fingerprint of its manifest; sources of training and of replay, and suites,
-    each with the digest of what it was."""
+def inputs(prepared: Done, results: Mapping[str, SuiteResult], data: DataTold, held_out: Collection[str] = ()
+           ) -> Iterator[Input]:
+    """The curated data as a whole, by the fingerprint of its manifest; what was made of it in this run; sources of
+    training and of replay, and suites, each with the digest of what it was.
+
+    MLflow keeps one data set for each name and digest, with what the first run said of it. So an input says only what
+    hangs on its digest: a source nothing of what a run made of it, which stands under `PREPARED`.
+
+    Args:
+        held_out: names of the sources whose rows become items of a suite.
+    """
     yield Input(CURATED, data.fingerprint, "training", "data/manifest.json",
                 {"rows_in": data.rows_in, "rows_out": data.rows_out})
-    digests = {(one["name"], one["use"]): one for one in prepared.result["sources"]}
     ledger: Mapping[str, Any] = prepared.result["ledger"]
+    came_to = {key: ledger[key] for key in TOTALS} | {
+        use: {one["source"]: {key: one[key] for key in COUNTS} for one in ledger[use]} for use in ("sources", "replay")}
+    yield Input(PREPARED, fingerprint(came_to), "training", "ledger.json", came_to)
+    digests = {(one["name"], one["use"]): one for one in prepared.result["sources"]}
     for use, counted in (("train", ledger["sources"]), ("replay", ledger["replay"])):
         for one in counted:
             source = digests[one["source"], use]
-            how_much = {key: one[key] for key in ("read", "kept", "examples", "tokens", "trained_tokens")}
-            yield Input(one["source"], digest_of(source["files"])[:16], "training" if use == "train" else use,
-                        source["path"], how_much)
+            context = "held_out" if one["source"] in held_out else "training" if use == "train" else use
+            yield Input(one["source"], digest_of(source["files"])[:16], context, source["path"],
+                        {"files": len(source["files"])})
     for name, result in results.items():
-        yield Input(name, result.protocol_hash, "evaluation", name, {"items": result.n})
+        yield Input(name, f"{result.protocol_hash}-{result.n}", "evaluation", name, {"items": result.n})
 
 
 def derived(ledger: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, object]:

@@ -11,11 +11,11 @@ import pytest
 
 from eval_suites.report.plot import LOOK
 from eval_suites.results import SuiteResult, ended
-from infra.naming import digest_of
+from infra.naming import Input, digest_of
 from sft_core.config.experiment import ExperimentConfig
 from tasks.facts import Count, chain, changed, described, duration, sortable
 from tasks.pages.data import DataTold
-from tasks.run_page import inputs
+from tasks.run_page import COUNTS, PREPARED, TOTALS, inputs
 
 Make = Callable[..., SuiteResult]
 FILES = {"b.jsonl": "22", "a.json": "11"}
@@ -25,20 +25,41 @@ LINEAGE: dict[str, Any] = {
     "evaluation": {"protocols": {}, "files": {}}}
 
 
+def used_by(files: dict[str, str], kept: int = 1, items: tuple[SuiteResult, ...] = (), held_out: tuple[str, ...] = ()
+            ) -> list[Input]:
+    source = {"name": "s", "use": "train", "path": "s", "files": files}
+    counted = {**dict.fromkeys(COUNTS, 1), "source": "s", "kept": kept}
+    prepared: Any = SimpleNamespace(result={
+        "sources": [source], "ledger": {**dict.fromkeys(TOTALS, 1), "sources": [counted], "replay": []}})
+    return list(inputs(prepared, {one.suite: one for one in items}, DataTold("f", 1, 1, [], []), held_out))
+
+
 def test_a_source_has_one_hash_in_whatever_order_its_files_are_told() -> None:
     """A page, written before the record was read back, had another one than the terminal."""
     def told(files: dict[str, str]) -> tuple[str, str]:
+        (data,) = (one for one in used_by(files) if one.name == "s")
         source = {"name": "s", "use": "train", "path": "s", "files": files}
-        counted = dict.fromkeys(("read", "kept", "examples", "tokens", "trained_tokens"), 1)
-        prepared: Any = SimpleNamespace(result={
-            "sources": [source], "ledger": {"sources": [{"source": "s", **counted}], "replay": []}})
-        _, data = inputs(prepared, {}, DataTold("f", 1, 1, [], []))
         return str(chain({**LINEAGE, "sources": [source]})[0]["hash"]), data.digest
 
     assert told(FILES) == told(dict(sorted(FILES.items())))
     shown, in_mlflow = told(FILES)
     assert in_mlflow == shown
     assert digest_of(FILES) != digest_of({"b.jsonl": "11", "a.json": "22"})
+
+
+def test_what_a_run_says_of_its_data_is_no_other_runs(make_result: Make) -> None:
+    """MLflow keeps what the first run said of a name and digest; another's counts stood under the second one."""
+    runs = [used_by(FILES, 4557, (make_result([1.0] * 9),)), used_by(FILES, 450, (make_result([1.0] * 5),))]
+    said: dict[tuple[str, str], Input] = {}
+    for one in (one for run in runs for one in run):
+        assert said.setdefault((one.name, one.digest), one) == one
+    assert [[one.profile["sources"]["s"]["kept"] for one in run if one.name == PREPARED]  # type: ignore[index]
+            for run in runs] == [[4557], [450]]
+
+
+def test_a_source_of_a_held_out_task_does_not_train() -> None:
+    assert [one.use for one in used_by(FILES, held_out=("s",)) if one.name == "s"] == ["held_out"]
+    assert [one.use for one in used_by(FILES) if one.name == "s"] == ["training"]
 
 
 def test_the_length_of_an_answer_is_that_of_what_a_model_wrote(make_result: Make) -> None:

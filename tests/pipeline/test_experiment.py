@@ -85,9 +85,10 @@ def test_whole_way_is_recorded_and_not_redone(sft: Sft, config: Path, home: Path
     used = {one.dataset.name: (one.tags[0].value, json.loads(one.dataset.profile))
             for one in tracked.inputs.dataset_inputs}
     assert {name: use for name, (use, _) in used.items()} == {
-        "curated data": "training", "tiny:sft": "training", "tiny:replay": "replay",
+        "curated data": "training", "prepared data": "training", "tiny:sft": "training", "tiny:replay": "replay",
         "tiny_mmlu": "evaluation", "tiny_refusal": "evaluation"}
-    assert used["tiny:sft"][1]["kept"] > 0
+    assert used["tiny:sft"][1] == {"files": 1}
+    assert used["prepared data"][1]["sources"]["tiny:sft"]["kept"] > 0
     assert used["tiny_refusal"][1] == {"items": 12}
     manifest = json.loads((run_file.parent / "data" / "manifest.json").read_text())
     digests = {one.dataset.name: one.dataset.digest for one in tracked.inputs.dataset_inputs}
