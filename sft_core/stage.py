@@ -180,9 +180,18 @@ class Stage:
             mark = read_json(self.folder / DONE, "fingerprint", "result")
         except (FileNotFoundError, NotADirectoryError, DamagedFile):  # `lock` says what is in the way
             return None
-        if mark["fingerprint"] != self.fingerprint or not self.work.is_dir():
+        if mark["fingerprint"] != self.fingerprint or not self.work.is_dir() or self.lost():
             return None
         return dict(mark["result"])
+
+    def lost(self) -> list[str]:
+        """Files that its mark lists and that are missing, or have another size than they had."""
+        try:
+            listed = read_json(self.folder / DONE).get("files", {})
+        except (FileNotFoundError, NotADirectoryError, DamagedFile):
+            return []
+        return [name for name, size in listed.items()
+                if not (file := self.work / name).is_file() or file.stat().st_size != size]
 
     @property
     def seconds(self) -> float | None:
@@ -212,17 +221,26 @@ class Stage:
     def resume(self) -> Path:
         """The work folder with whatever an earlier try left, for stages that can continue."""
         self.work.mkdir(parents=True, exist_ok=True)
+        for name in self.lost():  # of one that was finished: half a file is worse than none
+            (self.work / name).unlink(missing_ok=True)
         return self.work
 
-    def finish(self, result: Mapping[str, object], seconds: float | None = None) -> dict[str, Any]:
-        """Write the done-mark, last of all; `seconds` is how long it took, of a stage that was made in one go.
+    def finish(self, result: Mapping[str, object], seconds: float | None = None, *, listed: bool = False
+               ) -> dict[str, Any]:
+        """Write the done-mark, last of all.
+
+        Args:
+            seconds: how long it took, of a stage that was made in one go.
+            listed: the mark lists the files that are there, and without one of them the stage counts as unfinished.
 
         Returns:
             The result as whoever finds the stage reads it, so that what is shown of it is the same.
         """
         share(self.folder / USED)
+        files = {str(file.relative_to(self.work)): file.stat().st_size for file in sorted(self.work.rglob("*"))
+                 if file.is_file() and not file.name.startswith(".")} if listed else {}
         write_json(self.folder / DONE, {"stage": self.name, "fingerprint": self.fingerprint, "seconds": seconds,
-                                        "result": dict(result)})
+                                        "files": files, "result": dict(result)})
         return dict(read_json(self.folder / DONE)["result"])
 
     @contextmanager

@@ -28,8 +28,9 @@ class SharedStage(Stage):
                 log.info("%s: brought from the MLflow server", self.name)
             yield
 
-    def finish(self, result: Mapping[str, object], seconds: float | None = None) -> dict[str, Any]:
-        said = super().finish(result, seconds)
+    def finish(self, result: Mapping[str, object], seconds: float | None = None, *, listed: bool = False
+               ) -> dict[str, Any]:
+        said = super().finish(result, seconds, listed=listed)
         self.elsewhere.keep(f"{self.name}-{self.fingerprint}", self.folder, (DONE, self.work.name))
         return said
 

@@ -63,10 +63,12 @@ class Done(NamedTuple):
     seconds: float | None = None
 
 
-def once(stage: Stage, make: Callable[[Path], Mapping[str, object]], *, resume: bool = False) -> Done:
+def once(stage: Stage, make: Callable[[Path], Mapping[str, object]], *, resume: bool = False, listed: bool = False
+         ) -> Done:
     """The finished stage: found, or made now by `make(folder)`, whose return value goes into the done-mark.
 
-    With `resume`, `make` finds what an earlier, killed try left in the folder; otherwise it finds an empty one.
+    With `resume`, `make` finds what an earlier, killed try left in the folder; otherwise it finds an empty one. With
+    `listed`, a stage of which a file was removed or cut off is made again: what comes behind it would miss rows.
     """
     check()
     if (found := _found(stage)) is not None:
@@ -74,12 +76,16 @@ def once(stage: Stage, make: Callable[[Path], Mapping[str, object]], *, resume: 
     with stage.lock():
         if (found := _found(stage)) is not None:
             return found
+        if lost := stage.lost():
+            log.warning("%s: %s of its files missing or cut off since it was made, the first %s; it is made again",
+                        stage.name, f"{len(lost)} are" if len(lost) > 1 else "1 is", lost[0])
         began = time.monotonic()
         made = make(stage.resume() if resume else stage.fresh())
         seconds = round(time.monotonic() - began, 1)
         if seconds >= WORTH_TELLING_S:
             log.info("%s: made in %.1f s", stage.name, seconds)
-        return Done(stage.fingerprint, stage.work, stage.finish(made, seconds), reused=False, seconds=seconds)
+        result = stage.finish(made, seconds, listed=listed)
+        return Done(stage.fingerprint, stage.work, result, reused=False, seconds=seconds)
 
 
 def _found(stage: Stage) -> Done | None:

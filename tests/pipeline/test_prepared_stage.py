@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from sft_core.config.experiment import ExperimentConfig
+from sft_core.config.file import load
 from sft_core.errors import ModelError
 from tasks.prepare import prepare, prepared_stage
 from tasks.stages import Workspace
@@ -46,6 +47,26 @@ def test_more_tokens_than_the_base_has_positions_are_refused_before_anything_run
     assert stamp(config, home, max_tokens=256)
     with pytest.raises(ModelError, match=r"data.max_tokens is 257, but tiny knows 256 positions"):
         stamp(config, home, max_tokens=257)
+
+
+def test_what_was_lost_or_cut_off_is_made_again(config: Path, home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of every step: what comes behind it would miss rows without a word."""
+    wanted = load(config, ["eval.suites=[tiny_refusal]"]).config
+    prepare.fn(wanted, Workspace(home, None))
+    files = sorted((home / "stages").glob("*/*/out/*.parquet"))
+    before = {file: file.read_bytes() for file in files}
+    steps = {file.parts[-4]: file for file in files if not file.name.startswith("rejected")}
+    assert {"read", "normalise", "facts", "curate", "prepare"} <= steps.keys()
+    for cut, file in enumerate(steps.values()):
+        file.unlink()
+        if cut % 2:
+            file.write_bytes(before[file][:100])
+    prepare.fn(wanted, Workspace(home, None))
+    assert {file: file.read_bytes() for file in files} == before
+    assert {record.args[0] for record in caplog.records if "made again" in record.message} == steps.keys()
+    caplog.clear()
+    prepare.fn(wanted, Workspace(home, None))
+    assert "made again" not in caplog.text
 
 
 QUESTION = "Which of the many rivers of the world is the longest of them all, please?"

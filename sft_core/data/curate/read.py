@@ -74,7 +74,8 @@ def read_source(
 def put_right(shards: Path, section: NormaliseSection, name: str, workers: Workers, out: Path) -> dict[str, object]:
     """The same shards with their texts put right, and what changed beside each; says how many conversations changed,
     and in which way."""
-    left = [shard for shard in shards_of(shards) if not (out / shard.name).exists()]
+    left = [shard for shard in shards_of(shards)
+            if not ((out / shard.name).exists() and _changes(out / shard.name).exists())]
     with progress(f"{name}: putting texts right", len(left), "shards") as bar:
         for _ in workers.map(partial(_put_right, section=section, out=out), left):
             bar.advance()
