@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,7 +17,7 @@ from sft_core.config.experiment import ExperimentConfig
 from sft_core.data.curate.items import EvalItem
 from sft_core.stage import Stage
 from sft_core.versions import code_version
-from tasks.scores import scoring_of
+from tasks.scores import fits_of, scoring_of
 from tasks.stages import Done, Workspace, once, version
 
 if TYPE_CHECKING:
@@ -56,9 +57,12 @@ def wanted_of(config: ExperimentConfig, place: Workspace) -> Wanted:
     from sft_core.data.curate.chain import Wanted
     from sft_core.data.sources import source_digest
 
+    scoring = scoring_of(config, place)
+    if config.data.select is not None:
+        scoring = replace(scoring, families=(fits_of(config, place), *scoring.families))
     digests = [source_digest(one, scratch=place.scratch, mirror=place.mirror) for one in config.data.sources]
     return Wanted(config.data, config.seed, digests, asked_of(config, place), lambda: items_of(config, place),
-                  place.scratch, place.mirror, scoring_of(config, place))
+                  place.scratch, place.mirror, scoring)
 
 
 def curated_stage(wanted: Wanted, place: Workspace) -> Stage:
@@ -111,7 +115,7 @@ def _curated(wanted: Wanted, place: Workspace) -> Done:
     def keep(name: str, stamp: str, make: Callable[[Path], Mapping[str, object]]) -> Kept:
         shared = name == "curate"  # the others are large, and quickly made
         stage = place.shared(name, stamp) if shared else place.stages.open(name, stamp)
-        done = once(stage, make, resume=name in ("facts", "normalise"))
+        done = once(stage, make, resume=name in ("facts", "normalise"), listed=True)
         made.append(done)
         return Kept(done.folder, done.result)
 
@@ -134,6 +138,8 @@ def workers_of(several_processes: int | None, place: Workspace) -> Iterator[Work
             yield workers
         return
     from infra.dask import cluster, refuse_others
+
+    place.stages.root.mkdir(parents=True, exist_ok=True)  # in a new workspace there is nothing that workers could see
 
     with cluster(place.dask) as several:
         refuse_others(several, place.stages.root, partial(code_version, "sft_core.data.prepare"))

@@ -41,6 +41,18 @@ def text_of(path: str | None) -> str | None:
     return Path(path).read_text(encoding="utf-8", errors="replace") if path and Path(path).is_file() else None
 
 
+def tokenizer_of(config: ExperimentConfig, place: Workspace) -> dict[str, str]:
+    """Digests of the base's files other than weights.
+
+    Raises:
+        ModelError: it is missing or incomplete.
+    """
+    from sft_core.model.load import model_identity
+
+    files: dict[str, str] = model_identity(config.model, place.mirror)["files"]
+    return {name: found for name, found in files.items() if not name.endswith(".safetensors")}
+
+
 def suite_stamp(chosen: Suite, section: EvalSection, mirror: Path | None) -> tuple[object, ...]:
     """Moves with all that a suite asks, and with its own scoring function."""
     scored = scorer_version(chosen.scorer, chosen.folder) if chosen.scorer else None

@@ -105,16 +105,28 @@ def path_lacks(config: ExperimentConfig, place: Workspace) -> list[Lack]:
 
 def data_lacks(config: ExperimentConfig, place: Workspace) -> list[Lack]:
     """What keeps the data of an experiment from being curated, a sentence each: base and template are asked only where
-    rows are scored by them."""
+    rows are scored by them, or selected among those that fit."""
     suites = _evaluation_paths(config.eval, place) if config.data.decontaminate.looks else []
-    base = [*model_lacks(config.model, place), *_template_lacks(config, place)] if config.data.scores.measure else []
-    return [*base, *_source_lacks(config, place), *_use_lacks(config, place), *suites, *_score_lacks(config, place)]
+    rendered = config.data.scores.measure or config.data.select
+    base = [*model_lacks(config.model, place), *_template_lacks(config, place)] if rendered else []
+    return [*base, *_position_lacks(config, place), *_source_lacks(config, place), *_use_lacks(config, place), *suites,
+            *_score_lacks(config, place)]
 
 
 def run_lacks(config: ExperimentConfig, place: Workspace) -> list[Lack]:
     """What an experiment lacks, a sentence each."""
     return [*path_lacks(config, place), *_score_lacks(config, place), *_services(config.eval),
             *dict.fromkeys(lack for one in variants(config) for lack in _packages(one.train))]
+
+
+def _position_lacks(config: ExperimentConfig, place: Workspace) -> list[Lack]:
+    """Too few positions for `data.max_tokens`, where the base is on this machine."""
+    from sft_core.model.load import check_positions
+
+    if why_no_model(config.model, place.mirror):
+        return []
+    said = _told(lambda: check_positions(config.model, place.mirror, config.data.max_tokens))
+    return [Lack(("data", "max_tokens"), one) for one in said]
 
 
 def _template_lacks(config: ExperimentConfig, place: Workspace) -> list[Lack]:
@@ -296,6 +308,6 @@ def _judge_lacks(key: Key, section: EndpointSection, without: str) -> Iterator[L
 def _told(look: Callable[[], object]) -> list[str]:
     try:
         look()
-    except (ConfigError, EvalError) as error:
+    except (ConfigError, EvalError, ModelError) as error:
         return [str(error)]
     return []

@@ -8,7 +8,7 @@ from infra.orchestrator import stage_task
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.stage import Stage, fingerprint, read_json
 from tasks.curate import asked_of, curate, items_of, wanted_of, workers_of
-from tasks.inputs import replay_sources, sources_of, text_of
+from tasks.inputs import replay_sources, sources_of, text_of, tokenizer_of
 from tasks.stages import Done, Workspace, once, version
 
 READS = {"max_tokens", "too_long", "validation_share", "max_rejected_share", "decontaminate", "held_out_tasks"}
@@ -23,14 +23,13 @@ def prepared_stage(config: ExperimentConfig, place: Workspace) -> Stage:
     """
     from sft_core.data.curate.chain import READ_BY
     from sft_core.data.sources import source_digest
-    from sft_core.model.load import check_positions, model_identity
+    from sft_core.model.load import check_positions
 
     check_positions(config.model, place.mirror, config.data.max_tokens)
-    identity = model_identity(config.model, place.mirror)
-    tokenizer = {name: digest for name, digest in identity["files"].items() if not name.endswith(".safetensors")}
     stamp = fingerprint(
         "prepare", version("prepare"), config.data.model_dump(mode="json", include=READS),
-        config.template, text_of(config.template.path), config.seed, tokenizer, wanted_of(config, place).stamp(),
+        config.template, text_of(config.template.path), config.seed, tokenizer_of(config, place),
+        wanted_of(config, place).stamp(),
         [(one.may_be_empty, one.task, one.kind) for one in config.data.sources],
         asked_of(config, place) if replay_sources(config) else None,
         [(source.model_dump(mode="json", include=READ_BY), source.may_be_empty,
@@ -63,4 +62,4 @@ def prepare(config: ExperimentConfig, place: Workspace) -> Done:
                 "sources": [{"name": name_of(source), "use": use, "path": source.path, "files": source_files(
                     source, scratch=place.scratch, mirror=place.mirror)} for source, use in sources_of(config)]}
 
-    return once(prepared_stage(config, place), make)
+    return once(prepared_stage(config, place), make, listed=True)

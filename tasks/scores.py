@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 from sft_core.config.data import ModelSection
 from sft_core.config.experiment import ExperimentConfig
-from tasks.inputs import text_of
+from tasks.inputs import text_of, tokenizer_of
 from tasks.stages import Workspace
 
 if TYPE_CHECKING:
     from sft_core.conversation import Conversation
     from sft_core.data.curate.chain import Scoring
     from sft_core.data.curate.likelihood import Asked, Scorer
+    from sft_core.data.curate.measure import Family
     from sft_core.data.curate.scores import Grade, Grader
 
 MODULES = ("eval_suites.backends.local", "sft_core.model.load")
@@ -49,6 +50,26 @@ def scoring_of(config: ExperimentConfig, place: Workspace) -> Scoring:
 
     held = _Held(lambda: _opened(config, place))
     return Scoring(families(section.measure, MODULES, _settings(config, place), held.get), grader, held.give_back)
+
+
+def fits_of(config: ExperimentConfig, place: Workspace) -> Family:
+    """Which rows can be trained: rendered by the template with the base's tokenizer, within `data.max_tokens`.
+
+    Raises:
+        ModelError: the base is missing.
+    """
+    from sft_core.data.curate.fits import fits_by
+    from sft_core.data.rendering import Recipe
+    from sft_core.model.load import load_tokenizer, locate
+    from sft_core.templates.choose import choose
+
+    def recipe() -> Recipe:
+        tokenizer = load_tokenizer(config.model, locate(config.model, place.mirror))
+        return Recipe(choose(config.template, tokenizer), tokenizer, config.template, config.data, config.seed)
+
+    settings = [tokenizer_of(config, place), config.template.model_dump(mode="json"), text_of(config.template.path),
+                config.data.max_tokens, config.data.too_long]
+    return fits_by(settings, recipe)
 
 
 def _settings(config: ExperimentConfig, place: Workspace) -> object:

@@ -112,6 +112,7 @@ EXAMPLES: dict[str, str | tuple[str, ...]] = {
     "data.quality.damage": "data.quality.damage=3",
     "data.quality.language_confidence": "data.quality.language_confidence=0.9",
     "data.select": "data.select={n: 1000}",
+    "data.select.sources": "data.select={n: 1000, sources: [alpaca]}",
     "data.select.n": "data.select={n: 1000}",
     "data.select.share": "data.select={share: 0.5}",
     "data.select.by": "data.select={n: 1000, by: length}",

@@ -16,7 +16,9 @@ class DuplicatesSection(Section):
     exact: bool = True
     """Drop what is equal after folding case and white space."""
     near: bool = True
-    """Drop near duplicates: MinHash over word n-grams proposes pairs, their exact similarity decides."""
+    """Drop near duplicates: MinHash over word n-grams proposes pairs, their exact similarity decides. A row goes that
+    is like one that stays, so of a chain of rows every second may stay. Neither system turns nor the schemas of tools
+    are compared: many rows share them."""
     threshold: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
     """Jaccard similarity of the sets of word n-grams from which two count as near duplicates."""
     words: Annotated[int, Field(ge=1, le=20)] = 3

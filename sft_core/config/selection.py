@@ -14,6 +14,10 @@ class SelectSection(Section):
     """Select this many rows; all, where there are no more."""
     share: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     """Select this share of the rows."""
+    sources: tuple[str, ...] = ()
+    """Choose among the rows of these sources, by their names; those of others all stay, and are not counted in `n` and
+    `share`. By default of all. Rows of held-out tasks are never chosen among, nor those that cannot be trained, e.g.
+    because they are longer than `data.max_tokens`."""
     by: Literal["quality", "length", "random", "perplexity", "ifd", "judge"] = "quality"
     """What a row is chosen by: `quality`, `length` (words), `random`, or a score that `data.scores` measures."""
     prefer: Literal["high", "low"] = "high"

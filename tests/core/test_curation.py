@@ -166,6 +166,19 @@ class TestKept:
         written = (found.folder / "personal.parquet").read_bytes() + (found.folder / "curation.json").read_bytes()
         assert mail.encode() not in written
 
+    def test_rows_that_share_a_system_prompt_are_not_alike(self, tmp_path, write_jsonl, caplog):
+        system = " ".join(f"rule{n}" for n in range(300))
+        asked = [{"system": system, **row} for row in rows(30)]
+        found = chain.curate(wanted(tmp_path, [write_jsonl(asked)]), Noted(tmp_path / "kept"), InProcess())
+        assert found.result["sources"][0]["curated"] == {}
+        assert "near duplicates" not in caplog.text
+
+    def test_most_of_a_source_gone_as_alike_is_told(self, tmp_path, write_jsonl, caplog):
+        context = " ".join(f"fact{n}" for n in range(300))
+        asked = [{"prompt": f"{context} {row['prompt']}", "completion": row["completion"]} for row in rows(30)]
+        chain.curate(wanted(tmp_path, [write_jsonl(asked)]), Noted(tmp_path / "kept"), InProcess())
+        assert "rows.jsonl: near duplicates of conversations take out 29 of 30 rows" in caplog.text
+
     def test_a_selection_is_told_beside_a_random_draw(self, tmp_path, write_jsonl):
         path = write_jsonl([{"prompt": f"question {n} about {n * n}", "completion": f"word{n} " * (n + 1)}
                             for n in range(20)])

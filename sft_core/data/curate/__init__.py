@@ -22,6 +22,7 @@ recall.py         how many changed items are found, and how often something is f
 measure.py        families of facts, shard by shard
 scores.py         what a model and a judge think of rows: which go, and how scores spread
 likelihood.py     how likely a model finds answers, behind their prompts and alone
+fits.py           which rows can be rendered and are short enough
 duplicates.py     exact and near duplicates among all rows
 kept.py           where the steps of a curation are kept
 read.py           a source as shards, and the same put right

@@ -53,9 +53,9 @@ DECIDED_BY = {"quality", "pii", "duplicates", "decontaminate", "select"}
 
 @dataclass(frozen=True)
 class Scoring:
-    """Who gives the scores of `data.scores`."""
+    """What takes the base to measure: the scores of `data.scores`, and which rows fit where some are selected."""
 
-    families: Sequence[Family] = ()  # measured by a model
+    families: Sequence[Family] = ()
     grader: Grader | None = None
     close: Callable[[], None] = lambda: None  # gives the model's memory back
 
@@ -124,6 +124,7 @@ def curate(wanted: Wanted, keep: Keep, workers: Workers) -> Kept:
         EvalError: too many rows have no grade of the judge.
     """
     refuse_equal_names(wanted.data.sources)
+    _refuse_unknown_names(wanted.data)
     try:
         parts = [_measured(wanted, at, keep, workers) for at in range(len(wanted.digests))]
     finally:
@@ -152,6 +153,12 @@ def refuse_equal_names(sources: Sequence[SourceSection]) -> None:
     twice = [name for name, times in Counter(map(name_of, sources)).items() if times > 1]
     if twice:
         raise DataError(f"several sources are called {', '.join(twice)}; give each its own name: in the configuration")
+
+
+def _refuse_unknown_names(data: DataSection) -> None:
+    names = list(map(name_of, data.sources))
+    if unknown := [one for one in (data.select.sources if data.select else ()) if one not in names]:
+        raise DataError(f"data.select.sources names {unknown[0]}, which is no source; there are {', '.join(names)}")
 
 
 def _measured(wanted: Wanted, at: int, keep: Keep, workers: Workers) -> Part:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,25 +16,28 @@ from numpy.typing import NDArray
 from sft_core.config.data import DataSection, TrainingSourceSection
 from sft_core.config.duplicates import Compared, DuplicatesSection
 from sft_core.config.scores import Bounds, Score
-from sft_core.config.selection import SelectSection
 from sft_core.conversation import Rejected, Why
 from sft_core.data.curate import contamination, duplicates, quality, scores
 from sft_core.data.curate.contamination import Contamination
 from sft_core.data.curate.decontaminate import Find
 from sft_core.data.curate.kept import Kept
 from sft_core.data.curate.language import UNDETERMINED, Languages
-from sft_core.data.curate.measure import column_in, embeddings_in, facts_of, sketches_in
+from sft_core.data.curate.measure import Fit, column_in, embeddings_in, facts_of, sketches_in
 from sft_core.data.curate.pii import redact
 from sft_core.data.curate.pii.finder import Finder
 from sft_core.data.curate.pii.redact import PiiFacts
 from sft_core.data.curate.quality import Quality
 from sft_core.data.curate.scores import Grader, Reals
-from sft_core.data.curate.way import Origins, Reasons, Twin, Way
+from sft_core.data.curate.way import LEAST_ROWS, Origins, Reasons, Twin, Way
 from sft_core.data.provenance.manifest import Step
 from sft_core.data.selection import Candidates, Embeddings, Signatures, Space, select
 from sft_core.data.shards import shards_of
 from sft_core.data.sources import name_of
 from sft_core.data.workers import Workers
+
+log = logging.getLogger("sft")
+STARVED = 0.2
+"""A source of which the selection leaves less than this part of the share that it leaves of all is told of."""
 
 
 class Part(NamedTuple):
@@ -89,22 +93,23 @@ class Decided(NamedTuple):
 
 def decide(parts: Sequence[Part], data: DataSection, workers: Workers, grader: Grader | None = None) -> Decided:
     """Which rows go, and why. The steps in their order: quality, personal data, evaluation items, exact and near
-    duplicates, scores of a model, grades of a judge, selection; what one step takes out, the next does not see, nor is
-    the judge asked about it.
+    duplicates, what cannot be trained where rows are selected, scores of a model, grades of a judge, selection; what
+    one step takes out, the next does not see, nor is the judge asked about it.
 
     Raises:
         EvalError: too many rows have no grade of the judge.
     """
     origins = Origins(file for part in parts for file in shards_of(part.shards))
-    way = Way(origins, [part.rows for part in parts])
+    way = Way(origins, {name_of(part.source): part.rows for part in parts})
     flaws, quality_of, words = _quality(way, parts, data)
     held = _personal(way, parts, data)
     items = _contaminated(way, parts, data)
     for compared in data.duplicates.compared:
         _duplicates(way, parts, (data.duplicates, compared), workers)
+    _fitting(way, parts, data)
     known = {"quality": np.array(quality_of or [math.nan] * len(origins)), **_of_model(way, parts, data)}
     judged = _judged(way, parts, data, (grader, held), known) if grader else None
-    selection = _select(way, parts, data.select, (known, words)) if data.select else None
+    selection = _select(way, parts, data, (known, words)) if data.select else None
     return Decided(
         origins, way.gone, tuple(zip(*way.steps, strict=True)) or ((),) * len(parts), tuple(way.twins),
         {row: found for row, found in items.items() if row not in way.gone},
@@ -155,6 +160,20 @@ def _personal(way: Way, parts: Sequence[Part], data: DataSection) -> tuple[Held,
     if data.pii.action in ("drop", "redact"):
         way.step("personal data", data.pii, reasons, {one.row for one in held} if data.pii.action == "redact" else ())
     return tuple(held)
+
+
+def _fitting(way: Way, parts: Sequence[Part], data: DataSection) -> None:
+    """Where rows are selected, take out those that cannot be trained: they would be chosen and then go. Under
+    `too_long: fail` long ones are just not chosen."""
+    reasons = {}
+    for row, found in enumerate(_facts(parts, "fits", Fit)):
+        if found.fault and not data.holds_out(parts[way.source[row]].source):
+            why, detail = Why(found.fault), found.fault_detail
+            if why is Why.TOO_LONG and data.too_long == "fail":
+                why, detail = Why.NOT_SELECTED, f"it is too long to be chosen: {detail}"
+            reasons[row] = (why, detail)
+    if "fits" in parts[0].facts:
+        way.step("length and template", {"max_tokens": data.max_tokens, "too_long": data.too_long}, reasons)
 
 
 def _of_model(way: Way, parts: Sequence[Part], data: DataSection) -> dict[str, Reals]:
@@ -232,10 +251,17 @@ def _duplicates(way: Way, parts: Sequence[Part], wanted: tuple[DuplicatesSection
         way.same(f"near duplicates{said}", section, twins, Why.NEAR_DUPLICATE)
 
 
-def _select(way: Way, parts: Sequence[Part], section: SelectSection, known: tuple[Mapping[str, Reals], list[int]]
+def _select(way: Way, parts: Sequence[Part], data: DataSection, known: tuple[Mapping[str, Reals], list[int]]
             ) -> Mapping[str, Any]:
-    """Take out what is not selected; says what was, beside a random draw of the same size."""
-    rows = np.flatnonzero(way.alive)
+    """Take out what is not selected; says what was, beside a random draw of the same size. Rows of held-out tasks do
+    not train, and are not chosen among."""
+    section = data.select
+    assert section is not None
+    chosen_among = np.array([not data.holds_out(part.source) and (
+        not section.sources or name_of(part.source) in section.sources) for part in parts])
+    rows = np.flatnonzero(way.alive & chosen_among[way.source])
+    if not len(rows):
+        return {}
     sketches = [one for part in parts for one in sketches_in(part.facts["words"])]
     space: Space | None = None
     if section.diverse and section.embed:
@@ -252,7 +278,20 @@ def _select(way: Way, parts: Sequence[Part], section: SelectSection, known: tupl
     by = by_name.get(section.by)
     way.step("selection", section, {row: (Why.NOT_SELECTED, f"others are before it by {section.by}" + (
         "" if by is None else f" ({by[row]:.4g})")) for row in gone.tolist()})
+    _tell_starved(way, section.by, chosen_among.tolist())
     return found.to_dict()
+
+
+def _tell_starved(way: Way, by: str, among: Sequence[bool]) -> None:
+    """Of the selection: sources of which next to nothing is left, as scores of different kinds of text are no measure
+    of each other."""
+    steps = [(step, name) for step, name, is_there in zip(way.steps[-1], way.names, among, strict=True) if is_there]
+    overall = sum(one.rows_out for one, _ in steps) / sum(one.rows_in for one, _ in steps)
+    for step, name in steps:
+        if step.rows_in >= LEAST_ROWS and step.rows_out < STARVED * overall * step.rows_in:
+            log.warning("%s: the selection by %s leaves %d of %d rows, and %.0f %% of all: its answers differ in kind "
+                        "(in length, say) from those of other sources. To keep it whole leave it out of "
+                        "data.select.sources", name, by, step.rows_out, step.rows_in, 100 * overall)
 
 
 def _sketches(parts: Sequence[Part], compared: Compared) -> duplicates.Gathered:

@@ -46,6 +46,13 @@ class Family(NamedTuple):
     here: bool = False  # in this process alone: by a model, which is loaded once
 
 
+class Fit(NamedTuple):
+    """Why a row cannot be trained; both are empty where it can."""
+
+    fault: str  # a `Why`
+    fault_detail: str
+
+
 QUALITY = Family("quality", ("sft_core.data.curate.language", "sft_core.data.curate.quality"), None, lambda: _quality)
 """Languages, and what is wrong with answers."""
 

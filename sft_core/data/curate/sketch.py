@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -53,7 +54,8 @@ def sketch(conversations: Sequence[Conversation], shingle_words: int, compared: 
 
     Args:
         shingle_words: words of a shingle. A text with fewer is one shingle, one of signs only has none.
-        compared: what stands for a conversation: all its texts, or what comes in front of its first answer.
+        compared: what stands for a conversation: all its texts but system turns, or what comes in front of its first
+            answer. Keys are of all of it.
     """
     said = _PARTS[compared]
     keys = np.array([_key(one, compared) for one in conversations], dtype=f"V{KEY_BYTES}")
@@ -98,7 +100,13 @@ def _prompt(conversation: Conversation) -> list[str]:
     return texts(conversation._replace(turns=turns[:asked]))
 
 
-_PARTS: dict[Compared, Callable[[Conversation], list[str]]] = {"conversations": texts, "prompts": _prompt}
+def _said(part: Callable[[Conversation], list[str]], conversation: Conversation) -> list[str]:
+    """Without system turns: a long one that rows share would make all of them alike, whatever is asked."""
+    return part(conversation._replace(turns=tuple(turn for turn in conversation.turns if turn.role != "system")))
+
+
+_PARTS: dict[Compared, Callable[[Conversation], list[str]]] = {
+    "conversations": partial(_said, texts), "prompts": partial(_said, _prompt)}
 
 
 def _key(conversation: Conversation, compared: Compared) -> bytes:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,9 @@ from sft_core.conversation import Origin, Why
 from sft_core.data.curate import duplicates
 from sft_core.data.provenance.manifest import Step
 
+log = logging.getLogger("sft")
+LEAST_ROWS, MOST_GONE = 20, 0.5
+"""Near duplicates that are a larger share of a source of so many rows are told of."""
 Reasons = Mapping[int, tuple[Why, str]]
 """Row → why it goes, and what a person reads of it."""
 
@@ -48,20 +52,20 @@ class Origins:
 class Way:
     """The rows on their way through the steps."""
 
-    def __init__(self, origins: Origins, rows: Sequence[int]) -> None:
-        self.origins = origins
+    def __init__(self, origins: Origins, rows: Mapping[str, int]) -> None:
+        """`rows`: how many each source has, by its name."""
+        self.origins, self.names = origins, tuple(rows)
         self.alive = np.ones(len(origins), np.bool_)
         self.gone: dict[int, tuple[Why, str]] = {}
         self.steps: list[list[Step]] = []  # per step, of every source
         self.twins: list[Twin] = []
-        self.source = np.repeat(np.arange(len(rows)), rows)
-        self._sources = len(rows)
+        self.source = np.repeat(np.arange(len(rows)), list(rows.values()))
 
     def step(self, name: str, settings: Any, reasons: Reasons, changed: Collection[int] = ()) -> None:
         """Take out rows that are still there; `changed` ones stay with other texts."""
-        before = np.bincount(self.source[self.alive], minlength=self._sources).tolist()
+        before = np.bincount(self.source[self.alive], minlength=len(self.names)).tolist()
         mine = {row: reason for row, reason in reasons.items() if self.alive[row]}
-        counts: list[Counter[str]] = [Counter() for _ in range(self._sources)]
+        counts: list[Counter[str]] = [Counter() for _ in self.names]
         for row, (why, _) in mine.items():
             counts[self.source[row]][str(why)] += 1
         self.alive[list(mine)] = False
@@ -81,3 +85,14 @@ class Way:
             reasons[row] = (why, like)
             self.twins.append(Twin(row, other, similarity, why is Why.EXACT_DUPLICATE))
         self.step(name, settings, reasons)
+        if why is Why.NEAR_DUPLICATE:
+            self._tell_most_gone()
+
+    def _tell_most_gone(self) -> None:
+        """Of the step before: more of a source than is likely."""
+        for step, name in zip(self.steps[-1], self.names, strict=True):
+            if step.rows_in >= LEAST_ROWS and step.rows_in - step.rows_out > MOST_GONE * step.rows_in:
+                log.warning("%s: %s take out %d of %d rows. Look whether they say the same (sft data show CONFIG "
+                            "--duplicates): rows that share a long text and differ in a short question are alike by "
+                            "their words. If they do not, raise data.duplicates.threshold or set near: false",
+                            name, step.name, step.rows_in - step.rows_out, step.rows_in)
