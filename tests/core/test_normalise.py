@@ -39,7 +39,11 @@ REPAIRS: tuple[tuple[Normalisation, str, str], ...] = (
     ("html", "Fish &amp; chips&nbsp;cost &lt; 5 &euro; &#8211; &#x27;now&#x27;", "Fish & chips cost < 5 € – 'now'"),
     ("html", "a star<br>\nlet it spark<br/>It is<BR />so", "a star\nlet it spark\nIt is\nso"),
     ("html", "<p>First.</p>\n<p>Second.</p>", "First.\n\nSecond."),
-    ("html", "AT&amp;amp;T", "AT&T"),
+    ("html", "AT&amp;amp;T and fish &amp; chips", "AT&T and fish & chips"),
+    ("html", "Sleep well &amp; breathe; R&amp;B costs &pound;5 a month (&quot;or less&quot;).",
+     'Sleep well & breathe; R&B costs £5 a month ("or less").'),
+    ("html", "He said, &quot;a cat&quot;; I'm &lt; 5 [&hellip;]", 'He said, "a cat"; I\'m < 5 […]'),
+    ("html", "Words like &quot;cat&quot;, &quot;dog&quot; and &quot;cow&quot;.", 'Words like "cat", "dog" and "cow".'),
 )
 MEANT = (
     "“curly” ‘quotes’ ｆｕｌｌ ﬁne x² ½ … – — « » ¿",
@@ -48,6 +52,20 @@ MEANT = (
     "tab\there\n\nand lines", "x < 5 and y > 3 & z", "&notanentity; &; &#; R&D; Q&A", "&#0; &#xFFFF;", "a <b and c> d",
     "Use `&amp;` here.", "```\n&lt;p&gt;\n```", "<div><p>One</p><br></div>", "&lt;b&gt;bold&lt;/b&gt;",
     "| a<br>b | c |", "Escape an ampersand as &amp; in a page.", "The entity &nbsp; keeps words together.",
+)
+CODE = (
+    'return s.replace("&", "&amp;").replace("<", "&lt;")', "sed 's/&amp;/and/' page.txt", 'const NBSP = "&nbsp;";',
+    'htmlspecialchars_decode("&quot;x&quot;")', "xmllint says: &amp;lt; is wrong", 'puts "Fish &amp; chips"',
+    "case '&': out += \"&amp;\"; break;", 'String s = title + " &amp; more";', "$title = 'Fish &amp; chips';",
+    "for (char c : s) {\n  if (c == x) b.append(AMP);  // &amp;\n}",
+    "def plain(s):\n    # undoes &lt; and &gt;\n    pass",
+    "SELECT name FROM bands WHERE name = 'Rock &amp; Roll'", "grep -c '&amp;' notes.txt",
+    "curl -s x.org | tr -d '&nbsp;'", '{"title": "Fish &amp; chips"}',
+    "x <- gsub('&lt;', '<', x)", "(replace s \"&\" \"&amp;\")", "if (a &lt; b) go();",
+    'strings.ReplaceAll(s, "&", "&amp;")', "my $t = join ' &amp; ', @names;", "'<' => out.push_str(\"&lt;\"),",
+    "std::string s = f(x, \"&gt;\");", "import re\nAMP = '&amp;'", '  "Fish &amp; chips",\n  "Peas",',
+    "Why is there &#39; in my titles?", "My feed shows &quot; instead of quotes.", "&gt; is what I got.",
+    "Q&A is Q&amp;A.",
 )
 
 
@@ -58,7 +76,7 @@ def test_is_put_right_by_its_own_kind_alone(kind, before, after):
     assert said(before, tuple(one for one in ALL if one != kind)) != after
 
 
-@pytest.mark.parametrize("text", MEANT)
+@pytest.mark.parametrize("text", MEANT + CODE)
 def test_what_is_meant_stays(text):
     done = answered(text)
     assert done.conversation.turns[1].content == text
@@ -79,6 +97,9 @@ def test_nothing_to_do_gives_the_same_object():
     ("Write HTML for me.", "<p>Hello</p>"),
     ("How do I escape this in XML?", "Fish &amp; chips"),
     ("Edit this web page.\n<p>Hi</p>", "Ho"),
+    ("What does s.replace('&', '') do?", "It turns Fish &amp; chips into Fish chips."),
+    ("Call escape_all(x) for me.", "Fish &amp; chips"),
+    ("Which names has toXmlText?", "Fish &amp; chips"),
     ("Write a note, using <br> to separate lines.", "Hi<br>Bye"),
 ])
 def test_conversations_about_such_things_stay(question, answer):

@@ -5,6 +5,7 @@ sketch.py         what duplicates are found by, of a whole shard at once
 normalise.py      texts put right; what changed can be read
 characters.py     characters that nobody sees, and ends of lines
 markup.py         what HTML leaves behind
+code.py           whether a text holds code
 language.py       which language is asked and answered in
 quality.py        what is wrong with answers: facts, flaws, a score
 repetition.py     what is said twice
