@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 
 import requests
 
+from infra.daemons import Daemon, read_state
 from infra.databases import check_driver, is_sql
 from infra.settings import Settings
 from sft_core.errors import OrchestrationError, TrackingError
+from sft_core.stopping import sleep
 
+log = logging.getLogger("sft")
 TIMEOUT_S = 3.0
 """For the connection and again for the answer: a hung server is noticed as quickly as an absent one."""
+STARTING_S = 120.0
+"""A server of `sft up` that is younger and does not answer yet is starting, and waited for."""
 
 
 def why_unreachable(url: str) -> str | None:
@@ -29,8 +37,11 @@ def why_unreachable(url: str) -> str | None:
     return None
 
 
-def require_mlflow(uri: str) -> None:
+def require_mlflow(uri: str, workspace: Path | None = None) -> None:
     """Check the MLflow server, or the driver of the database, that a tracking URI names.
+
+    Args:
+        workspace: while its `sft up` starts this server, wait for it; None: never wait.
 
     Raises:
         ConfigError: the driver is not installed.
@@ -39,7 +50,10 @@ def require_mlflow(uri: str) -> None:
     if is_sql(uri):
         check_driver("tracking.uri or MLFLOW_TRACKING_URI", uri)
     elif uri.startswith(("http://", "https://")):
-        if reason := why_unreachable(f"{uri.rstrip('/')}/health"):
+        ours = _started_here(uri, workspace)
+        if reason := _why_unreachable_yet(f"{uri.rstrip('/')}/health", ours):
+            if ours:
+                raise TrackingError(_not_answering("MLflow", ours, reason))
             raise TrackingError(f"no MLflow server answers at {uri} ({reason}); start it, correct MLFLOW_TRACKING_URI "
                                 "or tracking.uri, or unset both to record into the workspace")
         if other := _other_version("mlflow", f"{uri.rstrip('/')}/version"):
@@ -48,19 +62,49 @@ def require_mlflow(uri: str) -> None:
 
 
 def require_prefect(settings: Settings) -> None:
-    """Check the Prefect server where one is configured; without one each process starts its own.
+    """Check the Prefect server where one is configured; without one each process starts its own. One that the
+    workspace's `sft up` is starting is waited for.
 
     Raises:
         OrchestrationError: nobody answers, within 6 s, or a server of another major version.
     """
     url = settings.prefect_api_url
-    if url and (reason := why_unreachable(f"{url.rstrip('/')}/health")):
+    ours = _started_here(url, settings.workspace) if url else None
+    if url and (reason := _why_unreachable_yet(f"{url.rstrip('/')}/health", ours)):
+        if ours:
+            raise OrchestrationError(_not_answering("Prefect", ours, reason))
         raise OrchestrationError(f"no Prefect server answers at {url} ({reason}); start it (prefect server start), "
                                  "correct PREFECT_API_URL, or unset it (and `prefect config unset PREFECT_API_URL`) to "
                                  "run with a temporary server")
     if url and (other := _other_version("prefect", f"{url.rstrip('/')}/admin/version")):
         raise OrchestrationError(f"the Prefect server at {url} {other}; correct PREFECT_API_URL, or bring one of them "
                                  "to the version of the other")
+
+
+def _started_here(url: str, workspace: Path | None) -> Daemon | None:
+    """The server at this address, where `sft up` has started it in this workspace and it lives."""
+    alive = read_state(workspace).living().values() if workspace else ()
+    return next((one for one in alive if one.url == url), None)
+
+
+def _why_unreachable_yet(url: str, ours: Daemon | None) -> str | None:
+    """As `why_unreachable`; of a server of `sft up` that is starting once that is over."""
+    told = False
+    while (reason := why_unreachable(url)) and ours and ours.lives and _age_s(ours) < STARTING_S:
+        if not told:
+            told = True
+            log.info("waiting for the server at %s, which `sft up` is starting", ours.url)
+        sleep(0.2)
+    return reason
+
+
+def _age_s(daemon: Daemon) -> float:
+    return (datetime.now(UTC) - datetime.fromisoformat(daemon.since)).total_seconds()
+
+
+def _not_answering(what: str, ours: Daemon, reason: str) -> str:
+    return (f"the {what} server that `sft up` started at {ours.url} does not answer ({reason}); look at {ours.log}, or "
+            "say `sft down` and `sft up`")
 
 
 def _other_version(package: str, url: str) -> str | None:

@@ -67,7 +67,7 @@ def open_tracker(uri: str, experiment: str, workspace: Path, *, make: bool = Tru
     if scheme in {"", "file"}:
         raise TrackingError(f"the tracking URI {uri!r} is a folder, which MLflow no longer takes; use "
                             f"sqlite:///{workspace / 'mlflow.db'} or the http:// address of an MLflow server")
-    require_mlflow(uri)
+    require_mlflow(uri, workspace)
     # MLflow's own default for a database is ./mlruns, wherever that is.
     kept = (workspace / "mlartifacts").absolute().as_uri() if artifacts is None else artifacts.rstrip("/")
     place = f"{kept}/{quote(experiment)}" if is_sql(uri) else None

@@ -10,13 +10,15 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Thread, Timer
 
 import pytest
 
 from infra import settings as module
+from infra.daemons import Daemon, State, identity_of, write_state
 from infra.reach import require_mlflow, require_prefect, why_unreachable
 from infra.servers import free_port
 from infra.settings import Settings, job_environment, prepare_environment, read_settings
@@ -201,6 +203,53 @@ def test_a_server_of_another_version_is_named(answer: bytes, said: str | None, t
         with pytest.raises(TrackingError, match=said) if said else nullcontext():
             require_mlflow(url)
         server.shutdown()
+
+
+class _Starting(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"3.9.1")
+
+    def log_message(self, *args: object) -> None:
+        """Nothing."""
+
+
+def test_a_server_that_sft_up_is_starting_is_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "platform").mkdir()
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    settings = Settings(tmp_path, None, url, f"{url}/api", tmp_path)
+
+    def started(age_s: float) -> None:
+        since = (datetime.now(UTC) - timedelta(seconds=age_s)).isoformat()
+        itself = os.getpid(), identity_of(os.getpid()) or "", since
+        write_state(tmp_path, State({"prefect": Daemon(*itself, f"{url}/api", "its.log", "3"),
+                                     "mlflow": Daemon(*itself, url, "its.log", "3")}))
+
+    started(age_s=1000)
+    with pytest.raises(OrchestrationError, match="that `sft up` started at .* does not answer .* look at its.log"):
+        require_prefect(settings)
+    with pytest.raises(TrackingError, match="that `sft up` started at .* does not answer .* look at its.log"):
+        require_mlflow(url, tmp_path)
+
+    started(age_s=0)
+    servers: list[ThreadingHTTPServer] = []
+
+    def come_up() -> None:
+        servers.append(ThreadingHTTPServer(("127.0.0.1", port), _Starting))
+        servers[0].serve_forever()
+
+    later = Timer(0.7, come_up)
+    later.start()
+    try:
+        require_prefect(settings)
+        require_mlflow(url, tmp_path)
+    finally:
+        later.cancel()
+        for one in servers:
+            one.shutdown()
+            one.server_close()
 
 
 def test_reasons() -> None:
