@@ -91,12 +91,11 @@ def show_found(path: Path, overrides: list[str], view: str, page: tuple[int, int
         folder = curated.done.folder
         if view == "rejected":
             folder, failed = _prepared(config, place)
-        rows, total = listed(wish, folder, Texts(config, curated, place, LONGEST))
-    for one in rows:
+        shown = listed(wish, folder, Texts(config, curated, place, LONGEST))
+    for one in shown.told:
         _print(one)
-    all_of_them = "" if len(rows) == total else f"; `-n {total}` shows all"
-    what = "rejected rows" if view == "rejected" else f"rows of --{view}"
-    console.lines(f"{len(rows)} of {total} {what}, from {wish.first} on{all_of_them}")
+    all_of_them = "" if len(shown.told) == shown.total else f"; `-n {shown.total}` shows all"
+    console.lines(f"{shown} of --{view}, from {wish.first} on{all_of_them}")
     if failed:
         raise failed
 

@@ -121,8 +121,26 @@ def said_of(view: str, row: Mapping[str, Any]) -> str:
     return str(row["detail"])
 
 
-def listed(wish: Wish, folder: Path, texts: Texts) -> tuple[list[Told], int]:
-    """Rows as they are asked for, and how many there are of them in all.
+class Page(NamedTuple):
+    """Finds as they are asked for, how many there are of them in all, and in how many rows."""
+
+    told: list[Told]
+    total: int
+    rows: int
+
+    def __str__(self) -> str:
+        """How many of how many are here."""
+        return f"{len(self.told)} of {of_rows(self.total, self.rows)}"
+
+
+def of_rows(finds: int, rows: int) -> str:
+    """So many rows; where a row has several finds, so many of these in so many rows."""
+    return f"{rows:,} row{'s' * (rows != 1)}" if finds == rows else \
+        f"{finds:,} finds in {rows:,} row{'s' * (rows != 1)}"
+
+
+def listed(wish: Wish, folder: Path, texts: Texts) -> Page:
+    """A page of a view.
 
     Args:
         folder: of the curated conversations; for rejected rows also that of the prepared ones, finished or failed.
@@ -132,19 +150,25 @@ def listed(wish: Wish, folder: Path, texts: Texts) -> tuple[list[Told], int]:
     """
     looked = Looked(wish.view, folder, texts.shards).only(wish.source, wish.kind)
     page = looked.page(wish.first, wish.most)
-    return texts.told(wish.view, page.rows), page.total
+    return Page(texts.told(wish.view, page.finds), page.total, page.rows)
 
 
 class Kind(NamedTuple):
-    """Rows of one kind: how many there are, and some of them."""
+    """Finds of one kind: how many there are in how many rows, and some of them."""
 
     name: str
+    finds: int
     rows: int
     some: list[Told]
 
+    @property
+    def many(self) -> str:
+        """How many in words."""
+        return of_rows(self.finds, self.rows)
+
 
 def examples(view: str, folder: Path, texts: Texts, few: tuple[int, int], seed: int) -> Iterator[Kind]:
-    """Some rows of the kinds of a view, drawn by a seed, the most frequent kind first.
+    """Some finds of the kinds of a view, drawn by a seed, the most frequent kind first.
 
     Args:
         few: how many kinds have examples, and how many each.
@@ -153,4 +177,4 @@ def examples(view: str, folder: Path, texts: Texts, few: tuple[int, int], seed: 
     drawn = {kind: looked.sample(kind, each if at < most else 0, seed) for at, kind in enumerate(looked.counts())}
     together = iter(texts.told(view, [row for rows in drawn.values() for row in rows]))
     for kind, count in looked.counts().items():
-        yield Kind(kind, count, list(islice(together, len(drawn[kind]))))
+        yield Kind(kind, count, looked.rows(kind), list(islice(together, len(drawn[kind]))))

@@ -26,6 +26,7 @@ TITLES = {"recall.recalls": "Evaluation items that were changed and planted in t
          "selection": "What was selected, beside a random draw of the same size"}
 """Parts of `curation.json` that have more words than their key."""
 
+FINDS = ("a row may have several finds; the step \"personal data\" counts rows, with those that later steps leave out")
 WRITERS = {"human": "people", "synthetic": "a model", "unknown": "not known"}
 COMMON = 6
 """Languages of a source that are shown by themselves."""
@@ -66,9 +67,10 @@ def parts(curation: Mapping[str, Any]) -> Iterator[Part]:
     yield from (one for one in (
         Part("Texts put right: conversations by what was wrong", _counted(sources, lambda one: one["changed"])),
         Part("Flaws of conversations, left out or not", _counted(sources, lambda one: one["flaws"])),
-        Part("Personal data and secrets found", _counted(sources, lambda one: one["personal"]["found"])),
-        Part("Personal data and secrets that became placeholders",
-             _counted(sources, lambda one: one["personal"]["redacted"])),
+        Part("Personal data and secrets: finds in all rows that were read",
+             _counted(sources, lambda one: one["personal"]["found"]), FINDS),
+        Part("Personal data and secrets: finds that became placeholders, in the rows that are left at the end",
+             _counted(sources, lambda one: one["personal"]["redacted"]), FINDS),
         Part("Languages of answers, before and after", languages(sources),
              "und: nothing that tells, as of numbers, names and code"),
         Part("Scores of rows, before and after", scores(sources), "per cent: this share of the rows is at or below; "

@@ -115,5 +115,5 @@ def _shown(config: ExperimentConfig, curated: Curation, place: Workspace) -> Ite
     for view in KIND:
         kinds = list(examples(view, curated.done.folder, texts, (KINDS, EACH), config.seed))
         if kinds:
-            more = [f"{visible(one.name)} {one.rows:,}" for one in kinds[KINDS:]]
+            more = [f"{visible(one.name)} {one.many}" for one in kinds[KINDS:]]
             yield _Shown(view, *HEADS[view], kinds[:KINDS], more)

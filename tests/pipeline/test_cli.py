@@ -173,7 +173,7 @@ def test_data_can_be_looked_at_packed_and_rejected(sft: Sft, config: Path, tmp_p
     assert done.returncode == 1  # they are too many, and can be read all the same
     assert f"{rows}:3: empty_assistant: turn 2 has neither content nor tool calls" in done.stdout
     assert """    {"prompt": "hi", "completion": ""}""" in done.stdout
-    assert "1 of 2 rejected rows, from 1 on; `-n 2` shows all" in done.stdout
+    assert "1 of 2 rows of --rejected, from 1 on; `-n 2` shows all" in done.stdout
     assert "more than data.max_rejected_share = 0.5 allows" in done.stderr
 
 

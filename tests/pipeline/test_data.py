@@ -121,7 +121,7 @@ def test_a_part_of_the_curation_that_is_new_shows_by_itself(curated: Curation) -
 def test_every_view_shows_what_stands_there_and_nothing_personal(
     view: str, config: ExperimentConfig, curated: Curation, place: Workspace,
 ) -> None:
-    told, total = listed(Wish(view), curated.done.folder, Texts(config, curated, place, 400))
+    told, total, _ = listed(Wish(view), curated.done.folder, Texts(config, curated, place, 400))
     assert len(told) == total > 0
     assert MAIL not in str(told)
     assert "\x1b" not in str(told)
@@ -134,8 +134,8 @@ def test_every_view_shows_what_stands_there_and_nothing_personal(
 def test_of_two_that_are_alike_what_differs_is_marked(
     config: ExperimentConfig, curated: Curation, place: Workspace,
 ) -> None:
-    (near,), total = listed(Wish("duplicates", kind="near"), curated.done.folder,
-                            Texts(config, curated, place, 4000))
+    (near,), total, _ = listed(Wish("duplicates", kind="near"), curated.done.folder,
+                               Texts(config, curated, place, 4000))
     assert total == 1
     assert [piece.text.strip() for side in near.sides() for piece in side if not piece.same] == ["pine", "oak"]
     assert near.said.startswith("0.")
@@ -143,7 +143,7 @@ def test_of_two_that_are_alike_what_differs_is_marked(
 
 
 def test_of_a_long_text_both_ends_are_shown(config: ExperimentConfig, curated: Curation, place: Workspace) -> None:
-    (near,), _ = listed(Wish("duplicates", kind="near"), curated.done.folder, Texts(config, curated, place, 60))
+    (near,), *_ = listed(Wish("duplicates", kind="near"), curated.done.folder, Texts(config, curated, place, 60))
     assert re.fullmatch(r"user: Tell me of the harbour\..*… \(1\d\d characters\) … .*pine\.", near.texts[0], re.DOTALL)
 
 
@@ -152,8 +152,8 @@ def test_rows_are_paged_and_chosen(curated: Curation) -> None:
         return Looked(view, curated.done.folder, curated.shards)
 
     everything = looked().page(0, 99)
-    assert [looked().page(at, 1).rows[0] for at in range(everything.total)] == everything.rows
-    assert {row["source"] for row in looked().only("second", None).page(0, 99).rows} == {"second"}
+    assert [looked().page(at, 1).finds[0] for at in range(everything.total)] == everything.finds
+    assert {row["source"] for row in looked().only("second", None).page(0, 99).finds} == {"second"}
     assert looked().only(None, "refusal").page(0, 99).total == 1
     with pytest.raises(ConfigError, match="none of 'refusa' here; there is .*refusal"):
         looked().only(None, "refusa")
@@ -165,7 +165,22 @@ def test_where_nothing_is_put_right_there_is_nothing_to_show(configured: Path, p
     config = load(configured, ["data.normalise.kinds=[]"]).here().config
     curated = curation(config, place)
     wish = Wish("changes", source="first", kind="html")
-    assert listed(wish, curated.done.folder, Texts(config, curated, place, 40)) == ([], 0)
+    assert listed(wish, curated.done.folder, Texts(config, curated, place, 40)) == ([], 0, 0)
+
+
+def test_finds_are_not_rows(configured: Path, place: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+                            ) -> None:
+    file = tmp_path / "first" / "all.jsonl"
+    twice = {"prompt": "Whom else do I write to?", "completion": "Write to bob@firma.de, else to eve@firma.de, please."}
+    file.write_text(file.read_text() + json.dumps(twice) + "\n")
+    done = sft(place, monkeypatch, "show", str(configured), "--personal")
+    assert done.stdout.splitlines()[-1] == "3 of 3 finds in 2 rows of --personal, from 0 on"
+    done = sft(place, monkeypatch, "show", str(configured), "--personal", "-n", "2")
+    assert done.stdout.splitlines()[-1] == "2 of 3 finds in 2 rows of --personal, from 0 on; `-n 3` shows all"
+    done = sft(place, monkeypatch, "show", str(configured), "--flaws")
+    assert done.stdout.splitlines()[-1] == "1 of 1 row of --flaws, from 0 on"
+    done = sft(place, monkeypatch, "report", str(configured), "--out", str(tmp_path / "data.html"))
+    assert "<b>email</b> (3 finds in 2 rows)" in (tmp_path / "data.html").read_text(), done.output
 
 
 def test_rows_are_found_again_where_they_stand(curated: Curation, config: ExperimentConfig) -> None:

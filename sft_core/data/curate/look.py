@@ -25,10 +25,11 @@ KIND: Mapping[str, str] = {
 
 
 class Listed(NamedTuple):
-    """Some rows of a view, each with its `kind`, and how many there are."""
+    """Some finds of a view, each with its `kind`, and how many there are in how many rows of the data."""
 
-    rows: list[dict[str, Any]]
+    finds: list[dict[str, Any]]
     total: int
+    rows: int
 
 
 class Looked:
@@ -71,8 +72,13 @@ class Looked:
         return dict(sorted(found.items(), key=lambda pair: (-pair[1], pair[0])))
 
     def page(self, first: int, most: int) -> Listed:
-        """Rows from the `first` on, counted from 0."""
-        return Listed(self._table.slice(first, most).to_pylist(), self._table.num_rows)
+        """Finds from the `first` on, counted from 0."""
+        return Listed(self._table.slice(first, most).to_pylist(), self._table.num_rows, self.rows())
+
+    def rows(self, kind: str | None = None) -> int:
+        """In how many rows of the data these finds are, or those of one kind: a row may have several."""
+        table = self._table if kind is None else self._table.filter(pc.equal(self._table.column("kind"), kind))
+        return int(table.group_by([name for name, _ in ORIGIN]).aggregate([]).num_rows)
 
     def sample(self, kind: str, most: int, seed: int) -> list[dict[str, Any]]:
         """So many of one kind at most, drawn at random, in their order; the same for the same seed."""
