@@ -25,6 +25,10 @@ from sft_core.stopping import check
 
 log = logging.getLogger("sft")
 NO_VALIDATION = Halves(0.0, 0)
+MESSAGE_KEYS = ("role", "content")
+"""Of what `columns` maps, keys of messages."""
+OPTIONAL = ("input", "system", "history", "tools", "chat_template_kwargs", "label")
+"""Columns that few rows may have, and none of the first thousand."""
 
 
 def tallied(rejected: Counter[str]) -> str:
@@ -43,6 +47,7 @@ class Taken:
     nulls: int = 0
     unused: Counter[str] = field(default_factory=Counter)  # conversations of this file by columns that hold text
     of_file: int = 0  # conversations of this file
+    unseen: set[str] = field(default_factory=set)  # columns that are mapped, and that no row had so far
 
     def note(self, found: Conversation | Rejected) -> None:
         """Count what a row became."""
@@ -69,6 +74,7 @@ def take_in(source: SourceSection, taken: Taken, *, scratch: Path, mirror: Path 
         DataError: the source cannot be read, holds no rows, or no conversations.
     """
     name = name_of(source)
+    taken.unseen = {column for standard, column in source.columns.items() if standard not in MESSAGE_KEYS}
     rows = partial(read_rows, source, scratch=scratch, mirror=mirror)
     if isinstance(source, TrainingSourceSection) and source.phrasings:
         rows = partial(phrased_rows, rows, source, name, halves)
@@ -78,11 +84,22 @@ def take_in(source: SourceSection, taken: Taken, *, scratch: Path, mirror: Path 
             yield found
     if not taken.rows:
         raise DataError(f"{source.path} holds no rows; take it out of data.sources, or correct its path or split")
+    _tell_unseen(source, name, taken)
     log.info("%s: %d rows read as %s%s", name, taken.rows, ", ".join(taken.formats),
              f"; {taken.rejected.total()} of them are not used: {tallied(taken.rejected)}" if taken.rejected else "")
     if taken.nulls:
         log.warning("%s: %d null keys of tool arguments or schemas are left out: in an Arrow struct a null looks like "
                     "a key that is not there; to keep nulls, store arguments and tools as JSON text", name, taken.nulls)
+
+
+def _tell_unseen(source: SourceSection, name: str, taken: Taken) -> None:
+    """Columns that are mapped, and rows that were read without them; rows that cannot be are told one by one."""
+    for standard, column in source.columns.items():
+        if column in taken.unseen and taken.conversations:
+            said = f"{name}: columns maps {standard} to {column}, which none of its {taken.rows} rows has"
+            if standard not in OPTIONAL:
+                raise DataError(f"{said}; correct the name, or take it out of columns")
+            log.warning("%s", said)
 
 
 def _understand(rows: Iterator[Row | Rejected], source: SourceSection, taken: Taken, repair: Sequence[Repair]
@@ -156,6 +173,8 @@ def _readable(rows: Iterator[Row | Rejected], taken: Taken, aside: list[Rejected
         if isinstance(row, Rejected):
             aside.append(row)
         else:
+            if taken.unseen:
+                taken.unseen.difference_update(row.data)
             yield row
 
 

@@ -138,3 +138,13 @@ def test_a_mapped_column_that_is_not_there(tmp_path, tokenizer):
 def test_a_section_that_means_nothing(field):
     with pytest.raises(ValidationError):
         SourceSection.model_validate({"path": "x.jsonl", **field})
+
+
+def test_a_mapped_column_that_no_row_has_is_told(tmp_path, write_jsonl, caplog):
+    path = write_jsonl([{"prompt": f"What is {n}?", "completion": f"It is {n}."} for n in range(9)])
+    with pytest.raises(DataError, match="rows.jsonl: columns maps completion to nosuch, which none of its 9 rows has"):
+        curate_here(DataSection.model_validate({"max_tokens": 99, "sources": [
+            {"path": str(path), "columns": {"completion": "nosuch"}}]}), (), tmp_path / "one")
+    curate_here(DataSection.model_validate({"max_tokens": 99, "sources": [
+        {"path": str(path), "columns": {"tools": "nosuch"}}]}), (), tmp_path / "two")
+    assert "columns maps tools to nosuch, which none of its 9 rows has" in caplog.text
