@@ -129,6 +129,9 @@ def test_the_fingerprint_is_of_content_and_settings(tmp_path: Path) -> None:
     first = manifest([one], None, DAY)
     assert manifest([one], None, DAY + datetime.timedelta(1))["fingerprint"] == first["fingerprint"]
     assert json.loads(json.dumps(first)) == first
+    scored = manifest([replace(one, scores={"ifd": {"read": {"median": 0.8}}})], None, DAY)
+    assert scored["sources"][0]["scores"]["ifd"]["read"]["median"] == 0.8
+    assert scored["fingerprint"] == first["fingerprint"], "another machine rounds scores otherwise"
     for other in (_record(tmp_path, holds="{} \n"), replace(one, licence="cc0-1.0"),
                   replace(one, steps=(one.steps[0], replace(one.steps[1], settings={"threshold": 0.8})))):
         assert manifest([other], None, DAY)["fingerprint"] != first["fingerprint"]

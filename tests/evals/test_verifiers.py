@@ -13,16 +13,17 @@ import torch
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from eval_suites.backends.endpoint import Endpoint
+from eval_suites.judge.talk import Talk
 from eval_suites.scorers.base import Expect, Score
 from eval_suites.verifiers import rules
 from eval_suites.verifiers.contract import Prompted, Verifier, verdicts
-from eval_suites.verifiers.judged import judged
+from eval_suites.verifiers.judged import judged, talk_of_row
 from eval_suites.verifiers.named import verifiers_of
 from eval_suites.verifiers.reward import reward
 from eval_suites.verifiers.sampling import Outcome, sampled, summarised
 from sft_core.config.evaluate import EndpointSection
 from sft_core.config.synth import GraderSection, RejectSection, RewardSection, VerifySection
-from sft_core.conversation import ToolCall
+from sft_core.conversation import Conversation, Origin, ToolCall, Turn
 from sft_core.errors import EvalError
 from sft_core.synth.choose import ALIKE, WORSE
 from sft_core.synth.contract import Said
@@ -171,6 +172,19 @@ def test_a_judge_grades_and_what_it_does_not_grade_is_no_score() -> None:
     assert all("1,007" in body["messages"][0]["content"] for body in seen), "the judge is shown the reference"
     with pytest.raises(EvalError, match="2 of 2 answers were not judged"):
         judged(section, Endpoint(section.endpoint, pause=lambda _: None)).score([(SUM, "good"), (SUM, "bad")])
+
+
+def test_a_row_is_shown_to_a_judge_turn_by_turn() -> None:
+    def talk(*turns: Turn) -> Talk:
+        return talk_of_row(Conversation(turns, Origin("s", "f", 1)))
+
+    plain = talk(Turn("user", "Hi"), Turn("assistant", "<think>well</think>Hello "), Turn("user", "Why?"),
+                 Turn("assistant", "So."))
+    assert plain == Talk(["Hi", "Why?"], ["Hello", "So."], [])
+    called = talk(Turn("system", "Be kind."), Turn("user", "Where?"), Turn("assistant", "I look.", (CALL,)),
+                  Turn("tool", "in Ulm"), Turn("assistant", "There."))
+    assert called == Talk(["[system] Be kind.\n\n[user] Where?", "[tool] in Ulm"],
+                          ["I look.\n" + f"find({CALL.arguments})", "There."], [])
 
 
 def test_what_a_configuration_names_is_made_cheapest_first(classifier: dict[int, str], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -88,6 +89,14 @@ def test_curation_is_that_of_one_process(two: Cluster, tmp_path: Path, monkeypat
     assert "duplicates.parquet" in names
     for name in names:
         assert (here / name).read_bytes() == (there / name).read_bytes(), name
+
+
+def test_a_new_workspace_is_there_before_workers_look_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    monkeypatch.setattr(door, "cluster", lambda _: nullcontext("workers"))
+    monkeypatch.setattr(door, "refuse_others", lambda _, folder, code: seen.append(folder.is_dir()))
+    with workers_of(None, Workspace(tmp_path / "new", None, dask="local:2")) as several:
+        assert (several, seen) == ("workers", [True])
 
 
 class TestWorkersThatCannotBeUsed:

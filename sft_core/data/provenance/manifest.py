@@ -100,7 +100,7 @@ class SourceRecord:
 
 
 def joined(shards: Sequence[SourceRecord]) -> SourceRecord:
-    """The record of a source from those of its shards, in their order.
+    """The record of a source from those of its shards, in their order; how scores spread cannot be joined.
 
     Raises:
         DataError: they are of different sources, or have other steps.
@@ -113,7 +113,7 @@ def joined(shards: Sequence[SourceRecord]) -> SourceRecord:
     steps = first.steps
     for one in shards[1:]:
         steps = tuple(a + b for a, b in zip(steps, one.steps, strict=True))
-    return replace(first, parts=tuple(part for one in shards for part in one.parts), steps=steps)
+    return replace(first, parts=tuple(part for one in shards for part in one.parts), steps=steps, scores={})
 
 
 def parts_of(files: Iterable[Path], folder: Path) -> tuple[Part, ...]:
