@@ -135,10 +135,13 @@ def _prepared(config: ExperimentConfig, place: Workspace) -> tuple[Path, DataErr
 
 def _check_rows(config: ExperimentConfig, sources: list[dict[str, object]]) -> None:
     lost, (read, kept) = unusable(sources), totals(sources)
-    if lost > config.data.max_rejected_share * read or not kept:
-        raise DataError(f"{lost} of {read} rows cannot be used and {kept} are left, and a run stops where more than "
-                        f"data.max_rejected_share = {config.data.max_rejected_share:g} cannot be used or none is left; "
-                        "`sft data show CONFIG --rejected` shows them")
+    shown = "`sft data show CONFIG --rejected` shows them"
+    if lost > config.data.max_rejected_share * read:
+        raise DataError(f"{lost} of {read} rows cannot be used, and a run stops where it is more than "
+                        f"data.max_rejected_share = {config.data.max_rejected_share:g}; {shown}")
+    if not kept:
+        raise DataError(f"none of {read} rows is left, and there is nothing to train on: the table above says which "
+                        f"step took them out; {shown}")
 
 
 def _next(path: Path, manifest: Path) -> Iterator[str]:
