@@ -97,7 +97,7 @@ class Plan(NamedTuple):
         least = "at least " * (look.place.device == "cpu")  # the allocator's pieces grow, see memory.Forecast.process
         return [
             f"{about}{steps:,} steps of {per_step}{replay}; {look.section.epochs:g} epochs of {epoch.tokens:,} tokens "
-            f"({epoch.trained_tokens:,} trained) in {len(look.data.course.sft.examples):,} examples; "
+            f"({epoch.trained_tokens:,} trained) in {look.examples} examples; "
             f"{look.warmup_steps:,} steps of warm-up",
             f"training {self._shown_training()}, evaluation {shown_span(self.evaluation)}{self._floor()}; {least}"
             f"{_size(look.peak)} of {_size(look.free)} free memory ({look.place.device}), "
@@ -120,7 +120,7 @@ class Plan(NamedTuple):
                        "tuned": _there(one.tuned_there for one in self.suites)},
             "sampled": self.sampled, "ledger": self.prepared.result["ledger"],
             "steps": look.steps, "warmup_steps": look.warmup_steps, "epochs": look.section.epochs,
-            "epoch": asdict(look.epoch),
+            "epoch": asdict(look.epoch), "examples": len(look.data.course.sft.examples), "examples_used": look.used,
             "step": {"tokens": look.trained.tokens / look.steps,
                      "trained_tokens": look.trained.trained_tokens / look.steps,
                      "replay_tokens": look.replayed.tokens / look.steps},

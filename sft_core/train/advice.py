@@ -5,10 +5,14 @@ The bounds are wide: they find a plan that is off by a factor, not one that coul
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from sft_core.config.data import DataSection
+from sft_core.conversation import Why
+from sft_core.model.load import load_config, positions_of
+from sft_core.model.rotary import turning_point
 from sft_core.train.memory import in_words, remedies
 from sft_core.train.outlook import Outlook
 
@@ -53,16 +57,24 @@ def usual_rate(parameters: int, method: str) -> float:
     return min(full if method == "full" else ADAPTERS * full, HIGHEST_USUAL)
 
 
+def _mixture(seen: Foreseen) -> Iterator[str]:
+    if seen.outlook.narrow:
+        yield f"data.mixture: {seen.outlook.narrow}"
+
+
 def _steps(seen: Foreseen) -> Iterator[str]:
     outlook, section = seen.outlook, seen.outlook.section
     if outlook.steps >= FEW_STEPS:
         return
     rows = outlook.trained.rows
-    packed = f" (packed from {len(outlook.data.course.sft.examples):,} examples)" if seen.data.pack else ""
+    packed = f" (packed from {outlook.examples} examples)" if seen.data.pack else ""
     size = "train.tokens_per_step" if section.tokens_per_step else "train.rows_per_step"
     smaller = f"{size}: 1" if section.tokens_per_step or rows < WANTED_STEPS else f"{size}: {rows // WANTED_STEPS}"
+    ways = ["let the mixture use more of the examples"] if outlook.narrow else [
+        *([f"set {smaller}"] * (outlook.steps < rows)), f"set a larger train.epochs (now {section.epochs:g})",
+        "give more data"]
     yield (f"only {outlook.steps} optimiser steps of {rows:,} rows{packed}: too few for a schedule to mean anything; "
-           f"set {smaller}, a larger train.epochs (now {section.epochs:g}), or give more data")
+           f"{', or '.join(ways)}")
 
 
 def _warmup(seen: Foreseen) -> Iterator[str]:
@@ -84,15 +96,28 @@ def _rate(seen: Foreseen) -> Iterator[str]:
 
 def _lost_rows(seen: Foreseen) -> Iterator[str]:
     for source in seen.ledger["sources"]:
-        read, kept, name = source["read"], source["kept"], source["source"]
-        if read and kept < MOSTLY * read:
-            why = ", ".join(f"{reason} {number:,}" for reason, number in
-                            sorted(source["rejected"].items(), key=lambda one: -one[1])[:3])
-            yield (f"{name}: only {kept:,} of {read:,} rows are used ({why}); read the others with `sft data show "
-                   "CONFIG --rejected`" + "; set data.max_tokens higher" * ("too_long" in source["rejected"]))
+        kept, name = source["kept"], source["source"]
+        lost = Counter(source["rejected"])
+        beside = lost.pop(Why.NOT_SELECTED, 0)  # asked for by number
+        offered = source["read"] - beside
+        if offered and kept < MOSTLY * offered:
+            selected = f", without {beside:,} that data.select leaves out" if beside else ""
+            (first, _), *_ = most = lost.most_common(3)
+            why = ", ".join(f"{reason} {number:,}" for reason, number in most)
+            yield (f"{name}: only {kept:,} of {offered:,} rows are used{selected} ({why}); read the others with `sft "
+                   f"data show CONFIG --rejected`{f'; {_longer(seen)}' * (first == Why.TOO_LONG)}")
         if kept and source["truncated"] > MOSTLY * kept:
-            yield (f"{name}: {source['truncated']:,} of {kept:,} conversations are cut to fit; set data.max_tokens "
-                   f"(now {seen.data.max_tokens:,}) higher")
+            yield f"{name}: {source['truncated']:,} of {kept:,} conversations are cut to fit; {_longer(seen)}"
+
+
+def _longer(seen: Foreseen) -> str:
+    """What to do about conversations that are too long, within what the model has positions for."""
+    inputs, now = seen.outlook.inputs, seen.data.max_tokens
+    config = load_config(inputs.model, inputs.mirror)
+    most = min((one for one in (positions_of(config), turning_point(config)) if one is not None), default=None)
+    if most is None or most > now:
+        return f"set data.max_tokens (now {now:,}) higher{'' if most is None else f', up to {most:,} for this base'}"
+    return f"this base goes no further than data.max_tokens ({now:,}): take one with more positions, or shorten them"
 
 
 def _one_source(seen: Foreseen) -> Iterator[str]:
@@ -107,10 +132,11 @@ def _one_source(seen: Foreseen) -> Iterator[str]:
 
 
 def _examples(seen: Foreseen) -> Iterator[str]:
-    section, number = seen.outlook.section, len(seen.outlook.data.course.sft.examples)
-    if number * section.epochs < FEW_EXAMPLES:
-        yield (f"{number} training examples in {section.epochs:g} epochs: hardly anything can be learnt; give more "
-               "data.sources, or a larger limit")
+    outlook, section = seen.outlook, seen.outlook.section
+    if sum(map(len, outlook.data.course.sft.rows)) < FEW_EXAMPLES:
+        more = "let the mixture use more of them" if outlook.narrow else "give more data.sources, or a larger limit"
+        yield (f"{outlook.examples} training examples in {section.epochs:g} epochs: hardly anything can be learnt; "
+               f"{more}")
     seen_often = {f"an example of {one.name}": float(one.most_used) for one in seen.outlook.mixed
                   if one.what == "source"} or {"every example": section.epochs}
     for what, times in seen_often.items():
@@ -149,5 +175,5 @@ def _room(seen: Foreseen) -> Iterator[str]:
 
 
 LOOKS: tuple[Callable[[Foreseen], Iterator[str]], ...] = (
-    _steps, _warmup, _rate, _examples, _lost_rows, _one_source, _held_out, _checkpoints,
+    _mixture, _steps, _warmup, _rate, _examples, _lost_rows, _one_source, _held_out, _checkpoints,
     _room)

@@ -85,6 +85,10 @@ class Stream:
         """What the first `steps` steps amount to; by default all."""
         return sum((self.counts(rows) for rows in self.steps[:steps]), Counts())
 
+    def used(self, steps: int | None = None) -> set[int]:
+        """Examples that the first `steps` steps use at all; by default all steps."""
+        return {i for rows in self.steps[:steps] for row in rows for i in row}
+
     def counts(self, rows: Sequence[Row]) -> Counts:
         """What some rows amount to."""
         used = [i for row in rows for i in row]

@@ -70,6 +70,22 @@ class Outlook:
         return Counts(round(whole.rows / epochs), sum(stream.tokens), sum(stream.trained))
 
     @property
+    def used(self) -> int:
+        """Training examples that the run uses at all."""
+        return len(self.data.course.sft.used())
+
+    @property
+    def examples(self) -> str:
+        """How many training examples there are, for a person; and of how many where the run leaves some out."""
+        there, used = len(self.data.course.sft.examples), self.used
+        return f"{there:,}" if used == there else f"{used:,} of {there:,}"
+
+    @property
+    def narrow(self) -> str:
+        """What keeps the epochs of a mixture far below what there is; empty where nothing does."""
+        return self.data.mixture.narrow if self.data.mixture else ""
+
+    @property
     def mixed(self) -> Sequence[Mixed]:
         """What `data.mixture` wanted and what the epochs of the run bring; nothing without one."""
         return self.data.mixture.table(self.section.epochs) if self.data.mixture else ()

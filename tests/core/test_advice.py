@@ -84,7 +84,13 @@ def test_what_is_odd_is_said_with_what_to_set(usual: Callable[..., Outlook], cha
 def test_rows_that_are_lost_cut_or_drowned_are_said(usual: Callable[..., Outlook]) -> None:
     lost = {**SOURCE, "read": 100, "rejected": {"too_long": 70, "wrong_type": 6}}
     assert "train: only 24 of 100 rows are used (too_long 70, wrong_type 6)" in said(usual(), lost)[0]
-    assert "set data.max_tokens higher" in said(usual(), lost)[0]
+    assert "; set data.max_tokens (now 32) higher, up to 128 for this base" in said(usual(), lost)[0]
+    full = said(usual(), lost, {**SOURCE, "truncated": 20}, max_tokens=128)
+    assert all("this base goes no further than data.max_tokens (128): take one with more" in one for one in full), full
+    chosen = {**SOURCE, "read": 1000, "rejected": {"not_selected": 900, "length": 40, "too_long": 36}}
+    assert said(usual(), chosen) == ["train: only 24 of 100 rows are used, without 900 that data.select leaves out "
+                                     "(length 40, too_long 36); read the others with `sft data show CONFIG --rejected`"]
+    assert said(usual(), {**SOURCE, "read": 924, "rejected": {"not_selected": 900}}) == []
     assert "20 of 24 conversations are cut to fit; set data.max_tokens (now 32)" in said(
         usual(), {**SOURCE, "truncated": 20})[0]
     small = {**SOURCE, "source": "small", "trained_tokens": 3}
@@ -116,3 +122,26 @@ def test_a_mixture_is_judged_by_what_it_brings(train_inputs: TrainInputs, train_
     told = said(mixed, SOURCE, {**SOURCE, "source": "other", "trained_tokens": 9999})
     assert any("an example of train is seen 32 times, and will be learnt by heart" in one for one in told), told
     assert not any("other has" in one for one in told), "by what is drawn, not by what is there"
+
+
+def test_a_mixture_that_uses_little_is_said_first_and_other_hints_fit_it(
+    train_inputs: TrainInputs, train_section: Section, tmp_path: Path,
+) -> None:
+    """Neither smaller steps nor more data make an epoch larger that one source limits."""
+    mixing = Mixing(MixtureSection(by="rows"), {"train": SourceMixSection(epochs=0.2), "other": SourceMixSection()})
+    whole = look_ahead(replace(train_inputs, mixing=mixing), train_section(rows_per_step=4, lr=2e-3), tmp_path)
+    assert (whole.used, whole.examples) == (4, "4 of 24")
+    assert whole.data.mixture is not None
+    small = replace(whole, data=replace(whole.data, mixture=replace(whole.data.mixture, narrow="one limits it")))
+    first, *others = said(small)
+    assert first == "data.mixture: one limits it"
+    assert [one for one in others if "optimiser steps" in one or "hardly anything" in one] == [
+        f"only {whole.steps} optimiser steps of {whole.trained.rows} rows (packed from 4 of 24 examples): too few for "
+        "a schedule to mean anything; let the mixture use more of the examples",
+        "4 of 24 training examples in 1 epochs: hardly anything can be learnt; let the mixture use more of them"]
+
+
+def test_smaller_steps_are_no_advice_where_each_has_one_row(usual: Callable[..., Outlook]) -> None:
+    (few,) = (one for one in said(usual(grow=0.5, epochs=1.0)) if "optimiser steps" in one)
+    assert "rows_per_step" not in few
+    assert few.endswith("set a larger train.epochs (now 1), or give more data")

@@ -50,6 +50,15 @@ def _mix(sources: Mapping[str, Mapping[str, float]] | None = None, **section: An
     return mix(EXAMPLES, LABELS, Mixing(MixtureSection.model_validate(section), sources), 0)
 
 
+def _of(rows: Mapping[str, int], by_kind: Mapping[str, str] | None = None, **section: Any) -> Mixture:
+    """The mixture of so many rows of each source."""
+    examples = [_example(source, number) for source, count in rows.items() for number in range(count)]
+    labels = Labels(*([value(one.origin.source) for one in examples] for value in (
+        lambda _: "en", lambda _: "t", lambda name: (by_kind or {}).get(name, "human"))))
+    sources = dict.fromkeys(rows, SourceMixSection())
+    return mix(examples, labels, Mixing(MixtureSection.model_validate(section), sources), 0)
+
+
 def _rows(mixture: Mixture, epochs: float = 1) -> dict[str, Mixed]:
     return {row.name: row for row in mixture.table(epochs)}
 
@@ -231,6 +240,36 @@ def mixed(prepared: Path, train_inputs: TrainInputs, tmp_path: Path) -> TrainInp
     write_labels(folder, Labels(["en"] * len(table), names, ["human"] * len(table)))
     sources = {"many": SourceMixSection(share=0.5), "few": SourceMixSection(share=0.5)}
     return replace(train_inputs, prepared=folder, mixing=Mixing(MixtureSection(by="rows", size=12), sources))
+
+
+def test_what_makes_an_epoch_small_is_named_with_what_would_make_it_larger() -> None:
+    rows, kinds = {"a": 500, "b": 321, "one": 1}, {"a": "synthetic", "one": "synthetic"}
+    small = _of(rows, kinds, by="rows", temperature=2, kinds={"synthetic": {"most": 0.5}})
+    size = len(small.drawn(0))
+    assert size < 100
+    given = {"by": "rows", "temperature": 2, "kinds": {"synthetic": {"most": 0.5}}}
+    cooler = len(_of(rows, kinds, **{**given, "temperature": 1}).drawn(0))
+    assert small.narrow.startswith(
+        f"the source one with 1 example limits an epoch to {size} of 822 examples: give it less (data.sources.share), "
+        f"set data.mixture.temperature lower (1 gives {cooler}), set data.mixture.size ("), small.narrow
+    most = int(re.search(r"\(most_repeats 4 allows (\d+)\), or take it out$", small.narrow)[1])  # type: ignore[index]
+    assert len(_of(rows, kinds, **given, size=most).drawn(0)) == most
+    with pytest.raises(DataError, match=f"set size to at most {most}"):
+        _of(rows, kinds, **given, size=most + 1)
+    assert len(_of({"a": 500, "b": 321}, kinds, **given).drawn(0)) > 5 * size, "taken out"
+
+
+def test_a_label_or_tokens_that_make_it_small_are_named_too() -> None:
+    few = _of({"a": 300, "b": 5, "c": 4}, {"a": "synthetic"}, by="rows", kinds={"synthetic": {"most": 0.5}}).narrow
+    assert few.startswith("the kind human with 9 examples limits an epoch to 18 of 309 examples: give ")
+    assert ", loosen the limits on labels (none give 309), " in few
+    assert re.match(r"the source b with 1?\d trained tokens limits an epoch to \d+ of [\d,]+ trained tokens: ",
+                    _of({"a": 300, "b": 1}, temperature=9).narrow)
+
+
+@pytest.mark.parametrize("section", [{}, {"temperature": 1.1}, {"by": "rows", "cap": 10}, {"by": "rows", "size": 20}])
+def test_nothing_is_said_of_an_epoch_that_is_whole_or_small_as_asked(section: dict[str, Any]) -> None:
+    assert _of({"a": 300, "b": 150}, **section).narrow == ""
 
 
 def test_a_course_brings_what_the_mixture_draws(mixed: TrainInputs, train_section: Callable[..., Any]) -> None:

@@ -17,6 +17,11 @@ from sft_core.data.mix.shares import Limit, source_shares, within
 from sft_core.errors import DataError
 from sft_core.templates.render import IGNORE, Example
 
+NARROW = 0.5
+"""An epoch below this share of what sources could give it is told of."""
+MORE = 1.5
+"""A setting that makes an epoch larger by less than this factor is no remedy for a small one."""
+
 
 class Mixing(NamedTuple):
     """What the configuration says of a mixture."""
@@ -84,6 +89,7 @@ class Mixture:
     sizes: Whole  # [examples], in what data.mixture.by says
     trained: Whole  # [examples]: trained tokens
     columns: Mapping[str, Sequence[str]]  # source and, where they are known, labels of every example
+    narrow: str = ""  # what keeps an epoch far below what there is, and what to change; empty where nothing does
 
     def times(self, epoch: int) -> Whole:
         """[examples]: how often each is used in this epoch (from 0)."""
@@ -148,7 +154,8 @@ def mix(examples: Sequence[Example], labels: Labels | None, mixing: Mixing, seed
     order, middles = places((e.input_ids for e in examples), seed), np.empty_like(sizes)
     for group in groups:
         middles[group.members] = line_up(order[group.members], sizes[group.members])
-    return Mixture(mixing, groups, parts_of(size, shares), middles, sizes, trained, columns)
+    return Mixture(mixing, groups, parts_of(size, shares), middles, sizes, trained, columns,
+                   _narrow(groups, shares, mixing))
 
 
 def _groups(columns: Mapping[str, Sequence[str]], section: MixtureSection, sizes: Whole) -> tuple[Group, ...]:
@@ -202,6 +209,56 @@ def _largest(groups: Sequence[Group], shares: np.ndarray[tuple[int], np.dtype[np
     """Size of the largest epoch in which no group is used more often than it may be."""
     most = min(group.size * uses(group) / share for group, share in zip(groups, shares.tolist(), strict=True) if share)
     return math.floor(most + max(1e-6, 1e-12 * most))
+
+
+def _narrow(groups: Sequence[Group], shares: np.ndarray[tuple[int], np.dtype[np.float64]], mixing: Mixing) -> str:
+    """Which source or label makes the largest epoch small, and what would make it larger; nothing where a size or a cap
+    asks for it."""
+    section = mixing.section
+    there = sum(group.size for group, share in zip(groups, shares, strict=True) if share)
+    size = _largest(groups, shares, lambda group: _uses(group, groups, mixing))
+    full = sum(group.size * _uses(group, groups, mixing) for group, share in zip(groups, shares, strict=True) if share)
+    if section.size is not None or size >= NARROW * full:
+        return ""
+    reach = [group.size * _uses(group, groups, mixing) / share if share else math.inf
+             for group, share in zip(groups, shares.tolist(), strict=True)]
+    short = [group for group, most in zip(groups, reach, strict=True) if most <= min(reach) * (1 + 1e-9)]
+    amount, unit = sum(group.size for group in short), "trained token" if section.by == "tokens" else "example"
+    several = len(names := _names(short, mixing)) > 1
+    it = "them" if several else "it"
+    ways = [f"give {it} less (data.sources.share)", *_wider(groups, mixing, size), f"take {it} out"]
+    return (f"{' and '.join(names)} with {amount:,} {unit}{'s' * (amount != 1)} limit{'s' * (not several)} an epoch to "
+            f"{size:,} of {there:,} {unit}s: {', '.join(ways[:-1])}, or {ways[-1]}")
+
+
+def _wider(groups: Sequence[Group], mixing: Mixing, size: int) -> Iterator[str]:
+    """Settings of the mixture that would make its epoch larger, each with how large."""
+    def at_most(uses: Callable[[Group], float], **changed: object) -> int:
+        other = mixing._replace(section=mixing.section.model_copy(update=changed))
+        return _largest(groups, _shares(groups, other), uses)
+
+    def of_itself(group: Group) -> float:
+        return _uses(group, groups, mixing)
+
+    section = mixing.section
+    cooler = at_most(of_itself, temperature=1.0)
+    if cooler > MORE * size:
+        yield f"set data.mixture.temperature lower (1 gives {cooler:,})"
+    free = at_most(of_itself, languages={}, tasks={}, kinds={})
+    if free > MORE * size:
+        yield f"loosen the limits on labels (none give {free:,})"
+    repeated = at_most(lambda group: max(section.most_repeats, mixing.sources[group.source].epochs))
+    if repeated > size:
+        yield f"set data.mixture.size (most_repeats {section.most_repeats:g} allows {repeated:,})"
+
+
+def _names(short: Sequence[Group], mixing: Mixing) -> list[str]:
+    """What groups have in common: their source, else a label, else all of their sources."""
+    sources = list(dict.fromkeys(group.source for group in short))
+    common = [f"the {what} {short[0].labels[at]}" for at, what in enumerate(mixing.section.limits)
+              if len({group.labels[at] for group in short}) == 1]
+    return [f"the source {sources[0]}"] if len(sources) == 1 else common[:1] or [
+        f"the source {name}" for name in sources]
 
 
 def _check_size(groups: Sequence[Group], shares: np.ndarray[tuple[int], np.dtype[np.float64]], mixing: Mixing,
