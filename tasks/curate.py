@@ -139,8 +139,6 @@ def workers_of(several_processes: int | None, place: Workspace) -> Iterator[Work
         return
     from infra.dask import cluster, refuse_others
 
-    place.stages.root.mkdir(parents=True, exist_ok=True)  # in a new workspace there is nothing that workers could see
-
     with cluster(place.dask) as several:
         place.stages.root.mkdir(parents=True, exist_ok=True)  # of a new workspace, for the workers to see
         refuse_others(several, place.stages.root, partial(code_version, "sft_core.data.prepare"))

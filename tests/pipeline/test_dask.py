@@ -140,8 +140,3 @@ def test_addresses_of_nothing_are_refused(address: str) -> None:
 def test_addresses_of_clusters_stay_as_they_are() -> None:
     assert [check_cluster(one) for one in ("local:2", "tcp://host:8786", "tls://host:8786")] == [
         "local:2", "tcp://host:8786", "tls://host:8786"]
-
-
-def test_a_new_workspace_is_made_before_workers_look_for_it(tmp_path: Path) -> None:
-    with workers_of(None, Workspace(tmp_path / "new", None, dask="local:1")) as several:
-        assert list(several.map(double, [1, 2])) == [2, 4]
