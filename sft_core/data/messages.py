@@ -283,8 +283,8 @@ def text(value: object, what: str) -> str:
     """A value that must be text of whole characters."""
     if not isinstance(value, str):
         raise Refused(Why.WRONG_TYPE, f"{what} is not text but {shown(value)}")
-    if "\0" in value:
-        raise Refused(Why.UNREADABLE, f"{what} holds NUL characters; is the file UTF-16?")
+    if value.count("\0") * 2 >= max(len(value), 4):
+        raise Refused(Why.UNREADABLE, f"{what} holds a NUL beside every character; is the file UTF-16?")
     try:
         value.encode()
     except UnicodeEncodeError:

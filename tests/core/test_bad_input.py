@@ -7,11 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
 from sft_core.config.data import DataSection, SourceSection, TemplateSection
 from sft_core.data.curate.chain import curate_here
+from sft_core.data.curate.normalise import normalise
 from sft_core.data.curate.sketch import sketch
 from sft_core.data.examples import load_examples
 from sft_core.data.ledger import Ledger
@@ -50,7 +53,8 @@ def messages(*said: tuple[str, Any]) -> str:
     (messages(("user", [["hi"]]), ("assistant", "yo")), "wrong_type", "a part of turn 1 has type NoneType"),
     (messages(("user", {"a": {"b": "hi"}}), ("assistant", "yo")), "wrong_type", "turn 1 (user) is not text but dict"),
     ('{"messages": ' + "[" * 3000 + "]" * 3000 + "}", "unreadable", "not JSON: maximum recursion"),
-    (messages(("user", "h\0i"), ("assistant", "yo")), "unreadable", "holds NUL characters; is the file UTF-16?"),
+    (messages(("user", "h\0i\0"), ("assistant", "yo")), "unreadable", "NUL beside every character; is the file UTF-16"),
+    ('{"messages": "h\0i"}', "unreadable", "Invalid control character"),
     (messages(("user", "x" * 500_000), ("assistant", "yo")), "too_long", "tokens, 200 allowed"),
 ], ids=lambda value: value[:20] if isinstance(value, str) and len(value) > 300 else None)
 def test_one_bad_row_among_good_ones(tmp_path, tokenizer, line, why, detail):
@@ -65,6 +69,23 @@ def test_one_bad_row_among_good_ones(tmp_path, tokenizer, line, why, detail):
     assert len(rejected.detail) < 400
     lines_kept = [e.origin.line for e in load_examples(tmp_path / "out" / "train.parquet")]
     assert lines_kept == [1, 2, 4, 5, 6]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "json", "parquet"])
+@pytest.mark.parametrize("sign", ["\0", "\a"])
+def test_a_control_character_costs_no_row(tmp_path, read_whole, form, sign):
+    """JSON may hold it as an escape, NUL too."""
+    rows = [*GOOD[:2], json.loads(messages(("user", f"h{sign}i"), ("assistant", f"y{sign}o")))]
+    file = tmp_path / f"rows.{form}"
+    if form == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), file)
+    else:
+        file.write_text(json.dumps(rows) if form == "json" else "\n".join(map(json.dumps, rows)))
+    taken = read_whole(SourceSection(path=str(file)))
+    assert not taken.rejected
+    done = normalise(taken.conversations[2], ("control",))
+    assert [turn.content for turn in done.conversation.turns] == ["hi", "yo"]
+    assert [change.kind for change in done.changes] == ["control", "control"]
 
 
 def test_a_row_of_ten_megabytes(tmp_path, read_whole):

@@ -53,10 +53,10 @@ def is_about_markup(texts: Sequence[str]) -> bool:
 
 
 def without_leftovers(text: str) -> str:
-    """Entities as the characters they mean (`&nbsp;` as a space, `&amp;amp;` as `&`), `<br>` as a line feed, `<p>` as an empty
-    line.
+    """Entities as the characters they mean (`&nbsp;` as a space), `<br>` as a line feed, `<p>` as an empty line.
 
-    What is no entity of HTML 5 stays, and so does what names no character.
+    An ampersand that was escaped twice is one as well. What is no entity of HTML 5 stays, and so does what names no
+    character.
     """
     if not has_leftover(text):
         return text
