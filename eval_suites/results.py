@@ -23,6 +23,7 @@ from sft_core.config.evaluate import MIN_SCORED
 from sft_core.errors import DamagedFile, EvalError, SftError
 from sft_core.names import file_name
 from sft_core.stage import fingerprint, read_json, write_json
+from sft_core.visible import whole
 
 COLUMNS = pa.schema([
     ("suite", pa.string()), ("task", pa.string()), ("item_id", pa.string()), ("cluster", pa.string()),
@@ -287,7 +288,8 @@ def write_results(folder: Path, result: SuiteResult) -> Path:
     """Write a suite's results; the JSON comes last, so a suite that has one is complete. Returns the JSON's path."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = _stem(folder, result.suite)
-    rows = [{**item._asdict(), "metrics": json.dumps(dict(item.metrics), sort_keys=True)} for item in result.items]
+    rows = [{**{name: whole(said) if isinstance(said, str) else said for name, said in item._asdict().items()},
+             "metrics": json.dumps(dict(item.metrics), sort_keys=True)} for item in result.items]
     half = stem.with_name(f".{stem.name}.parquet")
     pq.write_table(pa.Table.from_pylist(rows, schema=COLUMNS), half, compression="zstd")
     half.replace(f"{stem}.parquet")

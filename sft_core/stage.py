@@ -25,6 +25,7 @@ from pydantic import BaseModel
 
 from sft_core.errors import DamagedFile, SftError, disk_advice
 from sft_core.locks import exclusive, share
+from sft_core.visible import whole
 
 DONE = "done.json"
 USED = "used"
@@ -46,7 +47,7 @@ def canonical(value: object) -> str:
 
 def fingerprint(*parts: object) -> str:
     """16 hex digits of SHA-256 over the canonical form of all parts."""
-    return hashlib.sha256(canonical(list(parts)).encode()).hexdigest()[:16]
+    return hashlib.sha256(canonical(list(parts)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def file_digest(path: Path) -> str:
@@ -66,12 +67,13 @@ def known(file: Path) -> list[object]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old or the new text and never a part, also after a power cut."""
+    """Write a file so that a reader sees the old or the new text and never a part, also after a power cut. `whole` of a
+    text is written: what no file can hold is no reason to lose the rest."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # tempfile's own would be readable by nobody else
     try:
         with draft.open("x", encoding="utf-8") as stream:
-            stream.write(text)
+            stream.write(whole(text))
             stream.flush()
             os.fsync(stream.fileno())
         draft.replace(path)

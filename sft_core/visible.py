@@ -14,6 +14,7 @@ _OBEYED = re.compile("["
                      "\u2028-\u202e"  # breaks of lines, and directions that show a text in another order
                      "\ud800-\udfff\U000e0000-\U000e007f"  # halves of characters, which no stream takes, and tags
                      "]")
+_HALVES = re.compile("[\ud800-\udfff]")
 _NUMBER = re.compile(r"(ppl )?[-+−<>≤≥~≈]?\d(?!.*[^\W\d_]{5})|[-–]?$")
 """A cell that is read by its digits, or holds nothing: it begins with a number, and no words follow."""
 _HASH = re.compile(r"(?=.*[a-f])[0-9a-f]{8,}")
@@ -25,6 +26,12 @@ def visible(text: str) -> str:
     """The text with control characters, directions and characters without width in a form that can be seen, e.g. `␛`
     and `<U+202E>`; tabs and line breaks stay, and so do letters of every script."""
     return text if text.isascii() and text.isprintable() else _OBEYED.sub(_shown, text)
+
+
+def whole(text: str) -> str:
+    """The text with U+FFFD for each half of a UTF-16 pair: JSON can hold one, as `\\ud800`, and no file and no stream
+    takes it."""
+    return text if text.isascii() else _HALVES.sub("\ufffd", text)
 
 
 def shortened(text: str, longest: int = LONGEST) -> str:

@@ -13,6 +13,7 @@ budget.py      tokens of a batch, halved when memory runs out
 vllm.py        vLLM
 remote.py      any OpenAI-compatible server
 endpoint.py    the client of one
+completion.py  what a server sends back, read
 sampled.py     generators of synthetic data: a backend behind a template, or a server
 parallel.py    requests side by side
 cache.py       answers by content, kept on disk

@@ -7,7 +7,6 @@ not kept.
 from __future__ import annotations
 
 import email.utils
-import json
 import math
 import random
 import re
@@ -21,6 +20,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from eval_suites.backends.cache import KeptRows
+from eval_suites.backends.completion import PACKED, Unusable, completion, received
 from eval_suites.backends.contract import Draw
 from eval_suites.backends.parallel import as_they_end
 from sft_core.config.evaluate import EndpointSection
@@ -41,6 +41,8 @@ AGAIN = frozenset({408, 409, 425, 429})
 OWN_ENDS = ("stop", "length", "tool_calls", "function_call", "eos", "eos_token", "stop_sequence")
 """How an answer of the model's own ends: OpenAI's `finish_reason`, and what Together and TGI call the first. Any other,
 as content_filter, error, abort or cancelled, is the server's doing."""
+LONGEST_NAME = 200
+"""Characters of a name that a server gives, where a person is told of it."""
 VERSION = re.compile(r"[-:@](?:latest|main|v?\d{4}[\d-]*)$")
 
 
@@ -117,8 +119,8 @@ class Endpoint:
         self._pace = _Pace(section.per_minute, pause)
         host = urlsplit(section.url).hostname or ""
         here = host in ("localhost", "::1") or host.startswith("127.")
-        self._client = httpx.Client(timeout=section.timeout_s, trust_env=not here, headers={
-            "Authorization": f"Bearer {self._key}"} if self._key else {})
+        self._client = httpx.Client(timeout=section.timeout_s, trust_env=not here, headers=PACKED | (
+            {"Authorization": f"Bearer {self._key}"} if self._key else {}))
 
     @property
     def usage(self) -> Usage:
@@ -194,33 +196,38 @@ class Endpoint:
         return reply
 
     def _sent(self, body: Mapping[str, Any]) -> tuple[int, httpx.Headers, str]:
-        """Read in pieces, so that a server that sends a byte now and then cannot hold a request for ever."""
-        deadline = time.monotonic() + self._section.timeout_s
-        url, held = f"{self._section.url.rstrip('/')}/chat/completions", bytearray()
+        until, url = time.monotonic() + self._section.timeout_s, f"{self._section.url.rstrip('/')}/chat/completions"
         try:
             with self._client.stream("POST", url, json=body) as answer:
-                for piece in answer.iter_bytes():
-                    check()
-                    held += piece
-                    if time.monotonic() > deadline:
-                        raise httpx.ReadTimeout("it is still sending")
-                return answer.status_code, answer.headers, self._hidden(held.decode("utf-8", errors="replace"))
+                return answer.status_code, answer.headers, self._hidden(received(answer, until))
         except httpx.TimeoutException as error:
             raise _Passing(f"no complete answer within {self._section.timeout_s:g} s") from error
         except httpx.TransportError as error:
             raise _Passing(f"{type(error).__name__}: {error}") from error
+        except Unusable as error:
+            raise self._error(str(error)) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._error(f"{type(error).__name__}: {error}") from error
 
     def _reply(self, text: str) -> Reply:
-        """The answer in a body, if it is the asked model's own."""
-        reply, model, withheld = _read(text)
-        if not _same_model(self._section.model, model):
-            raise self._error(f"{model!r} answers there, not {self._section.model!r}: name it as the server does")
-        if withheld:
-            raise self._error(f"the server withheld the answer (finish_reason {reply.finish_reason!r}; an "
+        """The answer in a body, if it is the asked model's own.
+
+        A model may say nothing, and ends then as after any answer: no words and no `finish_reason` are no answer.
+        """
+        try:
+            found = completion(text)
+        except ValueError as error:
+            raise _Passing(str(error)) from error
+        said, ended = "\n".join(part for part in (found.words, *found.calls) if part), found.finish_reason
+        if not said and not ended:
+            raise _Passing(f"the reply holds neither words nor a finish_reason: {text[:200]!r}")
+        if not _same_model(self._section.model, found.model):
+            raise self._error(f"{found.model[:LONGEST_NAME]!r} answers there, not {self._section.model!r}: name it as "
+                              "the server does")
+        if ended and ended not in OWN_ENDS:
+            raise self._error(f"the server withheld the answer (finish_reason {ended[:LONGEST_NAME]!r}; an "
                               f"answer that is the model's own ends with {', '.join(OWN_ENDS)}, or says none)")
-        return reply
+        return Reply(said, ended, found.prompt_tokens, found.completion_tokens)
 
     def _hidden(self, text: str) -> str:
         """Without the key, which some servers send back."""
@@ -231,30 +238,6 @@ class Endpoint:
                              "key_env of the endpoint, and whether the server is up")
 
 
-def _read(text: str) -> tuple[Reply, str, bool]:
-    """The answer in a body, who the body says gave it, and whether the server kept it back.
-
-    A model may say nothing, and ends then as after any answer: no words and no `finish_reason` are no answer. What it
-    says in OpenAI's `refusal`, beside empty content, are its words.
-
-    Raises:
-        _Passing: the body is no JSON of a chat completion, or holds no choice, or one that says nothing.
-    """
-    try:
-        found = json.loads(text)
-        choice, usage = found["choices"][0], found.get("usage") or {}
-        message = choice["message"]
-        words = message.get("content") or message.get("refusal") or ""
-        said = "\n".join(part for part in (words, *_calls(message)) if part)
-        ended = str(choice.get("finish_reason") or "")
-        if not said and not ended:
-            raise ValueError("neither words nor a finish_reason")
-        reply = Reply(said, ended, int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
-        return reply, str(found.get("model") or ""), bool(ended) and ended not in OWN_ENDS
-    except (json.JSONDecodeError, LookupError, TypeError, AttributeError, ValueError) as error:
-        raise _Passing(f"the reply is no chat completion ({type(error).__name__}: {error}): {text[:200]!r}") from error
-
-
 def _same_model(asked: str, said: str) -> bool:
     """Servers leave the name out, give the last part of it, or the version that an alias stands for now."""
 
@@ -262,17 +245,6 @@ def _same_model(asked: str, said: str) -> bool:
         return VERSION.sub("", name.rstrip("/").rpartition("/")[2].lower())
 
     return not said or plain(asked) == plain(said)
-
-
-def _calls(message: Mapping[str, Any]) -> list[str]:
-    made = []
-    for call in message.get("tool_calls") or ():
-        name, given = call["function"]["name"], call["function"].get("arguments") or {}
-        said = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
-        # As it is: arguments that are no JSON are the model's fault and not the server's.
-        call_text = f'{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": {said}}}'
-        made.append(f"<tool_call>\n{call_text}\n</tool_call>")
-    return made
 
 
 def _asked_wait(header: str | None) -> float | None:
@@ -287,7 +259,7 @@ def _asked_wait(header: str | None) -> float | None:
         return max(seconds, 0.0) if math.isfinite(seconds) else None
     try:
         return max(email.utils.parsedate_to_datetime(header).timestamp() - time.time(), 0.0)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import httpx
 
+from eval_suites.backends.completion import PACKED, completion, received
 from sft_core.errors import EvalError
 
 
@@ -41,25 +43,26 @@ class ChatServer:
                                 "temperature": 0.0}
         if tools:
             body["tools"] = list(tools)
+        until, url = time.monotonic() + self._timeout, f"{self._url}/chat/completions"
         try:
             # Not through a proxy: the server is on this machine or in its network.
-            with httpx.Client(timeout=self._timeout, trust_env=False) as client:
-                reply = client.post(f"{self._url}/chat/completions", json=body)
+            with httpx.Client(timeout=self._timeout, trust_env=False, headers=PACKED) as client, client.stream(
+                    "POST", url, json=body) as reply:
+                status, text = reply.status_code, received(reply, until)
         except httpx.HTTPError as error:
             raise EvalError(f"no answer from {self._url} ({type(error).__name__}: {error}); give --endpoint the base "
                             "URL of a running server, http://127.0.0.1:8000/v1 for example") from error
-        if reply.status_code != httpx.codes.OK:
-            raise EvalError(f"{self._url} answers {reply.status_code} to model {self._model!r}: {reply.text[:300]}; "
+        if status != httpx.codes.OK:
+            raise EvalError(f"{self._url} answers {status} to model {self._model!r}: {text[:300]}; "
                             "--served-name gives the model's name there")
-        return _said(reply, self._url)
+        return _said(text, self._url)
 
 
-def _said(reply: httpx.Response, url: str) -> Said:
+def _said(text: str, url: str) -> Said:
     try:
-        found = reply.json()
-        choice = found["choices"][0]
-        return Said(choice["message"].get("content") or "", str(choice["finish_reason"]),
-                    int(found["usage"]["prompt_tokens"]))
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise EvalError(f"{url} does not answer as OpenAI's chat completions do ({type(error).__name__}: {error}): "
-                        f"{reply.text[:300]}") from error
+        found = completion(text)
+    except ValueError as error:
+        raise EvalError(f"{url} does not answer as OpenAI's chat completions do: {error}") from error
+    if not found.prompt_tokens:
+        raise EvalError(f"{url} does not say in usage.prompt_tokens how long the prompt was: {text[:300]}")
+    return Said(found.words, found.finish_reason, found.prompt_tokens)

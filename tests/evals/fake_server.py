@@ -37,7 +37,7 @@ def serve(say: Callable[[dict[str, Any], int], Any]) -> Iterator[tuple[str, list
                     self.send_header(name, value)
                 self.end_headers()
                 for piece in [raw] if isinstance(raw, str) else raw:
-                    self.wfile.write(piece.encode())
+                    self.wfile.write(piece.encode() if isinstance(piece, str) else piece)
             except OSError:
                 pass  # the client has given up
 

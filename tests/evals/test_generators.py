@@ -141,7 +141,7 @@ OK = json.dumps({"choices": [{"message": {"content": "fine"}, "finish_reason": "
     (200, {}, '{"choices": []}'),
 ], ids=["429", "500", "garbage", "no choice"])
 def test_what_passes_costs_nothing(odd: tuple[int, dict[str, str], str]) -> None:
-    found = run(lambda body, n: odd if n % 3 == 1 else (200, {}, OK))
+    found = run(lambda body, n: odd if n in (1, 4) else (200, {}, OK))  # so often may one request fail
     assert [one.text for one in found] == ["fine"] * 8
 
 

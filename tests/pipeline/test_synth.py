@@ -145,6 +145,26 @@ def test_conversations_with_tools_become_rows_that_are_read_as_such(
     assert publish(loaded, done, place) == place.root / "synth" / "mine"
 
 
+def test_half_a_character_in_what_a_server_says_stops_nothing(place: Workspace, tmp_path: Path,
+                                                              caplog: pytest.LogCaptureFixture) -> None:
+    called = {"type": "function", "function": {"name": "find", "arguments": '{"town": "Ulm"}'}}
+    rows = [{"tools": json.dumps([TOOL]), "messages": [{"role": "user", "content": "Where?"}, {
+        "role": "assistant", "content": "", "tool_calls": [called]}]}]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def say(body: dict[str, Any], number: int) -> str:
+        return 'so \ud800 <tool_call>{"name": "find", "arguments": {"town": "Ulm \\ud800"}}</tool_call>'
+
+    with serve(say) as (url, _):
+        loaded = written(tmp_path / "c.yaml", generator={"endpoint": {"url": url, "model": "m"}}, reject={
+            "prompts": {"sources": [{"path": str(tmp_path / "chats.jsonl")}]}, "samples": 2,
+            "verify": {"tool_calls": {"arguments": False}}})
+        done = rejection(loaded.config, place)
+    conversation, = read(done, place, caplog)
+    last = conversation.turns[-1]
+    assert (last.content, last.tool_calls[0].arguments) == ("so \ufffd", '{"town": "Ulm \ufffd"}')
+
+
 def test_items_with_a_scorer_of_their_own(place: Workspace, tmp_path: Path) -> None:
     item = {"id": "1", "kind": "letter", "cluster": "c", "messages": [{"role": "user", "content": "A or B?"}],
             "expect": {"letter": "B", "options": ["x", "y"]}, "reference": "B"}
