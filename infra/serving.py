@@ -5,6 +5,7 @@ vLLM's is started by its documented options; it has not been run by its authors.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -19,6 +20,7 @@ from infra.settings import TELEMETRY_OFF
 from sft_core.errors import ConfigError, OrchestrationError
 
 Engine = Literal["transformers", "vllm"]
+GENERATION = "generation_config.json"
 PATIENCE_S = 1800.0
 """For large weights from a cold disk, and for vLLM, which compiles first."""
 
@@ -79,13 +81,31 @@ def start_serving(model: Served, at: Address, folder: Path, engine: Engine = "tr
         OrchestrationError: it does not answer in time; the message ends with the end of its log.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    link = folder / model.name  # the name of the model there is the argument, which is looked up where it works
-    link.unlink(missing_ok=True)
-    link.symlink_to(model.folder.resolve(), target_is_directory=True)
+    # The name of the model there is the argument, which is looked up where it works.
+    _linked(model.folder.resolve(), folder / model.name, draws=engine == "transformers")
     arguments, listed = (_vllm, {}) if engine == "vllm" else (_transformers, _listed(model, folder))
     environment = {**TELEMETRY_OFF, "HF_HUB_OFFLINE": "1", **listed}
     return healthy(start(Command("serving", at.url, list(arguments(model, at)), environment, folder,
                                  patience_s=PATIENCE_S)))
+
+
+def _linked(model: Path, link: Path, *, draws: bool) -> None:
+    """The model under another name. With `draws` as a folder of links in which generation_config.json alone is another:
+    transformers' server draws only where it says so, and asked with a temperature it would give one answer each time.
+    A temperature of 0 is greedy there as ever; one that is not named is 1, as OpenAI's and vLLM's is."""
+    if link.is_dir() and not link.is_symlink():
+        shutil.rmtree(link)
+    link.unlink(missing_ok=True)
+    settings = model / GENERATION
+    if not draws or not settings.is_file():
+        link.symlink_to(model, target_is_directory=True)
+        return
+    link.mkdir()
+    for file in model.iterdir():
+        if file.name != GENERATION:
+            (link / file.name).symlink_to(file.resolve())
+    said = json.loads(settings.read_text(encoding="utf-8"))
+    (link / GENERATION).write_text(json.dumps({**said, "do_sample": True}, indent=2), encoding="utf-8")
 
 
 def _listed(model: Served, folder: Path) -> dict[str, str]:

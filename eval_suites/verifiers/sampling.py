@@ -108,7 +108,8 @@ class Summary(NamedTuple):
                 f"prompts; not kept: {lost}",
                 f"pass@1 {shown(self.pass_1)}, pass@{self.n} {shown(self.pass_n)} (95 %, prompts answered all "
                 f"{self.n} times: {self.pass_1.items})",
-                f"of as many answers at random {shown(self.baseline)} pass; of those kept all do"]
+                *([f"of as many answers at random {shown(self.baseline)} pass; of those kept all do"]
+                  if self.kept else [])]
 
 
 def summarised(found: Sampled, prompts: int, section: RejectSection, tokens: int) -> Summary:

@@ -7,7 +7,8 @@ threshold selects anew and generates nothing.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,13 @@ CODE = ("sft_core.synth.self_instruct", "eval_suites.verifiers.named", "eval_sui
         "eval_suites.backends.sampled", "eval_suites.asking.questions", "sft_core.data.intake",
         "sft_core.data.curate.contamination")
 ROWS, RANDOM, LEFT, REPORT, MANIFEST = "rows.jsonl", "random.jsonl", "left.jsonl", "report.json", "manifest.json"
+SAY = {
+    "unanswered": "look whether the server of generator.endpoint answers", "empty": "look what the generator is asked",
+    "cut": "raise generator.max_new_tokens", "failed": "look what reject.verify asks of an answer",
+    "alike": "raise max_similarity", "contaminated": "decontaminate.suites names what they are of",
+    "too_short": "lower self_instruct.least_words", "too_long": "raise self_instruct.most_words",
+    "no_instance": "take a generator that follows the form of the prompts, or raise generator.max_new_tokens"}
+"""What to do about most of what was left out for a reason."""
 SOURCE = "source.yaml"
 """In the folder of its name: what `data` of an experiment says to train on it."""
 
@@ -92,11 +100,19 @@ def write_made(out: Path, rows: list[dict[str, Any]], left: Iterable[Mapping[str
     Raises:
         DataError: there is no row.
     """
-    write_rows(out / LEFT, left)
+    gone = list(left)
+    write_rows(out / LEFT, gone)
     if not rows:
-        raise DataError(f"no row came of it, all was left out: {'; '.join(said)}. {out / LEFT} says of each why; look "
-                        "at the thresholds, and at what the generator says")
+        raise DataError(f"no row came of it: {'; '.join(said)}. Left out: {'; '.join(_reasons(gone)) or 'nothing'}. "
+                        f"{out / LEFT} says of each why, with what the generator said")
     write_rows(out / ROWS, rows)
+
+
+def _reasons(gone: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """How many were left out for which reason, most first, and what can be done."""
+    for why, number in Counter(str(one["why"]) for one in gone).most_common():
+        advice = SAY.get(why.partition(":")[0])
+        yield f"{number:,} as {why}{f' ({advice})' if advice else ''}"
 
 
 def write_manifest(out: Path, config: SynthConfig, name: str, usage: Mapping[str, Usage], prompt_version: str,

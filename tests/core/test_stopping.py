@@ -20,6 +20,32 @@ class Thing:
     """Something to be referred to weakly."""
 
 
+WAITS = """
+import time
+from eval_suites.backends.parallel import as_they_end
+from sft_core.stopping import stop_on_signals
+
+def wait(seconds):
+    print("waits", flush=True)
+    time.sleep(seconds)
+
+with stop_on_signals():
+    list(as_they_end(wait, [60, 60, 60], 2))
+"""
+
+
+def test_a_request_under_way_holds_nobody_up() -> None:
+    """The threads of a pool did: Python waits for them at its end."""
+    process = subprocess.Popen([sys.executable, "-c", WAITS], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout
+    process.stdout.readline()
+    began = time.monotonic()
+    process.terminate()
+    _, said = process.communicate(timeout=50)
+    assert time.monotonic() - began < 20
+    assert b"stopped by SIGTERM" in said
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_inside_a_weakref_callback_is_not_lost(number: signal.Signals) -> None:
     """A handler that raises is swallowed there: Python prints the exception and goes on."""

@@ -223,6 +223,8 @@ def outcomes() -> list[Outcome]:
     assert "2 of 12 answers kept, to 2 of 3 prompts" in summary.lines()[0]
     alone = sampled(prompts[2:], said[8:], [rules.number(True)], SECTION, 0)
     assert summarised(alone, 1, SECTION, 9).lines()[0].startswith("NOTE: all 4 answers to 1 of 1 prompts are one")
+    assert "at random 50.0 %" in summary.lines()[-1]
+    assert "at random" not in str(summarised(alone, 1, SECTION, 9).lines()), "nothing is kept"
     return found.outcomes
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from eval_suites.backends.contract import Draw
 from eval_suites.backends.endpoint import Endpoint
 from eval_suites.parity.certificate import Certificate
 from flows.serve import How, run_serve
@@ -46,6 +47,9 @@ def test_a_served_model_answers_by_its_name_until_ctrl_c(
     name = next(line for line in told if line.startswith("measure")).split("#")[1].split("'")[0]
     asked = Endpoint(EndpointSection(url=f"http://127.0.0.1:{port}/v1", model=name))
     assert asked.chat([{"role": "user", "content": "Hi"}], max_tokens=4).completion_tokens > 0
+    greedy, drawn = ({asked.chat([{"role": "user", "content": "Hi"}], max_tokens=12, how=how and how(seed)).text
+                      for seed in range(3)} for how in (None, lambda seed: Draw(2.0, 1.0, seed)))
+    assert (len(greedy), len(drawn)) == (1, 3), "its generation_config.json does not say do_sample"
     listed = httpx.get(f"http://127.0.0.1:{port}/v1/models", trust_env=False).raise_for_status().json()["data"]
     assert [one["id"] for one in listed] == [name]
     taken = start("serve", folder, "--port", port)
