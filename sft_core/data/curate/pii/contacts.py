@@ -28,7 +28,8 @@ _V6 = re.compile(r"(?<![\w:.])[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{3,40}(?![\w:])")
 _VERSION = re.compile(r"\b(?:version|release[ds]?|build|firmware|driver|update|upgrade[ds]?|sections?|chapters?|"
                       r"clauses?|figure|table|articles?|paragraphs?|rfc|oid|ver|sec|kernel|patch)\W{0,3}"
                       r"(?:to |from |no\. ?|is )?\Z|"
-                      r"[A-Za-z_]/\Z|(?:§|[=~^<>!]=|~|\^) ?\Z", re.IGNORECASE)
+                      r"[A-Za-z_]/\Z|\bdoi\W{0,3}\Z|\b10\.\d{4,9}/(?:\S{0,15}[^\d\s])?\Z|"
+                      r"(?:§|[=~^<>!]=|~|\^) ?\Z", re.IGNORECASE)
 _HOST = re.compile(r"(?:\bip|address|host|server|ping|dns|gateway|\bnode|client|login|ssh|connect)\b", re.IGNORECASE)
 _NEAR = 30
 DOCUMENTATION = tuple(map(ipaddress.ip_network, ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32")))

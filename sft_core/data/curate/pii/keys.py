@@ -6,6 +6,7 @@ import base64
 import json
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
 from sft_core.data.curate.pii.span import Span
 from sft_core.data.curate.pii.tokens import patterns
@@ -14,6 +15,9 @@ SHORTEST = 20
 """Characters of a token: a text whose words are all shorter holds none."""
 VARIED = 8
 """Fewer different characters are an example's: `hf_xxxxxxxx`."""
+LONG, OFTEN = 32, 0.45
+"""Letters and digits of a token in which changes between small, capital and digit count, and the share of them that
+change: 0.4 in a name whose words have five letters, 0.6 in chance."""
 _EXAMPLE = re.compile(r"example|sample|your|dummy|placeholder|x{6}|0{8}|1234567890abcdef|abcdefghijkl", re.IGNORECASE)
 _JWT = re.compile(r"(?<![\w-])eyJ[\w-]{10,}={0,2}\.[\w-]*={0,2}\.[\w-]+(?:\.[\w-]+){0,2}")
 _PEM = re.compile(r"-----BEGIN ((?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?)-----"
@@ -23,6 +27,8 @@ _ASKED = re.compile(r"[?&;](?:password|passwd|pwd|sslpassword|token|access_token
                     r"client_secret|sig|signature)=([^\s&'\"<>#]{8,})", re.IGNORECASE)
 _HEADER = re.compile(r"\b(?:Bearer|Authorization: ?(?:Basic|Token)|X-Api-Key:) +([A-Za-z0-9+/._~-]{20,}=*)",
                      re.IGNORECASE)
+_BOT = re.compile(r"(?:\bbot|(?<!\w))(\d{8,10}:(?=[\w-]*[A-Z])(?=[\w-]*[a-z])[\w-]{35})(?![\w-])")
+"""A token of Telegram, also behind the `bot` of its URLs."""
 _NAMED = re.compile(r"(?:api_?key|access_?key|account_?key|auth_?token|access_?token|_token|_secret|secret_?key|_key)"
                     r"[\"']?\s{0,3}(?::=|[=:])\s{0,3}[\"']?([A-Za-z0-9_+/.-]{20,}=*)", re.IGNORECASE)
 """A name that says what its value is, as in files of settings."""
@@ -50,6 +56,8 @@ def _tokens(text: str, words: str) -> Iterator[Span]:
                 yield Span("key", start, end, text[start:end])
     if "eyJ" in text:
         yield from (Span("key", *found.span(), found[0]) for found in _JWT.finditer(text) if _has_header(found[0]))
+    if ":" in words:
+        yield from (_group(found) for found in _BOT.finditer(text) if _is_real(found[1]))
     for shape in (_HEADER, _NAMED):
         yield from (_group(found) for found in shape.finditer(text) if _is_real(found[1]) and _is_mixed(found[1]))
 
@@ -63,8 +71,13 @@ def _is_real(token: str) -> bool:
 
 
 def _is_mixed(token: str) -> bool:
-    """Whether digits are strewn in it, as in no name of a variable or a file."""
-    return len(re.findall(r"[A-Za-z]\d", token)) >= 3
+    """Whether digits are strewn in it, as in no name of a variable or a file, or its letters change between small and
+    capital more often than words begin."""
+    if len(re.findall(r"[A-Za-z]\d", token)) >= 3:
+        return True
+    kinds = [(sign.isupper(), sign.isdigit()) for sign in token if sign.isalnum()]
+    changes = sum(a != b for a, b in pairwise(kinds))
+    return len(kinds) >= LONG and any(digit for _, digit in kinds) and changes >= OFTEN * len(kinds)
 
 
 def _has_header(token: str) -> bool:

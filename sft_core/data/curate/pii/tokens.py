@@ -2,8 +2,8 @@
 
 Left aside of detect-secrets: high entropy and keywords, which hit on plain text; names of variables with any value
 (Cloudant, IBM, SoftLayer); Artifactory, whose pattern fits words in capitals; and those whose patterns find less or
-more than the secret, or only old ones: Azure, Discord, npm and Twilio, which are here, and JWT, private keys and basic
-authentication, which are in `keys.py`.
+more than the secret, or only old ones: Azure, Discord, npm and Twilio, which are here, and JWT, private keys, basic
+authentication and Telegram, which are in `keys.py`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ _PLUGINS = (
     ("slack", "SlackDetector", ("xox", "hooks.slack.com")),
     ("square_oauth", "SquareOAuthDetector", ("sq0csp-",)),
     ("stripe", "StripeDetector", ("k_live_",)),
-    ("telegram_token", "TelegramBotTokenDetector", (":",)),
 )
 """Module, class, and what one of a text's long words must hold for its patterns to be tried: looking for it costs a
 tenth. The secret key of AWS stands in quotes."""
