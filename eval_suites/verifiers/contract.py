@@ -38,11 +38,13 @@ class Verifier(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What came of one answer: `why` is empty where it passed all, else `failed` names the verifier."""
+    """What came of one answer: `why` is empty where it passed all, else `failed` names the verifier; `unjudged` where
+    that one could not tell."""
 
     failed: str
     why: str
     scores: dict[str, float]
+    unjudged: bool = False
 
 
 def verdicts(verifiers: Sequence[Verifier], answered: Sequence[Answered]) -> list[Verdict]:
@@ -57,7 +59,7 @@ def verdicts(verifiers: Sequence[Verifier], answered: Sequence[Answered]) -> lis
 
 def _with(found: Verdict, verifier: Verifier, score: Score) -> Verdict:
     if score.value is None:
-        return found._replace(failed=verifier.name, why=score.why or "no score")
+        return found._replace(failed=verifier.name, why=score.why or "no score", unjudged=True)
     scores = {**found.scores, verifier.name: score.value}
     if score.value >= verifier.at_least:
         return found._replace(scores=scores)

@@ -19,10 +19,15 @@ from sft_core.errors import EvalError
 
 MOST_FAILED_SHARE = 0.02
 """Of a judge's requests; a judge that is away leaves no answers, and that is no finding."""
+MOST_UNGRADED_SHARE = 0.5
+"""Of its replies; one that mostly gives no grade does not judge."""
 
 
 def judged(section: GraderSection, endpoint: Endpoint) -> Verifier:
-    """Asks the judge; a reply without a grade, or one that was cut off, is no score."""
+    """Asks the judge; a reply without a grade, or one that was cut off, is no score.
+
+    Scoring raises EvalError where too many requests fail, or most replies are without a grade.
+    """
 
     def score(answered: Sequence[Answered]) -> list[Score]:
         found = grades([_talk(*one) for one in answered], endpoint, section.max_tokens, "reject.verify.judge")
@@ -30,6 +35,12 @@ def judged(section: GraderSection, endpoint: Endpoint) -> Verifier:
         if len(failed) > MOST_FAILED_SHARE * len(found):
             raise EvalError(f"{len(failed)} of {len(found)} answers were not judged: {failed[0].why}. What was judged "
                             "is kept: the same command goes on from there")
+        replied = [one for one in found if one.answered]
+        ungraded = [one for one in replied if one.value is None]
+        if len(ungraded) > MOST_UNGRADED_SHARE * len(replied):
+            raise EvalError(f"{len(ungraded)} of {len(replied)} replies of the judge hold no grade from 1 to 10; the "
+                            f"first: {ungraded[0].why}. Name another judge in reject.verify.judge.endpoint, or, where "
+                            "its replies are cut off, raise reject.verify.judge.max_tokens")
         return [Score(one.value, {}, one.why) for one in found]
 
     return Verifier("judge", section.at_least, score, ranks=True)

@@ -16,8 +16,9 @@ from sft_core.synth.contract import Said
 from sft_core.synth.pass_at import pass_at
 
 KEPT = ""
-UNANSWERED, EMPTY, CUT, FAILED = "unanswered", "empty", "cut", "failed"
-"""Besides `choose.WORSE` and `choose.ALIKE`, why an answer is not kept; behind `failed:` stands the verifier."""
+UNANSWERED, EMPTY, CUT, FAILED, UNJUDGED = "unanswered", "empty", "cut", "failed", "unjudged"
+"""Besides `choose.WORSE` and `choose.ALIKE`, why an answer is not kept; behind `failed:` and `unjudged:` stands the
+verifier, which found it wrong, or could not tell."""
 ALPHA = 0.05
 MANY = 0.5
 """Share of prompts with one answer each time from which on that is told."""
@@ -36,7 +37,12 @@ class Outcome(NamedTuple):
     @property
     def right(self) -> bool:
         """It passed, whether it is kept or not."""
-        return not self.why.startswith((UNANSWERED, EMPTY, CUT, FAILED))
+        return self.known and not self.why.startswith((EMPTY, CUT, FAILED))
+
+    @property
+    def known(self) -> bool:
+        """It was given, and is right or wrong."""
+        return not self.why.startswith((UNANSWERED, UNJUDGED))
 
 
 class Sampled(NamedTuple):
@@ -78,13 +84,14 @@ def _looked_at(prompt: int, number: int, said: Said) -> Outcome:
 
 
 def _judged(one: Outcome, verdict: Verdict) -> Outcome:
-    why = f"{FAILED}:{verdict.failed}" if verdict.failed else KEPT
+    why = f"{UNJUDGED if verdict.unjudged else FAILED}:{verdict.failed}" if verdict.failed else KEPT
     return one._replace(why=why, detail=verdict.why, scores=verdict.scores)
 
 
 class Summary(NamedTuple):
-    """What it came to. `pass_1` and `pass_n` are means over the prompts that were answered at all `n` times; `baseline`
-    is the share of right answers among those drawn at random, of as many as were kept."""
+    """What it came to. An answer that was not given, or that nobody could judge, is neither right nor wrong: `pass_1`
+    is a mean over the prompts with an answer that was judged, `pass_n` over those with `n` such, `baseline` the share
+    of right ones among the judged of those drawn at random, of which there are as many as were kept."""
 
     prompts: int
     answers: int
@@ -97,6 +104,8 @@ class Summary(NamedTuple):
     baseline: Interval
     tokens: int
     same_each_time: int  # prompts whose answers are all one text
+    unjudged: int  # answers that a verifier could not tell of
+    prompts_unknown: int  # prompts without an answer that was judged
 
     def lines(self) -> list[str]:
         """For a person."""
@@ -104,29 +113,35 @@ class Summary(NamedTuple):
         note = [f"NOTE: all {self.n} answers to {self.same_each_time} of {self.prompts} prompts are one; a server that "
                 "heeds no temperature gives them so (transformers' own does where the model's generation_config.json "
                 "does not say do_sample: true)"] if self.n > 1 and self.same_each_time > MANY * self.prompts else []
-        return [*note, f"{self.kept} of {self.answers} answers kept, to {self.prompts_with_kept} of {self.prompts} "
+        unknown = [f"NOTE: {self.unjudged} answers could not be judged and count as neither right nor wrong; of "
+                   f"{self.prompts_unknown} of {self.prompts} prompts nothing was judged, and they are not counted"
+                   ] if self.unjudged else []
+        return [*note, *unknown,
+                f"{self.kept} of {self.answers} answers kept, to {self.prompts_with_kept} of {self.prompts} "
                 f"prompts; not kept: {lost}",
-                f"pass@1 {shown(self.pass_1)}, pass@{self.n} {shown(self.pass_n)} (95 %, prompts answered all "
-                f"{self.n} times: {self.pass_1.items})",
+                f"pass@1 {shown(self.pass_1)}, pass@{self.n} {shown(self.pass_n)} (95 %, of {self.pass_1.items} "
+                f"prompts with a judged answer and {self.pass_n.items} with {self.n})",
                 *([f"of as many answers at random {shown(self.baseline)} pass; of those kept all do"]
                   if self.kept else [])]
 
 
 def summarised(found: Sampled, prompts: int, section: RejectSection, tokens: int) -> Summary:
     """The numbers of a report."""
-    n, right, there = section.samples, Counter[int](), Counter[int]()
+    n, right, known = section.samples, Counter[int](), Counter[int]()
     for one in found.outcomes:
-        there[one.prompt] += one.why != UNANSWERED
+        known[one.prompt] += one.known
         right[one.prompt] += one.right
-    whole = [prompt for prompt in range(prompts) if there[prompt] == n]
+    some = [prompt for prompt in range(prompts) if known[prompt]]
+    drawn = [at for at in found.baseline if found.outcomes[at].known]
     reasons = Counter(one.why for one in found.outcomes if one.why != KEPT)
     kept = [one for one in found.outcomes if one.why == KEPT]
     return Summary(
         prompts, len(found.outcomes), len(kept), len({one.prompt for one in kept}), dict(reasons.most_common()), n,
-        _mean(whole, lambda prompt: pass_at(1, n, right[prompt])),
-        _mean(whole, lambda prompt: pass_at(n, n, right[prompt])),
-        _mean(found.baseline, lambda at: float(found.outcomes[at].right)), tokens,
-        sum(len(texts) == 1 for texts in _texts(found).values()))
+        _mean(some, lambda prompt: pass_at(1, known[prompt], right[prompt])),
+        _mean([prompt for prompt in some if known[prompt] == n], lambda prompt: pass_at(n, n, right[prompt])),
+        _mean(drawn, lambda at: float(found.outcomes[at].right)), tokens,
+        sum(len(texts) == 1 for texts in _texts(found).values()),
+        sum(one.why.startswith(UNJUDGED) for one in found.outcomes), prompts - len(some))
 
 
 def _texts(found: Sampled) -> dict[int, set[str]]:

@@ -168,6 +168,7 @@ def test_a_judge_grades_and_what_it_does_not_grade_is_no_score() -> None:
         endpoint = Endpoint(EndpointSection(url=url, model="judge", retries=0))
         found = verdicts([judged(section, endpoint)], [(SUM, word) for word in replies])
     assert [one.failed for one in found] == ["", "judge", "judge", "judge"]
+    assert [one.unjudged for one in found] == [False, False, True, True]
     assert [one.scores.get("judge") for one in found] == [9.0, 2.0, None, None]
     assert all("1,007" in body["messages"][0]["content"] for body in seen), "the judge is shown the reference"
     with pytest.raises(EvalError, match="2 of 2 answers were not judged"):
@@ -215,9 +216,8 @@ def outcomes() -> list[Outcome]:
     assert summary.answers == summary.kept + sum(summary.reasons.values()) == 12
     assert (summary.kept, summary.prompts_with_kept) == (2, 2)
     assert summary.reasons == {"failed:number": 6, WORSE: 1, "cut": 1, "unanswered": 1, "empty": 1}
-    assert summary.pass_1.estimate == pytest.approx((2 / 4 + 0) / 2), "the prompt with a lost answer is not counted"
-    assert summary.pass_n.estimate == pytest.approx(0.5)
-    assert summary.pass_1.items == 2
+    assert summary.pass_1.estimate == pytest.approx((2 / 4 + 1 / 3 + 0) / 3), "a lost answer is not counted"
+    assert (summary.pass_n.estimate, summary.pass_n.items) == (0.5, 2), "nor is what three answers say of four"
     assert len(found.baseline) == 2
     assert summary.same_each_time == 1
     assert "2 of 12 answers kept, to 2 of 3 prompts" in summary.lines()[0]
@@ -226,6 +226,35 @@ def outcomes() -> list[Outcome]:
     assert "at random 50.0 %" in summary.lines()[-1]
     assert "at random" not in str(summarised(alone, 1, SECTION, 9).lines()), "nothing is kept"
     return found.outcomes
+
+
+def test_what_nobody_could_judge_is_neither_right_nor_wrong() -> None:
+    def score(answered: Sequence[tuple[Prompted, str]]) -> list[Score]:
+        return [Score({"good": 9.0, "bad": 2.0}.get(answer.split()[0]), {}, "no grade") for _, answer in answered]
+
+    said = [Said(text, True) for text in ("good a b", "bad", "odd", "odd 2", *["odd"] * 4, "good", "bad", "bad", "bad")]
+    prompts = [SUM, SUM._replace(id="two"), SUM._replace(id="three")]
+    found = sampled(prompts, said, [Verifier("judge", 8.0, score, ranks=True)], SECTION, 0)
+    summary = summarised(found, 3, SECTION, 0)
+    assert summary.reasons == {"unjudged:judge": 6, "failed:judge": 4}
+    assert (summary.pass_1.estimate, summary.pass_1.items) == ((1 / 2 + 1 / 4) / 2, 2)
+    assert (summary.pass_n.estimate, summary.pass_n.items) == (1.0, 1)
+    assert (summary.unjudged, summary.prompts_unknown) == (6, 1)
+    assert summary.lines()[0].startswith("NOTE: 6 answers could not be judged and count as neither right nor wrong; of "
+                                         "1 of 3 prompts nothing was judged")
+    drawn = [at for at in range(12) if found.outcomes[at].text.startswith(("odd", "good"))]
+    odd = summarised(found._replace(baseline=drawn), 3, SECTION, 0)
+    assert (odd.baseline.estimate, odd.baseline.items) == (1.0, 2)
+    none = sampled(prompts[:1], said[4:8], [Verifier("judge", 8.0, score)], SECTION, 0)
+    assert summarised(none, 1, SECTION, 0).pass_1.estimate is None
+
+
+def test_a_judge_that_mostly_gives_no_grade_does_not_judge() -> None:
+    section = GraderSection(endpoint=EndpointSection(url="http://127.0.0.1:1/v1", model="judge"))
+    with serve(lambda body, n: "[[7]]" if n == 1 else "I like it a lot!") as (url, _):
+        judge = judged(section, Endpoint(EndpointSection(url=url, model="judge", parallel=1)))
+        with pytest.raises(EvalError, match=r"2 of 3 replies of the judge hold no grade.*I like it a lot!.*max_tokens"):
+            judge.score([(SUM, word) for word in ("a", "b", "c")])
 
 
 def test_every_answer_is_kept_or_has_a_reason() -> None:
