@@ -64,3 +64,14 @@ class TestDecontaminate:
         items = [SHORT, LONG, EvalItem("quiz", "8", "nobody says this here ever")]
         found = ItemIndex(items).occurrences(words(f"{SHORT.text} {LONG.text} {SHORT.text}"))
         assert ids_by_suite(items[number] for number, _ in found) == {"exam": ["12"], "quiz": ["7"]}
+
+
+class TestWords:
+    def test_letters_that_look_alike_are_the_same_in_latin_words(self):
+        """Cyrillic а, е, о and Greek Α hide no question."""
+        assert words("Wh\u0430t d\u043e\u0435s \u0391nn\u0430's b\u0430ker\u0443 sell?") == words(
+            "What does Anna's bakery sell?")
+
+    @pytest.mark.parametrize("text", ["\u0440\u043e\u0442 \u0438 \u043d\u043e\u0441", "\u03b1\u03bd\u03ac", "5\u03b1"])
+    def test_words_of_their_own_script_stay(self, text):
+        assert words(text) == text.split()

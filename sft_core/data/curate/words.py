@@ -17,12 +17,23 @@ _SPACELESS = re.compile(
     rf"(?P<two>[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]+)|(?P<four>[{_SPELLED}]+)")
 _SIGNS = {"two": 2, "four": 4}
 """Two signs of Chinese or Japanese say about as much as a word; of a script that is spelled it takes four."""
+_ALIKE = str.maketrans(
+    "аеорсухіјѕһԁԛԝӏАВЕКМНОРСТХУІЈЅΑΒΕΖΗΙΚΜΝΟΡΤΥΧοανριυκχ",
+    "aeopcyxijshdqwlABEKMHOPCTXYIJSABEZHIKMNOPTYXoavpiukx")
+"""Letters of Cyrillic and Greek that look like Latin ones."""
+_OTHER = "".join(map(chr, _ALIKE))
+_MEETS = re.compile(rf"[A-Za-z][{_OTHER}]|[{_OTHER}][A-Za-z]")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
 def words(text: str) -> list[str]:
-    """Runs of letters, digits and underscores, case folded; where a script writes no spaces, overlapping pieces."""
-    if not text.isascii() and _SPACELESS.search(text):
+    """Runs of letters, digits and underscores, case folded; where a script writes no spaces, overlapping pieces. In
+    words of Latin letters those of Cyrillic and Greek that look like them are taken for them."""
+    if text.isascii():
+        return _WORD.findall(text.casefold())
+    if _MEETS.search(text):
+        text = _WORD.sub(_as_latin, text)
+    if _SPACELESS.search(text):
         return _PIECE.findall(_SPACELESS.sub(_pieces, text).casefold())
     return _WORD.findall(text.casefold())
 
@@ -40,6 +51,10 @@ def answer_of(turn: Turn) -> str:
     text = turn.content.strip()
     thought = thought_of(text, TAGS[0]) if text[:1] in _OPENS or TAGS[0][1] in text else None
     return thought.answer.strip() if thought else text
+
+
+def _as_latin(word: re.Match[str]) -> str:
+    return word[0].translate(_ALIKE) if _MEETS.search(word[0]) else word[0]
 
 
 def _pieces(run: re.Match[str]) -> str:
