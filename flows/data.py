@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.text import Text
 
@@ -133,7 +134,7 @@ def _prepared(config: ExperimentConfig, place: Workspace) -> tuple[Path, DataErr
     return stage.work, None
 
 
-def _check_rows(config: ExperimentConfig, sources: list[dict[str, object]]) -> None:
+def _check_rows(config: ExperimentConfig, sources: list[dict[str, Any]]) -> None:
     lost, (read, kept) = unusable(sources), totals(sources)
     shown = "`sft data show CONFIG --rejected` shows them"
     if lost > config.data.max_rejected_share * read:
@@ -142,6 +143,11 @@ def _check_rows(config: ExperimentConfig, sources: list[dict[str, object]]) -> N
     if not kept:
         raise DataError(f"none of {read} rows is left, and there is nothing to train on: the table above says which "
                         f"step took them out; {shown}")
+    for source, one in zip(config.data.sources, sources, strict=True):
+        if not (source.may_be_empty or totals([one])[1]):
+            raise DataError(f"nothing is left of the source {one['name']}: the table above says which step took its "
+                            f"rows out, and {shown}; correct it, take it out, set may_be_empty: true there, or, where "
+                            "the selection did, leave it out of data.select.sources")
 
 
 def _next(path: Path, manifest: Path) -> Iterator[str]:

@@ -210,7 +210,11 @@ def _check_sources(counts: Sequence[tuple[SourceSection, SourceCount]], out: Pat
             raise DataError(f"the source {count.source} gives no example: of {count.read} rows read {count.kept} are "
                             f"kept, and left out are {_listed(count.rejected)}; `sft data show CONFIG --rejected` "
                             f"lists them ({out / 'rejected.parquet'}); correct it, take it out, or set may_be_empty: "
-                            "true there")
+                            f"true there{_chosen(count)}")
+
+
+def _chosen(count: SourceCount) -> str:
+    return "; data.select.sources keeps a source out of the selection" if count.rejected.get(Why.NOT_SELECTED) else ""
 
 
 def _listed(reasons: Mapping[str, int]) -> str:

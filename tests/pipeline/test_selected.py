@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from typer.testing import CliRunner, Result
 
+from flows.cli import app
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.errors import DataError
 from tasks.needs import data_lacks
@@ -75,3 +78,23 @@ def test_too_few_positions_are_told_before_anything_is_read(tmp_path: Path, plac
     config = wanted(tmp_path, {"n": 10}, max_tokens=300)
     assert ["data.max_tokens is 300, but tiny knows 256 positions" in one.what for one in data_lacks(config, place)
             ] == [True]
+
+
+def test_a_check_of_the_data_stops_where_a_run_would(tmp_path: Path) -> None:
+    settings = wanted(tmp_path, {"n": 25, "by": "length"}).model_dump(mode="json", by_alias=True, exclude_unset=True)
+    for source in settings["data"]["sources"]:
+        source["may_be_empty"] = source["name"] != "made"
+    (tmp_path / "selected.yaml").write_text(yaml.safe_dump(settings))
+
+    def checked(*overrides: str) -> Result:
+        return CliRunner().invoke(app, ["data", "check", str(tmp_path / "selected.yaml"), *overrides],
+                                  env={"SFT_HOME": str(tmp_path / "home")})
+
+    def said(result: Result) -> str:
+        assert result.exit_code == 1
+        return " ".join(result.output.split())
+
+    assert "DataError: nothing is left of the source made: " in said(checked())
+    assert "DataError: none of 115 rows is left" in said(
+        checked("--set", "data.quality={drop: [length], least_words: 500}"))
+    assert checked("--set", "data.select={n: 25, by: length, sources: [plain]}").exit_code == 0
