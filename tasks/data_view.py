@@ -27,6 +27,9 @@ TITLES = {"recall.recalls": "Evaluation items that were changed and planted in t
 """Parts of `curation.json` that have more words than their key."""
 
 FINDS = ("a row may have several finds; the step \"personal data\" counts rows, with those that later steps leave out")
+NOTES = {"recall.recalls": "an item with fewer than seven telling words or pairs of words is too short to be found "
+                           "once it is changed, and stands here as planted and not found"}
+"""How parts of `curation.json` are read."""
 WRITERS = {"human": "people", "synthetic": "a model", "unknown": "not known"}
 COMMON = 6
 """Languages of a source that are shown by themselves."""
@@ -181,7 +184,7 @@ def _further(name: str, value: object) -> Iterator[Part]:
         rows = [] if value in (None, [], ()) else [{"value": _shown(name, value)}]
     heads = list(dict.fromkeys(head for row in rows for head in row))
     yield Part(TITLES.get(name, _words(name).capitalize()), [{head: row.get(head, NONE) for head in heads}
-                                                             for row in rows])
+                                                             for row in rows], NOTES.get(name, ""))
 
 
 def _is_table(value: object) -> bool:

@@ -51,6 +51,19 @@ def test_a_restriction_counts_wherever_it_is_named(said: str) -> None:
     check_use("rows", "research", licence=said)
 
 
+def test_a_refusal_is_short_and_says_what_to_name() -> None:
+    several = "the texts: CC BY-NC 4.0; rows.json: CC BY-SA 3.0. " + "There is no licence file beside them. " * 20
+    with pytest.raises(DataError) as told:
+        check_use("rows", "commercial", licence=several)
+    assert len(str(told.value)) < 500
+    assert "by-nc/4.0/legalcode), and" in str(told.value), "where it is forbidden and nowhere else"
+    assert "the `licence:` that is its own, by its identifier" in str(told.value)
+    check_use("rows", "commercial", licence="cc-by-sa-3.0")
+    with pytest.raises(DataError) as told:
+        check_use("rows", "commercial", licence="cc-by-nc-4.0")
+    assert "by its identifier" not in str(told.value)
+
+
 @pytest.mark.parametrize("said", UNKNOWN)
 def test_nothing_is_guessed(said: str | None) -> None:
     assert terms_of(said) is None

@@ -109,6 +109,7 @@ def test_a_part_of_the_curation_that_is_new_shows_by_itself(curated: Curation) -
     first, second = next(rows for title, rows in tables.items() if title.startswith("Evaluation items"))
     assert first == {"suite": "quiz", "change": "typos", "planted": "40", "found": "38", "share": "95.0%",
                      "95 % interval": "83.1% to 99.4%"}
+    assert "too short" in next(part.note for part in parts(found) if part.title.startswith("Evaluation"))
     assert second["share"] == "–", "of nothing planted nothing can be said"
     (false,) = next(rows for title, rows in tables.items() if "nobody asks" in title)
     assert false["share"] == "0.2%"

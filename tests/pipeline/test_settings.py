@@ -205,6 +205,16 @@ def test_a_server_of_another_version_is_named(answer: bytes, said: str | None, t
         server.shutdown()
 
 
+def test_dask_tells_of_faults_alone(tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    code = "import logging, distributed.scheduler as s; s.logger.info('a key went'); s.logger.warning('a worker went')"
+    quiet = job_environment(read_settings({"SFT_HOME": str(tmp_path), "SFT_DASK": "local:2"}))
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **quiet}, capture_output=True, text=True,
+                          check=True)
+    assert "a worker went" in done.stderr
+    assert "a key went" not in done.stderr
+
+
 class _Starting(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_response(200)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import yaml
@@ -18,6 +19,8 @@ from sft_core.config.provenance import Use
 from sft_core.errors import DataError
 
 TABLE = Path(__file__).with_name("licences.yaml")
+SHOWN = 90
+"""Characters of a licence in words in a refusal."""
 _SAME = (  # spellings of one thing, in the order in which they are replaced
     (r"creative[ -]commons", "cc"), (r"(cc[ -])?attribution", "cc-by"), (r"non[ -]?commercial", "nc"),
     (r"share[ -]?alike", "sa"), (r"no[ -]?deriv(ative)?s", "nd"), (r"[\s_/-]+", "-"),
@@ -77,9 +80,13 @@ def check_use(source: str, use: Use, *, licence: str | None, generator: str | No
     """
     terms, makers = terms_of(licence), terms_of_generator(generator)
     if terms is not None and use in terms.forbids:
-        raise DataError(f"the source {source} is under {licence}, which forbids {use} use ({', '.join(terms.see)}), "
-                        f"and data.use is {use}; take the source out, set data.use to what it allows, or, where you "
-                        "have another agreement, give data.sources.licence: own")
+        several = "give the source the `licence:` that is its own, by its identifier, where that text is of several " \
+                  "files, " if len(terms.names) > 1 else ""
+        said = shorten(licence or "", SHOWN, placeholder=" …")
+        raise DataError(f"the source {source} is under {said}, which forbids {use} use "
+                        f"({', '.join(_forbidding(terms, use))}), and data.use is {use}; take the source "
+                        f"out, set data.use to what it allows, {several}or give it `licence: own` where you have "
+                        "another agreement")
     if makers is not None and use in makers.forbids:
         raise DataError(f"the source {source} was written by {generator}, whose maker forbids {use} use of it "
                         f"({', '.join(makers.see)}), and data.use is {use}; take the source out, or set data.use to "
@@ -89,6 +96,12 @@ def check_use(source: str, use: Use, *, licence: str | None, generator: str | No
         raise DataError(f"data.use is commercial, and the licence of the source {source} is not known: {known}; give "
                         "data.sources.licence, `own` for data of yours or an agreement of yours, or take the source "
                         "out")
+
+
+def _forbidding(terms: Terms, use: Use) -> list[str]:
+    """Where it stands that this use is forbidden."""
+    return list(dict.fromkeys(str(_rows()[name]["see"]) for name in terms.names
+                              if use in _rows()[name].get("forbids", ())))
 
 
 def _spelled(said: str) -> str:
