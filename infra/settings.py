@@ -18,8 +18,7 @@ below only fills gaps. Why each line is there:
   stage folders are the truth. Its own log level is therefore CRITICAL; what matters reaches the caller as an HTTP
   error anyway. Set PREFECT_SERVER_LOGGING_LEVEL to see it all. "Starting temporary server …"
   is an INFO line of the logger `prefect`: that one says warnings only, the loggers of flow and task runs go on.
-* Dask tells of every connection and every key as it comes and goes, half of a run's lines; it sets its own levels
-  where it is imported, by this variable.
+* Dask tells of every connection and every key; its levels are set where it is imported, by this variable.
 * MLflow: no INFO chatter, no lines with URLs, no progress bar per uploaded file, no job runner in a local server
   (0.5 instead of 3.3 GB), and few short retries: a tracker that is down must not hold training for minutes.
 """
@@ -72,9 +71,6 @@ MLFLOW_BLOCK = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-
-
-DASK_BLOCK = {"DASK_LOGGING__DISTRIBUTED": "warning"}
 
 
 TEMPORARY = "SFT_TEMPORARY_PREFECT"
@@ -252,7 +248,7 @@ def job_environment(settings: Settings) -> dict[str, str]:
     if settings.share:
         block["SFT_SHARE"] = "mlflow"
     if settings.dask:
-        block |= {"SFT_DASK": settings.dask, **DASK_BLOCK}
+        block |= {"SFT_DASK": settings.dask, "DASK_LOGGING__DISTRIBUTED": "warning"}
     return block
 
 
