@@ -2,6 +2,7 @@
 
 generator.py      the generator that a configuration names
 prompts.py        what rejection sampling asks, and what it leaves out
+licence.py        under which licences what is made is, as far as they are known
 made.py           the stage: found, or made now; the folder in which it is kept under its name
 reject.py         rejection sampling
 self_instruct.py  Self-Instruct

@@ -29,6 +29,7 @@ from sft_core.versions import code_version
 from tasks.inputs import suite_stamp
 from tasks.stages import Done, Workspace, once
 from tasks.synth.generator import identity
+from tasks.synth.licence import licence_of_rows
 from tasks.synth.prompts import own_suite
 
 CODE = ("sft_core.synth.self_instruct", "eval_suites.verifiers.named", "eval_suites.verifiers.sampling",
@@ -149,6 +150,8 @@ def publish(loaded: LoadedSynth, done: Done, place: Workspace) -> Path:
             write_text(folder / file.name, file.read_text(encoding="utf-8"))
     provenance = read_json(folder / MANIFEST, "provenance")["provenance"]
     source = {"path": str((folder / ROWS).resolve()), **provenance}
-    write_text(folder / SOURCE, yaml.safe_dump({"sources": [source]}, sort_keys=False, allow_unicode=True))
+    licence, note = licence_of_rows(loaded.config, place.mirror)
+    source |= {"licence": licence} if licence else {}
+    write_text(folder / SOURCE, note + yaml.safe_dump({"sources": [source]}, sort_keys=False, allow_unicode=True))
     write_text(folder / "config.yaml", loaded.text)
     return folder

@@ -23,6 +23,7 @@ from sft_core.conversation import Conversation
 from sft_core.data.intake import Taken, take_in
 from sft_core.errors import ConfigError, DataError, EvalError
 from tasks.stages import Done, Workspace
+from tasks.synth.licence import licence_of_rows
 from tasks.synth.made import publish
 from tasks.synth.reject import rejection
 from tasks.synth.self_instruct import self_instruction
@@ -163,6 +164,31 @@ def test_half_a_character_in_what_a_server_says_stops_nothing(place: Workspace, 
     conversation, = read(done, place, caplog)
     last = conversation.turns[-1]
     assert (last.content, last.tool_calls[0].arguments) == ("so \ufffd", '{"town": "Ulm \ufffd"}')
+
+
+def test_licences_are_carried_where_all_are_known(tmp_path: Path) -> None:
+    rows = tmp_path / "data" / "rows.jsonl"
+    rows.parent.mkdir()
+    rows.write_text("")
+    (tmp_path / "weights").mkdir()
+
+    def said(generator: dict[str, Any], **source: str) -> tuple[str, str]:
+        config = written(tmp_path / "c.yaml", generator=generator, reject={
+            "prompts": {"sources": [{"path": str(rows), **source}]}, "verify": {"number": {}}}).config
+        return licence_of_rows(config, None)
+
+    tiny, weights = {"model": {"path": "tiny"}}, {"model": {"path": str(tmp_path / "weights")}}
+    served = {"endpoint": {"url": "http://127.0.0.1:1/v1", "model": "qwen"}}
+    assert said(tiny, licence="cc-by-4.0") == ("cc-by-4.0, apache-2.0", "")
+    assert said(tiny, licence="apache-2.0") == ("apache-2.0", "")
+    for licence, note in (said(tiny), said(weights, licence="mit"), said(served, licence="mit")):
+        assert licence == ""
+        assert "not known" in note
+        assert all(line.startswith("#") for line in note.splitlines())
+    assert "#   qwen: not known" in said(served, licence="mit")[1]
+    assert f"#   {rows}: mit" in said(served, licence="mit")[1]
+    seeded = written(tmp_path / "c.yaml", generator=tiny, self_instruct={}).config
+    assert licence_of_rows(seeded, None) == ("apache-2.0", "")
 
 
 def test_items_with_a_scorer_of_their_own(place: Workspace, tmp_path: Path) -> None:
