@@ -67,7 +67,7 @@ def report_data(path: Path, overrides: list[str], out: Path) -> None:
 
     config, place = _asked(path, overrides)
     curated = curation(config, place)
-    write_data_page(out, config, curated, place, reached(config, place))
+    write_data_page(out, config, curated, place, reached(config, curated.done.result["sources"], place))
     console.lines(f"page     {out}")
 
 
@@ -153,7 +153,7 @@ def _check_rows(config: ExperimentConfig, sources: list[dict[str, Any]]) -> None
 def _next(path: Path, manifest: Path) -> Iterator[str]:
     given, others = shlex.quote(str(path)), VIEWS[1:]
     yield f"read     sft data show {given} --rejected   (or {', '.join(f'--{view}' for view in others)})"
-    yield f"page     sft data report {given}"
+    yield f"page     sft data report {given}   (and what rendering, validation and a mixture leave of these rows)"
     yield f"card     {manifest / 'README.md'}, and manifest.json beside it"
 
 

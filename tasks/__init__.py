@@ -10,7 +10,7 @@ curate.py      the stage curate
 scores.py      who gives rows scores: a model, a judge
 prepare.py     the stage prepare
 provenance.py  the stage manifest: where data comes from and what it may be used for
-mixture.py     what the mixture reaches, before anything is trained
+mixture.py     what the rows come to in training, before it and of a run
 data_view.py   what a curation came to, as tables
 data_rows.py   its rows for a person, with what stands there
 plan.py        what a run will do, take and find out, before it starts

@@ -16,6 +16,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from infra.naming import in_markdown
 from sft_core.config.data import ModelSection
 from sft_core.config.experiment import ExperimentConfig
+from sft_core.data.provenance.handed import Handed, in_words
 from sft_core.errors import TrackingError
 from sft_core.masking import masked
 from sft_core.model.where import HUB_ID
@@ -165,6 +166,7 @@ def _trained(about: About, found: _Records) -> Iterator[str]:
                    f"{told['replay_tokens']:,} of replay" if told else "") + ".", "")
     digests = {(one["name"], one["use"]): one["files"] for one in found.lineage.get("sources", ())}
     rows = [{"source": row["source"], "use": row["use"], "rows read": row["read"], "kept": row["kept"],
+             "items of held-out tasks": row["held_out"], "validation": row["validation"],
              "tokens": row["tokens"], "tokens with loss": row["trained_tokens"],
              "SHA-256 of its files": ", ".join(digest[:12] for digest in list(digests.get(
                  (row["source"], row["use"]), {}).values())[:4]) or "not known"}
@@ -174,7 +176,8 @@ def _trained(about: About, found: _Records) -> Iterator[str]:
     if found.data:
         yield from ("", f"The curated data has the fingerprint `{_code(found.data['fingerprint'])}`: "
                     f"{found.data['rows_out']:,} of {found.data['rows_in']:,} rows, for "
-                    f"{_code(found.data['use'] or 'no declared')} use; `data/README.md` of the run is its card.")
+                    f"{_code(found.data['use'] or 'no declared')} use; `data/README.md` of the run is its card. "
+                    + in_words([Handed(**one["handed"]) for one in found.data["sources"] if one.get("handed")]))
 
 
 def _template(about: About, config: ExperimentConfig) -> str:

@@ -13,7 +13,7 @@ def ledger_table(rows: Rows) -> list[dict[str, object]]:
     """Counts, a row for each source."""
     return [
         {"source": row["source"], "use": row["use"], "format": row["format"], "read": row["read"], "kept": row["kept"],
-         "held out": row["validation"], "examples": row["examples"], "truncated": row["truncated"],
+         "validation": row["validation"], "examples": row["examples"], "truncated": row["truncated"],
          "split": row["split"], "answers cut": row["answers_cut"], "escaped": row["escaped"], "tokens": row["tokens"],
          "trained": row["trained_tokens"], "share": _percent(row["trained_share"]), "stops": row["stops_trained"]}
         for row in rows]

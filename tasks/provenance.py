@@ -4,7 +4,8 @@ configuration, what its sources say of themselves, and the curation."""
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from sft_core.config.data import SourceSection
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.config.telling import Lack
 from sft_core.data.provenance.card import data_card
+from sft_core.data.provenance.handed import Handed
 from sft_core.data.provenance.manifest import Part, SourceRecord, Step, manifest, parts_of
 from sft_core.data.provenance.terms import check_use, terms_of
 from sft_core.data.sources import Hub, name_of, resolve, source_files
@@ -54,8 +56,11 @@ def unknown_licences(config: ExperimentConfig, mirror: Path | None) -> list[str]
     return told
 
 
-def write_manifest(config: ExperimentConfig, curated: Curation, place: Workspace) -> Done:
+def write_manifest(config: ExperimentConfig, curated: Curation, place: Workspace, ends: Sequence[Handed] = ()) -> Done:
     """`manifest.json`, which the stage's result says as well, and the data card `README.md`; made, or found made.
+
+    Args:
+        ends: what a run makes of the curated rows of each source; nothing where that is not known.
 
     Raises:
         DataError: a source must not be put to what `data.use` says, or is gone.
@@ -65,12 +70,14 @@ def write_manifest(config: ExperimentConfig, curated: Curation, place: Workspace
     stamp = fingerprint(
         "manifest", code_version("sft_core.data.provenance.card", "sft_core.data.provenance.manifest"),
         curated.done.fingerprint, config.name, config.data.use, licences,
-        [(name_of(one), _path(one), one.model_dump(mode="json", include=TELLS)) for one in sources])
+        [(name_of(one), _path(one), one.model_dump(mode="json", include=TELLS)) for one in sources], list(ends))
 
     def make(out: Path) -> dict[str, Any]:
         counted = read_json(curated.done.folder / "curation.json")["sources"]
-        made = manifest([_record(*each, place) for each in zip(sources, licences, counted, strict=True)],
-                        config.data.use, datetime.date.today())
+        records = [_record(*each, place) for each in zip(sources, licences, counted, strict=True)]
+        if ends:
+            records = [replace(one, handed=end) for one, end in zip(records, ends, strict=True)]
+        made = manifest(records, config.data.use, datetime.date.today())
         write_json(out / MANIFEST, made)
         write_text(out / CARD, data_card(config.name, made))
         return made

@@ -55,13 +55,13 @@ def record(
     write_json(run.folder / "training.json", trained.result)
     link_to(run.folder / "model", trained.folder / "model")
     lineage = write_lineage(run, prepared, trained, place)
-    told = record_data(run, trained, place)
+    told = record_data(run, prepared, trained, place)
     write_run_page(run, Made(prepared, trained, lineage, told), found, place)
     summary |= {"data": told._asdict()}
     write_json(run.folder / "summary.json", summary)
     _track(run, trained, results, verdict)
     _offer(run, trained, lineage)
-    said = note(run, prepared, trained, verdict)
+    said = note(run, trained, verdict, told)
     held = {name_of(source) for source in run.config.data.sources if run.config.data.holds_out(source)}
     run.tracker.describe(run.run_id, said, FILES, list(inputs(prepared, results["tuned"], told, held)),
                          derived(prepared.result["ledger"], trained.result))

@@ -23,19 +23,20 @@ FILES = ("report.html", "data.html", "config.yaml", "lineage.json", "ledger.json
 TOLD = ("suite", "base", "tuned", "tax / win", "interval", "items", "outcome")
 
 
-def note(run: Experiment, prepared: Done, trained: Done, verdict: Verdict) -> str:
+def note(run: Experiment, trained: Done, verdict: Verdict, data: DataTold) -> str:
     """Markdown: the verdict's sentence, the suites, what was trained on what, and what comes next."""
     rows = [{"interval" if "interval" in head else head: text for head, text in row.items()} for row in verdict.rows()]
     table = [f"| {' | '.join(TOLD)} |", f"|{' --- |' * len(TOLD)}",
              *(f"| {' | '.join(in_markdown(row[head]) for head in TOLD)} |" for row in rows)]
     told, tags = trained.result, sortable(run.config)
-    how = (f"{told['steps']:,} steps over {prepared.result['ledger']['train_examples']:,} examples, "
+    how = (f"{told['steps']:,} steps over {sum(told['used'].values()):,} training examples, "
            f"{told['trained_tokens']:,} tokens trained in {told['seconds']:,.0f} s; learning rate {tags['sft.lr']}, "
            f"λ {tags['sft.lambda']}, β {tags['sft.beta']}")
     promotion = f"`sft promote {run.name}` makes it the champion, " if verdict.gate == "pass" else ""
     return "\n".join([
         f"**Gate: {verdict.gate}.** {in_markdown(verdict.reason)}", "", *table, "",
         f"Base {in_markdown(run.config.model.path)}, {run.config.train.method}: {how}.", "",
+        f"Curated: {data.rows_out:,} of {data.rows_in:,} rows. {in_markdown(data.ended)}", "",
         f"`sft show {run.name}` has all of it in the terminal, {promotion}"
         f"`sft run {run.folder / 'config.yaml'}` makes it again."])
 
@@ -73,7 +74,8 @@ def derived(ledger: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str,
     whole training, so that runs can be set against each other by what they were given."""
     pace = training["pace"]
     return {f"derived.{name}": value for name, value in {
-        "examples": ledger["train_examples"], "held_out": ledger["validation_examples"], "steps": training["steps"],
+        "examples": ledger["train_examples"], "examples_used": sum(training["used"].values()),
+        "held_out": ledger["validation_examples"], "steps": training["steps"],
         "tokens": training["tokens"], "trained_tokens": training["trained_tokens"],
         "replay_tokens": training["replay_tokens"], "stopped_early": training["stopped_early"],
         "precision": str(pace["precision"]).removeprefix("torch."), "processes": pace["processes"],

@@ -40,6 +40,7 @@ class SourceCount:
     train: int
     validation: int
     held_out: int = 0  # of a task in data.held_out_tasks: they become items of a suite
+    train_examples: int = 0  # of the conversations that train
     examples: int = 0  # a conversation gives several where its turns are trained apart, a long document its pieces
     truncated: int = 0  # conversations that lost their oldest turns
     turns_dropped: int = 0  # turns lost that way
@@ -135,7 +136,8 @@ class Ledger:
                 "source": count.source, "use": use, "format": ", ".join(count.formats), "read": count.read,
                 "kept": count.kept, "rejected": ", ".join(f"{why} {n}" for why, n in count.rejected.items()),
                 "train": count.train, "validation": count.validation, "held_out": count.held_out,
-                "examples": count.examples, "truncated": count.truncated, "split": count.split,
+                "train_examples": count.train_examples, "examples": count.examples,
+                "truncated": count.truncated, "split": count.split,
                 "answers_cut": count.answers_cut, "escaped": count.escaped, "thoughts": count.thoughts,
                 "repaired": count.repaired, "nulls": count.nulls, "tokens": count.tokens,
                 "trained_tokens": count.trained_tokens, "trained_share": count.trained_share,

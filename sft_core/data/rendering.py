@@ -126,6 +126,7 @@ class _Work:
         _count(self.tallies[one.conversation.origin.source], one.conversation, found, half)
         self.tallies[one.conversation.origin.source].add(found.examples, self._stop_ids)
         if half == "train":
+            self.tallies[one.conversation.origin.source].train_examples += len(found.examples)
             self.trained_on.update(one.items)
             self.labels.add(Labels(*([label] * len(found.examples)
                                      for label in (one.language, source.task or UNKNOWN, source.kind))))

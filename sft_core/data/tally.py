@@ -19,6 +19,7 @@ class Tally:
     first: Rejected | None = None  # that was left out here
     train: int = 0
     validation: int = 0
+    train_examples: int = 0
     held_out: int = 0
     truncated: int = 0
     turns_dropped: int = 0

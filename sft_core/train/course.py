@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -88,6 +89,10 @@ class Stream:
     def used(self, steps: int | None = None) -> set[int]:
         """Examples that the first `steps` steps use at all; by default all steps."""
         return {i for rows in self.steps[:steps] for row in rows for i in row}
+
+    def used_by_source(self, steps: int | None = None) -> dict[str, int]:
+        """How many examples of each source the first `steps` steps use at all; by default all steps."""
+        return dict(sorted(Counter(self.examples[i].origin.source for i in self.used(steps)).items()))
 
     def counts(self, rows: Sequence[Row]) -> Counts:
         """What some rows amount to."""

@@ -8,7 +8,7 @@ import logging
 import math
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -71,6 +71,7 @@ class TrainReport:
     saving_s: float  # in writing the model folder, reading it back and measuring it
     validation_tokens: int  # of the held-out rows, which every measurement reads
     rows: int
+    used: Mapping[str, int]  # of each source, training examples that these steps used at all
     tokens: int  # of the training rows, padding excluded
     trained_tokens: int
     replay_tokens: int
@@ -187,7 +188,8 @@ def _report(bench: Workbench, walked: Walked, saved: Saved) -> TrainReport:
     done, replayed = walked.done, walked.replayed
     return TrainReport(
         steps=walked.step, seconds=walked.seconds, saving_s=saved.seconds,
-        validation_tokens=sum(bench.validation.tokens), rows=done.rows, tokens=done.tokens,
+        validation_tokens=sum(bench.validation.tokens), rows=done.rows,
+        used=bench.course.sft.used_by_source(walked.step), tokens=done.tokens,
         trained_tokens=done.trained_tokens, replay_tokens=replayed.tokens,
         tokens_per_s=(done.tokens + replayed.tokens) / walked.seconds,
         peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, final=walked.last,

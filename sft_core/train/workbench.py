@@ -86,6 +86,7 @@ class Workbench:
     pad_id: int
     kept: Mapping[str, KeptBase]  # by stream: `train`, `replay`
     mixture: Sequence[Mixed] = ()  # what data.mixture wanted, and what its epochs bring
+    narrow: str = ""  # what keeps its epochs small
 
     @property
     def beginning(self) -> dict[str, Any]:
@@ -94,7 +95,8 @@ class Workbench:
                 "parameters": sum(p.numel() for p in self.policy.model.parameters()),
                 "trained_parameters": sum(p.numel() for p in self.parameters.values()),
                 "kept_as_is": self.policy.kept_as_is, "device": str(self.policy.device)}
-        return told | ({"mixture": [row._asdict() for row in self.mixture]} if self.mixture else {})
+        mixed = {"mixture": [row._asdict() for row in self.mixture], "narrow": self.narrow}
+        return told | (mixed if self.mixture else {})
 
     def micros(self, stream: Stream, rows: Sequence[Row], section: TrainSection) -> Iterator[Collated]:
         """Collate the rows of one forward pass after the other."""
@@ -157,7 +159,8 @@ def set_up(inputs: TrainInputs, section: TrainSection) -> Workbench:
     pads = (tokenizer.eos_token_id, tokenizer.pad_token_id, 0)
     return Workbench(inputs, accelerator, policy, forward, optimizer, Unreached(parameters), parameters, data.course,
                      data.validation, loaded, template, _belongs_to(inputs, section, data.course), inputs.max_tokens,
-                     next(p for p in pads if p is not None), kept, mixture)
+                     next(p for p in pads if p is not None), kept, mixture,
+                     data.mixture.narrow if data.mixture else "")
 
 
 def _load(inputs: TrainInputs, section: TrainSection, template: ServedTemplate, in_parts: bool) -> LoadedModel:

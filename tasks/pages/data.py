@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from sft_core.config.experiment import ExperimentConfig
 from sft_core.data.curate.look import KIND
-from sft_core.data.mix.plan import Mixed
+from sft_core.data.provenance.handed import in_words, table, with_ends
 from sft_core.stage import write_text
 from sft_core.visible import visible
 from tasks.curate import Curation, curation
 from tasks.data_rows import Kind, Texts, examples
 from tasks.data_view import Row, in_percent, in_short, licences, mixture, parts, totals, way
 from tasks.experiment import Experiment
+from tasks.mixture import Reached, reached_by
 from tasks.pages.shell import rendered
 from tasks.pages.way import way_picture
 from tasks.provenance import CARD, MANIFEST, unknown_licences, write_manifest
@@ -49,25 +49,26 @@ class _Shown(NamedTuple):
 
 
 def write_data_page(file: Path, config: ExperimentConfig, curated: Curation, place: Workspace,
-                    mixed: Sequence[Mixed] | str = ()) -> None:
+                    come_to: Reached) -> None:
     """Write the page.
 
     Args:
-        mixed: what the mixture reaches in a run, or why that cannot be said.
+        come_to: what becomes of the curated rows in a run.
 
     Raises:
         DataError: a source must not be put to what `data.use` says.
     """
-    found, manifest = curated.done.result, write_manifest(config, curated, place).result
-    sources, (read, kept) = found["sources"], totals(found["sources"])
+    found, manifest = curated.done.result, write_manifest(config, curated, place, come_to.ends).result
+    (read, kept), sources = totals(found["sources"]), with_ends(found["sources"], come_to.ends)
     shown = list(_shown(config, curated, place))
     tables = list(parts(found))
     values = {
-        "title": f"{config.name}: the data", "facts": list(_facts(config, manifest, (read, kept))),
+        "title": f"{config.name}: the data", "facts": list(_facts(config, manifest, (read, kept), come_to)),
         "picture": way_picture(sources), "way": way(sources), "views": shown, "parts": tables,
-        "says": f"{kept:,} of {read:,} rows from {len(sources)} source{'s' * (len(sources) != 1)} are left "
-                f"({in_percent(kept, read)}).",
-        "mixture": [] if isinstance(mixed, str) else mixture(mixed), "unmixed": mixed if isinstance(mixed, str) else "",
+        "says": f"Curated: {kept:,} of {read:,} rows from {len(sources)} source{'s' * (len(sources) != 1)} "
+                f"({in_percent(kept, read)}). {in_words(come_to.ends)}",
+        "ends": table(come_to.ends), "unknown_ends": come_to.unknown, "mixture": mixture(come_to.mixed),
+        "narrow": come_to.narrow,
         "licences": licences(manifest), "unknown": unknown_licences(config, place.mirror),
         "files": [{"source": one["name"], "file": part["name"], "SHA-256": part["sha256"][:16]}
                   for one in manifest["sources"] for part in one["parts"]][:200],
@@ -83,29 +84,29 @@ class DataTold(NamedTuple):
     rows_out: int
     way: list[Row]
     short: list[str]  # the way of every source in a line
+    ended: str  # what became of the curated rows, in a sentence
 
 
-def record_data(run: Experiment, trained: Done, place: Workspace) -> DataTold:
+def record_data(run: Experiment, prepared: Done, trained: Done, place: Workspace) -> DataTold:
     """Write what a run was trained on into its folder: the page, and in `data/` manifest and data card."""
     curated = curation(run.config, place, whole=False)
-    made = write_manifest(run.config, curated, place)
+    sources = curated.done.result["sources"]
+    come_to = reached_by(sources, prepared, trained, trained.folder / EVENTS)
+    made = write_manifest(run.config, curated, place, come_to.ends)
     for name in (MANIFEST, CARD):
         write_text(run.folder / "data" / name, (made.folder / name).read_text(encoding="utf-8"))
-    write_data_page(run.folder / FILE, run.config, curated, place, _mixed(trained.folder / EVENTS))
-    sources = curated.done.result["sources"]
-    return DataTold(made.result["fingerprint"], *totals(sources), way(sources), in_short(sources))
+    write_data_page(run.folder / FILE, run.config, curated, place, come_to)
+    return DataTold(made.result["fingerprint"], *totals(sources), way(with_ends(sources, come_to.ends)),
+                    in_short(sources), in_words(come_to.ends))
 
 
-def _mixed(events: Path) -> list[Mixed]:
-    """What the training said of its mixture when it began."""
-    with events.open(encoding="utf-8") as lines:
-        told = json.loads(next(lines, "{}"))
-    return [Mixed(**{**one, "wanted": one["wanted"] and tuple(one["wanted"])}) for one in told.get("mixture", ())]
-
-
-def _facts(config: ExperimentConfig, manifest: dict[str, object], rows: tuple[int, int]) -> Iterator[tuple[str, str]]:
+def _facts(config: ExperimentConfig, manifest: dict[str, object], rows: tuple[int, int], come_to: Reached
+           ) -> Iterator[tuple[str, str]]:
     yield "rows read", f"{rows[0]:,}"
-    yield "rows left", f"{rows[1]:,}"
+    yield "rows curated", f"{rows[1]:,}"
+    if come_to.ends:
+        yield "training examples", f"{sum(one.examples for one in come_to.ends):,}"
+        yield "used in training", f"{sum(one.used for one in come_to.ends):,}"
     yield "declared use", config.data.use or "none (data.use)"
     yield "fingerprint of the data", str(manifest["fingerprint"])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-OF_THEM = (("cut to fit", "truncated"), ("parts of longer rows", "split"), ("held out", "validation"))
+OF_THEM = (("cut to fit", "truncated"), ("parts of longer rows", "split"), ("for validation", "validation"))
 
 
 class Step(NamedTuple):

@@ -61,8 +61,8 @@ def write_run_page(run: Experiment, made: Made, found: Compared, place: Workspac
 
 def _learned(made: Made) -> str:
     ledger, told = made.prepared.result["ledger"], made.trained.result
-    return (f"In training {ledger['train_examples']:,} examples of {ledger['train_tokens']:,} tokens, "
-            f"{ledger['train_trained_tokens']:,} of them trained: over all {told['steps']:,} steps "
+    return (f"{made.data.ended} The training examples have {ledger['train_tokens']:,} tokens, "
+            f"{ledger['train_trained_tokens']:,} of them trained; over all {told['steps']:,} steps "
             f"{told['trained_tokens']:,} of {told['tokens']:,} tokens, and {told['replay_tokens']:,} of replay.")
 
 

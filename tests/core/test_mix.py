@@ -313,6 +313,8 @@ def test_a_stopped_run_continues_bit_identical(mixed: TrainInputs, train_section
     start = json.loads((whole / "events.jsonl").read_text().splitlines()[0])
     assert [(row["name"], row["rows"]) for row in start["mixture"] if row["what"] == "source"] == [
         ("few", 18), ("many", 18)]
+    assert report.used == {row["name"]: row["used"] for row in start["mixture"] if row["what"] == "source"}
+    assert start["narrow"] == ""
     assert report.trained_tokens == start["plan"]["trained_tokens"] == sum(
         row["trained_tokens"] for row in start["mixture"] if row["what"] == "source")
 

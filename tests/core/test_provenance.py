@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from sft_core.config.provenance import SourceProvenanceSection
 from sft_core.data.provenance.card import data_card
+from sft_core.data.provenance.handed import handed, with_ends
 from sft_core.data.provenance.manifest import SourceRecord, Step, joined, manifest, parts_of
 from sft_core.data.provenance.terms import TABLE, check_use, terms_of, terms_of_generator
 from sft_core.errors import DataError
@@ -175,6 +176,26 @@ def test_the_card_says_it_all_and_obeys_nothing(tmp_path: Path) -> None:
     assert [len(re.findall(r"(?<!\\)\|", line)) for line in rows] == [6], "one row of five cells"
     only = data_card("x", manifest([_record(tmp_path)], None, DAY))
     assert "license: mit" in only
+
+
+def test_the_way_of_the_rows_goes_on_to_training_and_adds_up(tmp_path: Path) -> None:
+    record = _record(tmp_path)
+    curated = [{"name": "rows", "steps": list(record.to_dict()["steps"])}]
+    (end,) = ends = handed(curated, {"sources": [
+        {"source": "rows", "rejected": {"unreadable": 1, "near_duplicate": 2, "too_long": 1}, "held_out": 1,
+         "validation": 2, "train": 3, "train_examples": 5}]}, {"rows": 4})
+    (told,) = with_ends(curated, ends)
+    whole = replace(record, steps=tuple(Step(**step) for step in told["steps"]), handed=end)  # it checks each step
+    assert (whole.steps[-1].rows_out, end.rows) == (3, 3)
+    assert [dict(step.reasons) for step in whole.steps[2:]] == [{"too_long": 1}, {"item": 1}, {"validation": 2}]
+    said = ("Of 7 curated rows 1 are left out in rendering (too_long 1), 1 are items of held-out tasks, 2 are for "
+            "validation, and 3 give 5 training examples, of which 4 are used in training.")
+    made = manifest([replace(record, handed=end)], None, DAY)
+    assert said in data_card("c", made)
+    assert "| rows | 7 | too\\_long 1 | 1 | 2 | 3 | 5 | 4 |" in data_card("c", made)
+    plain = manifest([record], None, DAY)
+    assert "held-out" not in data_card("c", plain)
+    assert plain["fingerprint"] == made["fingerprint"], "it stands for the curated rows, whatever a run makes of them"
 
 
 def test_only_models_have_generators() -> None:

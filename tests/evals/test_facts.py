@@ -31,7 +31,7 @@ def used_by(files: dict[str, str], kept: int = 1, items: tuple[SuiteResult, ...]
     counted = {**dict.fromkeys(COUNTS, 1), "source": "s", "kept": kept}
     prepared: Any = SimpleNamespace(result={
         "sources": [source], "ledger": {**dict.fromkeys(TOTALS, 1), "sources": [counted], "replay": []}})
-    return list(inputs(prepared, {one.suite: one for one in items}, DataTold("f", 1, 1, [], []), held_out))
+    return list(inputs(prepared, {one.suite: one for one in items}, DataTold("f", 1, 1, [], [], ""), held_out))
 
 
 def test_a_source_has_one_hash_in_whatever_order_its_files_are_told() -> None:

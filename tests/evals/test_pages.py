@@ -221,7 +221,7 @@ def test_the_ledger_is_a_way_from_rows_to_trained_tokens() -> None:
     way, = ways({"sources": [source], "replay": []})
     assert [(step.says, step.amount, step.unit, step.share, step.left_out) for step in way.steps] == [
         ("read", 10, "rows", 1.0, False), ("empty assistant", 3, "rows", 0.3, True), ("too long", 1, "rows", 0.1, True),
-        ("became examples", 6, "examples", 0.6, False), ("of them held out", 2, "examples", 0.2, False),
+        ("became examples", 6, "examples", 0.6, False), ("of them for validation", 2, "examples", 0.2, False),
         ("tokens", 100, "tokens", 1.0, False), ("tokens that are trained", 40, "tokens", 0.4, False)]
     way, = ways({"sources": [source | {"read": 20, "held_out": 10}], "replay": []})
     assert ("of held-out tasks", 10, "rows", 0.5, False) in way.steps

@@ -17,10 +17,12 @@ from sft_core.config.file import load
 from sft_core.conversation import Origin
 from sft_core.data.curate.look import Looked, conversations_at
 from sft_core.data.mix.plan import Mixed
+from sft_core.data.provenance.handed import handed
 from sft_core.errors import ConfigError, DataError
 from tasks.curate import Curation, curation
 from tasks.data_rows import VIEWS, Texts, Wish, listed
 from tasks.data_view import in_short, parts, way
+from tasks.mixture import Reached
 from tasks.needs import data_lacks
 from tasks.pages.data import write_data_page
 from tasks.provenance import unknown_licences, write_manifest
@@ -196,11 +198,18 @@ def test_the_page_has_everything_loads_nothing_and_obeys_nothing(
     config: ExperimentConfig, curated: Curation, place: Workspace, tmp_path: Path,
 ) -> None:
     mixed = [Mixed("source", "first", 12, 0.9, (0.5, 0.5), 0.5, 6, 60, 6, 1)]
-    write_data_page(tmp_path / "page.html", config, curated, place, mixed)
+    ends = handed(curated.done.result["sources"], {"sources": [
+        {"source": "first", "rejected": {"exact_duplicate": 1, "near_duplicate": 1, "refusal": 1, "too_long": 3},
+         "held_out": 2, "validation": 1, "train": 6, "train_examples": 7},
+        {"source": "second", "rejected": {"unreadable": 1}, "held_out": 0, "validation": 0, "train": 1,
+         "train_examples": 1}]}, {"first": 5, "second": 1})
+    write_data_page(tmp_path / "page.html", config, curated, place, Reached(ends, mixed, "the source x limits it"))
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert len(page.encode()) < 2_000_000
     for there in ("The way of the rows", "<svg", "refusal", "near", "<mark>pine</mark>", "[EMAIL_1]", "Languages of",
-                  "source first", "50.0%", "mit", write_manifest(config, curated, place).result["fingerprint"]):
+                  "source first", "50.0%", "mit", "Of 13 curated rows 3 are left out in rendering (too_long 3), 2 are "
+                  "items of held-out tasks, 1 are for validation, and 7 give 8 training examples, of which 6 are used",
+                  "the source x limits it.", write_manifest(config, curated, place).result["fingerprint"]):
         assert there in page, there
     assert MAIL not in page
     assert "<script>alert" not in page

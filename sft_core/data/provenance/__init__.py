@@ -2,5 +2,6 @@
 
 terms.py     what a licence says → what it forbids and asks for; `licences.yaml` is the table
 manifest.py  source, licence, maker, files and steps of every source, with counts and hashes
+handed.py    what becomes of curated rows until they are trained on
 card.py      the manifest as a page for people
 """

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from sft_core.data.provenance.handed import Handed, in_words, table
 from sft_core.visible import visible
 
 SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"))
@@ -27,12 +28,13 @@ def data_card(name: str, manifest: Mapping[str, Any]) -> str:
     return "\n".join([
         f"---\n{yaml.safe_dump(_head(name, manifest), sort_keys=False, allow_unicode=True)}---", "",
         f"# {_plain(name)}", "",
-        f"{manifest['rows_out']:,} of {manifest['rows_in']:,} rows from {len(sources)} "
+        f"Curated: {manifest['rows_out']:,} of {manifest['rows_in']:,} rows from {len(sources)} "
         f"source{'s' * (len(sources) != 1)}, made on {manifest['made']} by sft-platform; fingerprint "
         f"`{manifest['fingerprint']}`. Declared use: {manifest['use'] or 'none'}.", "",
         "## Sources", "", *_table([_source(one) for one in sources]), "",
         "## Licences", "", *_licences(sources), "",
         "## What was done", "", *(line for one in sources for line in _steps(one)),
+        *_handed([Handed(**one["handed"]) for one in sources if one["handed"]]),
         "## Files", "", *_table([{"source": one["name"], "file": part["name"], "bytes": _bytes(part),
                                   "SHA-256": part["sha256"]} for one in sources for part in one["parts"]]), ""])
 
@@ -53,7 +55,13 @@ def _source(one: Mapping[str, Any]) -> dict[str, str]:
                      *(f"{key} {value}" for key, value in one["sampling"].items())])
     return {"source": one["name"], "from": one["path"] + (f" at {one['revision']}" if one["revision"] else ""),
             "date": one["date"] or NOT_KNOWN, "written by": f"{who} ({how})" if how else who,
-            "rows read": f"{one['rows_in']:,}", "rows kept": f"{one['rows_out']:,}"}
+            "rows read": f"{one['rows_in']:,}", "rows curated": f"{one['rows_out']:,}"}
+
+
+def _handed(ends: Sequence[Handed]) -> Iterator[str]:
+    """From curated rows to training, of a run."""
+    if ends:
+        yield from ("## From curated rows to training", "", in_words(ends), "", *_table(table(ends)), "")
 
 
 def _licences(sources: Sequence[Mapping[str, Any]]) -> Iterator[str]:

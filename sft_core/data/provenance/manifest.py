@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_core.config.provenance import SourceProvenanceSection, Use
+from sft_core.data.provenance.handed import Handed
 from sft_core.data.provenance.terms import check_use, terms_of, terms_of_generator
 from sft_core.errors import DataError
 from sft_core.stage import file_digest, fingerprint
@@ -61,6 +62,7 @@ class SourceRecord:
     parts: tuple[Part, ...]
     steps: tuple[Step, ...]
     scores: Mapping[str, Any] = field(default_factory=dict)  # by name, how they spread over the rows read and kept
+    handed: Handed | None = None  # what a run made of the rows that are left; None where there was none
 
     def __post_init__(self) -> None:
         """Raises DataError when rows are lost or won between two steps or within one."""
@@ -96,6 +98,7 @@ class SourceRecord:
             "generator": self.told.generator, "prompt_version": self.told.prompt_version,
             "sampling": dict(self.told.sampling), "parts": [asdict(part) for part in self.parts],
             "steps": [asdict(step) for step in self.steps], "scores": dict(self.scores),
+            "handed": None if self.handed is None else self.handed._asdict(),
             "rows_in": self.rows_in, "rows_out": self.rows_out}
 
 
@@ -127,7 +130,8 @@ def manifest(records: Sequence[SourceRecord], use: Use | None, made: datetime.da
 
     Args:
         use: what the data is for, `data.use`; None where nobody says.
-        made: the day; no part of the fingerprint, nor are scores, of which another machine rounds others.
+        made: the day; no part of the fingerprint, nor are scores, of which another machine rounds others, nor what a
+            run made of the rows.
 
     Raises:
         DataError: a source must not be put to this use.
@@ -136,7 +140,7 @@ def manifest(records: Sequence[SourceRecord], use: Use | None, made: datetime.da
         for one in records:
             check_use(one.name, use, licence=one.licence, generator=one.told.generator)
     sources = [one.to_dict() for one in records]
-    plain = [{name: said for name, said in one.items() if name != "scores"} for one in sources]
+    plain = [{name: said for name, said in one.items() if name not in ("scores", "handed")} for one in sources]
     return {"version": VERSION, "fingerprint": fingerprint("manifest", VERSION, use, plain), "made": made.isoformat(),
             "use": use, "rows_in": sum(one.rows_in for one in records),
             "rows_out": sum(one.rows_out for one in records), "sources": sources}
