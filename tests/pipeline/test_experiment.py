@@ -87,7 +87,7 @@ def test_whole_way_is_recorded_and_not_redone(sft: Sft, config: Path, home: Path
     assert {name: use for name, (use, _) in used.items()} == {
         "curated data": "training", "prepared data": "training", "tiny:sft": "training", "tiny:replay": "replay",
         "tiny_mmlu": "evaluation", "tiny_refusal": "evaluation"}
-    assert used["tiny:sft"][1] == {"files": 1}
+    assert used["tiny:sft"][1].keys() == {"files"}
     assert used["prepared data"][1]["sources"]["tiny:sft"]["kept"] > 0
     assert used["tiny_refusal"][1] == {"items": 12}
     manifest = json.loads((run_file.parent / "data" / "manifest.json").read_text())
