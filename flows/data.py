@@ -12,7 +12,6 @@ from typing import Any
 from rich.text import Text
 
 from flows import console
-from flows.checking import checked
 from flows.place import workspace
 from infra.settings import read_settings
 from sft_core.config.experiment import ExperimentConfig
@@ -22,7 +21,6 @@ from tasks.curate import curation
 from tasks.data_rows import VIEWS, Texts, Told, Wish, listed
 from tasks.data_view import licences, parts, totals, unusable, way
 from tasks.mixture import reached
-from tasks.needs import data_lacks
 from tasks.prepare import prepare, prepared_stage
 from tasks.provenance import unknown_licences, write_manifest
 from tasks.show import Wanted, shown_rows
@@ -118,6 +116,9 @@ def show_data(path: Path, overrides: list[str], wanted: Wanted, *, html: Path | 
 
 
 def _asked(path: Path, overrides: list[str]) -> tuple[ExperimentConfig, Workspace]:
+    from flows.checking import checked  # with what is looked at: judges and suites, seconds that a `show` is spared
+    from tasks.needs import data_lacks
+
     config = checked(path, overrides, read_settings(), data_lacks).here().config
     return config, workspace(config)
 

@@ -5,10 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from alembic.util import CommandError
-from sqlalchemy import create_engine, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
-
 from infra.addresses import check_address
 from sft_core.errors import ConfigError
 from sft_core.masking import masked
@@ -29,6 +25,8 @@ _STATEMENT = re.compile(r"\(raised as a result of [^)]*\) | \[SQL: .*| \(Backgro
 
 def why_not(error: Exception) -> str:
     """What a database, or the migration of its tables, said; in one line, without passwords, as it may be cut."""
+    from alembic.util import CommandError  # every command reads this file, and few meet a database
+
     said = _STATEMENT.sub("", " ".join(str(error).split()))
     hint = " (the tables of another program are there: MLflow and studies need a database each)"
     return masked(said) + (hint if isinstance(error, CommandError) else "")
@@ -45,6 +43,8 @@ def try_connection(url: str) -> None:
     Raises:
         SQLAlchemyError: the database does not answer or does not let this user in.
     """
+    from sqlalchemy import create_engine, make_url
+
     waits = {"connect_timeout": ANSWERS_WITHIN_S} if make_url(url).get_backend_name() == "postgresql" else {}
     engine = create_engine(url, connect_args=waits)
     try:
@@ -66,6 +66,9 @@ def check_driver(setting: str, url: str) -> None:
     """
     if "://" not in check_address(setting, url):
         raise ConfigError(f"{setting} {url!r} is not a URL, e.g. {EXAMPLE}; unset it to use the workspace")
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
     try:
         parsed = make_url(url)
         parsed.get_dialect().import_dbapi()

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sft_core.conversation import Why
 from sft_core.data.curate.scores import QUANTILES
 from sft_core.data.ledger import POLICY
-from sft_core.data.mix.plan import Mixed
+
+if TYPE_CHECKING:  # it brings the templates, and these transformers
+    from sft_core.data.mix.plan import Mixed
 
 Row = Mapping[str, object]
 ALL = "all"

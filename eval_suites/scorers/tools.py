@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from eval_suites.scorers.answer_text import same_json
 from eval_suites.scorers.base import Expect, Score
@@ -50,6 +49,8 @@ def score_tool_calls(expect: Expect, answer: str) -> Score:
     `form`: well-formed calls; `functions`: the right functions as often as wanted; `partial`: over all calls wanted and
     made, the share of each one's arguments that are right.
     """
+    from scipy.optimize import linear_sum_assignment  # to know the scorers must not take as long as to use them
+
     found = parse_calls(answer)
     wanted: Sequence[Mapping[str, Any]] = expect["calls"]
     if not found.calls:

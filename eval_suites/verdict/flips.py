@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from eval_suites.results import ItemResult, SuiteResult
-from eval_suites.verdict.verdict import check_protocols
 
 MOST_WORDS = 1500
 """Longer answers are shown without their differences: comparing them takes quadratic time."""
@@ -49,6 +48,8 @@ def flips(base: SuiteResult, tuned: SuiteResult) -> list[Flip]:
     Raises:
         EvalError: the protocols differ.
     """
+    from eval_suites.verdict.verdict import check_protocols  # `sft data show` marks words alone, without statistics
+
     check_protocols(base, tuned)
     if base.scale == "log":
         return []

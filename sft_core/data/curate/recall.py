@@ -9,8 +9,6 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from scipy.stats import beta
-
 from sft_core.config.decontaminate import DecontaminateSection
 from sft_core.data.curate.changes import CHANGES
 from sft_core.data.curate.contamination import Contamination, ItemFinder, counted, facts_of_texts
@@ -130,6 +128,8 @@ def measure(finder: ItemFinder, folders: Sequence[Path], section: DecontaminateS
 
 def exact_interval(hits: int, of: int, level: float = 0.95) -> Interval:
     """Clopper and Pearson 1934; all of [0, 1] where nothing was tried."""
+    from scipy.stats import beta  # of a curation that is there nothing is measured, and half a second spared
+
     tail = (1 - level) / 2
     low = float(beta.ppf(tail, hits, of - hits + 1)) if hits else 0.0
     high = float(beta.ppf(1 - tail, hits + 1, of - hits)) if hits < of else 1.0
