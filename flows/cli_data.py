@@ -22,8 +22,8 @@ def data_check(
 ) -> None:
     """Curate the data alone and tell what became of every row, and why.
 
-    Needs neither the base nor a GPU, unless data.scores asks a model. What it makes, a run finds. Exit code 1 where a
-    run would stop for the rows.
+    Needs neither the base nor a GPU, unless data.scores asks a model; data.select needs the base's tokenizer. What it
+    makes, a run finds. Exit code 1 where a run would stop for the rows.
     """
     from flows.data import check_data
 
@@ -38,8 +38,8 @@ def data_report(
     """Curate the data and write one page about it: the way of the rows, with examples of all that was taken out or put
     right.
 
-    Needs neither the base nor a GPU, unless data.scores asks a model; with the base's tokenizer here it also shows what
-    the mixture reaches.
+    Needs neither the base nor a GPU, unless data.scores asks a model; with the base's tokenizer here, which data.select
+    needs, it also shows what the mixture reaches.
     """
     from flows.data import report_data
 

@@ -83,7 +83,7 @@ def once(stage: Stage, make: Callable[[Path], Mapping[str, object]], *, resume: 
         made = make(stage.resume() if resume else stage.fresh())
         seconds = round(time.monotonic() - began, 1)
         if seconds >= WORTH_TELLING_S:
-            log.info("%s: made in %.1f s", stage.name, seconds)
+            log.info("%s: made in %.1f s", _named(stage, made), seconds)
         result = stage.finish(made, seconds, listed=listed)
         return Done(stage.fingerprint, stage.work, result, reused=False, seconds=seconds)
 
@@ -93,8 +93,13 @@ def _found(stage: Stage) -> Done | None:
     if result is None:
         return None
     if (stage.seconds or 0.0) >= WORTH_TELLING_S:
-        log.info("%s: found; it took %.1f s when it was made", stage.name, stage.seconds)
+        log.info("%s: found; it took %.1f s when it was made", _named(stage, result), stage.seconds)
     return Done(stage.fingerprint, stage.work, result, reused=True, seconds=stage.seconds)
+
+
+def _named(stage: Stage, result: Mapping[str, object]) -> str:
+    """Of a stage that there are several of in one run, also what it is of."""
+    return f"{stage.name} ({result['of']})" if "of" in result else stage.name
 
 
 def version(what: str) -> str:

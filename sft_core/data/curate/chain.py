@@ -183,7 +183,7 @@ def _facts(wanted: Wanted, at: int, shards: Path, keep: Keep, workers: Workers) 
             total, begun, unit = way_of(family, shards, out)
             with progress(f"{name}: {family.name}", total, unit, begun=begun) as bar:
                 measure_shards(family, shards, out, workers, bar)
-            return {"shards": count}
+            return {"of": f"{family.name} of {name}", "shards": count}
 
         yield family.name, keep("facts", _facts_stamp(wanted, at, family), make).folder
 
