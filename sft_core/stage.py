@@ -178,21 +178,25 @@ class Stage:
 
     def result(self) -> dict[str, Any] | None:
         """What the finished stage said, or None when it is not finished or its mark is for something else."""
-        try:
-            mark = read_json(self.folder / DONE, "fingerprint", "result")
-        except (FileNotFoundError, NotADirectoryError, DamagedFile):  # `lock` says what is in the way
-            return None
-        if mark["fingerprint"] != self.fingerprint or not self.work.is_dir() or self.lost():
+        mark = self._mark()
+        if mark is None or mark["fingerprint"] != self.fingerprint or not self.work.is_dir() or self._without(mark):
             return None
         return dict(mark["result"])
 
     def lost(self) -> list[str]:
         """Files that its mark lists and that are missing, or have another size than they had."""
+        mark = self._mark()
+        return [] if mark is None else self._without(mark)
+
+    def _mark(self) -> Mapping[str, Any] | None:
         try:
-            listed = read_json(self.folder / DONE).get("files", {})
-        except (FileNotFoundError, NotADirectoryError, DamagedFile):
-            return []
-        return [name for name, size in listed.items()
+            found: Mapping[str, Any] = read_json(self.folder / DONE, "fingerprint", "result")
+        except (FileNotFoundError, NotADirectoryError, DamagedFile):  # `lock` says what is in the way
+            return None
+        return found
+
+    def _without(self, mark: Mapping[str, Any]) -> list[str]:
+        return [name for name, size in mark.get("files", {}).items()
                 if not (file := self.work / name).is_file() or file.stat().st_size != size]
 
     @property
